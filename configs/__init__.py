@@ -1,0 +1,27 @@
+"""Presets: functions that return an Experiment, a file a family. A variant is a function too."""
+
+import difflib
+from collections.abc import Callable
+
+from configs import gpt
+from transformer.errors import UserError
+from transformer.training.experiment import Experiment
+
+PRESETS: dict[str, Callable[[], Experiment]] = {
+    preset.__name__.replace("_", "-"): preset for family in (gpt,) for preset in family.PRESETS
+}
+DEFAULT = "gpt-python"
+
+
+def get(name: str) -> Experiment:
+    """Returns the preset `name`; an unknown name raises UserError with the nearest ones."""
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "python train.py --list names them"
+        raise UserError(f"unknown preset {name!r}: {hint}")
+    return PRESETS[name]()
+
+
+def summaries() -> dict[str, str]:
+    """Returns preset -> what it is, in a line."""
+    return {name: (preset.__doc__ or "").strip().splitlines()[0] for name, preset in PRESETS.items()}

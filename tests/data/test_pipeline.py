@@ -1,0 +1,143 @@
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from transformer.data.pipeline import eval_batches, iterate, train_batches
+from transformer.data.windows import Windows
+
+from .test_windows import make_store
+
+
+def make_windows(tokens, seq_len=4):
+    return Windows(make_store([tokens]), seq_len, drop_remainder=True)
+
+
+def make_example(window, rng):
+    return {
+        "inputs": {"tokens": window["tokens"][:-1], "noise": rng.random(2)},
+        "targets": window["tokens"][1:],
+        "weights": (window["segment_ids"][1:] > 0).astype(np.float32),
+    }
+
+
+def batches(windows, weights=None, batch_size=8, seed=0, **hosts):
+    return train_batches(
+        windows, weights or [1.0] * len(windows), example=make_example, batch_size=batch_size, seed=seed, **hosts
+    )
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        if isinstance(value, dict):
+            assert_same(value, b[name])
+        else:
+            np.testing.assert_array_equal(value, b[name])
+
+
+def join(parts):
+    first = parts[0]
+    return {
+        k: join([p[k] for p in parts]) if isinstance(v, dict) else np.concatenate([p[k] for p in parts])
+        for k, v in first.items()
+    }
+
+
+@pytest.mark.parametrize("host_count", [1, 2, 4, 8])
+@pytest.mark.parametrize("corpora", [[201], [201, 87]])
+def test_the_global_batch_does_not_depend_on_the_hosts(host_count, corpora):
+    windows = [make_windows(n) for n in corpora]
+    alone = batches(windows)
+    parts = [batches(windows, host_index=h, host_count=host_count) for h in range(host_count)]
+    for step in (0, 1, 5, 1000, 10**9):
+        assert_same(join([part[step] for part in parts]), alone[step])
+
+
+def test_seeking_equals_iterating():
+    dataset = batches([make_windows(201)])
+    with iterate(dataset, 0) as steps:
+        walked = [next(steps) for _ in range(30)]
+    for start in (0, 7, 29):
+        with iterate(dataset, start, prefetch=2, threads=1) as steps:
+            assert_same(next(steps), walked[start])
+            assert start == 29 or assert_same(next(steps), walked[start + 1]) is None
+
+
+def test_seeking_is_immediate():
+    started = time.monotonic()
+    with iterate(batches([make_windows(201)]), 10**12) as steps:
+        next(steps)
+    assert time.monotonic() - started < 2
+
+
+def test_each_epoch_visits_each_window_once_in_an_order_of_its_own():
+    windows = make_windows(4 * 40 + 1)
+    dataset = batches([windows], batch_size=8)
+    epochs = [[int(t) for s in range(5 * e, 5 * e + 5) for t in dataset[s]["inputs"]["tokens"][:, 0]] for e in range(3)]
+    everything = sorted(int(windows[i]["tokens"][0]) for i in range(len(windows)))
+    assert len(everything) == 40
+    for epoch in epochs:
+        assert sorted(epoch) == everything
+        assert epoch != everything
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_seeds_change_order_and_noise_and_samples_have_noise_of_their_own():
+    windows = [make_windows(201)]
+    first, again, other = batches(windows)[3], batches(windows)[3], batches(windows, seed=1)[3]
+    assert_same(first, again)
+    assert not np.array_equal(first["targets"], other["targets"])
+    assert len(np.unique(first["inputs"]["noise"])) == first["inputs"]["noise"].size
+    assert not np.isin(first["inputs"]["noise"], other["inputs"]["noise"]).any()
+
+
+def test_mixtures_keep_their_proportions_and_repeat_the_smaller_corpus():
+    big, small = make_windows(8001), make_windows(41)
+    tokens = np.concatenate([batches([big, small], [3.0, 1.0])[s]["targets"] for s in range(100)])
+    from_small = np.mean(tokens.max(axis=1) <= 41)
+    assert 0.24 < from_small < 0.28  # 1/4, and the few of the big corpus that look alike
+
+
+@pytest.mark.parametrize("host_count", [1, 2])
+def test_evaluation_sees_every_target_once_in_batches_of_one_shape(host_count):
+    windows = Windows(make_store([30, 25, 31]), 4, drop_remainder=False)
+    parts = []
+    for host in range(host_count):
+        dataset = eval_batches(windows, example=make_example, batch_size=8, host_index=host, host_count=host_count)
+        with iterate(dataset, 0) as steps:
+            parts.append(list(steps))
+        with iterate(dataset, 0) as steps:
+            for first, second in zip(parts[-1], steps, strict=True):
+                assert_same(first, second)
+    found = [join(list(part)) for part in zip(*parts, strict=True)]
+    assert {batch["targets"].shape for batch in found} == {(8, 4)}
+    assert sum(batch["weights"].sum() for batch in found) == 85
+    targets = np.concatenate([batch["targets"][batch["weights"] > 0] for batch in found])
+    np.testing.assert_array_equal(targets, np.arange(2, 87))
+
+
+@pytest.mark.parametrize("stop", [None, KeyboardInterrupt, ValueError])
+def test_leaving_stops_the_threads(stop):
+    before = set(threading.enumerate())
+    try:
+        with iterate(batches([make_windows(201)]), 0) as steps:
+            next(steps)
+            if stop is not None:
+                raise stop
+    except (KeyboardInterrupt, ValueError):
+        pass
+    deadline = time.monotonic() + 5
+    while (left := set(threading.enumerate()) - before) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not left
+
+
+def test_an_error_in_an_example_reaches_the_loop():
+    def broken(window, rng):
+        raise ZeroDivisionError("in the example")
+
+    dataset = train_batches([make_windows(201)], [1.0], example=broken, batch_size=2, seed=0)
+    with pytest.raises(ZeroDivisionError), iterate(dataset, 0) as steps:
+        next(steps)

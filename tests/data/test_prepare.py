@@ -1,0 +1,34 @@
+import json
+
+import pytest
+
+from transformer.data.config import DataConfig
+from transformer.data.prepare import prepare
+from transformer.data.tokenizer_kinds import load_tokenizer
+from transformer.errors import UserError
+
+from .corpus import make_text
+
+
+def test_a_mixture_becomes_windows_and_figures(tmp_path):
+    (tmp_path / "a.txt").write_text(make_text(400))
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": make_text(9, i)}) + "\n" for i in range(50)))
+    config = DataConfig(mixture=(f"{tmp_path}/a.txt=3", f"{tmp_path}/b.jsonl=1"), cache_dir=str(tmp_path / "cache"))
+    corpora = prepare(config, vocab_size=512, seq_len=32)
+    assert corpora.weights == (3.0, 1.0)
+    assert len(corpora.train) == len(corpora.validation.parts) == 2
+    assert corpora.tokenizer.vocab_size == 512
+    assert corpora.figures.text_bytes == sum(part.store.meta.text_bytes for part in corpora.validation.parts)
+    assert 0 < corpora.figures.gzip9_bits_per_byte < 8
+    assert 0 < corpora.figures.xz9_bits_per_byte < 8
+
+    corpora.tokenizer.save(tmp_path / "run")
+    resumed = prepare(config, vocab_size=512, seq_len=32, tokenizer=load_tokenizer(tmp_path / "run"))
+    assert resumed.fingerprint == corpora.fingerprint
+
+
+def test_a_corpus_smaller_than_a_window_is_explained(tmp_path):
+    (tmp_path / "a.txt").write_text("a few words\nand a few more\n")
+    config = DataConfig(path=str(tmp_path / "a.txt"), tokenizer="bytes", cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=r"fewer than one window of 256 \+ 1: set --train.seq-len to at most"):
+        prepare(config, vocab_size=512, seq_len=256)

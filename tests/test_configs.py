@@ -1,0 +1,53 @@
+"""Presets: the published ones have the papers' sizes; unknown names are refused with the nearest."""
+
+import pytest
+
+import configs
+from transformer.errors import UserError
+
+
+def test_every_preset_says_what_it_is():
+    assert configs.DEFAULT in configs.PRESETS
+    for name, summary in configs.summaries().items():
+        assert summary, name
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("gpt2-small", 124_439_808),
+        ("gpt2-medium", 354_823_168),
+        ("gpt2-large", 774_030_080),
+        ("gpt2-xl", 1_557_611_200),
+    ],
+)
+def test_gpt2_has_the_published_parameters(name, count):
+    assert configs.get(name).model.num_params() == count
+
+
+# Brown et al. 2020, table 2.1: parameters in millions, layers, width, learning rate, batch in tokens.
+TABLE_2_1 = {
+    "gpt3-small": (125, 12, 768, 6.0e-4, 0.5e6),
+    "gpt3-medium": (350, 24, 1024, 3.0e-4, 0.5e6),
+    "gpt3-large": (760, 24, 1536, 2.5e-4, 0.5e6),
+    "gpt3-xl": (1300, 24, 2048, 2.0e-4, 1e6),
+    "gpt3-2-7b": (2700, 32, 2560, 1.6e-4, 1e6),
+    "gpt3-6-7b": (6700, 32, 4096, 1.2e-4, 2e6),
+    "gpt3-13b": (13000, 40, 5120, 1.0e-4, 2e6),
+    "gpt3-175b": (175000, 96, 12288, 0.6e-4, 3.2e6),
+}
+
+
+@pytest.mark.parametrize("name", TABLE_2_1)
+def test_gpt3_is_table_2_1(name):
+    millions, layers, width, rate, batch = TABLE_2_1[name]
+    preset = configs.get(name)
+    assert preset.model.num_params() == pytest.approx(millions * 1e6, rel=0.03)
+    assert (preset.model.num_layers, preset.model.width) == (layers, width)
+    assert preset.optimizer.learning_rate == rate
+    assert preset.train.batch_size * preset.train.seq_len == pytest.approx(batch, rel=0.06)
+
+
+def test_unknown_preset_offers_the_nearest():
+    with pytest.raises(UserError, match="unknown preset 'gpt2-smal': did you mean gpt2-small"):
+        configs.get("gpt2-smal")

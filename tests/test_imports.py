@@ -1,0 +1,85 @@
+"""The floors: an import goes to a lower floor or stays in its room; data imports no JAX; models know no mesh."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# From the ground up. A room may import what stands on a lower floor, and itself, but no room on its own floor.
+FLOORS = [
+    {"transformer.errors"},
+    {"transformer.ops", "transformer.data", "transformer.sharding"},
+    {"transformer.layers", "transformer.objectives"},
+    {"transformer.models"},
+    {"transformer.checkpoint", "transformer.interop"},
+    {"transformer.training", "transformer.inference"},
+    {"transformer.scaling"},
+    {"transformer.command", "configs"},
+    {"train", "tools"},
+]
+LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+# What a room must never import, beyond the floors.
+FORBIDDEN = {
+    "transformer.data": {"jax", "flax", "optax", "orbax"},
+    "transformer.ops": {"flax.linen", "optax", "orbax"},
+    "transformer.layers": {"optax", "orbax"},
+    "transformer.models": {"optax", "orbax"},
+}
+
+
+def room_of(module: str) -> str | None:
+    parts = module.split(".")
+    return next((room for room in (".".join(parts[:2]), parts[0]) if room in LEVEL), None)
+
+
+def modules() -> dict[str, Path]:
+    files = [*(ROOT / "transformer").rglob("*.py"), *(ROOT / "configs").rglob("*.py"), *(ROOT / "tools").glob("*.py")]
+    files.append(ROOT / "train.py")
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+MODULES = modules()
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"transformer"}))
+def test_imports_go_down(module):
+    room = room_of(module)
+    assert room is not None, f"{module} stands in no room: give it a floor"
+    for imported in imports_of(MODULES[module]):
+        other = room_of(imported)
+        if other is not None and other != room:
+            assert LEVEL[other] < LEVEL[room], f"{module} imports {imported}, which is not on a lower floor"
+        for name in FORBIDDEN.get(room, ()):
+            assert not f"{imported}.".startswith(f"{name}."), f"{module} imports {imported}"
+
+
+def test_no_circles_within_a_room():
+    graph = {
+        module: {other for name in imports_of(path) for other in (name, name.rpartition(".")[0]) if other in MODULES}
+        for module, path in MODULES.items()
+    }
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, f"a circle: {' -> '.join([*trail, module])}"
+        if module in done:
+            return
+        for other in graph[module] - {module}:
+            visit(other, (*trail, module))
+        done.add(module)
+
+    for module in graph:
+        visit(module, ())

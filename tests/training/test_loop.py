@@ -1,0 +1,265 @@
+"""Whole runs on a tiny text: interrupted runs go on exactly, and every file of the run folder is as promised."""
+
+import dataclasses
+import json
+import random
+
+import jax
+import numpy as np
+import pytest
+
+from transformer import checkpoint
+from transformer.checkpoint import CheckpointConfig, Checkpoints
+from transformer.data.config import DataConfig
+from transformer.errors import Interrupted, UserError
+from transformer.inference import pipelines
+from transformer.inference.sampling import Sampling
+from transformer.models.gpt import GPTConfig
+from transformer.sharding import MeshConfig
+from transformer.training import loop
+from transformer.training.experiment import Experiment, TrainConfig
+from transformer.training.interrupt import StopRequest
+from transformer.training.optimizer import OptimizerConfig
+
+WORDS = [
+    "the",
+    "of",
+    "and",
+    "to",
+    "in",
+    "is",
+    "that",
+    "it",
+    "was",
+    "for",
+    "on",
+    "are",
+    "with",
+    "as",
+    "his",
+    "they",
+    "at",
+    "be",
+    "this",
+    "have",
+    "from",
+]
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory) -> Experiment:
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = random.Random(0)
+    for number in range(24):
+        text = " ".join(rng.choice(WORDS) for _ in range(300))
+        (folder / f"{number:02}.txt").write_text(text + "\n")
+    return Experiment(
+        name="tiny",
+        model=GPTConfig(vocab_size=384, context_length=64, width=16, num_layers=2, num_heads=2, dropout=0.1),
+        data=DataConfig(
+            path=str(folder),
+            tokenizer="bytes",
+            validation_fraction=0.2,
+            cache_dir=str(tmp_path_factory.mktemp("cache")),
+        ),
+        optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=2),
+        train=TrainConfig(steps=12, batch_size=8, seq_len=32, eval_every=4, eval_batches=2, log_every=1),
+        mesh=MeshConfig(data=1),
+        checkpoint=CheckpointConfig(every=4),
+    )
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def train(experiment, folder):
+    return loop.train(experiment, folder, say=quiet)
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(folder):
+    return {row["step"]: row["loss"] for row in rows(folder) if "loss" in row}
+
+
+def evaluations(folder):
+    return {row["step"]: row["eval_loss"] for row in rows(folder) if "eval_loss" in row}
+
+
+@pytest.fixture(scope="module")
+def whole(experiment, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return train(experiment, folder), folder
+
+
+class StopAfter(StopRequest):
+    """As if a signal came during step `steps` of this process."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.left = steps
+
+    def __bool__(self):
+        self.left -= 1
+        self.signal = "SIGINT" if self.left < 0 else None
+        return self.left < 0
+
+
+def interrupt(monkeypatch, after):
+    import contextlib
+
+    @contextlib.contextmanager
+    def stop():
+        yield StopAfter(after)
+
+    monkeypatch.setattr(loop, "stop_on_signal", stop)
+
+
+def test_run_folder_holds_what_it_promises(whole, experiment):
+    result, folder = whole
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"experiment.json", "architecture.json", "metrics.jsonl", "checkpoints", "tokenizer", "tensorboard"}
+    assert sorted(losses(folder)) == list(range(1, 13))
+    assert sorted(evaluations(folder)) == [4, 8, 12]
+    row = next(row for row in rows(folder) if row["step"] == 6)
+    assert {"loss", "grad_norm", "learning_rate", "tokens_per_second", "step_seconds", "mfu"} <= set(row)
+    assert losses(folder)[12] < losses(folder)[1] - 0.5
+    assert json.loads((folder / "experiment.json").read_text())["name"] == "tiny"
+    step = folder / "checkpoints" / "12"
+    assert {"params", "opt_state", "data", "record"} <= {path.name for path in step.iterdir()}
+    assert json.loads((step / "data" / "position.json").read_text()) == {"step": 12}
+    assert result.evaluation.loss == pytest.approx(evaluations(folder)[12], rel=1e-6)
+    bits = result.evaluation.loss * result.corpus.figures.targets_per_byte / np.log(2)
+    assert result.evaluation.bits_per_byte == pytest.approx(bits)
+
+
+def test_first_loss_is_near_that_of_a_uniform_guess(whole, experiment):
+    assert losses(whole[1])[1] == pytest.approx(np.log(experiment.model.vocab_size), rel=0.05)
+
+
+@pytest.mark.parametrize("after", [2, 5])
+def test_an_interrupted_run_goes_on_exactly(after, experiment, whole, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt(patch, after)
+        with pytest.raises(
+            Interrupted, match=r"stopped after step \d+ of 12, saved. To go on: python train.py --workdir"
+        ):
+            train(experiment, folder)
+    assert len(losses(folder)) < 12
+    result = train(experiment, folder)
+    assert losses(folder) == losses(whole[1])
+    assert evaluations(folder) == evaluations(whole[1])
+    assert len(rows(folder)) == len(rows(whole[1]))
+    jax.tree.map(np.testing.assert_array_equal, result.params, whole[0].params)
+
+
+def test_a_run_goes_on_after_losing_everything_since_its_checkpoint(experiment, whole, tmp_path, monkeypatch):
+    """As after a kill: the rows past the checkpoint are there, and are written again, not twice."""
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt(patch, 3)
+        with pytest.raises(Interrupted):
+            train(experiment, folder)
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"step": 9, "loss": 1.0}\n{"step": 10, "lo')
+    train(experiment, folder)
+    assert losses(folder) == losses(whole[1])
+
+
+def test_a_run_goes_on_on_another_mesh(experiment, whole, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt(patch, 5)
+        with pytest.raises(Interrupted):
+            train(experiment, folder)
+    train(dataclasses.replace(experiment, mesh=MeshConfig(data=2, fsdp=2, tensor=2)), folder)
+    np.testing.assert_allclose(list(losses(folder).values()), list(losses(whole[1]).values()), atol=1e-5)
+
+
+def test_a_finished_run_is_only_evaluated_again(experiment, whole):
+    result, folder = whole
+    before = rows(folder)
+    again = train(experiment, folder)
+    assert rows(folder) == before
+    assert again.evaluation.loss == pytest.approx(result.evaluation.loss, rel=1e-6)
+
+
+def test_another_experiment_is_refused_and_nothing_is_touched(experiment, whole):
+    folder = whole[1]
+    before = (folder / "experiment.json").read_bytes()
+    other = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, width=32))
+    with pytest.raises(UserError, match="another experiment: model.width was 16, now 32"):
+        train(other, folder)
+    assert (folder / "experiment.json").read_bytes() == before
+
+
+def test_keeps_the_newest_and_the_best(experiment, tmp_path):
+    kept = dataclasses.replace(experiment, checkpoint=CheckpointConfig(every=2, keep=1, keep_best=1))
+    # A rate so high after a good start that the last evaluation is not the best.
+    train(kept, tmp_path / "run")
+    steps = {int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()}
+    best = min(evaluations(tmp_path / "run").items(), key=lambda item: item[1])[0]
+    assert steps == {12, best}
+
+
+def test_stops_when_updates_are_not_finite(experiment, tmp_path):
+    hot = dataclasses.replace(
+        experiment,
+        model=dataclasses.replace(experiment.model, dropout=0.0),
+        optimizer=OptimizerConfig(name="adamw", learning_rate=1e30, warmup_steps=0, schedule="constant"),
+        train=dataclasses.replace(experiment.train, max_skipped=3),
+    )
+    with pytest.raises(UserError, match=r"not finite in 3 updates in a row, the last of them \d+: lower"):
+        train(hot, tmp_path / "run")
+
+
+def test_weights_restore_alone_and_generate(whole):
+    _, folder = whole
+    assert checkpoint.find(folder).name == "12"
+    generator = pipelines.load(folder)
+    texts = generator(["the", "and that it"], max_new_tokens=16, sampling=Sampling(temperature=0))
+    assert len(texts) == 2
+    assert all(texts)
+    assert texts == generator(["the", "and that it"], max_new_tokens=16, sampling=Sampling(temperature=0))
+
+
+def test_a_batch_that_the_mesh_does_not_divide_is_refused(experiment, tmp_path):
+    with pytest.raises(UserError, match=r"batch-size 8 = 8 rows are not divided by the mesh's data x fsdp = 3"):
+        train(dataclasses.replace(experiment, mesh=MeshConfig(data=3)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# Orbax leaves its other reads to end on an event loop that is closed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_damaged_checkpoint_is_named(experiment, whole, tmp_path):
+    import shutil
+
+    folder = tmp_path / "run"
+    shutil.copytree(whole[1], folder)
+    for path in (folder / "checkpoints" / "12" / "params").rglob("*"):
+        if path.is_file() and path.parent.name == "d":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"checkpoints/12: the checkpoint could not be restored: "):
+        train(experiment, folder)
+
+
+def test_find_names_what_is_missing(tmp_path):
+    with pytest.raises(UserError, match="no such run or checkpoint"):
+        checkpoint.find(tmp_path / "nothing")
+    with pytest.raises(UserError, match="no checkpoint here"):
+        checkpoint.find(tmp_path)
+
+
+def test_a_failing_save_is_one_line(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+
+        def full(*args, **kwargs):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(checkpoints._orbax, "save_checkpointables_async", full)
+        with pytest.raises(UserError, match="could not be saved: .*No space left on device"):
+            checkpoints.save(1, params={}, opt_state={}, data={}, record={})

@@ -1,0 +1,260 @@
+"""Benchmarks, side by side in one process: python tools/bench.py [loop pipeline pytorch start] [--preset NAME].
+
+Each figure is the median over rounds in which the contenders take turns, so that a machine whose speed drifts gives
+both the same weather; what to quote is the ratio.
+"""
+
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+import configs
+from transformer import command
+from transformer.training.experiment import Experiment
+
+ROOT = Path(__file__).resolve().parent.parent
+Part = Literal["loop", "pipeline", "pytorch", "start"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Measure the training system on this machine; nothing else should be running."""
+
+    parts: tyro.conf.Positional[tuple[Part, ...]] = ("loop", "pipeline", "pytorch", "start")
+    """loop: the whole loop against its bare compiled step. pipeline: the input alone. pytorch: the step against
+    Transformers' GPT-2 in PyTorch. start: from the shell to the first step, the second time."""
+    preset: str = configs.DEFAULT
+    """The experiment whose shapes are measured."""
+    batch_size: int | None = None
+    """In place of the preset's."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """In place of the preset's."""
+    steps: int = 30
+    """Steps a round."""
+    rounds: int = 5
+    """Turns that each contender takes."""
+
+
+def main(args: list[str]) -> None:
+    """Runs the command line."""
+    asked = command.parse(Command, args, prog="tools/bench.py")
+    experiment = shape(asked)
+    command.start_jax()
+    import jax
+
+    device = jax.devices()[0]
+    print(f"{experiment.name}: batch {experiment.train.batch_size} x {experiment.train.seq_len}, ", end="")
+    print(f"{experiment.execution.dtype}, {device.device_kind}, {os.cpu_count()} cores")
+    functions = {"loop": loop, "pipeline": pipeline, "pytorch": pytorch, "start": start}
+    for part in asked.parts:
+        functions[part](experiment, asked)
+
+
+def shape(asked: Command) -> Experiment:
+    """Returns the preset as the command line changes it, on the embedded corpus if it names no text."""
+    experiment = configs.get(asked.preset)
+    train, execution, data = experiment.train, experiment.execution, experiment.data
+    if asked.batch_size:
+        train = dataclasses.replace(train, batch_size=asked.batch_size)
+    if asked.dtype:
+        execution = dataclasses.replace(execution, dtype=asked.dtype)
+    if not (data.path or data.tfds or data.mixture):
+        data = dataclasses.replace(data, tfds="python_stdlib")
+    return dataclasses.replace(experiment, train=train, execution=execution, data=data)
+
+
+class Step:
+    """The bare compiled step on one batch that stays on the device."""
+
+    def __init__(self, experiment: Experiment):
+        import jax
+        import numpy as np
+
+        from transformer.sharding import MeshConfig, make_mesh
+        from transformer.training import loop as training
+
+        self._mesh = make_mesh(MeshConfig(data=1))
+        program = training.build(experiment, self._mesh)
+        rng = np.random.default_rng(0)
+        rows, length = experiment.train.batch_size, experiment.train.seq_len
+        records = [
+            {
+                "tokens": rng.integers(0, experiment.model.vocab_size, length + 1, dtype=np.int32),
+                "segment_ids": np.ones(length + 1, np.int32),
+                "positions": np.arange(length + 1, dtype=np.int32),
+            }
+            for _ in range(rows)
+        ]
+        examples = [experiment.objective.example(record, rng) for record in records]
+        batch = jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
+        self.tokens = rows * length
+        with jax.set_mesh(self._mesh):
+            self._batch = next(iter(training.to_devices([batch], self._mesh)))
+            self._state, self._step = program.init(), program.step
+        self.run(3)
+
+    def run(self, steps: int) -> float:
+        """Returns tokens per second over `steps` steps."""
+        import jax
+
+        with jax.set_mesh(self._mesh):
+            begun = time.perf_counter()
+            for _ in range(steps):
+                self._state, metrics = self._step(self._state, self._batch)
+            jax.block_until_ready(metrics)
+            return steps * self.tokens / (time.perf_counter() - begun)
+
+
+def loop(experiment: Experiment, asked: Command) -> None:
+    """The loop, with its pipeline, logging and progress bar, against the bare step."""
+    from transformer.training.loop import train
+
+    bare = Step(experiment)
+    # As one goes through it: metrics every 10 steps; evaluation and saving have clocks of their own.
+    length = dataclasses.replace(experiment.train, steps=asked.steps + 5, eval_every=10**9, eval_batches=1, log_every=5)
+    timed = dataclasses.replace(experiment, train=length, mesh=dataclasses.replace(experiment.mesh, data=1))
+
+    def whole() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            train(timed, Path(folder) / "run", say=lambda line: None)
+            rows = [json.loads(line) for line in (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()]
+        # The first rows still warm up; the mean over the rest is the round's figure.
+        seconds = [row["step_seconds"] for row in rows if "step_seconds" in row and row["step"] > 5]
+        return bare.tokens / statistics.mean(seconds)
+
+    compare("loop", whole, "bare step", lambda: bare.run(asked.steps), asked.rounds)
+
+
+def pipeline(experiment: Experiment, asked: Command) -> None:
+    """The input pipeline alone, against what the step eats."""
+    from transformer.data.pipeline import iterate
+    from transformer.training import loop as training
+    from transformer.training.run import Run
+
+    bare = Step(experiment)
+    corpus = training.prepare_corpus(experiment, Run("/nonexistent"))
+
+    def alone() -> float:
+        with iterate(training.training_data(experiment, corpus), 0) as batches:
+            next(batches)
+            begun = time.perf_counter()
+            for _ in range(200):
+                next(batches)
+            return 200 * bare.tokens / (time.perf_counter() - begun)
+
+    compare("pipeline", alone, "bare step", lambda: bare.run(asked.steps), asked.rounds)
+
+
+def pytorch(experiment: Experiment, asked: Command) -> None:
+    """The step against Transformers' GPT-2 of the same shape in PyTorch: eager and compiled."""
+    bare = Step(experiment)
+    for compiled in (False, True):
+        theirs = TorchStep(experiment, compiled=compiled)
+        name = "PyTorch compiled" if compiled else "PyTorch eager"
+        compare(
+            "step", lambda: bare.run(asked.steps), name, lambda theirs=theirs: theirs.run(asked.steps), asked.rounds
+        )
+
+
+class TorchStep:
+    """Transformers' GPT-2 with AdamW and clipping: forward, backward, update, as one trains it."""
+
+    def __init__(self, experiment: Experiment, *, compiled: bool):
+        import torch
+        import transformers
+
+        model, length = experiment.model, experiment.train
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        config = transformers.GPT2Config(
+            vocab_size=model.vocab_size,
+            n_positions=model.context_length,
+            n_embd=model.width,
+            n_layer=model.num_layers,
+            n_head=model.num_heads,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            attn_implementation="sdpa",
+        )
+        network = transformers.GPT2LMHeadModel(config).to(device).train()
+        adamw = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True)
+        tokens = torch.randint(0, model.vocab_size, (length.batch_size, length.seq_len + 1), device=device)
+        half = torch.autocast(device, torch.bfloat16, enabled=experiment.execution.dtype == "bfloat16")
+
+        def forward():
+            with half:
+                logits = network(tokens[:, :-1], use_cache=False).logits
+            return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+
+        loss_of = torch.compile(forward) if compiled else forward
+
+        def step():
+            loss = loss_of()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            adamw.step()
+            adamw.zero_grad()
+            return loss
+
+        self._step, self._tokens = step, length.batch_size * length.seq_len
+        self.run(3)
+
+    def run(self, steps: int) -> float:
+        """Returns tokens per second over `steps` steps."""
+        begun = time.perf_counter()
+        for _ in range(steps):
+            loss = self._step()
+        loss.item()
+        return steps * self._tokens / (time.perf_counter() - begun)
+
+
+def start(experiment: Experiment, asked: Command) -> None:
+    """Seconds from the shell to the first step of a run that is started for the second time."""
+    del asked
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        arguments = [sys.executable, str(ROOT / "train.py"), experiment.name, "--workdir", str(run)]
+        arguments += ["--train.log-every", "1", "--train.eval-batches", "1", "--checkpoint.every", "2"]
+        seconds = []
+        for steps in range(2, 8, 2):
+            begun = time.perf_counter()
+            process = subprocess.Popen([*arguments, "--train.steps", str(steps)], stdout=subprocess.DEVNULL, cwd=ROOT)
+            while not done(run / "metrics.jsonl", steps - 1) and process.poll() is None:
+                time.sleep(0.02)
+            seconds.append(time.perf_counter() - begun)
+            if process.wait():
+                sys.exit(f"the run failed with exit code {process.returncode}")
+    print(f"start to first step: first time {seconds[0]:.1f} s, second {seconds[1]:.1f} s, third {seconds[2]:.1f} s")
+
+
+def done(metrics: Path, step: int) -> bool:
+    """Whether a run has reported update number `step`."""
+    return metrics.exists() and any(f'"step": {step},' in line for line in metrics.read_text().splitlines())
+
+
+def compare(a: str, run_a: Callable[[], float], b: str, run_b: Callable[[], float], rounds: int) -> None:
+    """Prints the medians of both, and of the ratio of each round."""
+    pairs = [(run_a(), run_b()) for _ in range(rounds)]
+    ratios = [x / y for x, y in pairs]
+    print(
+        f"{a} {_median(x for x, _ in pairs):,.0f} tokens/s, {b} {_median(y for _, y in pairs):,.0f} tokens/s, "
+        f"ratio {_median(ratios):.3f} (from {min(ratios):.3f} to {max(ratios):.3f}, {rounds} rounds)"
+    )
+
+
+def _median(values: Any) -> float:
+    return statistics.median(values)
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(lambda: main(sys.argv[1:])))

@@ -1,0 +1,116 @@
+"""Train a Transformer: python train.py [PRESET] [--workdir DIR] [--GROUP.FIELD VALUE ...]."""
+
+import dataclasses
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+import configs
+from transformer import command
+from transformer.training import experiment as experiments
+from transformer.training.experiment import Experiment
+from transformer.training.run import Run
+
+if TYPE_CHECKING:
+    from transformer.training.loop import Result
+
+PROMPT_TOKENS = 48
+SAMPLE_TOKENS = 120
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Train a preset with any of its fields overridden; the same command again goes on where the run stopped.
+
+    PRESET is the first argument; --list names the presets. Without it, a --workdir that holds a run goes on with that
+    run's own experiment, and a new one gets the default preset.
+    """
+
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    """What to train."""
+    workdir: str
+    """The run folder: new or empty, or that of the same experiment."""
+    profile: bool = False
+    """Write a trace of a few steps to WORKDIR/profile."""
+    distributed: bool = False
+    """This is one process of several (Slurm, MPI, or JAX's own variables): find the others first."""
+    list: bool = False
+    """Name the presets, a line each, and stop."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Where:
+    """The one flag that is needed before all others: it says whose defaults they have."""
+
+    workdir: str | None = None
+
+
+def main(args: list[str]) -> None:
+    """Runs the command line."""
+    if "--list" in args:
+        width = max(map(len, configs.PRESETS))
+        for name, summary in configs.summaries().items():
+            print(f"{name:{width}}  {summary}{' (the default)' if name == configs.DEFAULT else ''}")
+        return
+    chosen = parse(args)
+    command.start_jax(distributed=chosen.distributed)
+    # These import JAX, Orbax and the data libraries, which --help and a mistyped flag need not wait for.
+    from transformer.training.loop import train
+
+    report(train(chosen.experiment, chosen.workdir, profile=chosen.profile))
+
+
+def parse(args: list[str]) -> Command:
+    """Returns what the command line asks for: a preset or a recorded experiment, with the overrides."""
+    preset = args[0] if args and not args[0].startswith("-") else None
+    flags = args if preset is None else args[1:]
+    base = configs.get(preset or configs.DEFAULT)
+    workdir = f"runs/{base.name}"
+    named, _ = tyro.cli(Where, args=[arg for arg in flags if arg not in ("-h", "--help")], return_unknown_args=True)
+    run = Run(named.workdir or workdir)
+    if preset is None and run.begun:
+        base = experiments.read(run.experiment_path)
+    return command.parse(Command, flags, prog="train.py [PRESET]", default=Command(experiment=base, workdir=workdir))
+
+
+def report(result: "Result") -> None:
+    """Says what a finished run came to, beside what compressors need for the same text, and where everything is."""
+    evaluation, corpus, folder = result.evaluation, result.corpus, result.run.folder
+    print(f"\nvalidation loss {evaluation.loss:.4f} nats a token, perplexity {evaluation.perplexity:.2f}")
+    print("bits per byte of the validation text:")
+    print(f"  {evaluation.bits_per_byte:.4f}  this model")
+    print(f"  {corpus.figures.gzip9_bits_per_byte:.4f}  gzip -9")
+    print(f"  {corpus.figures.xz9_bits_per_byte:.4f}  xz -9")
+    prompt, continuation = sampled_continuation(result)
+    print(f"\nthe beginning of the validation text, continued after the mark:\n{prompt}>>>{continuation}<<<")
+    print(f"\nrun folder     {folder}")
+    print(f"metrics        {result.run.metrics}  (tensorboard --logdir {result.run.tensorboard})")
+    print(f"checkpoint     {result.run.checkpoints / str(result.step)}")
+    print(f'continue text  python tools/generate.py {folder} --prompt "..."')
+
+
+def sampled_continuation(result: "Result") -> tuple[str, str]:
+    """Returns the first words of the validation text and what the model makes of them."""
+    import jax
+
+    from transformer.inference.decode import generate
+    from transformer.inference.sampling import Sampling
+
+    tokenizer = result.corpus.tokenizer
+    prompt = result.corpus.validation[0]["tokens"][:PROMPT_TOKENS].tolist()
+    with jax.set_mesh(result.mesh):
+        [tokens] = generate(
+            result.experiment.model.build(result.experiment.execution),
+            result.params,
+            [prompt],
+            max_new_tokens=SAMPLE_TOKENS,
+            sampling=Sampling(temperature=0.8, top_k=40),
+            seed=result.experiment.train.seed,
+            stop_id=tokenizer.eos_id,
+        )
+    return tokenizer.decode(prompt), tokenizer.decode(tokens)
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(lambda: main(sys.argv[1:])))

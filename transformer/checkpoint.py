@@ -1,0 +1,223 @@
+"""What a checkpoint is, saved and restored through Orbax.
+
+`CHECKPOINTS/STEP/` holds separate checkpointables, so that weights restore without the optimizer:
+
+    params/      the weights, and nothing else
+    opt_state/   the optimizer's state and the counters
+    data/        position.json: the step, which is the position in the data
+    record/      architecture.json, experiment.json and tokenizer/: what a person needs to use the weights alone
+
+A restore never rebuilds the mesh of the run that saved: it aims at abstract arrays with the shardings of today's mesh.
+Nothing here executes or unpickles what a checkpoint holds.
+"""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from transformer.errors import UserError
+from transformer.models import Architecture, architecture_from_dict
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """When to save and what to keep."""
+
+    every: int = 500
+    """Updates between saves; the end of the run and an interruption always save."""
+    keep: int = 2
+    """The newest checkpoints to keep."""
+    keep_best: int = 1
+    """Checkpoints to keep besides, by the lowest evaluation loss."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.keep < 1 or self.keep_best < 0:
+            raise UserError(
+                f"--checkpoint.every {self.every} and --checkpoint.keep {self.keep} must be at least 1, "
+                f"--checkpoint.keep-best {self.keep_best} at least 0"
+            )
+
+
+class Files:
+    """A checkpointable of small files: name, with slashes for folders -> content."""
+
+    def __init__(self, files: Mapping[str, bytes] | None = None):
+        self.files = dict(files or {})
+
+    async def save(self, directory):
+        async def write():
+            folder = await directory.await_creation()
+            for name, content in self.files.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(content)
+
+        return write()
+
+    async def load(self, directory):
+        async def read():
+            for path in sorted(directory.glob("*")):
+                if path.is_file():
+                    self.files[path.name] = path.read_bytes()
+
+        return read()
+
+
+class Checkpoints:
+    """The checkpoints of one run. A context manager: leaving it waits for the save under way."""
+
+    def __init__(self, folder: epath.PathLike, config: CheckpointConfig | None = None):
+        from orbax.checkpoint import v1 as ocp
+
+        config = config or CheckpointConfig()
+        policies = ocp.training.preservation_policies
+        keep: list[Any] = [policies.LatestN(config.keep)]
+        if config.keep_best:
+            keep.append(
+                policies.BestN(
+                    get_metric_fn=lambda metrics: -metrics["eval_loss"],
+                    n=config.keep_best,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        self.folder = epath.Path(folder)
+        self._orbax = ocp.training.Checkpointer(
+            self.folder, preservation_policy=policies.AnyPreservationPolicy(keep), cleanup_tmp_directories=True
+        )
+        self._response = None
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._orbax.close()
+
+    @property
+    def latest(self) -> int | None:
+        """The newest complete checkpoint's step."""
+        return self._orbax.latest.step if self._orbax.latest else None
+
+    def save(
+        self,
+        step: int,
+        *,
+        params: Any,
+        opt_state: Any,
+        data: Mapping[str, Any],
+        record: Mapping[str, bytes],
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Starts saving; returns once the arrays are copied from the devices. At most one save is under way.
+
+        Args:
+          step: the checkpoint's name.
+          params: the weights' tree.
+          opt_state: the tree of all other arrays.
+          data: the position in the data, as JSON values.
+          record: files of `record/`.
+          metrics: `eval_loss`, if an evaluation was made at this step; what `keep_best` ranks by.
+
+        Raises:
+          UserError: this save, or the one before it, could not be written (a full disk).
+        """
+        try:
+            self.wait()
+            self._response = self._orbax.save_checkpointables_async(
+                step,
+                {
+                    "params": params,
+                    "opt_state": opt_state,
+                    "data": Files({"position.json": json.dumps(dict(data)).encode()}),
+                    "record": Files(record),
+                },
+                force=True,
+                metrics=dict(metrics) if metrics else None,
+            )
+        except OSError as error:
+            raise self._not_saved(error) from error
+
+    def wait(self) -> None:
+        """Returns when nothing is being saved any more; raises UserError if the last save could not be written."""
+        if self._response is None:
+            return
+        response, self._response = self._response, None
+        try:
+            response.result()
+        except Exception as error:
+            raise self._not_saved(error) from error
+
+    def restore(self, step: int, *, params: Any, opt_state: Any) -> tuple[Any, Any, dict[str, Any]]:
+        """Returns (params, opt_state, data position) of `step`, laid out as the abstract trees say."""
+        position = Files()
+        try:
+            trees = self._orbax.load_checkpointables(step, {"params": params, "opt_state": opt_state, "data": position})
+        except Exception as error:
+            raise _not_restored(self.folder / str(step), error) from error
+        return trees["params"], trees["opt_state"], json.loads(position.files["position.json"])
+
+    def _not_saved(self, error: BaseException) -> UserError:
+        return UserError(f"{self.folder}: the checkpoint could not be saved: {_root_cause(error)}")
+
+
+def find(path: epath.PathLike) -> epath.Path:
+    """Returns the checkpoint that `path` names: a checkpoint itself, or the newest of a run.
+
+    Raises:
+      UserError: there is none.
+    """
+    path = epath.Path(path)
+    if (path / "record").exists():
+        return path
+    if not path.exists():
+        raise UserError(f"{path}: no such run or checkpoint")
+    folder = path / "checkpoints"
+    steps = [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()] if folder.exists() else []
+    if not steps:
+        raise UserError(f"{path}: no checkpoint here (a run keeps them in {folder})")
+    return folder / str(max(steps))
+
+
+def read_architecture(checkpoint: epath.PathLike) -> Architecture:
+    """Returns the architecture that lies beside a checkpoint's weights."""
+    path = epath.Path(checkpoint) / "record" / "architecture.json"
+    try:
+        return architecture_from_dict(json.loads(path.read_text()))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file: the checkpoint is incomplete") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not an architecture: {error}") from error
+
+
+def restore_params(checkpoint: epath.PathLike, abstract: Any) -> Any:
+    """Returns a checkpoint's weights, and reads nothing else.
+
+    Args:
+      checkpoint: `CHECKPOINTS/STEP`.
+      abstract: the tree of ShapeDtypeStructs with today's shardings.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    try:
+        return ocp.load_checkpointables(epath.Path(checkpoint), {"params": abstract})["params"]
+    except Exception as error:
+        raise _not_restored(epath.Path(checkpoint), error) from error
+
+
+def _not_restored(path: epath.Path, error: BaseException) -> UserError:
+    # Orbax abandons its other reads, and asyncio would print the error of each when the process ends.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    return UserError(f"{path}: the checkpoint could not be restored: {_root_cause(error)}")
+
+
+def _root_cause(error: BaseException) -> str:
+    """Orbax wraps what went wrong; the innermost cause is the message that helps."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, BaseExceptionGroup):
+        return _root_cause(error.exceptions[0])
+    # TensorStore appends the whole specification of what it tried to open.
+    words = str(error).partition("[tensorstore_spec")[0].split()
+    return " ".join(words) or type(error).__name__

@@ -1,0 +1,71 @@
+"""What every command of the project does alike: one line and exit code 2 for bad input, JAX set up, flags parsed."""
+
+import contextlib
+import errno
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformer.errors import UserError
+
+BAD_INPUT = 2
+
+
+def run(main: Callable[[], None]) -> int:
+    """Returns the exit code of `main`; prints a person's mistake as a line. A traceback is for our bugs only."""
+    try:
+        main()
+    except UserError as error:
+        return _refuse(str(error))
+    except KeyboardInterrupt:
+        return _refuse("interrupted; nothing was lost that had been saved")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        return _refuse(f"{where}{error.strerror}: make room or choose another folder, then run the same command again")
+    return 0
+
+
+def parse(cls: type, args: Sequence[str], *, prog: str, **options: Any) -> Any:
+    """Returns `args` as a `cls`, by tyro; raises UserError with tyro's own words, in one line and without the box."""
+    import tyro
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(cls, args=args, prog=prog, config=(tyro.conf.FlagCreatePairsOff,), **options)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+    words = " ".join("".join(" " if "\u2500" <= c <= "\u257f" else c for c in said.getvalue()).split())
+    raise UserError(words.replace("Unrecognized options Unrecognized", "Unrecognized"))
+
+
+def start_jax(*, distributed: bool = False) -> None:
+    """Turns on the persistent compilation cache, and joins the other processes of a distributed run.
+
+    The cache lies in `$JAX_COMPILATION_CACHE_DIR`, or in `~/.cache/transformer/xla`.
+    """
+    import jax
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/transformer/xla").expanduser()))
+    # Everything is worth keeping: the second start of a run should not compile at all.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    if distributed:
+        try:
+            jax.distributed.initialize()
+        except ValueError as error:
+            raise UserError(
+                f"--distributed: no cluster found ({error}): run under srun or mpirun, or set JAX_COORDINATOR_ADDRESS, "
+                "JAX_NUM_PROCESSES and JAX_PROCESS_ID"
+            ) from error
+
+
+def _refuse(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return BAD_INPUT

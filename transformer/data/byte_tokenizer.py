@@ -1,0 +1,36 @@
+"""Raw UTF-8 bytes as tokens, after the reserved pieces."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from transformer.data.tokenizer import RESERVED, hash_bytes, write_kind
+from transformer.errors import UserError
+
+_FIRST = len(RESERVED)
+
+
+class ByteTokenizer:
+    """Byte b is id `len(RESERVED) + b`."""
+
+    vocab_size = _FIRST + 256
+    pad_id, bos_id, eos_id = 0, 1, 2
+    fingerprint = hash_bytes("bytes", repr(RESERVED).encode())
+
+    def encode(self, text: str) -> list[int]:
+        return [_FIRST + byte for byte in text.encode("utf-8")]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32) + np.int32(_FIRST) for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(i - _FIRST for i in map(int, ids) if _FIRST <= i < self.vocab_size).decode("utf-8", "replace")
+
+    def special_id(self, name: str) -> int:
+        if name not in RESERVED:
+            raise UserError(f"The bytes tokenizer has no special {name!r}; it has {', '.join(RESERVED[:8])} and so on.")
+        return RESERVED.index(name)
+
+    def save(self, folder: str | Path) -> None:
+        write_kind(folder, "bytes")

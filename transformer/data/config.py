@@ -1,0 +1,29 @@
+"""What text a run trains on, and how it is cut into tokens."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    path: str | None = None
+    """A UTF-8 text file, a .jsonl file (one JSON object a line), or a folder of either. Overrides `tfds`."""
+
+    tfds: str | None = None
+    """A TFDS dataset, NAME or NAME/CONFIG. `python_stdlib` is the embedded corpus: Python's own standard library."""
+
+    mixture: tuple[str, ...] = ()
+    """SOURCE=WEIGHT items, where SOURCE is a path or `tfds:NAME`; overrides `path` and `tfds`. Samples are drawn in
+    proportion to the weights."""
+
+    text_field: str = "text"
+    """The JSONL or TFDS field that holds the text."""
+
+    validation_fraction: float = 0.05
+    """The part of a corpus (0 to 1) held out for validation, where the corpus has no validation split of its own."""
+
+    tokenizer: str = "unigram"
+    """`unigram` or `bpe` (SentencePiece, trained on the training corpus), `bytes`, or the path of a Hugging Face
+    tokenizer.json or of a SentencePiece .model."""
+
+    cache_dir: str = "~/.cache/transformer"
+    """The folder that keeps prepared TFDS data, trained tokenizers and token stores; safe to delete."""

@@ -1,0 +1,62 @@
+"""A Hugging Face tokenizer.json, read by the `tokenizers` library."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from transformer.data.tokenizer import hash_bytes, write_kind
+from transformer.errors import UserError
+
+# A tokenizer.json does not say which special is which; these are the names that published ones use.
+_END = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "[SEP]", "<|im_end|>", "<|end▁of▁sentence|>")
+_BEGIN = ("<s>", "<|startoftext|>", "<|begin_of_text|>", "<bos>", "[CLS]", "<|begin▁of▁sentence|>")
+_PAD = ("<pad>", "[PAD]", "<|pad|>", "<|padding|>", "<|finetune_right_pad_id|>")
+
+
+class HuggingFaceTokenizer:
+    """Wraps the bytes of a `tokenizer.json`; `name` is for messages. Text that spells a special encodes as text."""
+
+    def __init__(self, data: bytes, name: str):
+        import tokenizers
+
+        try:
+            self._tokenizer = tokenizer = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
+        except Exception as error:  # the library raises a bare Exception
+            raise UserError(f"{name} is not a tokenizer.json ({error}). Check --data.tokenizer.") from None
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True
+        self._data, self._name = data, name
+        # Ids may have gaps, so the count of pieces is no bound.
+        self.vocab_size: int = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        end = self._first(_END)
+        if end is None:
+            raise UserError(f"{name} has no end-of-sequence token; one of these is needed: {', '.join(_END)}.")
+        begin, pad = self._first(_BEGIN), self._first(_PAD)
+        self.eos_id: int = end
+        self.bos_id: int = end if begin is None else begin  # GPT-2 has one special that serves for both
+        self.pad_id: int = end if pad is None else pad
+        self.fingerprint = hash_bytes("huggingface", data)
+
+    def _first(self, names: Sequence[str]) -> int | None:
+        return next((i for i in map(self._tokenizer.token_to_id, names) if i is not None), None)
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        rows = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.asarray(row.ids, np.int32) for row in rows]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode([i for i in map(int, ids) if 0 <= i < self.vocab_size], skip_special_tokens=True)
+
+    def special_id(self, name: str) -> int:
+        found = self._tokenizer.token_to_id(name)
+        if found is None:
+            raise UserError(f"{self._name} has no special {name!r}.")
+        return found
+
+    def save(self, folder: str | Path) -> None:
+        (write_kind(folder, "huggingface") / "tokenizer.json").write_bytes(self._data)

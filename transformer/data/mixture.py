@@ -1,0 +1,57 @@
+"""Which sources a config names, and how much of each."""
+
+import math
+from typing import NamedTuple
+
+from transformer.data.config import DataConfig
+from transformer.data.sources import Source, open_path
+from transformer.errors import UserError
+
+_TFDS_PREFIX = "tfds:"
+
+
+class Weighted(NamedTuple):
+    source: Source
+    weight: float
+
+
+def open_sources(config: DataConfig) -> list[Weighted]:
+    """The sources of `config`, opened: of its mixture, else its path, else its TFDS dataset.
+
+    Raises:
+      UserError: nothing named, a malformed mixture item, a source that cannot be opened.
+    """
+    if not 0 < config.validation_fraction < 1:
+        raise UserError(
+            f"--data.validation-fraction {config.validation_fraction}: give a number between 0 and 1, such as 0.05."
+        )
+    if config.mixture:
+        return [Weighted(_open(name, config), weight) for name, weight in map(_parse, config.mixture)]
+    if config.path is not None:
+        return [Weighted(open_path(config.path, config), 1.0)]
+    if config.tfds is not None:
+        return [Weighted(_open(_TFDS_PREFIX + config.tfds, config), 1.0)]
+    raise UserError("No corpus named: set --data.path, --data.tfds or --data.mixture.")
+
+
+def _parse(item: str) -> tuple[str, float]:
+    name, equals, number = item.rpartition("=")
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = math.nan
+    if not equals or not name or math.isnan(weight):
+        raise UserError(
+            f"--data.mixture {item!r}: write SOURCE=WEIGHT, such as plays.txt=0.3 or tfds:python_stdlib=0.7."
+        )
+    if not 0 < weight < math.inf:
+        raise UserError(f"--data.mixture {item!r}: the weight must be a positive number.")
+    return name, weight
+
+
+def _open(name: str, config: DataConfig) -> Source:
+    if not name.startswith(_TFDS_PREFIX):
+        return open_path(name, config)
+    from transformer.data.tfds_source import TfdsSource  # here, because importing TFDS costs a third of a second
+
+    return TfdsSource(name.removeprefix(_TFDS_PREFIX), config)

@@ -1,0 +1,98 @@
+"""Documents as a stream of pieces, so that a file of any size is tokenised in parallel and in bounded memory.
+
+A document is one or more consecutive pieces; the last one says so. Its tokens are its pieces' tokens, one after the
+other.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from transformer.errors import UserError
+
+PIECE_CHARS = 1 << 16  # large enough that cutting costs no compression, small enough to share among threads
+_BLOCK_BYTES = 1 << 20
+
+
+class Piece(NamedTuple):
+    text: str
+    ends_document: bool
+
+
+def cut_text(text: str) -> tuple[list[str], str]:
+    """Cuts whole pieces off the front of `text`; returns them and the rest, at most `PIECE_CHARS` characters long.
+
+    A piece ends before a newline where it can, because tokens like "newline + indentation + def" start with theirs.
+    """
+    pieces, start = [], 0
+    while len(text) - start > PIECE_CHARS:
+        newline = text.rfind("\n", start + PIECE_CHARS // 2, start + PIECE_CHARS)
+        end = newline if newline > start else start + PIECE_CHARS
+        pieces.append(text[start:end])
+        start = end
+    return pieces, text[start:]
+
+
+def cut_document(text: str) -> Iterator[Piece]:
+    """The pieces of one document that is already in memory; an empty document has none."""
+    if not text:
+        return
+    pieces, rest = cut_text(text)
+    for piece in pieces:
+        yield Piece(piece, ends_document=False)
+    yield Piece(rest, ends_document=True)
+
+
+def decode_utf8(data: bytes, path: Path, offset: int) -> str:
+    """The text of `data`, found at byte `offset` of `path`; UserError names the file and byte that is not text."""
+    nul = data.find(b"\0")
+    if nul >= 0:
+        raise UserError(f"{path} is binary, not text: NUL at byte {offset + nul}. Remove it from the corpus.")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8: byte 0x{data[error.start]:02x} at offset {offset + error.start}. "
+            "Convert it (`iconv -t utf-8`) or remove it from the corpus."
+        ) from None
+
+
+def file_pieces(path: Path, start: int, stop: int) -> Iterator[Piece]:
+    """Bytes [start, stop) of a text file as one document. Newlines stay as they are in the file."""
+    text, carry, position = "", b"", start
+    with path.open("rb") as file:
+        file.seek(start)
+        while position < stop:
+            data = file.read(min(_BLOCK_BYTES, stop - position))
+            if not data:
+                raise UserError(f"{path} shrank while it was read. Run again.")
+            block_start = position - len(carry)
+            position += len(data)
+            data = carry + data
+            whole = len(data) if position >= stop else _complete_utf8(data)
+            carry = data[whole:]
+            pieces, text = cut_text(text + decode_utf8(data[:whole], path, block_start))
+            for piece in pieces:
+                yield Piece(piece, ends_document=False)
+    if text:
+        yield Piece(text, ends_document=True)
+
+
+def _complete_utf8(data: bytes) -> int:
+    """The length of `data` without a character that its end cuts in two."""
+    for back in range(1, min(4, len(data)) + 1):
+        byte = data[-back]
+        if byte & 0xC0 != 0x80:  # not a continuation byte: a character starts here
+            needed = 1 if byte < 0x80 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return len(data) - back if needed > back else len(data)
+    return len(data)
+
+
+def join_documents(pieces: Iterable[Piece]) -> Iterator[str]:
+    """Whole documents again: for people and tests, as it holds one document in memory at a time."""
+    parts = []
+    for text, ends_document in pieces:
+        parts.append(text)
+        if ends_document:
+            yield "".join(parts)
+            parts = []

@@ -1,0 +1,128 @@
+"""Batches by step, through Grain: shuffled by index, mixed by weight, sliced by host, prefetched by threads.
+
+The sample at index i is a pure function of (corpora, seed, i), and the global batch of step s is samples [s*B,
+(s+1)*B). So a batch does not depend on the number of hosts, and the position to resume from is the step.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, Self
+
+import grain
+import numpy as np
+
+Example = dict[str, Any]
+MakeExample = Callable[[dict[str, np.ndarray], np.random.Generator], Example]
+
+
+class RandomAccess(Protocol):
+    """Windows, or anything like them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]: ...
+
+
+def train_batches(
+    corpora: Sequence[RandomAccess],
+    weights: Sequence[float],
+    *,
+    example: MakeExample,
+    batch_size: int,
+    seed: int,
+    host_index: int = 0,
+    host_count: int = 1,
+) -> grain.MapDataset:
+    """An endless dataset whose element s is this host's part of the global batch of step s.
+
+    Each corpus is shuffled anew each epoch. The part is rows [s*B + h*B/H, s*B + (h+1)*B/H) of the sample stream: a
+    nested dict of arrays, as `example` returns them, stacked on a first axis of B/H.
+
+    Args:
+      weights: relative, positive; a sample comes from corpus k with frequency weights[k] / sum(weights).
+      example: called with a window and a generator that depends on (seed, sample index) alone.
+      batch_size: B, over all hosts; `host_count` (H) divides it.
+    """
+    # Seeds of their own, so that two corpora of one length are not shuffled alike and masks do not follow the shuffle.
+    example_seed, *corpus_seeds = (int(s) for s in np.random.SeedSequence(seed).generate_state(1 + len(corpora)))
+    streams = [
+        grain.MapDataset.source(corpus).shuffle(seed=corpus_seed).repeat()
+        for corpus, corpus_seed in zip(corpora, corpus_seeds, strict=True)
+    ]
+    samples = streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, list(weights))
+    return _host_part(samples.random_map(example, seed=example_seed), batch_size, host_index, host_count)
+
+
+def eval_batches(
+    windows: RandomAccess,
+    *,
+    example: MakeExample,
+    batch_size: int,
+    host_index: int = 0,
+    host_count: int = 1,
+) -> grain.MapDataset:
+    """Every window once, in order, as this host's parts of ceil(windows / B) global batches.
+
+    The last batch is filled up with windows that are all padding (segment 0), to which `example` gives weight 0: shapes
+    never change and sums are exact. Iterate over it with `iterate(dataset, 0)`, any number of times: the batches are
+    the same each time.
+    """
+    samples = grain.MapDataset.source(_Padded(windows, batch_size)).random_map(example, seed=0)
+    return _host_part(samples, batch_size, host_index, host_count)
+
+
+def _host_part(samples: grain.MapDataset, batch_size: int, host_index: int, host_count: int) -> grain.MapDataset:
+    if batch_size % host_count:
+        raise ValueError(f"{host_count} hosts do not divide a batch of {batch_size}")
+    # Batches of B/H in a row: H of them make a global batch, and host h has every H-th.
+    return samples.batch(batch_size // host_count, drop_remainder=True)[host_index::host_count]
+
+
+class _Padded:
+    """`windows`, filled up with padding to a whole number of batches."""
+
+    def __init__(self, windows: RandomAccess, batch_size: int):
+        self._windows = windows
+        self._length = -(-len(windows) // batch_size) * batch_size
+        self._padding = {name: np.zeros_like(value) for name, value in windows[0].items()}
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return self._windows[index] if index < len(self._windows) else dict(self._padding)
+
+
+class Batches(Iterator[Example]):
+    """An iterator over batches whose background threads stop at `close`, or at the end of a `with` block."""
+
+    def __init__(self, iterator: grain.DatasetIterator):
+        self._iterator = iterator
+
+    def __next__(self) -> Example:
+        return next(self._iterator)
+
+    def close(self) -> None:
+        """Stops the threads, after the batches that they are making; may be called again."""
+        self._iterator.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def iterate(dataset: grain.MapDataset, start_step: int, *, prefetch: int = 4, threads: int = 2) -> Batches:
+    """The batches of `dataset` from `start_step` on, made ahead by background threads; seeking costs nothing.
+
+        with iterate(dataset, start_step=1000) as batches:
+            for batch in batches: ...
+
+    Leaving the block stops the threads, also by an exception or Ctrl-C.
+
+    Args:
+      prefetch: batches made ahead, at most.
+      threads: how many of them at a time.
+    """
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    return Batches(iter(dataset[start_step:].to_iter_dataset(options)))

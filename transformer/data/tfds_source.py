@@ -1,0 +1,178 @@
+"""TFDS datasets as sources: prepared as ArrayRecord and read at random, with no TensorFlow in the process.
+
+Validation is the dataset's "validation" split; if it has none, its "test" split; if it has neither, examples of "train"
+chosen by a hash of their index.
+"""
+
+import contextlib
+import difflib
+import hashlib
+import io
+import json
+import os
+import socket
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from transformer.data.atomic import errors_named, exclusive
+from transformer.data.config import DataConfig
+from transformer.data.pieces import Piece, cut_document
+from transformer.data.sources import Source, Split, choose_split, hash_file, unit_hash
+from transformer.errors import UserError
+
+_READ = 256  # examples read at once
+_EMBEDDED = "python_stdlib"
+
+
+class TfdsSource(Source):
+    """One text feature of a TFDS dataset; prepares the dataset on first use.
+
+    Prepared data lies under `cache_dir`/tfds, or under $TFDS_DATA_DIR where that is set.
+    """
+
+    def __init__(self, dataset: str, config: DataConfig):
+        self.name = f"tfds:{dataset}"
+        self._field, self._fraction = config.text_field, config.validation_fraction
+        folder = Path(os.environ.get("TFDS_DATA_DIR") or Path(config.cache_dir) / "tfds").expanduser()
+        self._builder = _builder(dataset, folder)
+        self._check_field()
+        _prepare(self._builder, dataset, folder)
+        splits = self._builder.info.splits
+        if "train" not in splits:
+            raise UserError(f"TFDS dataset {dataset!r} has no train split; it has: {', '.join(splits) or 'none'}.")
+        self._held_out = next((name for name in ("validation", "test") if name in splits), None)
+        self._count = splits["train"].num_examples
+        if self._held_out is None:
+            if self._count < 2:
+                raise UserError(
+                    f"TFDS dataset {dataset!r} has {self._count} example(s): two are needed, to train and to validate."
+                )
+            hashes = [unit_hash(str(i)) for i in range(self._count)]
+            self._lowest, self._highest = min(hashes), max(hashes)
+
+    def _check_field(self) -> None:
+        features: Any = self._builder.info.features
+        texts = [name for name, feature in features.items() if isinstance(feature, tfds.features.Text)]
+        if self._field not in texts:
+            found = ", ".join(texts) or "none"
+            raise UserError(
+                f"{self.name} has no text feature {self._field!r}; it has: {found}. Name one with --data.text-field."
+            )
+
+    def _read_split(self, split: Split) -> str:
+        return "train" if split == "train" or self._held_out is None else self._held_out
+
+    def _hash(self) -> str:
+        carved = None if self._held_out else self._fraction
+        digest = hashlib.blake2b(
+            json.dumps([self._builder.info.full_name, self._field, carved]).encode(), digest_size=20
+        )
+        for split in ("train", self._held_out or "train"):
+            for path in sorted(self._builder.info.splits[split].filepaths):
+                hash_file(Path(path), digest)
+        return digest.hexdigest()
+
+    def size(self, split: Split) -> int:
+        total = self._builder.info.splits[self._read_split(split)].num_bytes
+        if self._held_out is None:
+            total *= self._fraction if split == "validation" else 1 - self._fraction
+        return int(total)
+
+    def _indices(self, split: Split, count: int) -> list[int]:
+        if self._held_out is not None:
+            return list(range(count))
+        chosen = (choose_split(unit_hash(str(i)), self._fraction, self._lowest, self._highest) for i in range(count))
+        return [i for i, side in enumerate(chosen) if side == split]
+
+    def pieces(self, split: Split) -> Iterator[Piece]:
+        data: Any = self._builder.as_data_source(self._read_split(split))
+        indices = self._indices(split, len(data))
+        for start in range(0, len(indices), _READ):
+            for example in data.__getitems__(indices[start : start + _READ]):
+                yield from cut_document(example[self._field].decode("utf-8", "replace"))
+
+
+def _builder(dataset: str, folder: Path) -> Any:
+    if dataset == _EMBEDDED:
+        from transformer.data.python_stdlib.python_stdlib_dataset_builder import Builder
+
+        return Builder(data_dir=str(folder), file_format="array_record")
+    try:
+        return tfds.builder(dataset, data_dir=str(folder), file_format="array_record", try_gcs=False)
+    except tfds.core.DatasetNotFoundError:
+        known = [*tfds.list_builders(with_community_datasets=False), _EMBEDDED]
+        near = difflib.get_close_matches(dataset.split("/")[0], known, n=3)
+        hint = f" Did you mean {' or '.join(near)}?" if near else f" The embedded corpus is {_EMBEDDED}."
+        raise UserError(f"TFDS has no dataset {dataset!r} that loads without TensorFlow.{hint}") from None
+    except ImportError as error:
+        raise _missing_module(dataset, error) from error
+    except ValueError as error:
+        raise UserError(f"TFDS dataset {dataset!r}: {_first_line(error)}") from error
+
+
+def _prepare(builder: Any, dataset: str, folder: Path) -> None:
+    """Downloads and writes the dataset if it is not there; TFDS itself renames a whole folder into place at the end."""
+    if not _prepared(builder):
+        with exclusive(folder / ".lock"):  # of several processes, one prepares
+            if not _prepared(builder):
+                if dataset != _EMBEDDED:
+                    _check_network(dataset, folder)
+                with errors_named(folder):
+                    _download(builder, dataset)
+    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        raise UserError(
+            f"TFDS dataset {dataset!r} in {builder.data_path} is stored as {builder.info.file_format.value}, which "
+            "needs "
+            "TensorFlow to read. Prepare it as array_record, or set --data.cache-dir to a new folder."
+        )
+
+
+def _prepared(builder: Any) -> bool:
+    return (Path(builder.data_path) / "dataset_info.json").exists()
+
+
+def _download(builder: Any, dataset: str) -> None:
+    quiet = dataset == _EMBEDDED  # a second's work: TFDS's four progress bars would only be noise
+    try:
+        with contextlib.ExitStack() as stack:
+            if quiet:
+                stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+                stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+            builder.download_and_prepare()
+    except ImportError as error:
+        raise _missing_module(dataset, error) from error
+    except tfds.download.DownloadError as error:
+        raise UserError(f"TFDS dataset {dataset!r} could not be downloaded: {_first_line(error)}") from error
+    except OSError as error:
+        if type(error).__module__.startswith("requests"):
+            raise UserError(f"TFDS dataset {dataset!r} could not be downloaded: {_first_line(error)}") from error
+        raise
+
+
+def _check_network(dataset: str, folder: Path) -> None:
+    """Fails at once where names do not resolve: TFDS would retry for minutes. Earlier downloads may still serve."""
+    downloads = folder / "downloads"
+    if urllib.request.getproxies() or (downloads.exists() and any(path.is_file() for path in downloads.rglob("*"))):
+        return
+    try:
+        socket.getaddrinfo("storage.googleapis.com", 443)
+    except OSError:
+        raise UserError(
+            f"TFDS dataset {dataset!r} is not in {folder} and there is no network to download it. Prepare it where "
+            "there is "
+            f"one and copy the folder, or use --data.tfds {_EMBEDDED} or --data.path."
+        ) from None
+
+
+def _missing_module(dataset: str, error: ImportError) -> UserError:
+    if (error.name or "").split(".")[0] == "tensorflow" or "tensorflow" in str(error).lower():
+        return UserError(f"TFDS dataset {dataset!r} needs TensorFlow: pip install 'transformer-train[tensorflow]'")
+    return UserError(f"TFDS dataset {dataset!r} needs a module that is not installed: pip install {error.name}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

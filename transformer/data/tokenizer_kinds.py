@@ -1,0 +1,81 @@
+"""Which tokenizer: the one kept with a run, or the one that a config names."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformer.data.config import DataConfig
+from transformer.data.mixture import Weighted
+from transformer.data.tokenizer import KIND_FILE, Tokenizer, read_tokenizer_file
+from transformer.errors import UserError
+
+
+def load_tokenizer(folder: str | Path) -> Tokenizer:
+    """The tokenizer that `Tokenizer.save(folder)` wrote. UserError if there is none, or a damaged one."""
+    path = Path(folder) / KIND_FILE
+    try:
+        kind = json.loads(path.read_text())["kind"]
+    except FileNotFoundError:
+        raise UserError(f"{folder} holds no tokenizer ({KIND_FILE} is missing).") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is damaged. Restore it, or train again in a new run folder.") from None
+    if kind == "bytes":
+        return _bytes()
+    if kind == "sentencepiece":
+        return _sentencepiece(Path(folder) / "tokenizer.model")
+    if kind == "huggingface":
+        return _huggingface(Path(folder) / "tokenizer.json")
+    raise UserError(f"{path}: unknown kind of tokenizer {kind!r}. A newer version may have written it.")
+
+
+def make_tokenizer(config: DataConfig, vocab_size: int, sources: Sequence[Weighted]) -> Tokenizer:
+    """The tokenizer that `config` names, trained on `sources` if it is of a kind that is trained.
+
+    Raises:
+      UserError: an unknown kind, a bad file, a vocabulary that the corpus or the model cannot hold.
+    """
+    name = config.tokenizer
+    if name == "bytes":
+        tokenizer = _bytes()
+    elif name in ("unigram", "bpe"):
+        from transformer.data.sentencepiece_training import trained  # SentencePiece loads only where it is used
+
+        tokenizer = trained(name, vocab_size, sources, Path(config.cache_dir).expanduser())
+    elif name.endswith(".json"):
+        tokenizer = _huggingface(Path(name).expanduser())
+    elif name.endswith(".model"):
+        tokenizer = _sentencepiece(Path(name).expanduser())
+    else:
+        raise UserError(
+            f"--data.tokenizer {name!r}: give unigram, bpe, bytes, or the path of a tokenizer.json or a SentencePiece "
+            ".model."
+        )
+    check_vocabulary(tokenizer, vocab_size)
+    return tokenizer
+
+
+def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
+    """UserError if the tokenizer's ids do not fit a model of `vocab_size` ids. A larger model is fine."""
+    if tokenizer.vocab_size > vocab_size:
+        raise UserError(
+            f"The tokenizer has {tokenizer.vocab_size} pieces and the model room for {vocab_size}: "
+            f"set --model.vocab-size to at least {tokenizer.vocab_size}."
+        )
+
+
+def _bytes() -> Tokenizer:
+    from transformer.data.byte_tokenizer import ByteTokenizer
+
+    return ByteTokenizer()
+
+
+def _sentencepiece(path: Path) -> Tokenizer:
+    from transformer.data.sentencepiece_tokenizer import SentencePieceTokenizer
+
+    return SentencePieceTokenizer.read(path)
+
+
+def _huggingface(path: Path) -> Tokenizer:
+    from transformer.data.huggingface_tokenizer import HuggingFaceTokenizer
+
+    return HuggingFaceTokenizer(read_tokenizer_file(path), str(path))

@@ -1,0 +1,9 @@
+"""The one exception that is a person's to mend: `train.py` and the tools print it as a line and exit with code 2."""
+
+
+class UserError(Exception):
+    """Bad input: a flag, file, checkpoint, tokenizer, mesh or corpus. It says what is wrong, where, and what to do."""
+
+
+class Interrupted(UserError):
+    """The run was asked to stop, saved its state, and says how to go on."""

@@ -1,0 +1,27 @@
+"""Activation functions by name.
+
+Each keeps only its input for the backward pass and computes the rest again: an activation's several intermediate values,
+the widest arrays of a layer, would otherwise go to memory and back (a tenth of a small model's step on a CPU).
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+
+from transformer.errors import UserError
+
+_keep_input = functools.partial(jax.checkpoint, prevent_cse=False)  # common subexpressions only save work here
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": _keep_input(functools.partial(jax.nn.gelu, approximate=False)),  # Hendrycks and Gimpel 2016, exact: BERT
+    "gelu_tanh": _keep_input(functools.partial(jax.nn.gelu, approximate=True)),  # its tanh approximation: GPT, GPT-2
+    "relu": _keep_input(jax.nn.relu),
+    "silu": _keep_input(jax.nn.silu),
+}
+
+
+def check_activation(name: str) -> None:
+    """Raises `UserError` where no activation has that name."""
+    if name not in ACTIVATIONS:
+        raise UserError(f"unknown activation {name!r}; choose from: {', '.join(ACTIVATIONS)}")

@@ -1,0 +1,120 @@
+"""Multi-head and grouped-query attention, over oneself or over another sequence, with or without a cache.
+
+Shape letters: B batch, T query length, S key length, D model width, H heads, G key-value heads, K head width.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from transformer.layers.cache import LayerCache
+from transformer.layers.execution import Execution
+from transformer.layers.linear import Initializer, Linear
+from transformer.layers.positions import Rotary
+from transformer.ops.attention import attention
+from transformer.ops.masks import Mask
+from transformer.sharding import constrain
+
+KeysValues = tuple[jax.Array, jax.Array]
+
+_HEADS = ("activation_batch", "activation_length", "activation_heads", "activation_head")
+_KV_HEADS = ("activation_batch", "activation_length", "activation_kv_heads", "activation_head")
+
+
+class Attention(nn.Module):
+    """Attention with its four projections: Vaswani et al. 2017, section 3.2.2; with G < H, Ainslie et al. 2023."""
+
+    width: int
+    """Model width D, of the output."""
+    num_heads: int
+    head_width: int
+    execution: Execution
+    num_kv_heads: int | None = None
+    """Key-value heads, a divisor of `num_heads`; None: as many as `num_heads`."""
+    biases: frozenset[str] = frozenset({"query", "key", "value", "out"})
+    """The projections that have a bias."""
+    rotary: Rotary | None = None
+    """Turns queries and keys by their positions."""
+    scale: float | None = None
+    """Of the scores; None: head_width ** -0.5."""
+    dropout: float = 0.0
+    """Of the attention probabilities."""
+    kernel_init: Initializer = nn.initializers.normal(0.02)
+    out_init: Initializer = nn.initializers.normal(0.02)
+
+    def setup(self):
+        def heads(name: str, count: int, axis: str) -> Linear:
+            return Linear((count, self.head_width), ("embed", axis, "head"), dtype, name in self.biases, self.kernel_init)
+
+        dtype: Any = self.execution.compute_dtype
+        groups = self.num_kv_heads or self.num_heads
+        self.query = heads("query", self.num_heads, "heads")
+        self.key = heads("key", groups, "kv_heads")
+        self.value = heads("value", groups, "kv_heads")
+        self.out = Linear((self.width,), ("heads", "head", "embed"), dtype, "out" in self.biases, self.out_init)
+
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        mask: Mask,
+        *,
+        positions_BT: jax.Array | None = None,
+        cache: LayerCache | None = None,
+        bias: jax.Array | None = None,
+        deterministic: bool = True,
+    ) -> tuple[jax.Array, KeysValues | None]:
+        """Returns [B, T, D] of self-attention and, with a cache, the new tokens' keys and values to write into it.
+
+        Args:
+          x_BTD: the tokens.
+          mask: over the tokens themselves or, with a cache, over its slots.
+          positions_BT: int32, for rotary attention.
+          cache: keys and values of earlier tokens.
+          bias: added to the scores, broadcastable to [B, H, T, S].
+          deterministic: no dropout.
+        """
+        new = self.keys_values(x_BTD, positions_BT)
+        every = new if cache is None else cache.extended(*new)
+        out_BTD = self.attend(x_BTD, every, mask, positions_BT=positions_BT, bias=bias, deterministic=deterministic)
+        return out_BTD, None if cache is None else new
+
+    def keys_values(self, x_BSD: jax.Array, positions_BS: jax.Array | None = None) -> KeysValues:
+        """Returns keys and values, each [B, S, G, K]. An encoder's output is projected once, then attended to often."""
+        key_BSGK = constrain(self.key(x_BSD), *_KV_HEADS)
+        if self.rotary is not None:
+            key_BSGK = self.rotary(key_BSGK, _needed(positions_BS))
+        return key_BSGK, constrain(self.value(x_BSD), *_KV_HEADS)
+
+    def attend(
+        self,
+        x_BTD: jax.Array,
+        keys_values: KeysValues,
+        mask: Mask,
+        *,
+        positions_BT: jax.Array | None = None,
+        bias: jax.Array | None = None,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """Returns [B, T, D]: the queries of `x_BTD` over given keys and values, as in cross-attention."""
+        query_BTHK = constrain(self.query(x_BTD), *_HEADS)
+        if self.rotary is not None:
+            query_BTHK = self.rotary(query_BTHK, _needed(positions_BT))
+        rate = 0.0 if deterministic else self.dropout
+        out_BTHK = attention(
+            query_BTHK,
+            *keys_values,
+            mask,
+            bias=bias,
+            scale=self.scale,
+            implementation=self.execution.attention,
+            dropout_rate=rate,
+            dropout_key=self.make_rng("dropout") if rate else None,
+        )
+        return self.out(constrain(out_BTHK, *_HEADS))
+
+
+def _needed(positions: jax.Array | None) -> jax.Array:
+    if positions is None:
+        raise ValueError("rotary attention needs positions")
+    return positions

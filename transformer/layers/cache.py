@@ -1,0 +1,100 @@
+"""The explicit key-value cache of decoding: data in, data out, so that prefill and decode are the same code.
+
+Shape letters: N layers, B batch, S slots, T new tokens, G key-value heads, K head width.
+"""
+
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from transformer.ops.masks import Mask
+
+
+@struct.dataclass
+class LayerCache:
+    """One layer's part of a cache, as an attention layer sees it."""
+
+    key_BSGK: jax.Array
+    value_BSGK: jax.Array
+    index: jax.Array
+    """int32 scalar: the slot of the first new token."""
+
+    def extended(self, key_BTGK: jax.Array, value_BTGK: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns all keys and all values [B, S, G, K], the new ones in their slots."""
+        at = (0, self.index, 0, 0)
+        key_BSGK = jax.lax.dynamic_update_slice(self.key_BSGK, key_BTGK.astype(self.key_BSGK.dtype), at)
+        value_BSGK = jax.lax.dynamic_update_slice(self.value_BSGK, value_BTGK.astype(self.value_BSGK.dtype), at)
+        return key_BSGK, value_BSGK
+
+
+@struct.dataclass
+class KVCache:
+    """Keys and values of all layers, and which token each slot holds.
+
+    Every row of the batch fills the same slots, [0, index): prompts of unequal length are padded (segment 0) on the
+    left, and padding's slots are never attended to. The caller keeps `index + T <= S`: a full cache has no slot to
+    refuse with, and would overwrite its last ones.
+    """
+
+    key_NBSGK: jax.Array
+    value_NBSGK: jax.Array
+    positions_BS: jax.Array
+    """int32: the position of each slot's token."""
+    segment_ids_BS: jax.Array
+    """int32: the segment of each slot's token; 0 is an empty slot or padding."""
+    index: jax.Array
+    """int32 scalar: the next slot."""
+
+    @classmethod
+    def empty(cls, layers: int, batch: int, length: int, kv_heads: int, head_width: int, dtype: Any) -> Self:
+        """Returns a cache of `length` empty slots."""
+        # Two buffers, not one twice: a jitted step may be given the cache to overwrite (donation).
+        shape = (layers, batch, length, kv_heads, head_width)
+        ids_BS = (batch, length)
+        return cls(
+            key_NBSGK=jnp.zeros(shape, dtype),
+            value_NBSGK=jnp.zeros(shape, dtype),
+            positions_BS=jnp.zeros(ids_BS, jnp.int32),
+            segment_ids_BS=jnp.zeros(ids_BS, jnp.int32),
+            index=jnp.zeros((), jnp.int32),
+        )
+
+    def admit(self, positions_BT: jax.Array, segment_ids_BT: jax.Array) -> Self:
+        """Returns the cache with the new tokens' positions and segments in their slots; `write` then moves on."""
+        if positions_BT.shape[1] > self.positions_BS.shape[1]:
+            raise ValueError(f"{positions_BT.shape[1]} tokens for a cache of {self.positions_BS.shape[1]} slots")
+        at = (0, self.index)
+        return self.replace(
+            positions_BS=jax.lax.dynamic_update_slice(self.positions_BS, positions_BT, at),
+            segment_ids_BS=jax.lax.dynamic_update_slice(self.segment_ids_BS, segment_ids_BT, at),
+        )
+
+    def mask(self, positions_BT: jax.Array, segment_ids_BT: jax.Array, *, window: int | None = None) -> Mask:
+        """Returns the causal mask of the new tokens over all slots, themselves included."""
+        return Mask(
+            q_positions_BT=positions_BT,
+            kv_positions_BS=self.positions_BS,
+            q_segment_ids_BT=segment_ids_BT,
+            kv_segment_ids_BS=self.segment_ids_BS,
+            causal=True,
+            window=window,
+        )
+
+    def layers(self) -> LayerCache:
+        """Returns every layer's part, stacked on the first axis, to be scanned over."""
+        layers = self.key_NBSGK.shape[0]
+        return LayerCache(self.key_NBSGK, self.value_NBSGK, jnp.broadcast_to(self.index, (layers,)))
+
+    def write(self, key_NBTGK: jax.Array, value_NBTGK: jax.Array) -> Self:
+        """Returns the cache with the new tokens' keys and values written, the index moved past them.
+
+        Layers hand back only what is new, so a donated cache is updated in place and never held twice.
+        """
+        at = (0, 0, self.index, 0, 0)
+        return self.replace(
+            key_NBSGK=jax.lax.dynamic_update_slice(self.key_NBSGK, key_NBTGK.astype(self.key_NBSGK.dtype), at),
+            value_NBSGK=jax.lax.dynamic_update_slice(self.value_NBSGK, value_NBTGK.astype(self.value_NBSGK.dtype), at),
+            index=self.index + key_NBTGK.shape[2],
+        )

@@ -1,0 +1,49 @@
+"""How a model is run: never what it is, so it is not stored with a checkpoint and can change at every restore."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from transformer.errors import UserError
+from transformer.ops.attention import check_implementation
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+
+# What the forward pass of a layer keeps for its backward pass; everything else is computed again.
+REMAT_POLICIES: dict[str, Callable[..., Any]] = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "projections": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How to run a model: every choice gives the same parameters and, up to rounding, the same numbers."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Dtype of matrix products and activations; parameters, norms, softmax and losses stay in float32."""
+    attention: str = "auto"
+    """Attention implementation: auto, reference (plain float32), xla, or cudnn (NVIDIA GPUs, 16-bit dtypes)."""
+    unroll: int = 1
+    """Layers a step of the loop over layers; 0 for all of them. More compile longer and may run faster."""
+    remat: Literal["none", "full", "dots", "projections"] = "none"
+    """What to compute again in the backward pass to save memory: none, full (all of a layer), dots (all but matrix
+    products), or projections (all but those with weights: attention scores too)."""
+
+    def __post_init__(self):
+        if self.dtype not in DTYPES:
+            raise UserError(f"unknown dtype {self.dtype!r}; choose from: {', '.join(DTYPES)}")
+        check_implementation(self.attention)
+        if self.unroll < 0:
+            raise UserError(f"unroll is {self.unroll}: layers a step of the loop, or 0 for all")
+        if self.remat != "none" and self.remat not in REMAT_POLICIES:
+            raise UserError(f"unknown remat policy {self.remat!r}; choose from: none, {', '.join(REMAT_POLICIES)}")
+
+    @property
+    def compute_dtype(self) -> Any:
+        """The JAX dtype named by `dtype`."""
+        return DTYPES[self.dtype]

@@ -1,0 +1,41 @@
+"""The one matrix product with weights that all layers use."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Initializer = Callable[..., jax.Array]
+
+
+class Linear(nn.Module):
+    """y = x W + b, over one or more input and output dimensions.
+
+    The kernel is [*inputs, *outputs] and the bias [*outputs], both float32: a projection to heads is [D, H, K], so that
+    a mesh can split heads without knowing how they are packed.
+    """
+
+    outputs: tuple[int, ...]
+    """Sizes of the output dimensions."""
+    names: tuple[str, ...]
+    """Logical axis names of the kernel, inputs then outputs."""
+    dtype: Any
+    """Dtype of the product."""
+    use_bias: bool = True
+    kernel_init: Initializer = nn.initializers.normal(0.02)
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns [..., *outputs] for `x` [..., *inputs]."""
+        num_inputs = len(self.names) - len(self.outputs)
+        shape = (*x.shape[x.ndim - num_inputs :], *self.outputs)
+        kernel = self.param("kernel", nn.with_logical_partitioning(self.kernel_init, self.names), shape, jnp.float32)
+        contract = tuple(range(x.ndim - num_inputs, x.ndim)), tuple(range(num_inputs))
+        y = jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), (contract, ((), ())))
+        if self.use_bias:
+            init = nn.with_logical_partitioning(nn.initializers.zeros_init(), self.names[num_inputs:])
+            bias = self.param("bias", init, self.outputs, jnp.float32)
+            y += jnp.expand_dims(bias.astype(self.dtype), tuple(range(y.ndim - bias.ndim)))
+        return y

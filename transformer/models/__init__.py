@@ -1,0 +1,35 @@
+"""Model families: a config and a module each, listed here by hand; architectures as JSON, both ways."""
+
+import dataclasses
+from typing import Any
+
+import cattrs
+
+from transformer.errors import UserError
+from transformer.models.architecture import Architecture
+from transformer.models.gpt import GPTConfig
+
+FAMILIES: dict[str, type[Architecture]] = {config.family: config for config in (GPTConfig,)}
+"""Family name, as in a checkpoint's architecture.json -> its config class."""
+
+
+def architecture_to_dict(architecture: Architecture) -> dict[str, Any]:
+    """Returns the architecture as plain JSON values, with its family's name first."""
+    return {"family": architecture.family, **dataclasses.asdict(architecture)}
+
+
+def architecture_from_dict(record: Any) -> Architecture:
+    """Returns the architecture that `architecture_to_dict` wrote.
+
+    Raises:
+      UserError: an unknown family, an unknown field, or a value of the wrong type or size.
+    """
+    if not isinstance(record, dict) or record.get("family") not in FAMILIES:
+        family = record.get("family") if isinstance(record, dict) else record
+        raise UserError(f"unknown model family {family!r}; known: {', '.join(FAMILIES)}")
+    config = FAMILIES[record["family"]]
+    fields = {name: value for name, value in record.items() if name != "family"}
+    try:
+        return cattrs.Converter(forbid_extra_keys=True).structure(fields, config)
+    except cattrs.ClassValidationError as error:
+        raise UserError(f"not a {config.family} architecture: {'; '.join(cattrs.transform_error(error))}") from error

@@ -1,0 +1,1 @@
+"""Compute without parameters: attention kernels, cross entropy, dropout."""

@@ -1,0 +1,195 @@
+"""Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1): one entry, several implementations by name.
+
+Shape letters: B batch, T query length, S key length, H query heads, G key-value heads, R = H / G queries of a group
+(Ainslie et al. 2023, grouped-query attention), K head width.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from transformer.errors import UserError
+from transformer.ops.dropout import dropout
+from transformer.ops.masks import Mask
+
+# Finite, so that a row that sees nothing has a finite softmax and finite gradients; far below any score.
+_MASKED = -1e30
+_PROBS = "attention_probs"
+
+
+def attention(
+    q_BTHK: jax.Array,
+    k_BSGK: jax.Array,
+    v_BSGK: jax.Array,
+    mask: Mask,
+    *,
+    bias: jax.Array | None = None,
+    scale: float | None = None,
+    implementation: str = "auto",
+    dropout_rate: float = 0.0,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
+    """Returns softmax(scale * q k + bias) v, [B, T, H, K], in the dtype of `q_BTHK`.
+
+    Args:
+      q_BTHK: queries.
+      k_BSGK: keys; G divides H, and query heads [g * R, (g + 1) * R) share key head g.
+      v_BSGK: values.
+      mask: who sees whom. A query that sees nothing gets zeros.
+      bias: added to the scores, broadcastable to [B, H, T, S] (T5's relative positions).
+      scale: of the scores; K ** -0.5 by default.
+      implementation: a name of `IMPLEMENTATIONS`, or "auto".
+      dropout_rate: of the attention probabilities; 0 does not need `dropout_key`.
+      dropout_key: a random key.
+    """
+    if q_BTHK.shape[2] % k_BSGK.shape[2]:
+        raise ValueError(f"{q_BTHK.shape[2]} query heads are no multiple of {k_BSGK.shape[2]} key-value heads")
+    check_implementation(implementation)
+    if implementation == "auto":
+        implementation = "cudnn" if _cudnn_can(q_BTHK, k_BSGK, bias, dropout_rate) else "xla"
+    scale = q_BTHK.shape[-1] ** -0.5 if scale is None else scale
+    key = dropout_key if dropout_rate > 0 else None
+    if dropout_rate > 0 and dropout_key is None:
+        raise ValueError("attention dropout needs a key")
+    return IMPLEMENTATIONS[implementation](q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropout_rate, key)
+
+
+def check_implementation(name: str) -> None:
+    """Raises `UserError` where no implementation has that name."""
+    if name != "auto" and name not in IMPLEMENTATIONS:
+        raise UserError(f"unknown attention implementation {name!r}; choose from: auto, {', '.join(IMPLEMENTATIONS)}")
+
+
+def _reference(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropout_rate, key):
+    """The equation, in float32, with the whole [B, H, T, S] matrix: the truth for the others."""
+    out = _dense(*(x.astype(jnp.float32) for x in (q_BTHK, k_BSGK, v_BSGK)), mask, bias, scale, dropout_rate, key)
+    return out.astype(q_BTHK.dtype)
+
+
+def _xla(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropout_rate, key):
+    """Blocks of queries, each against only the keys that the mask's order lets it see.
+
+    Half of the work of causal attention is above the diagonal. A block's scores also stay in cache between the two
+    matrix products, where a whole [B, H, T, S] matrix goes to memory and back several times: with its gradients this
+    takes 0.6 to 0.8 of the dense form's time on a CPU. At most 16 blocks: each is compiled apart.
+    """
+    length = q_BTHK.shape[1]
+    if not mask.aligned or not (mask.causal or mask.window is not None):
+        return _dense(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropout_rate, key)
+    block = max(64, -(-length // 16))
+    outs = []
+    for start in range(0, length, block):
+        stop = min(start + block, length)
+        first = 0 if mask.window is None else max(0, start - mask.window + 1)
+        last = stop if mask.causal else min(length, stop + mask.window - 1)
+        queries, keys = slice(start, stop), slice(first, last)
+        part = None if bias is None else bias[:, :, queries if bias.shape[2] > 1 else slice(None)]
+        part = part if part is None or part.shape[3] == 1 else part[..., keys]
+        block_key = None if key is None else jax.random.fold_in(key, start)
+        outs.append(
+            _dense(
+                q_BTHK[:, queries], k_BSGK[:, keys], v_BSGK[:, keys], mask.slice(queries, keys),
+                part, scale, dropout_rate, block_key,
+            )
+        )  # fmt: skip
+    return outs[0] if len(outs) == 1 else jnp.concatenate(outs, axis=1)
+
+
+def _dense(q_BTHK, k_BSGK, v_BSGK, mask: Mask, bias, scale, dropout_rate, key):
+    """Scores and softmax in float32, matrix products in the dtype of the inputs."""
+    B, T, H, K = q_BTHK.shape
+    S, G = k_BSGK.shape[1:3]
+    q_BTGRK = (q_BTHK * jnp.asarray(scale, q_BTHK.dtype)).reshape(B, T, G, H // G, K)
+    scores = jnp.einsum("BTGRK,BSGK->BGRTS", q_BTGRK, k_BSGK, preferred_element_type=jnp.float32)
+    if bias is not None:
+        by_group = (bias.shape[0], G, H // G) if bias.shape[1] == H else (bias.shape[0], 1, 1)
+        scores += jnp.broadcast_to(bias.astype(jnp.float32).reshape(*by_group, *bias.shape[2:]), scores.shape)
+    dense_B1TS = mask.dense(T, S)
+    visible = None if dense_B1TS is None else dense_B1TS[:, :, None]
+    probs_BGRTS = checkpoint_name(_softmax(scores, visible, v_BSGK.dtype), _PROBS)
+    if key is not None:
+        probs_BGRTS = dropout(probs_BGRTS, dropout_rate, key)
+    return jnp.einsum("BGRTS,BSGK->BTGRK", probs_BGRTS, v_BSGK).reshape(B, T, H, K)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _softmax(scores: jax.Array, visible: jax.Array | None, dtype: Any) -> jax.Array:
+    """Returns the softmax over the last axis of the visible scores, computed in float32; all zero where none is.
+
+    Its gradient needs only its result, which the product with the values keeps anyway: automatic differentiation
+    would keep three arrays of that size, the largest of a layer.
+    """
+    if visible is not None:
+        scores = jnp.where(visible, scores, jnp.float32(_MASKED))
+    # A row that sees nothing has its peak held above its scores, so that they vanish; any other row sums to at least 1.
+    peak = jnp.maximum(scores.max(axis=-1, keepdims=True), jnp.float32(_MASKED / 2))
+    exp = jnp.exp(scores - peak)
+    return (exp / jnp.maximum(exp.sum(axis=-1, keepdims=True), jnp.float32(1))).astype(dtype)
+
+
+def _softmax_forward(scores, visible, dtype):
+    probs = _softmax(scores, visible, dtype)
+    return probs, probs
+
+
+def _softmax_backward(dtype, probs, cotangent):
+    del dtype
+    probs, cotangent = probs.astype(jnp.float32), cotangent.astype(jnp.float32)
+    return probs * (cotangent - (probs * cotangent).sum(axis=-1, keepdims=True)), None
+
+
+_softmax.defvjp(_softmax_forward, _softmax_backward)
+
+
+def _cudnn(q_BTHK, k_BSGK, v_BSGK, mask: Mask, bias, scale, dropout_rate, key):
+    """cuDNN's fused attention on NVIDIA GPUs, through JAX's own entry; float16 and bfloat16 only.
+
+    Index causality and a causal window go to the kernel, which skips what they mask. Segments and positions go in as a
+    dense mask, which costs the kernel a [B, 1, T, S] bias: batches without segments (ids of None) are the fastest.
+    """
+    if key is not None:
+        raise UserError("attention implementation 'cudnn' has no dropout: set dropout to 0, or choose 'xla'")
+    if q_BTHK.dtype not in (jnp.bfloat16, jnp.float16):
+        raise UserError(f"attention implementation 'cudnn' computes bfloat16 or float16, not {q_BTHK.dtype}")
+    in_kernel = mask.aligned and mask.causal
+    rest = mask.replace(causal=False, window=None) if in_kernel else mask
+    dense_B1TS = rest.dense(q_BTHK.shape[1], k_BSGK.shape[1])
+    # JAX counts the neighbours on each side, the token itself apart: a window of w tokens is w - 1 to the left.
+    window = (mask.window - 1, 0) if in_kernel and mask.window is not None else None
+    out_BTHK = jax.nn.dot_product_attention(
+        q_BTHK,
+        k_BSGK,
+        v_BSGK,
+        bias=None if bias is None else bias.astype(q_BTHK.dtype),
+        mask=dense_B1TS,
+        scale=scale,
+        is_causal=in_kernel,
+        local_window_size=window,
+        implementation="cudnn",
+    )
+    if dense_B1TS is None:
+        return out_BTHK
+    # The kernel gives a query that sees no key an average of all values.
+    sees_BT11 = dense_B1TS.any(axis=-1)[:, 0, :, None, None]
+    return jnp.where(sees_BT11, out_BTHK, jnp.zeros((), out_BTHK.dtype))
+
+
+def _cudnn_can(q_BTHK: jax.Array, k_BSGK: jax.Array, bias: jax.Array | None, dropout_rate: float) -> bool:
+    """Whether cuDNN's kernel exists for these arrays; odd lengths have no gradient under a mask or bias."""
+    return (
+        jax.default_backend() == "gpu"
+        and q_BTHK.dtype in (jnp.bfloat16, jnp.float16)
+        and q_BTHK.shape[-1] % 8 == 0
+        and q_BTHK.shape[-1] <= 128
+        and q_BTHK.shape[1] % 2 == 0
+        and k_BSGK.shape[1] % 2 == 0
+        and bias is None
+        and dropout_rate == 0.0
+    )
+
+
+IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {"reference": _reference, "xla": _xla, "cudnn": _cudnn}

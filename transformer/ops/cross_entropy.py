@@ -1,0 +1,189 @@
+"""Cross entropy of a language model's head: hidden states and the unembedding in, sums out.
+
+The gradient is computed in the forward pass, chunk by chunk, and only scaled in the backward pass. So no chunk's logits
+outlive it and none are computed twice (as rematerialisation would). Evaluation, which takes no gradient, computes none.
+
+Shape letters: B batch, T length, D model width, V vocabulary, C chunk.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from transformer.errors import UserError
+
+
+class _Settings(NamedTuple):
+    chunk: int | None
+    z_loss: float
+    label_smoothing: float
+
+
+class _Sums(NamedTuple):
+    loss: jax.Array
+    nll: jax.Array
+    z_loss: jax.Array
+    correct: jax.Array
+
+
+class _Gradients(NamedTuple):
+    hidden: jax.Array
+    kernel: jax.Array
+    bias: jax.Array | None
+
+
+def cross_entropy(
+    hidden_BTD: jax.Array,
+    kernel_VD: jax.Array,
+    targets_BT: jax.Array,
+    weights_BT: jax.Array,
+    *,
+    bias: jax.Array | None = None,
+    chunk: int | None = None,
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
+) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+    """Returns the weighted sum of losses, the sum of weights, and weighted sums of metrics, all float32 scalars.
+
+    A token's loss is (1 - s) * nll + s * mean_v(-log p_v) + z * log(Z)^2: label smoothing as in Szegedy et al. 2016,
+    section 7, and z-loss as in PaLM (Chowdhery et al. 2022, section 5).
+
+    Args:
+      hidden_BTD: the backbone's output; its dtype is that of the matrix products.
+      kernel_VD: the unembedding, a row a word; best in float32, as its gradient comes back in its dtype.
+      targets_BT: the right words. A value outside [0, V) counts only under weight 0.
+      weights_BT: what each token counts; 0 for padding. Not differentiated.
+      bias: [V], added to the logits.
+      chunk: positions of the length axis taken at a time, so that B * chunk * V logits live at once; None: all.
+      z_loss: z above.
+      label_smoothing: s above.
+
+    Returns:
+      loss sum, weight sum, and {"nll", "z_loss", "correct"}: the sums of the plain negative log likelihood, of the z
+      term (with its factor), and of right guesses.
+    """
+    if chunk is not None and chunk < 1:
+        raise UserError(f"the cross entropy's chunk is {chunk}: it must be at least 1")
+    if not 0.0 <= label_smoothing < 1.0:
+        raise UserError(f"label smoothing {label_smoothing}: it must be in [0, 1)")
+    settings = _Settings(chunk, z_loss, label_smoothing)
+    weights_BT = weights_BT.astype(jnp.float32)
+    sums = _loss(settings, hidden_BTD, kernel_VD, bias, targets_BT, weights_BT)
+    metrics = {"nll": sums.nll, "z_loss": sums.z_loss, "correct": sums.correct}
+    return sums.loss, weights_BT.sum(), jax.tree.map(jax.lax.stop_gradient, metrics)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _loss(settings: _Settings, hidden_BTD, kernel_VD, bias_V, targets_BT, weights_BT) -> _Sums:
+    return _over_chunks(settings, hidden_BTD, kernel_VD, bias_V, targets_BT, weights_BT, with_gradients=False)[0]
+
+
+def _loss_forward(settings: _Settings, hidden_BTD, kernel_VD, bias_V, targets_BT, weights_BT):
+    return _over_chunks(settings, hidden_BTD, kernel_VD, bias_V, targets_BT, weights_BT, with_gradients=True)
+
+
+def _loss_backward(settings: _Settings, gradients: _Gradients, cotangent: _Sums):
+    del settings
+    hidden, kernel, bias = jax.tree.map(lambda g: (g * cotangent.loss.astype(g.dtype)), gradients)
+    return hidden, kernel, bias, None, None
+
+
+_loss.defvjp(_loss_forward, _loss_backward)
+
+
+def _over_chunks(settings: _Settings, hidden_BTD, kernel_VD, bias_V, targets_BT, weights_BT, *, with_gradients: bool):
+    """Returns the sums and the gradients (None without), one chunk of the length after another."""
+    one = functools.partial(_chunk, settings, with_gradients=with_gradients)
+    length = hidden_BTD.shape[1]
+    if settings.chunk is None or settings.chunk >= length:
+        sums, gradients = one(hidden_BTD, kernel_VD, bias_V, targets_BT, weights_BT)
+        return sums, _as_inputs(gradients, hidden_BTD, kernel_VD, bias_V)
+
+    chunk = settings.chunk
+    count = -(-length // chunk)
+
+    def split(x):  # [B, T, ...] -> [count, B, C, ...], the end padded with weight 0
+        x = jnp.pad(x, [(0, 0), (0, count * chunk - length)] + [(0, 0)] * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(x.shape[0], count, chunk, *x.shape[2:]), 1, 0)
+
+    def step(carry, xs):
+        hidden_BCD, targets_BC, weights_BC = xs
+        sums, gradients = one(hidden_BCD, kernel_VD, bias_V, targets_BC, weights_BC)
+        if gradients is None:
+            return jax.tree.map(jnp.add, carry, (sums, None)), None
+        return jax.tree.map(jnp.add, carry, (sums, gradients._replace(hidden=None))), gradients.hidden
+
+    zero = jnp.zeros((), jnp.float32)
+    totals = None
+    if with_gradients:
+        bias = None if bias_V is None else jnp.zeros(bias_V.shape, jnp.float32)
+        totals = _Gradients(None, jnp.zeros(kernel_VD.shape, jnp.float32), bias)  # type: ignore[arg-type]
+    (sums, totals), hidden = jax.lax.scan(
+        step, (_Sums(zero, zero, zero, zero), totals), (split(hidden_BTD), split(targets_BT), split(weights_BT))
+    )
+    if totals is None:
+        return sums, None
+    hidden = jnp.moveaxis(hidden, 0, 1).reshape(hidden_BTD.shape[0], count * chunk, -1)[:, :length]
+    return sums, _as_inputs(totals._replace(hidden=hidden), hidden_BTD, kernel_VD, bias_V)
+
+
+def _as_inputs(gradients: _Gradients | None, hidden_BTD, kernel_VD, bias_V) -> _Gradients | None:
+    if gradients is None:
+        return None
+    bias = None if gradients.bias is None else gradients.bias.astype(bias_V.dtype)
+    return _Gradients(gradients.hidden.astype(hidden_BTD.dtype), gradients.kernel.astype(kernel_VD.dtype), bias)
+
+
+def _chunk(
+    settings: _Settings, hidden_BCD, kernel_VD, bias_V, targets_BC, weights_BC, *, with_gradients: bool
+) -> tuple[_Sums, _Gradients | None]:
+    """Returns the sums of one chunk and, if asked, their gradients."""
+    dtype = hidden_BCD.dtype
+    vocab = kernel_VD.shape[0]
+    smooth, z = settings.label_smoothing, settings.z_loss
+    kernel = kernel_VD.astype(dtype)
+    logits_BCV = jnp.einsum("BCD,VD->BCV", hidden_BCD, kernel, preferred_element_type=jnp.float32)
+    if bias_V is not None:
+        logits_BCV += bias_V.astype(jnp.float32)[None, None]
+    targets_BC = jnp.clip(targets_BC, 0, vocab - 1)
+    peak_BC1 = logits_BCV.max(axis=-1, keepdims=True)
+    exp_BCV = jnp.exp(logits_BCV - peak_BC1)
+    sum_BC1 = exp_BCV.sum(axis=-1, keepdims=True)
+    logz_BC = (peak_BC1 + jnp.log(sum_BC1))[..., 0]
+    target_BC = jnp.take_along_axis(logits_BCV, targets_BC[..., None], axis=-1)[..., 0]
+
+    nll_BC = logz_BC - target_BC
+    z_BC = z * jnp.square(logz_BC)
+    loss_BC = nll_BC + z_BC
+    if smooth:
+        loss_BC = (1 - smooth) * nll_BC + smooth * (logz_BC - logits_BCV.mean(axis=-1)) + z_BC
+    correct_BC = (target_BC >= peak_BC1[..., 0]).astype(jnp.float32)
+    sums = _Sums(*((values_BC * weights_BC).sum() for values_BC in (loss_BC, nll_BC, z_BC, correct_BC)))
+    if not with_gradients:
+        return sums, None
+
+    factor_BC = weights_BC * (1 + 2 * z * logz_BC)
+    dlogits_BCV = exp_BCV * (factor_BC[..., None] / sum_BC1)
+    if smooth:
+        dlogits_BCV -= (smooth / vocab) * weights_BC[..., None]
+    dlogits_BCV = _subtract_at(dlogits_BCV, targets_BC, (1 - smooth) * weights_BC)
+    dbias = None if bias_V is None else dlogits_BCV.sum(axis=(0, 1))
+    dlogits_BCV = dlogits_BCV.astype(dtype)
+    dhidden = jnp.einsum("BCV,VD->BCD", dlogits_BCV, kernel)
+    dkernel = jnp.einsum("BCV,BCD->VD", dlogits_BCV, hidden_BCD, preferred_element_type=jnp.float32)
+    return sums, _Gradients(dhidden, dkernel, dbias)
+
+
+def _subtract_at(x_BCV: jax.Array, targets_BC: jax.Array, amount_BC: jax.Array) -> jax.Array:
+    """Returns `x_BCV` less `amount_BC` at each token's target.
+
+    On a CPU a scatter, in place: comparing every word with the target takes twice the time of the whole loss. On an
+    accelerator the comparison fuses away, and splits over devices with the vocabulary where a scatter may not.
+    """
+    if jax.default_backend() == "cpu":
+        rows, columns = jnp.indices(targets_BC.shape, dtype=jnp.int32, sparse=True)
+        return x_BCV.at[rows, columns, targets_BC].add(-amount_BC)
+    hit_BCV = targets_BC[..., None] == jnp.arange(x_BCV.shape[-1], dtype=targets_BC.dtype)[None, None]
+    return x_BCV - jnp.where(hit_BCV, amount_BC[..., None], jnp.float32(0))

@@ -1,0 +1,177 @@
+"""Meshes, and the one resolver from logical axis names to mesh axes.
+
+Model code names the axes of its parameters and activations; a run chooses a mesh; this file is the only place that
+joins them. The resolver is strict: an unknown name, two names of one array on the same mesh axis, and a dimension that
+its mesh axes do not divide are errors, because XLA and Flax would silently replicate (or pad) instead.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import flax.linen as nn
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from transformer.errors import UserError
+
+MESH_AXES = ("data", "fsdp", "tensor", "sequence")
+
+# Logical axis name -> the mesh axes that it is split over. Parameters are split by `fsdp` along the model width and by
+# `tensor` along heads, MLP width and vocabulary (Megatron-LM's split); activations by `data` and `fsdp` along
+# the batch.
+RULES: dict[str, tuple[str, ...]] = {
+    "layers": (),
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "head": (),
+    "mlp": ("tensor",),
+    "vocab": ("tensor",),
+    "positions": (),
+    "activation_batch": ("data", "fsdp"),
+    "activation_length": ("sequence",),
+    "activation_embed": (),
+    "activation_heads": ("tensor",),
+    "activation_kv_heads": ("tensor",),
+    "activation_head": (),
+    "activation_mlp": ("tensor",),
+    "activation_vocab": ("tensor",),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How many devices each mesh axis has. Their product is the number of devices used."""
+
+    data: int | None = None
+    """Devices that hold copies of the model and split the batch; by default all that the other axes leave."""
+    fsdp: int = 1
+    """Devices that split the batch, and parameters and optimizer state along the model width (ZeRO-3)."""
+    tensor: int = 1
+    """Devices that split heads, MLP width and vocabulary (Megatron-LM)."""
+    sequence: int = 1
+    """Devices that split the sequence length of activations."""
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns the mesh, on the first `data * fsdp * tensor * sequence` of `devices` (all devices by default).
+
+    Raises:
+      UserError: an axis below 1, or more devices asked for than there are.
+    """
+    devices = jax.devices() if devices is None else devices
+    others = config.fsdp * config.tensor * config.sequence
+    rest = max(len(devices) // max(others, 1), 1)
+    sizes = dataclasses.asdict(config) | {"data": rest if config.data is None else config.data}
+    for axis, size in sizes.items():
+        if size < 1:
+            raise UserError(f"--mesh.{axis} is {size}: it must be at least 1")
+    needed = math.prod(sizes.values())
+    asked = " x ".join(f"{axis} {size}" for axis, size in sizes.items() if size > 1) or "data 1"
+    if needed > len(devices):
+        raise UserError(
+            f"the mesh {asked} needs {needed} devices and there are {len(devices)} ({devices[0].platform}): "
+            "lower --mesh.* (JAX_NUM_CPU_DEVICES=8 gives eight fake devices on a CPU)"
+        )
+    if needed < len(devices) and jax.process_count() > 1:
+        raise UserError(f"the mesh {asked} uses {needed} of {len(devices)} devices: over several hosts it must use all")
+    shape = tuple(sizes[axis] for axis in MESH_AXES)
+    return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices[:needed])
+
+
+def batch_divisor(mesh: Mesh) -> int:
+    """Returns into how many parts the mesh splits a batch."""
+    return math.prod(mesh.shape[axis] for axis in RULES["activation_batch"])
+
+
+def resolve(
+    names: Sequence[str | None], shape: Sequence[int], mesh_shape: Mapping[str, int], *, what: str
+) -> PartitionSpec:
+    """Returns the partition of one array.
+
+    Args:
+      names: a logical name for each dimension (None: not split).
+      shape: the array's shape.
+      mesh_shape: mesh axis -> its size.
+      what: what the array is, for the error message.
+
+    Raises:
+      KeyError: an unknown logical name (a bug of the model's, hence no UserError).
+      UserError: two names on one mesh axis, or a dimension that its mesh axes do not divide.
+    """
+    if len(names) != len(shape):
+        raise ValueError(f"{what}: {len(names)} axis names for shape {tuple(shape)}")
+    taken: dict[str, str] = {}
+    spec = []
+    for name, size in zip(names, shape, strict=True):
+        axes = tuple(axis for axis in _rule(name) if mesh_shape.get(axis, 1) > 1)
+        for axis in axes:
+            if axis in taken:
+                raise UserError(f"{what}: axes {taken[axis]!r} and {name!r} are both split over mesh axis {axis!r}")
+            taken[axis] = str(name)
+        parts = math.prod(mesh_shape[axis] for axis in axes)
+        if size % parts:
+            raise UserError(
+                f"{what}: its {name!r} dimension of {size} is not divided by {' x '.join(axes)} = {parts} devices: "
+                f"change --mesh.{axes[0]}, or the model's size"
+            )
+        spec.append(axes if len(axes) > 1 else axes[0] if axes else None)
+    return PartitionSpec(*spec)
+
+
+def param_names(boxed):
+    """Returns, for a tree of `nn.LogicallyPartitioned` arrays, the tree of their tuples of logical names."""
+    return jax.tree.map(
+        lambda leaf: tuple(leaf.names) if isinstance(leaf, nn.LogicallyPartitioned) else (None,) * leaf.ndim,
+        boxed,
+        is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned),
+    )
+
+
+def param_shardings(boxed, mesh: Mesh):
+    """Returns the tree of `NamedSharding`s of a tree of boxed (abstract) parameters; raises as `resolve` does."""
+    abstract = nn.meta.unbox(boxed)
+
+    def sharding(path, leaf, names) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return NamedSharding(mesh, resolve(names, leaf.shape, mesh.shape, what=f"parameter {name}"))
+
+    return jax.tree_util.tree_map_with_path(sharding, abstract, param_names(boxed))
+
+
+def with_shardings(abstract, shardings):
+    """Returns the tree of `ShapeDtypeStruct`s with their shardings: what a restore aims at."""
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of every array of a batch, whatever its rank: rows over `data` and `fsdp`."""
+    return NamedSharding(mesh, PartitionSpec(RULES["activation_batch"]))
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+    """Fixes how the compiler lays out a large activation on the mesh of today; does nothing where no mesh is set.
+
+    An unknown name raises, mesh or not. A dimension that its mesh axes do not divide (one token in decoding, a batch of
+    one prompt) is left to the compiler: for an activation that costs speed at most, never memory for the whole run.
+    """
+    if len(names) != x.ndim:
+        raise ValueError(f"{len(names)} axis names for shape {x.shape}")
+    rules = [_rule(name) for name in names]
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    spec = []
+    for axes, size in zip(rules, x.shape, strict=True):
+        divided = size % math.prod(mesh.shape[axis] for axis in axes) == 0
+        spec.append(axes if axes and divided else None)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def _rule(name: str | None) -> tuple[str, ...]:
+    if name is None:
+        return ()
+    if name not in RULES:
+        raise KeyError(f"unknown logical axis {name!r}; known: {', '.join(RULES)}")
+    return RULES[name]

@@ -1,0 +1,182 @@
+"""Experiment: everything that one run needs, as a frozen record of plain values; JSON both ways."""
+
+import dataclasses
+import json
+from typing import Any
+
+import cattrs
+from cattrs.gen import make_dict_structure_fn
+from cattrs.v import format_exception
+from etils import epath
+
+from transformer.checkpoint import CheckpointConfig
+from transformer.data.config import DataConfig
+from transformer.errors import UserError
+from transformer.layers.execution import Execution
+from transformer.models import Architecture, architecture_from_dict, architecture_to_dict
+from transformer.objectives import OBJECTIVES
+from transformer.objectives.causal_lm import CausalLM
+from transformer.sharding import MeshConfig
+from transformer.training.optimizer import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Length, batch and cadence of a run."""
+
+    steps: int = 1000
+    """Updates in all."""
+    batch_size: int = 32
+    """Sequences an update, over all devices."""
+    seq_len: int = 256
+    """Tokens a sequence."""
+    seed: int = 0
+    """Of the parameters, the order of the data, and dropout."""
+    accumulation: int = 1
+    """Microbatches that each batch is cut into to save memory; the update is the same."""
+    eval_every: int = 200
+    """Updates between evaluations."""
+    eval_batches: int | None = None
+    """Batches of an evaluation, from the front of the validation text; None: all of it."""
+    log_every: int = 10
+    """Updates between rows of metrics.jsonl."""
+    max_skipped: int = 10
+    """Stop after this many updates in a row whose loss or gradients were not finite (each is skipped)."""
+
+    def __post_init__(self) -> None:
+        for field in ("steps", "batch_size", "seq_len", "accumulation", "eval_every", "log_every", "max_skipped"):
+            if getattr(self, field) < 1:
+                raise UserError(f"--train.{field.replace('_', '-')} is {getattr(self, field)}: it must be at least 1")
+        if self.eval_batches is not None and self.eval_batches < 1:
+            raise UserError(f"--train.eval-batches is {self.eval_batches}: it must be at least 1, or None for all")
+        if self.batch_size % self.accumulation:
+            raise UserError(
+                f"--train.batch-size {self.batch_size} is not divided by --train.accumulation {self.accumulation}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A run, written down."""
+
+    name: str
+    """The preset that it started from."""
+    model: Architecture
+    """What is trained."""
+    objective: CausalLM = CausalLM()
+    """What it is trained to do."""
+    data: DataConfig = DataConfig()
+    """Which text, and how it becomes tokens."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """How gradients become updates."""
+    train: TrainConfig = TrainConfig()
+    """How long, in what batches, reporting when."""
+    mesh: MeshConfig = MeshConfig()
+    """Which devices split what."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """When to save and what to keep."""
+    execution: Execution = Execution()
+    """How the model is computed; never what it computes."""
+
+    def __post_init__(self) -> None:
+        context = getattr(self.model, "context_length", None)
+        if context is not None and self.train.seq_len > context:
+            raise UserError(
+                f"--train.seq-len {self.train.seq_len} is longer than the model's context of {context}: "
+                "raise --model.context-length or lower --train.seq-len"
+            )
+
+
+MAY_CHANGE = (
+    "mesh",
+    "execution",
+    "checkpoint",
+    "data.cache_dir",
+    "train.steps",
+    "train.accumulation",
+    "train.eval_every",
+    "train.eval_batches",
+    "train.log_every",
+    "train.max_skipped",
+)
+"""Fields that a resumed run may change: they alter where, how and how long it runs, not what was learnt so far."""
+
+
+def to_dict(experiment: Experiment) -> dict[str, Any]:
+    """Returns the experiment as plain JSON values."""
+    return _converter().unstructure(experiment)
+
+
+def from_dict(record: Any, where: str) -> Experiment:
+    """Returns the experiment that `to_dict` wrote.
+
+    Args:
+      record: the parsed JSON.
+      where: the file, for the error message.
+
+    Raises:
+      UserError: an unknown or missing field, a value of the wrong type.
+    """
+    try:
+        return _converter().structure(record, Experiment)
+    except cattrs.BaseValidationError as error:
+        reasons = cattrs.transform_error(error, format_exception=_reason)
+        raise UserError(f"{where}: not an experiment of this version: {'; '.join(reasons)}") from error
+
+
+def read(path: epath.Path) -> Experiment:
+    """Reads an `experiment.json`; raises UserError naming it."""
+    try:
+        record = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file: is this a run folder?") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from error
+    return from_dict(record, str(path))
+
+
+def differences(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:
+    """Returns dotted field -> (old value, new value), for every field that differs."""
+    before, after = _flatten(to_dict(old)), _flatten(to_dict(new))
+    keys = [*before, *(key for key in after if key not in before)]
+    return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
+
+
+def may_change(field: str) -> bool:
+    """Whether a resumed run may differ from its record in this dotted field."""
+    return any(field == name or field.startswith(f"{name}.") for name in MAY_CHANGE)
+
+
+def _flatten(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in record.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _reason(error: BaseException, kind: type | None) -> str:
+    """What went wrong with one field, in the words of who found it."""
+    return str(error) if isinstance(error, UserError | ValueError) else format_exception(error, kind)
+
+
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    kinds = {cls: name for name, cls in OBJECTIVES.items()}
+
+    def structure_objective(record: dict[str, Any], _: type) -> Any:
+        fields = dict(record)
+        kind = fields.pop("kind", None)
+        if kind not in OBJECTIVES:
+            raise ValueError(f"unknown objective {kind!r}; known: {', '.join(OBJECTIVES)}")
+        cls = OBJECTIVES[kind]
+        return make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True)(fields, cls)
+
+    def unstructure_objective(objective: Any) -> dict[str, Any]:
+        return {"kind": kinds[type(objective)], **dataclasses.asdict(objective)}
+
+    converter.register_structure_hook(Architecture, lambda record, _: architecture_from_dict(record))
+    converter.register_unstructure_hook_func(lambda cls: issubclass(cls, Architecture), architecture_to_dict)
+    for cls in OBJECTIVES.values():
+        converter.register_structure_hook(cls, structure_objective)
+        converter.register_unstructure_hook(cls, unstructure_objective)
+    return converter

@@ -1,0 +1,229 @@
+"""The loop: an experiment and a folder in, a trained run out."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import grain
+import jax
+from etils import epath
+from jax.sharding import Mesh
+
+from transformer.checkpoint import Checkpoints
+from transformer.data import pipeline
+from transformer.data.prepare import Corpora, prepare
+from transformer.data.tokenizer_kinds import load_tokenizer
+from transformer.errors import Interrupted, UserError
+from transformer.sharding import batch_divisor, batch_sharding, make_mesh
+from transformer.training.evaluation import Evaluation, evaluate
+from transformer.training.experiment import Experiment
+from transformer.training.interrupt import stop_on_signal
+from transformer.training.metrics import MetricsLog
+from transformer.training.optimizer import make_optimizer, make_schedule
+from transformer.training.profile import Profiler
+from transformer.training.progress import Progress
+from transformer.training.run import Run
+from transformer.training.step import Batch, Program, TrainState, make_program
+from transformer.training.throughput import Throughput, peak_flops
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a finished run leaves to tell."""
+
+    run: Run
+    experiment: Experiment
+    evaluation: Evaluation
+    corpus: Corpora
+    params: Any
+    mesh: Mesh
+    step: int
+
+
+def train(
+    experiment: Experiment, workdir: epath.PathLike, *, profile: bool = False, say: Callable[[str], None] = print
+) -> Result:
+    """Trains `experiment` in the folder `workdir`, going on where that run stopped.
+
+    Args:
+      experiment: what to do.
+      workdir: a new or empty folder, or that of the same experiment.
+      profile: write a trace of a few steps to `workdir/profile`.
+      say: gets a line for people now and then.
+
+    Raises:
+      UserError: something about the input is wrong; the message says what.
+      Interrupted: SIGINT or SIGTERM came; the state is saved.
+    """
+    length = experiment.train
+    run = Run(workdir)
+    for field, (old, new) in run.check(experiment).items():
+        say(f"{field} is {new!r} from here on (it was {old!r})")
+    mesh = make_mesh(experiment.mesh)
+    program = build(experiment, mesh)
+    corpus = prepare_corpus(experiment, run)
+    record = run.begin(experiment, corpus.tokenizer)
+
+    with jax.set_mesh(mesh), Checkpoints(run.checkpoints, experiment.checkpoint) as checkpoints:
+        state = start(program, checkpoints)
+        first = int(state.step)
+        throughput = describe(experiment, corpus, mesh, first, run, say)
+        evaluation = None
+        with (
+            pipeline.iterate(training_data(experiment, corpus), first) as batches,
+            MetricsLog(run, resume_from=first) as log,
+            Progress(log, throughput, make_schedule(experiment.optimizer, length.steps), length, first) as progress,
+            Profiler(run.folder / "profile" if profile else None, first) as profiler,
+            stop_on_signal() as stop,
+        ):
+            for step, batch in zip(range(first + 1, length.steps + 1), to_devices(batches, mesh), strict=False):
+                profiler.before(step)
+                state, metrics = program.step(state, batch)
+                progress.step(step, metrics)
+                last = step == length.steps
+                evaluation = None
+                if step % length.eval_every == 0 or last:
+                    progress.flush()
+                    evaluation = evaluate_now(experiment, program, state, corpus, mesh)
+                    progress.evaluated(step, evaluation.row())
+                if step % experiment.checkpoint.every == 0 or last or stop:
+                    progress.flush()
+                    save(checkpoints, state, step, record, evaluation)
+                if stop and not last:
+                    checkpoints.wait()
+                    raise Interrupted(
+                        f"{stop.signal}: stopped after step {step} of {length.steps}, saved. "
+                        f"To go on: python train.py --workdir {run.folder}"
+                    )
+        if evaluation is None:  # nothing was left to train
+            evaluation = evaluate_now(experiment, program, state, corpus, mesh)
+    return Result(run, experiment, evaluation, corpus, state.params, mesh, int(state.step))
+
+
+def build(experiment: Experiment, mesh: Mesh) -> Program:
+    """Returns the functions that an experiment compiles to; raises UserError for what the mesh does not divide."""
+    length = experiment.train
+    rows = length.batch_size // length.accumulation
+    parts = batch_divisor(mesh)
+    if rows % parts:
+        cut = f" / accumulation {length.accumulation}" if length.accumulation > 1 else ""
+        raise UserError(
+            f"--train.batch-size {length.batch_size}{cut} = {rows} rows are not divided by the mesh's "
+            f"data x fsdp = {parts} devices: change one of them"
+        )
+    return make_program(
+        experiment.model,
+        experiment.execution,
+        experiment.objective,
+        lambda names: make_optimizer(experiment.optimizer, length.steps, names),
+        mesh,
+        seed=length.seed,
+        accumulation=length.accumulation,
+    )
+
+
+def prepare_corpus(experiment: Experiment, run: Run) -> Corpora:
+    """Returns the corpus as tokens; a run that goes on keeps its tokenizer."""
+    return prepare(
+        experiment.data,
+        vocab_size=experiment.model.vocab_size,
+        seq_len=experiment.train.seq_len,
+        tokenizer=load_tokenizer(run.tokenizer) if run.begun else None,
+    )
+
+
+def start(program: Program, checkpoints: Checkpoints) -> TrainState:
+    """Returns the newest checkpoint's state, or a fresh one."""
+    if checkpoints.latest is None:
+        return program.init()
+    abstract = {"params": program.abstract.params, "opt_state": program.abstract.replace(params=None)}
+    params, rest, _ = checkpoints.restore(checkpoints.latest, **abstract)
+    return rest.replace(params=params)
+
+
+def save(
+    checkpoints: Checkpoints, state: TrainState, step: int, record: dict[str, bytes], evaluation: Evaluation | None
+) -> None:
+    """Starts saving `state`, so that the run goes on from the batch of step `step`."""
+    checkpoints.save(
+        step,
+        params=state.params,
+        opt_state=state.replace(params=None),
+        data={"step": step},
+        record=record,
+        metrics={"eval_loss": evaluation.loss} if evaluation else None,
+    )
+
+
+def training_data(experiment: Experiment, corpus: Corpora) -> grain.MapDataset:
+    """Returns this host's rows of the batch of every step, by step."""
+    return pipeline.train_batches(
+        corpus.train,
+        corpus.weights,
+        example=experiment.objective.example,
+        batch_size=experiment.train.batch_size,
+        seed=experiment.train.seed,
+        host_index=jax.process_index(),
+        host_count=jax.process_count(),
+    )
+
+
+def evaluate_now(
+    experiment: Experiment, program: Program, state: TrainState, corpus: Corpora, mesh: Mesh
+) -> Evaluation:
+    """Evaluates on the validation text, or on the first `eval_batches` batches of it."""
+    dataset = pipeline.eval_batches(
+        corpus.validation,
+        example=experiment.objective.example,
+        batch_size=experiment.train.batch_size // experiment.train.accumulation,
+        host_index=jax.process_index(),
+        host_count=jax.process_count(),
+    )
+    with pipeline.iterate(dataset, 0) as batches:
+        limited = itertools.islice(batches, experiment.train.eval_batches)
+        return evaluate(
+            program.evaluate, state.params, to_devices(limited, mesh), targets_per_byte=corpus.figures.targets_per_byte
+        )
+
+
+def to_devices(batches: Iterable[Batch], mesh: Mesh) -> Iterator[Batch]:
+    """Puts this host's rows on its devices, a batch ahead of the one that is asked for."""
+    sharding = batch_sharding(mesh)
+
+    def put(batch: Batch) -> Batch:
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+    ahead = None
+    for batch in batches:
+        placed = put(batch)
+        if ahead is not None:
+            yield ahead
+        ahead = placed
+    if ahead is not None:
+        yield ahead
+
+
+def describe(
+    experiment: Experiment, corpus: Corpora, mesh: Mesh, first: int, run: Run, say: Callable[[str], None]
+) -> Throughput:
+    """Says what is about to happen, and returns the clock that measures it."""
+    model, length = experiment.model, experiment.train
+    tokens = length.batch_size * length.seq_len
+    flops = model.flops_per_token(length.seq_len)
+    peak, source = peak_flops(list(mesh.devices.flat))
+    axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
+    trained_on = sum(window.store.meta.tokens for window in corpus.train)
+    text = sum(window.store.meta.text_bytes for window in corpus.train)
+    devices = f"{mesh.size} {mesh.devices.flat[0].device_kind} device{'s' if mesh.size > 1 else ''}"
+    say(
+        f"{experiment.name}: {model.num_params():,} parameters; {text / 1e6:,.1f} MB of training text, {trained_on:,} "
+        f"tokens of {corpus.tokenizer.vocab_size:,} kinds; {corpus.figures.text_bytes / 1e6:,.2f} MB for validation"
+    )
+    say(
+        f"{length.steps:,} steps of {length.batch_size} x {length.seq_len} = {tokens:,} tokens, from step {first:,}, on "
+        f"{devices}{f' ({axes})' if axes else ''}, {experiment.execution.dtype}, in {run.folder}"
+    )
+    rate = f"{peak / 1e12:.3g} TFLOP/s" if peak else "unknown"
+    say(f"MFU counts {flops / 1e6:.3g} MFLOP a token (6 N + 12 L H K T, PaLM appendix B); the peak is {rate}: {source}")
+    return Throughput(tokens, flops, peak)

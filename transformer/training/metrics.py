@@ -1,0 +1,60 @@
+"""Where measurements go: a row of JSON a logged step, and TensorBoard."""
+
+import json
+from collections.abc import Mapping
+from typing import TextIO
+
+from etils import epath
+
+from transformer.training.run import Run, write_atomically
+
+
+class MetricsLog:
+    """Appends to `metrics.jsonl` and `tensorboard/`. A context manager.
+
+    Rows past the step that a run resumes from are dropped first: they will be written again.
+    """
+
+    def __init__(self, run: Run, resume_from: int):
+        # tensorboardX brings protobuf: half a second that `--help` need not wait for.
+        from tensorboardX import SummaryWriter
+
+        _drop_rows_after(run.metrics, resume_from)
+        self._file: TextIO = open(run.metrics, "a", buffering=1)  # noqa: SIM115 - closed by __exit__
+        self._board = SummaryWriter(str(run.tensorboard), purge_step=resume_from + 1 if resume_from else None)
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+        self._board.close()
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes one row. A value that is not finite is written as null, for JSON has no NaN."""
+        row = {"step": step} | {name: _plain(value) for name, value in values.items()}
+        self._file.write(json.dumps(row) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+
+def read_rows(path: epath.Path) -> list[dict[str, float | None]]:
+    """Returns the rows of a `metrics.jsonl`; a last line cut short by a kill is left out."""
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def _drop_rows_after(path: epath.Path, step: int) -> None:
+    if path.exists():
+        rows = [row for row in read_rows(path) if row["step"] <= step]
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def _plain(value: float) -> float | None:
+    number = float(value)
+    return number if abs(number) < float("inf") else None

@@ -1,0 +1,173 @@
+"""Optimizers and learning-rate schedules: optax's, put together by name."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from transformer.errors import UserError
+
+Schedule = Callable[[jax.typing.ArrayLike], jax.typing.ArrayLike]
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Which optimizer, and its learning rate over the run."""
+
+    name: Literal["adamw", "adafactor", "lion", "muon"] = "adamw"
+    """adamw (Loshchilov and Hutter 2019), adafactor (Shazeer and Stern 2018), lion (Chen et al. 2023), or muon (Jordan
+    et al. 2024) for the matrices of the layers with AdamW for everything else."""
+    learning_rate: float = 1e-3
+    """The schedule's peak."""
+    schedule: Literal["cosine", "linear", "constant", "inverse_sqrt", "wsd"] = "cosine"
+    """After the warmup: cosine or linear decay to `final_fraction` of the peak; constant; inverse_sqrt, which is
+    peak * sqrt(warmup_steps / step) (Vaswani et al. 2017, section 5.3); wsd, constant until the cooldown, then a
+    1 - sqrt decay (Hägele et al. 2024)."""
+    warmup_steps: int = 100
+    """Updates over which the rate rises linearly from 0; the update after them has the peak."""
+    final_fraction: float = 0.1
+    """The last update's rate, as a fraction of the peak (cosine, linear, wsd)."""
+    cooldown_fraction: float = 0.2
+    """The share of the run's steps that the cooldown takes (wsd)."""
+    weight_decay: float = 0.1
+    """Decoupled decay, multiplied by the rate; on matrices only, never on biases and norm scales."""
+    b1: float = 0.9
+    """Decay of the first moment (adamw, lion)."""
+    b2: float = 0.95
+    """Decay of the second moment (adamw), of the momentum (lion)."""
+    epsilon: float = 1e-8
+    """Added to the denominator (adamw)."""
+    momentum: float = 0.95
+    """Decay of the momentum (muon)."""
+    adam_learning_rate: float | None = None
+    """Peak rate of what muon leaves to AdamW; by default `learning_rate`."""
+    clip_norm: float | None = 1.0
+    """Gradients of a larger global norm are scaled down to it; None: no clipping."""
+
+    def __post_init__(self) -> None:
+        for field in ("learning_rate", "epsilon"):
+            if not getattr(self, field) > 0:
+                raise UserError(f"--optimizer.{field.replace('_', '-')} is {getattr(self, field)}: it must be above 0")
+        if self.warmup_steps < 0 or (self.schedule == "inverse_sqrt" and self.warmup_steps == 0):
+            raise UserError(
+                f"--optimizer.warmup-steps is {self.warmup_steps}: the {self.schedule} schedule needs "
+                f"{'at least 1' if self.schedule == 'inverse_sqrt' else 'at least 0'}"
+            )
+        for field in ("final_fraction", "cooldown_fraction", "b1", "b2", "momentum"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise UserError(
+                    f"--optimizer.{field.replace('_', '-')} is {getattr(self, field)}: it must lie in [0, 1]"
+                )
+
+
+def make_schedule(config: OptimizerConfig, steps: int, peak: float | None = None) -> Schedule:
+    """Returns update number (0 for the first) -> learning rate, for a run of `steps` updates."""
+    peak = config.learning_rate if peak is None else peak
+    warmup, final = config.warmup_steps, config.final_fraction * peak
+    # The last update of the run is number `steps - 1`: that one gets the final rate.
+    decay_steps = max(steps - 1 - warmup, 1)
+    match config.schedule:
+        case "constant":
+            after = optax.constant_schedule(peak)
+        case "linear":
+            after = optax.linear_schedule(peak, final, decay_steps)
+        case "cosine":
+            after = optax.cosine_decay_schedule(peak, decay_steps, alpha=config.final_fraction)
+        case "inverse_sqrt":
+            # Counted from the end of the warmup, as join_schedules counts.
+            def after(count):
+                return peak * jnp.sqrt(warmup / (warmup + jnp.asarray(count, jnp.float32)))
+
+        case "wsd":
+            cooldown = max(round(config.cooldown_fraction * steps), 1)
+            start = max(steps - 1 - cooldown - warmup, 0)
+
+            def after(count):
+                progress = jnp.clip((jnp.asarray(count, jnp.float32) - start) / cooldown, 0.0, 1.0)
+                return final + (peak - final) * (1.0 - jnp.sqrt(progress))
+
+    if warmup == 0:
+        return _promoting(after)
+    return _promoting(optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup]))
+
+
+def make_optimizer(config: OptimizerConfig, steps: int, names) -> optax.GradientTransformation:
+    """Returns the gradient transformation.
+
+    Adafactor sees each parameter of all layers as one stacked array: its relative step size and its clipping are taken
+    over the stack, where the paper takes them a layer at a time.
+
+    Args:
+      config: which one, with what.
+      steps: the run's updates, for the schedule.
+      names: the tree of the parameters' logical axis names (`sharding.param_names`).
+    """
+    rate = make_schedule(config, steps)
+    decayed = jax.tree_util.tree_map_with_path(lambda path, _: is_matrix(path), names, is_leaf=_is_names)
+    match config.name:
+        case "adamw":
+            update = optax.adamw(
+                rate, config.b1, config.b2, config.epsilon, weight_decay=config.weight_decay, mask=decayed
+            )
+        case "lion":
+            update = optax.lion(rate, config.b1, config.b2, weight_decay=config.weight_decay, mask=decayed)
+        case "adafactor":
+            update = optax.adafactor(
+                rate,
+                # optax does not multiply this decay by the rate; the other optimizers do.
+                weight_decay_rate=(lambda count: config.weight_decay * rate(count)) if config.weight_decay else None,
+                weight_decay_mask=decayed,
+            )
+        case "muon":
+            matrices = jax.tree_util.tree_map_with_path(_muon_axes, names, is_leaf=_is_names)
+            update = optax.contrib.muon(
+                rate,
+                beta=config.momentum,
+                weight_decay=config.weight_decay,
+                adam_b1=config.b1,
+                adam_b2=config.b2,
+                adam_weight_decay=0.0,
+                adam_learning_rate=make_schedule(config, steps, config.adam_learning_rate),
+                muon_weight_dimension_numbers=matrices,
+                # An update of AdamW's usual size whatever the shape (Liu et al. 2025, "Muon is scalable", eq. 4), so
+                # that one learning rate serves both halves.
+                consistent_rms=0.2,
+            )
+    if config.clip_norm is not None:
+        update = optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
+    return optax.GradientTransformationExtraArgs(update.init, _promoting(update.update))
+
+
+def _promoting(function: Callable) -> Callable:
+    """optax mixes its int32 counters with floats; this project's own code must never need an implicit promotion."""
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        with jax.numpy_dtype_promotion("standard"):
+            return function(*args, **kwargs)
+
+    return call
+
+
+def is_matrix(path: tuple) -> bool:
+    """Whether the parameter at `path` multiplies activations; its rank cannot tell: layers and heads are axes too."""
+    return path[-1].key not in ("bias", "scale")
+
+
+def _is_names(node) -> bool:
+    return isinstance(node, tuple) and all(name is None or isinstance(name, str) for name in node)
+
+
+def _muon_axes(path: tuple, names: tuple[str | None, ...]) -> optax.contrib.MuonDimensionNumbers | None:
+    """A layer's kernel as a matrix: model width on one side, the other axes together on the other.
+
+    The update's scale is symmetric (`consistent_rms`), so which side is the input does not matter.
+    """
+    if not is_matrix(path) or "layers" not in names or "embed" not in names:
+        return None
+    others = tuple(i for i, name in enumerate(names) if name not in ("layers", "embed"))
+    return optax.contrib.MuonDimensionNumbers(reduction_axis=(names.index("embed"),), output_axis=others)

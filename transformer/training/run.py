@@ -1,0 +1,102 @@
+"""A run's folder: what it records, and whether an experiment may go on in it."""
+
+import json
+
+from etils import epath
+
+from transformer.data.tokenizer import Tokenizer
+from transformer.errors import UserError
+from transformer.models import architecture_to_dict
+from transformer.training import experiment as experiments
+from transformer.training.experiment import Experiment
+
+
+class Run:
+    """The folder of one run; nothing is written before `begin`.
+
+    It holds `experiment.json`, `architecture.json`, `tokenizer/`, `metrics.jsonl`, `tensorboard/`, `checkpoints/STEP/`.
+    """
+
+    def __init__(self, folder: epath.PathLike):
+        self.folder = epath.Path(folder).expanduser()
+
+    @property
+    def experiment_path(self) -> epath.Path:
+        return self.folder / "experiment.json"
+
+    @property
+    def checkpoints(self) -> epath.Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def tokenizer(self) -> epath.Path:
+        return self.folder / "tokenizer"
+
+    @property
+    def metrics(self) -> epath.Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> epath.Path:
+        return self.folder / "tensorboard"
+
+    @property
+    def begun(self) -> bool:
+        """Whether something was learnt here. Until then, a corrected experiment may replace the recorded one."""
+        if not self.experiment_path.exists():
+            return False
+        saved = self.checkpoints.exists() and any(path.name.isdigit() for path in self.checkpoints.iterdir())
+        return saved or (self.metrics.exists() and self.metrics.stat().length > 0)
+
+    def check(self, experiment: Experiment) -> dict[str, tuple]:
+        """Returns the fields that differ from the record, as field -> (recorded, now).
+
+        Raises:
+          UserError: the folder holds another experiment, or something else than a run.
+        """
+        if not self.folder.exists():
+            return {}
+        if not self.folder.is_dir():
+            raise UserError(f"{self.folder} is a file: --workdir must name a folder")
+        if not self.experiment_path.exists():
+            if any(self.folder.iterdir()):
+                raise UserError(f"{self.folder} is not empty and holds no run: give another --workdir")
+            return {}
+        if not self.begun:
+            return {}
+        changed = experiments.differences(experiments.read(self.experiment_path), experiment)
+        refused = [name for name in changed if not experiments.may_change(name)]
+        if refused:
+            fields = ", ".join(f"{name} was {changed[name][0]!r}, now {changed[name][1]!r}" for name in refused)
+            raise UserError(
+                f"{self.folder} holds another experiment: {fields}. Give another --workdir, or go on with the "
+                f"recorded one: python train.py --workdir {self.folder}"
+            )
+        return changed
+
+    def begin(self, experiment: Experiment, tokenizer: Tokenizer) -> dict[str, bytes]:
+        """Records the experiment and its tokenizer; returns the same files, for every checkpoint takes them along."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.begun and self.tokenizer.exists():
+            self.tokenizer.rmtree()
+        if not self.tokenizer.exists():
+            tokenizer.save(self.tokenizer)
+        record = {
+            "experiment.json": to_json(experiments.to_dict(experiment)),
+            "architecture.json": to_json(architecture_to_dict(experiment.model)),
+        }
+        for name, content in record.items():
+            write_atomically(self.folder / name, content)
+        return record | {f"tokenizer/{path.name}": path.read_bytes() for path in self.tokenizer.iterdir()}
+
+
+def write_atomically(path: epath.Path, content: bytes) -> None:
+    """Replaces a file by a complete new one, or leaves it as it was."""
+    partial = path.parent / f".{path.name}.partial"
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def to_json(record: dict) -> bytes:
+    """Returns a record as people and `diff` like to read it."""
+    return (json.dumps(record, indent=2) + "\n").encode()

@@ -1,0 +1,151 @@
+"""State, and the one jitted update of it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from transformer.layers.execution import Execution
+from transformer.models import Architecture
+from transformer.sharding import param_names, param_shardings, with_shardings
+
+Batch = Mapping[str, Any]
+"""`inputs` (the model's keyword arguments), `targets` and `weights`, each [B, ...] and numpy or jax."""
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that an update changes."""
+
+    step: jax.Array
+    """int32: updates so far; also the data position, and what dropout's keys are folded with."""
+    params: Any
+    opt_state: Any
+    skipped: jax.Array
+    """int32: updates skipped in a row, because the loss or a gradient was not finite."""
+
+
+class Program(NamedTuple):
+    """The compiled functions of a run, and the shardings of its state."""
+
+    init: Callable[[], TrainState]
+    step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+    evaluate: Callable[[Any, Batch], dict[str, jax.Array]]
+    abstract: TrainState
+    """ShapeDtypeStructs with shardings: what a restore aims at."""
+
+
+def make_program(
+    architecture: Architecture,
+    execution: Execution,
+    objective: Any,
+    make_optimizer: Callable[[Any], optax.GradientTransformation],
+    mesh: Mesh,
+    *,
+    seed: int,
+    accumulation: int = 1,
+) -> Program:
+    """Returns the run's compiled functions; compilation itself waits for the first call.
+
+    Args:
+      architecture: what to train; its module takes `batch["inputs"]` as keyword arguments.
+      execution: how to compute it.
+      objective: gives `loss(outputs, batch) -> (loss_sum, weight, metrics)`, sums over the batch.
+      make_optimizer: tree of the parameters' logical axis names -> the optimizer.
+      mesh: today's devices.
+      seed: of the parameters and of dropout.
+      accumulation: microbatches that a batch is cut into. Sums and weights are added over them and divided once, so
+        the update is that of the whole batch.
+
+    Raises:
+      UserError: a parameter that the mesh does not divide.
+    """
+    model = architecture.build(execution)
+    boxed = architecture.abstract_params()
+    tx = make_optimizer(param_names(boxed))
+    shardings = _state_shardings(boxed, tx, mesh)
+
+    def init() -> TrainState:
+        params = nn.meta.unbox(model.init(jax.random.key(seed), **architecture.example_inputs())["params"])
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(step=zero, params=params, opt_state=tx.init(params), skipped=zero)
+
+    def loss_fn(params, batch: Batch, key: jax.Array | None):
+        rngs = {} if key is None else {"dropout": key}
+        outputs = model.apply({"params": params}, **batch["inputs"], deterministic=key is None, rngs=rngs)
+        loss_sum, weight, metrics = objective.loss(outputs, batch)
+        return loss_sum, {"weight": weight, **metrics}
+
+    def gradients(params, batch: Batch, key: jax.Array):
+        """Sums over the batch: (loss_sum, metrics), gradient of loss_sum."""
+        value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+        if accumulation == 1:
+            return value_and_grad(params, batch, key)
+        # Row r goes to microbatch r mod A: each keeps rows of every device, so none is idle and nothing moves.
+        micro = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, accumulation, *x.shape[1:]), 0, 1), dict(batch))
+
+        def body(total, index_and_rows):
+            index, rows = index_and_rows
+            return jax.tree.map(jnp.add, total, value_and_grad(params, rows, jax.random.fold_in(key, index))), None
+
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype),
+            jax.eval_shape(value_and_grad, params, jax.tree.map(lambda x: x[0], micro), key),
+        )
+        return jax.lax.scan(body, zeros, (jnp.arange(accumulation), micro))[0]
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        (loss_sum, sums), grads = gradients(state.params, batch, key)
+        weight = jnp.maximum(sums["weight"], 1.0)
+        grads = jax.tree.map(lambda g: g / weight.astype(g.dtype), grads)
+        grad_norm = optax.tree.norm(grads)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        finite = jnp.isfinite(loss_sum) & jnp.isfinite(grad_norm)
+
+        def keep(new, old):
+            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+        new = TrainState(
+            step=state.step + 1,
+            params=keep(params, state.params),
+            opt_state=keep(opt_state, state.opt_state),
+            skipped=jnp.where(finite, 0, state.skipped + 1),
+        )
+        metrics = {"loss": loss_sum / weight, "grad_norm": grad_norm, "skipped": new.skipped}
+        return new, metrics | {name: value / weight for name, value in sums.items() if name != "weight"}
+
+    def evaluate(params, batch: Batch) -> dict[str, jax.Array]:
+        """Sums over the batch: weight and the objective's metrics."""
+        return loss_fn(params, batch, None)[1]
+
+    abstract = with_shardings(jax.eval_shape(init), shardings)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return Program(
+        init=jax.jit(init, out_shardings=shardings),
+        step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated)),
+        evaluate=jax.jit(evaluate, out_shardings=replicated),
+        abstract=abstract,
+    )
+
+
+def _state_shardings(boxed, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """The moments take their parameters' shardings; what has another shape (Adafactor's factors) is replicated."""
+    shardings = param_shardings(boxed, mesh)
+    params = nn.meta.unbox(boxed)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    opt_state = optax.tree.map_params(
+        tx,
+        lambda moment, param, sharding: sharding if moment.shape == param.shape else replicated,
+        jax.eval_shape(tx.init, params),
+        params,
+        shardings,
+        transform_non_params=lambda _: replicated,
+    )
+    return TrainState(step=replicated, params=shardings, opt_state=opt_state, skipped=replicated)
