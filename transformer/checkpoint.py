@@ -85,7 +85,9 @@ class Checkpoints:
             )
         self.folder = epath.Path(folder)
         self._orbax = ocp.training.Checkpointer(
-            self.folder, preservation_policy=policies.AnyPreservationPolicy(keep), cleanup_tmp_directories=True
+            self.folder,
+            preservation_policy=policies.AnyPreservationPolicy(keep),  # pyright: ignore[reportArgumentType]
+            cleanup_tmp_directories=True,
         )
         self._response = None
 

@@ -8,6 +8,7 @@ its mesh axes do not divide are errors, because XLA and Flax would silently repl
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -54,7 +55,7 @@ class MeshConfig:
     """Devices that split the sequence length of activations."""
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Returns the mesh, on the first `data * fsdp * tensor * sequence` of `devices` (all devices by default).
 
     Raises:

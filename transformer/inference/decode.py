@@ -1,5 +1,6 @@
 """Continue prompts: one compiled program that reads the prompts into a KV cache and then decodes a token at a time."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -77,7 +78,7 @@ def _generate(
     """Returns the new tokens, int32 [B, new]; after a row's stop token, more stop tokens."""
     batch, width = tokens_BT.shape
     positions_BT = jnp.maximum(jnp.cumsum(segments_BT, axis=1) - 1, 0)
-    outputs = model.apply(
+    outputs: Any = model.apply(
         {"params": params},
         tokens=tokens_BT,
         positions=positions_BT,
@@ -95,7 +96,7 @@ def _generate(
     def decode(carry):
         index, written, last_B, position_B, cache, done_B = carry
         done_B = done_B | (last_B == stop)
-        outputs = model.apply(
+        outputs: Any = model.apply(
             {"params": params},
             tokens=last_B[:, None],
             positions=position_B[:, None],
@@ -114,7 +115,7 @@ def _generate(
 
 def _last_logits(outputs: LanguageModelOutput) -> jax.Array:
     """Returns the logits of the last token, float32 [B, V]; those of the prompt's other tokens are never computed."""
-    return outputs.replace(hidden_BTD=outputs.hidden_BTD[:, -1:]).logits[:, 0]
+    return dataclasses.replace(outputs, hidden_BTD=outputs.hidden_BTD[:, -1:]).logits[:, 0]
 
 
 def _until(tokens: list[int], stop: int) -> list[int]:

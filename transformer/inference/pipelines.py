@@ -55,5 +55,5 @@ def load(path: epath.PathLike, execution: Execution = Execution()) -> TextGenera
     abstract = with_shardings(nn.meta.unbox(boxed), param_shardings(boxed, make_mesh(MeshConfig(data=1))))
     params = checkpoint.restore_params(found, abstract)
     return TextGenerator(
-        architecture.build(execution), params, load_tokenizer(found / "record" / "tokenizer"), found.name
+        architecture.build(execution), params, load_tokenizer(str(found / "record" / "tokenizer")), found.name
     )

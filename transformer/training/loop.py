@@ -129,7 +129,7 @@ def prepare_corpus(experiment: Experiment, run: Run) -> Corpora:
         experiment.data,
         vocab_size=experiment.model.vocab_size,
         seq_len=experiment.train.seq_len,
-        tokenizer=load_tokenizer(run.tokenizer) if run.begun else None,
+        tokenizer=load_tokenizer(str(run.tokenizer)) if run.begun else None,
     )
 
 
@@ -137,9 +137,9 @@ def start(program: Program, checkpoints: Checkpoints) -> TrainState:
     """Returns the newest checkpoint's state, or a fresh one."""
     if checkpoints.latest is None:
         return program.init()
-    abstract = {"params": program.abstract.params, "opt_state": program.abstract.replace(params=None)}
-    params, rest, _ = checkpoints.restore(checkpoints.latest, **abstract)
-    return rest.replace(params=params)
+    rest = dataclasses.replace(program.abstract, params=None)
+    params, rest, _ = checkpoints.restore(checkpoints.latest, params=program.abstract.params, opt_state=rest)
+    return dataclasses.replace(rest, params=params)
 
 
 def save(
@@ -149,7 +149,7 @@ def save(
     checkpoints.save(
         step,
         params=state.params,
-        opt_state=state.replace(params=None),
+        opt_state=dataclasses.replace(state, params=None),
         data={"step": step},
         record=record,
         metrics={"eval_loss": evaluation.loss} if evaluation else None,
@@ -225,5 +225,7 @@ def describe(
         f"{devices}{f' ({axes})' if axes else ''}, {experiment.execution.dtype}, in {run.folder}"
     )
     rate = f"{peak / 1e12:.3g} TFLOP/s" if peak else "unknown"
-    say(f"MFU counts {flops / 1e6:.3g} MFLOP a token (6 N + 12 L H K T, PaLM appendix B); the peak is {rate}: {source}")
+    say(
+        f"MFU counts {flops / 1e6:.3g} MFLOP a token (PaLM, appendix B: 6 N + 12 L H K T); the peak is {rate}: {source}"
+    )
     return Throughput(tokens, flops, peak)

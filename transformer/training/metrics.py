@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import TextIO
+from typing import Any, TextIO
 
 from etils import epath
 
@@ -38,7 +38,7 @@ class MetricsLog:
             self._board.add_scalar(name, value, step)
 
 
-def read_rows(path: epath.Path) -> list[dict[str, float | None]]:
+def read_rows(path: epath.Path) -> list[dict[str, Any]]:
     """Returns the rows of a `metrics.jsonl`; a last line cut short by a kill is left out."""
     rows = []
     for line in path.read_text().splitlines():

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ import optax
 
 from transformer.errors import UserError
 
-Schedule = Callable[[jax.typing.ArrayLike], jax.typing.ArrayLike]
+Schedule = Callable[[Any], Any]
+"""Update number -> learning rate."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +71,7 @@ def make_schedule(config: OptimizerConfig, steps: int, peak: float | None = None
     warmup, final = config.warmup_steps, config.final_fraction * peak
     # The last update of the run is number `steps - 1`: that one gets the final rate.
     decay_steps = max(steps - 1 - warmup, 1)
+    after: Schedule
     match config.schedule:
         case "constant":
             after = optax.constant_schedule(peak)
@@ -78,21 +80,28 @@ def make_schedule(config: OptimizerConfig, steps: int, peak: float | None = None
         case "cosine":
             after = optax.cosine_decay_schedule(peak, decay_steps, alpha=config.final_fraction)
         case "inverse_sqrt":
-            # Counted from the end of the warmup, as join_schedules counts.
-            def after(count):
-                return peak * jnp.sqrt(warmup / (warmup + jnp.asarray(count, jnp.float32)))
+            after = functools.partial(_inverse_sqrt, peak=peak, warmup=warmup)
 
         case "wsd":
             cooldown = max(round(config.cooldown_fraction * steps), 1)
             start = max(steps - 1 - cooldown - warmup, 0)
 
-            def after(count):
-                progress = jnp.clip((jnp.asarray(count, jnp.float32) - start) / cooldown, 0.0, 1.0)
-                return final + (peak - final) * (1.0 - jnp.sqrt(progress))
+            after = functools.partial(_cooldown, peak=peak, final=final, start=start, length=cooldown)
 
     if warmup == 0:
         return _promoting(after)
     return _promoting(optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup]))
+
+
+def _inverse_sqrt(count: Any, *, peak: float, warmup: int) -> jax.Array:
+    """After `warmup + count` updates. Schedules are joined by counts that start anew after the warmup."""
+    return peak * jnp.sqrt(warmup / (warmup + jnp.asarray(count, jnp.float32)))
+
+
+def _cooldown(count: Any, *, peak: float, final: float, start: int, length: int) -> jax.Array:
+    """`peak` until `start`, then down by the square root of the time that has passed, for `length` updates."""
+    progress = jnp.clip((jnp.asarray(count, jnp.float32) - start) / length, 0.0, 1.0)
+    return final + (peak - final) * (1.0 - jnp.sqrt(progress))
 
 
 def make_optimizer(config: OptimizerConfig, steps: int, names) -> optax.GradientTransformation:

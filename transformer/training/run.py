@@ -80,7 +80,7 @@ class Run:
         if not self.begun and self.tokenizer.exists():
             self.tokenizer.rmtree()
         if not self.tokenizer.exists():
-            tokenizer.save(self.tokenizer)
+            tokenizer.save(str(self.tokenizer))
         record = {
             "experiment.json": to_json(experiments.to_dict(experiment)),
             "architecture.json": to_json(architecture_to_dict(experiment.model)),

@@ -22,11 +22,11 @@ Batch = Mapping[str, Any]
 class TrainState:
     """Everything that an update changes."""
 
-    step: jax.Array
+    step: Any
     """int32: updates so far; also the data position, and what dropout's keys are folded with."""
     params: Any
     opt_state: Any
-    skipped: jax.Array
+    skipped: Any
     """int32: updates skipped in a row, because the loss or a gradient was not finite."""
 
 

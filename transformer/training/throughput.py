@@ -1,6 +1,8 @@
 """How fast a run is: tokens per second, and model FLOPs utilisation (MFU; PaLM, Chowdhery et al. 2022, appendix B)."""
 
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +32,7 @@ PEAK_FLOPS = {
 }
 
 
-def peak_flops(devices: list[jax.Device]) -> tuple[float | None, str]:
+def peak_flops(devices: Sequence[Any]) -> tuple[float | None, str]:
     """Returns (FLOP/s of all `devices` together, where the figure comes from); None for a chip not in the table.
 
     A CPU's peak is measured: no table knows how many cores a container may use. Fake devices share their host's.
