@@ -27,7 +27,7 @@ class Command:
     run's own experiment, and a new one gets the default preset.
     """
 
-    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    experiment: Annotated[Experiment, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
     """What to train."""
     workdir: str
     """The run folder: new or empty, or that of the same experiment."""
@@ -76,18 +76,22 @@ def parse(args: list[str]) -> Command:
 
 def report(result: "Result") -> None:
     """Says what a finished run came to, beside what compressors need for the same text, and where everything is."""
-    evaluation, corpus, folder = result.evaluation, result.corpus, result.run.folder
+    import jax
+
+    evaluation, figures, run = result.evaluation, result.corpus.figures, result.run
+    prompt, continuation = sampled_continuation(result)
+    if jax.process_index() > 0:
+        return
     print(f"\nvalidation loss {evaluation.loss:.4f} nats a token, perplexity {evaluation.perplexity:.2f}")
     print("bits per byte of the validation text:")
     print(f"  {evaluation.bits_per_byte:.4f}  this model")
-    print(f"  {corpus.figures.gzip9_bits_per_byte:.4f}  gzip -9")
-    print(f"  {corpus.figures.xz9_bits_per_byte:.4f}  xz -9")
-    prompt, continuation = sampled_continuation(result)
-    print(f"\nthe beginning of the validation text, continued after the mark:\n{prompt}>>>{continuation}<<<")
-    print(f"\nrun folder     {folder}")
-    print(f"metrics        {result.run.metrics}  (tensorboard --logdir {result.run.tensorboard})")
-    print(f"checkpoint     {result.run.checkpoints / str(result.step)}")
-    print(f'continue text  python tools/generate.py {folder} --prompt "..."')
+    print(f"  {figures.gzip9_bits_per_byte:.4f}  gzip -9")
+    print(f"  {figures.xz9_bits_per_byte:.4f}  xz -9")
+    print(f"\nthe beginning of the validation text, then the model's continuation:\n{prompt}>>>{continuation}<<<")
+    print(f"\nrun folder     {run.folder}")
+    print(f"metrics        {run.metrics}  (tensorboard --logdir {run.tensorboard})")
+    print(f"checkpoint     {run.checkpoints / str(result.step)}")
+    print(f'continue text  python tools/generate.py {run.folder} --prompt "..."')
 
 
 def sampled_continuation(result: "Result") -> tuple[str, str]:
@@ -98,7 +102,8 @@ def sampled_continuation(result: "Result") -> tuple[str, str]:
     from transformer.inference.sampling import Sampling
 
     tokenizer = result.corpus.tokenizer
-    prompt = result.corpus.validation[0]["tokens"][:PROMPT_TOKENS].tolist()
+    length = max(min(PROMPT_TOKENS, result.experiment.train.seq_len // 2), 1)
+    prompt = result.corpus.validation[0]["tokens"][:length].tolist()
     with jax.set_mesh(result.mesh):
         [tokens] = generate(
             result.experiment.model.build(result.experiment.execution),

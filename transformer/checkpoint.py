@@ -17,6 +17,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from etils import epath
 
 from transformer.errors import UserError
@@ -43,7 +44,7 @@ class CheckpointConfig:
 
 
 class Files:
-    """A checkpointable of small files: name, with slashes for folders -> content."""
+    """A checkpointable of small files: name, with slashes for folders -> content. The leading process writes them."""
 
     def __init__(self, files: Mapping[str, bytes] | None = None):
         self.files = dict(files or {})
@@ -51,7 +52,7 @@ class Files:
     async def save(self, directory):
         async def write():
             folder = await directory.await_creation()
-            for name, content in self.files.items():
+            for name, content in self.files.items() if jax.process_index() == 0 else ():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(content)
 

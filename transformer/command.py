@@ -4,6 +4,7 @@ import contextlib
 import errno
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -41,8 +42,8 @@ def parse(cls: type, args: Sequence[str], *, prog: str, **options: Any) -> Any:
     except SystemExit as stop:
         if not stop.code:
             raise
-    words = " ".join("".join(" " if "\u2500" <= c <= "\u257f" else c for c in said.getvalue()).split())
-    raise UserError(words.replace("Unrecognized options Unrecognized", "Unrecognized"))
+    words = re.sub(r"[\u2500-\u257f]|-{4,}", " ", said.getvalue()).split()
+    raise UserError(" ".join(words))
 
 
 def start_jax(*, distributed: bool = False) -> None:
@@ -58,12 +59,20 @@ def start_jax(*, distributed: bool = False) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if distributed:
         try:
-            jax.distributed.initialize()
-        except ValueError as error:
+            # JAX itself reads the address alone from its variables; a cluster's scheduler tells it everything.
+            jax.distributed.initialize(num_processes=_number("JAX_NUM_PROCESSES"), process_id=_number("JAX_PROCESS_ID"))
+        except (ValueError, RuntimeError) as error:
             raise UserError(
                 f"--distributed: no cluster found ({error}): run under srun or mpirun, or set JAX_COORDINATOR_ADDRESS, "
                 "JAX_NUM_PROCESSES and JAX_PROCESS_ID"
             ) from error
+
+
+def _number(variable: str) -> int | None:
+    value = os.environ.get(variable)
+    if value is not None and not value.isdigit():
+        raise UserError(f"{variable} is {value!r}: it must be a number")
+    return None if value is None else int(value)
 
 
 def _refuse(message: str) -> int:

@@ -233,20 +233,6 @@ def test_a_batch_that_the_mesh_does_not_divide_is_refused(experiment, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-# Orbax leaves its other reads to end on an event loop that is closed.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_damaged_checkpoint_is_named(experiment, whole, tmp_path):
-    import shutil
-
-    folder = tmp_path / "run"
-    shutil.copytree(whole[1], folder)
-    for path in (folder / "checkpoints" / "12" / "params").rglob("*"):
-        if path.is_file() and path.parent.name == "d":
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(UserError, match=r"checkpoints/12: the checkpoint could not be restored: "):
-        train(experiment, folder)
-
-
 def test_find_names_what_is_missing(tmp_path):
     with pytest.raises(UserError, match="no such run or checkpoint"):
         checkpoint.find(tmp_path / "nothing")

@@ -1,0 +1,1 @@
+"""Hugging Face weights, in and out: an engine, and a table a family."""

@@ -1,7 +1,7 @@
 """Activation functions by name.
 
-Each keeps only its input for the backward pass and computes the rest again: an activation's several intermediate values,
-the widest arrays of a layer, would otherwise go to memory and back (a tenth of a small model's step on a CPU).
+Each keeps only its input for the backward pass and computes the rest again: an activation's several intermediate
+values, the widest arrays of a layer, would otherwise go to memory and back (a tenth of a small model's step on a CPU).
 """
 
 import functools

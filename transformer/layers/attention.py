@@ -10,7 +10,8 @@ import jax
 
 from transformer.layers.cache import LayerCache
 from transformer.layers.execution import Execution
-from transformer.layers.linear import Initializer, Linear
+from transformer.layers.linear import Linear
+from transformer.layers.parameter import Initializer
 from transformer.layers.positions import Rotary
 from transformer.ops.attention import attention
 from transformer.ops.masks import Mask
@@ -45,7 +46,9 @@ class Attention(nn.Module):
 
     def setup(self):
         def heads(name: str, count: int, axis: str) -> Linear:
-            return Linear((count, self.head_width), ("embed", axis, "head"), dtype, name in self.biases, self.kernel_init)
+            return Linear(
+                (count, self.head_width), ("embed", axis, "head"), dtype, name in self.biases, self.kernel_init
+            )
 
         dtype: Any = self.execution.compute_dtype
         groups = self.num_kv_heads or self.num_heads

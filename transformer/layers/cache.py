@@ -12,8 +12,7 @@ from flax import struct
 from transformer.ops.masks import Mask
 
 
-@struct.dataclass
-class LayerCache:
+class LayerCache(struct.PyTreeNode):
     """One layer's part of a cache, as an attention layer sees it."""
 
     key_BSGK: jax.Array
@@ -29,8 +28,7 @@ class LayerCache:
         return key_BSGK, value_BSGK
 
 
-@struct.dataclass
-class KVCache:
+class KVCache(struct.PyTreeNode):
     """Keys and values of all layers, and which token each slot holds.
 
     Every row of the batch fills the same slots, [0, index): prompts of unequal length are padded (segment 0) on the

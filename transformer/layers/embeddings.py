@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.layers.linear import Initializer
+from transformer.layers.parameter import Initializer, parameter
 
 
 class Embedding(nn.Module):
@@ -24,8 +24,7 @@ class Embedding(nn.Module):
     init: Initializer = nn.initializers.normal(0.02)
 
     def setup(self):
-        init = nn.with_logical_partitioning(self.init, self.names)
-        self.embedding = self.param("embedding", init, (self.size, self.width), jnp.float32)
+        self.embedding = parameter(self, "embedding", self.init, self.names, (self.size, self.width))
 
     def __call__(self, ids_BT: jax.Array) -> jax.Array:
         """Returns [B, T, D] in the compute dtype."""

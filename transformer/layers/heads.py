@@ -6,12 +6,11 @@ import jax.numpy as jnp
 from flax import struct
 
 from transformer.layers.cache import KVCache
-from transformer.layers.linear import Initializer
+from transformer.layers.parameter import Initializer, parameter
 from transformer.sharding import constrain
 
 
-@struct.dataclass
-class LanguageModelOutput:
+class LanguageModelOutput(struct.PyTreeNode):
     """Scores of the next word, not yet multiplied out: a loss may take them in chunks, a decoder at its last token."""
 
     hidden_BTD: jax.Array
@@ -48,10 +47,9 @@ class LanguageModelHead(nn.Module):
         """Returns the outputs; `embedding_VD` is what a tied head multiplies with."""
         kernel_VD = embedding_VD
         if not self.tied:
-            init = nn.with_logical_partitioning(self.kernel_init, ("vocab", "embed"))
-            kernel_VD = self.param("kernel", init, (self.vocab_size, hidden_BTD.shape[-1]), jnp.float32)
+            shape = (self.vocab_size, hidden_BTD.shape[-1])
+            kernel_VD = parameter(self, "kernel", self.kernel_init, ("vocab", "embed"), shape)
         bias_V = None
         if self.use_bias:
-            init = nn.with_logical_partitioning(nn.initializers.zeros_init(), ("vocab",))
-            bias_V = self.param("bias", init, (self.vocab_size,), jnp.float32)
+            bias_V = parameter(self, "bias", nn.initializers.zeros_init(), ("vocab",), (self.vocab_size,))
         return LanguageModelOutput(hidden_BTD, kernel_VD, bias_V, cache)

@@ -1,13 +1,12 @@
 """The one matrix product with weights that all layers use."""
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-Initializer = Callable[..., jax.Array]
+from transformer.layers.parameter import Initializer, parameter
 
 
 class Linear(nn.Module):
@@ -31,11 +30,10 @@ class Linear(nn.Module):
         """Returns [..., *outputs] for `x` [..., *inputs]."""
         num_inputs = len(self.names) - len(self.outputs)
         shape = (*x.shape[x.ndim - num_inputs :], *self.outputs)
-        kernel = self.param("kernel", nn.with_logical_partitioning(self.kernel_init, self.names), shape, jnp.float32)
+        kernel = parameter(self, "kernel", self.kernel_init, self.names, shape)
         contract = tuple(range(x.ndim - num_inputs, x.ndim)), tuple(range(num_inputs))
         y = jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), (contract, ((), ())))
         if self.use_bias:
-            init = nn.with_logical_partitioning(nn.initializers.zeros_init(), self.names[num_inputs:])
-            bias = self.param("bias", init, self.outputs, jnp.float32)
+            bias = parameter(self, "bias", nn.initializers.zeros_init(), self.names[num_inputs:], self.outputs)
             y += jnp.expand_dims(bias.astype(self.dtype), tuple(range(y.ndim - bias.ndim)))
         return y

@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 
 from transformer.layers.activations import ACTIVATIONS
-from transformer.layers.linear import Initializer, Linear
+from transformer.layers.linear import Linear
+from transformer.layers.parameter import Initializer
 from transformer.sharding import constrain
 
 _NAMES = ("activation_batch", "activation_length", "activation_mlp")

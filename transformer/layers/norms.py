@@ -10,6 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer.layers.parameter import parameter
+
 
 class LayerNorm(nn.Module):
     """(x - mean) / sqrt(variance + epsilon) * scale + bias: Ba, Kiros and Hinton 2016, equation 4."""
@@ -53,5 +55,5 @@ def _rms_norm(x: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
 
 def _parameter(module: nn.Module, name: str, value: float, x: jax.Array) -> jax.Array:
     """Returns a float32 parameter [D], shaped to broadcast against `x` [..., D]."""
-    init = nn.with_logical_partitioning(nn.initializers.constant(value), ("embed",))
-    return jnp.expand_dims(module.param(name, init, x.shape[-1:], jnp.float32), tuple(range(x.ndim - 1)))
+    vector_D = parameter(module, name, nn.initializers.constant(value), ("embed",), x.shape[-1:])
+    return jnp.expand_dims(vector_D, tuple(range(x.ndim - 1)))

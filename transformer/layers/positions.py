@@ -52,7 +52,7 @@ class Llama3Scaling:
 
 @dataclasses.dataclass(frozen=True)
 class Rotary:
-    """Rotary positions (Su et al. 2021, RoFormer, section 3.2), with a head's width in halves as LLaMA's weights have it.
+    """Rotary positions (Su et al. 2021, RoFormer, section 3.2), a head's width in halves as LLaMA's weights have it.
 
     The pairs that turn are (i, i + K/2), where the paper takes (2i, 2i + 1): the same up to the order of the weights.
     """

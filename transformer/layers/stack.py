@@ -43,11 +43,9 @@ class Stack(nn.Module):
             layer,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(0, nn.broadcast),
+            in_axes=(0, nn.broadcast),  # type: ignore[arg-type]
             length=self.num_layers,
             unroll=min(unroll, self.num_layers),
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         return scan(self.make_block(name="layers"), x, per_layer, shared)
-
-

@@ -29,7 +29,7 @@ class _Sums(NamedTuple):
 
 
 class _Gradients(NamedTuple):
-    hidden: jax.Array
+    hidden: jax.Array | None
     kernel: jax.Array
     bias: jax.Array | None
 
@@ -75,8 +75,7 @@ def cross_entropy(
     return sums.loss, weights_BT.sum(), jax.tree.map(jax.lax.stop_gradient, metrics)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _loss(settings: _Settings, hidden_BTD, kernel_VD, bias_V, targets_BT, weights_BT) -> _Sums:
+def _loss_only(settings: _Settings, hidden_BTD, kernel_VD, bias_V, targets_BT, weights_BT) -> _Sums:
     return _over_chunks(settings, hidden_BTD, kernel_VD, bias_V, targets_BT, weights_BT, with_gradients=False)[0]
 
 
@@ -86,10 +85,11 @@ def _loss_forward(settings: _Settings, hidden_BTD, kernel_VD, bias_V, targets_BT
 
 def _loss_backward(settings: _Settings, gradients: _Gradients, cotangent: _Sums):
     del settings
-    hidden, kernel, bias = jax.tree.map(lambda g: (g * cotangent.loss.astype(g.dtype)), gradients)
+    hidden, kernel, bias = jax.tree.map(lambda g: g * cotangent.loss.astype(g.dtype), gradients)
     return hidden, kernel, bias, None, None
 
 
+_loss = jax.custom_vjp(_loss_only, nondiff_argnums=(0,))
 _loss.defvjp(_loss_forward, _loss_backward)
 
 
@@ -99,7 +99,7 @@ def _over_chunks(settings: _Settings, hidden_BTD, kernel_VD, bias_V, targets_BT,
     length = hidden_BTD.shape[1]
     if settings.chunk is None or settings.chunk >= length:
         sums, gradients = one(hidden_BTD, kernel_VD, bias_V, targets_BT, weights_BT)
-        return sums, _as_inputs(gradients, hidden_BTD, kernel_VD, bias_V)
+        return sums, _in_dtype_of(gradients, kernel_VD, bias_V)
 
     chunk = settings.chunk
     count = -(-length // chunk)
@@ -119,21 +119,22 @@ def _over_chunks(settings: _Settings, hidden_BTD, kernel_VD, bias_V, targets_BT,
     totals = None
     if with_gradients:
         bias = None if bias_V is None else jnp.zeros(bias_V.shape, jnp.float32)
-        totals = _Gradients(None, jnp.zeros(kernel_VD.shape, jnp.float32), bias)  # type: ignore[arg-type]
+        totals = _Gradients(None, jnp.zeros(kernel_VD.shape, jnp.float32), bias)
     (sums, totals), hidden = jax.lax.scan(
         step, (_Sums(zero, zero, zero, zero), totals), (split(hidden_BTD), split(targets_BT), split(weights_BT))
     )
-    if totals is None:
+    if totals is None or hidden is None:
         return sums, None
     hidden = jnp.moveaxis(hidden, 0, 1).reshape(hidden_BTD.shape[0], count * chunk, -1)[:, :length]
-    return sums, _as_inputs(totals._replace(hidden=hidden), hidden_BTD, kernel_VD, bias_V)
+    return sums, _in_dtype_of(totals._replace(hidden=hidden), kernel_VD, bias_V)
 
 
-def _as_inputs(gradients: _Gradients | None, hidden_BTD, kernel_VD, bias_V) -> _Gradients | None:
+def _in_dtype_of(gradients: _Gradients | None, kernel_VD, bias_V) -> _Gradients | None:
+    """Returns the gradients of the parameters, summed in float32, in the parameters' dtypes."""
     if gradients is None:
         return None
     bias = None if gradients.bias is None else gradients.bias.astype(bias_V.dtype)
-    return _Gradients(gradients.hidden.astype(hidden_BTD.dtype), gradients.kernel.astype(kernel_VD.dtype), bias)
+    return gradients._replace(kernel=gradients.kernel.astype(kernel_VD.dtype), bias=bias)
 
 
 def _chunk(

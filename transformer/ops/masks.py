@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 
 
-@struct.dataclass
-class Mask:
+class Mask(struct.PyTreeNode):
     """A query attends to a key of its own segment, and (if `causal`) to none that comes after it.
 
     Shape letters: B batch, T query length, S key length.
@@ -34,12 +33,14 @@ class Mask:
     """Queries and keys are the same tokens in the same order: order is then by index, and kernels may skip blocks."""
 
     @classmethod
-    def self_attention(
-        cls, segment_ids_BT: jax.Array | None, *, causal: bool, window: int | None = None
-    ) -> Self:
+    def self_attention(cls, segment_ids_BT: jax.Array | None, *, causal: bool, window: int | None = None) -> Self:
         """Returns the mask of tokens that attend to each other: aligned, so their order is their index."""
         return cls(
-            q_segment_ids_BT=segment_ids_BT, kv_segment_ids_BS=segment_ids_BT, causal=causal, window=window, aligned=True
+            q_segment_ids_BT=segment_ids_BT,
+            kv_segment_ids_BS=segment_ids_BT,
+            causal=causal,
+            window=window,
+            aligned=True,
         )
 
     def slice(self, queries: slice, keys: slice) -> "Mask":

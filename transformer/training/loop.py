@@ -57,13 +57,15 @@ def train(
       Interrupted: SIGINT or SIGTERM came; the state is saved.
     """
     length = experiment.train
+    lead = jax.process_index() == 0
+    say = say if lead else lambda line: None
     run = Run(workdir)
     for field, (old, new) in run.check(experiment).items():
         say(f"{field} is {new!r} from here on (it was {old!r})")
     mesh = make_mesh(experiment.mesh)
     program = build(experiment, mesh)
     corpus = prepare_corpus(experiment, run)
-    record = run.begin(experiment, corpus.tokenizer)
+    record = run.begin(experiment, corpus.tokenizer, lead=lead)
 
     with jax.set_mesh(mesh), Checkpoints(run.checkpoints, experiment.checkpoint) as checkpoints:
         state = start(program, checkpoints)
@@ -72,7 +74,7 @@ def train(
         evaluation = None
         with (
             pipeline.iterate(training_data(experiment, corpus), first) as batches,
-            MetricsLog(run, resume_from=first) as log,
+            MetricsLog(run, resume_from=first, lead=lead) as log,
             Progress(log, throughput, make_schedule(experiment.optimizer, length.steps), length, first) as progress,
             Profiler(run.folder / "profile" if profile else None, first) as profiler,
             stop_on_signal() as stop,
@@ -226,6 +228,6 @@ def describe(
     )
     rate = f"{peak / 1e12:.3g} TFLOP/s" if peak else "unknown"
     say(
-        f"MFU counts {flops / 1e6:.3g} MFLOP a token (PaLM, appendix B: 6 N + 12 L H K T); the peak is {rate}: {source}"
+        f"MFU counts {flops / 1e6:.3g} MFLOP a token (6 N + 12 L H K T: PaLM, appendix B); peak {rate}: {source}"
     )
     return Throughput(tokens, flops, peak)

@@ -12,10 +12,14 @@ from transformer.training.run import Run, write_atomically
 class MetricsLog:
     """Appends to `metrics.jsonl` and `tensorboard/`. A context manager.
 
-    Rows past the step that a run resumes from are dropped first: they will be written again.
+    Rows past the step that a run resumes from are dropped first: they will be written again. Only the leading process
+    of several writes.
     """
 
-    def __init__(self, run: Run, resume_from: int):
+    def __init__(self, run: Run, resume_from: int, *, lead: bool):
+        self.lead = lead
+        if not lead:
+            return
         # tensorboardX brings protobuf: half a second that `--help` need not wait for.
         from tensorboardX import SummaryWriter
 
@@ -27,11 +31,14 @@ class MetricsLog:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._file.close()
-        self._board.close()
+        if self.lead:
+            self._file.close()
+            self._board.close()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one row. A value that is not finite is written as null, for JSON has no NaN."""
+        if not self.lead:
+            return
         row = {"step": step} | {name: _plain(value) for name, value in values.items()}
         self._file.write(json.dumps(row) + "\n")
         for name, value in values.items():

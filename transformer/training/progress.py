@@ -29,7 +29,13 @@ class Progress:
         self._log, self._throughput, self._learning_rate, self._length = log, throughput, learning_rate, length
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._bar = tqdm(
-            initial=first, total=length.steps, unit="step", desc="train", dynamic_ncols=True, mininterval=0.5
+            initial=first,
+            total=length.steps,
+            unit="step",
+            desc="train",
+            dynamic_ncols=True,
+            mininterval=0.5,
+            disable=not log.lead,
         )
         self._bar.set_postfix_str("compiling")
         self._shown: dict[str, str] = {}
@@ -57,10 +63,6 @@ class Progress:
         self._shown["eval"] = f"{row['eval_loss']:.3f}"
         self._shown["bits/byte"] = f"{row['eval_bits_per_byte']:.3f}"
         self._bar.set_postfix(self._shown)
-
-    def say(self, line: str) -> None:
-        """Prints a line above the bar."""
-        self._bar.write(line)
 
     def _report(self, pending: tuple[int, dict[str, jax.Array]] | None) -> None:
         if pending is None:

@@ -74,8 +74,13 @@ class Run:
             )
         return changed
 
-    def begin(self, experiment: Experiment, tokenizer: Tokenizer) -> dict[str, bytes]:
-        """Records the experiment and its tokenizer; returns the same files, for every checkpoint takes them along."""
+    def begin(self, experiment: Experiment, tokenizer: Tokenizer, *, lead: bool) -> dict[str, bytes]:
+        """Records the experiment and its tokenizer; returns the same files, for every checkpoint takes them along.
+
+        Only the leading process of several writes; the others, whose checkpoints carry no files either, get none.
+        """
+        if not lead:
+            return {}
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.begun and self.tokenizer.exists():
             self.tokenizer.rmtree()

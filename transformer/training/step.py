@@ -140,12 +140,13 @@ def _state_shardings(boxed, tx: optax.GradientTransformation, mesh: Mesh) -> Tra
     shardings = param_shardings(boxed, mesh)
     params = nn.meta.unbox(boxed)
     replicated = NamedSharding(mesh, PartitionSpec())
-    opt_state = optax.tree.map_params(
-        tx,
-        lambda moment, param, sharding: sharding if moment.shape == param.shape else replicated,
-        jax.eval_shape(tx.init, params),
-        params,
-        shardings,
-        transform_non_params=lambda _: replicated,
-    )
+    by_path = dict(jax.tree_util.tree_leaves_with_path(shardings))
+    shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+    def of_moment(path: tuple, leaf) -> NamedSharding:
+        # An optimizer keeps a tree like the parameters' for each moment, so a moment's path ends in its parameter's.
+        ends = (path[start:] for start in range(len(path)))
+        return next((by_path[end] for end in ends if shapes.get(end) == leaf.shape), replicated)
+
+    opt_state = jax.tree_util.tree_map_with_path(of_moment, jax.eval_shape(tx.init, params))
     return TrainState(step=replicated, params=shardings, opt_state=opt_state, skipped=replicated)

@@ -1,0 +1,26 @@
+"""A wrong name is an error that names the choices."""
+
+import pytest
+
+from transformer.errors import UserError
+from transformer.layers.activations import check_activation
+from transformer.layers.execution import Execution
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("dtype", "float8", "unknown dtype 'float8'; choose from: float32, bfloat16, float16"),
+        ("attention", "flash", "unknown attention implementation 'flash'; choose from: auto, reference, xla, cudnn"),
+        ("remat", "everything", "unknown remat policy 'everything'; choose from: none, full, dots, projections"),
+        ("unroll", -1, "unroll is -1"),
+    ],
+)
+def test_wrong_names_are_refused(field, value, message):
+    with pytest.raises(UserError, match=message):
+        Execution(**{field: value})
+
+
+def test_unknown_activation():
+    with pytest.raises(UserError, match="unknown activation 'gleu'; choose from: gelu, gelu_tanh, relu, silu"):
+        check_activation("gleu")

@@ -1,0 +1,30 @@
+"""Dropout as a statistic."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer.ops.dropout import dropout
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_drops_its_share_and_keeps_the_mean(rate):
+    count = 1 << 18
+    out = np.asarray(dropout(jnp.ones(count), rate, jax.random.key(0)))
+    sigma = (rate * (1 - rate) / count) ** 0.5
+    assert abs((out == 0).mean() - rate) < 4 * sigma + 2**-16
+    np.testing.assert_allclose(out[out != 0], 1 / (1 - rate), rtol=2e-5)
+
+
+def test_keeps_the_dtype_and_the_gradient_follows_the_mask():
+    x = jnp.ones(1000, jnp.bfloat16)
+    out, pullback = jax.vjp(lambda x: dropout(x, 0.3, jax.random.key(1)), x)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(pullback(x)[0], out)
+
+
+def test_nothing_is_dropped_at_rate_zero():
+    assert (dropout(jnp.ones(8), 0.0, jax.random.key(0)) == 1).all()
+    with pytest.raises(ValueError, match=r"it must be in \[0, 1\)"):
+        dropout(jnp.ones(8), 1.0, jax.random.key(0))

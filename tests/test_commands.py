@@ -1,0 +1,221 @@
+"""The command line as people meet it: every mistake is one line and exit code 2, and leaves nothing half-made."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import train
+from tools import generate
+from transformer import command
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    *("--model.width", "16", "--model.num-layers", "1", "--model.num-heads", "2", "--model.vocab-size", "300"),
+    *("--model.context-length", "32", "--data.tokenizer", "bytes", "--train.seq-len", "32", "--train.batch-size", "8"),
+    *("--train.eval-every", "1000", "--train.steps", "2"),
+]
+
+
+@pytest.fixture(autouse=True)
+def this_process(monkeypatch):
+    """The commands run here, with the tests' own JAX settings."""
+    monkeypatch.setattr(command, "start_jax", lambda **_: None)
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    path = tmp_path / "plays.txt"
+    path.write_text("".join(f"line {n}: to be, or not to be, that is question {n % 7}\n" for n in range(400)))
+    return path
+
+
+def refused(capsys, main, args) -> str:
+    """Returns the one line that `main` refuses `args` with."""
+    code = command.run(lambda: main([str(arg) for arg in args]))
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert code == 2
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.fixture
+def refuse(capsys, tmp_path):
+    """Runs train.py on arguments that must be refused; returns the line. Nothing may be left in the run folder."""
+
+    def run(*args, preset="gpt-text"):
+        cache = ("--data.cache-dir", tmp_path / "cache")
+        line = refused(capsys, train.main, [preset, "--workdir", tmp_path / "run", *cache, *args])
+        assert not (tmp_path / "run").exists()
+        return line
+
+    return run
+
+
+def test_list_names_every_preset(capsys):
+    train.main(["--list"])
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("gpt-python") and "(the default)" in line for line in lines)
+    assert all(len(line.split()) > 2 for line in lines)
+
+
+def test_help_documents_every_field(capsys):
+    with pytest.raises(SystemExit) as stop:
+        train.main(["gpt-python", "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    flags = re.findall(r"^\W*? (--[a-z][\w.-]+)", text, re.MULTILINE)
+    assert {"--train.steps", "--mesh.tensor", "--model.width", "--data.path", "--optimizer.learning-rate"} <= set(flags)
+    for flag in flags:
+        after = text.split(f" {flag} ", 1)[1]
+        assert re.search(r"[a-z]{3}", after.split(" --", 1)[0].partition("(default")[0]), f"{flag} has no description"
+
+
+def test_unknown_flag_offers_the_nearest(refuse):
+    line = refuse("--train.stepz", "3")
+    assert "Unrecognized options: --train.stepz" in line
+    assert "--train.steps" in line
+    assert "─" not in line
+
+
+def test_wrong_value_is_named(refuse):
+    assert "--train.steps" in refuse("--train.steps", "many")
+
+
+def test_unknown_preset_offers_the_nearest(refuse):
+    assert "unknown preset 'gpt-pyton': did you mean gpt-python" in refuse(preset="gpt-pyton")
+
+
+def test_no_text_is_named(refuse):
+    assert "--data.path" in refuse(*TINY)
+
+
+def test_missing_file(refuse, tmp_path):
+    assert str(tmp_path / "nothing.txt") in refuse(*TINY, "--data.path", tmp_path / "nothing.txt")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", "empty"), (b"\x00\x01\x02" * 100, "binary"), ("grüße\n".encode("latin-1") * 50, "UTF-8")],
+)
+def test_bad_files(refuse, tmp_path, content, words):
+    path = tmp_path / "bad.txt"
+    path.write_bytes(content)
+    line = refuse(*TINY, "--data.path", path)
+    assert str(path) in line
+    assert words in line
+
+
+def test_a_corpus_smaller_than_a_window(refuse, tmp_path):
+    path = tmp_path / "small.txt"
+    path.write_text("two lines\nof text\n")
+    assert "--train.seq-len" in refuse(*TINY, "--data.path", path)
+
+
+def test_a_vocabulary_larger_than_the_corpus_supports(refuse, corpus):
+    line = refuse("--data.path", corpus, "--data.tokenizer", "unigram", "--model.vocab-size", "8000")
+    assert "--model.vocab-size" in line
+
+
+def test_a_vocabulary_too_small_for_the_tokenizer(refuse, corpus):
+    assert "--model.vocab-size" in refuse(*TINY, "--data.path", corpus, "--model.vocab-size", "100")
+
+
+def test_a_batch_that_the_mesh_does_not_divide(refuse, corpus):
+    assert "not divided" in refuse(*TINY, "--data.path", corpus, "--mesh.data", "3")
+
+
+def test_more_devices_than_there_are(refuse, corpus):
+    assert "needs 16 devices and there are 8" in refuse(*TINY, "--data.path", corpus, "--mesh.data", "16")
+
+
+def test_heads_that_tensor_parallelism_does_not_divide(refuse, corpus):
+    line = refuse(*TINY, "--data.path", corpus, "--mesh.data", "1", "--mesh.tensor", "4")
+    assert "heads' dimension of 2 is not divided by tensor = 4" in line
+
+
+def test_heads_that_do_not_divide_the_width(refuse, corpus):
+    assert "num_heads 5 does not divide width 16" in refuse(*TINY, "--data.path", corpus, "--model.num-heads", "5")
+
+
+def test_a_sequence_longer_than_the_context(refuse, corpus):
+    assert "--train.seq-len 64 is longer" in refuse(*TINY, "--data.path", corpus, "--train.seq-len", "64")
+
+
+def test_an_unknown_data_set(refuse):
+    assert "python_stdlib" in refuse(*TINY, "--data.tfds", "python_stdlb")
+
+
+def test_a_run_goes_from_the_command_line_to_generated_text(corpus, tmp_path, capsys):
+    folder = tmp_path / "run"
+    flags = [*TINY, "--data.path", str(corpus), "--data.cache-dir", str(tmp_path / "cache"), "--mesh.data", "1"]
+    assert command.run(lambda: train.main(["gpt-text", "--workdir", str(folder), *flags])) == 0
+    said = capsys.readouterr().out
+    for words in ("bits per byte", "gzip -9", "xz -9", "perplexity", str(folder), "continuation"):
+        assert words in said
+
+    # The same folder with no preset goes on with what is recorded; more steps are welcome, another model is not.
+    assert command.run(lambda: train.main(["--workdir", str(folder), "--train.steps", "4"])) == 0
+    assert "train.steps is 4 from here on (it was 2)" in capsys.readouterr().out
+    assert json.loads((folder / "experiment.json").read_text())["train"]["steps"] == 4
+    line = refused(capsys, train.main, ["--workdir", folder, "--model.width", "32"])
+    assert "model.width was 16, now 32" in line
+
+    asked = [folder, "--prompt", "line 1", "--temperature", "0.8", "--top-k", "40", "--num", "3"]
+    assert command.run(lambda: generate.main([str(arg) for arg in [*asked, "--max-new-tokens", "8"]])) == 0
+    assert capsys.readouterr().out.count("line 1") == 3
+    assert "context holds 32" in refused(capsys, generate.main, [folder, "--prompt", "x" * 100])
+    assert "--top-k is 0" in refused(capsys, generate.main, [folder, "--top-k", "0"])
+    assert "no such run" in refused(capsys, generate.main, [tmp_path / "nowhere"])
+
+
+def start(*arguments) -> subprocess.Popen[str]:
+    """Starts train.py as a process of its own."""
+    cache = ROOT / ".pytest_cache" / "xla"
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(cache)},
+    )
+
+
+def test_a_damaged_checkpoint_is_named(corpus, tmp_path):
+    folder = tmp_path / "run"
+    flags = [*TINY, "--data.path", str(corpus), "--data.cache-dir", str(tmp_path / "cache"), "--mesh.data", "1"]
+    assert command.run(lambda: train.main(["gpt-text", "--workdir", str(folder), *flags])) == 0
+    for path in (folder / "checkpoints" / "2" / "params").rglob("*"):
+        if path.is_file() and path.parent.name == "d":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    process = start("--workdir", folder)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2, errors
+    assert errors.count("\n") == 1, errors
+    assert "checkpoints/2: the checkpoint could not be restored: " in errors
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(corpus, tmp_path):
+    """A real signal to a real process."""
+    folder = tmp_path / "run"
+    flags = [*TINY, "--data.path", corpus, "--data.cache-dir", tmp_path / "cache", "--train.steps", "100000"]
+    process = start("gpt-text", "--workdir", folder, *flags, "--checkpoint.every", "100000")
+    metrics = folder / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2, errors
+    last = errors.strip().splitlines()[-1]
+    found = re.search(r"error: SIGINT: stopped after step (\d+) of 100000, saved. To go on: python train.py", last)
+    assert found, errors
+    assert "Traceback" not in errors
+    assert (folder / "checkpoints" / found[1]).is_dir()
