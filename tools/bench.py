@@ -20,6 +20,9 @@ import tyro
 
 import configs
 from transformer import command
+from transformer.errors import UserError
+from transformer.models.gpt import GPTConfig
+from transformer.sharding import MeshConfig
 from transformer.training.experiment import Experiment
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,6 +66,8 @@ def main(args: list[str]) -> None:
 def shape(asked: Command) -> Experiment:
     """Returns the preset as the command line changes it, on the embedded corpus if it names no text."""
     experiment = configs.get(asked.preset)
+    if not isinstance(experiment.model, GPTConfig):
+        raise UserError(f"--preset {asked.preset}: only GPT has a twin in PyTorch to be measured against so far")
     train, execution, data = experiment.train, experiment.execution, experiment.data
     if asked.batch_size:
         train = dataclasses.replace(train, batch_size=asked.batch_size)
@@ -70,7 +75,7 @@ def shape(asked: Command) -> Experiment:
         execution = dataclasses.replace(execution, dtype=asked.dtype)
     if not (data.path or data.tfds or data.mixture):
         data = dataclasses.replace(data, tfds="python_stdlib")
-    return dataclasses.replace(experiment, train=train, execution=execution, data=data)
+    return dataclasses.replace(experiment, train=train, execution=execution, data=data, mesh=MeshConfig(data=1))
 
 
 class Step:
@@ -80,10 +85,10 @@ class Step:
         import jax
         import numpy as np
 
-        from transformer.sharding import MeshConfig, make_mesh
+        from transformer.sharding import make_mesh
         from transformer.training import loop as training
 
-        self._mesh = make_mesh(MeshConfig(data=1))
+        self._mesh = make_mesh(experiment.mesh)
         program = training.build(experiment, self._mesh)
         rng = np.random.default_rng(0)
         rows, length = experiment.train.batch_size, experiment.train.seq_len
@@ -122,7 +127,7 @@ def loop(experiment: Experiment, asked: Command) -> None:
     bare = Step(experiment)
     # As one goes through it: metrics every 10 steps; evaluation and saving have clocks of their own.
     length = dataclasses.replace(experiment.train, steps=asked.steps + 5, eval_every=10**9, eval_batches=1, log_every=5)
-    timed = dataclasses.replace(experiment, train=length, mesh=dataclasses.replace(experiment.mesh, data=1))
+    timed = dataclasses.replace(experiment, train=length)
 
     def whole() -> float:
         with tempfile.TemporaryDirectory() as folder:
@@ -174,8 +179,9 @@ class TorchStep:
         import transformers
 
         model, length = experiment.model, experiment.train
+        assert isinstance(model, GPTConfig)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        config = transformers.GPT2Config(
+        config: Any = transformers.GPT2Config(  # its signature is made at run time
             vocab_size=model.vocab_size,
             n_positions=model.context_length,
             n_embd=model.width,
@@ -184,9 +190,10 @@ class TorchStep:
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
-            attn_implementation="sdpa",
         )
-        network = transformers.GPT2LMHeadModel(config).to(device).train()
+        config._attn_implementation = "sdpa"
+        network: Any = transformers.GPT2LMHeadModel(config)
+        network.to(device).train()
         adamw = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True)
         tokens = torch.randint(0, model.vocab_size, (length.batch_size, length.seq_len + 1), device=device)
         half = torch.autocast(device, torch.bfloat16, enabled=experiment.execution.dtype == "bfloat16")

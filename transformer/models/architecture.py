@@ -20,6 +20,9 @@ class Architecture(abc.ABC):
     family: ClassVar[str]
     """The name under which `transformer.models.FAMILIES` and a checkpoint's architecture.json know it."""
 
+    vocab_size: int
+    """Kinds of tokens: the tokenizer has at most so many."""
+
     @abc.abstractmethod
     def build(self, execution: Execution) -> nn.Module:
         """Returns the module: the model without its weights."""

@@ -134,6 +134,7 @@ class GPTBackbone(nn.Module):
     def setup(self):
         config, dtype = self.config, self.execution.compute_dtype
         self.token_embedding = Embedding(config.vocab_size, config.width, ("vocab", "embed"), dtype)
+        # GPT-2's released code starts positions at half the scale of words.
         self.position_embedding = Embedding(
             config.context_length, config.width, ("positions", "embed"), dtype, nn.initializers.normal(0.01)
         )

@@ -180,7 +180,7 @@ def _chunk(
 def _subtract_at(x_BCV: jax.Array, targets_BC: jax.Array, amount_BC: jax.Array) -> jax.Array:
     """Returns `x_BCV` less `amount_BC` at each token's target.
 
-    On a CPU a scatter, in place: comparing every word with the target takes twice the time of the whole loss. On an
+    On a CPU a scatter, in place: comparing every word with the target makes the whole loss take twice as long. On an
     accelerator the comparison fuses away, and splits over devices with the vocabulary where a scatter may not.
     """
     if jax.default_backend() == "cpu":

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
     """Returns `x` (any shape) with elements zeroed with probability `rate`, the others scaled to keep the mean.
 
-    Sixteen random bits decide an element: half of what a float32 uniform costs. The probability is rounded to 1/65536
+    Sixteen random bits decide an element, half of what a float32 uniform takes. The probability is rounded to 1/65536
     and the scale is that of the rounded one, so the mean stays exact.
     """
     if not 0.0 <= rate < 1.0:

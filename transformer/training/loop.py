@@ -223,11 +223,9 @@ def describe(
         f"tokens of {corpus.tokenizer.vocab_size:,} kinds; {corpus.figures.text_bytes / 1e6:,.2f} MB for validation"
     )
     say(
-        f"{length.steps:,} steps of {length.batch_size} x {length.seq_len} = {tokens:,} tokens, from step {first:,}, on "
-        f"{devices}{f' ({axes})' if axes else ''}, {experiment.execution.dtype}, in {run.folder}"
+        f"{length.steps:,} steps of {length.batch_size} x {length.seq_len} = {tokens:,} tokens, from step {first:,}, "
+        f"on {devices}{f' ({axes})' if axes else ''}, {experiment.execution.dtype}, in {run.folder}"
     )
     rate = f"{peak / 1e12:.3g} TFLOP/s" if peak else "unknown"
-    say(
-        f"MFU counts {flops / 1e6:.3g} MFLOP a token (6 N + 12 L H K T: PaLM, appendix B); peak {rate}: {source}"
-    )
+    say(f"MFU counts {flops / 1e6:.3g} MFLOP a token (6 N + 12 L H K T, PaLM appendix B); peak {rate}: {source}")
     return Throughput(tokens, flops, peak)
