@@ -15,12 +15,14 @@ def gpt_python() -> Experiment:
     """A small GPT on the source of Python's standard library; minutes on a CPU."""
     return Experiment(
         name="gpt-python",
-        model=GPTConfig(vocab_size=4096, context_length=256, width=192, num_layers=4, num_heads=6, dropout=0.0),
-        data=DataConfig(tfds="python_stdlib"),
-        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=50, schedule="linear", final_fraction=0.0),
-        train=TrainConfig(steps=1000, batch_size=16, seq_len=256, eval_every=250),
+        model=GPTConfig(vocab_size=4096, context_length=256, width=192, num_layers=4, num_heads=4, dropout=0.0),
+        data=DataConfig(tfds="python_stdlib", tokenizer="bpe"),
+        optimizer=OptimizerConfig(
+            name="muon", learning_rate=1e-2, warmup_steps=50, schedule="linear", final_fraction=0.0
+        ),
+        train=TrainConfig(steps=1000, batch_size=8, seq_len=256, eval_every=250),
         checkpoint=CheckpointConfig(every=250),
-        execution=Execution(unroll=4),
+        execution=Execution(unroll=0),
     )
 
 

@@ -1,6 +1,7 @@
 """What every command of the project does alike: one line and exit code 2 for bad input, JAX set up, flags parsed."""
 
 import contextlib
+import ctypes
 import errno
 import io
 import os
@@ -47,12 +48,13 @@ def parse(cls: type, args: Sequence[str], *, prog: str, **options: Any) -> Any:
 
 
 def start_jax(*, distributed: bool = False) -> None:
-    """Turns on the persistent compilation cache, and joins the other processes of a distributed run.
+    """Turns on the persistent compilation cache, keeps freed memory, and joins the processes of a distributed run.
 
     The cache lies in `$JAX_COMPILATION_CACHE_DIR`, or in `~/.cache/transformer/xla`.
     """
     import jax
 
+    _keep_freed_memory()
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/transformer/xla").expanduser()))
     # Everything is worth keeping: the second start of a run should not compile at all.
@@ -66,6 +68,20 @@ def start_jax(*, distributed: bool = False) -> None:
                 f"--distributed: no cluster found ({error}): run under srun or mpirun, or set JAX_COORDINATOR_ADDRESS, "
                 "JAX_NUM_PROCESSES and JAX_PROCESS_ID"
             ) from error
+
+
+def _keep_freed_memory() -> None:
+    """Makes glibc keep the memory that is freed, in one heap, for the next step.
+
+    XLA's CPU client allocates its buffers anew each step. By default glibc maps each from the system and gives it back:
+    72,000 page faults a step of the default preset, a quarter of its time.
+    """
+    m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8  # malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it; musl, macOS and Windows do without
+    if mallopt is not None:
+        mallopt(m_arena_max, 1)
+        mallopt(m_mmap_max, 0)
+        mallopt(m_trim_threshold, 2**31 - 1)
 
 
 def _number(variable: str) -> int | None:
