@@ -24,6 +24,7 @@ from transformer.errors import UserError
 from transformer.models.gpt import GPTConfig
 from transformer.sharding import MeshConfig
 from transformer.training.experiment import Experiment
+from transformer.training.optimizer import OptimizerConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 Part = Literal["loop", "pipeline", "pytorch", "start"]
@@ -161,8 +162,8 @@ def pipeline(experiment: Experiment, asked: Command) -> None:
 
 
 def pytorch(experiment: Experiment, asked: Command) -> None:
-    """The step against Transformers' GPT-2 of the same shape in PyTorch: eager and compiled."""
-    bare = Step(experiment)
+    """The step against Transformers' GPT-2 of the same shape in PyTorch, eager and compiled; AdamW on both sides."""
+    bare = Step(dataclasses.replace(experiment, optimizer=OptimizerConfig()))
     for compiled in (False, True):
         theirs = TorchStep(experiment, compiled=compiled)
         name = "PyTorch compiled" if compiled else "PyTorch eager"
@@ -190,6 +191,8 @@ class TorchStep:
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
+            bos_token_id=None,
+            eos_token_id=None,
         )
         config._attn_implementation = "sdpa"
         network: Any = transformers.GPT2LMHeadModel(config)
@@ -235,7 +238,12 @@ def start(experiment: Experiment, asked: Command) -> None:
         seconds = []
         for steps in range(2, 8, 2):
             begun = time.perf_counter()
-            process = subprocess.Popen([*arguments, "--train.steps", str(steps)], stdout=subprocess.DEVNULL, cwd=ROOT)
+            process = subprocess.Popen(
+                [*arguments, "--train.steps", str(steps)],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd=ROOT,
+            )
             while not done(run / "metrics.jsonl", steps - 1) and process.poll() is None:
                 time.sleep(0.02)
             seconds.append(time.perf_counter() - begun)
