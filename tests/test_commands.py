@@ -153,8 +153,9 @@ def test_an_unknown_data_set(refuse):
     assert "python_stdlib" in refuse(*TINY, "--data.tfds", "python_stdlb")
 
 
-def test_a_run_goes_from_the_command_line_to_generated_text(corpus, tmp_path, capsys):
-    folder = tmp_path / "run"
+def test_a_run_goes_from_the_command_line_to_generated_text(corpus, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("runs/relative")
     flags = [*TINY, "--data.path", str(corpus), "--data.cache-dir", str(tmp_path / "cache"), "--mesh.data", "1"]
     assert command.run(lambda: train.main(["gpt-text", "--workdir", str(folder), *flags])) == 0
     said = capsys.readouterr().out

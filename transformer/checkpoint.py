@@ -84,7 +84,7 @@ class Checkpoints:
                     keep_checkpoints_without_metrics=False,
                 )
             )
-        self.folder = epath.Path(folder)
+        self.folder = epath.Path(folder).resolve()  # Orbax takes absolute paths alone
         self._orbax = ocp.training.Checkpointer(
             self.folder,
             preservation_policy=policies.AnyPreservationPolicy(keep),  # pyright: ignore[reportArgumentType]
@@ -171,7 +171,7 @@ def find(path: epath.PathLike) -> epath.Path:
     Raises:
       UserError: there is none.
     """
-    path = epath.Path(path)
+    path = epath.Path(path).expanduser().resolve()
     if (path / "record").exists():
         return path
     if not path.exists():
