@@ -11,10 +11,13 @@ A restore never rebuilds the mesh of the run that saved: it aims at abstract arr
 Nothing here executes or unpickles what a checkpoint holds.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -155,10 +158,8 @@ class Checkpoints:
     def restore(self, step: int, *, params: Any, opt_state: Any) -> tuple[Any, Any, dict[str, Any]]:
         """Returns (params, opt_state, data position) of `step`, laid out as the abstract trees say."""
         position = Files()
-        try:
+        with _reading(self.folder / str(step)):
             trees = self._orbax.load_checkpointables(step, {"params": params, "opt_state": opt_state, "data": position})
-        except Exception as error:
-            raise _not_restored(self.folder / str(step), error) from error
         return trees["params"], trees["opt_state"], json.loads(position.files["position.json"])
 
     def _not_saved(self, error: BaseException) -> UserError:
@@ -203,16 +204,33 @@ def restore_params(checkpoint: epath.PathLike, abstract: Any) -> Any:
     """
     from orbax.checkpoint import v1 as ocp
 
-    try:
+    with _reading(epath.Path(checkpoint)):
         return ocp.load_checkpointables(epath.Path(checkpoint), {"params": abstract})["params"]
+
+
+@contextlib.contextmanager
+def _reading(path: epath.Path) -> Iterator[None]:
+    """Turns what Orbax raises into one line.
+
+    Orbax gives up at the first bad read and closes its event loop, and then each of its other reads prints a traceback
+    when it ends. These are hushed, from before the reads begin; after a failure for good, for they end any time later.
+    """
+    log, report = logging.getLogger("asyncio"), sys.unraisablehook
+    level = log.level
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            report(unraisable)
+
+    log.setLevel(logging.CRITICAL)
+    sys.unraisablehook = hook
+    try:
+        yield
     except Exception as error:
-        raise _not_restored(epath.Path(checkpoint), error) from error
-
-
-def _not_restored(path: epath.Path, error: BaseException) -> UserError:
-    # Orbax abandons its other reads, and asyncio would print the error of each when the process ends.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    return UserError(f"{path}: the checkpoint could not be restored: {_root_cause(error)}")
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        raise UserError(f"{path}: the checkpoint could not be restored: {_root_cause(error)}") from error
+    log.setLevel(level)
+    sys.unraisablehook = report
 
 
 def _root_cause(error: BaseException) -> str:
