@@ -98,8 +98,14 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self._orbax.close()
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        try:
+            if kind is None:
+                self.wait()
+        finally:
+            # Closing raises again what the last save failed with, which has been said.
+            with contextlib.suppress(Exception):
+                self._orbax.close()
 
     @property
     def latest(self) -> int | None:
@@ -163,7 +169,10 @@ class Checkpoints:
         return trees["params"], trees["opt_state"], json.loads(position.files["position.json"])
 
     def _not_saved(self, error: BaseException) -> UserError:
-        return UserError(f"{self.folder}: the checkpoint could not be saved: {_root_cause(error)}")
+        return UserError(
+            f"{self.folder}: the checkpoint could not be saved: {_root_cause(error)}. The one before it is whole: make "
+            "room, then run the same command again"
+        )
 
 
 def find(path: epath.PathLike) -> epath.Path:

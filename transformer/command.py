@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import errno
 import io
+import logging
 import os
 import re
 import sys
@@ -55,6 +56,8 @@ def start_jax(*, distributed: bool = False) -> None:
     import jax
 
     _keep_freed_memory()
+    # Orbax logs, with tracebacks and from each of its threads, what it also raises.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/transformer/xla").expanduser()))
     # Everything is worth keeping: the second start of a run should not compile at all.

@@ -249,3 +249,25 @@ def test_a_failing_save_is_one_line(tmp_path, monkeypatch):
         monkeypatch.setattr(checkpoints._orbax, "save_checkpointables_async", full)
         with pytest.raises(UserError, match="could not be saved: .*No space left on device"):
             checkpoints.save(1, params={}, opt_state={}, data={}, record={})
+
+
+def test_a_save_that_fails_in_the_background_is_one_line_too(tmp_path, monkeypatch):
+    """As on a disk that fills up while a checkpoint is written: it is heard of at the next save, or at the end."""
+    full = OSError(28, "No space left on device")
+
+    async def write_fails(self, directory):
+        async def write():
+            await directory.await_creation()
+            raise full
+
+        return write()
+
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    good = {"params": {"w": np.ones(3)}, "opt_state": {"m": np.ones(3)}, "data": {"step": 1}, "record": {"x": b"1"}}
+    checkpoints.save(1, **good)
+    checkpoints.wait()
+    monkeypatch.setattr(checkpoint.Files, "save", write_fails)
+    checkpoints.save(2, **good)
+    with pytest.raises(UserError, match="could not be saved: .*No space left on device"):
+        checkpoints.__exit__(None)
+    assert Checkpoints(tmp_path / "checkpoints").latest == 1

@@ -141,7 +141,8 @@ def _write(folder: Path, source: Source, corpus: str, split: Split, tokenizer: T
                     row.append(eos)
                     tokens += 1
                     offsets.append(tokens)
-            np.concatenate(row).astype(dtype).tofile(file)
+            # Not tofile: its error on a full disk does not say what it is.
+            file.write(np.concatenate(row).astype(dtype).data)
             written = "".join(piece.text for piece in batch).encode("utf-8")
             text_bytes += len(written)
             progress.update(len(written))
