@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer.layers.parameter import Initializer, parameter
+from transformer.sharding import constrain
 
 
 class Embedding(nn.Module):
@@ -28,4 +29,7 @@ class Embedding(nn.Module):
 
     def __call__(self, ids_BT: jax.Array) -> jax.Array:
         """Returns [B, T, D] in the compute dtype."""
-        return jnp.take(self.embedding, ids_BT, axis=0, mode="clip").astype(self.dtype)
+        # Rows come whole, as the activations want them: from rows split along the width, XLA would gather for every
+        # token of the global batch on every device. Cast after the look-up: the gradient's sums stay in float32.
+        table = constrain(self.embedding, self.names[0], None)
+        return jnp.take(table, ids_BT, axis=0, mode="clip").astype(self.dtype)
