@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import errno
+import importlib.util
 import io
 import logging
 import os
@@ -49,13 +50,14 @@ def parse(cls: type, args: Sequence[str], *, prog: str, **options: Any) -> Any:
 
 
 def start_jax(*, distributed: bool = False) -> None:
-    """Turns on the persistent compilation cache, keeps freed memory, and joins the processes of a distributed run.
+    """Turns on the persistent compilation cache, joins a distributed run, and on a CPU keeps freed memory.
 
     The cache lies in `$JAX_COMPILATION_CACHE_DIR`, or in `~/.cache/transformer/xla`.
     """
     import jax
 
-    _keep_freed_memory()
+    if _cpu_alone():
+        _keep_freed_memory()
     # Orbax logs, with tracebacks and from each of its threads, what it also raises.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
@@ -71,6 +73,12 @@ def start_jax(*, distributed: bool = False) -> None:
                 f"--distributed: no cluster found ({error}): run under srun or mpirun, or set JAX_COORDINATOR_ADDRESS, "
                 "JAX_NUM_PROCESSES and JAX_PROCESS_ID"
             ) from error
+
+
+def _cpu_alone() -> bool:
+    """Whether JAX can only run on the CPU. Asking JAX itself would start its threads, each with a heap of its own."""
+    accelerators = ("jax_plugins", "libtpu")  # where JAX finds GPUs and TPUs
+    return os.environ.get("JAX_PLATFORMS") == "cpu" or not any(map(importlib.util.find_spec, accelerators))
 
 
 def _keep_freed_memory() -> None:
