@@ -6,15 +6,14 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+import torch
+import transformers
 
 from transformer.errors import UserError
 from transformer.interop import gpt2
 from transformer.layers.execution import Execution
 from transformer.models.gpt import GPTConfig
 from transformer.ops.cross_entropy import cross_entropy
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 
 SHAPES = {
     "tied": GPTConfig(vocab_size=61, context_length=19, width=30, num_layers=3, num_heads=5),

@@ -5,13 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from transformer.layers.activations import ACTIVATIONS
 from transformer.layers.mlp import MLP, GatedMLP
 from transformer.layers.norms import LayerNorm, RMSNorm
 from transformer.layers.parameter import parameter
 
-torch = pytest.importorskip("torch")
 F = torch.nn.functional
 
 

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from transformer.layers.positions import Llama3Scaling, Rotary, sinusoids
 
@@ -45,7 +46,6 @@ def test_rotary_scores_depend_on_distance_only():
 
 @pytest.mark.parametrize("scaled", [False, True])
 def test_rotary_is_llamas(scaled):
-    torch = pytest.importorskip("torch")
     from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 

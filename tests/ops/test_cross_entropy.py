@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from transformer.errors import UserError
 from transformer.ops.cross_entropy import cross_entropy
@@ -59,7 +60,6 @@ def test_equals_the_definition_with_gradients(example, chunk, z_loss, label_smoo
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 def test_equals_pytorch(example, label_smoothing):
-    torch = pytest.importorskip("torch")
     weights = (example["weights_BT"] > 0).astype(jnp.float32)
     args = example | {"weights_BT": weights, "bias": None}
     loss, weight, metrics = _jitted(**args, chunk=5, label_smoothing=label_smoothing)
