@@ -84,15 +84,16 @@ def train(
                 state, metrics = program.step(state, batch)
                 progress.step(step, metrics)
                 last = step == length.steps
+                stopping = bool(stop)  # asked once a step: what is said to be saved must be saved
                 evaluation = None
                 if step % length.eval_every == 0 or last:
                     progress.flush()
                     evaluation = evaluate_now(experiment, program, state, corpus, mesh)
                     progress.evaluated(step, evaluation.row())
-                if step % experiment.checkpoint.every == 0 or last or stop:
+                if step % experiment.checkpoint.every == 0 or last or stopping:
                     progress.flush()
                     save(checkpoints, state, step, record, evaluation)
-                if stop and not last:
+                if stopping and not last:
                     checkpoints.wait()
                     raise Interrupted(
                         f"{stop.signal}: stopped after step {step} of {length.steps}, saved. "
