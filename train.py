@@ -55,7 +55,7 @@ def main(args: list[str]) -> None:
         return
     chosen = parse(args)
     command.start_jax(distributed=chosen.distributed)
-    # These import JAX, Orbax and the data libraries, which --help and a mistyped flag need not wait for.
+    # After the flags are known to be good: this imports the data libraries, which --help need not wait for.
     from transformer.training.loop import train
 
     report(train(chosen.experiment, chosen.workdir, profile=chosen.profile))

@@ -126,7 +126,7 @@ def loop(experiment: Experiment, asked: Command) -> None:
     from transformer.training.loop import train
 
     bare = Step(experiment)
-    # As one goes through it: metrics every 10 steps; evaluation and saving have clocks of their own.
+    # Evaluation and saving come once, at the end, off the clock; metrics are written twice as often as by default.
     length = dataclasses.replace(experiment.train, steps=asked.steps + 5, eval_every=10**9, eval_batches=1, log_every=5)
     timed = dataclasses.replace(experiment, train=length)
 
