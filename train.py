@@ -79,19 +79,25 @@ def report(result: "Result") -> None:
     import jax
 
     evaluation, figures, run = result.evaluation, result.corpus.figures, result.run
-    prompt, continuation = sampled_continuation(result)
+    continues = result.experiment.objective.scores_text  # a model of text goes on with a text
+    prompt, continuation = sampled_continuation(result) if continues else ("", "")
     if jax.process_index() > 0:
         return
     print(f"\nvalidation loss {evaluation.loss:.4f} nats a token, perplexity {evaluation.perplexity:.2f}")
-    print("bits per byte of the validation text:")
-    print(f"  {evaluation.bits_per_byte:.4f}  this model")
-    print(f"  {figures.gzip9_bits_per_byte:.4f}  gzip -9")
-    print(f"  {figures.xz9_bits_per_byte:.4f}  xz -9")
-    print(f"\nthe beginning of the validation text, then the model's continuation:\n{prompt}>>>{continuation}<<<")
+    for name, value in evaluation.metrics.items():
+        print(f"  {value:.4f}  {name.replace('_', ' ')}")
+    if evaluation.bits_per_byte is not None:
+        print("bits per byte of the validation text:")
+        print(f"  {evaluation.bits_per_byte:.4f}  this model")
+        print(f"  {figures.gzip9_bits_per_byte:.4f}  gzip -9")
+        print(f"  {figures.xz9_bits_per_byte:.4f}  xz -9")
+    if continues:
+        print(f"\nthe beginning of the validation text, then the model's continuation:\n{prompt}>>>{continuation}<<<")
     print(f"\nrun folder     {run.folder}")
     print(f"metrics        {run.metrics}  (tensorboard --logdir {run.tensorboard})")
     print(f"checkpoint     {run.checkpoints / str(result.step)}")
-    print(f'continue text  python tools/generate.py {run.folder} --prompt "..."')
+    if continues:
+        print(f'continue text  python tools/generate.py {run.folder} --prompt "..."')
 
 
 def sampled_continuation(result: "Result") -> tuple[str, str]:

@@ -3,12 +3,13 @@
 import difflib
 from collections.abc import Callable
 
-from configs import gpt
+from configs import albert, bart, bert, distilbert, gpt, gpt1, llama, marian, roberta, spanbert, t5, transformer
 from transformer.errors import UserError
 from transformer.training.experiment import Experiment
 
+_FAMILIES = (gpt, gpt1, llama, bert, roberta, albert, distilbert, spanbert, transformer, t5, bart, marian)
 PRESETS: dict[str, Callable[[], Experiment]] = {
-    preset.__name__.replace("_", "-"): preset for family in (gpt,) for preset in family.PRESETS
+    preset.__name__.replace("_", "-"): preset for family in _FAMILIES for preset in family.PRESETS
 }
 DEFAULT = "gpt-python"
 

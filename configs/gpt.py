@@ -2,28 +2,20 @@
 
 import dataclasses
 
-from transformer.checkpoint import CheckpointConfig
+from configs.recipe import PYTHON_VOCABULARY, published, small
 from transformer.data.config import DataConfig
-from transformer.layers.execution import Execution
 from transformer.models.gpt import GPTConfig
 from transformer.objectives.causal_lm import CausalLM
-from transformer.training.experiment import Experiment, TrainConfig
+from transformer.training.experiment import Experiment
 from transformer.training.optimizer import OptimizerConfig
 
 
 def gpt_python() -> Experiment:
     """A small GPT on the source of Python's standard library; minutes on a CPU."""
-    return Experiment(
-        name="gpt-python",
-        model=GPTConfig(vocab_size=4096, context_length=256, width=192, num_layers=4, num_heads=4, dropout=0.0),
-        data=DataConfig(tfds="python_stdlib", tokenizer="bpe"),
-        optimizer=OptimizerConfig(
-            name="muon", learning_rate=1e-2, warmup_steps=50, schedule="linear", final_fraction=0.0
-        ),
-        train=TrainConfig(steps=1000, batch_size=8, seq_len=256, eval_every=250),
-        checkpoint=CheckpointConfig(every=250),
-        execution=Execution(unroll=0),
+    model = GPTConfig(
+        vocab_size=PYTHON_VOCABULARY, context_length=256, width=192, num_layers=4, num_heads=4, dropout=0.0
     )
+    return small("gpt-python", model, CausalLM(), eval_batches=None)
 
 
 def gpt_text() -> Experiment:
@@ -96,58 +88,46 @@ def gpt3_175b() -> Experiment:
 
 def _gpt2(name: str, *, width: int, num_layers: int, num_heads: int, learning_rate: float) -> Experiment:
     """The published shapes, contexts and batch; the report gives no optimizer, so GPT-3's stands in."""
-    return _published(
-        name, 1024, width, num_layers, num_heads, batch_size=512, tokens=300e9, learning_rate=learning_rate
-    )
+    model = _model(1024, width, num_layers, num_heads)
+    return _pretrained(name, model, batch_size=512, learning_rate=learning_rate)
 
 
 def _gpt3(
     name: str, *, width: int, num_layers: int, num_heads: int, batch_size: int, learning_rate: float
 ) -> Experiment:
-    """Table 2.1, with the optimizer of appendix B; every layer attends densely here."""
-    return _published(name, 2048, width, num_layers, num_heads, batch_size, tokens=300e9, learning_rate=learning_rate)
+    """Table 2.1, with the optimizer of appendix B.
+
+    The paper does not say how wide the banded layers' band is; 256 is that of GPT-Neo, its open replica.
+    """
+    model = _model(2048, width, num_layers, num_heads, band=256)
+    return _pretrained(name, model, batch_size=batch_size, learning_rate=learning_rate)
 
 
-def _published(
-    name: str,
-    context: int,
-    width: int,
-    num_layers: int,
-    num_heads: int,
-    batch_size: int,
-    tokens: float,
-    learning_rate: float,
-) -> Experiment:
-    """Adam with b2 0.95, decay 0.1, clipping at 1, a warmup over 375M tokens and a cosine to a tenth."""
-    tokens_per_step = batch_size * context
-    return Experiment(
-        name=name,
-        model=GPTConfig(
-            vocab_size=50257,
-            context_length=context,
-            width=width,
-            num_layers=num_layers,
-            num_heads=num_heads,
-            dropout=0.0,
-        ),
-        objective=CausalLM(chunk=128),
+def _model(context: int, width: int, num_layers: int, num_heads: int, band: int | None = None) -> GPTConfig:
+    return GPTConfig(
+        context_length=context, width=width, num_layers=num_layers, num_heads=num_heads, band=band, dropout=0.0
+    )
+
+
+def _pretrained(name: str, model: GPTConfig, *, batch_size: int, learning_rate: float) -> Experiment:
+    """300B tokens; Adam with b2 0.95, decay 0.1, clipping at 1, a warmup over 375M tokens and a cosine to a tenth."""
+    tokens_per_step = batch_size * model.context_length
+    optimizer = OptimizerConfig(
+        learning_rate=learning_rate,
+        schedule="cosine",
+        warmup_steps=round(375e6 / tokens_per_step),
+        weight_decay=0.1,
+        b2=0.95,
+    )
+    return published(
+        name,
+        model,
+        CausalLM(chunk=128),
+        optimizer,
+        steps=300e9 / tokens_per_step,
+        batch_size=batch_size,
+        seq_len=model.context_length,
         data=DataConfig(tokenizer="bpe"),
-        optimizer=OptimizerConfig(
-            learning_rate=learning_rate,
-            schedule="cosine",
-            warmup_steps=round(375e6 / tokens_per_step),
-            weight_decay=0.1,
-            b2=0.95,
-        ),
-        train=TrainConfig(
-            steps=round(tokens / tokens_per_step),
-            batch_size=batch_size,
-            seq_len=context,
-            eval_every=1000,
-            eval_batches=20,
-        ),
-        checkpoint=CheckpointConfig(every=1000),
-        execution=Execution(dtype="bfloat16", remat="full" if width >= 1600 else "none"),
     )
 
 

@@ -17,7 +17,7 @@ from transformer import command
 
 ROOT = Path(__file__).parent.parent
 TINY = [
-    *("--model.width", "16", "--model.num-layers", "1", "--model.num-heads", "2", "--model.vocab-size", "300"),
+    *("--model.width", "16", "--model.num-layers", "1", "--model.num-heads", "2", "--model.vocab-size", "400"),
     *("--model.context-length", "32", "--data.tokenizer", "bytes", "--train.seq-len", "32", "--train.batch-size", "8"),
     *("--train.eval-every", "1000", "--train.steps", "2"),
 ]
@@ -147,6 +147,14 @@ def test_heads_that_do_not_divide_the_width(refuse, corpus):
 
 def test_a_sequence_longer_than_the_context(refuse, corpus):
     assert "--train.seq-len 64 is longer" in refuse(*TINY, "--data.path", corpus, "--train.seq-len", "64")
+
+
+def test_an_unknown_flag_of_the_objective(refuse):
+    assert "Perhaps you meant: --objective.z-loss" in refuse("--objective.z-los", "3")
+
+
+def test_an_impossible_objective(refuse):
+    assert "--objective.label-smoothing is 1.5: it must lie in [0, 1)" in refuse("--objective.label-smoothing", "1.5")
 
 
 def test_an_unknown_data_set(refuse):

@@ -1,9 +1,12 @@
 """Presets: the published ones have the papers' sizes; unknown names are refused with the nearest."""
 
+import dataclasses
+
 import pytest
 
 import configs
 from transformer.errors import UserError
+from transformer.training import experiment as experiments
 
 
 def test_every_preset_says_what_it_is():
@@ -12,17 +15,51 @@ def test_every_preset_says_what_it_is():
         assert summary, name
 
 
+@pytest.mark.parametrize("name", configs.PRESETS)
+def test_every_preset_builds_and_survives_its_record(name):
+    preset = configs.get(name)
+    assert preset.name == name
+    assert preset.model.num_params() > 0
+    assert experiments.from_dict(experiments.to_dict(preset), "here") == preset
+
+
+# Where a preset has BERT's next sentence head, its count includes it.
+PARAMETERS = {
+    "gpt1": 116_534_784,
+    "gpt2-small": 124_439_808,
+    "gpt2-medium": 354_823_168,
+    "gpt2-large": 774_030_080,
+    "gpt2-xl": 1_557_611_200,
+    "bert-base": 110_106_428,
+    "roberta-base": 124_697_433,
+    "t5-small": 60_506_624,
+    "t5-base": 222_903_552,
+    "t5-11b": 11_307_321_344,
+    "bart-base": 139_420_416,
+    "bart-large": 406_291_456,
+    "llama-7b": 6_738_415_616,
+    "llama2-70b": 68_976_648_192,
+    "llama3-8b": 8_030_261_248,
+    "mistral-7b": 7_241_732_096,
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_presets_have_the_published_parameters(name):
+    assert configs.get(name).model.num_params() == PARAMETERS[name]
+
+
 @pytest.mark.parametrize(
-    ("name", "count"),
+    ("name", "head", "count"),
     [
-        ("gpt2-small", 124_439_808),
-        ("gpt2-medium", 354_823_168),
-        ("gpt2-large", 774_030_080),
-        ("gpt2-xl", 1_557_611_200),
+        ("bert-base", "none", 109_482_240),
+        ("bert-large", "none", 335_141_888),
+        ("albert-base", "masked_lm", 11_221_680),
+        ("distilbert-base", "none", 66_362_880),
     ],
 )
-def test_gpt2_has_the_published_parameters(name, count):
-    assert configs.get(name).model.num_params() == count
+def test_presets_have_the_published_parameters_under_another_head(name, head, count):
+    assert dataclasses.replace(configs.get(name).model, head=head).num_params() == count
 
 
 # Brown et al. 2020, table 2.1: parameters in millions, layers, width, learning rate, batch in tokens.

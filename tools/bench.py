@@ -67,8 +67,6 @@ def main(args: list[str]) -> None:
 def shape(asked: Command) -> Experiment:
     """Returns the preset as the command line changes it, on the embedded corpus if it names no text."""
     experiment = configs.get(asked.preset)
-    if not isinstance(experiment.model, GPTConfig):
-        raise UserError(f"--preset {asked.preset}: only GPT has a twin in PyTorch to be measured against so far")
     train, execution, data = experiment.train, experiment.execution, experiment.data
     if asked.batch_size:
         train = dataclasses.replace(train, batch_size=asked.batch_size)
@@ -84,26 +82,19 @@ class Step:
 
     def __init__(self, experiment: Experiment):
         import jax
-        import numpy as np
 
+        from transformer.data.pipeline import iterate
         from transformer.sharding import make_mesh
         from transformer.training import loop as training
+        from transformer.training.run import Run
 
         self._mesh = make_mesh(experiment.mesh)
         program = training.build(experiment, self._mesh)
-        rng = np.random.default_rng(0)
-        rows, length = experiment.train.batch_size, experiment.train.seq_len
-        records = [
-            {
-                "tokens": rng.integers(0, experiment.model.vocab_size, length + 1, dtype=np.int32),
-                "segment_ids": np.ones(length + 1, np.int32),
-                "positions": np.arange(length + 1, dtype=np.int32),
-            }
-            for _ in range(rows)
-        ]
-        examples = [experiment.objective.example(record, rng) for record in records]
-        batch = jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
-        self.tokens = rows * length
+        corpus = training.prepare_corpus(experiment, Run("/nonexistent"))
+        with iterate(training.training_data(experiment, corpus), 0) as batches:
+            batch = next(iter(batches))
+        length = experiment.train.seq_len
+        self.tokens = experiment.train.batch_size * (length + experiment.objective.target_length(length))
         with jax.set_mesh(self._mesh):
             self._batch = next(iter(training.to_devices([batch], self._mesh)))
             self._state, self._step = program.init(), program.step
@@ -163,6 +154,8 @@ def pipeline(experiment: Experiment, asked: Command) -> None:
 
 def pytorch(experiment: Experiment, asked: Command) -> None:
     """The step against Transformers' GPT-2 of the same shape in PyTorch, eager and compiled; AdamW on both sides."""
+    if not isinstance(experiment.model, GPTConfig):
+        raise UserError(f"{experiment.name}: only GPT has a twin in PyTorch to be measured against so far")
     bare = Step(dataclasses.replace(experiment, optimizer=OptimizerConfig()))
     for compiled in (False, True):
         theirs = TorchStep(experiment, compiled=compiled)

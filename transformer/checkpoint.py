@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,8 @@ from etils import epath
 
 from transformer.errors import UserError
 from transformer.models import Architecture, architecture_from_dict
+
+_BUFFER_BYTES, _CHUNK_BYTES = 2**28, 2**25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,6 +207,28 @@ def read_architecture(checkpoint: epath.PathLike) -> Architecture:
         raise UserError(f"{path}: not an architecture: {error}") from error
 
 
+def save_params(checkpoint: epath.PathLike, params: Any, record: Mapping[str, bytes]) -> None:
+    """Writes a checkpoint of weights alone: what was not trained here has no optimizer and no position in the data.
+
+    Args:
+      checkpoint: `CHECKPOINTS/STEP`, not yet there.
+      params: the weights' tree, of jax arrays: Orbax would copy NumPy's, all at once.
+      record: files of `record/`.
+
+    Raises:
+      UserError: it could not be written.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    path = epath.Path(checkpoint).resolve()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _little_memory(params):
+            ocp.save_checkpointables(path, {"params": params, "record": Files(record)})
+    except Exception as error:
+        raise UserError(f"{path}: the checkpoint could not be written: {_root_cause(error)}") from error
+
+
 def restore_params(checkpoint: epath.PathLike, abstract: Any) -> Any:
     """Returns a checkpoint's weights, and reads nothing else.
 
@@ -213,8 +238,22 @@ def restore_params(checkpoint: epath.PathLike, abstract: Any) -> Any:
     """
     from orbax.checkpoint import v1 as ocp
 
-    with _reading(epath.Path(checkpoint)):
+    with _reading(epath.Path(checkpoint)), _little_memory(abstract):
         return ocp.load_checkpointables(epath.Path(checkpoint), {"params": abstract})["params"]
+
+
+def _little_memory(params: Any) -> Any:
+    """Returns Orbax's context for weights alone: what is on its way to or from the disk is little beside them."""
+    from orbax.checkpoint import v1 as ocp
+
+    largest = max(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+    limit = max(_BUFFER_BYTES, largest) + 1  # Orbax wants more room than it fills
+    context = ocp.Context()
+    context.array.saving.storage_options.chunk_byte_size = _CHUNK_BYTES
+    context.memory.read_concurrent_bytes = limit
+    context.memory.write_concurrent_bytes = limit
+    context.memory.transfer_concurrent_bytes = limit
+    return context
 
 
 @contextlib.contextmanager

@@ -30,6 +30,8 @@ RULES: dict[str, tuple[str, ...]] = {
     "mlp": ("tensor",),
     "vocab": ("tensor",),
     "positions": (),
+    "out": (),
+    "label": (),
     "activation_batch": ("data", "fsdp"),
     "activation_length": ("sequence",),
     "activation_embed": (),

@@ -11,7 +11,7 @@ from .test_windows import make_store
 
 
 def make_windows(tokens, seq_len=4):
-    return Windows(make_store([tokens]), seq_len, drop_remainder=True)
+    return Windows(make_store([tokens]), seq_len + 1, overlap=1, drop_remainder=True)
 
 
 def make_example(window, rng):
@@ -102,7 +102,7 @@ def test_mixtures_keep_their_proportions_and_repeat_the_smaller_corpus():
 
 @pytest.mark.parametrize("host_count", [1, 2])
 def test_evaluation_sees_every_target_once_in_batches_of_one_shape(host_count):
-    windows = Windows(make_store([30, 25, 31]), 4, drop_remainder=False)
+    windows = Windows(make_store([30, 25, 31]), 5, overlap=1, drop_remainder=False)
     parts = []
     for host in range(host_count):
         dataset = eval_batches(windows, example=make_example, batch_size=8, host_index=host, host_count=host_count)

@@ -43,7 +43,7 @@ AWKWARD = [
 def tokenizer(kind):
     if kind == "bytes":
         return ByteTokenizer()
-    return SentencePieceTokenizer(train(kind, 512, cut_document(make_text(400))), kind)
+    return SentencePieceTokenizer(train(kind, 600, cut_document(make_text(400))), kind)
 
 
 kinds = pytest.mark.parametrize("kind", ["unigram", "bpe", "bytes"])
@@ -115,7 +115,7 @@ def test_vocabularies_that_do_not_fit_are_explained(corpus, capfd):
         make(corpus, 60_000)
     with pytest.raises(UserError, match=r"too small .* set --model.vocab-size to at least \d+"):
         make(corpus, 280)
-    with pytest.raises(UserError, match="at least 295"):
+    with pytest.raises(UserError, match="at least 363"):
         make(corpus, 200, tokenizer="bytes")
     check_vocabulary(ByteTokenizer(), 1000)
     assert capfd.readouterr() == ("", "")

@@ -10,7 +10,7 @@ import transformers
 from transformer.errors import UserError
 from transformer.inference.decode import generate
 from transformer.inference.sampling import Sampling
-from transformer.interop import gpt2
+from transformer.interop.gpt2 import GPT2
 from transformer.layers.execution import Execution
 
 GREEDY = Sampling(temperature=0)
@@ -24,8 +24,8 @@ def twins():
         eos_token_id=None, pad_token_id=0,
     )  # fmt: skip
     theirs = transformers.GPT2LMHeadModel(config).eval()
-    ours = gpt2.from_hf_config(config.to_dict())
-    params = gpt2.from_hf({name: tensor.numpy() for name, tensor in theirs.state_dict().items()}, ours)
+    ours = GPT2.read_config(config.to_dict(), "language_model")
+    params = GPT2.from_hf({name: tensor.numpy() for name, tensor in theirs.state_dict().items()}, ours)
     return theirs, ours.build(Execution()), jax.tree.map(jnp.asarray, params)
 
 

@@ -7,13 +7,13 @@ import jax
 import numpy as np
 import pytest
 import torch
-import transformers
 
 from transformer.errors import UserError
-from transformer.interop import gpt2
-from transformer.layers.execution import Execution
+from transformer.interop.gpt2 import GPT2
 from transformer.models.gpt import GPTConfig
 from transformer.ops.cross_entropy import cross_entropy
+
+from . import decoders, parity
 
 SHAPES = {
     "tied": GPTConfig(vocab_size=61, context_length=19, width=30, num_layers=3, num_heads=5),
@@ -29,93 +29,64 @@ SHAPES = {
 
 @pytest.fixture(params=SHAPES, scope="module")
 def pair(request):
-    """A config, Transformers' model with random weights, and our parameters from it."""
-    config = SHAPES[request.param]
-    hf_config = transformers.GPT2Config(**gpt2.to_hf_config(config), bos_token_id=None, eos_token_id=None)
-    torch.manual_seed(0)
-    model = transformers.GPT2LMHeadModel(hf_config).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.normal_(1.0 if name.endswith(("ln_1.weight", "ln_2.weight", "ln_f.weight")) else 0.0, 0.2)
-    tensors = {name: tensor.detach().numpy().copy() for name, tensor in model.state_dict().items()}
-    return config, model, tensors, gpt2.from_hf(tensors, config)
+    return parity.make_pair(GPT2, SHAPES[request.param])
 
 
-def _batch(config, side):
-    """Two rows, one with padding: tokens, positions, segment ids."""
-    rng = np.random.default_rng(0)
-    length = config.context_length - 2
-    tokens = rng.integers(0, config.vocab_size, (2, length)).astype(np.int32)
-    segments = np.ones((2, length), np.int32)
-    if side == "left":
-        segments[1, :4] = 0
-    if side == "right":
-        segments[1, -4:] = 0
-    positions = np.maximum(np.cumsum(segments, axis=1, dtype=np.int32) - 1, 0)
-    return {"tokens": tokens, "positions": positions, "segment_ids": segments}
+def _their_logits(model, batch):
+    return model(
+        parity.tensor(batch["tokens"]),
+        attention_mask=parity.tensor(batch["segment_ids"]),
+        position_ids=parity.tensor(batch["positions"]),
+    ).logits
 
 
-@pytest.mark.parametrize("side", ["none", "left", "right"])
-def test_logits_are_transformers(pair, side):
-    config, model, _, params = pair
-    batch = _batch(config, side)
-    have = jax.jit(config.build(Execution()).apply)({"params": params}, **batch).logits
-    with torch.no_grad():
-        want = model(
-            torch.tensor(batch["tokens"]).long(),
-            attention_mask=torch.tensor(batch["segment_ids"]).long(),
-            position_ids=torch.tensor(batch["positions"]).long(),
-        ).logits.numpy()
-    real = batch["segment_ids"] > 0
-    assert np.abs(np.asarray(have) - want)[real].max() < 1e-5
+def test_logits_are_transformers(pair):
+    batch = parity.rows(pair.config, pair.config.context_length - 2)
+    parity.assert_near(pair.apply(batch).logits, _their_logits(pair.theirs, batch), batch["segment_ids"] > 0)
 
 
-def test_gradients_are_transformers(pair):
-    """Of the mean loss over real tokens, with dropout off; compared by Transformers' names."""
-    config, model, _, params = pair
-    batch = _batch(config, "right")
+def test_gradients_are_transformers():
+    """Of the mean loss over real tokens, with dropout off."""
+    pair = parity.make_pair(GPT2, SHAPES["tied"])
+    batch = parity.rows(pair.config, 17)
     targets, weights = np.roll(batch["tokens"], -1, axis=1), (batch["segment_ids"] > 0).astype(np.float32)
 
-    @jax.jit
-    @jax.value_and_grad
-    def loss(params):
-        out = config.build(Execution()).apply({"params": params}, **batch)
+    def loss(out):
         total, weight, _ = cross_entropy(out.hidden_BTD, out.unembedding_VD, targets, weights, chunk=5)
         return total / weight
 
-    have_loss, gradients = loss(params)
-    model.zero_grad()
-    logits = model(
-        torch.tensor(batch["tokens"]).long(), attention_mask=torch.tensor(batch["segment_ids"]).long()
-    ).logits  # fmt: skip
-    nll = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), torch.tensor(targets).long().flatten(), reduction="none"
-    )
-    want_loss = (nll * torch.tensor(weights).flatten()).sum() / weights.sum()
-    want_loss.backward()
-    np.testing.assert_allclose(have_loss, want_loss.item(), rtol=1e-6)
-    have = gpt2.to_hf(gradients, config)
-    for name, parameter in model.named_parameters():
-        np.testing.assert_allclose(have[name], parameter.grad, atol=1e-5, err_msg=name)
+    def their_loss(model):
+        nll = torch.nn.functional.cross_entropy(
+            _their_logits(model, batch).flatten(0, 1), parity.tensor(targets).flatten(), reduction="none"
+        )
+        return (nll * torch.tensor(weights).flatten()).sum() / weights.sum()
+
+    parity.assert_gradients(pair, batch, loss, their_loss)
 
 
 def test_there_and_back_is_exact(pair):
-    config, model, tensors, params = pair
-    back = gpt2.to_hf(params, config)
-    skipped = {"lm_head.weight"} if config.tie_embeddings else set()
-    assert set(back) == set(tensors) - skipped
-    for name, tensor in back.items():
-        np.testing.assert_array_equal(tensor, tensors[name], err_msg=name)
-    report = model.load_state_dict({name: torch.tensor(tensor) for name, tensor in back.items()}, strict=False)
-    assert not report.unexpected_keys
-    assert set(report.missing_keys) == skipped
-    jax.tree.map(np.testing.assert_array_equal, gpt2.from_hf(back, config), params)
+    parity.assert_there_and_back(pair)
 
 
-def test_config_there_and_back(pair):
-    config, model, _, _ = pair
-    assert gpt2.from_hf_config(model.config.to_dict()) == config
-    assert gpt2.from_hf_config(gpt2.to_hf_config(config)) == config
+def test_transformers_loads_what_is_written(pair, tmp_path):
+    batch = parity.rows(pair.config, 7)
+    parity.assert_reloads(pair, tmp_path / "out", lambda model: _their_logits(model, batch))
+
+
+@pytest.mark.parametrize("head", ["sequence_classification", "token_classification", "question_answering", "none"])
+def test_every_head_is_transformers(head, tmp_path):
+    config = dataclasses.replace(SHAPES["untied, narrow mlp"], head=head)
+    pair = decoders.make_pair(GPT2, config)
+    decoders.assert_scores(pair, 19)
+    parity.assert_there_and_back(pair)
+    decoders.assert_reloads(pair, tmp_path / "out")
+
+
+def test_banded_attention_is_refused_by_name():
+    config = dataclasses.replace(SHAPES["exact gelu"], band=3)
+    assert not GPT2.fits(config)
+    with pytest.raises(UserError, match="band is 3: Transformers' GPT-2 has no banded attention"):
+        GPT2.to_hf({}, config)
 
 
 @pytest.mark.parametrize(
@@ -123,21 +94,21 @@ def test_config_there_and_back(pair):
     [
         ("scale_attn_by_inverse_layer_idx", True, "scale_attn_by_inverse_layer_idx = True is not supported"),
         ("activation_function", "mish", "activation_function = 'mish' is not supported"),
-        ("attn_pdrop", 0.2, "dropouts that differ"),
+        ("attn_pdrop", 0.2, "resid_pdrop, embd_pdrop, attn_pdrop that differ"),
         ("model_type", "llama", "model_type is 'llama'"),
         ("rope_theta", 1e4, "unknown fields, which may change the model: rope_theta"),
     ],
 )
 def test_unsupported_config_fields_are_refused_by_name(field, value, message):
     with pytest.raises(UserError, match=message):
-        gpt2.from_hf_config(gpt2.to_hf_config(GPTConfig()) | {field: value})
+        GPT2.read_config(GPT2.write_config(GPTConfig()) | {field: value}, "language_model")
 
 
 def test_a_config_that_lacks_a_size_is_refused():
-    config = gpt2.to_hf_config(GPTConfig())
+    config = GPT2.write_config(GPTConfig())
     del config["n_embd"]
     with pytest.raises(UserError, match="missing n_embd"):
-        gpt2.from_hf_config(config)
+        GPT2.read_config(config, "language_model")
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +118,7 @@ def small():
     rng = np.random.default_rng(0)
     shapes = nn.meta.unbox(config.abstract_params())
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
-    return config, gpt2.to_hf(params, config)
+    return config, GPT2.to_hf(params, config)
 
 
 def test_missing_and_unexpected_names_are_refused(small):
@@ -156,38 +127,38 @@ def test_missing_and_unexpected_names_are_refused(small):
     tensors["transformer.h.3.ln_1.bias"] = np.zeros(30, np.float32)
     message = r"missing 'transformer\.h\.1\.ln_1\.bias'; unexpected 'transformer\.h\.3\.ln_1\.bias'"
     with pytest.raises(UserError, match=message):
-        gpt2.from_hf(tensors, config)
+        GPT2.from_hf(tensors, config)
 
 
 def test_a_wrong_shape_is_refused_even_of_the_right_size(small):
     config, tensors = small
     name = "transformer.h.0.attn.c_attn.weight"
     with pytest.raises(UserError, match=r"c_attn\.weight' has shape \(90, 30\); the architecture needs \(30, 90\)"):
-        gpt2.from_hf({**tensors, name: tensors[name].T}, config)
+        GPT2.from_hf({**tensors, name: tensors[name].T}, config)
 
 
 def test_a_tied_head_must_be_the_embedding(small):
     config, tensors = small
     embedding = tensors["transformer.wte.weight"]
-    gpt2.from_hf({**tensors, "lm_head.weight": embedding}, config)
+    GPT2.from_hf({**tensors, "lm_head.weight": embedding}, config)
     with pytest.raises(UserError, match=r"'lm_head\.weight' differs from 'transformer\.wte\.weight'"):
-        gpt2.from_hf({**tensors, "lm_head.weight": embedding + 1}, config)
+        GPT2.from_hf({**tensors, "lm_head.weight": embedding + 1}, config)
 
 
 def test_a_bare_backbone_and_old_buffers_are_read(small):
     config, tensors = small
     bare = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
     bare["h.0.attn.bias"] = np.tril(np.ones((1, 1, 19, 19), np.float32))
-    jax.tree.map(np.testing.assert_array_equal, gpt2.from_hf(bare, config), gpt2.from_hf(tensors, config))
+    jax.tree.map(np.testing.assert_array_equal, GPT2.from_hf(bare, config), GPT2.from_hf(tensors, config))
 
 
 def test_half_precision_is_read_into_float32(small):
     config, tensors = small
-    params = gpt2.from_hf({name: tensor.astype(np.float16) for name, tensor in tensors.items()}, config)
+    params = GPT2.from_hf({name: tensor.astype(np.float16) for name, tensor in tensors.items()}, config)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
 
 
 def test_an_untied_head_is_needed_where_the_architecture_has_one(small):
     config, tensors = small
     with pytest.raises(UserError, match=r"missing 'lm_head\.weight'"):
-        gpt2.from_hf(tensors, dataclasses.replace(config, tie_embeddings=False))
+        GPT2.from_hf(tensors, dataclasses.replace(config, tie_embeddings=False))

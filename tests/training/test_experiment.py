@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import configs
+import train
+from transformer import command
 from transformer.errors import UserError
+from transformer.models.bart import BartConfig
+from transformer.models.bert import BertConfig
+from transformer.models.gpt import GPTConfig
+from transformer.models.spanbert import SpanBertConfig
+from transformer.models.t5 import T5Config
+from transformer.objectives import Denoising, MaskedLM, Seq2Seq, SpanCorruption
 from transformer.training import experiment as experiments
 from transformer.training.run import Run, to_json
 
@@ -49,6 +57,9 @@ def test_any_field_survives_json(rate, steps, path, mixture, chunk):
         (lambda r: r["train"].update(stepz=3), "stepz"),
         (lambda r: r["train"].update(steps="many"), "many"),
         (lambda r: r["objective"].update(kind="causal"), "causal"),
+        (lambda r: r.update(objective="causal_lm"), "causal_lm"),
+        (lambda r: r["objective"].update(rate=0.15), "rate"),
+        (lambda r: r["objective"].update(z_loss=-1), "--objective.z-loss is -1.0"),
         (lambda r: r.pop("model"), "model"),
     ],
 )
@@ -63,6 +74,54 @@ def test_sequence_longer_than_the_context_is_refused():
     base = configs.get("gpt-python")
     with pytest.raises(UserError, match=r"--train.seq-len 4096 is longer than the model's context"):
         dataclasses.replace(base, train=dataclasses.replace(base.train, seq_len=4096))
+
+
+TINY = {"vocab_size": 64, "context_length": 64, "width": 16, "num_layers": 1, "num_heads": 2, "mlp_width": 32}
+FITTING = [
+    (MaskedLM(), BertConfig(**TINY, head="masked_lm")),
+    (MaskedLM(sentence="nsp", static_copies=10), BertConfig(**TINY, head="pretraining")),
+    (MaskedLM(choose="spans", boundary=True), SpanBertConfig(**TINY, head="pretraining")),
+    (SpanCorruption(z_loss=1e-4), T5Config(vocab_size=64)),
+    (Denoising(rotate=True), T5Config(vocab_size=64)),
+    (Seq2Seq(target_len=32), T5Config(vocab_size=64)),
+]
+
+
+def experiment_of(objective, model, seq_len=64):
+    base = configs.get("gpt-python")
+    return dataclasses.replace(
+        base, objective=objective, model=model, train=dataclasses.replace(base.train, seq_len=seq_len)
+    )
+
+
+@pytest.mark.parametrize(("objective", "model"), FITTING)
+def test_every_objective_survives_json_and_takes_flags(objective, model):
+    experiment = experiment_of(objective, model)
+    record = json.loads(json.dumps(experiments.to_dict(experiment)))
+    assert record["objective"]["kind"] == objective.name
+    assert experiments.from_dict(record, "x") == experiment
+    default = train.Command(experiment=experiment, workdir="x")
+    parsed = command.parse(train.Command, ["--objective.z-loss", "0.5"], prog="x", default=default)
+    assert parsed.experiment == experiment_of(dataclasses.replace(objective, z_loss=0.5), model)
+    with pytest.raises(UserError, match="Perhaps you meant: --objective.z-loss"):
+        command.parse(train.Command, ["--objective.z-los", "0.5"], prog="x", default=default)
+
+
+def test_objective_and_model_must_fit():
+    bert, t5 = FITTING[0][1], FITTING[3][1]
+    with pytest.raises(UserError, match="the objective masked_lm trains an encoder, and t5 is an encoder-decoder"):
+        experiment_of(MaskedLM(), t5)
+    with pytest.raises(UserError, match="the objective causal_lm trains a decoder, and bert is an encoder"):
+        experiment_of(configs.get("gpt-python").objective, bert)
+    with pytest.raises(UserError, match=r"needs --model.head pretraining, and this is masked_lm"):
+        experiment_of(MaskedLM(sentence="sop"), bert)
+    with pytest.raises(UserError, match=r"needs --model.head language_model, and this is token_classification"):
+        experiment_of(configs.get("gpt-python").objective, GPTConfig(head="token_classification"))
+    with pytest.raises(UserError, match=r"--train.seq-len 8 is too short for masked_lm"):
+        experiment_of(MaskedLM(), bert, seq_len=8)
+    bart = BartConfig(vocab_size=64, context_length=64)
+    with pytest.raises(UserError, match=r"targets of 128 tokens are longer than the model's context of 64"):
+        experiment_of(Seq2Seq(target_len=128), bart)
 
 
 def test_differences_name_the_fields():

@@ -151,3 +151,25 @@ def test_clips_by_the_global_norm():
 def test_refuses(fields, message):
     with pytest.raises(UserError, match=message):
         OptimizerConfig(**fields)
+
+
+def test_lamb_is_optaxs_a_layer_at_a_time():
+    """optax.lamb on the layers taken apart, where each array is a layer's own."""
+    config = OptimizerConfig(
+        name="lamb", learning_rate=0.1, schedule="constant", warmup_steps=0, weight_decay=0.3, b2=0.9, clip_norm=None
+    )
+    params, grads = some_params(), some_params(1)
+    ours = make_optimizer(config, 10, NAMES)
+    updates, state = ours.update(grads, ours.init(params), params)
+    updates, _ = ours.update(grads, state, optax.apply_updates(params, updates))
+
+    def apart(tree):
+        layers = {f"{name}{i}": leaf[i] for name, leaf in tree["layers"].items() for i in range(2)}
+        return layers | {"scale": tree["norm"]["scale"]}
+
+    mask = {name: name.startswith("kernel") for name in apart(params)}
+    with jax.numpy_dtype_promotion("standard"):
+        theirs = optax.lamb(0.1, b2=0.9, eps=1e-8, weight_decay=0.3, mask=mask)
+        first, state = theirs.update(apart(grads), theirs.init(apart(params)), apart(params))
+        want, _ = theirs.update(apart(grads), state, optax.apply_updates(apart(params), first))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-7), apart(updates), want)

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from transformer.errors import UserError
-from transformer.interop import gpt2
+from transformer.interop.gpt2 import GPT2
 from transformer.layers.execution import Execution
 from transformer.models.gpt import GPTConfig
 from transformer.objectives.causal_lm import CausalLM
@@ -170,8 +170,8 @@ def twins():
     )
     theirs = transformers.GPT2LMHeadModel(config)
     tensors = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
-    ours = gpt2.from_hf_config(config.to_dict())
-    return theirs, ours, gpt2.from_hf(tensors, ours)
+    ours = GPT2.read_config(config.to_dict(), "language_model")
+    return theirs, ours, GPT2.from_hf(tensors, ours)
 
 
 def test_twenty_adamw_steps_equal_pytorch(twins):
@@ -215,6 +215,6 @@ def test_twenty_adamw_steps_equal_pytorch(twins):
             ours.append(float(metrics["loss"]))
             expected.append(their_step(tokens))
             if step == 0:
-                updated = gpt2.from_hf({n: t.numpy() for n, t in theirs.state_dict().items()}, config)
+                updated = GPT2.from_hf({n: t.numpy() for n, t in theirs.state_dict().items()}, config)
                 jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state.params, updated)
     np.testing.assert_allclose(ours, expected, atol=1e-4)

@@ -27,6 +27,9 @@ class ByteTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(i - _FIRST for i in map(int, ids) if _FIRST <= i < self.vocab_size).decode("utf-8", "replace")
 
+    def pieces(self) -> list[str | None]:
+        return [*([None] * _FIRST), *(bytes([byte]).decode("utf-8", "replace") for byte in range(256))]
+
     def special_id(self, name: str) -> int:
         if name not in RESERVED:
             raise UserError(f"The bytes tokenizer has no special {name!r}; it has {', '.join(RESERVED[:8])} and so on.")

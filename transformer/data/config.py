@@ -18,6 +18,10 @@ class DataConfig:
     text_field: str = "text"
     """The JSONL or TFDS field that holds the text."""
 
+    fields: tuple[str, str] | None = None
+    """For objectives on pairs, the names of source and target: the suffixes of parallel files (`en de` for train.en and
+    train.de), or the JSONL or TFDS fields. The columns of a .tsv file need none."""
+
     validation_fraction: float = 0.05
     """The part of a corpus (0 to 1) held out for validation, where the corpus has no validation split of its own."""
 

@@ -13,6 +13,11 @@ _END = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "[SEP]", "<|im_end|
 _BEGIN = ("<s>", "<|startoftext|>", "<|begin_of_text|>", "<bos>", "[CLS]", "<|begin▁of▁sentence|>")
 _PAD = ("<pad>", "[PAD]", "<|pad|>", "<|padding|>", "<|finetune_right_pad_id|>")
 
+# GPT-2's alphabet of bytes: printable ones stand for themselves, the others for U+0100 and on, in order.
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHER = [byte for byte in range(256) if byte not in _PRINTABLE]
+_BYTES = {chr(byte): byte for byte in _PRINTABLE} | {chr(0x100 + i): byte for i, byte in enumerate(_OTHER)}
+
 
 class HuggingFaceTokenizer:
     """Wraps the bytes of a `tokenizer.json`; `name` is for messages. Text that spells a special encodes as text."""
@@ -52,6 +57,21 @@ class HuggingFaceTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode([i for i in map(int, ids) if 0 <= i < self.vocab_size], skip_special_tokens=True)
 
+    def pieces(self) -> list[str | None]:
+        import tokenizers
+
+        tokenizer = self._tokenizer
+        specials = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        names = {i: name for name, i in tokenizer.get_vocab(with_added_tokens=True).items() if i not in specials}
+        if isinstance(tokenizer.model, tokenizers.models.WordPiece):
+            prefix = tokenizer.model.continuing_subword_prefix
+            text = {i: name[len(prefix) :] if name.startswith(prefix) else f" {name}" for i, name in names.items()}
+        elif b'"ByteLevel"' in self._data:
+            text = {i: _from_byte_level(name) for i, name in names.items()}
+        else:
+            text = {i: name.replace("\u2581", " ") for i, name in names.items()}
+        return [text.get(i) for i in range(self.vocab_size)]
+
     def special_id(self, name: str) -> int:
         found = self._tokenizer.token_to_id(name)
         if found is None:
@@ -60,3 +80,8 @@ class HuggingFaceTokenizer:
 
     def save(self, folder: str | Path) -> None:
         (write_kind(folder, "huggingface") / "tokenizer.json").write_bytes(self._data)
+
+
+def _from_byte_level(piece: str) -> str:
+    """The text of a piece whose characters each stand for a byte, as in GPT-2: a space is \u0120."""
+    return bytes(_BYTES[c] for c in piece if c in _BYTES).decode("utf-8", "replace")

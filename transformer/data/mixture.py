@@ -4,6 +4,8 @@ import math
 from typing import NamedTuple
 
 from transformer.data.config import DataConfig
+from transformer.data.pair_files import open_pair_path
+from transformer.data.pairs import PairSource
 from transformer.data.sources import Source, open_path
 from transformer.errors import UserError
 
@@ -15,22 +17,37 @@ class Weighted(NamedTuple):
     weight: float
 
 
+class WeightedPairs(NamedTuple):
+    pairs: PairSource
+    weight: float
+
+
 def open_sources(config: DataConfig) -> list[Weighted]:
     """The sources of `config`, opened: of its mixture, else its path, else its TFDS dataset.
 
     Raises:
       UserError: nothing named, a malformed mixture item, a source that cannot be opened.
     """
+    return [Weighted(_open(name, config), weight) for name, weight in _named(config)]
+
+
+def open_pairs(config: DataConfig) -> list[WeightedPairs]:
+    """The same as `open_sources`, for sources of pairs."""
+    return [WeightedPairs(_open_pairs(name, config), weight) for name, weight in _named(config)]
+
+
+def _named(config: DataConfig) -> list[tuple[str, float]]:
+    """What `config` names, with weights."""
     if not 0 < config.validation_fraction < 1:
         raise UserError(
             f"--data.validation-fraction {config.validation_fraction}: give a number between 0 and 1, such as 0.05."
         )
     if config.mixture:
-        return [Weighted(_open(name, config), weight) for name, weight in map(_parse, config.mixture)]
+        return list(map(_parse, config.mixture))
     if config.path is not None:
-        return [Weighted(open_path(config.path, config), 1.0)]
+        return [(config.path, 1.0)]
     if config.tfds is not None:
-        return [Weighted(_open(_TFDS_PREFIX + config.tfds, config), 1.0)]
+        return [(_TFDS_PREFIX + config.tfds, 1.0)]
     raise UserError("No corpus named: set --data.path, --data.tfds or --data.mixture.")
 
 
@@ -55,3 +72,11 @@ def _open(name: str, config: DataConfig) -> Source:
     from transformer.data.tfds_source import TfdsSource  # here, because importing TFDS costs a third of a second
 
     return TfdsSource(name.removeprefix(_TFDS_PREFIX), config)
+
+
+def _open_pairs(name: str, config: DataConfig) -> PairSource:
+    if not name.startswith(_TFDS_PREFIX):
+        return open_pair_path(name, config)
+    from transformer.data.tfds_source import TfdsPairs
+
+    return TfdsPairs(name.removeprefix(_TFDS_PREFIX), config)

@@ -5,30 +5,25 @@ The sample at index i is a pure function of (corpora, seed, i), and the global b
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import grain
 import numpy as np
 
+from transformer.data.records import Record, Records
+
 Example = dict[str, Any]
-MakeExample = Callable[[dict[str, np.ndarray], np.random.Generator], Example]
-
-
-class RandomAccess(Protocol):
-    """Windows, or anything like them."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]: ...
+MakeExample = Callable[[Record, np.random.Generator], Example]
 
 
 def train_batches(
-    corpora: Sequence[RandomAccess],
+    corpora: Sequence[Records],
     weights: Sequence[float],
     *,
     example: MakeExample,
     batch_size: int,
     seed: int,
+    copies: int | None = None,
     host_index: int = 0,
     host_count: int = 1,
 ) -> grain.MapDataset:
@@ -39,34 +34,53 @@ def train_batches(
 
     Args:
       weights: relative, positive; a sample comes from corpus k with frequency weights[k] / sum(weights).
-      example: called with a window and a generator that depends on (seed, sample index) alone.
+      example: called with a record and a generator that depends on (seed, record, epoch) alone.
       batch_size: B, over all hosts; `host_count` (H) divides it.
+      copies: the epochs after which the examples repeat: epoch e makes those of epoch e mod `copies`, in another order.
+        None: never.
     """
     # Seeds of their own, so that two corpora of one length are not shuffled alike and masks do not follow the shuffle.
     example_seed, *corpus_seeds = (int(s) for s in np.random.SeedSequence(seed).generate_state(1 + len(corpora)))
     streams = [
-        grain.MapDataset.source(corpus).shuffle(seed=corpus_seed).repeat()
-        for corpus, corpus_seed in zip(corpora, corpus_seeds, strict=True)
+        grain.MapDataset.range(len(corpus))
+        .shuffle(seed=corpus_seed)
+        .repeat()
+        .map_with_index(_Make(corpus, example, (example_seed, number), copies))
+        for number, (corpus, corpus_seed) in enumerate(zip(corpora, corpus_seeds, strict=True))
     ]
     samples = streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, list(weights))
-    return _host_part(samples.random_map(example, seed=example_seed), batch_size, host_index, host_count)
+    return _host_part(samples, batch_size, host_index, host_count)
+
+
+class _Make:
+    """The example at a place of an endless stream of one corpus's records, epoch after epoch."""
+
+    def __init__(self, corpus: Records, example: MakeExample, seed: tuple[int, int], copies: int | None):
+        self._corpus, self._example, self._seed, self._copies = corpus, example, seed, copies
+
+    def __call__(self, place: int, index: int) -> Example:
+        epoch = place // len(self._corpus)
+        copy = epoch if self._copies is None else epoch % self._copies
+        rng = np.random.default_rng((*self._seed, int(index), copy))
+        return self._example(self._corpus.draw(int(index), rng), rng)
 
 
 def eval_batches(
-    windows: RandomAccess,
+    records: Records,
     *,
     example: MakeExample,
     batch_size: int,
     host_index: int = 0,
     host_count: int = 1,
 ) -> grain.MapDataset:
-    """Every window once, in order, as this host's parts of ceil(windows / B) global batches.
+    """Every record once, in order, as this host's parts of ceil(records / B) global batches.
 
-    The last batch is filled up with windows that are all padding (segment 0), to which `example` gives weight 0: shapes
+    The last batch is filled up with records that are all padding (segment 0), to which `example` gives weight 0: shapes
     never change and sums are exact. Iterate over it with `iterate(dataset, 0)`, any number of times: the batches are
-    the same each time.
+    the same each time, and so is what they hide.
     """
-    samples = grain.MapDataset.source(_Padded(windows, batch_size)).random_map(example, seed=0)
+    padded = _Padded(records, batch_size)
+    samples = grain.MapDataset.range(len(padded)).map(lambda index: padded.example(int(index), example))
     return _host_part(samples, batch_size, host_index, host_count)
 
 
@@ -78,18 +92,20 @@ def _host_part(samples: grain.MapDataset, batch_size: int, host_index: int, host
 
 
 class _Padded:
-    """`windows`, filled up with padding to a whole number of batches."""
+    """`records`, filled up with padding to a whole number of batches."""
 
-    def __init__(self, windows: RandomAccess, batch_size: int):
-        self._windows = windows
-        self._length = -(-len(windows) // batch_size) * batch_size
-        self._padding = {name: np.zeros_like(value) for name, value in windows[0].items()}
+    def __init__(self, records: Records, batch_size: int):
+        self._records = records
+        self._length = -(-len(records) // batch_size) * batch_size
 
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return self._windows[index] if index < len(self._windows) else dict(self._padding)
+    def example(self, index: int, make: MakeExample) -> Example:
+        rng = np.random.default_rng(index)
+        if index < len(self._records):
+            return make(self._records.draw(index, rng), rng)
+        return make({name: np.zeros_like(value) for name, value in self._records.draw(0, rng).items()}, rng)
 
 
 class Batches(Iterator[Example]):

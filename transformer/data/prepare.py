@@ -4,11 +4,16 @@ import dataclasses
 from collections.abc import Sequence
 
 from transformer.data.config import DataConfig
-from transformer.data.mixture import open_sources
+from transformer.data.document_parts import DocumentParts
+from transformer.data.mixture import Weighted, open_pairs, open_sources
+from transformer.data.pair_rows import PairRows
+from transformer.data.records import JoinedRecords, Reading, Records
+from transformer.data.sources import Source, Split
 from transformer.data.store import TokenStore, build_store
 from transformer.data.tokenizer import Tokenizer
 from transformer.data.tokenizer_kinds import check_vocabulary, make_tokenizer
-from transformer.data.windows import JoinedWindows, Windows
+from transformer.data.vocabulary import Vocabulary
+from transformer.data.windows import TextWindows, Windows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,44 +46,73 @@ class TextFigures:
 @dataclasses.dataclass(frozen=True)
 class Corpora:
     tokenizer: Tokenizer
-    train: tuple[Windows, ...]
+    vocabulary: Vocabulary
+    """The tokenizer's."""
+    train: tuple[Records, ...]
     """One a source of the mixture."""
     weights: tuple[float, ...]
     """How often each of `train` is drawn from; relative."""
-    validation: JoinedWindows
+    validation: JoinedRecords
     """The validation text of all sources, one after the other and each once: weights do not apply."""
     figures: TextFigures
+    """Of the validation text; of its targets, where it is pairs."""
     fingerprint: str
     """Of the text and the tokens: changes if a resumed run would see other data."""
 
 
-def prepare(config: DataConfig, *, vocab_size: int, seq_len: int, tokenizer: Tokenizer | None = None) -> Corpora:
-    """Opens the sources, makes the tokenizer, builds the token stores or finds them in `cache_dir`, and cuts windows.
+def prepare(config: DataConfig, *, vocab_size: int, reading: Reading, tokenizer: Tokenizer | None = None) -> Corpora:
+    """Opens the sources, makes the tokenizer, builds the token stores or finds them in `cache_dir`, and cuts records.
 
     Every machine of a job prepares its own stores (or finds those on a shared disk, where one process builds them).
 
     Args:
       vocab_size: the model's; a tokenizer may have fewer pieces, not more.
-      seq_len: T; windows have T + 1 tokens.
+      reading: which records the objective reads.
       tokenizer: a resumed run's own; without it the config decides.
 
     Raises:
       UserError: anything about the corpus, the tokenizer or the disk that a person can mend.
     """
-    sources = open_sources(config)
+    corpora: list[tuple[tuple[Source, ...], float]]
+    if reading.kind == "pairs":
+        corpora = [(pairs.sides, weight) for pairs, weight in open_pairs(config)]
+    else:
+        corpora = [((source,), weight) for source, weight in open_sources(config)]
     if tokenizer is None:
-        tokenizer = make_tokenizer(config, vocab_size, sources)
+        texts = [Weighted(source, weight) for sources, weight in corpora for source in sources]
+        tokenizer = make_tokenizer(config, vocab_size, texts)  # one for both sides of pairs
     check_vocabulary(tokenizer, vocab_size)
-    train = [build_store(source, "train", tokenizer, config.cache_dir) for source, _ in sources]
-    validation = [build_store(source, "validation", tokenizer, config.cache_dir) for source, _ in sources]
+
+    def stores(split: Split) -> list[list[TokenStore]]:
+        return [
+            [build_store(source, split, tokenizer, config.cache_dir) for source in sources] for sources, _ in corpora
+        ]
+
+    train, validation = stores("train"), stores("validation")
     return Corpora(
         tokenizer=tokenizer,
-        train=tuple(Windows(store, seq_len, drop_remainder=True) for store in train),
-        weights=tuple(weight for _, weight in sources),
-        validation=JoinedWindows([Windows(store, seq_len, drop_remainder=False) for store in validation]),
-        figures=_figures(validation),
-        fingerprint="-".join((*(store.meta.corpus for store in train), tokenizer.fingerprint)),
+        vocabulary=Vocabulary.of(tokenizer),
+        train=tuple(cut(*parts, reading=reading, drop_remainder=True) for parts in train),
+        weights=tuple(weight for _, weight in corpora),
+        validation=JoinedRecords([cut(*parts, reading=reading, drop_remainder=False) for parts in validation]),
+        figures=_figures([parts[-1] for parts in validation]),
+        fingerprint="-".join((*(store.meta.corpus for parts in train for store in parts), tokenizer.fingerprint)),
     )
+
+
+def cut(*stores: TokenStore, reading: Reading, drop_remainder: bool) -> Records:
+    """The records of a store, or of the two of pairs.
+
+    With `drop_remainder` (training) there is no last window that is not full.
+    """
+    if reading.kind == "pairs":
+        return PairRows(*stores, reading=reading)
+    [store] = stores
+    if reading.kind == "windows":
+        return Windows(store, reading.length, reading.overlap, drop_remainder)
+    if reading.kind == "text":
+        return TextWindows(store, reading.length, drop_remainder)
+    return DocumentParts(store, reading.length, reading.others)
 
 
 def _figures(stores: Sequence[TokenStore]) -> TextFigures:

@@ -67,6 +67,15 @@ class SentencePieceTokenizer:
             [i for i in map(int, ids) if 0 <= i < self.vocab_size and i not in self._specials]
         )
 
+    def pieces(self) -> list[str | None]:
+        return [None if i in self._specials else self._text(i) for i in range(self.vocab_size)]
+
+    def _text(self, i: int) -> str:
+        piece = self._processor.id_to_piece(i)
+        if self._processor.is_byte(i):  # <0x0A>
+            return bytes([int(piece[1:-1], 16)]).decode("utf-8", "replace")
+        return piece.replace(_SPACE, " ")
+
     def special_id(self, name: str) -> int:
         found = self._processor.piece_to_id(name)
         if found not in self._specials or self._processor.id_to_piece(found) != name:

@@ -128,7 +128,7 @@ class FileCollection(Source):
 
     def _keys(self) -> Iterator[str]:
         for path in self._files:
-            if not _is_jsonl(path):
+            if not is_jsonl(path):
                 yield self._relative(path)
                 continue
             with path.open("rb") as file:
@@ -152,7 +152,7 @@ class FileCollection(Source):
     def pieces(self, split: Split) -> Iterator[Piece]:
         for path in self._files:
             name = self._relative(path)
-            if _is_jsonl(path):
+            if is_jsonl(path):
                 for text in self._lines(path, name, split):
                     yield from cut_document(text)
             elif self._split(name) == split:
@@ -163,15 +163,16 @@ class FileCollection(Source):
         with path.open("rb") as file:
             for index, line in enumerate(file):
                 if line.strip() and self._split(f"{name}:{index}") == split:
-                    yield _jsonl_text(decode_utf8(line, path, offset), f"{path}:{index + 1}", self._field)
+                    yield jsonl_text(decode_utf8(line, path, offset), f"{path}:{index + 1}", self._field)
                 offset += len(line)
 
 
-def _is_jsonl(path: Path) -> bool:
+def is_jsonl(path: Path) -> bool:
     return path.suffix.lower() in (".jsonl", ".ndjson")
 
 
-def _jsonl_text(line: str, where: str, field: str) -> str:
+def jsonl_text(line: str, where: str, field: str, flag: str = "--data.text-field") -> str:
+    """The text of a field of a line; UserError says `where` it has none, and the flag that names the field."""
     try:
         record = json.loads(line.removeprefix("\ufeff"))
     except json.JSONDecodeError as error:
@@ -182,11 +183,9 @@ def _jsonl_text(line: str, where: str, field: str) -> str:
         raise UserError(f"{where}: a {type(record).__name__}, not an object. A .jsonl file has one JSON object a line.")
     if field not in record:
         fields = ", ".join(sorted(record)) or "none"
-        raise UserError(f"{where}: no field {field!r}; its fields are: {fields}. Name one with --data.text-field.")
+        raise UserError(f"{where}: no field {field!r}; its fields are: {fields}. Name one with {flag}.")
     if not isinstance(record[field], str):
-        raise UserError(
-            f"{where}: field {field!r} is a {type(record[field]).__name__}, not a string. Set --data.text-field."
-        )
+        raise UserError(f"{where}: field {field!r} is a {type(record[field]).__name__}, not a string. Set {flag}.")
     # A lone surrogate is legal in JSON ("\ud800") but is no text: it has no UTF-8.
     return record[field].encode("utf-8", "replace").decode("utf-8")
 
@@ -214,7 +213,7 @@ def open_path(path: str, config: DataConfig) -> Source:
     for file in files:
         if not os.access(file, os.R_OK):
             raise UserError(f"{file} cannot be read: permission denied.")
-    if len(files) == 1 and not _is_jsonl(files[0]):
+    if len(files) == 1 and not is_jsonl(files[0]):
         return TextFile(files[0], config.validation_fraction)
     return FileCollection(root, files, config.validation_fraction, config.text_field)
 

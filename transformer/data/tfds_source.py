@@ -7,12 +7,13 @@ chosen by a hash of their index.
 import contextlib
 import difflib
 import hashlib
+import importlib
 import io
 import json
 import os
 import socket
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +21,27 @@ import tensorflow_datasets as tfds
 
 from transformer.data.atomic import errors_named, exclusive
 from transformer.data.config import DataConfig
+from transformer.data.pairs import PairSource, check_fields
 from transformer.data.pieces import Piece, cut_document
 from transformer.data.sources import Source, Split, choose_split, hash_file, unit_hash
 from transformer.errors import UserError
 
 _READ = 256  # examples read at once
-_EMBEDDED = "python_stdlib"
+_EMBEDDED = ("python_stdlib", "python_docstrings")
 
 
-class TfdsSource(Source):
-    """One text feature of a TFDS dataset; prepares the dataset on first use.
+class TfdsDataset:
+    """Some text features of a TFDS dataset; prepares the dataset on first use.
 
     Prepared data lies under `cache_dir`/tfds, or under $TFDS_DATA_DIR where that is set.
     """
 
-    def __init__(self, dataset: str, config: DataConfig):
+    def __init__(self, dataset: str, config: DataConfig, fields: Sequence[str], flag: str):
         self.name = f"tfds:{dataset}"
-        self._field, self._fraction = config.text_field, config.validation_fraction
+        self._fields, self._fraction = tuple(fields), config.validation_fraction
         folder = Path(os.environ.get("TFDS_DATA_DIR") or Path(config.cache_dir) / "tfds").expanduser()
         self._builder = _builder(dataset, folder)
-        self._check_field()
+        self._check_fields(flag)
         _prepare(self._builder, dataset, folder)
         splits = self._builder.info.splits
         if "train" not in splits:
@@ -54,22 +56,22 @@ class TfdsSource(Source):
             hashes = [unit_hash(str(i)) for i in range(self._count)]
             self._lowest, self._highest = min(hashes), max(hashes)
 
-    def _check_field(self) -> None:
+    def _check_fields(self, flag: str) -> None:
         features: Any = self._builder.info.features
         texts = [name for name, feature in features.items() if isinstance(feature, tfds.features.Text)]
-        if self._field not in texts:
-            found = ", ".join(texts) or "none"
-            raise UserError(
-                f"{self.name} has no text feature {self._field!r}; it has: {found}. Name one with --data.text-field."
-            )
+        for field in self._fields:
+            if field not in texts:
+                found = ", ".join(texts) or "none"
+                raise UserError(f"{self.name} has no text feature {field!r}; it has: {found}. Name one with {flag}.")
 
     def _read_split(self, split: Split) -> str:
         return "train" if split == "train" or self._held_out is None else self._held_out
 
-    def _hash(self) -> str:
+    def hash(self) -> str:
+        """A hash of the fields' texts and of what decides the split."""
         carved = None if self._held_out else self._fraction
         digest = hashlib.blake2b(
-            json.dumps([self._builder.info.full_name, self._field, carved]).encode(), digest_size=20
+            json.dumps([self._builder.info.full_name, self._fields, carved]).encode(), digest_size=20
         )
         for split in ("train", self._held_out or "train"):
             for path in sorted(self._builder.info.splits[split].filepaths):
@@ -88,25 +90,62 @@ class TfdsSource(Source):
         chosen = (choose_split(unit_hash(str(i)), self._fraction, self._lowest, self._highest) for i in range(count))
         return [i for i, side in enumerate(chosen) if side == split]
 
-    def pieces(self, split: Split) -> Iterator[Piece]:
+    def texts(self, split: Split) -> Iterator[tuple[str, ...]]:
+        """The texts of the fields, an example after the other."""
         data: Any = self._builder.as_data_source(self._read_split(split))
         indices = self._indices(split, len(data))
         for start in range(0, len(indices), _READ):
             for example in data.__getitems__(indices[start : start + _READ]):
-                yield from cut_document(example[self._field].decode("utf-8", "replace"))
+                yield tuple(example[field].decode("utf-8", "replace") for field in self._fields)
+
+
+class TfdsSource(Source):
+    """One text feature of a TFDS dataset."""
+
+    def __init__(self, dataset: str, config: DataConfig):
+        self._dataset = TfdsDataset(dataset, config, [config.text_field], "--data.text-field")
+        self.name = self._dataset.name
+
+    def _hash(self) -> str:
+        return self._dataset.hash()
+
+    def size(self, split: Split) -> int:
+        return self._dataset.size(split)
+
+    def pieces(self, split: Split) -> Iterator[Piece]:
+        for (text,) in self._dataset.texts(split):
+            yield from cut_document(text)
+
+
+class TfdsPairs(PairSource):
+    """Two text features of a TFDS dataset, such as the languages of a translation."""
+
+    def __init__(self, dataset: str, config: DataConfig):
+        self._dataset = TfdsDataset(dataset, config, check_fields(config), "--data.fields")
+        self.name, self.fields = self._dataset.name, check_fields(config)
+
+    def _hash(self) -> str:
+        return self._dataset.hash()
+
+    def size(self, split: Split) -> int:
+        return self._dataset.size(split)
+
+    def pairs(self, split: Split) -> Iterator[tuple[str, str]]:
+        for source, target in self._dataset.texts(split):
+            if source.strip() and target.strip():
+                yield source, target
 
 
 def _builder(dataset: str, folder: Path) -> Any:
-    if dataset == _EMBEDDED:
-        from transformer.data.python_stdlib.python_stdlib_dataset_builder import Builder
-
-        return Builder(data_dir=str(folder), file_format="array_record")
+    if dataset in _EMBEDDED:
+        module = importlib.import_module(f"transformer.data.{dataset}.{dataset}_dataset_builder")
+        return module.Builder(data_dir=str(folder), file_format="array_record")
     try:
         return tfds.builder(dataset, data_dir=str(folder), file_format="array_record", try_gcs=False)
     except tfds.core.DatasetNotFoundError:
-        known = [*tfds.list_builders(with_community_datasets=False), _EMBEDDED]
+        known = [*tfds.list_builders(with_community_datasets=False), *_EMBEDDED]
         near = difflib.get_close_matches(dataset.split("/")[0], known, n=3)
-        hint = f" Did you mean {' or '.join(near)}?" if near else f" The embedded corpus is {_EMBEDDED}."
+        hint = f" Did you mean {' or '.join(near)}?" if near else f" The embedded ones are {' and '.join(_EMBEDDED)}."
         raise UserError(f"TFDS has no dataset {dataset!r} that loads without TensorFlow.{hint}") from None
     except ImportError as error:
         raise _missing_module(dataset, error) from error
@@ -119,7 +158,7 @@ def _prepare(builder: Any, dataset: str, folder: Path) -> None:
     if not _prepared(builder):
         with exclusive(folder / ".lock"):  # of several processes, one prepares
             if not _prepared(builder):
-                if dataset != _EMBEDDED:
+                if dataset not in _EMBEDDED:
                     _check_network(dataset, folder)
                 with errors_named(folder):
                     _download(builder, dataset)
@@ -136,7 +175,7 @@ def _prepared(builder: Any) -> bool:
 
 
 def _download(builder: Any, dataset: str) -> None:
-    quiet = dataset == _EMBEDDED  # a second's work: TFDS's four progress bars would only be noise
+    quiet = dataset in _EMBEDDED  # a second's work: TFDS's four progress bars would only be noise
     try:
         with contextlib.ExitStack() as stack:
             if quiet:
@@ -164,7 +203,7 @@ def _check_network(dataset: str, folder: Path) -> None:
         raise UserError(
             f"TFDS dataset {dataset!r} is not in {folder} and there is no network to download it. Prepare it where "
             "there is "
-            f"one and copy the folder, or use --data.tfds {_EMBEDDED} or --data.path."
+            f"one and copy the folder, or use --data.tfds {_EMBEDDED[0]} or --data.path."
         ) from None
 
 

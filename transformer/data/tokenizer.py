@@ -13,8 +13,8 @@ import numpy as np
 
 from transformer.errors import UserError
 
-SENTINELS = 32
-"""Span-corruption sentinels: enough for 640 tokens at T5's rate (15 % corrupted, spans of 3)."""
+SENTINELS = 100
+"""Span-corruption sentinels, as many as T5 has: enough for 2,000 tokens at its rate (15 % corrupted, spans of 3)."""
 
 RESERVED = ("<pad>", "<s>", "</s>", "<unk>", "<mask>", "<sep>", "<cls>", *(f"<extra_id_{i}>" for i in range(SENTINELS)))
 """The pieces at ids 0, 1, 2, ...: control symbols, which no text encodes to, even text that spells them."""
@@ -45,6 +45,13 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`; specials, and ids beyond the vocabulary, are left out."""
+        ...
+
+    def pieces(self) -> list[str | None]:
+        """The text of each id, with the space before a word that the id begins; None for a special or an unused id.
+
+        The bytes of a character that an id holds only a part of are U+FFFD.
+        """
         ...
 
     def special_id(self, name: str) -> int:

@@ -25,6 +25,10 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         return _sentencepiece(Path(folder) / "tokenizer.model")
     if kind == "huggingface":
         return _huggingface(Path(folder) / "tokenizer.json")
+    if kind == "marian":
+        from transformer.data.marian_tokenizer import MarianTokenizer
+
+        return MarianTokenizer.read(Path(folder))
     raise UserError(f"{path}: unknown kind of tokenizer {kind!r}. A newer version may have written it.")
 
 

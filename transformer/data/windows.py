@@ -1,58 +1,52 @@
-"""Windows over a token store: training samples by index.
-
-Window i covers stream tokens [i*T, i*T + T + 1): it overlaps the next by one token, so that as inputs and shifted
-targets every token of the stream but the first is a target exactly once. Documents are packed; segment ids keep
-attention inside them.
-"""
-
-import bisect
-import itertools
-from collections.abc import Sequence
+"""Windows over a token store, which follow the stream and care for no document's end."""
 
 import numpy as np
 
+from transformer.data.records import Record, Records
 from transformer.data.store import TokenStore
 from transformer.errors import UserError
 
 
-class Windows:
-    """Random access to windows of `seq_len` + 1 tokens.
+class Windows(Records):
+    """Window i covers stream tokens [i*(L-O), i*(L-O) + L): it shares O tokens with the next.
+
+    With L = T + 1 and O = 1, as inputs and shifted targets, every token of the stream but the first is a target exactly
+    once. Documents are packed; segment ids keep attention inside them.
 
     Args:
-      seq_len: T, the tokens that a model reads at once.
+      length: L, the tokens of a window.
+      overlap: O.
       drop_remainder: leave out the stream's tail that does not fill a window (training), or pad it (evaluation).
 
     Raises:
-      UserError: the stream does not fill one window (or, where padded, has no target).
+      UserError: the stream does not fill one window (or, where padded, has nothing in it that is not shared).
     """
 
-    def __init__(self, store: TokenStore, seq_len: int, drop_remainder: bool):
-        if seq_len < 1:
-            raise UserError(f"--train.seq-len {seq_len}: give at least 1.")
-        self.store, self.seq_len = store, seq_len
-        targets = len(store.tokens) - 1
-        self._count = targets // seq_len if drop_remainder else -(-targets // seq_len)
+    def __init__(self, store: TokenStore, length: int, overlap: int, drop_remainder: bool):
+        self.store, self._length, self._stride = store, length, length - overlap
+        self.tokens, self.text_bytes = store.meta.tokens, store.meta.text_bytes
+        fresh = len(store.tokens) - overlap
+        self._count = fresh // self._stride if drop_remainder else -(-fresh // self._stride)
         if self._count < 1:
+            window = f"{self._stride} + {overlap}" if overlap else f"{length}"
             raise UserError(
                 f"The {store.meta.split} text of {store.meta.source} has {len(store.tokens)} tokens, fewer than one "
-                "window of "
-                f"{seq_len} + 1: set --train.seq-len to at most {max(1, targets)}, or add text."
+                f"window of {window}: set --train.seq-len to at most {max(1, fresh)}, or add text."
             )
 
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """`tokens`, `segment_ids`, `positions`: int32[T+1] each.
+    def __getitem__(self, index: int) -> Record:
+        """`tokens`, `segment_ids`, `positions`: int32[L] each.
 
         Segments count the documents in this window from 1; 0 is padding. Positions restart at 0 with each of them, also
         for a document that began in an earlier window.
         """
         if not 0 <= index < self._count:
             raise IndexError(index)
-        length = self.seq_len + 1
-        start = index * self.seq_len
-        found = self.store.tokens[start : start + length]
+        start = index * self._stride
+        found = self.store.tokens[start : start + self._length]
         filled = len(found)
         offsets = self.store.offsets
         first = np.searchsorted(offsets, start, side="right")  # the first document that starts inside the window
@@ -60,26 +54,52 @@ class Windows:
         starts = np.asarray(offsets[first:last]) - start
         bounds = np.concatenate(([0], starts, [filled]))
         lengths = np.diff(bounds)
-        window = {name: np.zeros(length, np.int32) for name in ("tokens", "segment_ids", "positions")}
+        window = {name: np.zeros(self._length, np.int32) for name in ("tokens", "segment_ids", "positions")}
         window["tokens"][:filled] = found
         window["segment_ids"][:filled] = np.repeat(np.arange(1, len(lengths) + 1), lengths)
         window["positions"][:filled] = np.arange(filled) - np.repeat(bounds[:-1], lengths)
         return window
 
 
-class JoinedWindows:
-    """Windows of several stores, one after the other."""
+class TextWindows(Records):
+    """Window i covers tokens [i*L, (i+1)*L) of the stream without the begin and end of its documents.
 
-    def __init__(self, parts: Sequence[Windows]):
-        self.parts = tuple(parts)
-        self.seq_len = parts[0].seq_len
-        self._ends = list(itertools.accumulate(len(part) for part in parts))
+    So documents run into each other, as in T5's pretraining data (`reduce_concat_tokens` in its released code).
+
+    Args:
+      length: L, the tokens of a window.
+      drop_remainder: leave out the stream's tail that does not fill a window (training), or pad it (evaluation).
+
+    Raises:
+      UserError: the stream does not fill one window.
+    """
+
+    def __init__(self, store: TokenStore, length: int, drop_remainder: bool):
+        self.store, self._length = store, length
+        self.tokens, self.text_bytes = store.meta.tokens, store.meta.text_bytes
+        documents = len(store.offsets) - 1
+        # Where the text of each document starts in the stream of text alone: each has two tokens more in the store.
+        self._starts = np.asarray(store.offsets) - 2 * np.arange(documents + 1)
+        total = int(self._starts[-1])
+        self._count = total // length if drop_remainder else -(-total // length)
+        if self._count < 1:
+            raise UserError(
+                f"The {store.meta.split} text of {store.meta.source} has {total} tokens, fewer than one window of "
+                f"{length}: lower --train.seq-len, or add text."
+            )
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return self._count
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        if not 0 <= index < len(self):
+    def __getitem__(self, index: int) -> Record:
+        """`tokens` and `segment_ids`, int32[L]: segment 1 is text, 0 is padding."""
+        if not 0 <= index < self._count:
             raise IndexError(index)
-        part = bisect.bisect_right(self._ends, index)
-        return self.parts[part][index - (self._ends[part - 1] if part else 0)]
+        start = index * self._length
+        end = min(start + self._length, int(self._starts[-1]))
+        places = np.arange(start, end)
+        document = np.searchsorted(self._starts, places, side="right") - 1
+        window = {name: np.zeros(self._length, np.int32) for name in ("tokens", "segment_ids")}
+        window["tokens"][: end - start] = self.store.tokens[places + 2 * document + 1]
+        window["segment_ids"][: end - start] = 1
+        return window

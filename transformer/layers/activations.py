@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
 from transformer.errors import UserError
 
@@ -19,6 +20,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu_tanh": _keep_input(functools.partial(jax.nn.gelu, approximate=True)),  # its tanh approximation: GPT, GPT-2
     "relu": _keep_input(jax.nn.relu),
     "silu": _keep_input(jax.nn.silu),
+    "tanh": _keep_input(jnp.tanh),
 }
 
 

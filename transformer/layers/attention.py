@@ -8,16 +8,15 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from transformer.layers.cache import LayerCache
+from transformer.layers.cache import KeysValues, LayerCache
 from transformer.layers.execution import Execution
 from transformer.layers.linear import Linear
+from transformer.layers.norms import RMSNorm
 from transformer.layers.parameter import Initializer
 from transformer.layers.positions import Rotary
 from transformer.ops.attention import attention
 from transformer.ops.masks import Mask
 from transformer.sharding import constrain
-
-KeysValues = tuple[jax.Array, jax.Array]
 
 _HEADS = ("activation_batch", "activation_length", "activation_heads", "activation_head")
 _KV_HEADS = ("activation_batch", "activation_length", "activation_kv_heads", "activation_head")
@@ -35,6 +34,8 @@ class Attention(nn.Module):
     """Key-value heads, a divisor of `num_heads`; None: as many as `num_heads`."""
     biases: frozenset[str] = frozenset({"query", "key", "value", "out"})
     """The projections that have a bias."""
+    head_norm_epsilon: float | None = None
+    """Of RMSNorms over every head of the queries and of the keys, before they are turned (Qwen3); None: no norms."""
     rotary: Rotary | None = None
     """Turns queries and keys by their positions."""
     scale: float | None = None
@@ -43,12 +44,13 @@ class Attention(nn.Module):
     """Of the attention probabilities."""
     kernel_init: Initializer = nn.initializers.normal(0.02)
     out_init: Initializer = nn.initializers.normal(0.02)
+    query_init: Initializer | None = None
+    """None: `kernel_init`."""
 
     def setup(self):
         def heads(name: str, count: int, axis: str) -> Linear:
-            return Linear(
-                (count, self.head_width), ("embed", axis, "head"), dtype, name in self.biases, self.kernel_init
-            )
+            init = self.query_init if name == "query" and self.query_init is not None else self.kernel_init
+            return Linear((count, self.head_width), ("embed", axis, "head"), dtype, name in self.biases, init)
 
         dtype: Any = self.execution.compute_dtype
         groups = self.num_kv_heads or self.num_heads
@@ -56,6 +58,9 @@ class Attention(nn.Module):
         self.key = heads("key", groups, "kv_heads")
         self.value = heads("value", groups, "kv_heads")
         self.out = Linear((self.width,), ("heads", "head", "embed"), dtype, "out" in self.biases, self.out_init)
+        if self.head_norm_epsilon is not None:
+            self.query_norm = RMSNorm(self.head_norm_epsilon, dtype)
+            self.key_norm = RMSNorm(self.head_norm_epsilon, dtype)
 
     def __call__(
         self,
@@ -85,6 +90,8 @@ class Attention(nn.Module):
     def keys_values(self, x_BSD: jax.Array, positions_BS: jax.Array | None = None) -> KeysValues:
         """Returns keys and values, each [B, S, G, K]. An encoder's output is projected once, then attended to often."""
         key_BSGK = constrain(self.key(x_BSD), *_KV_HEADS)
+        if self.head_norm_epsilon is not None:
+            key_BSGK = self.key_norm(key_BSGK)
         if self.rotary is not None:
             key_BSGK = self.rotary(key_BSGK, _needed(positions_BS))
         return key_BSGK, constrain(self.value(x_BSD), *_KV_HEADS)
@@ -101,6 +108,8 @@ class Attention(nn.Module):
     ) -> jax.Array:
         """Returns [B, T, D]: the queries of `x_BTD` over given keys and values, as in cross-attention."""
         query_BTHK = constrain(self.query(x_BTD), *_HEADS)
+        if self.head_norm_epsilon is not None:
+            query_BTHK = self.query_norm(query_BTHK)
         if self.rotary is not None:
             query_BTHK = self.rotary(query_BTHK, _needed(positions_BT))
         rate = 0.0 if deterministic else self.dropout

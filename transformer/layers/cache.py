@@ -11,6 +11,9 @@ from flax import struct
 
 from transformer.ops.masks import Mask
 
+KeysValues = tuple[jax.Array, jax.Array]
+"""Of one layer, each [B, S, G, K]."""
+
 
 class LayerCache(struct.PyTreeNode):
     """One layer's part of a cache, as an attention layer sees it."""
@@ -96,3 +99,23 @@ class KVCache(struct.PyTreeNode):
             value_NBSGK=jax.lax.dynamic_update_slice(self.value_NBSGK, value_NBTGK.astype(self.value_NBSGK.dtype), at),
             index=self.index + key_NBTGK.shape[2],
         )
+
+
+class DecoderLayerCache(struct.PyTreeNode):
+    """One layer's part of an encoder-decoder's cache."""
+
+    own: LayerCache
+    """Of the decoder's earlier tokens."""
+    memory: KeysValues | None
+    """Cross-attention's keys and values of the encoder's output; None before they were computed."""
+
+
+class EncoderDecoderCache(struct.PyTreeNode):
+    """What an encoder-decoder keeps from call to call: its decoder's tokens, and what it made of the encoder's once."""
+
+    own: KVCache
+    """Of the decoder's tokens."""
+    memory: KeysValues | None = None
+    """Every layer's keys and values of the encoder's output, stacked: each [N, B, S, G, K]. None: not yet computed."""
+    memory_segment_ids_BS: jax.Array | None = None
+    """int32: the segment of each of the encoder's tokens; 0 is padding."""

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 
 from transformer.layers.activations import ACTIVATIONS
+from transformer.layers.dropout import Dropout
 from transformer.layers.linear import Linear
 from transformer.layers.parameter import Initializer
 from transformer.sharding import constrain
@@ -22,12 +23,15 @@ class MLP(nn.Module):
     use_bias: bool = True
     kernel_init: Initializer = nn.initializers.normal(0.02)
     out_init: Initializer = nn.initializers.normal(0.02)
+    dropout: float = 0.0
+    """Of the hidden layer."""
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, *, deterministic: bool = True) -> jax.Array:
         """Returns [B, T, D]."""
         up = Linear((self.width,), ("embed", "mlp"), self.dtype, self.use_bias, self.kernel_init, name="up")
         hidden_BTF = ACTIVATIONS[self.activation](constrain(up(x_BTD), *_NAMES))
+        hidden_BTF = Dropout(self.dropout)(hidden_BTF, deterministic=deterministic)
         width = (x_BTD.shape[-1],)
         return Linear(width, ("mlp", "embed"), self.dtype, self.use_bias, self.out_init, name="down")(hidden_BTF)
 
@@ -41,12 +45,15 @@ class GatedMLP(nn.Module):
     use_bias: bool = False
     kernel_init: Initializer = nn.initializers.normal(0.02)
     out_init: Initializer = nn.initializers.normal(0.02)
+    dropout: float = 0.0
+    """Of the hidden layer."""
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, *, deterministic: bool = True) -> jax.Array:
         """Returns [B, T, D]."""
         gate = Linear((self.width,), ("embed", "mlp"), self.dtype, self.use_bias, self.kernel_init, name="gate")
         up = Linear((self.width,), ("embed", "mlp"), self.dtype, self.use_bias, self.kernel_init, name="up")
         hidden_BTF = ACTIVATIONS[self.activation](constrain(gate(x_BTD), *_NAMES)) * constrain(up(x_BTD), *_NAMES)
+        hidden_BTF = Dropout(self.dropout)(hidden_BTF, deterministic=deterministic)
         width = (x_BTD.shape[-1],)
         return Linear(width, ("mlp", "embed"), self.dtype, self.use_bias, self.out_init, name="down")(hidden_BTF)

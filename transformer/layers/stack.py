@@ -1,4 +1,8 @@
-"""A stack of equal layers: parameters stored stacked, [layers, ...], whatever the way they are run."""
+"""A stack of equal layers: parameters stored stacked, [layers, ...], whatever the way they are run.
+
+Where a caller asks for the collection "intermediates", the stack's input and each layer's output go into it, the latter
+stacked, [layers, B, T, D]: to be compared with another implementation, layer by layer.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +22,8 @@ class Stack(nn.Module):
     """Called with `name`; the block is called as block(x, per_layer, *shared, **static) -> (x, output)."""
     num_layers: int
     execution: Execution
+    shared: bool = False
+    """One block's parameters, not stacked, serve every layer (ALBERT)."""
 
     @nn.compact
     def __call__(self, x: Any, per_layer: Any, *shared: Any, **static: Any) -> tuple[Any, Any]:
@@ -31,7 +37,9 @@ class Stack(nn.Module):
         """
 
         def layer(block, x, per_layer, shared):
-            return block(x, per_layer, *shared, **static)
+            x, output = block(x, per_layer, *shared, **static)
+            block.sow("intermediates", "hidden", x, reduce_fn=_last, init_fn=_nothing)
+            return x, output
 
         unroll = self.execution.unroll or self.num_layers
         if self.execution.remat != "none":
@@ -41,11 +49,21 @@ class Stack(nn.Module):
             layer = nn.remat(layer, policy=policy, prevent_cse=unroll >= self.num_layers)
         scan = nn.scan(
             layer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
+            variable_axes={"intermediates": 0} if self.shared else {"params": 0, "intermediates": 0},
+            variable_broadcast="params" if self.shared else False,
+            split_rngs={"params": not self.shared, "dropout": True},
             in_axes=(0, nn.broadcast),  # type: ignore[arg-type]
             length=self.num_layers,
             unroll=min(unroll, self.num_layers),
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
+        self.sow("intermediates", "embedded", x, reduce_fn=_last, init_fn=_nothing)
         return scan(self.make_block(name="layers"), x, per_layer, shared)
+
+
+def _nothing() -> None:
+    return None
+
+
+def _last(_: Any, value: Any) -> Any:
+    return value

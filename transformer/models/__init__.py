@@ -6,10 +6,37 @@ from typing import Any
 import cattrs
 
 from transformer.errors import UserError
+from transformer.models.albert import AlbertConfig
 from transformer.models.architecture import Architecture
+from transformer.models.bart import BartConfig
+from transformer.models.bert import BertConfig
+from transformer.models.distilbert import DistilBertConfig
 from transformer.models.gpt import GPTConfig
+from transformer.models.gpt1 import GPT1Config
+from transformer.models.llama import LlamaConfig
+from transformer.models.marian import MarianConfig
+from transformer.models.roberta import RobertaConfig
+from transformer.models.spanbert import SpanBertConfig
+from transformer.models.t5 import T5Config
+from transformer.models.transformer import TransformerConfig
 
-FAMILIES: dict[str, type[Architecture]] = {config.family: config for config in (GPTConfig,)}
+FAMILIES: dict[str, type[Architecture]] = {
+    config.family: config
+    for config in (
+        GPTConfig,
+        GPT1Config,
+        LlamaConfig,
+        BertConfig,
+        RobertaConfig,
+        AlbertConfig,
+        DistilBertConfig,
+        SpanBertConfig,
+        TransformerConfig,
+        T5Config,
+        BartConfig,
+        MarianConfig,
+    )
+}
 """Family name, as in a checkpoint's architecture.json -> its config class."""
 
 

@@ -2,8 +2,9 @@
 
 import abc
 import dataclasses
+import functools
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -19,27 +20,47 @@ class Architecture(abc.ABC):
 
     family: ClassVar[str]
     """The name under which `transformer.models.FAMILIES` and a checkpoint's architecture.json know it."""
+    kind: ClassVar[Literal["decoder", "encoder", "encoder_decoder"]]
+    """What its inputs are, and so which objectives fit it."""
+    tasks: ClassVar[frozenset[str]] = frozenset()
+    """What it can be pretrained to tell besides words: "sentence" (whether B follows A, or their order), "boundary"
+    (words, from what is around their span)."""
 
     vocab_size: int
     """Kinds of tokens: the tokenizer has at most so many."""
+    head: str
+    """What the hidden states are for."""
+    num_labels: int
+    """Classes of a classification head."""
 
     @abc.abstractmethod
     def build(self, execution: Execution) -> nn.Module:
         """Returns the module: the model without its weights."""
 
     @abc.abstractmethod
-    def flops_per_token(self, seq_len: int) -> float:
-        """Returns the FLOPs of training on one token: forward and backward, in sequences of `seq_len`."""
+    def flops_per_example(self, length: int, target_length: int = 0) -> float:
+        """Returns the FLOPs of training on one example, forward and backward.
+
+        Args:
+          length: tokens of the sequence; of the encoder's, where there are two.
+          target_length: tokens of the decoder's sequence, in an encoder-decoder.
+        """
+
+    def flops_per_token(self, length: int, target_length: int = 0) -> float:
+        """Returns `flops_per_example`, a token read by encoder or decoder."""
+        return self.flops_per_example(length, target_length) / (length + target_length)
 
     def example_inputs(self, batch: int = 1, length: int = 1) -> dict[str, Any]:
         """Returns inputs of the model, all zeros: what its `init` needs."""
         tokens = jnp.zeros((batch, length), jnp.int32)
-        return {"tokens": tokens, "positions": tokens, "segment_ids": tokens}
+        inputs = {"tokens": tokens, "positions": tokens, "segment_ids": tokens}
+        if self.kind == "encoder_decoder":
+            inputs |= {f"decoder_{name}": array for name, array in inputs.items()}
+        return inputs
 
     def abstract_params(self) -> Any:
         """Returns the tree of shapes, dtypes and logical axis names of the parameters; allocates nothing."""
-        module = self.build(Execution())
-        return jax.eval_shape(lambda: module.init(jax.random.key(0), **self.example_inputs()))["params"]
+        return _abstract_params(self)
 
     def num_params(self) -> int:
         """Returns the number of parameters, tied ones counted once."""
@@ -55,3 +76,21 @@ class Architecture(abc.ABC):
         for field in fields:
             value = getattr(self, field)
             self.require(value >= 1, f"{field} is {value}: it must be at least 1")
+
+    def require_rates(self, *fields: str) -> None:
+        """Raises `UserError` where a field is no rate of dropout."""
+        for field in fields:
+            value = getattr(self, field)
+            self.require(0.0 <= value < 1.0, f"{field} is {value}: it must be in [0, 1)")
+
+    def require_divides(self, divisor: str, dividend: str) -> None:
+        """Raises `UserError` where one field does not divide another."""
+        small, large = getattr(self, divisor), getattr(self, dividend)
+        self.require(large % small == 0, f"{divisor} {small} does not divide {dividend} {large}")
+
+
+@functools.lru_cache(maxsize=8)
+def _abstract_params(architecture: Architecture) -> Any:
+    """Traces the model, which takes a tenth of a second and more: once an architecture, however often it is asked."""
+    module = architecture.build(Execution())
+    return jax.eval_shape(lambda: module.init(jax.random.key(0), **architecture.example_inputs()))["params"]

@@ -1,13 +1,15 @@
 """GPT-2 and GPT-3: a decoder of pre-norm blocks with learned positions.
 
-Radford et al. 2019, "Language models are unsupervised multitask learners"; Brown et al. 2020, section 2.1.
+Radford et al. 2019, "Language models are unsupervised multitask learners"; Brown et al. 2020, section 2.1. GPT-3 has
+"alternating dense and locally banded sparse attention patterns in the layers": a config's `band`.
 
 Shape letters: B batch, T length, D model width, V vocabulary, N layers.
 """
 
 import dataclasses
 import functools
-from typing import ClassVar
+import operator
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -15,19 +17,18 @@ import jax.numpy as jnp
 
 from transformer.layers.activations import check_activation
 from transformer.layers.attention import Attention, KeysValues
+from transformer.layers.blocks import RESIDUAL
 from transformer.layers.cache import KVCache, LayerCache
 from transformer.layers.dropout import Dropout
 from transformer.layers.embeddings import Embedding
 from transformer.layers.execution import Execution
-from transformer.layers.heads import LanguageModelHead, LanguageModelOutput
 from transformer.layers.mlp import MLP
 from transformer.layers.norms import LayerNorm
 from transformer.layers.stack import Stack
 from transformer.models.architecture import Architecture
+from transformer.models.decoder import Decoder, DecoderHead, causal_masks
 from transformer.ops.masks import Mask
 from transformer.sharding import constrain
-
-_RESIDUAL = ("activation_batch", "activation_length", "activation_embed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,7 @@ class GPTConfig(Architecture):
     """A GPT-2 or GPT-3 model; the defaults are GPT-2 small's (124,439,808 parameters)."""
 
     family: ClassVar[str] = "gpt"
+    kind: ClassVar[Literal["decoder"]] = "decoder"
 
     vocab_size: int = 50257
     """Words."""
@@ -54,14 +56,25 @@ class GPTConfig(Architecture):
     """Added to the variance in LayerNorm."""
     activation: str = "gelu_tanh"
     """Of the feed-forward layers: gelu_tanh (GPT-2), gelu, relu or silu."""
+    band: int | None = None
+    """Tokens back that every second layer sees, the token itself included, from the second layer on; None: all."""
     tie_embeddings: bool = True
     """Whether the head multiplies with the embedding, or with a matrix of its own."""
+    head: DecoderHead = "language_model"
+    """What the hidden states are for."""
+    num_labels: int = 2
+    """Classes of a classification head."""
 
     def __post_init__(self):
-        self.require_positive("vocab_size", "context_length", "width", "num_layers", "num_heads")
-        self.require(self.width % self.num_heads == 0, f"num_heads {self.num_heads} does not divide width {self.width}")
+        self.require_positive("vocab_size", "context_length", "width", "num_layers", "num_heads", "num_labels")
+        self.require_divides("num_heads", "width")
         self.require(self.mlp_width is None or self.mlp_width >= 1, f"mlp_width is {self.mlp_width}: at least 1")
-        self.require(0.0 <= self.dropout < 1.0, f"dropout is {self.dropout}: it must be in [0, 1)")
+        self.require(self.band is None or self.band >= 1, f"band is {self.band}: it must be at least 1")
+        self.require(
+            self.band is None or self.num_layers % 2 == 0,
+            f"num_layers is {self.num_layers}: dense and banded layers take turns, so it must be even",
+        )
+        self.require_rates("dropout")
         self.require(self.norm_epsilon > 0, f"norm_epsilon is {self.norm_epsilon}: it must be above 0")
         check_activation(self.activation)
 
@@ -75,21 +88,32 @@ class GPTConfig(Architecture):
         """`mlp_width`, its default worked out."""
         return 4 * self.width if self.mlp_width is None else self.mlp_width
 
-    def build(self, execution: Execution) -> "GPT":
-        """Returns the module: the model without its weights."""
-        return GPT(self, execution)
+    @property
+    def num_kv_heads(self) -> int:
+        """Key-value heads."""
+        return self.num_heads
 
-    def flops_per_token(self, seq_len: int) -> float:
-        """Returns the FLOPs of training on one token: 6 M + 12 N D T (Chowdhery et al. 2022, PaLM, appendix B).
+    def build(self, execution: Execution) -> Decoder:
+        """Returns the module: the model without its weights."""
+        return Decoder(self, execution)
+
+    def backbone(self, execution: Execution) -> "GPTBackbone":
+        """Returns the model below its head."""
+        return GPTBackbone(self, execution)
+
+    def flops_per_example(self, length: int, target_length: int = 0) -> float:
+        """Returns the FLOPs of training on one sequence: T (6 M + 12 N D T) (Chowdhery et al. 2022, PaLM, appendix B).
 
         M are the weights in matrix products: the blocks' and the unembedding's, tied or not. The second term is
-        attention's two products over all T keys, as if nothing were masked. A multiply-add is two FLOPs, and backward
-        takes twice forward. Not counted: biases, norms, softmax, activations, the embedding look-up, the loss, the
-        optimizer, and what rematerialisation computes again.
+        attention's two products over all T keys, as if nothing were masked; a banded layer's T is at most its band. A
+        multiply-add is two FLOPs, and backward takes twice forward. Not counted: biases, norms, softmax, activations,
+        the embedding look-up, the loss, the optimizer, and what rematerialisation computes again.
         """
+        del target_length
         block = 4 * self.width**2 + 2 * self.width * self.feed_forward_width
         weights = self.num_layers * block + self.vocab_size * self.width
-        return 6.0 * weights + 12.0 * self.num_layers * self.width * seq_len
+        keys = length if self.band is None else (length + min(length, self.band)) / 2  # of the average layer
+        return length * (6.0 * weights + 12.0 * self.num_layers * self.width * keys)
 
 
 class GPTBlock(nn.Module):
@@ -120,9 +144,30 @@ class GPTBlock(nn.Module):
 
         normed_BTD = LayerNorm(config.norm_epsilon, dtype, name="attention_norm")(x_BTD)
         attended_BTD, new = attention(normed_BTD, mask, cache=cache, deterministic=deterministic)
-        x_BTD = constrain(x_BTD + drop(attended_BTD), *_RESIDUAL)
+        x_BTD = constrain(x_BTD + drop(attended_BTD), *RESIDUAL)
         normed_BTD = LayerNorm(config.norm_epsilon, dtype, name="mlp_norm")(x_BTD)
-        return constrain(x_BTD + drop(mlp(normed_BTD)), *_RESIDUAL), new
+        return constrain(x_BTD + drop(mlp(normed_BTD)), *RESIDUAL), new
+
+
+class GPTPair(nn.Module):
+    """A block that sees all earlier tokens, then one that sees those of a band."""
+
+    config: GPTConfig
+    execution: Execution
+
+    @nn.compact
+    def __call__(
+        self, x_BTD: jax.Array, caches: LayerCache | None, dense: Mask, banded: Mask, *, deterministic: bool
+    ) -> tuple[jax.Array, KeysValues | None]:
+        """Returns [B, T, D] and, with a cache, both layers' new keys and values, [2, ...]."""
+        every = []
+        for index, (name, mask) in enumerate((("dense", dense), ("banded", banded))):
+            cache = None if caches is None else jax.tree.map(operator.itemgetter(index), caches)
+            x_BTD, new = GPTBlock(self.config, self.execution, name=name)(
+                x_BTD, cache, mask, deterministic=deterministic
+            )
+            every.append(new)
+        return x_BTD, None if caches is None else jax.tree.map(lambda *new: jnp.stack(new), *every)
 
 
 class GPTBackbone(nn.Module):
@@ -139,7 +184,8 @@ class GPTBackbone(nn.Module):
             config.context_length, config.width, ("positions", "embed"), dtype, nn.initializers.normal(0.01)
         )
         self.dropout = Dropout(config.dropout)
-        self.stack = Stack(functools.partial(GPTBlock, config, self.execution), config.num_layers, self.execution)
+        block, layers = (GPTBlock, config.num_layers) if config.band is None else (GPTPair, config.num_layers // 2)
+        self.stack = Stack(functools.partial(block, config, self.execution), layers, self.execution)
         self.final_norm = LayerNorm(config.norm_epsilon, dtype)
 
     def __call__(
@@ -152,61 +198,14 @@ class GPTBackbone(nn.Module):
         deterministic: bool,
     ) -> tuple[jax.Array, KVCache | None]:
         """Returns [B, T, D] and, where one was given, the cache with the new tokens."""
-        if cache is None:
-            mask, layer_caches = Mask.self_attention(segment_ids_BT, causal=True), None
-        else:
-            segment_ids_BT = jnp.ones_like(tokens_BT) if segment_ids_BT is None else segment_ids_BT
-            cache = cache.admit(positions_BT, segment_ids_BT)
-            mask, layer_caches = cache.mask(positions_BT, segment_ids_BT), cache.layers()
+        windows = (None,) if self.config.band is None else (None, self.config.band)
+        masks, caches, cache = causal_masks(cache, positions_BT, segment_ids_BT, *windows)
         x_BTD = self.token_embedding(tokens_BT) + self.position_embedding(positions_BT)
-        x_BTD = constrain(self.dropout(x_BTD, deterministic=deterministic), *_RESIDUAL)
-        x_BTD, new = self.stack(x_BTD, layer_caches, mask, deterministic=deterministic)
+        x_BTD = constrain(self.dropout(x_BTD, deterministic=deterministic), *RESIDUAL)
+        if self.config.band is None:
+            x_BTD, new = self.stack(x_BTD, caches, *masks, deterministic=deterministic)
+        else:  # the cache is a layer's, the stack's parts a pair's
+            pairs = jax.tree.map(lambda leaf: leaf.reshape(-1, 2, *leaf.shape[1:]), caches)
+            x_BTD, new = self.stack(x_BTD, pairs, *masks, deterministic=deterministic)
+            new = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), new)
         return self.final_norm(x_BTD), None if cache is None else cache.write(*new)
-
-
-class GPT(nn.Module):
-    """A GPT backbone with a language model's head."""
-
-    config: GPTConfig
-    execution: Execution
-
-    def setup(self):
-        self.backbone = GPTBackbone(self.config, self.execution)
-        self.head = LanguageModelHead(self.config.vocab_size, self.config.tie_embeddings)
-
-    def __call__(
-        self,
-        tokens: jax.Array,
-        positions: jax.Array | None = None,
-        segment_ids: jax.Array | None = None,
-        *,
-        cache: KVCache | None = None,
-        deterministic: bool = True,
-    ) -> LanguageModelOutput:
-        """Returns the scores of each next token.
-
-        Args:
-          tokens: int32 [B, T].
-          positions: int32 [B, T], rising within each segment; None: 0, 1, ... T - 1.
-          segment_ids: int32 [B, T]. Tokens attend within their segment; 0 is padding. None: one segment, no padding,
-            which is the fastest on GPUs, as attention then needs no mask but causality.
-          cache: of earlier tokens, from `init_cache` or an earlier call.
-          deterministic: no dropout; otherwise the random stream "dropout" is needed.
-        """
-        length = tokens.shape[1]
-        if length > self.config.context_length:
-            raise ValueError(f"{length} tokens for a context of {self.config.context_length}")
-        if positions is None:
-            if cache is not None:
-                raise ValueError("a cache needs positions")
-            positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], tokens.shape)
-        hidden_BTD, cache = self.backbone(tokens, positions, segment_ids, cache=cache, deterministic=deterministic)
-        return self.head(hidden_BTD, self.backbone.token_embedding.embedding, cache)
-
-    @nn.nowrap
-    def init_cache(self, batch: int, length: int) -> KVCache:
-        """Returns an empty cache of `length` slots for `batch` rows, in the compute dtype."""
-        config = self.config
-        return KVCache.empty(
-            config.num_layers, batch, length, config.num_heads, config.head_width, self.execution.compute_dtype
-        )

@@ -1,5 +1,13 @@
 """Objectives: how an example becomes a batch, and how a batch becomes a loss. One file each; the table names them."""
 
 from transformer.objectives.causal_lm import CausalLM
+from transformer.objectives.denoising import Denoising
+from transformer.objectives.masked_lm import MaskedLM
+from transformer.objectives.objective import Objective
+from transformer.objectives.seq2seq import Seq2Seq
+from transformer.objectives.span_corruption import SpanCorruption
 
-OBJECTIVES: dict[str, type] = {"causal_lm": CausalLM}
+OBJECTIVES: dict[str, type[Objective]] = {
+    objective.name: objective for objective in (CausalLM, MaskedLM, SpanCorruption, Denoising, Seq2Seq)
+}
+"""Name, as in an experiment.json -> its class."""

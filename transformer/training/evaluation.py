@@ -18,8 +18,9 @@ class Evaluation:
     """Nats a target token: the plain negative log likelihood, whatever the objective adds to it in training."""
     targets: float
     """Target tokens that it was averaged over."""
-    bits_per_byte: float
-    """Bits for a byte of the text; comparable between tokenizers, and with a compressor."""
+    bits_per_byte: float | None
+    """Bits for a byte of the text; comparable between tokenizers, and with a compressor. None where the objective does
+    not score the whole text."""
     metrics: dict[str, float]
     """The objective's other metrics, a target token each."""
 
@@ -30,12 +31,10 @@ class Evaluation:
 
     def row(self) -> dict[str, float]:
         """The evaluation as a row of metrics."""
-        named = {f"eval_{name}": value for name, value in self.metrics.items()}
-        return {
-            "eval_loss": self.loss,
-            "eval_perplexity": self.perplexity,
-            "eval_bits_per_byte": self.bits_per_byte,
-        } | named
+        row = {"eval_loss": self.loss, "eval_perplexity": self.perplexity}
+        if self.bits_per_byte is not None:
+            row["eval_bits_per_byte"] = self.bits_per_byte
+        return row | {f"eval_{name}": value for name, value in self.metrics.items()}
 
 
 def evaluate(
@@ -43,7 +42,7 @@ def evaluate(
     params: Any,
     batches: Iterable[Batch],
     *,
-    targets_per_byte: float,
+    targets_per_byte: float | None,
 ) -> Evaluation:
     """Adds up the sums of all batches on the device, and divides once.
 
@@ -51,7 +50,8 @@ def evaluate(
       step: (params, batch) -> sums over the batch: `weight`, `nll` and the objective's other metrics.
       params: the weights.
       batches: on the devices.
-      targets_per_byte: target tokens of the whole validation text over its bytes in UTF-8.
+      targets_per_byte: target tokens of the whole validation text over its bytes in UTF-8; None where the objective
+        does not score all of it.
     """
     total = None
     for batch in batches:
@@ -66,6 +66,6 @@ def evaluate(
     return Evaluation(
         loss=loss,
         targets=weight,
-        bits_per_byte=loss * targets_per_byte / math.log(2),
+        bits_per_byte=None if targets_per_byte is None else loss * targets_per_byte / math.log(2),
         metrics=means,
     )

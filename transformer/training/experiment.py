@@ -14,7 +14,7 @@ from transformer.data.config import DataConfig
 from transformer.errors import UserError
 from transformer.layers.execution import Execution
 from transformer.models import Architecture, architecture_from_dict, architecture_to_dict
-from transformer.objectives import OBJECTIVES
+from transformer.objectives import OBJECTIVES, Objective
 from transformer.objectives.causal_lm import CausalLM
 from transformer.sharding import MeshConfig
 from transformer.training.optimizer import OptimizerConfig
@@ -29,7 +29,7 @@ class TrainConfig:
     batch_size: int = 32
     """Sequences an update, over all devices."""
     seq_len: int = 256
-    """Tokens a sequence."""
+    """Tokens a sequence; of the encoder, where there are two."""
     seed: int = 0
     """Of the parameters, the order of the data, and dropout."""
     accumulation: int = 1
@@ -63,7 +63,7 @@ class Experiment:
     """The preset that it started from."""
     model: Architecture
     """What is trained."""
-    objective: CausalLM = CausalLM()
+    objective: Objective = CausalLM()
     """What it is trained to do."""
     data: DataConfig = DataConfig()
     """Which text, and how it becomes tokens."""
@@ -77,15 +77,44 @@ class Experiment:
     """When to save and what to keep."""
     execution: Execution = Execution()
     """How the model is computed; never what it computes."""
+    init_from: str | None = None
+    """A run or a checkpoint (an imported one too) whose weights and tokenizer this run starts from. The backbone must
+    be the same; a head that differs is new."""
 
     def __post_init__(self) -> None:
-        context = getattr(self.model, "context_length", None)
+        model, objective = self.model, self.objective
+        if objective.kind != model.kind:
+            raise UserError(
+                f"the objective {objective.name} trains {_A_KIND[objective.kind]}, and {model.family} is "
+                f"{_A_KIND[model.kind]}: choose a preset of that kind (python train.py --list)"
+            )
+        if model.head != objective.head:
+            raise UserError(
+                f"the objective {objective.name}, as it is set, needs --model.head {objective.head}, and this is "
+                f"{model.head}"
+            )
+        lacking = objective.tasks - model.tasks
+        if lacking:
+            raise UserError(
+                f"the objective {objective.name}, as it is set, needs {', '.join(sorted(lacking))} scores, which "
+                f"a {model.family} model does not give"
+            )
+        context = getattr(model, "context_length", None)
         if context is not None and self.train.seq_len > context:
             raise UserError(
                 f"--train.seq-len {self.train.seq_len} is longer than the model's context of {context}: "
                 "raise --model.context-length or lower --train.seq-len"
             )
+        objective.reading(self.train.seq_len)  # which refuses a length that is too short for it
+        target_length = objective.target_length(self.train.seq_len)
+        if context is not None and target_length > context:
+            raise UserError(
+                f"the objective's targets of {target_length} tokens are longer than the model's context of {context}: "
+                "raise --model.context-length or lower the targets' length"
+            )
 
+
+_A_KIND = {"decoder": "a decoder", "encoder": "an encoder", "encoder_decoder": "an encoder-decoder"}
 
 MAY_CHANGE = (
     "mesh",
@@ -161,22 +190,22 @@ def _reason(error: BaseException, kind: type | None) -> str:
 
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
-    kinds = {cls: name for name, cls in OBJECTIVES.items()}
+    structure = {
+        name: make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True) for name, cls in OBJECTIVES.items()
+    }
 
-    def structure_objective(record: dict[str, Any], _: type) -> Any:
-        fields = dict(record)
-        kind = fields.pop("kind", None)
-        if kind not in OBJECTIVES:
-            raise ValueError(f"unknown objective {kind!r}; known: {', '.join(OBJECTIVES)}")
-        cls = OBJECTIVES[kind]
-        return make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True)(fields, cls)
+    def structure_objective(record: Any, _: type) -> Objective:
+        if not isinstance(record, dict) or record.get("kind") not in OBJECTIVES:
+            kind = record.get("kind") if isinstance(record, dict) else record
+            raise ValueError(f"unknown objective {kind!r}; known as a `kind`: {', '.join(OBJECTIVES)}")
+        fields = {name: value for name, value in record.items() if name != "kind"}
+        return structure[record["kind"]](fields, OBJECTIVES[record["kind"]])
 
-    def unstructure_objective(objective: Any) -> dict[str, Any]:
-        return {"kind": kinds[type(objective)], **dataclasses.asdict(objective)}
+    def unstructure_objective(objective: Objective) -> dict[str, Any]:
+        return {"kind": objective.name, **dataclasses.asdict(objective)}
 
     converter.register_structure_hook(Architecture, lambda record, _: architecture_from_dict(record))
     converter.register_unstructure_hook_func(lambda cls: issubclass(cls, Architecture), architecture_to_dict)
-    for cls in OBJECTIVES.values():
-        converter.register_structure_hook(cls, structure_objective)
-        converter.register_unstructure_hook(cls, unstructure_objective)
+    converter.register_structure_hook(Objective, structure_objective)
+    converter.register_unstructure_hook_func(lambda cls: issubclass(cls, Objective), unstructure_objective)
     return converter

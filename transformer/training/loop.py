@@ -1,6 +1,7 @@
 """The loop: an experiment and a folder in, a trained run out."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from transformer.data import pipeline
 from transformer.data.prepare import Corpora, prepare
 from transformer.data.tokenizer_kinds import load_tokenizer
 from transformer.errors import Interrupted, UserError
+from transformer.objectives.objective import Setting
 from transformer.sharding import batch_divisor, batch_sharding, make_mesh
 from transformer.training.evaluation import Evaluation, evaluate
 from transformer.training.experiment import Experiment
@@ -26,6 +28,7 @@ from transformer.training.progress import Progress
 from transformer.training.run import Run
 from transformer.training.step import Batch, Program, TrainState, make_program
 from transformer.training.throughput import Throughput, peak_flops
+from transformer.training.transfer import tokenizer_of, transferred
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +71,7 @@ def train(
     record = run.begin(experiment, corpus.tokenizer, lead=lead)
 
     with jax.set_mesh(mesh), Checkpoints(run.checkpoints, experiment.checkpoint) as checkpoints:
-        state = start(program, checkpoints)
+        state = start(program, checkpoints, experiment, mesh, say)
         first = int(state.step)
         throughput = describe(experiment, corpus, mesh, first, run, say)
         evaluation = None
@@ -127,19 +130,46 @@ def build(experiment: Experiment, mesh: Mesh) -> Program:
 
 
 def prepare_corpus(experiment: Experiment, run: Run) -> Corpora:
-    """Returns the corpus as tokens; a run that goes on keeps its tokenizer."""
-    return prepare(
+    """Returns the corpus as tokens, by the tokenizer of the run that goes on, or of the weights that it starts from.
+
+    Raises:
+      UserError: the tokenizer lacks a special, or anything about the corpus.
+    """
+    if run.begun:
+        tokenizer = load_tokenizer(str(run.tokenizer))
+    else:
+        tokenizer = tokenizer_of(experiment.init_from) if experiment.init_from else None
+    corpus = prepare(
         experiment.data,
         vocab_size=experiment.model.vocab_size,
-        seq_len=experiment.train.seq_len,
-        tokenizer=load_tokenizer(str(run.tokenizer)) if run.begun else None,
+        reading=experiment.objective.reading(experiment.train.seq_len),
+        tokenizer=tokenizer,
     )
+    experiment.objective.check(_setting(experiment, corpus))
+    return corpus
 
 
-def start(program: Program, checkpoints: Checkpoints) -> TrainState:
-    """Returns the newest checkpoint's state, or a fresh one."""
+def example_maker(experiment: Experiment, corpus: Corpora) -> pipeline.MakeExample:
+    """Returns the objective's `example`, for this tokenizer, this length and this model."""
+    return functools.partial(experiment.objective.example, setting=_setting(experiment, corpus))
+
+
+def _setting(experiment: Experiment, corpus: Corpora) -> Setting:
+    start_id = getattr(experiment.model, "decoder_start_id", 0)  # an encoder-decoder has one
+    return Setting(corpus.vocabulary, experiment.train.seq_len, start_id)
+
+
+def start(
+    program: Program, checkpoints: Checkpoints, experiment: Experiment, mesh: Mesh, say: Callable[[str], None]
+) -> TrainState:
+    """Returns the newest checkpoint's state; or a fresh one, with the weights that the experiment starts from."""
     if checkpoints.latest is None:
-        return program.init()
+        state = program.init()
+        if experiment.init_from is None:
+            return state
+        return dataclasses.replace(
+            state, params=transferred(experiment.init_from, experiment.model, state.params, mesh, say)
+        )
     rest = dataclasses.replace(program.abstract, params=None)
     params, rest, _ = checkpoints.restore(checkpoints.latest, params=program.abstract.params, opt_state=rest)
     return dataclasses.replace(rest, params=params)
@@ -164,9 +194,10 @@ def training_data(experiment: Experiment, corpus: Corpora) -> grain.MapDataset:
     return pipeline.train_batches(
         corpus.train,
         corpus.weights,
-        example=experiment.objective.example,
+        example=example_maker(experiment, corpus),
         batch_size=experiment.train.batch_size,
         seed=experiment.train.seed,
+        copies=experiment.objective.copies,
         host_index=jax.process_index(),
         host_count=jax.process_count(),
     )
@@ -178,16 +209,15 @@ def evaluate_now(
     """Evaluates on the validation text, or on the first `eval_batches` batches of it."""
     dataset = pipeline.eval_batches(
         corpus.validation,
-        example=experiment.objective.example,
+        example=example_maker(experiment, corpus),
         batch_size=experiment.train.batch_size // experiment.train.accumulation,
         host_index=jax.process_index(),
         host_count=jax.process_count(),
     )
     with pipeline.iterate(dataset, 0) as batches:
         limited = itertools.islice(batches, experiment.train.eval_batches)
-        return evaluate(
-            program.evaluate, state.params, to_devices(limited, mesh), targets_per_byte=corpus.figures.targets_per_byte
-        )
+        per_byte = corpus.figures.targets_per_byte if experiment.objective.scores_text else None
+        return evaluate(program.evaluate, state.params, to_devices(limited, mesh), targets_per_byte=per_byte)
 
 
 def to_devices(batches: Iterable[Batch], mesh: Mesh) -> Iterator[Batch]:
@@ -212,21 +242,25 @@ def describe(
 ) -> Throughput:
     """Says what is about to happen, and returns the clock that measures it."""
     model, length = experiment.model, experiment.train
-    tokens = length.batch_size * length.seq_len
-    flops = model.flops_per_token(length.seq_len)
+    target_length = experiment.objective.target_length(length.seq_len)
+    tokens = length.batch_size * (length.seq_len + target_length)
+    flops = model.flops_per_token(length.seq_len, target_length)
     peak, source = peak_flops(list(mesh.devices.flat))
     axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
-    trained_on = sum(window.store.meta.tokens for window in corpus.train)
-    text = sum(window.store.meta.text_bytes for window in corpus.train)
+    trained_on = sum(records.tokens for records in corpus.train)
+    text = sum(records.text_bytes for records in corpus.train)
+    shape = f"({length.seq_len} + {target_length})" if target_length else f"{length.seq_len}"
     devices = f"{mesh.size} {mesh.devices.flat[0].device_kind} device{'s' if mesh.size > 1 else ''}"
     say(
         f"{experiment.name}: {model.num_params():,} parameters; {text / 1e6:,.1f} MB of training text, {trained_on:,} "
-        f"tokens of {corpus.tokenizer.vocab_size:,} kinds; {corpus.figures.text_bytes / 1e6:,.2f} MB for validation"
+        f"tokens of {corpus.tokenizer.vocab_size:,} kinds; {corpus.validation.text_bytes / 1e6:,.2f} MB for validation"
     )
     say(
-        f"{length.steps:,} steps of {length.batch_size} x {length.seq_len} = {tokens:,} tokens, from step {first:,}, "
+        f"{length.steps:,} steps of {length.batch_size} x {shape} = {tokens:,} tokens, from step {first:,}, "
         f"on {devices}{f' ({axes})' if axes else ''}, {experiment.execution.dtype}, in {run.folder}"
     )
+    if left_out := sum(records.left_out for records in corpus.train):
+        say(f"{left_out:,} training pairs are left out: they are longer than a row")
     rate = f"{peak / 1e12:.3g} TFLOP/s" if peak else "unknown"
-    say(f"MFU counts {flops / 1e6:.3g} MFLOP a token (6 N + 12 L H K T, PaLM appendix B); peak {rate}: {source}")
+    say(f"MFU counts {flops / 1e6:.3g} MFLOP a token (PaLM, appendix B); peak {rate}: {source}")
     return Throughput(tokens, flops, peak)

@@ -19,9 +19,9 @@ Schedule = Callable[[Any], Any]
 class OptimizerConfig:
     """Which optimizer, and its learning rate over the run."""
 
-    name: Literal["adamw", "adafactor", "lion", "muon"] = "adamw"
-    """adamw (Loshchilov and Hutter 2019), adafactor (Shazeer and Stern 2018), lion (Chen et al. 2023), or muon (Jordan
-    et al. 2024) for the matrices of the layers with AdamW for everything else."""
+    name: Literal["adamw", "adafactor", "lamb", "lion", "muon"] = "adamw"
+    """adamw (Loshchilov and Hutter 2019), adafactor (Shazeer and Stern 2018), lamb (You et al. 2020), lion (Chen et al.
+    2023), or muon (Jordan et al. 2024) for the matrices of the layers with AdamW for everything else."""
     learning_rate: float = 1e-3
     """The schedule's peak."""
     schedule: Literal["cosine", "linear", "constant", "inverse_sqrt", "wsd"] = "cosine"
@@ -37,11 +37,11 @@ class OptimizerConfig:
     weight_decay: float = 0.1
     """Decoupled decay, multiplied by the rate; on matrices only, never on biases and norm scales."""
     b1: float = 0.9
-    """Decay of the first moment (adamw, lion)."""
+    """Decay of the first moment (adamw, lamb, lion)."""
     b2: float = 0.95
-    """Decay of the second moment (adamw), of the momentum (lion)."""
+    """Decay of the second moment (adamw, lamb), of the momentum (lion)."""
     epsilon: float = 1e-8
-    """Added to the denominator (adamw)."""
+    """Added to the denominator (adamw, lamb)."""
     momentum: float = 0.95
     """Decay of the momentum (muon)."""
     adam_learning_rate: float | None = None
@@ -122,6 +122,13 @@ def make_optimizer(config: OptimizerConfig, steps: int, names) -> optax.Gradient
             update = optax.adamw(
                 rate, config.b1, config.b2, config.epsilon, weight_decay=config.weight_decay, mask=decayed
             )
+        case "lamb":
+            update = optax.chain(
+                optax.scale_by_adam(config.b1, config.b2, config.epsilon),
+                optax.add_decayed_weights(config.weight_decay, decayed),
+                _scale_by_trust_ratio(names),
+                optax.scale_by_learning_rate(rate),
+            )
         case "lion":
             update = optax.lion(rate, config.b1, config.b2, weight_decay=config.weight_decay, mask=decayed)
         case "adafactor":
@@ -149,6 +156,27 @@ def make_optimizer(config: OptimizerConfig, steps: int, names) -> optax.Gradient
     if config.clip_norm is not None:
         update = optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
     return optax.GradientTransformationExtraArgs(update.init, _promoting(update.update))
+
+
+def _scale_by_trust_ratio(names) -> optax.GradientTransformation:
+    """Makes an update as long as its parameter, a layer at a time (You et al. 2020, LAMB, algorithm 2).
+
+    optax.scale_by_trust_ratio would take the layers' stacked arrays for one parameter each.
+    """
+
+    def scaled(axes: tuple[str | None, ...], update: jax.Array, param: jax.Array) -> jax.Array:
+        inside = tuple(axis for axis, name in enumerate(axes) if name != "layers")
+        length, step = _norm(param, inside), _norm(update, inside)
+        return update * jnp.where((length > 0) & (step > 0), length / jnp.where(step > 0, step, 1.0), 1.0)
+
+    def apply(updates, state, params=None):
+        return jax.tree.map(scaled, names, updates, params, is_leaf=_is_names), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), apply)
+
+
+def _norm(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    return jnp.sqrt(jnp.square(x).sum(axis=axes, keepdims=True))
 
 
 def _promoting(function: Callable) -> Callable:

@@ -61,7 +61,8 @@ class Progress:
         """Writes and shows an evaluation's row."""
         self._log.write(step, row)
         self._shown["eval"] = f"{row['eval_loss']:.3f}"
-        self._shown["bits/byte"] = f"{row['eval_bits_per_byte']:.3f}"
+        if "eval_bits_per_byte" in row:
+            self._shown["bits/byte"] = f"{row['eval_bits_per_byte']:.3f}"
         self._bar.set_postfix(self._shown)
 
     def _report(self, pending: tuple[int, dict[str, jax.Array]] | None) -> None:

@@ -12,10 +12,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from transformer.layers.execution import Execution
 from transformer.models import Architecture
+from transformer.objectives import Objective
 from transformer.sharding import param_names, param_shardings, with_shardings
 
 Batch = Mapping[str, Any]
-"""`inputs` (the model's keyword arguments), `targets` and `weights`, each [B, ...] and numpy or jax."""
+"""`inputs` (the model's keyword arguments), `targets`, `weights` and what else the objective's loss reads, each
+[B, ...] and numpy or jax."""
 
 
 @struct.dataclass
@@ -43,7 +45,7 @@ class Program(NamedTuple):
 def make_program(
     architecture: Architecture,
     execution: Execution,
-    objective: Any,
+    objective: Objective,
     make_optimizer: Callable[[Any], optax.GradientTransformation],
     mesh: Mesh,
     *,

@@ -1,0 +1,47 @@
+"""Marian (Junczys-Dowmunt et al. 2018): a tiny one that trains on a CPU, and that of the OPUS-MT models."""
+
+from configs.recipe import DOCSTRINGS, PYTHON_VOCABULARY, published, small
+from transformer.data.config import DataConfig
+from transformer.models.marian import MarianConfig
+from transformer.objectives.seq2seq import Seq2Seq
+from transformer.training.experiment import Experiment
+from transformer.training.optimizer import OptimizerConfig
+
+
+def marian_python() -> Experiment:
+    """A small Marian that sums up functions of Python's standard library in a line; minutes on a CPU."""
+    model = MarianConfig(
+        vocab_size=PYTHON_VOCABULARY,
+        decoder_start_id=0,
+        context_length=256,
+        width=128,
+        num_encoder_layers=2,
+        num_decoder_layers=2,
+        num_encoder_heads=4,
+        num_decoder_heads=4,
+        encoder_mlp_width=512,
+        decoder_mlp_width=512,
+    )
+    return small("marian-python", model, Seq2Seq(target_len=64), data=DOCSTRINGS, learning_rate=3e-3, batch_size=16)
+
+
+def marian_base() -> Experiment:
+    """The Transformer of the OPUS-MT models (Tiedemann and Thottingal 2020), 74M parameters, English to German."""
+    # Marian's own settings for such a model ("transformer-base" in its task presets); OPUS is not in TFDS as a whole,
+    # so a WMT corpus stands in: give --data.path for yours.
+    optimizer = OptimizerConfig(
+        learning_rate=3e-4,
+        schedule="inverse_sqrt",
+        warmup_steps=16_000,
+        weight_decay=0.0,
+        b2=0.98,
+        epsilon=1e-9,
+        clip_norm=5.0,
+    )
+    data = DataConfig(tfds="wmt14_translate/de-en", fields=("en", "de"), tokenizer="unigram")
+    # A vocabulary made here has <pad>, which begins a decoder's text, at 0.
+    model = MarianConfig(decoder_start_id=0)
+    return published("marian-base", model, Seq2Seq(), optimizer, steps=300_000, batch_size=100, seq_len=256, data=data)
+
+
+PRESETS = (marian_python, marian_base)

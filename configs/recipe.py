@@ -1,0 +1,78 @@
+"""What presets have in common: the small ones' corpus and length, and the published ones' execution."""
+
+from collections.abc import Callable
+
+from transformer.checkpoint import CheckpointConfig
+from transformer.data.config import DataConfig
+from transformer.layers.execution import Execution
+from transformer.models.architecture import Architecture
+from transformer.objectives.objective import Objective
+from transformer.training.experiment import Experiment, TrainConfig
+from transformer.training.optimizer import OptimizerConfig
+
+Preset = Callable[[], Experiment]
+
+PYTHON_VOCABULARY = 4096
+"""Pieces of the small presets' tokenizers."""
+
+ENGLISH = DataConfig(tfds="wikipedia/20220301.en", tokenizer="unigram")
+"""English Wikipedia: the part that is still published of what BERT, RoBERTa and BART read."""
+
+DOCSTRINGS = DataConfig(tfds="python_docstrings", fields=("code", "summary"), tokenizer="bpe")
+"""Functions of Python's standard library and the first lines of their docstrings."""
+
+_LARGE = 1e9
+"""Parameters from which on a layer's activations are too many to keep."""
+
+
+def small(
+    name: str,
+    model: Architecture,
+    objective: Objective,
+    *,
+    data: DataConfig = DataConfig(tfds="python_stdlib", tokenizer="bpe"),
+    learning_rate: float = 1e-2,
+    steps: int = 1000,
+    batch_size: int = 8,
+    seq_len: int = 256,
+    eval_batches: int | None = 100,
+) -> Experiment:
+    """A model that trains in minutes on a CPU, by default on the source of Python's standard library."""
+    return Experiment(
+        name=name,
+        model=model,
+        objective=objective,
+        data=data,
+        optimizer=OptimizerConfig(
+            name="muon", learning_rate=learning_rate, warmup_steps=50, schedule="linear", final_fraction=0.0
+        ),
+        train=TrainConfig(
+            steps=steps, batch_size=batch_size, seq_len=seq_len, eval_every=250, eval_batches=eval_batches
+        ),
+        checkpoint=CheckpointConfig(every=250),
+        execution=Execution(unroll=0),
+    )
+
+
+def published(
+    name: str,
+    model: Architecture,
+    objective: Objective,
+    optimizer: OptimizerConfig,
+    *,
+    steps: float,
+    batch_size: int,
+    seq_len: int,
+    data: DataConfig = ENGLISH,
+) -> Experiment:
+    """A paper's setting, computed in bfloat16; the layers of a large model are computed again in the backward pass."""
+    return Experiment(
+        name=name,
+        model=model,
+        objective=objective,
+        data=data,
+        optimizer=optimizer,
+        train=TrainConfig(steps=round(steps), batch_size=batch_size, seq_len=seq_len, eval_every=1000, eval_batches=20),
+        checkpoint=CheckpointConfig(every=1000),
+        execution=Execution(dtype="bfloat16", remat="full" if model.num_params() > _LARGE else "none"),
+    )

@@ -1,0 +1,62 @@
+"""The Transformer (Vaswani et al. 2017): a tiny one that trains on a CPU, and the published sizes."""
+
+from configs.recipe import DOCSTRINGS, PYTHON_VOCABULARY, published, small
+from transformer.data.config import DataConfig
+from transformer.models.transformer import TransformerConfig
+from transformer.objectives.seq2seq import Seq2Seq
+from transformer.training.experiment import Experiment
+from transformer.training.optimizer import OptimizerConfig
+
+
+def transformer_python() -> Experiment:
+    """A small Transformer that sums up functions of Python's standard library in a line; minutes on a CPU."""
+    model = TransformerConfig(
+        vocab_size=PYTHON_VOCABULARY,
+        width=128,
+        num_encoder_layers=2,
+        num_decoder_layers=2,
+        num_encoder_heads=4,
+        num_decoder_heads=4,
+        encoder_mlp_width=512,
+        decoder_mlp_width=512,
+    )
+    return small(
+        "transformer-python", model, Seq2Seq(target_len=64), data=DOCSTRINGS, learning_rate=3e-3, batch_size=16
+    )
+
+
+def transformer_base() -> Experiment:
+    """The base Transformer, 65M parameters, on WMT 2014 English to German."""
+    return _published("transformer-base", TransformerConfig(), steps=100_000)
+
+
+def transformer_big() -> Experiment:
+    """The big Transformer, 213M parameters, on WMT 2014 English to German."""
+    model = TransformerConfig(
+        width=1024,
+        num_encoder_heads=16,
+        num_decoder_heads=16,
+        encoder_mlp_width=4096,
+        decoder_mlp_width=4096,
+        dropout=0.3,
+    )
+    return _published("transformer-big", model, steps=300_000)
+
+
+def _published(name: str, model: TransformerConfig, *, steps: int) -> Experiment:
+    """Section 5: Adam, width^-0.5 * min(step^-0.5, step * 4000^-1.5), about 25,000 tokens of each language a batch."""
+    warmup = 4000
+    optimizer = OptimizerConfig(
+        learning_rate=(model.width * warmup) ** -0.5,
+        schedule="inverse_sqrt",
+        warmup_steps=warmup,
+        weight_decay=0.0,
+        b2=0.98,
+        epsilon=1e-9,
+        clip_norm=None,
+    )
+    data = DataConfig(tfds="wmt14_translate/de-en", fields=("en", "de"), tokenizer="bpe")
+    return published(name, model, Seq2Seq(), optimizer, steps=steps, batch_size=100, seq_len=256, data=data)
+
+
+PRESETS = (transformer_python, transformer_base, transformer_big)

@@ -1,0 +1,46 @@
+"""A tiny model of every family, with all that is the family's own turned on, in sizes that a small mesh divides."""
+
+from transformer.models.albert import AlbertConfig
+from transformer.models.bart import BartConfig
+from transformer.models.bert import BertConfig
+from transformer.models.distilbert import DistilBertConfig
+from transformer.models.gpt import GPTConfig
+from transformer.models.gpt1 import GPT1Config
+from transformer.models.llama import LlamaConfig
+from transformer.models.marian import MarianConfig
+from transformer.models.roberta import RobertaConfig
+from transformer.models.spanbert import SpanBertConfig
+from transformer.models.t5 import T5Config
+from transformer.models.transformer import TransformerConfig
+
+_DECODER = {"vocab_size": 32, "context_length": 16, "width": 16, "num_layers": 2, "num_heads": 4}
+_ENCODER = {**_DECODER, "mlp_width": 32, "dropout": 0.0, "attention_dropout": 0.0}
+_POST_NORM = {
+    "vocab_size": 32,
+    "width": 16,
+    "num_encoder_layers": 2,
+    "num_decoder_layers": 1,
+    "num_encoder_heads": 4,
+    "num_decoder_heads": 2,
+    "encoder_mlp_width": 32,
+    "decoder_mlp_width": 24,
+    "dropout": 0.0,
+    "decoder_start_id": 2,
+}
+TINY = {
+    "gpt": GPTConfig(**_DECODER, dropout=0.0, band=4),
+    "gpt1": GPT1Config(**_DECODER, dropout=0.0),
+    "llama": LlamaConfig(**_DECODER, num_kv_heads=2, head_width=8, mlp_width=24, window=5, head_norms=True),
+    "bert": BertConfig(**_ENCODER, head="pretraining"),
+    "roberta": RobertaConfig(**_ENCODER),
+    "albert": AlbertConfig(**_ENCODER, embedding_width=8, head="pretraining"),
+    "distilbert": DistilBertConfig(**_ENCODER),
+    "spanbert": SpanBertConfig(**_ENCODER, boundary_width=8),
+    "t5": T5Config(
+        vocab_size=32, width=16, num_encoder_layers=1, num_decoder_layers=2, num_heads=4, head_width=6, mlp_width=24,
+        gated=True, dropout=0.0, tie_embeddings=False,
+    ),
+    "bart": BartConfig(**_POST_NORM, context_length=16, attention_dropout=0.0, mlp_dropout=0.0),
+    "marian": MarianConfig(**_POST_NORM, context_length=16),
+    "transformer": TransformerConfig(**_POST_NORM),
+}  # fmt: skip

@@ -1,0 +1,104 @@
+"""Hugging Face models: tools/convert.py import HF_FOLDER RUN | export CHECKPOINT HF_FOLDER | verify HF_FOLDER."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from transformer import command
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+    """Write a folder in the Hugging Face format as a checkpoint in a new run folder."""
+
+    hf_folder: tyro.conf.Positional[str]
+    """config.json, safetensors (one file, or shards with an index) and tokenizer files."""
+    run: tyro.conf.Positional[str]
+    """A new run folder."""
+    head: str | None = None
+    """Another head on the backbone, such as sequence_classification; what is new is named. None: the weights' own."""
+    num_labels: int | None = None
+    """Classes of a classification head; None: as config.json says."""
+    pickle: bool = False
+    """Read pytorch_model.bin, a pickle, with PyTorch's weights-only loading."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Write a checkpoint as a folder that Transformers loads."""
+
+    checkpoint: tyro.conf.Positional[str]
+    """A run folder, or one of its checkpoints (RUN/checkpoints/STEP)."""
+    hf_folder: tyro.conf.Positional[str]
+    """A new folder."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Of the weights on disk; None: as they were imported, or float32."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verify:
+    """Load a folder here and in Transformers (with PyTorch), and print the largest differences of what they compute."""
+
+    hf_folder: tyro.conf.Positional[str]
+    """In the Hugging Face format."""
+    tolerance: float = 1e-4
+    """The largest absolute difference allowed, in float32."""
+    length: int = 32
+    """Tokens of the random sequences."""
+    pickle: bool = False
+    """Read pytorch_model.bin, a pickle, with PyTorch's weights-only loading."""
+
+
+Command = (
+    Annotated[Import, tyro.conf.subcommand("import")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
+)
+
+
+def main(args: list[str]) -> None:
+    """Runs the command line."""
+    asked = command.parse(Command, args, prog="tools/convert.py")  # type: ignore[arg-type]
+    command.start_jax()
+    # After the flags are known to be good: these take a second to import.
+    if isinstance(asked, Import):
+        import_(asked)
+    elif isinstance(asked, Export):
+        export(asked)
+    else:
+        from transformer.interop.verify import verify
+
+        verify(Path(asked.hf_folder).expanduser(), length=asked.length, tolerance=asked.tolerance, pickle=asked.pickle)
+
+
+def import_(asked: Import) -> None:
+    """Imports, and says what came of it."""
+    from transformer.interop import convert
+
+    path = Path(asked.hf_folder).expanduser()
+    convert.check_new(asked.run)
+    imported = convert.import_folder(path, head=asked.head, num_labels=asked.num_labels, pickle=asked.pickle)
+    place, tokenizer = convert.save(imported, path, asked.run)
+    architecture = imported.architecture
+    print(f"{imported.family.model_type}: {architecture.num_params():,} parameters, head {architecture.head}")
+    for path in imported.new:
+        print(f"new, initialised: {path}")
+    for name in imported.left:
+        print(f"left out (of another head): {name}")
+    print(f"tokenizer   {tokenizer}")
+    print(f"checkpoint  {place}")
+
+
+def export(asked: Export) -> None:
+    """Exports, and says what came of it."""
+    from transformer.interop import convert
+
+    family = convert.export(asked.checkpoint, Path(asked.hf_folder).expanduser(), dtype=asked.dtype)
+    print(f"{family.model_type}: {asked.hf_folder}")
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(lambda: main(sys.argv[1:])))

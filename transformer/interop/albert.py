@@ -1,0 +1,47 @@
+"""ALBERT in Transformers: one group of one layer, which serves every layer."""
+
+from transformer.interop.encoder_rules import EncoderNames, MaskedLMNames, bert_fields, block, dense, embeddings
+from transformer.interop.family import Family
+from transformer.interop.hf_config import Field
+from transformer.models.albert import AlbertConfig
+
+_NAMES = EncoderNames(
+    prefix="albert.",
+    backbone=(
+        *embeddings("albert.embeddings.", ("word_embeddings", "position_embeddings", "token_type_embeddings")),
+        *dense("albert.encoder.embedding_hidden_mapping_in", "backbone/projection"),
+        *block(
+            "albert.encoder.albert_layer_groups.0.albert_layers.0.",
+            ("attention.query", "attention.key", "attention.value"),
+            ("attention.dense", "attention.LayerNorm", "ffn", "ffn_output", "full_layer_layer_norm"),
+        ),
+    ),
+    words="albert.embeddings.word_embeddings.weight",
+    masked_lm=MaskedLMNames("predictions.dense", "predictions.LayerNorm", "predictions.bias", "predictions.decoder"),
+    pooler="albert.pooler",
+    sentence="sop_classifier.classifier",
+)
+
+ALBERT = Family(
+    model_type="albert",
+    config=AlbertConfig,
+    fields=(
+        *bert_fields("gelu_new", 0.0),
+        Field("embedding_size", "embedding_width", 128),
+        Field("classifier_dropout_prob", "classifier_dropout", 0.1),
+    ),
+    heads={
+        "pretraining": "AlbertForPreTraining",
+        "masked_lm": "AlbertForMaskedLM",
+        "sequence_classification": "AlbertForSequenceClassification",
+        "token_classification": "AlbertForTokenClassification",
+        "question_answering": "AlbertForQuestionAnswering",
+        "multiple_choice": "AlbertForMultipleChoice",
+        "none": "AlbertModel",
+        "unpooled": "AlbertModel",
+    },
+    table=_NAMES.table,
+    pinned={"num_hidden_groups": 1, "inner_group_num": 1, "position_embedding_type": "absolute"},
+    # Of layers that the released models do not have; Transformers reads none of them.
+    harmless=("down_scale_factor", "gap_size", "layers_to_keep", "net_structure_type", "num_memory_blocks"),
+)

@@ -1,0 +1,146 @@
+"""Whole models: a folder in the Hugging Face format becomes a checkpoint, and a checkpoint such a folder."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+from etils import epath
+
+from transformer import checkpoint
+from transformer.errors import UserError
+from transformer.interop import families, folder, tokenizers
+from transformer.interop.family import Family
+from transformer.models import Architecture, architecture_to_dict
+from transformer.models.graft import graft
+from transformer.sharding import MeshConfig, make_mesh, param_shardings, with_shardings
+
+ORIGIN = "huggingface"
+"""Folder of a checkpoint's record with the files that it was imported from, other than weights: they go out again."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """A folder's model in our terms."""
+
+    family: Family
+    architecture: Architecture
+    params: Any
+    """float32 jax arrays in the host's memory."""
+    new: list[str]
+    """Parameters that the folder does not have: of a head that was asked for."""
+    left: list[str]
+    """Tensors that no part of the architecture takes: of other heads."""
+
+
+def import_folder(
+    path: Path, *, head: str | None = None, num_labels: int | None = None, pickle: bool = False
+) -> Imported:
+    """Returns the model of a folder in the Hugging Face format; a tensor is read at a time.
+
+    Args:
+      path: the folder.
+      head: what to put on the backbone; None: the head that the weights are of.
+      num_labels: classes of a head that is new; None: as config.json says.
+      pickle: read PyTorch's pickle file, with weights-only loading.
+
+    Raises:
+      UserError: what is wrong with the folder, by file, field or tensor.
+    """
+    config = folder.read_config(path)
+    family = families.of_folder(config)
+    if head is not None and head not in family.heads:
+        raise UserError(f"--head {head!r}: a {family.model_type} model can have {', '.join(family.heads)}")
+    with folder.open_tensors(path, pickle=pickle) as tensors:
+        found, left = families.choose_head(family, config, tensors)
+        labels = families.count_labels(config)
+        architecture = family.read_config(config, found, labels)
+        params = _to_jax(family.from_hf(tensors, architecture, leave=left))
+    if head is None and num_labels is None:
+        return Imported(family, architecture, params, [], left)
+    wanted = dataclasses.replace(architecture, head=head or found, num_labels=num_labels or labels)
+    params, new, dropped = graft(wanted, params)
+    return Imported(family, wanted, params, new, [*left, *dropped])
+
+
+def _to_jax(params: dict[str, Any]) -> dict[str, Any]:
+    """Returns the tree as jax arrays in the host's memory; NumPy's are taken out one by one: never two copies."""
+    cpu = jax.local_devices(backend="cpu")[0]
+    result = {}
+    for name in list(params):
+        leaf = params.pop(name)
+        result[name] = _to_jax(leaf) if isinstance(leaf, dict) else jax.device_put(leaf, cpu).block_until_ready()
+    return result
+
+
+def check_new(run: epath.PathLike) -> epath.Path:
+    """Returns the path of a run folder that nothing is in yet; raises UserError where something is."""
+    path = epath.Path(run).expanduser()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} exists and is not empty: give a new folder")
+    return path
+
+
+def save(imported: Imported, path: Path, run: epath.PathLike) -> tuple[epath.Path, str]:
+    """Writes a checkpoint of an imported model into a new run folder.
+
+    Returns:
+      The checkpoint, and what became of the folder's tokenizer, in words.
+
+    Raises:
+      UserError: the run folder is not empty, or cannot be written.
+    """
+    run = check_new(run)
+    record = {"architecture.json": _json(architecture_to_dict(imported.architecture))}
+    kept = tokenizers.files(path)
+    record |= {f"{ORIGIN}/{name}": content for name, content in kept.items()}
+    record[f"{ORIGIN}/{folder.CONFIG}"] = (path / folder.CONFIG).read_bytes()
+    tokenizer, said = tokenizers.read(path)
+    record |= {f"tokenizer/{name}": content for name, content in tokenizer.items()}
+    place = run / "checkpoints" / "0"
+    checkpoint.save_params(place, imported.params, record)
+    return place, said
+
+
+def export(
+    path: epath.PathLike, out: Path, *, dtype: str | None = None, shard_bytes: int = folder.SHARD_BYTES
+) -> Family:
+    """Writes a checkpoint as a folder that Transformers loads; returns the family it is there.
+
+    Args:
+      path: a run or a checkpoint.
+      out: the new folder.
+      dtype: of the weights: float32, bfloat16 or float16. None: as they were imported, or float32.
+      shard_bytes: more than this goes to several files with an index.
+
+    Raises:
+      UserError: no checkpoint, an architecture that Transformers does not have, a folder that cannot be written.
+    """
+    found = checkpoint.find(path)
+    architecture = checkpoint.read_architecture(found)
+    family = families.of_architecture(architecture)
+    config = family.write_config(architecture)
+    origin = found / "record" / ORIGIN
+    files: dict[str, bytes] = {}
+    if origin.exists():
+        files = {file.name: file.read_bytes() for file in origin.iterdir()}
+        before = json.loads(files.pop(folder.CONFIG))
+        config = {**{name: before[name] for name in family.bookkeeping(before)}, **config}
+        dtype = dtype or before.get("dtype") or before.get("torch_dtype")
+    else:
+        files, ids = tokenizers.export(found / "record" / "tokenizer")
+        config = {**ids, **config}
+    boxed = architecture.abstract_params()
+    abstract = with_shardings(nn.meta.unbox(boxed), param_shardings(boxed, make_mesh(MeshConfig(data=1))))
+    params = checkpoint.restore_params(found, abstract)
+    folder.write_folder(
+        out, config, family.stream(params, architecture), files, dtype=dtype or "float32", shard_bytes=shard_bytes
+    )
+    return family
+
+
+def _json(record: Mapping[str, Any]) -> bytes:
+    return (json.dumps(record, indent=2) + "\n").encode()

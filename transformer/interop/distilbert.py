@@ -1,0 +1,52 @@
+"""DistilBERT in Transformers."""
+
+from transformer.interop.encoder_rules import EncoderNames, MaskedLMNames, block, embeddings
+from transformer.interop.family import Family
+from transformer.interop.hf_config import ACTIVATIONS, Field
+from transformer.models.distilbert import DistilBertConfig
+
+_NAMES = EncoderNames(
+    prefix="distilbert.",
+    backbone=(
+        *embeddings("distilbert.embeddings.", ("word_embeddings", "position_embeddings")),
+        *block(
+            "distilbert.transformer.layer.{layer}.",
+            ("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+            ("attention.out_lin", "sa_layer_norm", "ffn.lin1", "ffn.lin2", "output_layer_norm"),
+        ),
+    ),
+    words="distilbert.embeddings.word_embeddings.weight",
+    masked_lm=MaskedLMNames("vocab_transform", "vocab_layer_norm", "vocab_projector.bias", "vocab_projector"),
+    pooler="pre_classifier",
+)
+
+DISTILBERT = Family(
+    model_type="distilbert",
+    config=DistilBertConfig,
+    fields=(
+        Field("vocab_size", "vocab_size"),
+        Field("max_position_embeddings", "context_length"),
+        Field("dim", "width"),
+        Field("n_layers", "num_layers"),
+        Field("n_heads", "num_heads"),
+        Field("hidden_dim", "mlp_width"),
+        Field("activation", "activation", "gelu", ACTIVATIONS),
+        Field("dropout", "dropout", 0.1),
+        Field("attention_dropout", "attention_dropout", 0.1),
+        Field("qa_dropout", "answer_dropout", 0.1),
+        Field("seq_classif_dropout", "classifier_dropout", 0.2),
+        Field("tie_word_embeddings", "tie_embeddings", True),
+    ),
+    heads={
+        "masked_lm": "DistilBertForMaskedLM",
+        "sequence_classification": "DistilBertForSequenceClassification",
+        "token_classification": "DistilBertForTokenClassification",
+        "question_answering": "DistilBertForQuestionAnswering",
+        "multiple_choice": "DistilBertForMultipleChoice",
+        "none": "DistilBertModel",
+    },
+    table=_NAMES.table,
+    pinned={"sinusoidal_pos_embds": False},
+    harmless=("tie_weights_",),
+    fits=lambda config: config.norm_epsilon == 1e-12,  # not theirs to choose
+)

@@ -1,0 +1,82 @@
+"""A family as Transformers has it: its config.json, its classes, its weights' names."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from transformer.errors import UserError
+from transformer.interop import engine, hf_config
+from transformer.interop.engine import Table
+from transformer.interop.hf_config import Field
+from transformer.models.architecture import Architecture
+
+LABELLED = ("sequence_classification", "token_classification")
+"""Heads whose classes a person counts."""
+
+
+def _unchanged(config: dict[str, Any]) -> dict[str, Any]:
+    return config
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """One `model_type` of Transformers. Both directions follow from its fields and its table."""
+
+    model_type: str
+    config: Callable[..., Architecture]
+    """Our config class, called with the mapped fields, and with `head` and `num_labels`."""
+    fields: Sequence[Field]
+    """What is mapped between config.json and our config."""
+    heads: Mapping[str, str]
+    """Our head -> Transformers' class, in the order in which a checkpoint is tried for them: the richest first."""
+    table: Callable[[Any], Table]
+    """An architecture -> the names of its weights, its head's included."""
+    pinned: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Field of theirs -> the only value supported, which is also Transformers' default; written too."""
+    harmless: Collection[str] = ()
+    """Further fields that change neither weights nor scores."""
+    normalise: Callable[[dict[str, Any]], dict[str, Any]] = _unchanged
+    """config.json -> the same in the fields of this table: older or nested spellings; raises `UserError`."""
+    denormalise: Callable[[dict[str, Any]], dict[str, Any]] = _unchanged
+    """The table's fields -> config.json."""
+    fits: Callable[[Any], bool] = lambda config: True
+    """Whether this model type computes what an architecture of `config`'s class says."""
+
+    def read_config(self, config: Mapping[str, Any], head: str, num_labels: int = 2) -> Any:
+        """Returns the architecture that a config.json describes, with a head.
+
+        Raises:
+          UserError: a field that would change the numbers and is not supported, by name.
+        """
+        if config.get("model_type") != self.model_type:
+            raise UserError(f"config.json: model_type is {config.get('model_type')!r}, not {self.model_type!r}")
+        normal = self.normalise(dict(config))
+        values = hf_config.read(normal, self.fields, pinned=self.pinned, harmless=self.harmless)
+        return self.config(**values, head=head, **({"num_labels": num_labels} if head in LABELLED else {}))
+
+    def write_config(self, config: Architecture) -> dict[str, Any]:
+        """Returns the config.json of an architecture."""
+        values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+        theirs = self.denormalise({**self.pinned, **hf_config.write(values, self.fields)})
+        if values["head"] in LABELLED:
+            labels = {str(label): f"LABEL_{label}" for label in range(values["num_labels"])}
+            theirs |= {"id2label": labels, "label2id": {name: int(label) for label, name in labels.items()}}
+        return {"model_type": self.model_type, "architectures": [self.heads[values["head"]]], **theirs}
+
+    def bookkeeping(self, config: Mapping[str, Any]) -> list[str]:
+        """Returns the fields of a config.json that change neither weights nor scores, such as special ids."""
+        return [name for name in config if name in hf_config.HARMLESS or name in self.harmless]
+
+    def from_hf(self, tensors: Mapping[str, np.ndarray], config: Architecture, *, leave: Collection[str] = ()) -> Any:
+        """Returns our parameters (numpy, float32) from Transformers' tensors; strict, as `engine.load`."""
+        return engine.load(self.table(config), tensors, config.abstract_params(), leave=leave)
+
+    def to_hf(self, params: Any, config: Architecture) -> dict[str, np.ndarray]:
+        """Returns Transformers' tensors from our parameters; a tied tensor is written once."""
+        return engine.save(self.table(config), params)
+
+    def stream(self, params: Any, config: Architecture) -> Iterator[tuple[str, np.ndarray]]:
+        """Gives what `to_hf` returns, a tensor at a time."""
+        return engine.stream(self.table(config), params)

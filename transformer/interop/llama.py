@@ -1,0 +1,242 @@
+"""LLaMA, Mistral, Qwen2 and Qwen3 in Transformers: four model types, one architecture of ours.
+
+Which of them an architecture is called follows from what only one of them computes: Qwen2's biases, Qwen3's norms of
+heads, Mistral's window. Meta's own files pair the halves of a head otherwise; only Transformers' format is read.
+"""
+
+import functools
+from typing import Any
+
+from transformer.errors import UserError
+from transformer.interop.decoder_heads import head_rules
+from transformer.interop.engine import Rule, Table
+from transformer.interop.family import Family
+from transformer.interop.hf_config import ACTIVATIONS, Field
+from transformer.interop.transforms import FLAT, kernel
+from transformer.layers.positions import Llama3Scaling
+from transformer.models.llama import LlamaConfig
+
+_LAYER = "backbone/stack/layers"
+_MATRIX = kernel(transposed=True)
+_QKV = {"q_proj": "query", "k_proj": "key", "v_proj": "value"}
+_MLP = {"gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
+
+# Llama3Scaling's field -> theirs.
+_SCALING = {
+    "factor": "factor",
+    "low_frequency_factor": "low_freq_factor",
+    "high_frequency_factor": "high_freq_factor",
+    "original_context": "original_max_position_embeddings",
+}
+
+_FIELDS = (
+    Field("vocab_size", "vocab_size"),
+    Field("max_position_embeddings", "context_length"),
+    Field("hidden_size", "width"),
+    Field("num_hidden_layers", "num_layers"),
+    Field("num_attention_heads", "num_heads"),
+    Field("num_key_value_heads", "num_kv_heads"),
+    Field("head_dim", "head_width"),
+    Field("intermediate_size", "mlp_width"),
+    Field("hidden_act", "activation", "silu", ACTIVATIONS),
+    Field("rms_norm_eps", "norm_epsilon", 1e-6),
+    Field("rope_theta", "rotary_base"),
+    Field("rope_scaling", "rotary_scaling"),
+    Field("attention_dropout", "attention_dropout", 0.0),
+    Field("tie_word_embeddings", "tie_embeddings", False),
+)
+_BIAS = Field("attention_bias", "attention_biases", False, {False: "none", True: "all"})
+_WINDOW = Field("sliding_window", "window")
+
+
+def _always(model_type: str, ours: str, value: Any) -> Field:
+    """Returns the "field" of what a model type has without saying so."""
+    return Field("model_type", ours, values={model_type: value})
+
+
+def _table(config: LlamaConfig, *, answers: str = "transformer.") -> Table:
+    """Returns the names; `answers` starts those of a question answerer's backbone."""
+    prefix = {"none": "", "question_answering": answers}.get(config.head, "model.")
+    layer = f"{prefix}layers.{{layer}}"
+    attention, mlp = f"{_LAYER}/attention", f"{_LAYER}/mlp"
+    rules = [
+        Rule(f"{prefix}embed_tokens.weight", ("backbone/token_embedding/embedding",)),
+        Rule(f"{layer}.input_layernorm.weight", (f"{_LAYER}/attention_norm/scale",)),
+        *(Rule(f"{layer}.self_attn.{hf}.weight", (f"{attention}/{us}/kernel",), _MATRIX) for hf, us in _QKV.items()),
+        Rule(f"{layer}.self_attn.o_proj.weight", (f"{attention}/out/kernel",), kernel(2, transposed=True)),
+        Rule(f"{layer}.post_attention_layernorm.weight", (f"{_LAYER}/mlp_norm/scale",)),
+        *(Rule(f"{layer}.mlp.{hf}.weight", (f"{mlp}/{us}/kernel",), _MATRIX) for hf, us in _MLP.items()),
+        Rule(f"{prefix}norm.weight", ("backbone/final_norm/scale",)),
+    ]
+    if config.attention_biases != "none":
+        rules += [Rule(f"{layer}.self_attn.{hf}.bias", (f"{attention}/{us}/bias",), FLAT) for hf, us in _QKV.items()]
+    if config.attention_biases == "all":
+        rules += [Rule(f"{layer}.self_attn.o_proj.bias", (f"{attention}/out/bias",))]
+    if config.mlp_biases:
+        rules += [Rule(f"{layer}.mlp.{hf}.bias", (f"{mlp}/{us}/bias",)) for hf, us in _MLP.items()]
+    if config.head_norms:
+        rules += [
+            Rule(f"{layer}.self_attn.{hf}.weight", (f"{attention}/{us}/scale",))
+            for hf, us in (("q_norm", "query_norm"), ("k_norm", "key_norm"))
+        ]
+    head, aliases = head_rules(config.head, tied=config.tie_embeddings, embedding=f"{prefix}embed_tokens.weight")
+    # Old checkpoints hold the frequencies of the rotary positions as a buffer.
+    ignored = (r".*layers\.\d+\.self_attn\.rotary_emb\.inv_freq",)
+    return Table((*rules, *head), prefix=prefix, aliases=aliases, ignored=ignored)
+
+
+def _with_rotary(config: dict[str, Any]) -> dict[str, Any]:
+    """Reads `rope_theta` and `rope_scaling`, or the newer `rope_parameters`; fills in what follows from sizes."""
+    scaling, parameters = config.pop("rope_scaling", None), config.pop("rope_parameters", None)
+    rope = dict(scaling or parameters or {})
+    config["rope_theta"] = float(rope.pop("rope_theta", config.get("rope_theta", 10000.0)))
+    kind = rope.pop("rope_type", rope.pop("type", "default"))
+    rope.pop("type", None)  # older than rope_type, and written beside it
+    config["rope_scaling"] = None
+    if kind == "llama3":
+        rope.setdefault("original_max_position_embeddings", config.get("max_position_embeddings"))
+        missing = [theirs for theirs in _SCALING.values() if theirs not in rope]
+        if missing:
+            raise UserError(f"config.json: rope_scaling lacks {', '.join(missing)}")
+        config["rope_scaling"] = Llama3Scaling(**{ours: rope.pop(theirs) for ours, theirs in _SCALING.items()})
+    elif kind != "default":
+        raise UserError(f"config.json: rope_type = {kind!r} is not supported, only default, llama3")
+    if rope:
+        raise UserError(f"config.json: rope_scaling: unknown fields, which may change the model: {', '.join(rope)}")
+
+    heads = config.get("num_attention_heads")
+    if config.get("num_key_value_heads", ...) is None:
+        config["num_key_value_heads"] = heads
+    if config.get("head_dim") is None and heads and "hidden_size" in config:
+        config["head_dim"] = config["hidden_size"] // heads
+    return config
+
+
+def _without_rotary(config: dict[str, Any]) -> dict[str, Any]:
+    """Writes the older spelling, which every version reads."""
+    scaling = config["rope_scaling"]
+    if scaling is not None:
+        theirs = {theirs: getattr(scaling, ours) for ours, theirs in _SCALING.items()}
+        config["rope_scaling"] = {"rope_type": "llama3", **theirs}
+    return config
+
+
+def _one_window(config: dict[str, Any], window: int | None, first: int = 0) -> int | None:
+    """Returns the window of every layer, and takes out the list of the layers' kinds; refuses layers that differ.
+
+    Args:
+      config: config.json.
+      window: of the layers that slide.
+      first: the first layer that slides, where there is no list.
+    """
+    layers = range(config.get("num_hidden_layers", 0))
+    slide = ["sliding_attention" if window is not None and layer >= first else "full_attention" for layer in layers]
+    kinds = set(config.pop("layer_types", None) or slide)
+    if kinds <= {"full_attention"}:
+        return None
+    if kinds == {"sliding_attention"} and window is not None:
+        return window
+    raise UserError("config.json: layer_types, or a max_window_layers, by which layers differ are not supported")
+
+
+def _from_llama(config: dict[str, Any]) -> dict[str, Any]:
+    config.setdefault("num_key_value_heads", None)
+    _one_window(config, None)
+    return _with_rotary(config)
+
+
+def _from_mistral(config: dict[str, Any]) -> dict[str, Any]:
+    window = config.setdefault("sliding_window", 4096)
+    if _one_window(config, window) != window:  # Transformers' Mistral slides whatever the list says
+        raise UserError("config.json: layer_types of full_attention and a sliding_window are not supported")
+    return _with_rotary(config)
+
+
+def _from_qwen(config: dict[str, Any]) -> dict[str, Any]:
+    slides, first = config.pop("use_sliding_window", False), config.pop("max_window_layers", 28)
+    window = config.get("sliding_window", 4096) if slides else None
+    config["sliding_window"] = _one_window(config, window, first)
+    if config["model_type"] == "qwen3":
+        config.setdefault("head_dim", 128)
+    return _with_rotary(config)
+
+
+def _to_qwen(config: dict[str, Any]) -> dict[str, Any]:
+    slides = config["sliding_window"] is not None
+    first = 0 if slides else config["num_hidden_layers"]
+    return _without_rotary({**config, "use_sliding_window": slides, "max_window_layers": first})
+
+
+def _heads(name: str) -> dict[str, str]:
+    return {
+        "language_model": f"{name}ForCausalLM",
+        "sequence_classification": f"{name}ForSequenceClassification",
+        "token_classification": f"{name}ForTokenClassification",
+        "question_answering": f"{name}ForQuestionAnswering",
+        "none": f"{name}Model",
+    }
+
+
+LLAMA = Family(
+    model_type="llama",
+    config=LlamaConfig,
+    fields=(
+        *_FIELDS, _BIAS, Field("mlp_bias", "mlp_biases", False),
+        _always("llama", "window", None), _always("llama", "head_norms", False),
+    ),
+    heads=_heads("Llama"),
+    table=_table,
+    pinned={"pretraining_tp": 1},  # otherwise sums are taken in parts
+    harmless=("is_llama_config", "max_sequence_length", "rope_interleaved", "transformers.js_config"),  # read by nobody
+    normalise=_from_llama,
+    denormalise=_without_rotary,
+    # Transformers' own check of the config, also where the width of heads is given.
+    fits=lambda config: (
+        config.window is None
+        and not config.head_norms
+        and config.attention_biases != "qkv"
+        and config.width % config.num_heads == 0
+    ),
+)  # fmt: skip
+
+MISTRAL = Family(
+    model_type="mistral",
+    config=LlamaConfig,
+    fields=(
+        *_FIELDS, _WINDOW, _always("mistral", "attention_biases", "none"),
+        _always("mistral", "mlp_biases", False), _always("mistral", "head_norms", False),
+    ),
+    heads=_heads("Mistral"),
+    table=functools.partial(_table, answers="model."),
+    normalise=_from_mistral,
+    denormalise=_without_rotary,
+    fits=lambda config: config.attention_biases == "none" and not config.mlp_biases and not config.head_norms,
+)  # fmt: skip
+
+QWEN2 = Family(
+    model_type="qwen2",
+    config=LlamaConfig,
+    fields=(
+        *_FIELDS, _WINDOW, _always("qwen2", "attention_biases", "qkv"),
+        _always("qwen2", "mlp_biases", False), _always("qwen2", "head_norms", False),
+    ),
+    heads=_heads("Qwen2"),
+    table=_table,
+    pinned={"use_mrope": False},  # Qwen2-VL's
+    normalise=_from_qwen,
+    denormalise=_to_qwen,
+    fits=lambda config: config.attention_biases == "qkv" and not config.mlp_biases and not config.head_norms,
+)  # fmt: skip
+
+QWEN3 = Family(
+    model_type="qwen3",
+    config=LlamaConfig,
+    fields=(
+        *_FIELDS, _WINDOW, _BIAS, _always("qwen3", "mlp_biases", False), _always("qwen3", "head_norms", True),
+    ),
+    heads=_heads("Qwen3"),
+    table=_table,
+    normalise=_from_qwen,
+    denormalise=_to_qwen,
+    fits=lambda config: config.head_norms and config.attention_biases != "qkv" and not config.mlp_biases,
+)  # fmt: skip

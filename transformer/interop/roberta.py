@@ -1,0 +1,50 @@
+"""RoBERTa in Transformers: BERT's names, and positions that count from the padding token's id."""
+
+from typing import Any
+
+from transformer.interop.bert import BERT_HARMLESS, BERT_PINNED, bert_backbone, bert_normal
+from transformer.interop.encoder_rules import EncoderNames, MaskedLMNames, bert_fields, dense
+from transformer.interop.family import Family
+from transformer.models.roberta import RobertaConfig
+
+_NAMES = EncoderNames(
+    prefix="roberta.",
+    backbone=bert_backbone("roberta."),
+    words="roberta.embeddings.word_embeddings.weight",
+    masked_lm=MaskedLMNames("lm_head.dense", "lm_head.layer_norm", "lm_head.bias", "lm_head.decoder"),
+    pooler="roberta.pooler.dense",
+    sequence_classifier=(*dense("classifier.dense", "head/dense"), *dense("classifier.out_proj", "head/out")),
+)
+
+
+def _from_rows(config: dict[str, Any]) -> dict[str, Any]:
+    """Theirs counts the table's rows; ours the tokens that it has places for."""
+    if "max_position_embeddings" in config:
+        config["max_position_embeddings"] -= RobertaConfig.first_position
+    return bert_normal(config)
+
+
+def _to_rows(config: dict[str, Any]) -> dict[str, Any]:
+    rows = config["max_position_embeddings"] + RobertaConfig.first_position
+    return {**config, "max_position_embeddings": rows}
+
+
+ROBERTA = Family(
+    model_type="roberta",
+    config=RobertaConfig,
+    fields=bert_fields(),
+    heads={
+        "masked_lm": "RobertaForMaskedLM",
+        "sequence_classification": "RobertaForSequenceClassification",
+        "token_classification": "RobertaForTokenClassification",
+        "question_answering": "RobertaForQuestionAnswering",
+        "multiple_choice": "RobertaForMultipleChoice",
+        "none": "RobertaModel",
+        "unpooled": "RobertaModel",
+    },
+    table=_NAMES.table,
+    pinned={**BERT_PINNED, "pad_token_id": 1},  # positions start one above it
+    harmless=BERT_HARMLESS,
+    normalise=_from_rows,
+    denormalise=_to_rows,
+)

@@ -1,0 +1,137 @@
+"""T5 and mT5 in Transformers, which differ in how they tell whether the head is the embedding."""
+
+import dataclasses
+from typing import Any
+
+from transformer.errors import UserError
+from transformer.interop.engine import Rule, Table
+from transformer.interop.family import Family
+from transformer.interop.hf_config import ACTIVATIONS, Field
+from transformer.interop.transforms import kernel
+from transformer.models.t5 import T5Config
+
+_MATRIX = kernel(transposed=True)
+
+_FIELDS = (
+    Field("vocab_size", "vocab_size"),
+    Field("d_model", "width"),
+    Field("d_kv", "head_width"),
+    Field("d_ff", "mlp_width"),
+    Field("num_layers", "num_encoder_layers"),
+    Field("num_decoder_layers", "num_decoder_layers"),
+    Field("num_heads", "num_heads"),
+    Field("relative_attention_num_buckets", "relative_buckets", 32),
+    Field("relative_attention_max_distance", "relative_distance", 128),
+    Field("dropout_rate", "dropout", 0.1),
+    Field("layer_norm_epsilon", "norm_epsilon", 1e-6),
+    Field("decoder_start_token_id", "decoder_start_id", 0),
+    # The next two are `feed_forward_proj`, in the words of Transformers' own config.
+    Field("dense_act_fn", "activation", values=ACTIVATIONS),
+    Field("is_gated_act", "gated"),
+    Field("tie_word_embeddings", "tie_embeddings"),
+)
+
+
+def _normalise(config: dict[str, Any], feed_forward: str) -> dict[str, Any]:
+    """Returns config.json with `feed_forward_proj` (by default `feed_forward`) taken apart and the decoder's layers."""
+    name = config.pop("feed_forward_proj", feed_forward)
+    gate, _, activation = name.rpartition("-")
+    if gate not in ("", "gated"):
+        raise UserError(f"config.json: feed_forward_proj = {name!r} is not supported")
+    # What calls itself gated-gelu is computed with the tanh approximation.
+    parts = {"is_gated_act": bool(gate), "dense_act_fn": "gelu_new" if name == "gated-gelu" else activation}
+    for part, value in parts.items():
+        if config.get(part, value) != value:
+            raise UserError(f"config.json: {part} = {config[part]!r} is not what feed_forward_proj = {name!r} means")
+    if config.get("num_decoder_layers") is None:
+        config["num_decoder_layers"] = config.get("num_layers")
+    return {**config, **parts}
+
+
+def _normalise_t5(config: dict[str, Any]) -> dict[str, Any]:
+    config = _normalise(config, "relu")
+    # Version 1.1 says tie_word_embeddings = false. Transformers 5 reads that as "do not scale the head's input", ties
+    # where the file holds one table alone, and writes tie_word_embeddings = true and scale_decoder_outputs = false.
+    tied = config.pop("tie_word_embeddings", True) is not False
+    scaled = config.pop("scale_decoder_outputs", tied)
+    if scaled and not tied:
+        raise UserError("config.json: scale_decoder_outputs = True without tied embeddings is not supported")
+    return {**config, "tie_word_embeddings": scaled}
+
+
+def _normalise_mt5(config: dict[str, Any]) -> dict[str, Any]:
+    # Transformers ignores what config.json says, and never scales the head's input. Every mT5 has a head of its own.
+    return {**_normalise(config, "gated-gelu"), "tie_word_embeddings": False}
+
+
+def _denormalise(config: dict[str, Any]) -> dict[str, Any]:
+    activation, gated = config.pop("dense_act_fn"), config.pop("is_gated_act")
+    name = "gelu" if gated and activation == "gelu_new" else activation
+    return {**config, "feed_forward_proj": f"gated-{name}" if gated else name}
+
+
+def _side_rules(side: str, gated: bool) -> list[Rule]:
+    ours, theirs = f"backbone/{side}/stack/layers", f"{side}.block.{{layer}}.layer"
+    attentions = {"0.SelfAttention": "attention"} | (
+        {"1.EncDecAttention": "cross_attention"} if side == "decoder" else {}
+    )
+    mlp = len(attentions)
+    rules = [
+        Rule(f"{side}.final_layer_norm.weight", (f"backbone/{side}/final_norm/scale",)),
+        Rule(
+            f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+            (f"backbone/{side}/relative_bias/embedding",),
+        ),
+        Rule(f"{theirs}.{mlp}.layer_norm.weight", (f"{ours}/mlp_norm/scale",)),
+    ]
+    for index, (name, attention) in enumerate(attentions.items()):
+        rules.append(Rule(f"{theirs}.{index}.layer_norm.weight", (f"{ours}/{attention}_norm/scale",)))
+        for projection in ("query", "key", "value", "out"):
+            transform = kernel(2, transposed=True) if projection == "out" else _MATRIX
+            weight = f"{theirs}.{name}.{projection[0]}.weight"
+            rules.append(Rule(weight, (f"{ours}/{attention}/{projection}/kernel",), transform))
+    matrices = {"wi_0": "gate", "wi_1": "up", "wo": "down"} if gated else {"wi": "up", "wo": "down"}
+    for name, matrix in matrices.items():
+        rules.append(Rule(f"{theirs}.{mlp}.DenseReluDense.{name}.weight", (f"{ours}/mlp/{matrix}/kernel",), _MATRIX))
+    return rules
+
+
+def _table(config: T5Config) -> Table:
+    words = "shared.weight"
+    rules = [Rule(words, ("backbone/token_embedding/embedding",))]
+    rules += _side_rules("encoder", config.gated) + _side_rules("decoder", config.gated)
+    aliases = {f"{side}.embed_tokens.weight": words for side in ("encoder", "decoder")}
+    if config.head == "language_model":
+        if config.tie_embeddings:
+            aliases["lm_head.weight"] = words
+        else:
+            rules.append(Rule("lm_head.weight", ("head/kernel",)))
+    # The first files have this one too, which nothing reads.
+    unused = (r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",)
+    return Table(tuple(rules), aliases=aliases, ignored=unused)
+
+
+def _has_name(config: T5Config) -> bool:
+    """Whether `feed_forward_proj` has a name for the feed-forward layers: for a gated exact GELU, it has none."""
+    return not (config.gated and config.activation == "gelu")
+
+
+T5 = Family(
+    model_type="t5",
+    config=T5Config,
+    fields=_FIELDS,
+    heads={"language_model": "T5ForConditionalGeneration", "none": "T5Model"},
+    table=_table,
+    harmless=("n_positions", "initializer_factor", "classifier_dropout"),
+    normalise=_normalise_t5,
+    denormalise=_denormalise,
+    fits=_has_name,
+)
+
+MT5 = dataclasses.replace(
+    T5,
+    model_type="mt5",
+    heads={"language_model": "MT5ForConditionalGeneration", "none": "MT5Model"},
+    normalise=_normalise_mt5,
+    fits=lambda config: _has_name(config) and not config.tie_embeddings,
+)

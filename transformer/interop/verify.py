@@ -1,0 +1,180 @@
+"""A folder's model here and in Transformers, on the same random tokens: how far apart, and from which layer on.
+
+Shape letters: B batch, T length, D model width.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from transformer.errors import UserError
+from transformer.interop import convert
+from transformer.layers.execution import Execution
+from transformer.layers.heads import BackboneOutput, ClassificationOutput, PretrainingOutput
+from transformer.models.architecture import Architecture
+
+_ROWS, _PADDED = 2, 3
+
+
+def verify(
+    path: Path,
+    *,
+    length: int = 32,
+    tolerance: float = 1e-4,
+    pickle: bool = False,
+    say: Callable[[str], None] = print,
+) -> float:
+    """Prints the largest absolute difference of each output, and returns the largest of all.
+
+    Where it exceeds the tolerance, the differences of the hidden states are printed layer by layer, up to the first
+    that exceeds it.
+
+    Args:
+      path: a folder in the Hugging Face format.
+      length: tokens of the random sequences, of which the second is padded on the right.
+      tolerance: the largest difference allowed.
+      pickle: the weights are a pickle.
+      say: gets the lines.
+
+    Raises:
+      UserError: PyTorch or Transformers is missing, the folder cannot be read, or the difference is too large.
+    """
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise UserError(f"verify needs PyTorch and Transformers: pip install torch transformers ({error})") from error
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    imported = convert.import_folder(path, pickle=pickle)
+    architecture = imported.architecture
+    cls = getattr(transformers, imported.family.heads[architecture.head])
+    theirs = cls.from_pretrained(path, attn_implementation="eager", dtype=torch.float32).eval()
+    pad, eos = (getattr(theirs.config, name, None) for name in ("pad_token_id", "eos_token_id"))
+    inputs = random_inputs(architecture, length, pad=pad, eos=eos if isinstance(eos, int) else None)
+    model = architecture.build(Execution(attention="reference"))
+
+    @jax.jit
+    def run(params: Any) -> Any:
+        return model.apply({"params": params}, mutable=["intermediates"], **dict[str, Any](inputs))
+
+    ours, intermediates = run(imported.params)
+    with torch.no_grad():
+        named = {name: torch.tensor(array).long() for name, array in their_inputs(inputs).items()}
+        outputs = theirs(**named, output_hidden_states=True)
+
+    say(f"{cls.__name__}, {architecture.num_params():,} parameters, {_ROWS} x {length} random tokens, float32")
+    real = inputs.get("decoder_segment_ids", inputs["segment_ids"]) > 0
+    worst = 0.0
+    for name, have, want in compared(ours, outputs):
+        difference = _difference(have, want, real)
+        worst = max(worst, difference)
+        say(f"{name:24} largest difference {difference:.3g} (values up to {np.abs(want).max():.3g})")
+    if not worst <= tolerance:
+        for name, have, want, mask in layers(architecture, intermediates["intermediates"], outputs, inputs):
+            difference = _difference(have, want, mask)
+            say(f"{name:24} largest difference {difference:.3g}{'' if difference <= tolerance else '  <- the first'}")
+            if not difference <= tolerance:
+                break
+        raise UserError(f"{path}: the largest difference is {worst:.3g}, above the tolerance of {tolerance:g}")
+    return worst
+
+
+def random_inputs(
+    architecture: Architecture, length: int, *, pad: int | None, eos: int | None, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Returns inputs of a model, int32 [B, T]: random tokens, the second row padded on the right.
+
+    Some of Transformers' models find the padding by its id, and classifiers the last token by being before it or by the
+    id of </s>: so these ids stand where they belong, and nowhere else.
+    """
+    rng = np.random.default_rng(seed)
+    length = min(length, getattr(architecture, "context_length", length))
+    words = np.setdiff1d(
+        np.arange(architecture.vocab_size, dtype=np.int32), [special for special in (pad, eos) if special is not None]
+    )
+    inputs = {}
+    for prefix in ("", "decoder_") if architecture.kind == "encoder_decoder" else ("",):
+        tokens = rng.choice(words, (_ROWS, length))
+        segments = np.ones_like(tokens)
+        segments[1, length - min(_PADDED, length - 1) :] = 0
+        if eos is not None:
+            tokens[np.arange(_ROWS), segments.sum(axis=1) - 1] = eos
+        if pad is not None:
+            tokens[segments == 0] = pad
+        positions = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
+        inputs |= {f"{prefix}tokens": tokens, f"{prefix}positions": positions, f"{prefix}segment_ids": segments}
+    return inputs
+
+
+def their_inputs(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the same inputs by Transformers' names."""
+    named = {"input_ids": inputs["tokens"], "attention_mask": inputs["segment_ids"]}
+    if "decoder_tokens" in inputs:
+        named |= {
+            "decoder_input_ids": inputs["decoder_tokens"],
+            "decoder_attention_mask": inputs["decoder_segment_ids"],
+        }
+    return named
+
+
+def compared(ours: Any, theirs: Any) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Gives each output that both have: its name, ours and theirs."""
+    if isinstance(ours, ClassificationOutput):
+        if "start_logits" in theirs:
+            spans = np.stack([theirs["start_logits"].numpy(), theirs["end_logits"].numpy()], axis=-1)
+            yield "start and end logits", np.asarray(ours.logits), spans
+        else:
+            yield "logits", np.asarray(ours.logits), theirs["logits"].numpy()
+    elif isinstance(ours, BackboneOutput):
+        yield "last hidden state", np.asarray(ours.hidden_BTD), theirs["last_hidden_state"].numpy()
+        if ours.pooled_BD is not None and "pooler_output" in theirs:
+            yield "pooled", np.asarray(ours.pooled_BD), theirs["pooler_output"].numpy()
+    else:
+        yield "logits", np.asarray(ours.logits), theirs["logits" if "logits" in theirs else "prediction_logits"].numpy()
+        if isinstance(ours, PretrainingOutput) and ours.sentence_B2 is not None:
+            name = "seq_relationship_logits" if "seq_relationship_logits" in theirs else "sop_logits"
+            yield "sentence logits", np.asarray(ours.sentence_B2), theirs[name].numpy()
+
+
+def layers(
+    architecture: Architecture, intermediates: Any, theirs: Any, inputs: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+    """Gives the stacks' inputs and outputs, a layer at a time: name, ours [B, T, D], theirs, and which tokens are real.
+
+    Transformers' last hidden state is that after the last norm, where there is one: the last layer is then left out.
+    """
+    pairs = {"": "hidden_states"}
+    if architecture.kind == "encoder_decoder":
+        pairs = {"encoder": "encoder_hidden_states", "decoder": "decoder_hidden_states"}
+    backbone = architecture.abstract_params()["backbone"]
+    for prefix, name in pairs.items():
+        stack = _find(intermediates, prefix)
+        last_norm = "final_norm" in (backbone[prefix] if prefix else backbone)
+        states = [state.numpy() for state in theirs[name]]
+        ours = [stack["embedded"], *stack["layers"]["hidden"]]
+        mask = inputs["decoder_segment_ids" if prefix == "decoder" else "segment_ids"] > 0
+        for index, (have, want) in enumerate(list(zip(ours, states, strict=True))[: -1 if last_norm else None]):
+            label = "embeddings" if index == 0 else f"layer {index - 1}"
+            yield f"{prefix} {label}".strip(), np.asarray(have), want, mask
+
+
+def _find(tree: Any, prefix: str) -> Any:
+    """Returns what a stack left, below the module called `prefix` if one is given."""
+    if not isinstance(tree, Mapping):
+        return None
+    if "embedded" in tree and not prefix:
+        return tree
+    parts = (_find(part, "" if name == prefix else prefix) for name, part in tree.items())
+    return next((part for part in parts if part is not None), None)
+
+
+def _difference(have: np.ndarray, want: np.ndarray, real: np.ndarray) -> float:
+    """Returns the largest absolute difference, of real tokens where the arrays are of tokens."""
+    if have.shape != want.shape:
+        raise UserError(f"ours has shape {have.shape}, Transformers' {want.shape}: not the same model")
+    difference = np.abs(have.astype(np.float64) - want)
+    return float(difference[real].max() if difference.shape[:2] == real.shape else difference.max())

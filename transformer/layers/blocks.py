@@ -1,0 +1,153 @@
+"""The post-norm blocks of Vaswani et al. 2017, figure 1: what the first Transformer, GPT-1, BERT and BART are made of.
+
+Families whose equations differ (pre-norm, parallel, gated) write their own blocks.
+
+Shape letters: B batch, T length, S length of the encoder's sequence, D model width.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+
+from transformer.layers.attention import Attention, KeysValues
+from transformer.layers.cache import DecoderLayerCache, LayerCache
+from transformer.layers.dropout import Dropout
+from transformer.layers.execution import Execution
+from transformer.layers.mlp import MLP
+from transformer.layers.norms import LayerNorm
+from transformer.layers.parameter import Initializer
+from transformer.ops.masks import Mask
+from transformer.sharding import constrain
+
+RESIDUAL = ("activation_batch", "activation_length", "activation_embed")
+"""The axes of what goes from block to block."""
+
+NewMemories = tuple[KeysValues, KeysValues | None]
+"""Keys and values of a decoder's new tokens and, where they were computed just now, of the encoder's output."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockSizes:
+    """What a post-norm block is."""
+
+    width: int
+    num_heads: int
+    mlp_width: int
+    activation: str
+    norm_epsilon: float
+    dropout: float = 0.0
+    """Of each sublayer's output."""
+    attention_dropout: float = 0.0
+    """Of the attention probabilities."""
+    mlp_dropout: float = 0.0
+    """Of the feed-forward layers' hidden values."""
+    init: Initializer = nn.initializers.normal(0.02)
+    """Of every matrix."""
+
+    def attention(self, execution: Execution, name: str) -> Attention:
+        """Returns the attention of such a block."""
+        return Attention(
+            self.width,
+            self.num_heads,
+            self.width // self.num_heads,
+            execution,
+            dropout=self.attention_dropout,
+            kernel_init=self.init,
+            out_init=self.init,
+            name=name,
+        )
+
+
+class PostNormBlock(nn.Module):
+    """norm(x + attention(x)), then norm(x + mlp(x)); an encoder's or, with a causal mask, a decoder's."""
+
+    sizes: BlockSizes
+    execution: Execution
+
+    @nn.compact
+    def __call__(
+        self, x_BTD: jax.Array, cache: LayerCache | None, mask: Mask, *, deterministic: bool
+    ) -> tuple[jax.Array, KeysValues | None]:
+        """Returns [B, T, D] and, with a cache, this layer's new keys and values."""
+        attention = self.sizes.attention(self.execution, "attention")
+        attended_BTD, new = attention(x_BTD, mask, cache=cache, deterministic=deterministic)
+        x_BTD = _add_and_norm(self, "attention_norm", x_BTD, attended_BTD, deterministic)
+        return _feed_forward(self, x_BTD, deterministic), new
+
+
+class PostNormDecoderBlock(nn.Module):
+    """norm(x + attention(x)), norm(x + attention over the encoder's output), norm(x + mlp(x))."""
+
+    sizes: BlockSizes
+    execution: Execution
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        cache: DecoderLayerCache | None,
+        mask: Mask,
+        memory_BSD: jax.Array | None,
+        memory_mask: Mask,
+        *,
+        deterministic: bool,
+    ) -> tuple[jax.Array, NewMemories | None]:
+        """Returns [B, T, D] and, with a cache, the new tokens' keys and values and those of the encoder's output.
+
+        Args:
+          x_BTD: the decoder's tokens.
+          cache: of earlier tokens.
+          mask: over the decoder's tokens or the cache's slots.
+          memory_BSD: the encoder's output; None where the cache holds its keys and values.
+          memory_mask: over the encoder's tokens.
+          deterministic: no dropout.
+        """
+        own = None if cache is None else cache.own
+        attention = self.sizes.attention(self.execution, "attention")
+        attended_BTD, new = attention(x_BTD, mask, cache=own, deterministic=deterministic)
+        x_BTD = _add_and_norm(self, "attention_norm", x_BTD, attended_BTD, deterministic)
+
+        cross = self.sizes.attention(self.execution, "cross_attention")
+        memory = memory_keys_values(cross, memory_BSD, cache)
+        attended_BTD = cross.attend(x_BTD, memory, memory_mask, deterministic=deterministic)
+        x_BTD = _add_and_norm(self, "cross_attention_norm", x_BTD, attended_BTD, deterministic)
+        return _feed_forward(self, x_BTD, deterministic), to_cache(new, memory, memory_BSD)
+
+
+def memory_keys_values(cross: Attention, memory_BSD: jax.Array | None, cache: DecoderLayerCache | None) -> KeysValues:
+    """Returns cross-attention's keys and values: of the encoder's output, or those that the cache kept of it."""
+    if memory_BSD is not None:
+        return cross.keys_values(memory_BSD)
+    if cache is None or cache.memory is None:
+        raise ValueError("a decoder needs the encoder's output, or a cache of its keys and values")
+    return cache.memory
+
+
+def to_cache(new: KeysValues | None, memory: KeysValues, memory_BSD: jax.Array | None) -> NewMemories | None:
+    """Returns what a decoder's layer hands back where it has a cache (`new` is there): what the cache lacks so far."""
+    return None if new is None else (new, None if memory_BSD is None else memory)
+
+
+def _add_and_norm(
+    block: PostNormBlock | PostNormDecoderBlock, name: str, x_BTD: jax.Array, out_BTD: jax.Array, deterministic: bool
+) -> jax.Array:
+    sizes = block.sizes
+    out_BTD = Dropout(sizes.dropout, parent=block)(out_BTD, deterministic=deterministic)
+    norm = LayerNorm(sizes.norm_epsilon, block.execution.compute_dtype, name=name, parent=block)
+    return constrain(norm(x_BTD + out_BTD), *RESIDUAL)
+
+
+def _feed_forward(block: PostNormBlock | PostNormDecoderBlock, x_BTD: jax.Array, deterministic: bool) -> jax.Array:
+    sizes = block.sizes
+    mlp = MLP(
+        sizes.mlp_width,
+        sizes.activation,
+        block.execution.compute_dtype,
+        kernel_init=sizes.init,
+        out_init=sizes.init,
+        dropout=sizes.mlp_dropout,
+        name="mlp",
+        parent=block,
+    )
+    return _add_and_norm(block, "mlp_norm", x_BTD, mlp(x_BTD, deterministic=deterministic), deterministic)

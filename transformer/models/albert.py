@@ -1,0 +1,131 @@
+"""ALBERT: BERT with one block's parameters for all layers and a narrow embedding, told sentences' order.
+
+Lan et al. 2020, "ALBERT: a lite BERT for self-supervised learning of language representations".
+
+Shape letters: B batch, T length, E embedding width, D model width.
+"""
+
+import dataclasses
+import functools
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from transformer.layers.blocks import RESIDUAL, PostNormBlock
+from transformer.layers.dropout import Dropout
+from transformer.layers.embeddings import Embedding
+from transformer.layers.execution import Execution
+from transformer.layers.heads import ClassificationHead
+from transformer.layers.linear import Linear
+from transformer.layers.norms import LayerNorm
+from transformer.layers.parameter import Initializer
+from transformer.layers.stack import Stack
+from transformer.models.encoder import EncoderConfig
+from transformer.ops.masks import Mask
+from transformer.sharding import constrain
+
+
+@dataclasses.dataclass(frozen=True)
+class AlbertConfig(EncoderConfig):
+    """An ALBERT; the defaults are ALBERT base's, version 2 (11,221,680 parameters with the head of masked words)."""
+
+    family: ClassVar[str] = "albert"
+    tasks: ClassVar[frozenset[str]] = frozenset({"sentence"})
+    heads: ClassVar[tuple[str, ...]] = (
+        "masked_lm",
+        "pretraining",
+        "sequence_classification",
+        "token_classification",
+        "question_answering",
+        "multiple_choice",
+        "none",
+        "unpooled",
+    )
+    pooled_heads: ClassVar[frozenset[str]] = frozenset(
+        {"pretraining", "sequence_classification", "multiple_choice", "none"}
+    )
+
+    vocab_size: int = 30000
+    """Pieces."""
+    embedding_width: int = 128
+    """E: width of the embedding, which one matrix takes to the model width (section 3.1)."""
+    num_token_types: int = 2
+    """Kinds of sentences in a row: A and B."""
+    dropout: float = 0.0
+    """Probability of dropping embeddings and sublayer outputs; version 2 has none. (Transformers' code leaves the
+    feed-forward layers' output whole; Google's does not.)"""
+    attention_dropout: float = 0.0
+    """Probability of dropping attention probabilities."""
+    classifier_dropout: float = 0.1
+    """Probability of dropping what a head of classes or sentences reads."""
+    activation: str = "gelu_tanh"
+    """Of the feed-forward layers and the masked language model's head: gelu_tanh (version 2), gelu, relu or silu."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.require_positive("embedding_width", "num_token_types")
+        self.require_rates("classifier_dropout")
+
+    @property
+    def initializer(self) -> Initializer:
+        """Of every matrix and table: normal, cut at two standard deviations, as BERT's."""
+        return nn.initializers.truncated_normal(0.02)
+
+    @property
+    def unembedding_width(self) -> int:
+        """Width of what the unembedding reads: the embedding's."""
+        return self.embedding_width
+
+    @property
+    def head_dropout(self) -> float:
+        """Probability of dropping what a classification head reads."""
+        return 0.0 if self.head == "question_answering" else self.classifier_dropout
+
+    def sentence_head(self, dtype: Any) -> ClassificationHead:
+        """Returns the head that tells sentences in order from swapped ones."""
+        return ClassificationHead(2, dtype, dropout=self.classifier_dropout, kernel_init=self.initializer)
+
+    def backbone(self, execution: Execution) -> "AlbertBackbone":
+        """Returns the model below its head."""
+        return AlbertBackbone(self, execution)
+
+    def _token_head_weights(self) -> int:
+        return super()._token_head_weights() + self.embedding_width * self.width
+
+
+class AlbertBackbone(nn.Module):
+    """Narrow embeddings, normalised, then widened; one block, again and again."""
+
+    config: AlbertConfig
+    execution: Execution
+
+    def setup(self):
+        config, dtype = self.config, self.execution.compute_dtype
+        width, places, init = config.embedding_width, ("positions", "embed"), config.initializer
+        self.token_embedding = Embedding(config.vocab_size, width, ("vocab", "embed"), dtype, init)
+        self.position_embedding = Embedding(config.context_length, width, places, dtype, init)
+        self.type_embedding = Embedding(config.num_token_types, width, places, dtype, init)
+        self.embedding_norm = LayerNorm(config.norm_epsilon, dtype)
+        self.dropout = Dropout(config.dropout)
+        self.projection = Linear((config.width,), ("embed", "out"), dtype, kernel_init=init)
+        block = functools.partial(PostNormBlock, config.block, self.execution)
+        self.stack = Stack(block, config.num_layers, self.execution, shared=True)
+
+    def __call__(
+        self,
+        tokens_BT: jax.Array,
+        positions_BT: jax.Array,
+        segment_ids_BT: jax.Array | None,
+        token_types_BT: jax.Array | None,
+        *,
+        deterministic: bool,
+    ) -> jax.Array:
+        """Returns [B, T, D]."""
+        token_types_BT = jnp.zeros_like(tokens_BT) if token_types_BT is None else token_types_BT
+        x_BTE = self.token_embedding(tokens_BT) + self.type_embedding(token_types_BT)
+        x_BTE = self.embedding_norm(x_BTE + self.position_embedding(positions_BT))
+        x_BTD = constrain(self.projection(self.dropout(x_BTE, deterministic=deterministic)), *RESIDUAL)
+        mask = Mask.self_attention(segment_ids_BT, causal=False)
+        return self.stack(x_BTD, None, mask, deterministic=deterministic)[0]

@@ -1,0 +1,101 @@
+"""BERT: a post-norm encoder, pretrained to tell masked words and whether one sentence follows another.
+
+Devlin et al. 2019, "BERT: pre-training of deep bidirectional Transformers for language understanding".
+
+Shape letters: B batch, T length, D model width.
+"""
+
+import dataclasses
+import functools
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from transformer.layers.blocks import RESIDUAL, PostNormBlock
+from transformer.layers.dropout import Dropout
+from transformer.layers.embeddings import Embedding
+from transformer.layers.execution import Execution
+from transformer.layers.norms import LayerNorm
+from transformer.layers.parameter import Initializer
+from transformer.layers.stack import Stack
+from transformer.models.encoder import EncoderConfig
+from transformer.ops.masks import Mask
+from transformer.sharding import constrain
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig(EncoderConfig):
+    """A BERT; the defaults are BERT base's, uncased (109,482,240 parameters without a head)."""
+
+    family: ClassVar[str] = "bert"
+    tasks: ClassVar[frozenset[str]] = frozenset({"sentence"})
+    heads: ClassVar[tuple[str, ...]] = (
+        "masked_lm",
+        "pretraining",
+        "next_sentence",
+        "sequence_classification",
+        "token_classification",
+        "question_answering",
+        "multiple_choice",
+        "none",
+        "unpooled",
+    )
+    pooled_heads: ClassVar[frozenset[str]] = frozenset(
+        {"pretraining", "next_sentence", "sequence_classification", "multiple_choice", "none"}
+    )
+    first_position: ClassVar[int] = 0
+    """The row of the position table that a first token takes; those before it are never looked up."""
+
+    num_token_types: int = 2
+    """Kinds of sentences in a row: A and B."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.require_positive("num_token_types")
+
+    @property
+    def initializer(self) -> Initializer:
+        """Of every matrix and table: normal, cut at two standard deviations (its code's `create_initializer`)."""
+        return nn.initializers.truncated_normal(0.02)
+
+    def backbone(self, execution: Execution) -> "BertBackbone":
+        """Returns the model below its head."""
+        return BertBackbone(self, execution)
+
+
+class BertBackbone(nn.Module):
+    """Embeddings, normalised, and blocks: tokens in, hidden states out."""
+
+    config: BertConfig
+    execution: Execution
+
+    def setup(self):
+        config, dtype = self.config, self.execution.compute_dtype
+        places, init = ("positions", "embed"), config.initializer
+        self.token_embedding = Embedding(config.vocab_size, config.width, ("vocab", "embed"), dtype, init)
+        rows = config.first_position + config.context_length
+        self.position_embedding = Embedding(rows, config.width, places, dtype, init)
+        self.type_embedding = Embedding(config.num_token_types, config.width, places, dtype, init)
+        self.embedding_norm = LayerNorm(config.norm_epsilon, dtype)
+        self.dropout = Dropout(config.dropout)
+        block = functools.partial(PostNormBlock, config.block, self.execution)
+        self.stack = Stack(block, config.num_layers, self.execution)
+
+    def __call__(
+        self,
+        tokens_BT: jax.Array,
+        positions_BT: jax.Array,
+        segment_ids_BT: jax.Array | None,
+        token_types_BT: jax.Array | None,
+        *,
+        deterministic: bool,
+    ) -> jax.Array:
+        """Returns [B, T, D]."""
+        token_types_BT = jnp.zeros_like(tokens_BT) if token_types_BT is None else token_types_BT
+        x_BTD = self.token_embedding(tokens_BT) + self.type_embedding(token_types_BT)
+        x_BTD = self.embedding_norm(x_BTD + self.position_embedding(positions_BT + self.config.first_position))
+        x_BTD = constrain(self.dropout(x_BTD, deterministic=deterministic), *RESIDUAL)
+        mask = Mask.self_attention(segment_ids_BT, causal=False)
+        return self.stack(x_BTD, None, mask, deterministic=deterministic)[0]

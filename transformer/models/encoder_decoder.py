@@ -1,0 +1,272 @@
+"""An encoder-decoder: two stacks over one embedding, under a head (Vaswani et al. 2017, figure 1).
+
+Shape letters: B batch, S length of the encoder's sequence (the source), T of the decoder's (the target), D model width.
+"""
+
+import abc
+import dataclasses
+from typing import Any, ClassVar, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from transformer.layers.cache import DecoderLayerCache, EncoderDecoderCache, KVCache
+from transformer.layers.embeddings import Embedding
+from transformer.layers.execution import Execution
+from transformer.layers.heads import (
+    BackboneOutput,
+    ClassificationHead,
+    ClassificationOutput,
+    LanguageModelHead,
+    LanguageModelOutput,
+)
+from transformer.layers.parameter import Initializer
+from transformer.models.architecture import Architecture
+from transformer.models.decoder import causal_masks, last_token
+from transformer.ops.masks import Mask
+
+EncoderDecoderHead = Literal["language_model", "sequence_classification", "question_answering", "none"]
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderDecoderConfig(Architecture):
+    """What every encoder-decoder's config has: a family gives its two sides, and this the rest."""
+
+    kind: ClassVar[Literal["encoder_decoder"]] = "encoder_decoder"
+
+    width: int
+    """Model width: of both residual streams."""
+    num_encoder_layers: int
+    """The encoder's blocks."""
+    num_decoder_layers: int
+    """The decoder's blocks."""
+    decoder_start_id: int
+    """The token that a decoder's input starts with: the target is shifted right behind it."""
+    head: Any
+    """What the decoder's hidden states are for: an `EncoderDecoderHead`, or those of them that a family has."""
+    num_labels: int
+    """Classes of a classification head."""
+
+    @abc.abstractmethod
+    def encoder(self, execution: Execution) -> nn.Module:
+        """Returns the encoder above the words' embedding: called as the decoder, without a cache and memory."""
+
+    @abc.abstractmethod
+    def decoder(self, execution: Execution) -> nn.Module:
+        """Returns the decoder above the words' embedding.
+
+        It is called as decoder(x_BTD, positions_BT, key_positions_BS, caches, mask, memory_BSD, memory_mask,
+        deterministic=...) and returns [B, T, D] and, with caches, all layers' `blocks.NewMemories`.
+        """
+
+    @property
+    @abc.abstractmethod
+    def decoder_heads(self) -> tuple[int, int]:
+        """The decoder's attention heads, and the width of each."""
+
+    @property
+    @abc.abstractmethod
+    def embedding_init(self) -> Initializer:
+        """Of the words' embedding."""
+
+    def language_model_head(self) -> LanguageModelHead:
+        """Returns the head of next words: the embedding."""
+        return LanguageModelHead(self.vocab_size, tied=True)
+
+    def classification_head(self, dtype: Any) -> ClassificationHead:
+        """Returns the head of classes: of sequences, or of an answer's start and end."""
+        return ClassificationHead(2 if self.head == "question_answering" else self.num_labels, dtype)
+
+    def build(self, execution: Execution) -> "EncoderDecoder":
+        """Returns the module: the model without its weights."""
+        return EncoderDecoder(self, execution)
+
+    def backbone(self, execution: Execution) -> "EncoderDecoderBackbone":
+        """Returns the model below its head."""
+        return EncoderDecoderBackbone(self, execution)
+
+    def check(self) -> None:
+        """Raises `UserError` where a field that all families have is impossible."""
+        self.require_positive("vocab_size", "width", "num_encoder_layers", "num_decoder_layers", "num_labels")
+        inside = 0 <= self.decoder_start_id < self.vocab_size
+        self.require(inside, f"decoder_start_id {self.decoder_start_id} is no token: vocab_size is {self.vocab_size}")
+
+    def count_flops(
+        self, length: int, target_length: int, attention_widths: tuple[int, int], mlp_weights: tuple[int, int]
+    ) -> float:
+        """Returns the FLOPs of training on a pair of S and T tokens, in GPTConfig's convention.
+
+        6 for each token and weight that meet in a product, and attention's two products over all keys, as if nothing
+        were masked: 12 A for each pair of tokens. Source tokens meet the encoder's blocks and the keys' and values'
+        half of the decoder's cross-attention; target tokens meet the rest.
+
+        Args:
+          length: S; `target_length`: T.
+          attention_widths: A, all heads together, of the encoder and of the decoder.
+          mlp_weights: of one block's feed-forward layers, in the encoder and in the decoder.
+        """
+        half, other_half = (2 * self.width * width for width in attention_widths)  # of an attention's four matrices
+        encoder = self.num_encoder_layers * (2 * half + mlp_weights[0])
+        decoder = self.num_decoder_layers * (3 * other_half + mlp_weights[1]) + self.vocab_size * self.width
+        source = length * (encoder + self.num_decoder_layers * other_half)
+        pairs = self.num_encoder_layers * attention_widths[0] * length**2
+        pairs += self.num_decoder_layers * attention_widths[1] * target_length * (target_length + length)
+        return 6.0 * (source + target_length * decoder) + 12.0 * pairs
+
+
+class EncoderDecoderBackbone(nn.Module):
+    """Both sides and the embedding that they share: tokens in, the decoder's hidden states out."""
+
+    config: EncoderDecoderConfig
+    execution: Execution
+
+    def setup(self):
+        config, dtype = self.config, self.execution.compute_dtype
+        names = ("vocab", "embed")
+        self.token_embedding = Embedding(config.vocab_size, config.width, names, dtype, config.embedding_init)
+        self.encoder = config.encoder(self.execution)
+        self.decoder = config.decoder(self.execution)
+
+    def encode(
+        self, tokens_BS: jax.Array, positions_BS: jax.Array, segment_ids_BS: jax.Array | None, *, deterministic: bool
+    ) -> jax.Array:
+        """Returns [B, S, D]: what the decoder attends to."""
+        mask = Mask.self_attention(segment_ids_BS, causal=False)
+        x_BSD = self.token_embedding(tokens_BS)
+        return self.encoder(x_BSD, positions_BS, positions_BS, None, mask, deterministic=deterministic)[0]
+
+    def decode(
+        self,
+        tokens_BT: jax.Array,
+        positions_BT: jax.Array,
+        segment_ids_BT: jax.Array | None,
+        memory_BSD: jax.Array | None,
+        memory_segment_ids_BS: jax.Array | None,
+        *,
+        cache: EncoderDecoderCache | None,
+        deterministic: bool,
+    ) -> tuple[jax.Array, EncoderDecoderCache | None]:
+        """Returns [B, T, D] and, where one was given, the cache with the new tokens and the encoder's output.
+
+        Args as `EncoderDecoder.__call__`'s, and:
+          memory_BSD: the encoder's output; None: the cache holds what the decoder makes of it.
+          memory_segment_ids_BS: int32, None exactly if `segment_ids_BT` is.
+        """
+        own = None if cache is None else cache.own
+        [mask], layers, own = causal_masks(own, positions_BT, segment_ids_BT, None)
+        caches = None if cache is None or layers is None else DecoderLayerCache(layers, cache.memory)
+        key_positions_BS = positions_BT if own is None else own.positions_BS
+        memory_mask = Mask(q_segment_ids_BT=segment_ids_BT, kv_segment_ids_BS=memory_segment_ids_BS)
+        x_BTD = self.token_embedding(tokens_BT)
+        x_BTD, new = self.decoder(
+            x_BTD, positions_BT, key_positions_BS, caches, mask, memory_BSD, memory_mask, deterministic=deterministic
+        )
+        if cache is None or own is None:
+            return x_BTD, None
+        new_own, memory = new
+        memory = cache.memory if memory is None else memory
+        return x_BTD, EncoderDecoderCache(own.write(*new_own), memory, memory_segment_ids_BS)
+
+
+class EncoderDecoder(nn.Module):
+    """Two sequences of tokens in; the second one's next words, classes, or hidden states out."""
+
+    config: EncoderDecoderConfig
+    execution: Execution
+
+    def setup(self):
+        config = self.config
+        self.backbone = config.backbone(self.execution)
+        if config.head == "language_model":
+            self.head: Any = config.language_model_head()
+        elif config.head != "none":
+            self.head = config.classification_head(self.execution.compute_dtype)
+
+    def __call__(
+        self,
+        tokens: jax.Array | None = None,
+        positions: jax.Array | None = None,
+        segment_ids: jax.Array | None = None,
+        decoder_tokens: jax.Array | None = None,
+        decoder_positions: jax.Array | None = None,
+        decoder_segment_ids: jax.Array | None = None,
+        *,
+        cache: EncoderDecoderCache | None = None,
+        deterministic: bool = True,
+    ) -> LanguageModelOutput | ClassificationOutput | BackboneOutput:
+        """Returns the scores of each next target token; or of classes; or the decoder's hidden states.
+
+        A sequence's class is read off its last target token that is no padding; an answer's start and end off each.
+
+        Args:
+          tokens: int32 [B, S], the source; None: what the cache holds of it from the first call.
+          positions: int32 [B, S], of the tokens in their segments; None: 0, 1, ... S - 1.
+          segment_ids: int32 [B, S]. A token, source or target, attends to tokens of its segment; 0 is padding. None:
+            one segment, no padding.
+          decoder_tokens: int32 [B, T], the target, which starts with `decoder_start_id`.
+          decoder_positions: int32 [B, T], as above.
+          decoder_segment_ids: int32 [B, T], as above: a target has the same number as its source.
+          cache: of earlier target tokens, from `init_cache` or an earlier call.
+          deterministic: no dropout; otherwise the random stream "dropout" is needed.
+        """
+        if decoder_tokens is None:
+            raise ValueError("an encoder-decoder needs decoder_tokens")
+        if cache is not None and decoder_positions is None:
+            raise ValueError("a cache needs decoder_positions")
+        if tokens is not None:
+            memory_BSD = self.encode(tokens, positions, segment_ids, deterministic=deterministic)
+        elif cache is None or cache.memory is None:
+            raise ValueError("an encoder-decoder needs tokens, or a cache that holds what it made of them")
+        else:
+            memory_BSD, segment_ids = None, cache.memory_segment_ids_BS
+        if cache is not None or (segment_ids is None) != (decoder_segment_ids is None):
+            segment_ids = _given(segment_ids, tokens)
+            decoder_segment_ids = _given(decoder_segment_ids, decoder_tokens)
+        hidden_BTD, cache = self.backbone.decode(
+            decoder_tokens,
+            _indices(decoder_positions, decoder_tokens),
+            decoder_segment_ids,
+            memory_BSD,
+            segment_ids,
+            cache=cache,
+            deterministic=deterministic,
+        )
+        if self.config.head == "none":
+            return BackboneOutput(hidden_BTD, cache=cache)
+        if self.config.head == "language_model":
+            return self.head(hidden_BTD, self.backbone.token_embedding.embedding, cache)
+        if self.config.head == "sequence_classification":
+            hidden_BTD = last_token(hidden_BTD, decoder_segment_ids)
+        return ClassificationOutput(self.head(hidden_BTD, deterministic=deterministic))
+
+    def encode(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array | None = None,
+        segment_ids: jax.Array | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """Returns [B, S, D]: the encoder's hidden states. Arguments as `__call__`'s."""
+        return self.backbone.encode(tokens, _indices(positions, tokens), segment_ids, deterministic=deterministic)
+
+    @nn.nowrap
+    def init_cache(self, batch: int, length: int) -> EncoderDecoderCache:
+        """Returns an empty cache of `length` target tokens for `batch` rows, in the compute dtype."""
+        heads, head_width = self.config.decoder_heads
+        layers, dtype = self.config.num_decoder_layers, self.execution.compute_dtype
+        return EncoderDecoderCache(KVCache.empty(layers, batch, length, heads, head_width, dtype))
+
+
+def _indices(positions_BT: jax.Array | None, tokens_BT: jax.Array) -> jax.Array:
+    """Returns the positions; where there are none, [1, T], so that what follows from them is computed once a batch."""
+    return jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None] if positions_BT is None else positions_BT
+
+
+def _given(segment_ids_BT: jax.Array | None, tokens_BT: jax.Array | None) -> jax.Array:
+    """Returns the segment ids or, where there are none, those of one segment."""
+    if segment_ids_BT is not None:
+        return segment_ids_BT
+    assert tokens_BT is not None  # a cache has its segment ids
+    return jnp.ones_like(tokens_BT)

@@ -1,0 +1,188 @@
+"""LLaMA and what is built like it (Mistral, Qwen2, Qwen3): pre-norm blocks of rotary grouped attention and SwiGLU.
+
+Touvron et al. 2023, "LLaMA", section 2.2, and "Llama 2", section 2.2 (grouped queries); Grattafiori et al. 2024, "The
+Llama 3 herd of models", section 3.2; Jiang et al. 2023, "Mistral 7B", section 2 (sliding window); Yang et al. 2024,
+"Qwen2 technical report", section 2.2 (biases); Yang et al. 2025, "Qwen3 technical report", section 2 (norms of heads).
+
+Shape letters: B batch, T length, D model width, H heads, G key-value heads, K head width, F MLP width, V vocabulary,
+N layers.
+"""
+
+import dataclasses
+import functools
+from typing import ClassVar, Literal
+
+import flax.linen as nn
+import jax
+
+from transformer.layers.activations import check_activation
+from transformer.layers.attention import Attention, KeysValues
+from transformer.layers.blocks import RESIDUAL
+from transformer.layers.cache import KVCache, LayerCache
+from transformer.layers.embeddings import Embedding
+from transformer.layers.execution import Execution
+from transformer.layers.mlp import GatedMLP
+from transformer.layers.norms import RMSNorm
+from transformer.layers.positions import Llama3Scaling, Rotary
+from transformer.layers.stack import Stack
+from transformer.models.architecture import Architecture
+from transformer.models.decoder import Decoder, DecoderHead, causal_masks
+from transformer.ops.masks import Mask
+from transformer.sharding import constrain
+
+_BIASES: dict[str, frozenset[str]] = {
+    "none": frozenset(),
+    "qkv": frozenset({"query", "key", "value"}),
+    "all": frozenset({"query", "key", "value", "out"}),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LlamaConfig(Architecture):
+    """A model of LLaMA's kind; the defaults are LLaMA 3 8B's (8,030,261,248 parameters)."""
+
+    family: ClassVar[str] = "llama"
+    kind: ClassVar[Literal["decoder"]] = "decoder"
+
+    vocab_size: int = 128256
+    """Words."""
+    context_length: int = 8192
+    """The most tokens that the model is made for; no parameter depends on it."""
+    width: int = 4096
+    """Model width: of the residual stream."""
+    num_layers: int = 32
+    """Blocks."""
+    num_heads: int = 32
+    """Attention heads, of queries."""
+    num_kv_heads: int = 8
+    """Heads of keys and values; they divide the heads of queries."""
+    head_width: int = 128
+    """Width of a head, even; the heads together may be wider or narrower than the model."""
+    mlp_width: int = 14336
+    """Width of the feed-forward layers."""
+    activation: str = "silu"
+    """Of the feed-forward layers' gate."""
+    norm_epsilon: float = 1e-5
+    """Added to the mean square in RMSNorm."""
+    rotary_base: float = 500000.0
+    """Of the wavelengths of rotary positions (LLaMA 1 and 2: 10,000)."""
+    rotary_scaling: Llama3Scaling | None = None
+    """How LLaMA 3.1 stretches the wavelengths to a longer context; None leaves them."""
+    window: int | None = None
+    """Tokens back that a token sees, itself included (Mistral 7B: 4096); None: all."""
+    attention_biases: Literal["none", "qkv", "all"] = "none"
+    """Which attention projections have a bias: none, query, key and value (Qwen2), or the output's too."""
+    mlp_biases: bool = False
+    """Whether the feed-forward layers have biases."""
+    head_norms: bool = False
+    """Whether every head's queries and keys go through an RMSNorm before they are turned (Qwen3)."""
+    attention_dropout: float = 0.0
+    """Probability of dropping attention probabilities."""
+    tie_embeddings: bool = False
+    """Whether the head multiplies with the embedding, or with a matrix of its own."""
+    head: DecoderHead = "language_model"
+    """What the hidden states are for."""
+    num_labels: int = 2
+    """Classes of a classification head."""
+
+    def __post_init__(self):
+        self.require_positive("vocab_size", "context_length", "width", "num_layers", "num_heads", "num_kv_heads")
+        self.require_positive("head_width", "mlp_width", "num_labels")
+        self.require_divides("num_kv_heads", "num_heads")
+        self.require(self.head_width % 2 == 0, f"head_width is {self.head_width}: rotary positions need an even one")
+        self.require(self.norm_epsilon > 0, f"norm_epsilon is {self.norm_epsilon}: it must be above 0")
+        self.require(self.rotary_base > 0, f"rotary_base is {self.rotary_base}: it must be above 0")
+        self.require(self.window is None or self.window >= 1, f"window is {self.window}: it must be at least 1")
+        self.require(
+            self.attention_biases in _BIASES,
+            f"unknown attention_biases {self.attention_biases!r}; choose from: {', '.join(_BIASES)}",
+        )
+        self.require_rates("attention_dropout")
+        check_activation(self.activation)
+
+    def build(self, execution: Execution) -> Decoder:
+        """Returns the module: the model without its weights."""
+        return Decoder(self, execution)
+
+    def backbone(self, execution: Execution) -> "LlamaBackbone":
+        """Returns the model below its head."""
+        return LlamaBackbone(self, execution)
+
+    def flops_per_example(self, length: int, target_length: int = 0) -> float:
+        """Returns the FLOPs of training on one sequence: T (6 M + 12 N H K S), in the convention of `GPTConfig`.
+
+        M are the weights in matrix products, and S the keys that a token sees as if nothing were masked: T, or the
+        window where that is shorter.
+        """
+        del target_length
+        attention = 2 * self.width * self.head_width * (self.num_heads + self.num_kv_heads)
+        block = attention + 3 * self.width * self.mlp_width
+        weights = self.num_layers * block + self.vocab_size * self.width
+        keys = length if self.window is None else min(length, self.window)
+        return length * (6.0 * weights + 12.0 * self.num_layers * self.num_heads * self.head_width * keys)
+
+
+class LlamaBlock(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)), with RMSNorm and a gated MLP.
+
+    All matrices start at a standard deviation of 0.02, as in Transformers: the papers and Meta's code do not say.
+    """
+
+    config: LlamaConfig
+    execution: Execution
+
+    @nn.compact
+    def __call__(
+        self, x_BTD: jax.Array, cache: LayerCache | None, mask: Mask, positions_BT: jax.Array, *, deterministic: bool
+    ) -> tuple[jax.Array, KeysValues | None]:
+        """Returns [B, T, D] and, with a cache, this layer's new keys and values."""
+        config, dtype = self.config, self.execution.compute_dtype
+        attention = Attention(
+            config.width,
+            config.num_heads,
+            config.head_width,
+            self.execution,
+            num_kv_heads=config.num_kv_heads,
+            biases=_BIASES[config.attention_biases],
+            head_norm_epsilon=config.norm_epsilon if config.head_norms else None,
+            rotary=Rotary(config.rotary_base, config.rotary_scaling),
+            dropout=config.attention_dropout,
+            name="attention",
+        )
+        mlp = GatedMLP(config.mlp_width, config.activation, dtype, use_bias=config.mlp_biases, name="mlp")
+
+        normed_BTD = RMSNorm(config.norm_epsilon, dtype, name="attention_norm")(x_BTD)
+        attended_BTD, new = attention(
+            normed_BTD, mask, positions_BT=positions_BT, cache=cache, deterministic=deterministic
+        )
+        x_BTD = constrain(x_BTD + attended_BTD, *RESIDUAL)
+        normed_BTD = RMSNorm(config.norm_epsilon, dtype, name="mlp_norm")(x_BTD)
+        return constrain(x_BTD + mlp(normed_BTD, deterministic=deterministic), *RESIDUAL), new
+
+
+class LlamaBackbone(nn.Module):
+    """An embedding, blocks and a last norm: tokens in, hidden states out."""
+
+    config: LlamaConfig
+    execution: Execution
+
+    def setup(self):
+        config, dtype = self.config, self.execution.compute_dtype
+        self.token_embedding = Embedding(config.vocab_size, config.width, ("vocab", "embed"), dtype)
+        self.stack = Stack(functools.partial(LlamaBlock, config, self.execution), config.num_layers, self.execution)
+        self.final_norm = RMSNorm(config.norm_epsilon, dtype)
+
+    def __call__(
+        self,
+        tokens_BT: jax.Array,
+        positions_BT: jax.Array,
+        segment_ids_BT: jax.Array | None,
+        *,
+        cache: KVCache | None,
+        deterministic: bool,
+    ) -> tuple[jax.Array, KVCache | None]:
+        """Returns [B, T, D] and, where one was given, the cache with the new tokens."""
+        [mask], caches, cache = causal_masks(cache, positions_BT, segment_ids_BT, self.config.window)
+        x_BTD = constrain(self.token_embedding(tokens_BT), *RESIDUAL)
+        x_BTD, new = self.stack(x_BTD, caches, mask, positions_BT, deterministic=deterministic)
+        return self.final_norm(x_BTD), None if cache is None else cache.write(*new)

@@ -1,0 +1,245 @@
+"""T5 (Raffel et al. 2020), its version 1.1, and mT5 (Xue et al. 2021): pre-norm blocks, a bias by relative positions.
+
+Shape letters: B batch, T length, S length of the encoder's sequence, D model width, H heads.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import flax.linen as nn
+import jax
+
+from transformer.layers.activations import check_activation
+from transformer.layers.attention import Attention, KeysValues
+from transformer.layers.blocks import RESIDUAL, NewMemories, memory_keys_values, to_cache
+from transformer.layers.cache import DecoderLayerCache
+from transformer.layers.dropout import Dropout
+from transformer.layers.execution import Execution
+from transformer.layers.heads import LanguageModelHead
+from transformer.layers.mlp import MLP, GatedMLP
+from transformer.layers.norms import RMSNorm
+from transformer.layers.parameter import Initializer
+from transformer.layers.relative_bias import RelativeBias
+from transformer.layers.stack import Stack
+from transformer.models.encoder_decoder import EncoderDecoderConfig
+from transformer.ops.masks import Mask
+from transformer.sharding import constrain
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config(EncoderDecoderConfig):
+    """A T5 or mT5 model; the defaults are T5 small's (60,506,624 parameters)."""
+
+    family: ClassVar[str] = "t5"
+
+    vocab_size: int = 32128
+    """SentencePiece's 32,000 pieces, 100 sentinels, and padding to a multiple of 128."""
+    width: int = 512
+    """Model width: of both residual streams."""
+    num_encoder_layers: int = 6
+    """The encoder's blocks."""
+    num_decoder_layers: int = 6
+    """The decoder's blocks."""
+    decoder_start_id: int = 0
+    """The token that a decoder's input starts with: padding."""
+    head: Literal["language_model", "none"] = "language_model"
+    """What the decoder's hidden states are for."""
+    num_labels: int = 2
+    """Classes of a classification head."""
+    num_heads: int = 8
+    """Attention heads, of both sides."""
+    head_width: int = 64
+    """Width of a head; heads times it need not be the model width (T5 11B: 128 heads of 128, for 1024)."""
+    mlp_width: int = 2048
+    """Width of the feed-forward layers."""
+    activation: str = "relu"
+    """Of the feed-forward layers: relu (1.0), gelu_tanh (1.1), gelu or silu."""
+    gated: bool = False
+    """Whether the feed-forward layers are gated (1.1: GEGLU, Shazeer 2020)."""
+    relative_buckets: int = 32
+    """Buckets of distances between tokens, each with a bias a head."""
+    relative_distance: int = 128
+    """Distance from which on all keys share a bucket."""
+    norm_epsilon: float = 1e-6
+    """Added to the mean square in RMSNorm."""
+    dropout: float = 0.1
+    """Probability of dropping embeddings, attention probabilities, hidden values and outputs (1.1's pretraining: 0)."""
+    tie_embeddings: bool = True
+    """Whether the head is the embedding, its input scaled by width ** -0.5 (1.0); or a matrix of its own (1.1)."""
+
+    def __post_init__(self):
+        self.check()
+        self.require_positive("num_heads", "head_width", "mlp_width")
+        fits = self.relative_buckets >= 4 and self.relative_buckets % 4 == 0
+        self.require(fits, f"relative_buckets is {self.relative_buckets}: it must be a multiple of 4")
+        shortest = self.relative_buckets // 2
+        far = f"relative_distance is {self.relative_distance}: it must be above relative_buckets / 2 = {shortest}"
+        self.require(self.relative_distance > shortest, far)
+        self.require_rates("dropout")
+        self.require(self.norm_epsilon > 0, f"norm_epsilon is {self.norm_epsilon}: it must be above 0")
+        check_activation(self.activation)
+
+    @property
+    def decoder_heads(self) -> tuple[int, int]:
+        """The decoder's attention heads, and the width of each."""
+        return self.num_heads, self.head_width
+
+    @property
+    def embedding_init(self) -> Initializer:
+        """Of the words' embedding (Mesh TensorFlow: N(0, 1); a tied head scales it down)."""
+        return nn.initializers.normal(1.0)
+
+    def language_model_head(self) -> LanguageModelHead:
+        """Returns the head of next words: the embedding, behind hidden states scaled down, or a matrix of its own."""
+        scale = self.width**-0.5
+        if self.tie_embeddings:
+            return LanguageModelHead(self.vocab_size, tied=True, scale=scale)
+        return LanguageModelHead(self.vocab_size, tied=False, kernel_init=nn.initializers.normal(scale))
+
+    def encoder(self, execution: Execution) -> "T5Side":
+        """Returns the encoder above the words' embedding."""
+        return T5Side(self, T5EncoderBlock, self.num_encoder_layers, True, execution)
+
+    def decoder(self, execution: Execution) -> "T5Side":
+        """Returns the decoder above the words' embedding."""
+        return T5Side(self, T5DecoderBlock, self.num_decoder_layers, False, execution)
+
+    def flops_per_example(self, length: int, target_length: int = 0) -> float:
+        """Returns the FLOPs of training on a pair of sequences: `count_flops`."""
+        attention_width = self.num_heads * self.head_width
+        mlp_weights = (3 if self.gated else 2) * self.width * self.mlp_width
+        return self.count_flops(length, target_length, (attention_width, attention_width), (mlp_weights, mlp_weights))
+
+
+class T5EncoderBlock(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    config: T5Config
+    execution: Execution
+
+    @nn.compact
+    def __call__(
+        self, x_BTD: jax.Array, caches: None, bias_BHTS: jax.Array, mask: Mask, *, deterministic: bool
+    ) -> tuple[jax.Array, None]:
+        """Returns [B, T, D]."""
+        attention = _attention(self, "attention")
+        attended_BTD, _ = attention(_norm(self, "attention", x_BTD), mask, bias=bias_BHTS, deterministic=deterministic)
+        x_BTD = _add(self, x_BTD, attended_BTD, deterministic)
+        return _add(self, x_BTD, _mlp(self, x_BTD, deterministic), deterministic), caches
+
+
+class T5DecoderBlock(nn.Module):
+    """x + attention(norm(x)), x + attention(norm(x)) over the encoder's output, x + mlp(norm(x))."""
+
+    config: T5Config
+    execution: Execution
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        cache: DecoderLayerCache | None,
+        bias_BHTS: jax.Array,
+        mask: Mask,
+        memory_BSD: jax.Array | None,
+        memory_mask: Mask,
+        *,
+        deterministic: bool,
+    ) -> tuple[jax.Array, NewMemories | None]:
+        """Returns [B, T, D] and what a cache lacks so far: arguments as `PostNormDecoderBlock`'s.
+
+        The bias is of the decoder's own tokens; attention over the encoder's output has none.
+        """
+        own = None if cache is None else cache.own
+        attended_BTD, new = _attention(self, "attention")(
+            _norm(self, "attention", x_BTD), mask, cache=own, bias=bias_BHTS, deterministic=deterministic
+        )
+        x_BTD = _add(self, x_BTD, attended_BTD, deterministic)
+        cross = _attention(self, "cross_attention")
+        memory: KeysValues = memory_keys_values(cross, memory_BSD, cache)
+        normed_BTD = _norm(self, "cross_attention", x_BTD)
+        attended_BTD = cross.attend(normed_BTD, memory, memory_mask, deterministic=deterministic)
+        x_BTD = _add(self, x_BTD, attended_BTD, deterministic)
+        x_BTD = _add(self, x_BTD, _mlp(self, x_BTD, deterministic), deterministic)
+        return x_BTD, to_cache(new, memory, memory_BSD)
+
+
+class T5Side(nn.Module):
+    """An encoder or a decoder: blocks that share one bias by relative positions, and a last norm."""
+
+    config: T5Config
+    block: Callable[..., nn.Module]
+    num_layers: int
+    bidirectional: bool
+    execution: Execution
+
+    def setup(self):
+        config = self.config
+        self.dropout = Dropout(config.dropout)
+        self.relative_bias = RelativeBias(
+            config.num_heads,
+            config.relative_buckets,
+            config.relative_distance,
+            self.bidirectional,
+            nn.initializers.normal(config.width**-0.5),
+        )
+        make_block = functools.partial(self.block, config, self.execution)
+        self.stack = Stack(make_block, self.num_layers, self.execution)
+        self.final_norm = RMSNorm(config.norm_epsilon, self.execution.compute_dtype)
+
+    def __call__(
+        self, x_BTD: jax.Array, positions_BT: jax.Array, key_positions_BS: jax.Array, caches: Any, *shared: Any,
+        deterministic: bool,
+    ) -> tuple[jax.Array, Any]:  # fmt: skip
+        """Returns [B, T, D] and what the blocks return beside it; called as `EncoderDecoderConfig.decoder` says."""
+        bias_BHTS = self.relative_bias(positions_BT, key_positions_BS)
+        x_BTD = constrain(self.dropout(x_BTD, deterministic=deterministic), *RESIDUAL)
+        x_BTD, new = self.stack(x_BTD, caches, bias_BHTS, *shared, deterministic=deterministic)
+        return self.dropout(self.final_norm(x_BTD), deterministic=deterministic), new
+
+
+def _attention(block: nn.Module, name: str) -> Attention:
+    """Returns attention without biases and without a scale of its scores: the queries start smaller instead."""
+    config, normal = block.config, nn.initializers.normal
+    return Attention(
+        config.width,
+        config.num_heads,
+        config.head_width,
+        block.execution,
+        biases=frozenset(),
+        scale=1.0,
+        dropout=config.dropout,
+        query_init=normal((config.width * config.head_width) ** -0.5),
+        kernel_init=normal(config.width**-0.5),
+        out_init=normal((config.num_heads * config.head_width) ** -0.5),
+        name=name,
+        parent=block,
+    )
+
+
+def _norm(block: nn.Module, name: str, x_BTD: jax.Array) -> jax.Array:
+    norm = RMSNorm(block.config.norm_epsilon, block.execution.compute_dtype, name=f"{name}_norm", parent=block)
+    return norm(x_BTD)
+
+
+def _mlp(block: nn.Module, x_BTD: jax.Array, deterministic: bool) -> jax.Array:
+    config, normal = block.config, nn.initializers.normal
+    mlp = (GatedMLP if config.gated else MLP)(
+        config.mlp_width,
+        config.activation,
+        block.execution.compute_dtype,
+        use_bias=False,
+        kernel_init=normal(config.width**-0.5),
+        out_init=normal(config.mlp_width**-0.5),
+        dropout=config.dropout,
+        name="mlp",
+        parent=block,
+    )
+    return mlp(_norm(block, "mlp", x_BTD), deterministic=deterministic)
+
+
+def _add(block: nn.Module, x_BTD: jax.Array, out_BTD: jax.Array, deterministic: bool) -> jax.Array:
+    drop = Dropout(block.config.dropout, parent=block)
+    return constrain(x_BTD + drop(out_BTD, deterministic=deterministic), *RESIDUAL)

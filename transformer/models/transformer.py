@@ -1,0 +1,178 @@
+"""The Transformer (Vaswani et al. 2017, "Attention is all you need"): post-norm blocks on both sides.
+
+BART and Marian are this model with other embeddings and sizes; their configs extend this one.
+
+Shape letters: B batch, T length, D model width.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from transformer.layers.activations import check_activation
+from transformer.layers.blocks import RESIDUAL, BlockSizes, PostNormBlock, PostNormDecoderBlock
+from transformer.layers.dropout import Dropout
+from transformer.layers.execution import Execution
+from transformer.layers.parameter import Initializer
+from transformer.layers.positions import sinusoids
+from transformer.layers.stack import Stack
+from transformer.models.encoder_decoder import EncoderDecoderConfig
+from transformer.sharding import constrain
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig(EncoderDecoderConfig):
+    """A Transformer of 2017; the defaults are the base model's (table 3), for its English-German pieces."""
+
+    family: ClassVar[str] = "transformer"
+
+    vocab_size: int = 37000
+    """Pieces of words, of both languages (section 5.1: about 37000)."""
+    width: int = 512
+    """Model width: of both residual streams."""
+    num_encoder_layers: int = 6
+    """The encoder's blocks."""
+    num_decoder_layers: int = 6
+    """The decoder's blocks."""
+    decoder_start_id: int = 0
+    """The token that a decoder's input starts with: the target is shifted right behind it."""
+    head: Literal["language_model", "none"] = "language_model"
+    """What the decoder's hidden states are for."""
+    num_labels: int = 2
+    """Classes of a classification head."""
+    num_encoder_heads: int = 8
+    """Attention heads of the encoder; they divide the width."""
+    num_decoder_heads: int = 8
+    """Attention heads of the decoder; they divide the width."""
+    encoder_mlp_width: int = 2048
+    """Width of the encoder's feed-forward layers."""
+    decoder_mlp_width: int = 2048
+    """Width of the decoder's feed-forward layers."""
+    activation: str = "relu"
+    """Of the feed-forward layers: relu, gelu, gelu_tanh or silu."""
+    norm_epsilon: float = 1e-5
+    """Added to the variance in LayerNorm (the paper gives none; this is PyTorch's)."""
+    dropout: float = 0.1
+    """Probability of dropping the embeddings and the sublayers' outputs (section 5.4; the big model: 0.3)."""
+    attention_dropout: float = 0.0
+    """Of dropping attention probabilities. (Not in the paper; its code, Tensor2Tensor, had 0.1.)"""
+    mlp_dropout: float = 0.0
+    """Of dropping the feed-forward layers' hidden values. (As above.)"""
+
+    def __post_init__(self):
+        self.check()
+        self.require_positive("num_encoder_heads", "num_decoder_heads", "encoder_mlp_width", "decoder_mlp_width")
+        self.require_divides("num_encoder_heads", "width")
+        self.require_divides("num_decoder_heads", "width")
+        self.require_rates("dropout", "attention_dropout", "mlp_dropout")
+        self.require(self.norm_epsilon > 0, f"norm_epsilon is {self.norm_epsilon}: it must be above 0")
+        self.check_positions()
+        check_activation(self.activation)
+
+    def check_positions(self) -> None:
+        """Raises `UserError` where the positions' fields are impossible."""
+        self.require(self.width % 2 == 0, f"width is {self.width}: sines and cosines need an even one")
+
+    @property
+    def embedding_init(self) -> Initializer:
+        """Of the words' embedding: vectors of about unit length, before they are scaled (Tensor2Tensor)."""
+        return nn.initializers.normal(self.width**-0.5)
+
+    @property
+    def matrix_init(self) -> Initializer:
+        """Of every other matrix: Glorot and Bengio 2010, equation 16."""
+        return _glorot(self.width)
+
+    @property
+    def decoder_heads(self) -> tuple[int, int]:
+        """The decoder's attention heads, and the width of each."""
+        return self.num_decoder_heads, self.width // self.num_decoder_heads
+
+    def embed(self, execution: Execution) -> nn.Module:
+        """Returns one side's way from words' vectors to its first block's input."""
+        del execution
+        encode = functools.partial(sinusoids, width=self.width, layout="interleaved")
+        return SinusoidalEmbedding(self.width**0.5, self.dropout, encode)
+
+    def encoder(self, execution: Execution) -> "PostNormSide":
+        """Returns the encoder above the words' embedding."""
+        sizes = self._sizes(self.num_encoder_heads, self.encoder_mlp_width)
+        return PostNormSide(self, PostNormBlock, sizes, self.num_encoder_layers, execution)
+
+    def decoder(self, execution: Execution) -> "PostNormSide":
+        """Returns the decoder above the words' embedding."""
+        sizes = self._sizes(self.num_decoder_heads, self.decoder_mlp_width)
+        return PostNormSide(self, PostNormDecoderBlock, sizes, self.num_decoder_layers, execution)
+
+    def _sizes(self, num_heads: int, mlp_width: int) -> BlockSizes:
+        return BlockSizes(
+            self.width,
+            num_heads,
+            mlp_width,
+            self.activation,
+            self.norm_epsilon,
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+            mlp_dropout=self.mlp_dropout,
+            init=self.matrix_init,
+        )
+
+    def flops_per_example(self, length: int, target_length: int = 0) -> float:
+        """Returns the FLOPs of training on a pair of sequences: `count_flops`."""
+        mlp_weights = 2 * self.width * self.encoder_mlp_width, 2 * self.width * self.decoder_mlp_width
+        return self.count_flops(length, target_length, (self.width, self.width), mlp_weights)
+
+
+class PostNormSide(nn.Module):
+    """An encoder or a decoder: positions join the words, then blocks."""
+
+    config: TransformerConfig
+    block: Callable[..., nn.Module]
+    """`PostNormBlock` or `PostNormDecoderBlock`."""
+    sizes: BlockSizes
+    num_layers: int
+    execution: Execution
+
+    def setup(self):
+        make_block = functools.partial(self.block, self.sizes, self.execution)
+        self.embed = self.config.embed(self.execution)
+        self.stack = Stack(make_block, self.num_layers, self.execution)
+
+    def __call__(
+        self, x_BTD: jax.Array, positions_BT: jax.Array, key_positions_BS: jax.Array, caches: Any, *shared: Any,
+        deterministic: bool,
+    ) -> tuple[jax.Array, Any]:  # fmt: skip
+        """Returns [B, T, D] and what the blocks return beside it; called as `EncoderDecoderConfig.decoder` says."""
+        del key_positions_BS
+        x_BTD = constrain(self.embed(x_BTD, positions_BT, deterministic=deterministic), *RESIDUAL)
+        return self.stack(x_BTD, caches, *shared, deterministic=deterministic)
+
+
+class SinusoidalEmbedding(nn.Module):
+    """scale * words + sinusoids, with dropout: section 3.5."""
+
+    scale: float
+    dropout: float
+    encode: Callable[[jax.Array], jax.Array]
+    """Positions [B, T] -> float32 [B, T, D]."""
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array, *, deterministic: bool) -> jax.Array:
+        """Returns [B, T, D]."""
+        x_BTD = x_BTD * jnp.asarray(self.scale, x_BTD.dtype) + self.encode(positions_BT).astype(x_BTD.dtype)
+        return Dropout(self.dropout)(x_BTD, deterministic=deterministic)
+
+
+def _glorot(width: int) -> Initializer:
+    """Returns Glorot's uniform initializer; an attention kernel, [D, H, K] or [H, K, D], is a [D, D] matrix to it."""
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        matrix = shape if len(shape) == 2 else (width, width)
+        return nn.initializers.glorot_uniform()(key, matrix, dtype).reshape(shape)
+
+    return init

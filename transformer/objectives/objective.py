@@ -1,0 +1,120 @@
+"""What an objective is: how an example becomes a batch, and how a batch becomes a loss."""
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from transformer.data.records import Reading, Record
+from transformer.data.vocabulary import Vocabulary
+from transformer.errors import UserError
+from transformer.ops.cross_entropy import cross_entropy
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What a run's examples are made for."""
+
+    vocabulary: Vocabulary
+    seq_len: int
+    """Tokens that the model (its encoder, where it has one) reads of an example."""
+    decoder_start_id: int = 0
+    """What the decoder of an encoder-decoder reads first; other models have none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective(abc.ABC):
+    """An objective. A subclass is a frozen dataclass of plain fields and checks itself in `__post_init__`."""
+
+    name: ClassVar[str]
+    """The name under which `transformer.objectives.OBJECTIVES` and an experiment.json know it."""
+    kind: ClassVar[Literal["decoder", "encoder", "encoder_decoder"]]
+    """The models that it trains."""
+    scores_text: ClassVar[bool] = False
+    """Whether it scores every token of a text, given those before: only then is there a loss per byte."""
+
+    @property
+    @abc.abstractmethod
+    def head(self) -> str:
+        """The head that the model must have."""
+
+    @property
+    def tasks(self) -> frozenset[str]:
+        """What the model must tell besides words (`Architecture.tasks`)."""
+        return frozenset()
+
+    @property
+    def copies(self) -> int | None:
+        """The epochs after which examples repeat (`transformer.data.pipeline.train_batches`); None: never."""
+        return None
+
+    @abc.abstractmethod
+    def reading(self, seq_len: int) -> Reading:
+        """Returns which records it reads to fill `seq_len` tokens; UserError where those are too few."""
+
+    def target_length(self, seq_len: int) -> int:
+        """Returns the tokens that the decoder of an encoder-decoder reads; 0 without one."""
+        del seq_len
+        return 0
+
+    def check(self, setting: Setting) -> None:
+        """Raises UserError where the tokenizer lacks what the examples need."""
+        del setting
+
+    @abc.abstractmethod
+    def example(self, record: Record, rng: np.random.Generator, setting: Setting) -> dict[str, Any]:
+        """Returns `inputs` (the model's keyword arguments, int32), `targets` (int32) and `weights` (float32), in numpy.
+
+        Equal records and generators give equal examples, of the same shapes for all records; a record of padding
+        (segment 0) weighs nothing.
+        """
+
+    @abc.abstractmethod
+    def loss(self, outputs: Any, batch: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+        """Returns (loss_sum, weight, metrics): float32 sums over the batch's targets, losses in nats.
+
+        The metrics have `nll`, what an evaluation reports as the loss, and `accuracy`.
+        """
+
+    def require(self, condition: bool, field: str, rule: str) -> None:
+        """Raises `UserError` with the field and the rule it breaks, unless the condition holds."""
+        if not condition:
+            flag = f"--objective.{field.replace('_', '-')}"
+            raise UserError(f"{flag} is {getattr(self, field)}: {rule}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenObjective(Objective):
+    """An objective that predicts tokens, by cross entropy over the vocabulary."""
+
+    z_loss: float = 0.0
+    """Weight of log(Z)^2, which keeps the logits from drifting (PaLM, section 5)."""
+    label_smoothing: float = 0.0
+    """Probability mass spread evenly over the vocabulary (Szegedy et al. 2016)."""
+    chunk: int | None = None
+    """Positions of the sequences whose logits exist at a time, which saves memory; None: all."""
+
+    def __post_init__(self) -> None:
+        self.require(self.z_loss >= 0, "z_loss", "it must not be negative")
+        self.require(0 <= self.label_smoothing < 1, "label_smoothing", "it must lie in [0, 1)")
+        self.require(self.chunk is None or self.chunk >= 1, "chunk", "it must be at least 1 position")
+
+    @property
+    def head(self) -> str:
+        return "language_model"
+
+    def loss(self, outputs: Any, batch: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+        """Returns the sums over the targets; `nll` is the loss without z-loss and smoothing."""
+        loss_sum, weight, metrics = cross_entropy(
+            outputs.hidden_BTD,
+            outputs.unembedding_VD,
+            batch["targets"],
+            batch["weights"],
+            bias=outputs.bias_V,
+            chunk=self.chunk,
+            z_loss=self.z_loss,
+            label_smoothing=self.label_smoothing,
+        )
+        return loss_sum, weight, {"nll": metrics["nll"], "accuracy": metrics["correct"]}

@@ -1,0 +1,57 @@
+"""Say one text given another: translation (Vaswani et al. 2017), summaries, answers."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+
+from transformer.data.records import Reading, Record
+from transformer.objectives.objective import Setting, TokenObjective
+
+
+@dataclasses.dataclass(frozen=True)
+class Seq2Seq(TokenObjective):
+    """Pairs of a source and a target, several in a row; the decoder learns from the right words before each."""
+
+    name: ClassVar[str] = "seq2seq"
+    kind: ClassVar = "encoder_decoder"
+
+    label_smoothing: float = 0.1
+    """Probability mass spread evenly over the vocabulary (Vaswani et al. 2017, section 5.4)."""
+    target_len: int | None = None
+    """Tokens of a row's targets; None: as many as --train.seq-len."""
+    begin: bool = False
+    """Whether sources and targets begin with <s> (BART), or only end with </s> (T5, Marian, Vaswani et al.)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(self.target_len is None or self.target_len >= 1, "target_len", "it must be at least 1")
+
+    def reading(self, seq_len: int) -> Reading:
+        return Reading("pairs", seq_len, target_length=self.target_length(seq_len), begin=self.begin)
+
+    def target_length(self, seq_len: int) -> int:
+        return seq_len if self.target_len is None else self.target_len
+
+    def example(self, record: Record, rng: np.random.Generator, setting: Setting) -> dict[str, Any]:
+        """Returns a row of pairs: equal segment ids tell which target belongs to which source.
+
+        Args:
+          record: `tokens`, `positions`, `segment_ids`, int32[S], of the sources, and `target_...`, int32[T], of the
+            targets; segment 0 is padding.
+          rng: not used.
+          setting: gives the id that begins the decoder's input.
+        """
+        del rng
+        targets, positions, segment_ids = (record[f"target_{name}"] for name in ("tokens", "positions", "segment_ids"))
+        shifted = np.where(positions == 0, np.int32(setting.decoder_start_id), np.roll(targets, 1))
+        return {
+            "inputs": {
+                **{name: record[name] for name in ("tokens", "positions", "segment_ids")},
+                "decoder_tokens": np.where(segment_ids > 0, shifted, np.int32(setting.vocabulary.pad)),
+                "decoder_positions": positions,
+                "decoder_segment_ids": segment_ids,
+            },
+            "targets": targets,
+            "weights": (segment_ids > 0).astype(np.float32),
+        }

@@ -1,0 +1,118 @@
+"""Spans replaced by sentinels, to be said after them (Raffel et al. 2020, T5, section 3.1.4)."""
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from transformer.data.records import Reading, Record
+from transformer.errors import UserError
+from transformer.objectives.encoder_decoder import encoder_decoder_example
+from transformer.objectives.objective import Setting, TokenObjective
+
+
+class Sizes(NamedTuple):
+    """What corrupting a text of so many tokens gives."""
+
+    noise: int
+    spans: int
+    inputs: int
+    """What is left, a sentinel a span, and </s>."""
+    targets: int
+    """The noise, a sentinel a span, and </s>."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SpanCorruption(TokenObjective):
+    """T5's denoising: the decoder says, for each sentinel of the encoder's text, what stood there."""
+
+    name: ClassVar[str] = "span_corruption"
+    kind: ClassVar = "encoder_decoder"
+
+    density: float = 0.15
+    """The part of a text's tokens that is replaced."""
+    mean_span: float = 3.0
+    """Tokens of a span, on average."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # Above one half the targets would be longer than the inputs.
+        self.require(0 < self.density <= 0.5, "density", "it must lie in (0, 0.5]")
+        self.require(self.mean_span >= 1, "mean_span", "it must be at least 1 token")
+
+    def sizes(self, length: int) -> Sizes:
+        """Returns what a text of `length` tokens, at least 2, becomes."""
+        noise = min(max(round(length * self.density), 1), length - 1)
+        # A span needs a token of its own and one before it that is left.
+        spans = min(max(round(noise / self.mean_span), 1), noise, length - noise)
+        return Sizes(noise, spans, length - noise + spans + 1, noise + spans + 1)
+
+    def text_length(self, seq_len: int) -> int:
+        """Returns the longest text whose inputs fit `seq_len` tokens.
+
+        T5's released code searches the same number (`random_spans_helper`): so rows are full and nothing is cut off.
+        """
+        if seq_len < 8:
+            raise UserError(f"--train.seq-len {seq_len} is too short for span_corruption: give at least 8")
+        length = seq_len - 2
+        while self.sizes(length + 1).inputs <= seq_len:
+            length += 1
+        return length
+
+    def reading(self, seq_len: int) -> Reading:
+        return Reading("text", self.text_length(seq_len))
+
+    def target_length(self, seq_len: int) -> int:
+        """Returns what the longest text's targets take; 114 for 512."""
+        return self.sizes(self.text_length(seq_len)).targets
+
+    def check(self, setting: Setting) -> None:
+        spans, found = self.sizes(self.text_length(setting.seq_len)).spans, len(setting.vocabulary.sentinels)
+        if spans > found:
+            raise UserError(
+                f"--train.seq-len {setting.seq_len} has {spans} spans and the tokenizer {found} sentinels "
+                "(<extra_id_0>, ...): lower it, or raise --objective.mean-span"
+            )
+
+    def example(self, record: Record, rng: np.random.Generator, setting: Setting) -> dict[str, Any]:
+        """Returns a text with sentinels and what they stand for: "x <0> z" and "<0> y </s>" for "x y z".
+
+        Args:
+          record: `tokens` and `segment_ids`, int32[`text_length`]; segment 0 is padding.
+          rng: decides which spans.
+          setting: S is its `seq_len`, T the `target_length` of that.
+        """
+        vocabulary = setting.vocabulary
+        tokens = record["tokens"][record["segment_ids"] > 0]
+        source, target = tokens, tokens[:0]
+        if len(tokens) > 1:
+            sentinels = np.asarray(vocabulary.sentinels, np.int32)
+            noise = noise_mask(len(tokens), self.sizes(len(tokens)), rng)
+            source, target = replace_spans(tokens, noise, sentinels), replace_spans(tokens, ~noise, sentinels)
+            source, target = np.append(source, vocabulary.eos), np.append(target, vocabulary.eos)
+        lengths = setting.seq_len, self.sizes(len(record["tokens"])).targets
+        return encoder_decoder_example(source, target, lengths, setting)
+
+
+def noise_mask(length: int, sizes: Sizes, rng: np.random.Generator) -> np.ndarray:
+    """Returns bool[length], true where noise is: kept and noise spans by turns, each at least a token, kept ones first.
+
+    T5's released code, `random_spans_noise_mask`: all ways to cut noise and rest into that many spans are as likely.
+    """
+    kept = _random_lengths(length - sizes.noise, sizes.spans, rng)
+    noise = _random_lengths(sizes.noise, sizes.spans, rng)
+    return np.repeat(np.arange(2 * sizes.spans) % 2 == 1, np.stack((kept, noise), axis=1).ravel())
+
+
+def _random_lengths(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns int[parts], positive and of sum `total`, all such sequences as likely."""
+    cuts = np.sort(rng.choice(total - 1, parts - 1, replace=False, shuffle=False)) + 1
+    return np.diff(cuts, prepend=0, append=total)
+
+
+def replace_spans(tokens: np.ndarray, replaced: np.ndarray, sentinels: np.ndarray) -> np.ndarray:
+    """Returns `tokens` with the k-th run of replaced ones made `sentinels[k]`; the target is that of the complement."""
+    begins = replaced & ~np.concatenate(([False], replaced[:-1]))
+    marked = tokens.copy()
+    marked[begins] = sentinels[: int(begins.sum())]
+    return marked[begins | ~replaced]
