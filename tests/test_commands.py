@@ -185,6 +185,33 @@ def test_a_run_goes_from_the_command_line_to_generated_text(corpus, tmp_path, ca
     assert "no such run" in refused(capsys, generate.main, [tmp_path / "nowhere"])
 
 
+def test_an_encoder_run_does_not_continue_text(corpus, tmp_path, capsys):
+    flags = [
+        "--model.mlp-width",
+        "32",
+        "--data.path",
+        corpus,
+        "--data.cache-dir",
+        tmp_path / "cache",
+        "--mesh.data",
+        "1",
+    ]
+    tiny = [str(flag) for flag in [*TINY, *flags]]
+    assert command.run(lambda: train.main(["roberta-python", "--workdir", str(tmp_path / "run"), *tiny])) == 0
+    assert "accuracy" in capsys.readouterr().out
+    assert "only decoders with the head language_model continue text" in refused(
+        capsys, generate.main, [tmp_path / "run"]
+    )
+
+
+def test_an_objective_that_the_model_does_not_fit_is_named(refuse, corpus):
+    path = ["--data.path", corpus]
+    line = refuse(*path, "--objective.sentence", "nsp", preset="roberta-python")
+    assert "needs --model.head pretraining" in line
+    line = refuse(*path, "--objective.choose", "spans", "--objective.boundary", "True", preset="bert-python")
+    assert "needs boundary scores, which a bert model does not give" in line
+
+
 def start(*arguments) -> subprocess.Popen[str]:
     """Starts train.py as a process of its own."""
     cache = ROOT / ".pytest_cache" / "xla"

@@ -10,6 +10,7 @@ from etils import epath
 from transformer import checkpoint
 from transformer.data.tokenizer import Tokenizer
 from transformer.data.tokenizer_kinds import load_tokenizer
+from transformer.errors import UserError
 from transformer.inference.decode import generate
 from transformer.inference.sampling import Sampling
 from transformer.layers.execution import Execution
@@ -47,10 +48,15 @@ def load(path: epath.PathLike, execution: Execution = Execution()) -> TextGenera
     """Returns the model of a run's newest checkpoint, or of the checkpoint that `path` names, on one device.
 
     Raises:
-      UserError: there is no checkpoint, or it is not complete.
+      UserError: there is no checkpoint, it is not complete, or its model does not continue text.
     """
     found = checkpoint.find(path)
     architecture = checkpoint.read_architecture(found)
+    if (architecture.kind, architecture.head) != ("decoder", "language_model"):
+        raise UserError(
+            f"{found} is a {architecture.family} model with the head {architecture.head}: only decoders with the head "
+            "language_model continue text"
+        )
     boxed = architecture.abstract_params()
     abstract = with_shardings(nn.meta.unbox(boxed), param_shardings(boxed, make_mesh(MeshConfig(data=1))))
     params = checkpoint.restore_params(found, abstract)

@@ -43,7 +43,7 @@ def of_folder(config: Mapping[str, Any]) -> Family:
     for family in FAMILIES:
         if family.model_type == config.get("model_type"):
             return family
-    known = ", ".join(family.model_type for family in FAMILIES)
+    known = ", ".join(dict.fromkeys(family.model_type for family in FAMILIES))
     raise UserError(f"config.json: model_type {config.get('model_type')!r} is not supported; known: {known}")
 
 

@@ -18,6 +18,7 @@ from transformer.data.tokenizer_kinds import load_tokenizer
 from transformer.errors import Interrupted, UserError
 from transformer.objectives.objective import Setting
 from transformer.sharding import batch_divisor, batch_sharding, make_mesh
+from transformer.training import transfer
 from transformer.training.evaluation import Evaluation, evaluate
 from transformer.training.experiment import Experiment
 from transformer.training.interrupt import stop_on_signal
@@ -28,7 +29,6 @@ from transformer.training.progress import Progress
 from transformer.training.run import Run
 from transformer.training.step import Batch, Program, TrainState, make_program
 from transformer.training.throughput import Throughput, peak_flops
-from transformer.training.transfer import tokenizer_of, transferred
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +67,8 @@ def train(
         say(f"{field} is {new!r} from here on (it was {old!r})")
     mesh = make_mesh(experiment.mesh)
     program = build(experiment, mesh)
+    if experiment.init_from and not run.begun:
+        transfer.check(experiment.init_from, experiment.model)
     corpus = prepare_corpus(experiment, run)
     record = run.begin(experiment, corpus.tokenizer, lead=lead)
 
@@ -138,7 +140,7 @@ def prepare_corpus(experiment: Experiment, run: Run) -> Corpora:
     if run.begun:
         tokenizer = load_tokenizer(str(run.tokenizer))
     else:
-        tokenizer = tokenizer_of(experiment.init_from) if experiment.init_from else None
+        tokenizer = transfer.tokenizer_of(experiment.init_from) if experiment.init_from else None
     corpus = prepare(
         experiment.data,
         vocab_size=experiment.model.vocab_size,
@@ -168,7 +170,7 @@ def start(
         if experiment.init_from is None:
             return state
         return dataclasses.replace(
-            state, params=transferred(experiment.init_from, experiment.model, state.params, mesh, say)
+            state, params=transfer.transferred(experiment.init_from, experiment.model, state.params, mesh, say)
         )
     rest = dataclasses.replace(program.abstract, params=None)
     params, rest, _ = checkpoints.restore(checkpoints.latest, params=program.abstract.params, opt_state=rest)

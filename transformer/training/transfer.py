@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
 from jax.sharding import Mesh
 
 from transformer import checkpoint
@@ -16,30 +15,36 @@ from transformer.models.graft import graft
 from transformer.sharding import param_shardings, with_shardings
 
 
+def check(source: str, architecture: Architecture) -> None:
+    """Raises `UserError` where a run of `architecture` cannot start from the checkpoint `source`; reads no weights."""
+    theirs, ours = (
+        nn.meta.unbox(one.abstract_params())
+        for one in (checkpoint.read_architecture(checkpoint.find(source)), architecture)
+    )
+    try:
+        graft(architecture, theirs, ours)
+    except UserError as error:
+        raise UserError(f"--init-from {source}: {error}") from error
+
+
 def transferred(source: str, architecture: Architecture, fresh: Any, mesh: Mesh, say: Callable[[str], None]) -> Any:
     """Returns the parameters to start from: the source's backbone, and its head where it is the same.
 
     Args:
-      source: a run or a checkpoint.
+      source: a run or a checkpoint that `check` accepts.
       architecture: of the new run.
       fresh: its initial parameters, whose shardings the result has.
       mesh: today's devices.
       say: gets a line that names what is new, and one for what is left out.
-
-    Raises:
-      UserError: no checkpoint, or another backbone.
     """
     found = checkpoint.find(source)
     boxed = checkpoint.read_architecture(found).abstract_params()
     params = checkpoint.restore_params(found, with_shardings(nn.meta.unbox(boxed), param_shardings(boxed, mesh)))
-    try:
-        params, new, left = graft(architecture, params, fresh)
-    except UserError as error:
-        raise UserError(f"--init-from {source}: {error}") from error
+    params, new, left = graft(architecture, params, fresh)
     say(f"weights from {found}" + (f"; new: {', '.join(new)}" if new else ""))
     if left:
         say(f"left out of them: {', '.join(left)}")
-    return jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), params, fresh)
+    return params
 
 
 def tokenizer_of(source: str) -> Tokenizer | None:
