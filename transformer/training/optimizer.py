@@ -199,12 +199,16 @@ def _is_names(node) -> bool:
     return isinstance(node, tuple) and all(name is None or isinstance(name, str) for name in node)
 
 
+_BLOCK_AXES = frozenset({"heads", "kv_heads", "mlp"})
+"""An axis of every kernel of a block, and of no embedding's or head's."""
+
+
 def _muon_axes(path: tuple, names: tuple[str | None, ...]) -> optax.contrib.MuonDimensionNumbers | None:
     """A layer's kernel as a matrix: model width on one side, the other axes together on the other.
 
     The update's scale is symmetric (`consistent_rms`), so which side is the input does not matter.
     """
-    if not is_matrix(path) or "layers" not in names or "embed" not in names:
+    if not is_matrix(path) or "embed" not in names or _BLOCK_AXES.isdisjoint(names):
         return None
     others = tuple(i for i, name in enumerate(names) if name not in ("layers", "embed"))
     return optax.contrib.MuonDimensionNumbers(reduction_axis=(names.index("embed"),), output_axis=others)
