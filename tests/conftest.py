@@ -15,6 +15,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Compiling is most of what the tests do: every run of the loop, and every worker, takes what another compiled.
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".pytest_cache" / "xla"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+# LLVM's dear passes make tiny models no faster and take half of the suite's time; XLA's own passes all run.
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 # The same examples every time (a failure in CI can be repeated), and no deadline: the first example compiles.
