@@ -15,7 +15,7 @@ Preset = Callable[[], Experiment]
 PYTHON_VOCABULARY = 4096
 """Pieces of the small presets' tokenizers."""
 
-ENGLISH = DataConfig(tfds="wikipedia/20220301.en", tokenizer="unigram")
+ENGLISH = DataConfig(tfds="wikipedia/20230601.en", tokenizer="unigram")
 """English Wikipedia: the part that is still published of what BERT, RoBERTa and BART read."""
 
 DOCSTRINGS = DataConfig(tfds="python_docstrings", fields=("code", "summary"), tokenizer="bpe")

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from transformer.data import tfds_source
 from transformer.data.config import DataConfig
 from transformer.data.mixture import open_sources
 from transformer.data.pieces import PIECE_CHARS, cut_document, join_documents
@@ -138,3 +139,8 @@ def test_bad_mixtures_are_named(tmp_path):
         open_sources(DataConfig(path="x", validation_fraction=1.0))
     [(source, weight)] = open_sources(DataConfig(mixture=(f"{tmp_path}/a.txt=2.5",), path="ignored"))
     assert (source.name, weight) == (str(tmp_path / "a.txt"), 2.5)
+
+
+@pytest.mark.parametrize("name", ["wikipedia/20230601.en", "c4/en", "c4/multilingual", "wmt14_translate/de-en"])
+def test_the_published_presets_corpora_are_known_to_tfds(name, tmp_path):
+    assert tfds_source._builder(name, tmp_path).info.full_name.startswith(name.split("/")[0])

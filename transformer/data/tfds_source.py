@@ -27,6 +27,7 @@ from transformer.data.sources import Source, Split, choose_split, hash_file, uni
 from transformer.errors import UserError
 
 _READ = 256  # examples read at once
+_ROOMS = ("text", "translate", "summarization", "question_answering")
 _EMBEDDED = ("python_stdlib", "python_docstrings")
 
 
@@ -140,6 +141,10 @@ def _builder(dataset: str, folder: Path) -> Any:
     if dataset in _EMBEDDED:
         module = importlib.import_module(f"transformer.data.{dataset}.{dataset}_dataset_builder")
         return module.Builder(data_dir=str(folder), file_format="array_record")
+    if dataset.split("/")[0] not in tfds.list_builders(with_community_datasets=False):
+        # Wikipedia, C4, WMT and others: TFDS knows them only once the modules that define them are imported.
+        for room in _ROOMS:
+            importlib.import_module(f"tensorflow_datasets.{room}")
     try:
         return tfds.builder(dataset, data_dir=str(folder), file_format="array_record", try_gcs=False)
     except tfds.core.DatasetNotFoundError:
