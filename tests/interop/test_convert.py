@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import errno
 import json
 import pickle
 import struct
@@ -192,6 +193,23 @@ def test_folders_that_hold_something_are_not_written_into(saved, tmp_path):
     tool.main(["import", str(saved), str(tmp_path / "run")])
     with pytest.raises(UserError, match="exists and is not empty"):
         tool.main(["export", str(tmp_path / "run"), str(tmp_path / "full")])
+
+
+def test_what_cannot_be_written_leaves_nothing(pair, saved, tmp_path, monkeypatch):
+    """A disk that is full halfway, on the way out and on the way in."""
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    tool.main(["import", str(saved), str(tmp_path / "run")])
+    monkeypatch.setattr("safetensors.numpy.save_file", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        tool.main(["export", str(tmp_path / "run"), str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr("transformer.checkpoint.Files.save", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        tool.main(["import", str(saved), str(tmp_path / "other")])
+    assert not (tmp_path / "other").exists()
 
 
 def test_an_unknown_head_is_refused_with_those_there_are(saved, tmp_path):

@@ -101,7 +101,11 @@ def save(imported: Imported, path: Path, run: epath.PathLike) -> tuple[epath.Pat
     tokenizer, said = tokenizers.read(path)
     record |= {f"tokenizer/{name}": content for name, content in tokenizer.items()}
     place = run / "checkpoints" / "0"
-    checkpoint.save_params(place, imported.params, record)
+    try:
+        checkpoint.save_params(place, imported.params, record)
+    except BaseException:
+        run.rmtree(missing_ok=True)  # it was new: nothing half-written stays
+        raise
     return place, said
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -113,8 +114,11 @@ def write_folder(
             (folder / name).write_bytes(content)
         # Last: a folder without config.json is no model, so that one cut short is not taken for whole.
         (folder / CONFIG).write_text(json.dumps({**config, "dtype": dtype}, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"{folder}: could not be written: {error.strerror or error}") from error
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)  # it was new: nothing half-written stays
+        if isinstance(error, OSError):
+            raise UserError(f"{folder}: could not be written: {error.strerror or error}") from error
+        raise
 
 
 def _write(folder: Path, tensors: Iterable[tuple[str, np.ndarray]], dtype: str, shard_bytes: int) -> None:
