@@ -206,7 +206,13 @@ def test_what_cannot_be_written_leaves_nothing(pair, saved, tmp_path, monkeypatc
     with pytest.raises(UserError, match="No space left on device"):
         tool.main(["export", str(tmp_path / "run"), str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr("transformer.checkpoint.Files.save", full)
+
+    def half_written(place, params, record):
+        place.mkdir(parents=True)
+        (place / "half").write_text("")
+        raise UserError("No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_params", half_written)
     with pytest.raises(UserError, match="No space left on device"):
         tool.main(["import", str(saved), str(tmp_path / "other")])
     assert not (tmp_path / "other").exists()
