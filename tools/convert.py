@@ -76,10 +76,10 @@ def main(args: list[str]) -> None:
 
 def import_(asked: Import) -> None:
     """Imports, and says what came of it."""
-    from transformer.interop import convert
+    from transformer.interop import convert, folder
 
     path = Path(asked.hf_folder).expanduser()
-    convert.check_new(asked.run)
+    folder.check_new(Path(asked.run).expanduser())
     imported = convert.import_folder(path, head=asked.head, num_labels=asked.num_labels, pickle=asked.pickle)
     place, tokenizer = convert.save(imported, path, asked.run)
     architecture = imported.architecture

@@ -21,11 +21,14 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 from etils import epath
+from jax.sharding import Mesh
 
 from transformer.errors import UserError
 from transformer.models import Architecture, architecture_from_dict
+from transformer.sharding import param_shardings, with_shardings
 
 _BUFFER_BYTES, _CHUNK_BYTES = 2**28, 2**25
 
@@ -240,6 +243,19 @@ def restore_params(checkpoint: epath.PathLike, abstract: Any) -> Any:
 
     with _reading(epath.Path(checkpoint)), _little_memory(abstract):
         return ocp.load_checkpointables(epath.Path(checkpoint), {"params": abstract})["params"]
+
+
+def restore_model(checkpoint: epath.PathLike, mesh: Mesh) -> tuple[Architecture, Any]:
+    """Returns a checkpoint's architecture and its weights, laid out on today's mesh."""
+    architecture = read_architecture(checkpoint)
+    boxed = architecture.abstract_params()
+    abstract = with_shardings(nn.meta.unbox(boxed), param_shardings(boxed, mesh))
+    return architecture, restore_params(checkpoint, abstract)
+
+
+def to_json(record: Mapping[str, Any]) -> bytes:
+    """Returns a record as people and `diff` like to read it."""
+    return (json.dumps(record, indent=2) + "\n").encode()
 
 
 def _little_memory(params: Any) -> Any:

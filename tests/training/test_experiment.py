@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import configs
 import train
 from transformer import command
+from transformer.checkpoint import to_json
 from transformer.errors import UserError
 from transformer.models.bart import BartConfig
 from transformer.models.bert import BertConfig
@@ -19,7 +20,7 @@ from transformer.models.spanbert import SpanBertConfig
 from transformer.models.t5 import T5Config
 from transformer.objectives import Denoising, MaskedLM, Seq2Seq, SpanCorruption
 from transformer.training import experiment as experiments
-from transformer.training.run import Run, to_json
+from transformer.training.run import Run
 
 
 @pytest.mark.parametrize("name", configs.PRESETS)

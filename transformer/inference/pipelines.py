@@ -14,7 +14,7 @@ from transformer.errors import UserError
 from transformer.inference.decode import generate
 from transformer.inference.sampling import Sampling
 from transformer.layers.execution import Execution
-from transformer.sharding import MeshConfig, make_mesh, param_shardings, with_shardings
+from transformer.sharding import MeshConfig, make_mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +57,7 @@ def load(path: epath.PathLike, execution: Execution = Execution()) -> TextGenera
             f"{found} is a {architecture.family} model with the head {architecture.head}: only decoders with the head "
             "language_model continue text"
         )
-    boxed = architecture.abstract_params()
-    abstract = with_shardings(nn.meta.unbox(boxed), param_shardings(boxed, make_mesh(MeshConfig(data=1))))
-    params = checkpoint.restore_params(found, abstract)
+    _, params = checkpoint.restore_model(found, make_mesh(MeshConfig(data=1)))
     return TextGenerator(
         architecture.build(execution), params, load_tokenizer(str(found / "record" / "tokenizer")), found.name
     )

@@ -2,11 +2,9 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 from etils import epath
 
@@ -16,7 +14,7 @@ from transformer.interop import families, folder, tokenizers
 from transformer.interop.family import Family
 from transformer.models import Architecture, architecture_to_dict
 from transformer.models.graft import graft
-from transformer.sharding import MeshConfig, make_mesh, param_shardings, with_shardings
+from transformer.sharding import MeshConfig, make_mesh
 
 ORIGIN = "huggingface"
 """Folder of a checkpoint's record with the files that it was imported from, other than weights: they go out again."""
@@ -76,14 +74,6 @@ def _to_jax(params: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def check_new(run: epath.PathLike) -> epath.Path:
-    """Returns the path of a run folder that nothing is in yet; raises UserError where something is."""
-    path = epath.Path(run).expanduser()
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path} exists and is not empty: give a new folder")
-    return path
-
-
 def save(imported: Imported, path: Path, run: epath.PathLike) -> tuple[epath.Path, str]:
     """Writes a checkpoint of an imported model into a new run folder.
 
@@ -93,8 +83,9 @@ def save(imported: Imported, path: Path, run: epath.PathLike) -> tuple[epath.Pat
     Raises:
       UserError: the run folder is not empty, or cannot be written.
     """
-    run = check_new(run)
-    record = {"architecture.json": _json(architecture_to_dict(imported.architecture))}
+    run = epath.Path(run).expanduser()
+    folder.check_new(run)
+    record = {"architecture.json": checkpoint.to_json(architecture_to_dict(imported.architecture))}
     kept = tokenizers.files(path)
     record |= {f"{ORIGIN}/{name}": content for name, content in kept.items()}
     record[f"{ORIGIN}/{folder.CONFIG}"] = (path / folder.CONFIG).read_bytes()
@@ -123,9 +114,10 @@ def export(
     Raises:
       UserError: no checkpoint, an architecture that Transformers does not have, a folder that cannot be written.
     """
+    folder.check_new(out)
     found = checkpoint.find(path)
-    architecture = checkpoint.read_architecture(found)
-    family = families.of_architecture(architecture)
+    family = families.of_architecture(checkpoint.read_architecture(found))
+    architecture, params = checkpoint.restore_model(found, make_mesh(MeshConfig(data=1)))
     config = family.write_config(architecture)
     origin = found / "record" / ORIGIN
     files: dict[str, bytes] = {}
@@ -137,14 +129,7 @@ def export(
     else:
         files, ids = tokenizers.export(found / "record" / "tokenizer")
         config = {**ids, **config}
-    boxed = architecture.abstract_params()
-    abstract = with_shardings(nn.meta.unbox(boxed), param_shardings(boxed, make_mesh(MeshConfig(data=1))))
-    params = checkpoint.restore_params(found, abstract)
     folder.write_folder(
         out, config, family.stream(params, architecture), files, dtype=dtype or "float32", shard_bytes=shard_bytes
     )
     return family
-
-
-def _json(record: Mapping[str, Any]) -> bytes:
-    return (json.dumps(record, indent=2) + "\n").encode()

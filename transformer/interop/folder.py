@@ -83,6 +83,12 @@ def open_tensors(folder: Path, *, pickle: bool = False) -> Iterator[Mapping[str,
         yield Tensors(files, shards)
 
 
+def check_new(folder: Any) -> None:
+    """Raises `UserError` where something is in a folder (a path of pathlib or epath) that is to be written."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not empty: give a new folder")
+
+
 def write_folder(
     folder: Path,
     config: Mapping[str, Any],
@@ -105,8 +111,7 @@ def write_folder(
     Raises:
       UserError: the folder is not empty, or the disk is full.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is not empty: give a new folder")
+    check_new(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder, tensors, dtype, shard_bytes)

@@ -1,9 +1,8 @@
 """A run's folder: what it records, and whether an experiment may go on in it."""
 
-import json
-
 from etils import epath
 
+from transformer.checkpoint import to_json
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import UserError
 from transformer.models import architecture_to_dict
@@ -100,8 +99,3 @@ def write_atomically(path: epath.Path, content: bytes) -> None:
     partial = path.parent / f".{path.name}.partial"
     partial.write_bytes(content)
     partial.replace(path)
-
-
-def to_json(record: dict) -> bytes:
-    """Returns a record as people and `diff` like to read it."""
-    return (json.dumps(record, indent=2) + "\n").encode()

@@ -12,7 +12,6 @@ from transformer.data.tokenizer_kinds import load_tokenizer
 from transformer.errors import UserError
 from transformer.models import Architecture
 from transformer.models.graft import graft
-from transformer.sharding import param_shardings, with_shardings
 
 
 def check(source: str, architecture: Architecture) -> None:
@@ -38,8 +37,7 @@ def transferred(source: str, architecture: Architecture, fresh: Any, mesh: Mesh,
       say: gets a line that names what is new, and one for what is left out.
     """
     found = checkpoint.find(source)
-    boxed = checkpoint.read_architecture(found).abstract_params()
-    params = checkpoint.restore_params(found, with_shardings(nn.meta.unbox(boxed), param_shardings(boxed, mesh)))
+    _, params = checkpoint.restore_model(found, mesh)
     params, new, left = graft(architecture, params, fresh)
     say(f"weights from {found}" + (f"; new: {', '.join(new)}" if new else ""))
     if left:
