@@ -1,5 +1,9 @@
 """A tiny model of every family, with all that is the family's own turned on, in sizes that a small mesh divides."""
 
+import flax.linen as nn
+import jax
+import numpy as np
+
 from transformer.models.albert import AlbertConfig
 from transformer.models.bart import BartConfig
 from transformer.models.bert import BertConfig
@@ -44,3 +48,10 @@ TINY = {
     "marian": MarianConfig(**_POST_NORM, context_length=16),
     "transformer": TransformerConfig(**_POST_NORM),
 }  # fmt: skip
+
+
+def random_params(config):
+    """Random parameters, larger than at initialisation, biases too: so that nothing hides behind a zero."""
+    shapes = nn.meta.unbox(config.abstract_params())
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: rng.normal(scale=0.3, size=leaf.shape).astype(np.float32), shapes)

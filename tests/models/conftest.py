@@ -1,10 +1,10 @@
 """One tiny GPT for the room's tests, and its parameters."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_models import random_params
 
 from transformer.layers.execution import Execution
 from transformer.models.gpt import GPTConfig
@@ -25,12 +25,22 @@ def tiny():
     )
 
 
+@pytest.fixture(scope="module")
+def params(config):
+    """Those of the file's `config`."""
+    return random_params(config)
+
+
+@pytest.fixture(scope="module")
+def apply(config):
+    """The jitted `apply` of the file's `config`."""
+    return jax.jit(config.build(Execution()).apply)
+
+
 @pytest.fixture(scope="session")
 def tiny_params(tiny):
-    """Random parameters, larger than at initialisation, biases too: so that nothing hides behind a zero."""
-    shapes = nn.meta.unbox(tiny.abstract_params())
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(scale=0.3, size=leaf.shape), jnp.float32), shapes)
+    """Random parameters, on the device."""
+    return jax.tree.map(jnp.asarray, random_params(tiny))
 
 
 @pytest.fixture(scope="session")

@@ -26,19 +26,6 @@ def config(request):
     return TINY[request.param]
 
 
-@pytest.fixture(scope="module")
-def params(config):
-    """Larger than at initialisation, biases too: so that nothing hides behind a zero."""
-    shapes = nn.meta.unbox(config.abstract_params())
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: rng.normal(scale=0.3, size=leaf.shape).astype(np.float32), shapes)
-
-
-@pytest.fixture(scope="module")
-def apply(config):
-    return jax.jit(config.build(Execution()).apply)
-
-
 def reach(family, row):
     """Returns bool [T, T], from the definition: whether a token's output may depend on another token, by any path."""
     q, k = np.arange(LENGTH)[:, None], np.arange(LENGTH)[None]

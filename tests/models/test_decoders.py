@@ -38,19 +38,6 @@ def config(request):
     return CONFIGS[request.param]
 
 
-@pytest.fixture(scope="module")
-def params(config):
-    """Larger than at initialisation, biases too: so that nothing hides behind a zero."""
-    shapes = nn.meta.unbox(config.abstract_params())
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: rng.normal(scale=0.3, size=leaf.shape).astype(np.float32), shapes)
-
-
-@pytest.fixture(scope="module")
-def apply(config):
-    return jax.jit(config.build(Execution()).apply)
-
-
 def _rows(config, length=16):
     """Two rows of tokens, the second padded on the left."""
     segments = np.ones((2, length), np.int32)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from tiny_models import random_params
 
 from transformer.errors import UserError
 from transformer.layers.execution import Execution
@@ -36,23 +37,6 @@ CONFIGS = {
 @pytest.fixture(params=CONFIGS, scope="module")
 def config(request):
     return CONFIGS[request.param]
-
-
-@pytest.fixture(scope="module")
-def params(config):
-    return _params(config)
-
-
-def _params(config):
-    """Returns random parameters, larger than at initialisation, biases too: so that nothing hides behind a zero."""
-    shapes = nn.meta.unbox(config.abstract_params())
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: rng.normal(scale=0.3, size=leaf.shape).astype(np.float32), shapes)
-
-
-@pytest.fixture(scope="module")
-def apply(config):
-    return jax.jit(config.build(Execution()).apply)
 
 
 def _inputs(config, rows=4, length=16):
@@ -131,7 +115,7 @@ def test_bfloat16_and_remat_run_and_every_parameter_has_a_gradient(name):
         assert all(scores.dtype == jnp.float32 for scores in _scores(out))
         return sum(jnp.square(scores).mean() for scores in _scores(out))
 
-    for path, leaf in jax.tree_util.tree_leaves_with_path(gradients(_params(config))):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradients(random_params(config))):
         assert leaf.dtype == jnp.float32
         assert np.isfinite(leaf).all()
         # A key's bias moves all scores of a query alike, which softmax does not see.
@@ -141,7 +125,7 @@ def test_bfloat16_and_remat_run_and_every_parameter_has_a_gradient(name):
 def test_dropout_has_three_places():
     """Embeddings and sublayers, attention, the classification head: each alone makes scores follow the seed."""
     shape = dataclasses.replace(CONFIGS["albert"], head="sequence_classification", num_layers=1)
-    params, inputs = _params(shape), _unmasked(_inputs(shape))
+    params, inputs = random_params(shape), _unmasked(_inputs(shape))
     rates = ("dropout", "attention_dropout", "classifier_dropout")
     modules = [dataclasses.replace(shape, **{rate: 0.3}).build(Execution()) for rate in rates]
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from transformer.errors import UserError
-from transformer.ops import attention as attention_module
 from transformer.ops.attention import IMPLEMENTATIONS, attention
 from transformer.ops.masks import Mask
 
@@ -143,18 +142,11 @@ def test_bfloat16_is_near_the_reference():
 
 
 @pytest.mark.parametrize("case", ["causal", "sliding window", "bidirectional", "banded"])
-def test_cudnn_is_called_with_the_same_meaning(case, monkeypatch):
-    """The kernel needs a GPU; JAX's own XLA form of the same call says what its arguments mean."""
+def test_cudnn_is_called_with_the_same_meaning(case, cudnn_without_a_gpu):
     B, T, H, G, K, causal, window, segments = CASES[case]
     q, k, v, _ = (x.astype(jnp.bfloat16) for x in _arrays(B, T, H, G, K))
     mask = _mask(B, T, causal, window, segments)
-    original = jax.nn.dot_product_attention
-    monkeypatch.setattr(
-        attention_module.jax.nn,
-        "dot_product_attention",
-        lambda *args, **kwargs: original(*args, **{**kwargs, "implementation": "xla"}),
-    )
-    with jax.numpy_dtype_promotion("standard"):  # for the XLA form only
+    with cudnn_without_a_gpu():
         have = attention(q, k, v, mask, implementation="cudnn").astype(jnp.float32)
     want = attention(*(x.astype(jnp.float32) for x in (q, k, v)), mask, implementation="reference")
     np.testing.assert_allclose(have, want, atol=0.03)

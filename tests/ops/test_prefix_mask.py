@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer.ops import attention as attention_module
 from transformer.ops.attention import attention
 from transformer.ops.masks import Mask
 
@@ -76,15 +75,8 @@ def test_no_prefix_is_causality():
 
 
 @pytest.mark.parametrize("window", [None, 17])
-def test_cudnn_is_called_with_the_same_meaning(window, monkeypatch):
-    """The kernel needs a GPU; JAX's own XLA form of the same call says what its arguments mean."""
-    original = jax.nn.dot_product_attention
-    monkeypatch.setattr(
-        attention_module.jax.nn,
-        "dot_product_attention",
-        lambda *args, **kwargs: original(*args, **{**kwargs, "implementation": "xla"}),
-    )
-    with jax.numpy_dtype_promotion("standard"):  # for the XLA form only
+def test_cudnn_is_called_with_the_same_meaning(window, cudnn_without_a_gpu):
+    with cudnn_without_a_gpu():
         q, k, v, _ = arrays(jnp.bfloat16)
         have = attention(q, k, v, mask_of(window), implementation="cudnn")
     q, k, v, _ = arrays()

@@ -6,25 +6,26 @@ from collections.abc import Mapping
 from transformer.data.tokenizer import Tokenizer
 
 
-def holds_spaces(tokenizer: Tokenizer) -> bool:
-    """Whether the space before a word is part of its piece: a special in the word's place then stands for both."""
-    return any(piece is not None and len(piece) > 1 and piece[0] == " " for piece in tokenizer.pieces())
-
-
-def encode_spelled(tokenizer: Tokenizer, text: str, specials: Mapping[str, int]) -> list[int]:
-    """Returns the ids of a text in which specials are spelled out.
+class SpelledTokenizer:
+    """Encodes texts in which specials are spelled out.
 
     Args:
       tokenizer: encodes what is between them.
-      text: any.
       specials: the spelling of each, and its id.
     """
-    if not specials:
-        return tokenizer.encode(text)
-    spellings = "|".join(re.escape(name) for name in sorted(specials, key=len, reverse=True))
-    *parts, last = re.split(f"({spellings})", text)
-    before_special = holds_spaces(tokenizer)
-    ids: list[int] = []
-    for part, name in zip(parts[::2], parts[1::2], strict=True):
-        ids += [*tokenizer.encode(part.removesuffix(" ") if before_special else part), specials[name]]
-    return ids + tokenizer.encode(last)
+
+    def __init__(self, tokenizer: Tokenizer, specials: Mapping[str, int]):
+        self._tokenizer, self._specials = tokenizer, specials
+        spellings = sorted(specials, key=len, reverse=True)  # the longest first, where one begins another
+        self._pattern = re.compile(f"({'|'.join(map(re.escape, spellings))})") if specials else None
+        self.holds_spaces = any(piece and len(piece) > 1 and piece[0] == " " for piece in tokenizer.pieces())
+        """Whether the space before a word is part of its piece: a special in the word's place then stands for both."""
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the ids of a text."""
+        *parts, last = [text] if self._pattern is None else self._pattern.split(text)
+        ids: list[int] = []
+        for part, name in zip(parts[::2], parts[1::2], strict=True):
+            before = part.removesuffix(" ") if self.holds_spaces else part
+            ids += [*self._tokenizer.encode(before), self._specials[name]]
+        return ids + self._tokenizer.encode(last)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from transformer.data.huggingface_tokenizer import HuggingFaceTokenizer
-from transformer.data.spelled import encode_spelled, holds_spaces
+from transformer.data.spelled import SpelledTokenizer
 from transformer.data.vocabulary import Vocabulary
 from transformer.errors import UserError
 from transformer.inference.restored import Restored
@@ -73,7 +73,7 @@ class MaskFiller:
         self._mask: int = vocabulary.mask_id
         self._begin, self._end = _frame(restored, vocabulary)
         self._pieces = [piece or "" for piece in tokenizer.pieces()]
-        self._holds_spaces = holds_spaces(tokenizer)
+        self._spelled = SpelledTokenizer(tokenizer, dict.fromkeys(_MASKS, self._mask))
         self._drops_spaces = not tokenizer.encode(" ")
         """Whether text keeps no trace of its spaces, as WordPiece's does."""
 
@@ -106,8 +106,7 @@ class MaskFiller:
         Raises:
           UserError: no mask, or more tokens than the model's context holds.
         """
-        inner = encode_spelled(self.restored.tokenizer, text, dict.fromkeys(_MASKS, self._mask))
-        tokens = [*self._begin, *inner, *self._end]
+        tokens = [*self._begin, *self._spelled.encode(text), *self._end]
         masks = [place for place, token in enumerate(tokens) if token == self._mask]
         if not masks:
             raise UserError(f"{text!r} has no mask: write [MASK] or <mask> for the word that is hidden")
@@ -139,7 +138,7 @@ class MaskFiller:
 
     def _fill(self, before: str, piece: str) -> str:
         """Returns a piece put after the text before its mask, one space between them where the piece has one."""
-        if not self._holds_spaces:
+        if not self._spelled.holds_spaces:
             return before + piece
         if piece.startswith(" ") and (not before or (self._drops_spaces and not before[-1].isalnum())):
             return before + piece[1:]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from transformer.data.spelled import encode_spelled
+from transformer.data.spelled import SpelledTokenizer
 from transformer.data.vocabulary import PARADIGMS, Vocabulary
 from transformer.errors import UserError
 from transformer.inference.beam_search import BeamSearch
@@ -50,10 +50,12 @@ class TextGenerator:
         self.answers = architecture.kind == "encoder_decoder"
         """Whether it answers a text, rather than continues it."""
         vocabulary = Vocabulary.of(restored.tokenizer)
-        self._sentinels = {f"<extra_id_{number}>": token for number, token in enumerate(vocabulary.sentinels)}
-        self._specials = self._sentinels | dict(zip(PARADIGMS, vocabulary.paradigms, strict=False))
+        self._sentinels = {token: f"<extra_id_{number}>" for number, token in enumerate(vocabulary.sentinels)}
+        specials = {name: token for token, name in self._sentinels.items()}
+        specials |= dict(zip(PARADIGMS, vocabulary.paradigms, strict=False))
         if vocabulary.mask_id is not None:
-            self._specials["<mask>"] = vocabulary.mask_id
+            specials["<mask>"] = vocabulary.mask_id
+        self._spelled = SpelledTokenizer(restored.tokenizer, specials)
 
     def __call__(
         self,
@@ -115,14 +117,13 @@ class TextGenerator:
         begin, end = [tokenizer.bos_id], [tokenizer.eos_id]
         if not self.answers:
             return begin + tokenizer.encode(text)
-        return (begin if self._begins else []) + encode_spelled(tokenizer, text, self._specials) + end
+        return (begin if self._begins else []) + self._spelled.encode(text) + end
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Returns the text of what the model said; an encoder-decoder's sentinels are spelled out."""
         if not self.answers:
             return self.restored.tokenizer.decode(tokens)
-        spelled = {token: name for name, token in self._sentinels.items()}
-        groups = itertools.groupby(tokens, key=lambda token: spelled.get(token, ""))
+        groups = itertools.groupby(tokens, key=lambda token: self._sentinels.get(token, ""))
         return "".join(name or self.restored.tokenizer.decode(list(group)) for name, group in groups)
 
     @property
