@@ -13,15 +13,14 @@ def bert_python() -> Experiment:
         vocab_size=SHORT_VOCABULARY,
         context_length=256,
         width=128,
-        num_layers=3,
+        num_layers=2,
         num_heads=4,
         mlp_width=512,
         dropout=0.0,
         attention_dropout=0.0,
         head="pretraining",
     )
-    # Longer rows than the other encoders': which file a text is from shows in enough of it.
-    return short("bert-python", model, MaskedLM(sentence="nsp"), batch_size=16, seq_len=128)
+    return short("bert-python", model, MaskedLM(sentence="nsp"), steps=1800)
 
 
 def bert_base() -> Experiment:

@@ -19,7 +19,7 @@ def distilbert_python() -> Experiment:
         dropout=0.0,
         attention_dropout=0.0,
     )
-    return short("distilbert-python", model, MaskedLM())
+    return short("distilbert-python", model, MaskedLM(), steps=1800)
 
 
 def distilbert_base() -> Experiment:

@@ -63,6 +63,7 @@ def short(
     objective: Objective,
     *,
     data: DataConfig = DataConfig(tfds="python_stdlib", tokenizer="bpe"),
+    learning_rate: float = 5e-3,
     steps: int = 1200,
     batch_size: int = 32,
     seq_len: int = 64,
@@ -73,7 +74,14 @@ def short(
     another text, and until then guess by frequency. Few places to look at shorten that.
     """
     return small(
-        name, model, objective, data=data, learning_rate=5e-3, steps=steps, batch_size=batch_size, seq_len=seq_len
+        name,
+        model,
+        objective,
+        data=data,
+        learning_rate=learning_rate,
+        steps=steps,
+        batch_size=batch_size,
+        seq_len=seq_len,
     )
 
 

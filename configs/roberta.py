@@ -13,13 +13,13 @@ def roberta_python() -> Experiment:
         vocab_size=SHORT_VOCABULARY,
         context_length=256,
         width=128,
-        num_layers=3,
+        num_layers=2,
         num_heads=4,
         mlp_width=512,
         dropout=0.0,
         attention_dropout=0.0,
     )
-    return short("roberta-python", model, MaskedLM())
+    return short("roberta-python", model, MaskedLM(), steps=1800)
 
 
 def roberta_base() -> Experiment:

@@ -13,14 +13,14 @@ def spanbert_python() -> Experiment:
         vocab_size=SHORT_VOCABULARY,
         context_length=256,
         width=128,
-        num_layers=3,
+        num_layers=2,
         num_heads=4,
         mlp_width=512,
         boundary_width=64,
         dropout=0.0,
         attention_dropout=0.0,
     )
-    return short("spanbert-python", model, MaskedLM(choose="spans", boundary=True))
+    return short("spanbert-python", model, MaskedLM(choose="spans", boundary=True), steps=1800)
 
 
 def spanbert_base() -> Experiment:

@@ -22,12 +22,12 @@ def t5_python() -> Experiment:
         mlp_width=512,
         dropout=0.0,
     )
-    return short("t5-python", model, SpanCorruption(), batch_size=16, seq_len=128)
+    return short("t5-python", model, SpanCorruption(), learning_rate=1e-2, batch_size=16, seq_len=128)
 
 
 def t5_ul2_python() -> Experiment:
     """The small T5 on UL2's mixture of denoisers."""
-    return short("t5-ul2-python", t5_python().model, UL2(), batch_size=16, seq_len=128)
+    return short("t5-ul2-python", t5_python().model, UL2(), learning_rate=1e-2, batch_size=16, seq_len=128)
 
 
 def t5_small() -> Experiment:

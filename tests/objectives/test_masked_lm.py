@@ -12,6 +12,7 @@ from transformer.data.pipeline import eval_batches, train_batches
 from transformer.errors import UserError
 from transformer.layers.heads import LanguageModelOutput, PretrainingOutput
 from transformer.objectives import MaskedLM, masking, span_masking
+from transformer.objectives.sentence_pairs import make_pair
 
 from .world import BOS, CLS, EOS, FIRST, MASK, SEP, VOCABULARY, WORDS, examples, make_store, records, setting
 
@@ -270,7 +271,22 @@ def test_neither_lengths_nor_edges_give_the_sentence_task_away(task):
         assert first[0] < WORDS
         assert second[0] < WORDS
     assert np.mean(lengths[0]) == pytest.approx(np.mean(lengths[1]), abs=0.15)
-    assert np.mean(lengths[0]) > 57
+    assert np.mean(lengths[0]) > {"nsp": 57, "sop": 53}[task]  # a word less at either end
+
+
+def test_the_words_at_the_borders_do_not_tell_the_order():
+    """Long words, each followed by a sign: a part begins inside a word, so after it a sign is next more often than
+    elsewhere. Were that where the first sentence begins, eight of nine true pairs would begin with a sign."""
+    long, sign = [FIRST + 1, *[WORDS + 1] * 7], [FIRST]
+    text = np.array((long + sign) * 12)
+    begins: dict[int, list[tuple[bool, bool, bool]]] = {0: [], 1: []}
+    for index in range(3000):
+        rng = np.random.default_rng(index)
+        tokens = text[(start := rng.integers(9)) : start + 61]
+        pair = make_pair("sop", {"tokens": tokens, "segment_ids": np.ones_like(tokens)}, VOCABULARY, rng)
+        begins[pair.target].append((pair.first[0] == FIRST, pair.second[0] == FIRST, pair.second[-1] == FIRST))
+    for true, false in zip(np.mean(begins[0], axis=0), np.mean(begins[1], axis=0), strict=True):
+        assert true == pytest.approx(false, abs=0.06)
 
 
 def test_static_masks_repeat_after_their_copies_and_others_never():

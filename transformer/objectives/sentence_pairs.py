@@ -33,6 +33,12 @@ def make_pair(
     """
     tokens = record["tokens"][record["segment_ids"] > 0]
     starts = _word_starts(tokens, vocabulary)
+    if task == "sop" and len(starts) > 6:
+        # The word across a part's border is a long one more often than others, for it covers more borders, and tells
+        # of the next ones. A word or two further inside, a border is like the cut: what stands at the sentences' ends
+        # does not tell their order.
+        begin, end = rng.integers(1, 3, size=2)
+        tokens, starts = tokens[starts[begin] : starts[-end]], starts[begin:-end] - starts[begin]
     # The part may begin and end inside a word; a cut needs a word on either side.
     if len(starts) > 2:
         tokens, starts = tokens[starts[0] :], starts[1:-1] - starts[0]
