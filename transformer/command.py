@@ -15,15 +15,13 @@ from typing import Any
 
 from transformer.errors import UserError
 
-BAD_INPUT = 2
-
 
 def run(main: Callable[[], None]) -> int:
     """Returns the exit code of `main`; prints a person's mistake as a line. A traceback is for our bugs only."""
     try:
         main()
     except UserError as error:
-        return _refuse(str(error))
+        return _refuse(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _refuse("interrupted; nothing was lost that had been saved")
     except OSError as error:
@@ -65,6 +63,7 @@ def start_jax(*, distributed: bool = False) -> None:
     # Everything is worth keeping: the second start of a run should not compile at all.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if distributed:
+        jax.config.update("jax_enable_preemption_service", True)  # agrees on the step to stop after
         try:
             # JAX itself reads the address alone from its variables; a cluster's scheduler tells it everything.
             jax.distributed.initialize(num_processes=_number("JAX_NUM_PROCESSES"), process_id=_number("JAX_PROCESS_ID"))
@@ -102,6 +101,6 @@ def _number(variable: str) -> int | None:
     return None if value is None else int(value)
 
 
-def _refuse(message: str) -> int:
+def _refuse(message: str, exit_code: int = UserError.exit_code) -> int:
     print(f"error: {message}", file=sys.stderr)
-    return BAD_INPUT
+    return exit_code

@@ -4,6 +4,11 @@
 class UserError(Exception):
     """Bad input: a flag, file, checkpoint, tokenizer, mesh or corpus. It says what is wrong, where, and what to do."""
 
+    exit_code = 2
+
 
 class Interrupted(UserError):
     """The run was asked to stop, saved its state, and says how to go on."""
+
+    exit_code = 75
+    """EX_TEMPFAIL of sysexits.h: run the same command again. What Slurm's RequeueExit is to be set to."""

@@ -30,6 +30,8 @@ RULES: dict[str, tuple[str, ...]] = {
     "mlp": ("tensor",),
     "vocab": ("tensor",),
     "positions": (),
+    "distances": (),
+    "types": (),
     "out": (),
     "label": (),
     "activation_batch": ("data", "fsdp"),

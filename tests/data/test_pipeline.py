@@ -3,8 +3,10 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from transformer.data.pipeline import eval_batches, iterate, train_batches
+from transformer.data.pipeline import eval_batches, iterate, origins, train_batches
 from transformer.data.windows import Windows
 
 from .test_windows import make_store
@@ -104,6 +106,43 @@ def test_mixtures_keep_their_proportions_and_repeat_the_smaller_corpus():
     tokens = np.concatenate([batches([big, small], [3.0, 1.0])[s]["targets"] for s in range(100)])
     from_small = np.mean(tokens.max(axis=1) <= 41)
     assert 0.24 < from_small < 0.28  # 1/4, and the few of the big corpus that look alike
+
+
+@given(st.lists(st.sampled_from([45, 87, 201]), min_size=1, max_size=3), st.integers(0, 10**9), st.integers(0, 9))
+def test_origins_say_which_record_a_sample_is(corpora, place, seed):
+    windows = [make_windows(n) for n in corpora]
+    weights = [1.0 + n for n in range(len(windows))]
+    stream = train_batches(windows, weights, example=make_example, batch_size=1, seed=seed)
+    corpus, record, _ = origins(windows, weights, seed=seed)[place]
+    np.testing.assert_array_equal(stream[place]["targets"][0], windows[corpus][record]["tokens"][1:])
+
+
+def test_origins_count_epochs():
+    found = [origins([make_windows(4 * 40 + 1)], [1.0], seed=0)[place] for place in range(80)]
+    assert [origin.epoch for origin in found] == [0] * 40 + [1] * 40
+    assert [sorted(o.record for o in found[start : start + 40]) for start in (0, 40)] == [[*range(40)]] * 2
+
+
+@pytest.mark.parametrize("host_count", [1, 4])
+@pytest.mark.parametrize("corpora", [[201], [201, 87]])
+def test_a_sample_that_is_left_out_is_padding_and_moves_no_other(corpora, host_count):
+    windows = [make_windows(n) for n in corpora]
+    skip = [17, 3, 10**9 * 8 + 5, 17]  # of steps 2, 0 and 10^9; a place named twice is left out once
+    whole = batches(windows)
+    parts = [batches(windows, skip=skip, host_index=h, host_count=host_count) for h in range(host_count)]
+    for step, row in ((0, 3), (1, None), (2, 1), (10**9, 5)):
+        without = join([part[step] for part in parts])
+        others = np.arange(8) != row
+        for name in ("targets", "weights"):
+            np.testing.assert_array_equal(without[name][others], whole[step][name][others])
+        for name in ("tokens", "noise"):
+            np.testing.assert_array_equal(without["inputs"][name][others], whole[step]["inputs"][name][others])
+        if row is not None:
+            assert whole[step]["weights"][row].sum() == 4
+            for left in (without["weights"], without["targets"], without["inputs"]["tokens"]):
+                assert not left[row].any()
+    with iterate(batches(windows, skip=skip), 2) as steps:
+        assert_same(next(steps), join([part[2] for part in parts]))
 
 
 @pytest.mark.parametrize("host_count", [1, 2])

@@ -60,7 +60,7 @@ def test_a_berts_weights_start_it():
         lambda leaf: leaf.shape, of_span["backbone"]
     )
     params = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), of_bert)
-    _, new, left = graft(SHAPE, params)
+    _, new, left = graft(bert, SHAPE, params)
     assert not left
     assert all(name.startswith("boundary/") for name in new)
 

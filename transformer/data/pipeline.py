@@ -1,11 +1,12 @@
 """Batches by step, through Grain: shuffled by index, mixed by weight, sliced by host, prefetched by threads.
 
 The sample at index i is a pure function of (corpora, seed, i), and the global batch of step s is samples [s*B,
-(s+1)*B). So a batch does not depend on the number of hosts, and the position to resume from is the step.
+(s+1)*B). So a batch does not depend on the number of hosts, and the position to resume from is the step. A sample that
+is left out becomes padding in its place: all others stay where they were.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, NamedTuple, Self
 
 import grain
 import numpy as np
@@ -24,6 +25,7 @@ def train_batches(
     batch_size: int,
     seed: int,
     copies: int | None = None,
+    skip: Collection[int] = (),
     host_index: int = 0,
     host_count: int = 1,
 ) -> grain.MapDataset:
@@ -38,18 +40,78 @@ def train_batches(
       batch_size: B, over all hosts; `host_count` (H) divides it.
       copies: the epochs after which the examples repeat: epoch e makes those of epoch e mod `copies`, in another order.
         None: never.
+      skip: places in the sample stream that are left out: padding, to which `example` gives weight 0, is there instead.
     """
-    # Seeds of their own, so that two corpora of one length are not shuffled alike and masks do not follow the shuffle.
-    example_seed, *corpus_seeds = (int(s) for s in np.random.SeedSequence(seed).generate_state(1 + len(corpora)))
-    streams = [
-        grain.MapDataset.range(len(corpus))
-        .shuffle(seed=corpus_seed)
-        .repeat()
-        .map_with_index(_Make(corpus, example, (example_seed, number), copies))
-        for number, (corpus, corpus_seed) in enumerate(zip(corpora, corpus_seeds, strict=True))
-    ]
-    samples = streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, list(weights))
+    example_seed, *_ = _seeds(seed, len(corpora))
+    samples = _stream(
+        corpora,
+        weights,
+        seed,
+        [_Make(corpus, example, (example_seed, number), copies) for number, corpus in enumerate(corpora)],
+    )
+    if skip:
+        padding = _padding(corpora[0], np.random.default_rng(0), example)
+        samples = samples.map_with_index(_LeaveOut(frozenset(skip), padding))
     return _host_part(samples, batch_size, host_index, host_count)
+
+
+class Origin(NamedTuple):
+    """Where a sample comes from."""
+
+    corpus: int
+    """Which of the corpora."""
+    record: int
+    """Which of its records."""
+    epoch: int
+    """How often all of the corpus was read before."""
+
+
+def origins(corpora: Sequence[Records], weights: Sequence[float], *, seed: int) -> grain.MapDataset:
+    """An endless dataset whose element i is the `Origin` of sample i of `train_batches`; reads no record."""
+    return _stream(corpora, weights, seed, [_Find(number, len(corpus)) for number, corpus in enumerate(corpora)])
+
+
+def _stream(
+    corpora: Sequence[Records],
+    weights: Sequence[float],
+    seed: int,
+    makers: Sequence[Callable[[int, int], Any]],
+) -> grain.MapDataset:
+    """The mixed stream of what each corpus's maker makes of (place in the corpus's own endless stream, record)."""
+    _, *corpus_seeds = _seeds(seed, len(corpora))
+    streams = [
+        grain.MapDataset.range(len(corpus)).shuffle(seed=corpus_seed).repeat().map_with_index(maker)
+        for corpus, corpus_seed, maker in zip(corpora, corpus_seeds, makers, strict=True)
+    ]
+    return streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, list(weights))
+
+
+def _seeds(seed: int, corpora: int) -> list[int]:
+    """Seeds of their own, of the examples and of each corpus's shuffle.
+
+    So two corpora of one length are not shuffled alike, and masks do not follow the shuffle.
+    """
+    return [int(s) for s in np.random.SeedSequence(seed).generate_state(1 + corpora)]
+
+
+class _Find:
+    """The origin of a place of an endless stream of one corpus's records, epoch after epoch."""
+
+    def __init__(self, corpus: int, records: int):
+        self._corpus, self._records = corpus, records
+
+    def __call__(self, place: int, index: int) -> Origin:
+        return Origin(self._corpus, int(index), place // self._records)
+
+
+class _LeaveOut:
+    """The samples, but padding at some places."""
+
+    def __init__(self, places: frozenset[int], padding: Example):
+        self._places, self._padding = places, padding
+
+    def __call__(self, place: int, sample: Example) -> Example:
+        return self._padding if place in self._places else sample
 
 
 class _Make:
@@ -105,7 +167,12 @@ class _Padded:
         rng = np.random.default_rng(index)
         if index < len(self._records):
             return make(self._records.draw(index, rng), rng)
-        return make({name: np.zeros_like(value) for name, value in self._records.draw(0, rng).items()}, rng)
+        return _padding(self._records, rng, make)
+
+
+def _padding(records: Records, rng: np.random.Generator, make: MakeExample) -> Example:
+    """The example of a record that is all padding (segment 0)."""
+    return make({name: np.zeros_like(value) for name, value in records.draw(0, rng).items()}, rng)
 
 
 class Batches(Iterator[Example]):

@@ -9,6 +9,8 @@ from transformer.data.mixture import Weighted
 from transformer.data.tokenizer import KIND_FILE, Tokenizer, read_tokenizer_file
 from transformer.errors import UserError
 
+_HUGGING_FACE, _SENTENCEPIECE = ".json", ".model"
+
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer that `Tokenizer.save(folder)` wrote. UserError if there is none, or a damaged one."""
@@ -45,9 +47,9 @@ def make_tokenizer(config: DataConfig, vocab_size: int, sources: Sequence[Weight
         from transformer.data.sentencepiece_training import trained  # SentencePiece loads only where it is used
 
         tokenizer = trained(name, vocab_size, sources, Path(config.cache_dir).expanduser())
-    elif name.endswith(".json"):
+    elif name.endswith(_HUGGING_FACE):
         tokenizer = _huggingface(Path(name).expanduser())
-    elif name.endswith(".model"):
+    elif name.endswith(_SENTENCEPIECE):
         tokenizer = _sentencepiece(Path(name).expanduser())
     else:
         raise UserError(
@@ -56,6 +58,11 @@ def make_tokenizer(config: DataConfig, vocab_size: int, sources: Sequence[Weight
         )
     check_vocabulary(tokenizer, vocab_size)
     return tokenizer
+
+
+def is_file(name: str) -> bool:
+    """Whether `--data.tokenizer` names a file, which is one tokenizer, and not a kind of tokenizer."""
+    return name.endswith((_HUGGING_FACE, _SENTENCEPIECE))
 
 
 def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:

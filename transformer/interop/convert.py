@@ -60,7 +60,7 @@ def import_folder(
     if head is None and num_labels is None:
         return Imported(family, architecture, params, [], left)
     wanted = dataclasses.replace(architecture, head=head or found, num_labels=num_labels or labels)
-    params, new, dropped = graft(wanted, params)
+    params, new, dropped = graft(architecture, wanted, params)
     return Imported(family, wanted, params, new, [*left, *dropped])
 
 

@@ -20,7 +20,7 @@ class Embedding(nn.Module):
     size: int
     width: int
     names: tuple[str, str]
-    """Logical axis names of the table: ("vocab", "embed") or ("positions", "embed")."""
+    """Logical axis names of the table: ("vocab", "embed"), ("positions", "embed"), ..."""
     dtype: Any
     init: Initializer = nn.initializers.normal(0.02)
 

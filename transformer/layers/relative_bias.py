@@ -32,7 +32,7 @@ class RelativeBias(nn.Module):
           key_positions_BS: int32, of the keys, or of a cache's slots.
         """
         shape = (self.num_buckets, self.num_heads)
-        table_RH = parameter(self, "embedding", self.table_init, ("positions", "heads"), shape)
+        table_RH = parameter(self, "embedding", self.table_init, ("distances", "heads"), shape)
         ahead_BTS = q_positions_BT[:, :, None] - key_positions_BS[:, None, :]
         furthest = self.max_distance
         if self.bidirectional:

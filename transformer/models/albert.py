@@ -103,10 +103,10 @@ class AlbertBackbone(nn.Module):
 
     def setup(self):
         config, dtype = self.config, self.execution.compute_dtype
-        width, places, init = config.embedding_width, ("positions", "embed"), config.initializer
+        width, init = config.embedding_width, config.initializer
         self.token_embedding = Embedding(config.vocab_size, width, ("vocab", "embed"), dtype, init)
-        self.position_embedding = Embedding(config.context_length, width, places, dtype, init)
-        self.type_embedding = Embedding(config.num_token_types, width, places, dtype, init)
+        self.position_embedding = Embedding(config.context_length, width, ("positions", "embed"), dtype, init)
+        self.type_embedding = Embedding(config.num_token_types, width, ("types", "embed"), dtype, init)
         self.embedding_norm = LayerNorm(config.norm_epsilon, dtype)
         self.dropout = Dropout(config.dropout)
         self.projection = Linear((config.width,), ("embed", "out"), dtype, kernel_init=init)

@@ -27,6 +27,8 @@ class Architecture(abc.ABC):
     (words, from what is around their span)."""
     begins_source: ClassVar[bool] = False
     """Whether the published models' encoder reads <s> before a text that the decoder answers (BART)."""
+    first_position: ClassVar[int] = 0
+    """The row of a table of positions that a first token takes; those before it are never looked up."""
 
     vocab_size: int
     """Kinds of tokens: the tokenizer has at most so many."""

@@ -19,9 +19,6 @@ from transformer.layers.parameter import Initializer
 from transformer.models.encoder_decoder import EncoderDecoderHead
 from transformer.models.transformer import TransformerConfig
 
-POSITION_OFFSET = 2
-"""Positions start at this row of their table: fairseq keeps the first ones for padding."""
-
 
 @dataclasses.dataclass(frozen=True)
 class BartConfig(TransformerConfig):
@@ -29,6 +26,8 @@ class BartConfig(TransformerConfig):
 
     family: ClassVar[str] = "bart"
     begins_source: ClassVar[bool] = True
+    # fairseq counts positions from the padding token's id, 1, plus 1: its tables have two rows more than the context.
+    first_position: ClassVar[int] = 2
 
     vocab_size: int = 50265
     """GPT-2's byte pairs, and a few tokens more."""
@@ -104,8 +103,8 @@ class BartEmbedding(nn.Module):
             raise ValueError(f"{length} tokens for a context of {context}")
         if config.scale_embeddings:
             x_BTD *= jnp.asarray(config.width**0.5, dtype)
-        rows, names = context + POSITION_OFFSET, ("positions", "embed")
+        rows, names = context + config.first_position, ("positions", "embed")
         positions = Embedding(rows, config.width, names, dtype, name="position_embedding")
-        x_BTD += positions(positions_BT + POSITION_OFFSET)
+        x_BTD += positions(positions_BT + config.first_position)
         x_BTD = LayerNorm(config.norm_epsilon, dtype, name="norm")(x_BTD)
         return Dropout(config.dropout)(x_BTD, deterministic=deterministic)

@@ -45,8 +45,6 @@ class BertConfig(EncoderConfig):
     pooled_heads: ClassVar[frozenset[str]] = frozenset(
         {"pretraining", "next_sentence", "sequence_classification", "multiple_choice", "none"}
     )
-    first_position: ClassVar[int] = 0
-    """The row of the position table that a first token takes; those before it are never looked up."""
 
     num_token_types: int = 2
     """Kinds of sentences in a row: A and B."""
@@ -73,11 +71,11 @@ class BertBackbone(nn.Module):
 
     def setup(self):
         config, dtype = self.config, self.execution.compute_dtype
-        places, init = ("positions", "embed"), config.initializer
+        init = config.initializer
         self.token_embedding = Embedding(config.vocab_size, config.width, ("vocab", "embed"), dtype, init)
         rows = config.first_position + config.context_length
-        self.position_embedding = Embedding(rows, config.width, places, dtype, init)
-        self.type_embedding = Embedding(config.num_token_types, config.width, places, dtype, init)
+        self.position_embedding = Embedding(rows, config.width, ("positions", "embed"), dtype, init)
+        self.type_embedding = Embedding(config.num_token_types, config.width, ("types", "embed"), dtype, init)
         self.embedding_norm = LayerNorm(config.norm_epsilon, dtype)
         self.dropout = Dropout(config.dropout)
         block = functools.partial(PostNormBlock, config.block, self.execution)

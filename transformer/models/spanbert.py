@@ -134,7 +134,7 @@ class BoundaryHead(nn.Module):
         """Returns the scores of the words at P places."""
         config, dtype, init = self.config, self.dtype, self.config.initializer
         table = Embedding(
-            config.boundary_offsets, config.boundary_width, ("positions", "out"), dtype, init, name="offset_embedding"
+            config.boundary_offsets, config.boundary_width, ("distances", "out"), dtype, init, name="offset_embedding"
         )
         around = [jnp.take_along_axis(hidden_BTD, place[:, :, None], axis=1) for place in (left_BP, right_BP)]
         x = jnp.concatenate([*around, table(offset_BP)], axis=-1)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from typing import Any
 
 import cattrs
@@ -14,6 +15,7 @@ from transformer.data.config import DataConfig
 from transformer.errors import UserError
 from transformer.layers.execution import Execution
 from transformer.models import Architecture, architecture_from_dict, architecture_to_dict
+from transformer.models.extend import PositionRule, VocabularyRule
 from transformer.objectives import OBJECTIVES, Objective
 from transformer.objectives.causal_lm import CausalLM
 from transformer.sharding import MeshConfig
@@ -42,6 +44,9 @@ class TrainConfig:
     """Updates between rows of metrics.jsonl."""
     max_skipped: int = 10
     """Stop after this many updates in a row whose loss or gradients were not finite (each is skipped)."""
+    skip_samples: tuple[int, ...] = ()
+    """Samples to leave out, by their place in the stream: update s reads those from (s-1) * batch_size up to, not
+    including, s * batch_size. Padding that weighs nothing takes their place."""
 
     def __post_init__(self) -> None:
         for field in ("steps", "batch_size", "seq_len", "accumulation", "eval_every", "log_every", "max_skipped"):
@@ -52,6 +57,12 @@ class TrainConfig:
         if self.batch_size % self.accumulation:
             raise UserError(
                 f"--train.batch-size {self.batch_size} is not divided by --train.accumulation {self.accumulation}"
+            )
+        samples = self.steps * self.batch_size
+        if outside := [place for place in self.skip_samples if not 0 <= place < samples]:
+            raise UserError(
+                f"--train.skip-samples {outside[0]}: the {self.steps} steps of {self.batch_size} read samples 0 to "
+                f"{samples - 1}"
             )
 
 
@@ -80,9 +91,26 @@ class Experiment:
     init_from: str | None = None
     """A run or a checkpoint (an imported one too) whose weights and tokenizer this run starts from. The backbone must
     be the same; a head that differs is new."""
+    init_leaves: str | None = None
+    """A regular expression that the whole paths of the arrays to take match, such as `backbone/stack/.*`; all others
+    are new. None: all that fit."""
+    init_vocabulary: VocabularyRule | None = None
+    """How the rows of a larger vocabulary are made: `fresh` (newly initialised) or `mean` (of the old rows: Hewitt
+    2021). None: a larger vocabulary is refused."""
+    init_positions: PositionRule | None = None
+    """How the rows of a longer context's learned positions are made: `fresh`, `repeat` (the old rows over and over:
+    Longformer) or `interpolate` (between the old rows: ViT). None: more positions are refused."""
 
     def __post_init__(self) -> None:
         model, objective = self.model, self.objective
+        for field in ("init_leaves", "init_vocabulary", "init_positions"):
+            value = getattr(self, field)
+            if value is not None and self.init_from is None:
+                raise UserError(f"--{field.replace('_', '-')} {value}: there is no --init-from to take weights from")
+        try:
+            re.compile(self.init_leaves or "")
+        except re.error as error:
+            raise UserError(f"--init-leaves {self.init_leaves!r} is not a regular expression: {error}") from error
         if objective.kind != model.kind:
             raise UserError(
                 f"the objective {objective.name} trains {_A_KIND[objective.kind]}, and {model.family} is "
@@ -127,6 +155,7 @@ MAY_CHANGE = (
     "train.eval_batches",
     "train.log_every",
     "train.max_skipped",
+    "train.skip_samples",
 )
 """Fields that a resumed run may change: they alter where, how and how long it runs, not what was learnt so far."""
 

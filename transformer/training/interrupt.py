@@ -1,37 +1,176 @@
-"""Ctrl-C and a scheduler's SIGTERM: finish the step, save, then stop."""
+"""A scheduler's signal, or Ctrl-C: noticed at once, obeyed at the next place where nothing is lost.
+
+Python runs a signal's handler between two of its own instructions, so a compilation of minutes would delay it. Here a
+thread is woken by the signal itself. It says what will happen, and a second signal leaves at once.
+
+Of several processes, whichever gets the signal, all must stop after the same step: that is agreed by JAX's preemption
+service, which has a handler of its own for SIGTERM.
+"""
 
 import contextlib
+import ctypes
+import os
 import signal
-from collections.abc import Iterator
+import socket
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Literal, TypeVar
+
+import jax
+
+from transformer.errors import Interrupted
+
+T = TypeVar("T")
+
+_PATIENCE = 0.5
+"""Seconds that Python's own handler gets to leave in order, before the thread does: it waits in a compilation."""
+
+
+class Now(Exception):
+    """Raised in the main thread at a place to stop."""
 
 
 class StopRequest:
     """Whether somebody asked the run to stop."""
 
-    def __init__(self) -> None:
+    def __init__(self, resume: str = "") -> None:
         self.signal: str | None = None
+        self._resume = resume
+        self._mode: Literal["busy", "free", "waiting"] = "busy"
+        self._asked = threading.Event()
+        self._places, self._agreed = 0, False
+        self._notify_jax = _jax_notice()
 
-    def __bool__(self) -> bool:
-        return self.signal is not None
+    def check(self) -> None:
+        """Raises Now if this is the place to stop, which is the same on every process.
+
+        All processes must ask in the same places. The place may come some places after the signal.
+        """
+        if jax.process_count() == 1:
+            self._agreed = self.signal is not None
+        else:
+            from jax.experimental import multihost_utils
+
+            self._places += 1
+            self._agreed = self._agreed or multihost_utils.reached_preemption_sync_point(self._places)
+        if self._agreed:
+            raise Now
+
+    def each(self, items: Iterable[T]) -> Iterator[T]:
+        """Yields the items, each of them a place to stop."""
+        for item in items:
+            self.check()
+            yield item
+
+    def wait(self, seconds: float) -> bool:
+        """Waits for a signal, at most so long; returns whether there was one."""
+        return self._asked.wait(seconds)
+
+    @contextlib.contextmanager
+    def free(self) -> Iterator[None]:
+        """While nothing is unsaved: a signal leaves from anywhere in here, also from a compilation."""
+        with self._in("free"):
+            yield
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While the main thread waits for what it can do without: a signal ends the wait with `Now`.
+
+        Of several processes each must have its batch, for the others wait for it in the step.
+        """
+        with self._in("waiting" if jax.process_count() == 1 else "busy"):
+            yield
+
+    @contextlib.contextmanager
+    def _in(self, mode: Literal["busy", "free", "waiting"]) -> Iterator[None]:
+        before, self._mode = self._mode, mode
+        try:
+            if self.signal is not None:
+                self._leave()
+            yield
+        finally:
+            self._mode = before
+
+    def _leave(self) -> None:
+        if self._mode == "free":
+            raise Interrupted(f"{self.signal}: stopped; nothing was unsaved. {self._resume}")
+        if self._mode == "waiting":
+            raise Now
+
+    def _handle(self, number: int, _: object) -> None:
+        """Python's handler, in the main thread, once that runs Python."""
+        self.signal = signal.Signals(number).name
+        self._leave()
+
+    def _watch(self, woken: socket.socket, numbers: Collection[int]) -> None:
+        """The thread's work, until the socket is closed."""
+        while received := woken.recv(64):
+            for number in received:
+                if number in numbers:
+                    self._notice(signal.Signals(number))
+
+    def _notice(self, received: signal.Signals) -> None:
+        if self._asked.is_set():
+            _say(f"{received.name} again: leaving at once; what was saved before is whole")
+            os._exit(128 + received)
+        self.signal = received.name
+        self._asked.set()
+        if self._notify_jax is not None:
+            self._notify_jax()
+        _say(f"{received.name}: stopping; a second signal leaves at once")
+        threading.Timer(_PATIENCE, self._leave_compilation).start()
+
+    def _leave_compilation(self) -> None:
+        """Leaves for the main thread, if that could and does not: it is in a compilation."""
+        if self._mode == "free":
+            _say(f"error: {self.signal}: stopped; nothing was unsaved. {self._resume}")
+            os._exit(Interrupted.exit_code)
 
 
 @contextlib.contextmanager
-def stop_on_signal() -> Iterator[StopRequest]:
-    """Notes the first SIGINT or SIGTERM; a second one acts as if this were not here, so it ends the run at once."""
-    request = StopRequest()
-    before = {}
+def stop_on_signal(*more: int, resume: str = "") -> Iterator[StopRequest]:
+    """Notes the first SIGINT, SIGTERM or other signal given; the second one ends the process at once.
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def note(number: int, _) -> None:
-        request.signal = signal.Signals(number).name
-        restore()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, note)
+    Args:
+      more: numbers of signals that mean the same.
+      resume: how to go on, for the person who reads it.
+    """
+    request = StopRequest(resume)
+    numbers = (signal.SIGINT, signal.SIGTERM, *more)
+    receive, send = socket.socketpair()
+    send.setblocking(False)
+    before = {number: signal.signal(number, request._handle) for number in numbers}
+    woken_before = signal.set_wakeup_fd(send.fileno(), warn_on_full_buffer=False)
+    thread = threading.Thread(target=request._watch, args=(receive, numbers), daemon=True, name="signals")
+    thread.start()
     try:
         yield request
     finally:
-        restore()
+        signal.set_wakeup_fd(woken_before)
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        send.close()  # which ends the thread
+        thread.join()
+        receive.close()
+
+
+def _jax_notice() -> Callable[[], None] | None:
+    """Returns the function that JAX's preemption service runs on SIGTERM; None without that service.
+
+    The service takes its notice from the handler that it installed in C, and Python is about to replace that.
+    """
+    if jax.process_count() == 1:
+        return None
+    set_handler = ctypes.CDLL(None).signal
+    set_handler.argtypes, set_handler.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    address = set_handler(signal.SIGTERM, None)
+    if not address:
+        return None
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(address)
+    return lambda: handler(signal.SIGTERM)
+
+
+def _say(line: str) -> None:
+    """Prints below the progress bar."""
+    print(f"\n{line}", file=sys.stderr, flush=True)

@@ -1,5 +1,6 @@
 """The loop: an experiment and a folder in, a trained run out."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -12,7 +13,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from transformer import checkpoint
-from transformer.checkpoint import Checkpoints
+from transformer.checkpoint import Checkpoints, Damaged
 from transformer.data import pipeline
 from transformer.data.prepare import Corpora, prepare
 from transformer.data.tokenizer import Tokenizer
@@ -21,14 +22,16 @@ from transformer.errors import Interrupted, UserError
 from transformer.objectives.objective import Setting
 from transformer.sharding import MeshConfig, batch_divisor, batch_sharding, make_mesh
 from transformer.training import transfer
+from transformer.training.capsule import Capsules
 from transformer.training.evaluation import Evaluation, evaluate
 from transformer.training.experiment import Experiment
-from transformer.training.interrupt import stop_on_signal
+from transformer.training.interrupt import Now, stop_on_signal
 from transformer.training.metrics import MetricsLog
 from transformer.training.optimizer import make_optimizer, make_schedule
 from transformer.training.profile import Profiler
 from transformer.training.progress import Progress
 from transformer.training.run import Run
+from transformer.training.saving import Saver
 from transformer.training.step import Batch, Program, TrainState, make_program
 from transformer.training.throughput import Throughput, peak_flops
 
@@ -65,47 +68,70 @@ def train(
     lead = jax.process_index() == 0
     say = say if lead else lambda line: None
     run = Run(workdir)
-    for field, (old, new) in run.check(experiment).items():
-        say(f"{field} is {new!r} from here on (it was {old!r})")
-    mesh = make_mesh(experiment.mesh)
-    program = build(experiment, mesh)
-    if experiment.init_from and not run.begun:
-        transfer.check(experiment.init_from, experiment.model)
-    corpus = prepare_corpus(experiment, known_tokenizer(experiment, run))
-    record = run.begin(experiment, corpus.tokenizer, lead=lead)
-
-    with jax.set_mesh(mesh), Checkpoints(run.checkpoints, experiment.checkpoint) as checkpoints:
-        state = start(program, checkpoints, experiment, mesh, say)
-        first = int(state.step)
+    resume = f"To go on: python train.py --workdir {run.folder}"
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(stop_on_signal(*experiment.checkpoint.signals, resume=resume))
+        with stop.free():
+            for field, (old, new) in run.check(experiment).items():
+                say(f"{field} is {new!r} from here on (it was {old!r})")
+            mesh = make_mesh(experiment.mesh)
+            program = build(experiment, mesh)
+            corpus = prepare_corpus(experiment, known_tokenizer(experiment, run))
+            record = run.begin(experiment, corpus.tokenizer, lead=lead)
+            stack.enter_context(jax.set_mesh(mesh))
+            checkpoints = stack.enter_context(Checkpoints(run.checkpoints, experiment.checkpoint))
+            state, evaluated = start(program, checkpoints, experiment, mesh, say)
+        first = step = int(state.step)
         throughput = describe(experiment, corpus, mesh, first, run, say)
-        evaluation = None
+        saver = Saver(checkpoints, experiment.checkpoint, record, first, stop, say)
+        score = functools.partial(evaluate_now, experiment, program, corpus=corpus, mesh=mesh, through=stop.each)
+        evaluation, stopped = None, False
+        data: Any = training_data(experiment, corpus)
+
+        def again(step: int) -> Batch:
+            return next(to_devices([data[step - 1]], mesh))
+
+        capsules = Capsules(run, experiment, corpus, program, mesh, again, lead=lead, say=say)
         with (
-            pipeline.iterate(training_data(experiment, corpus), first) as batches,
+            pipeline.iterate(data, first) as batches,
             MetricsLog(run, resume_from=first, lead=lead) as log,
-            Progress(log, throughput, make_schedule(experiment.optimizer, length.steps), length, first) as progress,
+            Progress(
+                log,
+                throughput,
+                make_schedule(experiment.optimizer, length.steps),
+                length,
+                first,
+                watch=lambda step, values: capsules.look(step, values, state),
+            ) as progress,
             Profiler(run.folder / "profile" if profile else None, first) as profiler,
-            stop_on_signal() as stop,
         ):
-            for step, batch in zip(range(first + 1, length.steps + 1), to_devices(batches, mesh), strict=False):
-                profiler.before(step)
-                state, metrics = program.step(state, batch)
-                progress.step(step, metrics)
-                last = step == length.steps
-                stopping = bool(stop)  # asked once a step: what is said to be saved must be saved
-                evaluation = None
-                if step % length.eval_every == 0 or last:
-                    progress.flush()
-                    evaluation = evaluate_now(experiment, program, state.params, corpus, mesh)
-                    progress.evaluated(step, evaluation.row())
-                if step % experiment.checkpoint.every == 0 or last or stopping:
-                    progress.flush()
-                    save(checkpoints, state, step, record, evaluation)
-                if stopping and not last:
-                    checkpoints.wait()
-                    raise Interrupted(
-                        f"{stop.signal}: stopped after step {step} of {length.steps}, saved. "
-                        f"To go on: python train.py --workdir {run.folder}"
-                    )
+            placed = to_devices(batches, mesh)
+            try:
+                if not evaluated and (first % length.eval_every == 0 or first == length.steps):
+                    evaluation = score(state.params)  # a stop had come before this evaluation, or in it
+                    progress.evaluated(first, evaluation.row())
+                while step < length.steps:
+                    with stop.waiting():
+                        batch = next(placed)
+                    step += 1
+                    profiler.before(step)
+                    with stop.free() if step == first + 1 else contextlib.nullcontext():  # which compiles
+                        state, metrics = program.step(state, batch)
+                    progress.step(step, metrics)
+                    evaluation = None
+                    stop.check()
+                    if step % length.eval_every == 0 or step == length.steps:
+                        progress.flush()
+                        evaluation = score(state.params)
+                        progress.evaluated(step, evaluation.row())
+                    saver.after(step, state, evaluation, pause=progress.flush)
+            except Now:
+                stopped = True
+            progress.flush()
+            saver.finish(step, state, evaluation)
+        saver.summary(step - first)
+        if stopped:
+            raise Interrupted(f"{stop.signal}: stopped after step {step} of {length.steps}, saved. {resume}")
         if evaluation is None:  # nothing was left to train
             evaluation = evaluate_now(experiment, program, state.params, corpus, mesh)
     return Result(run, experiment, evaluation, corpus, state.params, mesh, int(state.step))
@@ -137,7 +163,7 @@ def known_tokenizer(experiment: Experiment, run: Run) -> Tokenizer | None:
     """Returns that of the run that goes on, or of the weights that it starts from; None: the corpus decides."""
     if run.begun:
         return load_tokenizer(str(run.tokenizer))
-    return transfer.tokenizer_of(experiment.init_from) if experiment.init_from else None
+    return transfer.tokenizer_for(experiment) if experiment.init_from else None
 
 
 def prepare_corpus(experiment: Experiment, tokenizer: Tokenizer | None = None) -> Corpora:
@@ -168,32 +194,35 @@ def _setting(experiment: Experiment, corpus: Corpora) -> Setting:
 
 def start(
     program: Program, checkpoints: Checkpoints, experiment: Experiment, mesh: Mesh, say: Callable[[str], None]
-) -> TrainState:
-    """Returns the newest checkpoint's state; or a fresh one, with the weights that the experiment starts from."""
-    if checkpoints.latest is None:
-        state = program.init()
-        if experiment.init_from is None:
-            return state
-        return dataclasses.replace(
-            state, params=transfer.transferred(experiment.init_from, experiment.model, state.params, mesh, say)
-        )
+) -> tuple[TrainState, bool]:
+    """Returns the newest checkpoint's state; or a fresh one, with the weights that the experiment starts from.
+
+    And whether the state was evaluated already, if its step is one to evaluate at.
+
+    Raises:
+      Damaged: the newest checkpoint is, and the one before it is not to be used instead.
+    """
     rest = dataclasses.replace(program.abstract, params=None)
-    params, rest, _ = checkpoints.restore(checkpoints.latest, params=program.abstract.params, opt_state=rest)
-    return dataclasses.replace(rest, params=params)
+    for step in reversed(checkpoints.steps):
+        try:
+            params, rest, evaluated = checkpoints.restore(step, params=program.abstract.params, opt_state=rest)
+        except Damaged as error:
+            before = max((one for one in checkpoints.steps if one < step), default=None)
+            if not experiment.checkpoint.fallback:
+                offer = f" To go on from step {before}: --checkpoint.fallback" if before else ""
+                raise Damaged(f"{error}.{offer}") from error
+            say(f"{error}. It is set aside as {checkpoints.set_aside(step)}")
+            continue
+        return dataclasses.replace(rest, params=params), evaluated
+    return fresh(program, experiment, mesh, say), True
 
 
-def save(
-    checkpoints: Checkpoints, state: TrainState, step: int, record: dict[str, bytes], evaluation: Evaluation | None
-) -> None:
-    """Starts saving `state`, so that the run goes on from the batch of step `step`."""
-    checkpoints.save(
-        step,
-        params=state.params,
-        opt_state=dataclasses.replace(state, params=None),
-        data={"step": step},
-        record=record,
-        metrics={"eval_loss": evaluation.loss} if evaluation else None,
-    )
+def fresh(program: Program, experiment: Experiment, mesh: Mesh, say: Callable[[str], None]) -> TrainState:
+    """Returns the state before the first update, with the weights that the experiment starts from."""
+    state = program.init()
+    if experiment.init_from is None:
+        return state
+    return dataclasses.replace(state, params=transfer.transferred(experiment, state.params, mesh, say))
 
 
 def training_data(experiment: Experiment, corpus: Corpora) -> grain.MapDataset:
@@ -205,13 +234,23 @@ def training_data(experiment: Experiment, corpus: Corpora) -> grain.MapDataset:
         batch_size=experiment.train.batch_size,
         seed=experiment.train.seed,
         copies=experiment.objective.copies,
+        skip=experiment.train.skip_samples,
         host_index=jax.process_index(),
         host_count=jax.process_count(),
     )
 
 
-def evaluate_now(experiment: Experiment, program: Program, params: Any, corpus: Corpora, mesh: Mesh) -> Evaluation:
-    """Evaluates on the validation text, or on the first `eval_batches` batches of it."""
+def evaluate_now(
+    experiment: Experiment,
+    program: Program,
+    params: Any,
+    corpus: Corpora,
+    mesh: Mesh,
+    through: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
+) -> Evaluation:
+    """Evaluates on the validation text, or on the first `eval_batches` batches of it, which pass `through` a function
+    on their way.
+    """
     dataset = pipeline.eval_batches(
         corpus.validation,
         example=example_maker(experiment, corpus),
@@ -222,7 +261,7 @@ def evaluate_now(experiment: Experiment, program: Program, params: Any, corpus: 
     with pipeline.iterate(dataset, 0) as batches:
         limited = itertools.islice(batches, experiment.train.eval_batches)
         per_byte = corpus.figures.targets_per_byte if experiment.objective.scores_text else None
-        return evaluate(program.evaluate, params, to_devices(limited, mesh), targets_per_byte=per_byte)
+        return evaluate(program.evaluate, params, through(to_devices(limited, mesh)), targets_per_byte=per_byte)
 
 
 def evaluate_checkpoint(experiment: Experiment, path: epath.PathLike) -> Evaluation:
@@ -286,6 +325,8 @@ def describe(
         say(f"{100 * padding:.1f} % of the rows' places are padding")
     if left_out := sum(records.left_out for records in corpus.train):
         say(f"{left_out:,} training pairs are left out: they are longer than a row")
+    if late := [place for place in length.skip_samples if place < first * length.batch_size]:
+        say(f"{len(late):,} of --train.skip-samples came before step {first:,}: what was learnt from them stays")
     rate = f"{peak / 1e12:.3g} TFLOP/s" if peak else "unknown"
     say(f"MFU counts {flops / 1e6:.3g} MFLOP a token (PaLM, appendix B); peak {rate}: {source}")
     return Throughput(tokens, flops, peak)

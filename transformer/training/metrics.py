@@ -6,7 +6,8 @@ from typing import Any, TextIO
 
 from etils import epath
 
-from transformer.training.run import Run, write_atomically
+from transformer.checkpoint import write_atomically
+from transformer.training.run import Run
 
 
 class MetricsLog:

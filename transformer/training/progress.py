@@ -1,6 +1,6 @@
 """What people see of a run while it goes: the progress bar, and the rows of metrics behind it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,7 +15,8 @@ from transformer.training.throughput import Throughput
 class Progress:
     """Reports steps one behind: a step's metrics are fetched once the next is dispatched, so the device never waits.
 
-    A context manager: it closes the bar.
+    A context manager: it closes the bar. `watch` is called with every step's number and metrics, and returns whether it
+    took time, which is not stepping.
     """
 
     def __init__(
@@ -25,7 +26,9 @@ class Progress:
         learning_rate: Callable[[int], Any],
         length: TrainConfig,
         first: int,
+        watch: Callable[[int, Mapping[str, float]], bool],
     ):
+        self._watch = watch
         self._log, self._throughput, self._learning_rate, self._length = log, throughput, learning_rate, length
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._bar = tqdm(
@@ -71,6 +74,8 @@ class Progress:
         step, metrics = pending
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         self._throughput.step_done()
+        if self._watch(step, values):
+            self._throughput.pause()
         if values["skipped"] >= self._length.max_skipped:
             raise UserError(
                 f"the loss or a gradient was not finite in {int(values['skipped'])} updates in a row, the last of them "

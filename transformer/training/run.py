@@ -2,7 +2,7 @@
 
 from etils import epath
 
-from transformer.checkpoint import to_json
+from transformer.checkpoint import provenance, to_json, write_atomically
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import UserError
 from transformer.models import architecture_to_dict
@@ -13,7 +13,8 @@ from transformer.training.experiment import Experiment
 class Run:
     """The folder of one run; nothing is written before `begin`.
 
-    It holds `experiment.json`, `architecture.json`, `tokenizer/`, `metrics.jsonl`, `tensorboard/`, `checkpoints/STEP/`.
+    It holds `experiment.json`, `architecture.json`, `tokenizer/`, `metrics.jsonl`, `tensorboard/`, `checkpoints/STEP/`
+    and, of steps that spiked, `spikes/STEP.json`.
     """
 
     def __init__(self, folder: epath.PathLike):
@@ -38,6 +39,10 @@ class Run:
     @property
     def tensorboard(self) -> epath.Path:
         return self.folder / "tensorboard"
+
+    @property
+    def spikes(self) -> epath.Path:
+        return self.folder / "spikes"
 
     @property
     def begun(self) -> bool:
@@ -91,11 +96,5 @@ class Run:
         }
         for name, content in record.items():
             write_atomically(self.folder / name, content)
+        record[provenance.NAME] = provenance.written_by("train.py")
         return record | {f"tokenizer/{path.name}": path.read_bytes() for path in self.tokenizer.iterdir()}
-
-
-def write_atomically(path: epath.Path, content: bytes) -> None:
-    """Replaces a file by a complete new one, or leaves it as it was."""
-    partial = path.parent / f".{path.name}.partial"
-    partial.write_bytes(content)
-    partial.replace(path)

@@ -38,8 +38,16 @@ class Program(NamedTuple):
     init: Callable[[], TrainState]
     step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
     evaluate: Callable[[Any, Batch], dict[str, jax.Array]]
+    gradients: Callable[[TrainState, Batch], tuple[jax.Array, dict[str, jax.Array], Any]]
+    """What `step` computes before it updates anything: the sum of losses, the sums of the metrics, and the gradients of
+    the mean loss. Not compiled by itself."""
     abstract: TrainState
     """ShapeDtypeStructs with shardings: what a restore aims at."""
+
+
+def step_key(seed: int, updates: Any) -> jax.Array:
+    """Returns the key of dropout in the update that comes after so many."""
+    return jax.random.fold_in(jax.random.key(seed), updates)
 
 
 def make_program(
@@ -101,11 +109,14 @@ def make_program(
         )
         return jax.lax.scan(body, zeros, (jnp.arange(accumulation), micro))[0]
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        (loss_sum, sums), grads = gradients(state.params, batch, key)
+    def mean_gradients(state: TrainState, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array], Any]:
+        (loss_sum, sums), grads = gradients(state.params, batch, step_key(seed, state.step))
         weight = jnp.maximum(sums["weight"], 1.0)
-        grads = jax.tree.map(lambda g: g / weight.astype(g.dtype), grads)
+        return loss_sum, sums, jax.tree.map(lambda g: g / weight.astype(g.dtype), grads)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        loss_sum, sums, grads = mean_gradients(state, batch)
+        weight = jnp.maximum(sums["weight"], 1.0)
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -133,6 +144,7 @@ def make_program(
         init=jax.jit(init, out_shardings=shardings),
         step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated)),
         evaluate=jax.jit(evaluate, out_shardings=replicated),
+        gradients=mean_gradients,
         abstract=abstract,
     )
 

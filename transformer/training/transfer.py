@@ -1,48 +1,87 @@
-"""A run that starts from another run's weights, or from imported ones, and may put another head on them."""
+"""A run that starts from other weights: another run's, or imported ones; all of them, or those that it asks for."""
 
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from transformer import checkpoint
+from transformer.data.extended_tokenizer import check_extended
 from transformer.data.tokenizer import Tokenizer
-from transformer.data.tokenizer_kinds import load_tokenizer
+from transformer.data.tokenizer_kinds import is_file, load_tokenizer, make_tokenizer
 from transformer.errors import UserError
-from transformer.models import Architecture
-from transformer.models.graft import graft
+from transformer.models.graft import Graft, Rules, leaves, plan
+from transformer.sharding import param_shardings, with_shardings
+from transformer.training.experiment import Experiment
+from transformer.training.transfer_listing import listing
 
 
-def check(source: str, architecture: Architecture) -> None:
-    """Raises `UserError` where a run of `architecture` cannot start from the checkpoint `source`; reads no weights."""
-    theirs, ours = (
-        nn.meta.unbox(one.abstract_params())
-        for one in (checkpoint.read_architecture(checkpoint.find(source)), architecture)
-    )
+def planned(experiment: Experiment) -> Graft:
+    """Returns what becomes of the weights that an experiment starts from; reads none of them.
+
+    Raises:
+      UserError: it cannot start from them.
+    """
+    found = checkpoint.find(str(experiment.init_from))
+    rules = Rules(experiment.init_leaves, experiment.init_vocabulary, experiment.init_positions)
     try:
-        graft(architecture, theirs, ours)
+        return plan(checkpoint.read_architecture(found), experiment.model, rules)
     except UserError as error:
-        raise UserError(f"--init-from {source}: {error}") from error
+        raise UserError(f"--init-from {experiment.init_from}: {error}") from error
 
 
-def transferred(source: str, architecture: Architecture, fresh: Any, mesh: Mesh, say: Callable[[str], None]) -> Any:
-    """Returns the parameters to start from: the source's backbone, and its head where it is the same.
+def transferred(experiment: Experiment, fresh: Any, mesh: Mesh, say: Callable[[str], None]) -> Any:
+    """Returns the parameters that an experiment starts from; reads only what it takes of the source.
 
     Args:
-      source: a run or a checkpoint that `check` accepts.
-      architecture: of the new run.
-      fresh: its initial parameters, whose shardings the result has.
+      experiment: one that `planned` accepts.
+      fresh: the initial parameters, whose shardings the result has.
       mesh: today's devices.
-      say: gets a line that names what is new, and one for what is left out.
+      say: gets a few lines that name what is taken, extended, new and left out.
     """
-    found = checkpoint.find(source)
-    _, params = checkpoint.restore_model(found, mesh)
-    params, new, left = graft(architecture, params, fresh)
-    say(f"weights from {found}" + (f"; new: {', '.join(new)}" if new else ""))
-    if left:
-        say(f"left out of them: {', '.join(left)}")
-    return params
+    found = checkpoint.find(str(experiment.init_from))
+    made = planned(experiment)
+    have, want = leaves(checkpoint.read_architecture(found)), leaves(experiment.model)
+    wanted = {path: want[path] for path in made.taken}
+    for path, how in made.extended.items():
+        # Whole along the axis that grows: what a mesh divides may be the longer one alone.
+        names = tuple(None if axis == how.axis else name for axis, name in enumerate(have[path].names))
+        wanted[path] = have[path].replace(names=names)
+    boxed = unflatten_dict(wanted, sep="/")
+    abstract = with_shardings(nn.meta.unbox(boxed), param_shardings(boxed, mesh))
+    params = checkpoint.restore_params(found, abstract, partial=True)
+    say(f"weights from {found}")
+    for line in listing(made, have, want):
+        say(line)
+    return made.assemble(flatten_dict(params, sep="/"), flatten_dict(fresh, sep="/"))
+
+
+def tokenizer_for(experiment: Experiment) -> Tokenizer | None:
+    """Returns the tokenizer that the weights know, which an experiment starts from; None: its corpus decides.
+
+    The tokenizer comes with the vocabulary's rows: without any of them it is free. A file that `--data.tokenizer` names
+    may have more pieces than the weights know. (The name of a kind may be a preset's default: it gives way.)
+
+    Raises:
+      UserError: the file gives other ids to what the weights know; the weights came without a tokenizer, and a new one
+        would be trained.
+    """
+    made, named = planned(experiment), experiment.data.tokenizer
+    if not any("vocab" in leaf.names for path, leaf in leaves(experiment.model).items() if path not in made.new):
+        return None
+    known = tokenizer_of(str(experiment.init_from))
+    if known is None and named in ("unigram", "bpe"):
+        raise UserError(
+            f"--init-from {experiment.init_from} came without its tokenizer, and a new one's ids would mean nothing to "
+            "its weights: name it by --data.tokenizer, or take other arrays than the vocabulary's by --init-leaves"
+        )
+    if known is None or not is_file(named):
+        return known
+    new = make_tokenizer(experiment.data, experiment.model.vocab_size, ())
+    check_extended(new, known, f"--data.tokenizer {named}")
+    return new
 
 
 def tokenizer_of(source: str) -> Tokenizer | None:

@@ -1,0 +1,129 @@
+"""When a run saves: the cadence, a save that fails, the last one, and what is said of the cost."""
+
+import numpy as np
+import pytest
+
+from transformer.checkpoint import CheckpointConfig, Saved
+from transformer.errors import UserError
+from transformer.training import saving
+from transformer.training.interrupt import StopRequest
+from transformer.training.saving import Saver
+from transformer.training.step import TrainState
+
+STATE = TrainState(step=np.int32(0), params={}, opt_state={}, skipped=np.int32(0))
+
+
+class Store:
+    """Checkpoints that are saved at once, or fail as told."""
+
+    folder = "RUN/checkpoints"
+
+    def __init__(self, failures=()):
+        self.failures, self.asked, self._outcome = set(failures), [], None
+
+    def save(self, step, **_):
+        self.asked.append(step)
+        failure = "no room" if len(self.asked) in self.failures else None
+        self._outcome = Saved(step, 0.5, 2.0, 10**6, failure)
+
+    def outcome(self, *, wait=False):
+        outcome, self._outcome = self._outcome, None
+        return outcome
+
+
+class Clock:
+    """A clock that a test sets, in place of the time module's."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(saving, "time", clock)
+    return clock
+
+
+def saver(store, said=None, stop=None, first=0, **config):
+    say = said.append if said is not None else print
+    return Saver(store, CheckpointConfig(**config), {}, first, stop or StopRequest(), say)
+
+
+def run(one, steps, clock=None, seconds=0.0):
+    for step in steps:
+        if clock is not None:
+            clock.now += seconds
+        one.after(step, STATE, None, pause=lambda: None)
+
+
+def test_saves_every_so_many_steps():
+    store = Store()
+    run(saver(store, every=3), range(1, 11))
+    assert store.asked == [3, 6, 9]
+
+
+def test_saves_every_so_many_minutes_too(clock):
+    store = Store()
+    run(saver(store, every=7, every_minutes=1.0), range(1, 17), clock, seconds=20.0)
+    assert store.asked == [3, 6, 7, 10, 13, 14]
+
+
+def test_a_failed_save_is_said_and_tried_again(clock):
+    store, said = Store(failures=[2]), []
+    run(saver(store, said, every=10), range(1, 30), clock, seconds=15.0)
+    assert store.asked == [10, 20, 24]  # a minute after the failure
+    assert said == [
+        "step 20 could not be saved: no room; the one of step 10 is whole. The training goes on, and tries again"
+    ]
+
+
+def test_the_last_save_waits_for_room():
+    class Patient(StopRequest):
+        waited = 0
+
+        def wait(self, seconds):
+            self.waited += 1
+            return False
+
+    store, said, stop = Store(failures=[1, 2]), [], Patient()
+    saver(store, said, stop).finish(5, STATE, None)
+    assert store.asked == [5, 5, 5]
+    assert stop.waited == len(said) == 2
+
+
+def test_the_last_save_gives_up_in_one_line(monkeypatch):
+    class Impatient(StopRequest):
+        def wait(self, seconds):
+            return True
+
+    with pytest.raises(
+        UserError, match=r"step 5 could not be saved; the newest checkpoint is that of step 3: make room"
+    ):
+        saver(Store(failures=[1]), [], Impatient(), first=3).finish(5, STATE, None)
+
+
+def test_nothing_is_saved_twice():
+    store = Store()
+    one = saver(store, first=4, every=2)
+    one.finish(4, STATE, None)
+    assert store.asked == []
+    one.save(6, STATE)
+    one.finish(6, STATE, None)
+    assert store.asked == [6]
+
+
+def test_says_what_it_cost_and_how_often_to_save(clock):
+    store, said = Store(), []
+    one = saver(store, said, every=5, mtbf_hours=2.0)
+    run(one, range(1, 11), clock, seconds=3.0)
+    one.finish(10, STATE, None)
+    one.summary(10)
+    # sqrt(2 x 0.5 s x 7,200 s) = 84.9 s, Daly's terms 84.5 s; steps of 3 s
+    assert said == [
+        "saved 2 times, 1.0 MB each: the training waited 0.50 s, the whole took 2.00 s (medians)",
+        "with a failure every 2 hours, save every 85 s (Young and Daly): --checkpoint.every 28",
+    ]

@@ -1,0 +1,47 @@
+"""Small files of a checkpoint, beside its arrays."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from etils import epath
+
+
+class Files:
+    """A checkpointable of small files: name, with slashes for folders -> content. The leading process writes them.
+
+    A content may be a function, called in the background when the file is written.
+    """
+
+    def __init__(self, files: Mapping[str, bytes | Callable[[], bytes]] | None = None):
+        self.files = dict(files or {})
+
+    async def save(self, directory):
+        async def write():
+            folder = await directory.await_creation()
+            for name, content in self.files.items() if jax.process_index() == 0 else ():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(content() if callable(content) else content)
+
+        return write()
+
+    async def load(self, directory):
+        async def read():
+            for path in sorted(directory.glob("*")):
+                if path.is_file():
+                    self.files[path.name] = path.read_bytes()
+
+        return read()
+
+
+def to_json(record: Mapping[str, Any]) -> bytes:
+    """Returns a record as people and `diff` like to read it."""
+    return (json.dumps(record, indent=2) + "\n").encode()
+
+
+def write_atomically(path: epath.Path, content: bytes) -> None:
+    """Replaces a file by a complete new one, or leaves it as it was."""
+    partial = path.parent / f".{path.name}.partial"
+    partial.write_bytes(content)
+    partial.replace(path)

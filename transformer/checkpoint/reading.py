@@ -1,0 +1,202 @@
+"""Checkpoints read back: found, checked, and laid out on today's mesh.
+
+A restore never rebuilds the mesh of the run that saved: it aims at abstract arrays with the shardings of today's mesh.
+Nothing here executes or unpickles what a checkpoint holds.
+"""
+
+import contextlib
+import json
+import logging
+import math
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+from etils import epath
+from jax.sharding import Mesh
+
+from transformer.checkpoint.digest import DigestRecord, differing
+from transformer.checkpoint.seal import is_local, seal_problems
+from transformer.errors import UserError
+from transformer.models import Architecture, architecture_from_dict
+from transformer.sharding import param_shardings, with_shardings
+
+_BUFFER_BYTES, _CHUNK_BYTES = 2**28, 2**25
+_HASHED_BYTES = 2**20
+"""Files up to here are hashed before a restore. Of larger ones, which are arrays, the values are checked after it."""
+
+
+class Damaged(UserError):
+    """A checkpoint that is not what was written."""
+
+
+def find(path: epath.PathLike) -> epath.Path:
+    """Returns the checkpoint that `path` names: a checkpoint itself, or the newest of a run.
+
+    Raises:
+      UserError: there is none.
+    """
+    path = absolute(path)
+    if (path / "record").exists():
+        return path
+    if not path.exists():
+        raise UserError(f"{path}: no such run or checkpoint")
+    folder = path / "checkpoints"
+    found = steps(folder)
+    if not found:
+        raise UserError(f"{path}: no checkpoint here (a run keeps them in {folder})")
+    return folder / str(found[-1])
+
+
+def steps(folder: epath.Path) -> list[int]:
+    """Returns the steps of a run's complete checkpoints, ascending.
+
+    A local one gets its name when it is complete; in an object store, which cannot rename a folder, a file says so.
+    """
+    if not folder.exists():
+        return []
+    named = [entry for entry in folder.iterdir() if entry.name.isdigit()]
+    if not is_local(folder):
+        named = [entry for entry in named if (entry / "commit_success.txt").exists()]
+    return sorted(int(entry.name) for entry in named)
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """Returns the path in full, as Orbax wants it; one of an object store is so already."""
+    path = epath.Path(path)
+    return path.expanduser().resolve() if is_local(path) else path
+
+
+def read_architecture(checkpoint: epath.PathLike) -> Architecture:
+    """Returns the architecture that lies beside a checkpoint's weights."""
+    path = epath.Path(checkpoint) / "record" / "architecture.json"
+    try:
+        return architecture_from_dict(json.loads(path.read_text()))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file: the checkpoint is incomplete") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not an architecture: {error}") from error
+
+
+def load(checkpoint: epath.PathLike, abstract: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns trees of a checkpoint, and reads no others; what is read is known to be what was written.
+
+    Args:
+      checkpoint: `CHECKPOINTS/STEP`.
+      abstract: checkpointable -> its tree of ShapeDtypeStructs with today's shardings, or `Files`.
+
+    Raises:
+      Damaged: a file is missing, shorter, or another; a value is not the one that was saved.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    path = epath.Path(checkpoint)
+    check(path)
+    with reading_errors(path):
+        trees = ocp.load_checkpointables(path, dict(abstract))
+    recorded = digests(path)
+    wrong = [
+        f"{name}/{leaf}" for name, tree in trees.items() if name in recorded for leaf in differing(tree, recorded[name])
+    ]
+    if wrong:
+        raise Damaged(f"{path}: damaged: the values of {_some(wrong)} are not those that were saved")
+    return trees
+
+
+def check(path: epath.Path) -> None:
+    """Raises Damaged if a file of a checkpoint is missing, has another size or, up to a size, another content."""
+    if lines := seal_problems(path, up_to=_HASHED_BYTES):
+        raise Damaged(f"{path}: damaged: {_some(lines, between='; ')}")
+
+
+def digests(path: epath.Path) -> dict[str, DigestRecord]:
+    """Returns the recorded digests of a checkpoint's trees; none of one that was written without."""
+    try:
+        return json.loads((path / "record" / "digests.json").read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise Damaged(f"{path}: damaged: record/digests.json: {error}") from error
+
+
+def restore_params(checkpoint: epath.PathLike, abstract: Any, *, partial: bool = False) -> Any:
+    """Returns a checkpoint's weights, and reads nothing else.
+
+    Args:
+      checkpoint: `CHECKPOINTS/STEP`.
+      abstract: the tree of ShapeDtypeStructs with today's shardings.
+      partial: the tree may lack leaves; these are not read.
+
+    Raises:
+      UserError: it cannot be read; Damaged: it is not what was written.
+    """
+    context = little_memory(abstract)
+    context.pytree.loading.partial_load = partial
+    with context:
+        return load(checkpoint, {"params": abstract})["params"]
+
+
+def restore_model(checkpoint: epath.PathLike, mesh: Mesh) -> tuple[Architecture, Any]:
+    """Returns a checkpoint's architecture and its weights, laid out on today's mesh."""
+    architecture = read_architecture(checkpoint)
+    boxed = architecture.abstract_params()
+    abstract = with_shardings(nn.meta.unbox(boxed), param_shardings(boxed, mesh))
+    return architecture, restore_params(checkpoint, abstract)
+
+
+def little_memory(params: Any) -> Any:
+    """Returns Orbax's context for weights alone: what is on its way to or from the disk is little beside them."""
+    from orbax.checkpoint import v1 as ocp
+
+    largest = max(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+    limit = max(_BUFFER_BYTES, largest) + 1  # Orbax wants more room than it fills
+    context = ocp.Context()
+    context.array.saving.storage_options.chunk_byte_size = _CHUNK_BYTES
+    context.memory.read_concurrent_bytes = limit
+    context.memory.write_concurrent_bytes = limit
+    context.memory.transfer_concurrent_bytes = limit
+    return context
+
+
+def root_cause(error: BaseException) -> str:
+    """Orbax wraps what went wrong; the innermost cause is the message that helps."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, BaseExceptionGroup):
+        return root_cause(error.exceptions[0])
+    # TensorStore appends the whole specification of what it tried to open.
+    words = str(error).partition("[tensorstore_spec")[0].split()
+    return " ".join(words) or type(error).__name__
+
+
+def _some(lines: list[str], between: str = ", ") -> str:
+    more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
+    return between.join(lines[:3]) + more
+
+
+@contextlib.contextmanager
+def reading_errors(path: epath.Path) -> Iterator[None]:
+    """Turns what Orbax raises into one line.
+
+    Orbax gives up at the first bad read and closes its event loop, and then each of its other reads prints a traceback
+    when it ends. These are hushed, from before the reads begin; after a failure for good, for they end any time later.
+    """
+    log, report = logging.getLogger("asyncio"), sys.unraisablehook
+    level = log.level
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            report(unraisable)
+
+    log.setLevel(logging.CRITICAL)
+    sys.unraisablehook = hook
+    try:
+        yield
+    except Exception as error:
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        raise Damaged(f"{path}: the checkpoint could not be restored: {root_cause(error)}") from error
+    log.setLevel(level)
+    sys.unraisablehook = report

@@ -1,0 +1,177 @@
+"""What is kept of a spiking step, so that a person can look at it and `tools/replay.py` can run it again.
+
+`RUN/spikes/STEP.json`, strict JSON; a number that is not finite is the string "nan", "inf" or "-inf". Nothing is
+computed before a step spikes, and nothing that goes wrong here stops the training.
+"""
+
+import collections
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from transformer.checkpoint import reading, to_json, write_atomically
+from transformer.checkpoint.digest import paths
+from transformer.data import pipeline
+from transformer.data.prepare import Corpora
+from transformer.sharding import MeshConfig, param_names
+from transformer.training import experiment as experiments
+from transformer.training.experiment import Experiment
+from transformer.training.run import Run
+from transformer.training.spike import Spike, SpikeDetector
+from transformer.training.step import Batch, Program, TrainState, step_key
+
+MOST = 16
+"""Capsules that one start of a run writes at most."""
+BEFORE = 8
+"""Steps before the spike whose loss and gradient norm are kept: what a bad update does shows one step later."""
+
+
+class Capsules:
+    """Watches the steps of a run, and writes a capsule for each that spikes.
+
+    Args:
+      run: whose folder gets them.
+      experiment: as it is now, which the capsule records.
+      corpus: what is trained on.
+      program: the run's functions.
+      mesh: today's devices.
+      batch: update number -> its batch, on the devices.
+      lead: whether this process writes. All of them compute, as they see the same numbers.
+      say: gets a line for each capsule.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        experiment: Experiment,
+        corpus: Corpora,
+        program: Program,
+        mesh: Mesh,
+        batch: Callable[[int], Batch],
+        *,
+        lead: bool,
+        say: Callable[[str], None],
+    ):
+        self._run, self._experiment, self._corpus, self._batch = run, experiment, corpus, batch
+        self._mesh, self._lead, self._say, self._written = mesh, lead, say, 0
+        self._detector = SpikeDetector()
+        self._before: collections.deque[dict[str, Any]] = collections.deque(maxlen=BEFORE)
+        self._compute = make_compute(experiment, program, mesh)
+
+    def look(self, step: int, values: Mapping[str, float], state: TrainState) -> bool:
+        """Judges update number `step`; returns whether that took time, which is not stepping.
+
+        Args:
+          step: 1 for the first.
+          values: its `loss` and `grad_norm`.
+          state: the newest: that of a step later, as metrics are fetched one behind.
+        """
+        loss, grad_norm = values["loss"], values["grad_norm"]
+        spike = self._detector.judge(step, loss, grad_norm)
+        before = list(self._before)
+        self._before.append({"step": step, "loss": loss, "grad_norm": grad_norm})
+        if spike is None:
+            return False
+        self._written += 1
+        if self._written > MOST:
+            if self._written == MOST + 1:
+                self._say(f"step {step}: {spike.kind}; {MOST} such steps are written down, this and later ones are not")
+            return False
+        try:
+            self._write(spike, before, state)
+        except Exception as error:  # a full disk, no memory for the gradients, a store that is not there
+            self._say(f"step {step}: {spike.kind}, which could not be written down: {' '.join(str(error).split())}")
+        return True
+
+    def _write(self, spike: Spike, before: list[dict[str, Any]], state: TrainState) -> None:
+        computed = jax.device_get(self._compute(state.params, spike.step - 1, self._batch(spike.step)))
+        if not self._lead:
+            return
+        saved = [step for step in reading.steps(self._run.checkpoints) if step < spike.step]
+        length = self._experiment.train
+        record = {
+            **dataclasses.asdict(spike),
+            "before": before,
+            "checkpoint": f"checkpoints/{saved[-1]}" if saved else None,
+            "seed": length.seed,
+            "samples": samples_of(self._experiment, self._corpus, spike.step),
+            "norms_at_step": int(state.step),
+            **computed,
+            "corpus": self._corpus.fingerprint,
+            "experiment": experiments.to_dict(
+                dataclasses.replace(self._experiment, mesh=MeshConfig(**self._mesh.shape))
+            ),
+        }
+        self._run.spikes.mkdir(parents=True, exist_ok=True)
+        path = self._run.spikes / f"{spike.step}.json"
+        write_atomically(path, to_json(strict(record)))
+        usual = "" if spike.bound is None else f" (usual: up to {spike.bound:.4g})"
+        self._say(
+            f"step {spike.step}: {spike.kind}, loss {spike.loss:.4g}{usual}, gradient norm {spike.grad_norm:.4g}: "
+            f"{path}. To look at it: python tools/replay.py {self._run.folder} {spike.step}"
+        )
+
+
+def samples_of(experiment: Experiment, corpus: Corpora, step: int) -> list[dict[str, Any]]:
+    """Returns, for each row of update number `step`, its place in the sample stream and what record is there.
+
+    `corpus` is an index of the experiment's mixture, 0 where it has none; `skipped`: whether the run leaves it out.
+    """
+    length = experiment.train
+    origins: Any = pipeline.origins(corpus.train, corpus.weights, seed=length.seed)
+    places = range((step - 1) * length.batch_size, step * length.batch_size)
+    skipped = frozenset(length.skip_samples)
+    return [{"place": place, **origins[place]._asdict(), "skipped": place in skipped} for place in places]
+
+
+def make_compute(experiment: Experiment, program: Program, mesh: Mesh) -> Callable[..., dict[str, Any]]:
+    """Returns a function (params, updates before, batch) -> `key`, `parameter_norms` and `gradient_norms`.
+
+    The key's data, uint32; and dicts from a parameter's path to its norm (Frobenius's), or to its layers' norms. The
+    gradients are those of the batch's step: its dropout, its microbatches. All processes must call it, in one place.
+    """
+    names = param_names(experiment.model.abstract_params())
+    replicated = NamedSharding(mesh, PartitionSpec())
+
+    def compute(params: Any, updates: jax.Array, batch: Batch) -> dict[str, Any]:
+        _, _, grads = program.gradients(TrainState(updates, params, None, None), batch)
+        both = {"parameter_norms": params, "gradient_norms": grads}
+        norms = {name: norms_by_layer(tree, names) for name, tree in both.items()}
+        key = jax.random.key_data(step_key(experiment.train.seed, updates))
+        return {"key": key} | {
+            name: dict(zip(paths(tree), jax.tree.leaves(tree), strict=True)) for name, tree in norms.items()
+        }
+
+    return jax.jit(compute, out_shardings=replicated)
+
+
+def norms_by_layer(tree: Any, names: Any) -> Any:
+    """Returns the tree of norms: [N] of a leaf whose first axis is named "layers", [] of another; float32."""
+
+    def norm(leaf: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+        of = tuple(range(1 if is_stacked(axes) else 0, leaf.ndim))
+        return jnp.sqrt(jnp.sum(jnp.square(leaf.astype(jnp.float32)), axis=of))
+
+    return jax.tree.map(norm, tree, names)
+
+
+def is_stacked(names: tuple[str | None, ...]) -> bool:
+    """Whether a parameter with these logical axis names holds all layers' at once."""
+    return names[:1] == ("layers",)
+
+
+def strict(value: Any) -> Any:
+    """Returns a tree of arrays and plain values as JSON can say it; what is not finite as "nan", "inf" or "-inf"."""
+    if isinstance(value, Mapping):
+        return {name: strict(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(one) for one in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return strict(value.tolist())
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

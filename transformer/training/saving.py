@@ -1,0 +1,133 @@
+"""When a run saves, and what it says of it."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from transformer.checkpoint import CheckpointConfig, Checkpoints, Saved
+from transformer.checkpoint.interval import young_daly
+from transformer.errors import UserError
+from transformer.training.evaluation import Evaluation
+from transformer.training.interrupt import StopRequest
+from transformer.training.step import TrainState
+
+_AGREE_EVERY = 10
+"""Updates between the questions to the leading process's clock: each waits for the devices."""
+_RETRY_SECONDS, _RETRIES = 60.0, 30
+"""How often, and how many times, a save that the run cannot end without is tried again."""
+
+
+class Saver:
+    """Saves a run's state by its cadence. A save that fails is said, and the training goes on."""
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        config: CheckpointConfig,
+        record: dict[str, bytes],
+        first: int,
+        stop: StopRequest,
+        say: Callable[[str], None],
+    ):
+        self._checkpoints, self._config, self._record, self._stop, self._say = checkpoints, config, record, stop, say
+        self._saved: list[Saved] = []
+        self._newest = first
+        self._began = self._tried = time.monotonic()
+
+    def after(self, step: int, state: TrainState, evaluation: Evaluation | None, *, pause: Callable[[], None]) -> None:
+        """Saves the state after an update, if it is time; and says how the save before went.
+
+        Args:
+          step: the update's number.
+          state: after it.
+          evaluation: of that state, if there was one.
+          pause: called before a save, which is not stepping.
+        """
+        self._take(wait=False)
+        if self._due(step):
+            pause()
+            self.save(step, state, evaluation)
+
+    def save(self, step: int, state: TrainState, evaluation: Evaluation | None = None) -> None:
+        """Starts saving, so that the run goes on from the batch after update number `step`."""
+        self._take(wait=True)
+        self._tried = time.monotonic()
+        if step == self._newest:
+            return
+        self._checkpoints.save(
+            step,
+            params=state.params,
+            opt_state=dataclasses.replace(state, params=None),
+            data={"step": step},
+            record=self._record,
+            metrics=evaluation.row() if evaluation else None,
+        )
+
+    def finish(self, step: int, state: TrainState, evaluation: Evaluation | None) -> None:
+        """Saves the last state, and returns once it is saved. Waits for room on the disk.
+
+        Raises:
+          UserError: there came none, or a signal came meanwhile.
+        """
+        for _ in range(_RETRIES):
+            self.save(step, state, evaluation)
+            self._take(wait=True)
+            if self._newest == step:
+                return
+            if self._stop.signal is not None or jax.process_count() > 1 or self._stop.wait(_RETRY_SECONDS):
+                break
+        raise UserError(
+            f"{self._checkpoints.folder}: step {step} could not be saved; "
+            f"{f'the newest checkpoint is that of step {self._newest}' if self._newest else 'there is no checkpoint'}: "
+            "make room, then run the same command again"
+        )
+
+    def summary(self, steps: int) -> None:
+        """Says what saving cost and, given a mean time between failures, how often to save."""
+        saved = [one for one in self._saved if one.failure is None]
+        if not saved:
+            return
+        blocked, seconds = (float(np.median([getattr(one, name) for one in saved])) for name in ("blocked", "seconds"))
+        self._say(
+            f"saved {len(saved)} times, {saved[-1].size / 1e6:,.1f} MB each: the training waited {blocked:.2f} s, the "
+            f"whole took {seconds:.2f} s (medians)"
+        )
+        if self._config.mtbf_hours is not None and steps:
+            interval = max(young_daly(blocked, 3600 * self._config.mtbf_hours), seconds)
+            step_seconds = (time.monotonic() - self._began) / steps
+            self._say(
+                f"with a failure every {self._config.mtbf_hours:g} hours, save every {interval:,.0f} s "
+                f"(Young and Daly): --checkpoint.every {max(round(interval / step_seconds), 1):,}"
+            )
+
+    def _due(self, step: int) -> bool:
+        """Whether to save after this update; the same on every process."""
+        if step % self._config.every == 0:
+            return True
+        minutes = self._config.every_minutes
+        failed = bool(self._saved) and self._saved[-1].failure is not None
+        if jax.process_count() == 1:
+            waited = time.monotonic() - self._tried
+            return (minutes is not None and waited >= 60 * minutes) or (failed and waited >= _RETRY_SECONDS)
+        if minutes is None or step % _AGREE_EVERY:
+            return False
+        from jax.experimental import multihost_utils
+
+        late = np.bool_(time.monotonic() - self._tried >= 60 * minutes)
+        return bool(multihost_utils.broadcast_one_to_all(late))
+
+    def _take(self, *, wait: bool) -> None:
+        saved = self._checkpoints.outcome(wait=wait)
+        if saved is None:
+            return
+        self._saved.append(saved)
+        if saved.failure is None:
+            self._newest = saved.step
+            return
+        before = f"the one of step {self._newest} is whole" if self._newest else "there is none yet"
+        self._say(
+            f"step {saved.step} could not be saved: {saved.failure}; {before}. The training goes on, and tries again"
+        )
