@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test check bench clean
+.PHONY: train test check bench crash clean
 .DELETE_ON_ERROR:
 
 # Pinned installs: pyproject.toml says what is needed, constraints.txt which versions.
@@ -32,6 +32,9 @@ test: check
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python tools/bench.py
+
+crash: $(VENV)/.installed
+	$(BIN)/python tools/crash.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -22,7 +22,7 @@ def t5_python() -> Experiment:
         mlp_width=512,
         dropout=0.0,
     )
-    return short("t5-python", model, SpanCorruption(), learning_rate=1e-2, batch_size=16, seq_len=128)
+    return short("t5-python", model, SpanCorruption(), batch_size=16, seq_len=128)
 
 
 def t5_ul2_python() -> Experiment:

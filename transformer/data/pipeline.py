@@ -195,7 +195,7 @@ class Batches(Iterator[Example]):
         self.close()
 
 
-def iterate(dataset: grain.MapDataset, start_step: int, *, prefetch: int = 4, threads: int = 2) -> Batches:
+def iterate(dataset: grain.MapDataset, start_step: int, *, prefetch: int = 4, threads: int = 1) -> Batches:
     """The batches of `dataset` from `start_step` on, made ahead by background threads; seeking costs nothing.
 
         with iterate(dataset, start_step=1000) as batches:

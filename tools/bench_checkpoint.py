@@ -1,0 +1,108 @@
+"""Saving and restoring a training state, beside the disk itself: python tools/bench_checkpoint.py [--gigabytes 1]."""
+
+import dataclasses
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from transformer import command
+
+_CHUNK = 2**24
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Measure saves and restores of a state of random numbers; nothing else should be running."""
+
+    gigabytes: float = 1.0
+    """Of the state: a third weights, two thirds moments."""
+    folder: str | None = None
+    """On the disk to measure; by default the system's temporary one."""
+    rounds: int = 3
+    """Turns that each contender takes."""
+
+
+def main(args: list[str]) -> None:
+    """Runs the command line."""
+    asked = command.parse(Command, args, prog="tools/bench_checkpoint.py", default=Command())
+    command.start_jax()
+    import jax
+
+    from transformer.checkpoint import CheckpointConfig, Checkpoints
+
+    rows = round(asked.gigabytes * 1e9 / 3 / 4 / 8 / 1024)
+    key = jax.random.key(0)
+    leaf = lambda number: jax.random.normal(jax.random.fold_in(key, number), (8, rows, 1024))  # noqa: E731
+    params, opt_state = {"w": leaf(0)}, {"m": leaf(1), "v": leaf(2)}
+    jax.block_until_ready((params, opt_state))
+    size = sum(x.nbytes for x in (params["w"], *opt_state.values()))
+    aim = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), (params, opt_state))
+    print(f"{size / 1e9:.2f} GB of float32 noise, {os.cpu_count()} cores; medians of {asked.rounds} rounds")
+    seconds: dict[str, list[float]] = {name: [] for name in ("blocked", "save", "write", "restore", "read")}
+    with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
+        raw = Path(folder) / "raw"
+        with Checkpoints(Path(folder) / "checkpoints", CheckpointConfig(keep=1, keep_best=0)) as store:
+            for step in range(asked.rounds + 1):
+                store.save(step, params=params, opt_state=opt_state, data={"step": step}, record={})
+                saved = store.outcome(wait=True)
+                if saved is None or saved.failure:
+                    sys.exit(f"the save failed: {saved}")
+                write = _write(raw, memoryview(np.asarray(params["w"])).cast("B"), size)
+                _forget(folder)
+                began = time.perf_counter()
+                jax.block_until_ready(store.restore(step, params=aim[0], opt_state=aim[1])[:2])
+                restore = time.perf_counter() - began
+                _forget(folder)
+                read = _read(raw)
+                if step:  # the first round compiles
+                    for name, value in zip(seconds, (saved.blocked, saved.seconds, write, restore, read), strict=True):
+                        seconds[name].append(value)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    rate = {name: size / 1e6 / value for name, value in median.items()}
+    print(f"save: the loop waits {median['blocked']:.2f} s; complete after {median['save']:.2f} s")
+    print(f"  {rate['save']:,.0f} MB/s, the disk raw {rate['write']:,.0f}: {rate['save'] / rate['write']:.2f} of it")
+    print(f"restore: {median['restore']:.2f} s, values checked")
+    print(
+        f"  {rate['restore']:,.0f} MB/s, the disk raw {rate['read']:,.0f}: {rate['restore'] / rate['read']:.2f} of it"
+    )
+
+
+def _write(path: Path, content: memoryview, size: int) -> float:
+    """Returns the seconds of writing so many bytes, on the disk and not only on their way."""
+    began = time.perf_counter()
+    with path.open("wb") as file:
+        for start in range(0, size, _CHUNK):
+            place = start % (len(content) - _CHUNK)
+            file.write(content[place : place + min(_CHUNK, size - start)])
+        os.fsync(file.fileno())
+    return time.perf_counter() - began
+
+
+def _read(path: Path) -> float:
+    began = time.perf_counter()
+    with path.open("rb", buffering=0) as file:
+        while file.read(_CHUNK):
+            pass
+    return time.perf_counter() - began
+
+
+def _forget(folder: str) -> None:
+    """Drops a folder's files from the system's cache, so that the next read is one from the disk."""
+    for path in _files(Path(folder)):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(lambda: main(sys.argv[1:])))
