@@ -53,7 +53,7 @@ def main(args: list[str]) -> None:
                 saved = store.outcome(wait=True)
                 if saved is None or saved.failure:
                     sys.exit(f"the save failed: {saved}")
-                write = _write(raw, memoryview(np.asarray(params["w"])).cast("B"), size)
+                write = _write(raw, memoryview(np.asarray(params["w"]).tobytes()), size)
                 _forget(folder)
                 began = time.perf_counter()
                 jax.block_until_ready(store.restore(step, params=aim[0], opt_state=aim[1])[:2])

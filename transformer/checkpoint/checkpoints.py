@@ -26,7 +26,7 @@ import jax
 from etils import epath
 
 from transformer.checkpoint.config import CheckpointConfig
-from transformer.checkpoint.digest import digest_record, start_digests
+from transformer.checkpoint.digest import digest_record, prepare_digests, start_digests
 from transformer.checkpoint.files import Files, to_json
 from transformer.checkpoint.prune import REMOVED, remove
 from transformer.checkpoint.reading import absolute, little_memory, load, root_cause, steps
@@ -79,6 +79,10 @@ class Checkpoints:
     def latest(self) -> int | None:
         """The newest complete checkpoint's step."""
         return next(reversed(self.steps), None)
+
+    def prepare(self, *, params: Any, opt_state: Any) -> None:
+        """Compiles in the background what a save of such trees needs, so that the first one need not wait for it."""
+        self._worker.submit(lambda: [prepare_digests(tree) for tree in (params, opt_state)])
 
     def save(
         self,

@@ -12,7 +12,8 @@ changes both numbers; of other changes, one in 2^64 goes unseen. It is no protec
 
 import functools
 import math
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ DigestRecord = dict[str, dict[str, Any]]
 """Path of an array -> its `shape`, `dtype` and `digest`: JSON values."""
 
 _SCATTER, _FACTORS = np.uint32(0x9E3779B1), (np.uint32(0x85EBCA77), np.uint32(0xC2B2AE3D))  # xxHash's primes
+_COMPILING = threading.Lock()
 
 
 def paths(tree: Any) -> list[str]:
@@ -35,10 +37,18 @@ def paths(tree: Any) -> list[str]:
 
 def start_digests(tree: Any) -> jax.Array:
     """Returns uint32[leaves, 2] on every device; does not wait for it."""
-    leaves = jax.tree.leaves(tree)
-    sharding = getattr(leaves[0], "sharding", None) if leaves else None
-    everywhere = NamedSharding(sharding.mesh, PartitionSpec()) if isinstance(sharding, NamedSharding) else None
-    return _compiled(everywhere)(leaves)
+    return prepare_digests(tree)(jax.tree.leaves(tree))
+
+
+def prepare_digests(tree: Any) -> Callable[[list[Any]], jax.Array]:
+    """Returns the compiled function of a tree's leaves; call it beforehand, in another thread, to have it at once.
+
+    Args:
+      tree: the arrays, or ShapeDtypeStructs with the same shardings.
+    """
+    described = tuple((leaf.shape, leaf.dtype, getattr(leaf, "sharding", None)) for leaf in jax.tree.leaves(tree))
+    with _COMPILING:
+        return _compiled(described)
 
 
 def digest_record(tree: Any, digests: jax.Array) -> DigestRecord:
@@ -76,8 +86,11 @@ def _as_wide(now: Any, saved: str) -> bool:
 
 
 @functools.cache
-def _compiled(sharding: NamedSharding | None) -> Any:
-    return jax.jit(_digests, out_shardings=sharding)
+def _compiled(described: tuple[tuple[tuple[int, ...], Any, Any], ...]) -> Callable[[list[Any]], jax.Array]:
+    leaves = [jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for shape, dtype, sharding in described]
+    sharding = leaves[0].sharding if leaves else None
+    everywhere = NamedSharding(sharding.mesh, PartitionSpec()) if isinstance(sharding, NamedSharding) else None
+    return jax.jit(_digests, out_shardings=everywhere).lower(leaves).compile()
 
 
 def _digests(leaves: list[jax.Array]) -> jax.Array:

@@ -81,6 +81,8 @@ def train(
             stack.enter_context(jax.set_mesh(mesh))
             checkpoints = stack.enter_context(Checkpoints(run.checkpoints, experiment.checkpoint))
             state, evaluated = start(program, checkpoints, experiment, mesh, say)
+        rest = dataclasses.replace(program.abstract, params=None)
+        checkpoints.prepare(params=program.abstract.params, opt_state=rest)
         first = step = int(state.step)
         throughput = describe(experiment, corpus, mesh, first, run, say)
         saver = Saver(checkpoints, experiment.checkpoint, record, first, stop, say)
