@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 Phase = Literal["start", "compile", "step", "evaluation", "save", "any"]
 PHASES: tuple[Phase, ...] = ("start", "compile", "step", "evaluation", "save", "any")
 STEPS, SAVE_EVERY, EVAL_EVERY = 120, 15, 20
-_WORDS = ["the", "of", "and", "to", "in", "is", "that", "it", "was", "for", "on", "are", "with", "as", "his", "they"]
+WORDS = ["the", "of", "and", "to", "in", "is", "that", "it", "was", "for", "on", "are", "with", "as", "his", "they"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ def survive(run: Run, kills: Sequence[Kill], rng: random.Random, say: Callable[[
     for kill in kills:
         before = run.newest
         with run.started() as processes:
-            if not _wait_for(kill.phase, run, processes, rng):
+            if not wait_for(kill.phase, run, processes, rng):
                 break
             target = rng.choice(processes)  # of several, one gets it
             saved = run.newest
@@ -176,7 +176,7 @@ def write_corpus(folder: Path) -> None:
     rng = random.Random(0)
     folder.mkdir(parents=True)
     for number in range(24):
-        (folder / f"{number:02}.txt").write_text(" ".join(rng.choice(_WORDS) for _ in range(300)) + "\n")
+        (folder / f"{number:02}.txt").write_text(" ".join(rng.choice(WORDS) for _ in range(300)) + "\n")
 
 
 def _check(run: Run, kill: Kill, codes: list[int], before: int) -> None:
@@ -196,7 +196,7 @@ def _check(run: Run, kill: Kill, codes: list[int], before: int) -> None:
         raise UserError(f"{kill.signal.name} in {kill.phase}: checkpoint {run.newest}: {wrong[0]}")
 
 
-def _wait_for(phase: Phase, run: Run, processes: list[subprocess.Popen], rng: random.Random) -> bool:
+def wait_for(phase: Phase, run: Run, processes: list[subprocess.Popen], rng: random.Random) -> bool:
     """Waits until the run is in a phase, and then a little; returns whether it still goes on."""
     newest, log = run.newest, Path(f"{run.folder}.log")
     size = log.stat().st_size

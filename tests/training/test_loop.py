@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import random
 import shutil
 
 import jax
@@ -12,64 +11,14 @@ import pytest
 
 from transformer import checkpoint
 from transformer.checkpoint import CheckpointConfig, Damaged, Files
-from transformer.data.config import DataConfig
 from transformer.errors import Interrupted, UserError
 from transformer.inference.restored import restore
 from transformer.inference.sampling import Sampling
 from transformer.inference.text_generator import TextGenerator
-from transformer.models.gpt import GPTConfig
 from transformer.sharding import MeshConfig
 from transformer.training import loop
-from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.interrupt import Now, StopRequest
 from transformer.training.optimizer import OptimizerConfig
-
-WORDS = [
-    "the",
-    "of",
-    "and",
-    "to",
-    "in",
-    "is",
-    "that",
-    "it",
-    "was",
-    "for",
-    "on",
-    "are",
-    "with",
-    "as",
-    "his",
-    "they",
-    "at",
-    "be",
-    "this",
-    "have",
-    "from",
-]
-
-
-@pytest.fixture(scope="module")
-def experiment(tmp_path_factory) -> Experiment:
-    folder = tmp_path_factory.mktemp("corpus")
-    rng = random.Random(0)
-    for number in range(24):
-        text = " ".join(rng.choice(WORDS) for _ in range(300))
-        (folder / f"{number:02}.txt").write_text(text + "\n")
-    return Experiment(
-        name="tiny",
-        model=GPTConfig(vocab_size=384, context_length=64, width=16, num_layers=2, num_heads=2, dropout=0.1),
-        data=DataConfig(
-            path=str(folder),
-            tokenizer="bytes",
-            validation_fraction=0.2,
-            cache_dir=str(tmp_path_factory.mktemp("cache")),
-        ),
-        optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=2),
-        train=TrainConfig(steps=12, batch_size=8, seq_len=32, eval_every=4, eval_batches=2, log_every=1),
-        mesh=MeshConfig(data=1),
-        checkpoint=CheckpointConfig(every=4),
-    )
 
 
 def quiet(line: str) -> None:
@@ -278,3 +227,19 @@ def test_a_damaged_checkpoint_is_passed_over_only_when_asked(experiment, whole, 
     assert losses(folder) == losses(whole[1])
     assert len(rows(folder)) == len(rows(whole[1]))
     jax.tree.map(np.testing.assert_array_equal, result.params, whole[0].params)
+
+
+def test_an_evaluation_that_was_made_up_for_is_not_written_twice(experiment, whole, tmp_path, monkeypatch):
+    """A stop within the evaluation of step 4; then, on the way on, a kill after that evaluation and before a save."""
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt(patch, 5)
+        with pytest.raises(Interrupted):
+            train(experiment, folder)
+    assert max(losses(folder)) == 4
+    assert not evaluations(folder)
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"step": 4, "eval_loss": evaluations(whole[1])[4]}) + "\n")
+    train(experiment, folder)
+    assert len(rows(folder)) == len(rows(whole[1]))
+    assert evaluations(folder) == evaluations(whole[1])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import train as command
+from tools.crash import WORDS
 from transformer.data.config import DataConfig
 from transformer.errors import UserError
 from transformer.models.bert import BertConfig
@@ -20,8 +21,6 @@ from transformer.training import loop
 from transformer.training.baseline import baseline
 from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.optimizer import OptimizerConfig
-
-WORDS = ["the", "of", "and", "to", "in", "is", "that", "it", "was", "for", "on", "are", "with", "as", "his", "they"]
 
 
 def sentence(rng: random.Random, words: int) -> str:

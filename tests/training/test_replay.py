@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import random
 import shutil
 
 import jax
@@ -10,59 +9,24 @@ import numpy as np
 import pytest
 
 from tools import replay as tool
+from tools.crash import WORDS
 from transformer import command
 from transformer.checkpoint import CheckpointConfig
-from transformer.data.config import DataConfig
 from transformer.errors import UserError
-from transformer.models.gpt import GPTConfig
-from transformer.sharding import MeshConfig, make_mesh
+from transformer.sharding import make_mesh
 from transformer.training import capsule, loop
 from transformer.training import experiment as experiments
 from transformer.training.capsule import Capsules
 from transformer.training.experiment import Experiment, TrainConfig
-from transformer.training.optimizer import OptimizerConfig
 from transformer.training.replay import replay
 from transformer.training.run import Run
 
-WORDS = [
-    "the",
-    "of",
-    "and",
-    "to",
-    "in",
-    "is",
-    "that",
-    "it",
-    "was",
-    "for",
-    "on",
-    "are",
-    "with",
-    "as",
-    "his",
-    "they",
-    "at",
-    "be",
-    "this",
-    "have",
-    "from",
-]
-
 
 @pytest.fixture(scope="module")
-def experiment(tmp_path_factory) -> Experiment:
-    folder, rng = tmp_path_factory.mktemp("corpus"), random.Random(0)
-    for number in range(24):
-        (folder / f"{number:02}.txt").write_text(" ".join(rng.choice(WORDS) for _ in range(300)) + "\n")
-    return Experiment(
-        name="tiny",
-        model=GPTConfig(vocab_size=384, context_length=64, width=16, num_layers=2, num_heads=2, dropout=0.1),
-        data=DataConfig(path=str(folder), tokenizer="bytes", cache_dir=str(tmp_path_factory.mktemp("cache"))),
-        optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=2),
-        train=TrainConfig(steps=12, batch_size=8, seq_len=32, eval_every=100, eval_batches=2, log_every=1),
-        mesh=MeshConfig(data=1),
-        checkpoint=CheckpointConfig(every=4, keep=4),
-    )
+def experiment(experiment) -> Experiment:
+    """Without evaluations, and with all checkpoints."""
+    train = dataclasses.replace(experiment.train, eval_every=100)
+    return dataclasses.replace(experiment, train=train, checkpoint=CheckpointConfig(every=4, keep=4))
 
 
 def rows(folder):

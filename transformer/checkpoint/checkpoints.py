@@ -29,7 +29,7 @@ from transformer.checkpoint.config import CheckpointConfig
 from transformer.checkpoint.digest import digest_record, prepare_digests, start_digests
 from transformer.checkpoint.files import Files, to_json
 from transformer.checkpoint.prune import REMOVED, remove
-from transformer.checkpoint.reading import absolute, little_memory, load, root_cause, steps
+from transformer.checkpoint.reading import absolute, little_memory, load, plain_context, root_cause, steps
 from transformer.checkpoint.seal import seal
 from transformer.errors import UserError
 
@@ -111,9 +111,10 @@ class Checkpoints:
         files = {"position.json": to_json(data)} | ({"metrics.json": to_json(metrics)} if metrics else {})
         path = self.folder / str(step)
         try:
-            response = self._ocp.save_checkpointables_async(
-                path, {**trees, "data": Files(files), "record": _with_digests(record, trees)}
-            )
+            with plain_context():
+                response = self._ocp.save_checkpointables_async(
+                    path, {**trees, "data": Files(files), "record": _with_digests(record, trees)}
+                )
         except OSError as error:
             self._saving = self._worker.submit(self._failed, step, time.perf_counter() - began, error)
             return

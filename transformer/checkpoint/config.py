@@ -28,8 +28,8 @@ class CheckpointConfig:
     fallback: bool = False
     """If the newest checkpoint is damaged, set it aside and go on from the one before it."""
     signal: str | None = None
-    """A signal besides SIGINT and SIGTERM that means: save and leave. Slurm sends one before the end with
-    --signal=USR1@120."""
+    """A signal besides SIGINT and SIGTERM that means: save and leave. Slurm's option signal=USR1@120 sends one two
+    minutes before a job's end."""
     mtbf_hours: float | None = None
     """Mean time between failures of all the machines together. Given that, the run's end says how often to save."""
 

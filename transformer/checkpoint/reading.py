@@ -147,13 +147,20 @@ def restore_model(checkpoint: epath.PathLike, mesh: Mesh) -> tuple[Architecture,
     return architecture, restore_params(checkpoint, abstract)
 
 
-def little_memory(params: Any) -> Any:
-    """Returns Orbax's context for weights alone: what is on its way to or from the disk is little beside them."""
+def plain_context() -> Any:
+    """Returns Orbax's context for arrays as they are: Zstandard makes weights 8 % smaller, and a save twice as long."""
     from orbax.checkpoint import v1 as ocp
 
+    context = ocp.Context()
+    context.array.saving.use_compression = False
+    return context
+
+
+def little_memory(params: Any) -> Any:
+    """Returns Orbax's context for weights alone: what is on its way to or from the disk is little beside them."""
     largest = max(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
     limit = max(_BUFFER_BYTES, largest) + 1  # Orbax wants more room than it fills
-    context = ocp.Context()
+    context = plain_context()
     context.array.saving.storage_options.chunk_byte_size = _CHUNK_BYTES
     context.memory.read_concurrent_bytes = limit
     context.memory.write_concurrent_bytes = limit

@@ -87,6 +87,8 @@ def train(
         throughput = describe(experiment, corpus, mesh, first, run, say)
         saver = Saver(checkpoints, experiment.checkpoint, record, first, stop, say)
         score = functools.partial(evaluate_now, experiment, program, corpus=corpus, mesh=mesh, through=stop.each)
+        # A stop came before this evaluation, or in it.
+        owed = not evaluated and (first % length.eval_every == 0 or first == length.steps)
         evaluation, stopped = None, False
         data: Any = training_data(experiment, corpus)
 
@@ -96,7 +98,7 @@ def train(
         capsules = Capsules(run, experiment, corpus, program, mesh, again, lead=lead, say=say)
         with (
             pipeline.iterate(data, first) as batches,
-            MetricsLog(run, resume_from=first, lead=lead) as log,
+            MetricsLog(run, resume_from=first, owed=owed, lead=lead) as log,
             Progress(
                 log,
                 throughput,
@@ -109,8 +111,8 @@ def train(
         ):
             placed = to_devices(batches, mesh)
             try:
-                if not evaluated and (first % length.eval_every == 0 or first == length.steps):
-                    evaluation = score(state.params)  # a stop had come before this evaluation, or in it
+                if owed:
+                    evaluation = score(state.params)
                     progress.evaluated(first, evaluation.row())
                 while step < length.steps:
                     with stop.waiting():

@@ -13,18 +13,19 @@ from transformer.training.run import Run
 class MetricsLog:
     """Appends to `metrics.jsonl` and `tensorboard/`. A context manager.
 
-    Rows past the step that a run resumes from are dropped first: they will be written again. Only the leading process
-    of several writes.
+    Rows past the step that a run resumes from are dropped first: they will be written again. So is an evaluation at
+    that step, if it is owed: a kill came after it was made and before it was saved. Only the leading process of
+    several writes.
     """
 
-    def __init__(self, run: Run, resume_from: int, *, lead: bool):
+    def __init__(self, run: Run, resume_from: int, *, owed: bool, lead: bool):
         self.lead = lead
         if not lead:
             return
         # tensorboardX brings protobuf: half a second that `--help` need not wait for.
         from tensorboardX import SummaryWriter
 
-        _drop_rows_after(run.metrics, resume_from)
+        _drop_rows(run.metrics, resume_from, owed=owed)
         self._file: TextIO = open(run.metrics, "a", buffering=1)  # noqa: SIM115 - closed by __exit__
         self._board = SummaryWriter(str(run.tensorboard), purge_step=resume_from + 1 if resume_from else None)
 
@@ -57,10 +58,13 @@ def read_rows(path: epath.Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _drop_rows_after(path: epath.Path, step: int) -> None:
-    if path.exists():
-        rows = [row for row in read_rows(path) if row["step"] <= step]
-        write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+def _drop_rows(path: epath.Path, step: int, *, owed: bool) -> None:
+    if not path.exists():
+        return
+    rows = [row for row in read_rows(path) if row["step"] <= step]
+    if owed:
+        rows = [row for row in rows if row["step"] < step or "eval_loss" not in row]
+    write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def _plain(value: float) -> float | None:
