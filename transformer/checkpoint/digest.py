@@ -1,7 +1,7 @@
 """Digests of arrays' values: what was read is what was written, whatever the mesh and the files in between.
 
-TensorStore checks its index, but neither Zarr nor Zstandard, as Orbax writes them, checks the values: a flipped bit of
-a weight may be restored in silence. So a checkpoint carries two numbers for each array, made from its bits:
+TensorStore checks its index, but not, as Orbax has it write them, the values: a flipped bit of a weight would be
+restored in silence. So a checkpoint carries two numbers for each array, made from its bits:
 
     digest_j = sum_i bits_i * m_j(i)  (mod 2^32),  j = 1, 2
 
@@ -29,7 +29,7 @@ _COMPILING = threading.Lock()
 
 
 def paths(tree: Any) -> list[str]:
-    """Returns the leaves' paths, in the tree's order, as `backbone/layers/attention/query/kernel`."""
+    """Returns the leaves' paths, in the tree's order, as `backbone/stack/layers/attention/query/kernel`."""
     return [
         jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(tree)
     ]
