@@ -148,7 +148,7 @@ def restore_model(checkpoint: epath.PathLike, mesh: Mesh) -> tuple[Architecture,
 
 
 def plain_context() -> Any:
-    """Returns Orbax's context for arrays as they are: to make noise 8 % smaller, Zstandard makes a save a third longer."""
+    """Returns Orbax's context for arrays as they are: Zstandard would make a save a third longer for 8 % of size."""
     from orbax.checkpoint import v1 as ocp
 
     context = ocp.Context()
