@@ -139,12 +139,15 @@ class Checkpoints:
         return trees["params"], trees["opt_state"], "metrics.json" in data.files
 
     def set_aside(self, step: int) -> epath.Path:
-        """Renames a checkpoint, so that it counts no more and can still be looked at; returns where it lies now."""
+        """Renames a checkpoint, so that it counts no more and can still be looked at; returns where it lies then.
+
+        The leading process of several does it; the others are told the same.
+        """
         path = self.folder / str(step)
         number = 1
         while (aside := self.folder / f"{step}.damaged-{number}").exists():
             number += 1
-        return path.rename(aside)
+        return path.rename(aside) if jax.process_index() == 0 else aside
 
     def _complete(self, response: Any, path: epath.Path, blocked: float, began: float) -> Saved:
         """Waits for Orbax, seals, removes what is to be kept no longer. In the background."""
