@@ -370,22 +370,10 @@ def abstract_weights(architecture: Architecture, mesh: Any) -> dict[str, Any]:
 
 def abstract_state(experiment: "Experiment", architecture: Architecture, mesh: Any) -> dict[str, Any]:
     """Returns the trees of ShapeDtypeStructs, with shardings on a mesh, that a run of the experiment saves."""
-    from transformer.training import mup
-    from transformer.training.optimizer import make_optimizer, make_schedule
-    from transformer.training.step import checkpointables, make_program
+    from transformer.training.program import program_of
+    from transformer.training.step import checkpointables
 
-    scaling = mup.scaling(architecture, experiment.mup, experiment.optimizer)
-    factors = None if scaling is None else scaling.factors
-    program = make_program(
-        architecture,
-        experiment.execution,
-        experiment.objective,
-        lambda names, schedule: make_optimizer(experiment.optimizer, schedule, names, factors),
-        make_schedule(experiment.optimizer, experiment.train.steps),
-        mesh,
-        seed=experiment.train.seed,
-    )
-    return checkpointables(program.abstract)
+    return checkpointables(program_of(experiment, architecture, mesh).abstract)
 
 
 @contextmanager

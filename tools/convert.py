@@ -76,10 +76,11 @@ def main(args: list[str]) -> None:
 
 def import_(asked: Import) -> None:
     """Imports, and says what came of it."""
-    from transformer.interop import convert, folder
+    from transformer.checkpoint.files import check_new
+    from transformer.interop import convert
 
     path = Path(asked.hf_folder).expanduser()
-    folder.check_new(Path(asked.run).expanduser())
+    check_new(Path(asked.run).expanduser())
     imported = convert.import_folder(path, head=asked.head, num_labels=asked.num_labels, pickle=asked.pickle)
     place, tokenizer = convert.save(imported, path, asked.run)
     architecture = imported.architecture

@@ -59,17 +59,13 @@ def main(args: list[str]) -> None:
     asked = command.parse(Command, args, prog="tools/coordinate_check.py")
     if len(asked.widths) < 2 or min(asked.steps, asked.seeds, asked.layers) < 1:
         raise UserError("give two --widths or more, and --steps, --seeds and --layers of at least 1")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError("drawing needs matplotlib: pip install -e '.[plot]'") from error
+    figure = command.new_figure(10, 6)
     command.start_jax()
     from transformer.training.mup import MupConfig
 
     first, *others = asked.widths
     standard = measure(asked, asked.widths, MupConfig())
     with_mup = {first: standard[first]} | measure(asked, others, MupConfig(first))  # which changes nothing at its base
-    figure = Figure(figsize=(10, 6), layout="constrained")
     rows = figure.subplots(2, 3, sharex=True, sharey="col")
     for row, title, measured in zip(rows, ("muP", "standard"), (with_mup, standard), strict=True):
         print_table(title, measured)
@@ -77,10 +73,7 @@ def main(args: list[str]) -> None:
     rows[0, 0].legend(fontsize="small")
     for axes in rows[1]:
         axes.set_xlabel("model width")
-    try:
-        figure.savefig(asked.out, dpi=120)
-    except ValueError as error:
-        raise UserError(f"--out {asked.out}: {error}") from error
+    command.save_figure(figure, asked.out)
     print(asked.out)
 
 

@@ -64,10 +64,7 @@ def main(args: list[str]) -> None:
     low, high = asked.exponents
     if len(asked.widths) < 2 or high - low < 2:
         raise UserError("give two --widths or more, and --exponents at least two apart")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError("drawing needs matplotlib: pip install -e '.[plot]'") from error
+    figure = command.new_figure(10, 4.2)
     command.start_jax()
     from transformer.training.mup import MupConfig
 
@@ -77,16 +74,12 @@ def main(args: list[str]) -> None:
     scaled = sweep(asked, others, MupConfig(base))
     with_mup = {width: (standard if width == base else scaled)[width] for width in asked.widths}
     every = {"muP": with_mup, "standard": standard}
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for axes, (title, losses) in zip(panels, every.items(), strict=True):
         draw(axes, f"{title}: {tell(title, losses)}", losses)
     panels[0].set_ylabel("validation loss, nats a target")
     panels[0].legend(title="width")
-    try:
-        figure.savefig(asked.out, dpi=120)
-    except ValueError as error:
-        raise UserError(f"--out {asked.out}: {error}") from error
+    command.save_figure(figure, asked.out)
     record = Path(asked.out).with_suffix(".json")
     record.write_text(json.dumps({"command": dataclasses.asdict(asked), "losses": every}, indent=1) + "\n")
     print(f"{asked.out}, {record}")

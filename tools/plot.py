@@ -29,12 +29,7 @@ def main(args: list[str]) -> None:
     if not asked.runs:
         raise UserError("no run is named: python tools/plot.py RUN [RUN ...]")
     curves = {run: read(epath.Path(run)) for run in asked.runs}
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError("drawing needs matplotlib: pip install -e '.[plot]'") from error
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = command.new_figure(7, 4)
     axes = figure.add_subplot()
     for number, (run, (trained, evaluated)) in enumerate(curves.items()):
         colour, name = COLOURS[number % len(COLOURS)], epath.Path(run).name
@@ -45,10 +40,7 @@ def main(args: list[str]) -> None:
     axes.set_ylabel("loss, nats a target")
     axes.grid(alpha=0.3)
     axes.legend()
-    try:
-        figure.savefig(asked.out, dpi=120)
-    except ValueError as error:
-        raise UserError(f"--out {asked.out}: {error}") from error
+    command.save_figure(figure, asked.out)
     print(asked.out)
 
 

@@ -74,6 +74,26 @@ def start_jax(*, distributed: bool = False) -> None:
             ) from error
 
 
+def new_figure(width: float, height: float) -> Any:
+    """Returns an empty matplotlib Figure, in inches; raises UserError where the library is not installed.
+
+    Called before anything is computed that would be lost without it.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError("drawing needs matplotlib: pip install -e '.[plot]'") from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(figure: Any, path: str) -> None:
+    """Writes a picture; raises UserError for an ending that matplotlib does not know."""
+    try:
+        figure.savefig(path, dpi=120)
+    except ValueError as error:
+        raise UserError(f"--out {path}: {error}") from error
+
+
 def cpu_alone() -> bool:
     """Whether JAX can only run on the CPU. Asking JAX itself would start its threads, each with a heap of its own."""
     accelerators = ("jax_plugins", "libtpu")  # where JAX finds GPUs and TPUs

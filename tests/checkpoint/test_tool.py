@@ -3,9 +3,9 @@
 import jax
 import pytest
 import tiny
+from tool_calls import caller, refuser
 
 from tools import checkpoint as tool
-from transformer import command
 
 
 @pytest.fixture(autouse=True)
@@ -16,31 +16,12 @@ def this_process(monkeypatch):
 
 @pytest.fixture
 def call(capsys):
-    """Runs the tool; returns (exit code, what it printed, what it said on standard error)."""
-
-    def run(*args):
-        try:
-            code = command.run(lambda: tool.main([str(arg) for arg in args]))
-        except SystemExit as stop:
-            code = stop.code
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
+    return caller(tool.main, capsys)
 
 
 @pytest.fixture
 def refused(call):
-    """Runs the tool on bad input; returns its one line."""
-
-    def run(*args):
-        code, out, err = call(*args)
-        assert (code, out) == (2, "")
-        assert err.startswith("error: ")
-        assert err.count("\n") == 1
-        return err
-
-    return run
+    return refuser(call)
 
 
 def test_show(run, call):

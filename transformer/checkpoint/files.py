@@ -7,6 +7,8 @@ from typing import Any
 import jax
 from etils import epath
 
+from transformer.errors import UserError
+
 
 class Files:
     """A checkpointable of small files: name, with slashes for folders -> content. The leading process writes them.
@@ -33,6 +35,12 @@ class Files:
                     self.files[path.name] = path.read_bytes()
 
         return read()
+
+
+def check_new(folder: Any) -> None:
+    """Raises `UserError` where something is in a folder (a path of pathlib or epath) that is to be written."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not empty: give a new folder")
 
 
 def to_json(record: Mapping[str, Any]) -> bytes:

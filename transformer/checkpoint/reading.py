@@ -171,8 +171,7 @@ def plain_context() -> Any:
 
 def little_memory(params: Any) -> Any:
     """Returns Orbax's context for weights alone: what is on its way to or from the disk is little beside them."""
-    largest = max(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
-    limit = max(_BUFFER_BYTES, largest) + 1  # Orbax wants more room than it fills
+    limit = max(_BUFFER_BYTES, _largest(params)) + 1  # Orbax wants more room than it fills
     context = plain_context()
     context.array.saving.storage_options.chunk_byte_size = _CHUNK_BYTES
     context.memory.read_concurrent_bytes = limit
@@ -194,14 +193,18 @@ def _pieces_kept(abstract: Mapping[str, Any]) -> Iterator[None]:
     if jax.local_device_count() == 1:
         yield
         return
-    arrays = [leaf for leaf in jax.tree.leaves(abstract) if isinstance(leaf, jax.ShapeDtypeStruct)]
-    largest = max((math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in arrays), default=0)
     context = vars(tensorstore_utils).get("_DEFAULT_OCDBT_TS_CONTEXT", {})
-    context["cache_pool"] = {"total_bytes_limit": max(_BUFFER_BYTES, largest)}
+    context["cache_pool"] = {"total_bytes_limit": max(_BUFFER_BYTES, _largest(abstract))}
     try:
         yield
     finally:
         del context["cache_pool"]
+
+
+def _largest(tree: Any) -> int:
+    """Returns the bytes of the largest of a tree's arrays, real or abstract; other leaves have none."""
+    arrays = [leaf for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype")]
+    return max((math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in arrays), default=0)
 
 
 def root_cause(error: BaseException) -> str:

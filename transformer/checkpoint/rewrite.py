@@ -13,7 +13,7 @@ from flax.traverse_util import unflatten_dict
 from transformer.checkpoint.checkpoints import save_params
 from transformer.checkpoint.compare import differing_fields, record_files
 from transformer.checkpoint.doctor import mismatches
-from transformer.checkpoint.files import Files, to_json
+from transformer.checkpoint.files import Files, check_new, to_json
 from transformer.checkpoint.leaves import stored, wanted
 from transformer.checkpoint.provenance import NAME, written_by
 from transformer.checkpoint.reading import absolute, check, digests, little_memory, read_architecture, root_cause
@@ -203,8 +203,7 @@ def _write_weights(
 def _place(source: epath.Path, run: epath.PathLike) -> epath.Path:
     """Returns where a checkpoint made of `source` goes; raises UserError where the run folder is not new."""
     folder = absolute(run)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is not empty: give a new folder")
+    check_new(folder)
     return folder / "checkpoints" / source.name
 
 

@@ -10,6 +10,7 @@ from etils import epath
 
 from transformer import checkpoint
 from transformer.checkpoint import provenance
+from transformer.checkpoint.files import check_new
 from transformer.errors import UserError
 from transformer.interop import families, folder, tokenizers
 from transformer.interop.family import Family
@@ -85,7 +86,7 @@ def save(imported: Imported, path: Path, run: epath.PathLike) -> tuple[epath.Pat
       UserError: the run folder is not empty, or cannot be written.
     """
     run = epath.Path(run).expanduser()
-    folder.check_new(run)
+    check_new(run)
     record = {"architecture.json": checkpoint.to_json(architecture_to_dict(imported.architecture))}
     kept = tokenizers.files(path)
     record |= {f"{ORIGIN}/{name}": content for name, content in kept.items()}
@@ -116,7 +117,7 @@ def export(
     Raises:
       UserError: no checkpoint, an architecture that Transformers does not have, a folder that cannot be written.
     """
-    folder.check_new(out)
+    check_new(out)
     found = checkpoint.find(path)
     family = families.of_architecture(checkpoint.read_architecture(found))
     architecture, params = checkpoint.restore_model(found, make_mesh(MeshConfig(data=1)))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from transformer.checkpoint.files import check_new
 from transformer.errors import UserError
 
 CONFIG = "config.json"
@@ -81,12 +82,6 @@ def open_tensors(folder: Path, *, pickle: bool = False) -> Iterator[Mapping[str,
             if name not in held[shard]:
                 raise UserError(f"{folder / shard} lacks tensor {name!r}, which {INDEX} says it holds")
         yield Tensors(files, shards)
-
-
-def check_new(folder: Any) -> None:
-    """Raises `UserError` where something is in a folder (a path of pathlib or epath) that is to be written."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is not empty: give a new folder")
 
 
 def write_folder(

@@ -21,18 +21,19 @@ from transformer.data.tokenizer_kinds import load_tokenizer
 from transformer.errors import Interrupted, UserError
 from transformer.objectives.objective import Setting
 from transformer.sharding import MeshConfig, batch_divisor, batch_sharding, make_mesh
-from transformer.training import mup, transfer
+from transformer.training import transfer
 from transformer.training.capsule import Capsules
 from transformer.training.evaluation import Evaluation, evaluate
 from transformer.training.experiment import Experiment
 from transformer.training.interrupt import Now, stop_on_signal
 from transformer.training.metrics import MetricsLog
-from transformer.training.optimizer import make_optimizer, make_schedule
+from transformer.training.optimizer import make_schedule
 from transformer.training.profile import Profiler
+from transformer.training.program import program_of
 from transformer.training.progress import Progress
 from transformer.training.run import Run
 from transformer.training.saving import Saver
-from transformer.training.step import Batch, Program, TrainState, checkpointables, make_program
+from transformer.training.step import Batch, Program, TrainState, checkpointables
 from transformer.training.throughput import Throughput, peak_flops
 
 
@@ -151,19 +152,7 @@ def build(experiment: Experiment, mesh: Mesh) -> Program:
             f"--train.batch-size {length.batch_size}{cut} = {rows} rows are not divided by the mesh's "
             f"data x fsdp = {parts} devices: change one of them"
         )
-    scaling = mup.scaling(experiment.model, experiment.mup, experiment.optimizer)
-    factors = None if scaling is None else scaling.factors
-    return make_program(
-        experiment.model,
-        experiment.execution,
-        experiment.objective,
-        lambda names, schedule: make_optimizer(experiment.optimizer, schedule, names, factors),
-        make_schedule(experiment.optimizer, length.steps),
-        mesh,
-        seed=length.seed,
-        accumulation=length.accumulation,
-        rescaled=None if scaling is None else scaling.rescaled,
-    )
+    return program_of(experiment, experiment.model, mesh)
 
 
 def known_tokenizer(experiment: Experiment, run: Run) -> Tokenizer | None:

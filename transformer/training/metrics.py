@@ -26,13 +26,14 @@ class MetricsLog:
         # tensorboardX brings protobuf: half a second that `--help` need not wait for.
         from tensorboardX import SummaryWriter
 
-        from transformer.training.uploaded import Uploaded
-
         _drop_rows(run.metrics, resume_from, owed=owed)
         if is_local(run.metrics):
             self._file = open(run.metrics, "ab", buffering=0)  # noqa: SIM115 - closed by __exit__
         else:
-            self._file = Uploaded(run.metrics)
+            from transformer.training import uploaded
+
+            uploaded.register()
+            self._file = uploaded.Uploaded(run.metrics)
         self._board = SummaryWriter(str(run.tensorboard), purge_step=resume_from + 1 if resume_from else None)
 
     def __enter__(self) -> "MetricsLog":

@@ -5,20 +5,16 @@ Yang et al. 2022, "Tensor Programs V", figure 1: without muP the best rate falls
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
-from transformer.sharding import param_names
-from transformer.training import mup
 from transformer.training.evaluation import evaluate
 from transformer.training.experiment import Experiment
 from transformer.training.loop import build
-from transformer.training.optimizer import make_optimizer, make_schedule
-from transformer.training.step import Batch, TrainState
+from transformer.training.optimizer import make_schedule
+from transformer.training.step import Batch
 
 
 def losses(
@@ -26,32 +22,19 @@ def losses(
 ) -> dict[float, float]:
     """Returns peak learning rate -> loss on `validation` after one update a batch of `training`; inf: it diverged.
 
-    The rate is a traced number: all updates are proportional to it, weight decay too. That of muon's AdamW half goes
-    with it.
+    That of muon's AdamW half goes with it.
     """
-    unit = dataclasses.replace(experiment.optimizer, learning_rate=1.0, adam_learning_rate=None)
-    experiment = dataclasses.replace(experiment, optimizer=unit)
-    scaling = mup.scaling(experiment.model, experiment.mup, unit)
-    names = param_names(experiment.model.abstract_params())
-    tx = make_optimizer(unit, make_schedule(unit, len(training)), names, None if scaling is None else scaling.factors)
     program = build(experiment, mesh)
-
-    @jax.jit
-    def step(state: TrainState, batch: Batch, rate: Any) -> TrainState:
-        _, _, grads = program.gradients(state, batch)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        updates = jax.tree.map(lambda update: rate * update, updates)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, opt_state, state.skipped)
-
     found = {}
     with jax.set_mesh(mesh):
         for rate in rates:
-            state = program.init()
+            optimizer = dataclasses.replace(experiment.optimizer, learning_rate=rate, adam_learning_rate=None)
+            tuned = program.retuned(make_schedule(optimizer, len(training)))
+            state = tuned.init()
             for batch in training:
-                state = step(state, batch, np.float32(rate))
-            loss = evaluate(program.evaluate, state.params, validation, targets_per_byte=None).loss
-            found[rate] = loss if np.isfinite(loss) else float("inf")
+                state, _ = tuned.step(state, batch)
+            loss = evaluate(tuned.evaluate, state.params, validation, targets_per_byte=None).loss
+            found[rate] = loss if np.isfinite(loss) and not state.skipped else float("inf")
     return found
 
 

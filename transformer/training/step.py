@@ -61,6 +61,8 @@ class Program(NamedTuple):
     the mean loss. Not compiled by itself."""
     abstract: TrainState
     """ShapeDtypeStructs with shardings: what a restore aims at."""
+    retuned: Callable[[Schedule], "Program"]
+    """Returns the program of the same run with other numbers of its schedule: nothing is compiled for it."""
 
 
 def step_key(seed: int, updates: Any) -> jax.Array:
@@ -104,11 +106,6 @@ def make_program(
     shardings = _state_shardings(boxed, make_optimizer(names, schedule), mesh)
     replicated = NamedSharding(mesh, PartitionSpec())
     own = Knobs(np.asarray(np.int64(seed)).astype(np.int32), schedule)
-
-    @functools.cache
-    def placed() -> Knobs:
-        # `device_put` would ask all processes whether they have the same.
-        return jax.tree.map(lambda number: jax.make_array_from_process_local_data(replicated, number), own)
 
     def init(knobs: Knobs) -> TrainState:
         params = nn.meta.unbox(model.init(jax.random.key(knobs.seed), **architecture.example_inputs())["params"])
@@ -175,13 +172,25 @@ def make_program(
 
     initialised = jax.jit(init, out_shardings=shardings)
     stepped = jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated))
-    return Program(
-        init=lambda: initialised(placed()),
-        step=lambda state, batch: stepped(state, batch, placed()),
-        evaluate=jax.jit(evaluate, out_shardings=replicated),
-        gradients=mean_gradients,
-        abstract=with_shardings(jax.eval_shape(init, own), shardings),
-    )
+    evaluated = jax.jit(evaluate, out_shardings=replicated)
+    abstract = with_shardings(jax.eval_shape(init, own), shardings)
+
+    def program(knobs: Knobs) -> Program:
+        @functools.cache
+        def placed() -> Knobs:
+            # `device_put` would ask all processes whether they have the same.
+            return jax.tree.map(lambda number: jax.make_array_from_process_local_data(replicated, number), knobs)
+
+        return Program(
+            init=lambda: initialised(placed()),
+            step=lambda state, batch: stepped(state, batch, placed()),
+            evaluate=evaluated,
+            gradients=mean_gradients,
+            abstract=abstract,
+            retuned=lambda schedule: program(Knobs(knobs.seed, schedule)),
+        )
+
+    return program(own)
 
 
 def _state_shardings(boxed, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:

@@ -32,5 +32,7 @@ class _EventFiles:
         """An object store has no folders to make."""
 
 
-for scheme in ("gs", "s3"):
-    record_writer.register_writer_factory(scheme, _EventFiles)
+def register() -> None:
+    """Has tensorboardX write its event files to object stores so, too."""
+    for scheme in ("gs", "s3"):
+        record_writer.register_writer_factory(scheme, _EventFiles)
