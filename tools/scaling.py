@@ -6,6 +6,8 @@ report | flops.
 
 import contextlib
 import dataclasses
+import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -61,6 +63,11 @@ class Fit:
     """Leave out the rows of so many highest losses."""
     law: str | None = None
     """chinchilla, kaplan, kaplan-n, kaplan-d, isoflop, envelope, overtrain or repeat; None: all that can be fitted."""
+    setting: str | None = None
+    """A power law of the best setting in place of a law of the loss: the column of what was swept, such as the learning
+    rate or the batch."""
+    by: tuple[str, ...] = ()
+    """The columns that the best --setting depends on, such as N D; rows where they are equal are one sweep."""
     bootstrap: int = 1000
     """Refits to runs drawn with replacement, for the intervals; of laws beside the first one, at most 40. 0: none."""
     seed: int = 0
@@ -81,6 +88,8 @@ class Predict:
     """D of its training."""
     flops: float | None = None
     """C of a budget, 6 N D."""
+    unique_tokens: float | None = None
+    """Tokens that the corpus has, which a longer training reads more than once; a law that knows repeats is needed."""
     law: str | None = None
     """Another law of the file than its first."""
 
@@ -148,8 +157,9 @@ def plan(args: list[str]) -> None:
     from tqdm import tqdm
 
     import configs
+    from transformer.checkpoint.files import check_new
     from transformer.scaling.studies import plan as plans
-    from transformer.scaling.studies import plan_view, probe
+    from transformer.scaling.studies import plan_view, probe, sweep
     from transformer.scaling.studies import study as studies
     from transformer.scaling.studies.plan_flags import Plan, Preset
 
@@ -158,19 +168,25 @@ def plan(args: list[str]) -> None:
     default = Plan(study="", request=request, experiment=configs.get(named.preset))
     asked = command.parse(Plan, args, prog="tools/scaling.py plan", default=default)
     folder = Path(asked.study).expanduser()
-    if not asked.study or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
-        raise UserError(f"{asked.study or 'no folder'}: give a new folder for the study")
+    if not asked.study:
+        raise UserError("no folder is named: give a new folder for the study")
+    check_new(folder)
     planned = plans.plan(asked.experiment, asked.request, asked.shape)
+    share = sweep.shares(asked.jobs, cpu=command.cpu_alone())[0]
+    if asked.probe and share is not None:
+        os.sched_setaffinity(0, share)  # before JAX has threads: a probe computes on what a run will have
     command.start_jax()
-    seconds = {}
+    seconds, notes = {}, [f"note: {note}" for note in planned.notes]
     if asked.probe:
+        from transformer.training.loop import prepare_corpus
+
+        corpus = prepare_corpus(next(iter(planned.experiments.values())))  # which is that of all
+        if (epochs := probe.epochs(planned.study.cells, corpus)) > 1:
+            notes.append(f"note: the longest run reads its corpus {epochs:.1f} times: beyond 4, tokens are worth less")
         with tqdm(total=len({cell.params for cell in planned.study.cells}), desc="probe", leave=False) as bar:
-            seconds = probe.seconds_per_step(planned.study.cells, planned.experiments, bar.update)
+            seconds = probe.seconds_per_step(planned.study.cells, planned.experiments, corpus, bar.update)
     with tqdm(total=plan_view.SIMULATED, desc="simulate", leave=False) as bar:
         told = plan_view.tells(planned, bar.update)
-    notes = [f"note: {note}" for note in planned.notes]
-    if asked.probe and (epochs := probe.epochs(planned.study.cells, planned.experiments)) > 1:
-        notes.append(f"note: the longest run reads its corpus {epochs:.1f} times: beyond 4, tokens are worth less")
     print("\n".join([*plan_view.table(planned, seconds, asked.jobs), *told, *notes]))
     studies.write(planned.study, folder, planned.experiments)
     jobs = f" --jobs {asked.jobs}" if asked.jobs > 1 else ""
@@ -211,12 +227,15 @@ def fit(asked: Fit) -> None:
     """Prints the fitted laws; writes them."""
     from transformer.scaling.laws import fitting, law_file, methods, show
 
+    if asked.setting is not None or asked.by:
+        fit_setting(asked)
+        return
     if asked.bootstrap < 0:
         raise UserError(f"--bootstrap {asked.bootstrap}: it is a number of refits")
     if (asked.study is None) == (asked.table is None):
         raise UserError("fit takes the folder of a study, or --table FILE")
     table, source = _of_study(asked) if asked.study else _of_table(asked)
-    out = asked.json or (str(Path(asked.study) / "law.json") if asked.study else None)
+    out = asked.json or (str(Path(asked.study) / law_file.NAME) if asked.study else None)
     heading = f"{source.path}: {len(table)} runs, {show.ranges(source)}"
     if asked.law is not None:
         fitted = [fitting.fit(table, asked.law, asked.bootstrap, asked.seed)]
@@ -243,6 +262,24 @@ def fit(asked: Fit) -> None:
     if out is not None:
         law_file.write(out, fitted, source)
         print(f"\nwritten: {out}; python tools/scaling.py predict {out} --flops 1e21")
+
+
+def fit_setting(asked: Fit) -> None:
+    """Prints the power law of a setting's best value."""
+    from transformer.scaling.laws import law_file, power_law, show
+    from transformer.scaling.laws.reading import read_sweeps
+
+    if asked.table is None or asked.setting is None or not asked.by:
+        raise UserError("a law of a setting takes a table of sweeps: --table FILE --setting learning_rate --by N D")
+    setting, loss, at = read_sweeps(asked.table, asked.setting, asked.by, asked.loss)
+    found = power_law.fit(setting, loss, at, f"values of {asked.setting}")
+    print(f"{asked.table}: {len(loss)} runs, {len(found.sweeps)} sweeps")
+    print("\n".join([*show.of_setting(found, asked.setting), *show.warnings(found.warnings)]))
+    if asked.json is not None:
+        record = {"setting": asked.setting, **dataclasses.asdict(found.law), "standard_errors": found.errors}
+        record |= {"error": found.error, "warnings": [warned._asdict() for warned in found.warnings]}
+        Path(asked.json).expanduser().write_text(json.dumps(law_file.plain(record), allow_nan=False) + "\n")
+        print(f"written: {asked.json}")
 
 
 def _of_table(asked: Fit) -> "tuple[Table, Source]":
@@ -274,17 +311,19 @@ def _of_study(asked: Fit) -> "tuple[Table, Source]":
 def predict(asked: Predict) -> None:
     """Prints a prediction with its intervals."""
     from transformer.scaling.laws import law_file, show
-    from transformer.scaling.laws.predict import extrapolation
+    from transformer.scaling.laws.predict import extrapolation, on_corpus
 
     given = {"params": asked.params, "tokens": asked.tokens, "flops": asked.flops}
     named = {name for name, value in given.items() if value is not None}
     if named not in ({"params", "tokens"}, {"flops"}):
         raise UserError("predict takes --params and --tokens, for the loss of a model, or --flops, for a budget")
     values = {name: value for name, value in given.items() if value is not None}
-    for name, value in values.items():
-        if not 0 < value < float("inf"):
+    for name, value in (*values.items(), ("unique-tokens", asked.unique_tokens)):
+        if value is not None and not 0 < value < float("inf"):
             raise UserError(f"--{name} {value}: it must be positive and finite")
     fitted, source = law_file.read(_file(asked.law_file), asked.law)
+    if asked.unique_tokens is not None:
+        fitted = on_corpus(fitted, asked.unique_tokens)
     if "flops" in values:
         lines = show.of_budget(fitted, values["flops"])
     else:
@@ -311,7 +350,9 @@ def flops(asked: Flops) -> None:
 
 def _file(path: str) -> str:
     """A study's folder holds its law file."""
-    return str(Path(path) / "law.json") if Path(path).is_dir() else path
+    from transformer.scaling.laws import law_file
+
+    return str(Path(path) / law_file.NAME) if Path(path).is_dir() else path
 
 
 if __name__ == "__main__":

@@ -1,18 +1,22 @@
 """tools/scaling.py as people meet it: what it prints and writes, its exit codes, one line for each mistake."""
 
 import csv
+import itertools
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tool_calls import caller, refuser
 
 from tools import scaling as tool
-from transformer import command
 from transformer.scaling.laws import synthetic
 from transformer.scaling.laws.coverage import TRUTH
+from transformer.scaling.laws.power_law import STEP_LEARNING_RATE
+from transformer.scaling.laws.repeat import Repeat
 
 ROOT = Path(__file__).parents[3]
 
@@ -33,31 +37,12 @@ def table(tmp_path_factory):
 
 @pytest.fixture
 def call(capsys):
-    """Runs the tool; returns (exit code, what it printed, what it said on standard error)."""
-
-    def run(*args):
-        try:
-            code = command.run(lambda: tool.main([str(arg) for arg in args]))
-        except SystemExit as stop:
-            code = stop.code
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
+    return caller(tool.main, capsys)
 
 
 @pytest.fixture
 def refused(call):
-    """Runs the tool on bad input; returns its one line."""
-
-    def run(*args):
-        code, out, err = call(*args)
-        assert (code, out) == (2, "")
-        assert err.startswith("error: ")
-        assert err.count("\n") == 1
-        return err
-
-    return run
+    return refuser(call)
 
 
 def test_one_law(call, table, tmp_path):
@@ -134,6 +119,61 @@ def test_mistakes(refused, table, tmp_path):
     for flags in ((), ("--params", 1e9), ("--params", 1e9, "--tokens", 1e9, "--flops", 1e9)):
         assert "takes --params and --tokens" in refused("predict", tmp_path / "law.json", *flags)
     assert "--flops -1.0: it must be positive" in refused("predict", tmp_path / "law.json", "--flops", "-1")
+
+
+def test_a_corpus_that_is_read_more_than_once(call, refused, table, tmp_path):
+    """Muennighoff et al. 2023: four epochs are worth nearly as much as new tokens, sixty-four are not."""
+    truth = Repeat(E=1.87, A=521.0, B=1488.0, alpha=0.35, beta=0.35, R_D=15.4, R_N=5.3)
+    with (tmp_path / "runs.csv").open("w") as file:
+        file.write("params,tokens,unique,loss\n")
+        for params, unique, epochs in itertools.product((1e7, 1e8, 1e9), (1e8, 1e9, 1e10), (1, 4, 16, 64)):
+            file.write(f"{params},{unique * epochs},{unique},{truth.loss(params, unique * epochs, unique)}\n")
+    law = tmp_path / "law.json"
+    columns = ("--unique-tokens", "unique", "--law", "repeat", "--bootstrap", 3)
+    assert call("fit", "--table", tmp_path / "runs.csv", *columns, "--json", law)[0] == 0
+    shown = []
+    for more in ((), ("--unique-tokens", "1e9")):
+        code, out, _ = call("predict", law, "--params", "1e8", "--tokens", "6.4e10", *more)
+        assert code == 0
+        shown.append(float(out.splitlines()[1].split()[1]))
+    expected = [float(truth.loss(1e8, 6.4e10)), float(truth.loss(1e8, 6.4e10, 1e9))]
+    assert shown == pytest.approx(expected, rel=1e-3)
+    assert expected[1] > expected[0] + 0.05
+    code, out, _ = call("predict", law, "--flops", "1e20", "--unique-tokens", "1e9")
+    assert code == 0
+    values = dict(line.split()[:2] for line in out.splitlines()[1:5])
+    assert float(values["N"]) == pytest.approx(truth.optimum(1e20, 1e9).params, rel=0.02)
+    plain, columns = tmp_path / "plain.json", ("--params", "N", "--tokens", "D", "--loss", "final")
+    assert call("fit", "--table", table, *columns, "--law", "kaplan", "--bootstrap", 0, "--json", plain)[0] == 0
+    assert "the law 'kaplan' knows no repeated tokens: give --law repeat" in refused(
+        "predict", plain, "--flops", "1e20", "--unique-tokens", "1e9"
+    )
+    assert "--unique-tokens 0.0: it must be positive" in refused(
+        "predict", law, "--flops", "1e20", "--unique-tokens", 0
+    )
+
+
+def test_a_law_of_the_learning_rate(call, refused, tmp_path):
+    """Sweeps whose best rate is that of Li et al. 2025; one run of each diverged, as its empty loss says."""
+    with (tmp_path / "sweeps.csv").open("w") as file:
+        file.write("N,D,rate,loss\n")
+        for params, tokens in itertools.product((1e7, 1e8, 1e9), (1e9, 1e10)):
+            best = STEP_LEARNING_RATE(N=params, D=tokens)
+            for factor in (0.25, 0.5, 1, 2, 4):
+                file.write(f"{params},{tokens},{best * factor},{3 + 0.1 * math.log(factor) ** 2}\n")
+            file.write(f"{params},{tokens},{best * 16},\n")
+    sweeps, law = ("--table", tmp_path / "sweeps.csv", "--setting", "rate", "--by"), tmp_path / "rates.json"
+    code, out, _ = call("fit", *sweeps, "N", "D", "--json", law)
+    assert code == 0
+    assert out.startswith(f"{tmp_path}/sweeps.csv: 36 runs, 6 sweeps\n")
+    assert "  rate = 1.79 N^-0.713 D^0.307\n" in out
+    assert "  diverged-run: 6 of 36 runs have no finite loss" in out
+    assert json.loads(law.read_text())["exponents"] == pytest.approx({"N": -0.713, "D": 0.307})
+    assert "law.json is no law file" in refused("predict", law, "--flops", "1e20").replace("rates", "law")
+    assert "columns 'C'; give --by one of: N, D, rate, loss" in refused("fit", *sweeps, "C")
+    assert "takes a table of sweeps: --table FILE" in refused("fit", *sweeps[:4])
+    (tmp_path / "sweeps.csv").write_text("N,D,rate,loss\n1e7,1e9,0.1,3\n")
+    assert "needs 3 sweeps that bracket their best of values of rate; 0 here" in refused("fit", *sweeps, "N", "D")
 
 
 def test_a_law_without_losses(call, tmp_path):

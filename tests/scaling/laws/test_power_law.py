@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import linregress
 
 from transformer.errors import UserError
 from transformer.scaling.laws import power_law
@@ -55,6 +56,7 @@ def test_a_law_in_the_budget_comes_back_near_with_noise():
     assert math.log(found.law.coefficient) == pytest.approx(level, rel=1e-9)
     misfit = log_best - np.polyval([slope, level], np.log(budgets))
     assert found.error == pytest.approx(math.sqrt(np.mean(misfit**2)), rel=1e-6)
+    assert found.errors["C"] == pytest.approx(linregress(np.log(budgets), log_best).stderr, rel=1e-9)
 
 
 @pytest.mark.parametrize(

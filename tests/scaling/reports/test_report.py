@@ -112,7 +112,7 @@ def test_held_out_runs_are_as_predict_says(whole, seen):
 
 
 def test_a_run_outside_its_interval_is_counted():
-    one = held_out.HeldOut("far", 1e5, 1e6, 3.0, (2.9, 3.1), (2.8, 3.2), 3.3)
+    one = held_out.HeldOut("far", 1e5, 1e6, 6e11, 3.0, (2.9, 3.1), (2.8, 3.2), 3.3)
     assert one.inside is False
     assert one.error == pytest.approx(0.1)
     assert one._replace(of_run=(math.nan, math.nan)).inside is None

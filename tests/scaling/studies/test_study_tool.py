@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from tool_calls import caller
 
 from tools import scaling as tool
 from transformer import command
@@ -15,14 +16,7 @@ from transformer.scaling.studies import study as studies
 
 @pytest.fixture
 def call(capsys):
-    """Runs the tool; returns (exit code, what it printed, what it said on standard error)."""
-
-    def run(*args):
-        code = command.run(lambda: tool.main([str(arg) for arg in args]))
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
+    return caller(tool.main, capsys)
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +74,10 @@ def test_fit_and_predict(planned, call):
     assert len(held) == 5
     assert all(name in section for name in held)
     assert section.count("outside") <= 1
+    best = dict(line.split()[1:3] for line in out.split("the best of a held-out budget")[1].splitlines()[2:7])
+    assert list(best) == ["measured", "chinchilla", "isoflop", "envelope", "kaplan"]
+    for by in ("measured", "chinchilla", "isoflop"):
+        assert float(best[by]) == pytest.approx(TRUTH.optimum(1e16).params, rel=0.25)
     with (planned / "runs.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["name"] for row in rows} == {cell.name for cell in study.cells}

@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from transformer.errors import UserError
 from transformer.scaling.laws.table import Table
 
 
@@ -44,6 +45,14 @@ class Law(abc.ABC):
     @abc.abstractmethod
     def optimum(self, flops: float) -> Allocation:
         """Returns the size and tokens of the lowest loss for a budget of 6 N D FLOPs; NaN where the form says none."""
+
+    def on_corpus(self, unique_tokens: float) -> "Law":
+        """Returns the law of runs over a corpus of so many tokens: longer ones read it more than once.
+
+        Raises:
+          UserError: the form knows nothing of repeats.
+        """
+        raise UserError(f"the law {self.name!r} knows no repeated tokens: give --law repeat, or no --unique-tokens")
 
     def predict(self, table: Table) -> np.ndarray:
         """Returns the predicted loss of every row, from whatever columns the form reads; NaN as in `loss`."""

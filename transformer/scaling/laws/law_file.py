@@ -30,6 +30,8 @@ from transformer.scaling.laws.law import Fit, Warned
 from transformer.scaling.laws.methods import METHODS, method
 from transformer.scaling.laws.table import Table
 
+NAME = "law.json"
+"""In a study's folder."""
 FORMAT, VERSION = "scaling-law", 1
 
 
@@ -72,7 +74,7 @@ def write(path: str | Path, fitted: Sequence[Fitted], source: Source) -> None:
     """Writes the laws, the first on top."""
     first, *others = (_to_record(each) for each in fitted)
     record = {"format": FORMAT, "version": VERSION, **first, "table": dataclasses.asdict(source), "beside": others}
-    Path(path).expanduser().write_text(json.dumps(_plain(record), allow_nan=False) + "\n")
+    Path(path).expanduser().write_text(json.dumps(plain(record), allow_nan=False) + "\n")
 
 
 def read(path: str | Path, law: str | None = None) -> tuple[Fitted, Source]:
@@ -155,12 +157,12 @@ def _short(value: float) -> float:
     return float(f"{value:.9g}")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Returns a value as JSON has it, which has no NaN and no infinity: null."""
     if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if isinstance(value, (float, np.floating)):
         return float(value) if math.isfinite(value) else None
     return value

@@ -58,8 +58,10 @@ class PowerFit(NamedTuple):
     """A power law fitted to sweeps, with what to know of it."""
 
     law: PowerLaw
+    errors: Mapping[str, float]
+    """Standard error of each exponent, by least squares; NaN where no sweep is left over to judge it by."""
     error: float
-    """Root mean square of log y about the law; NaN where no sweep is left over to judge it by."""
+    """Root mean square of log y about the law; NaN likewise."""
     sweeps: tuple[Sweep, ...]
     """All, those left out too."""
     warnings: tuple[Warned, ...]
@@ -111,14 +113,16 @@ def fit(setting: np.ndarray, loss: np.ndarray, at: Mapping[str, np.ndarray], wha
     best = np.log([sweep.valley.lowest for sweep in good])
     exponents, *_ = np.linalg.lstsq(centred, best, rcond=None)
     level = best.mean() - design[:, 1:].mean(axis=0) @ exponents
-    error = math.nan
+    error, errors = math.nan, np.full(len(at), math.nan)
     if len(good) > needed:
-        error = float(np.sqrt(np.mean((design @ (level, *exponents) - best) ** 2)))
+        squares = np.sum((design @ (level, *exponents) - best) ** 2)
+        error = math.sqrt(squares / len(good))
+        errors = np.sqrt(squares / (len(good) - needed) * np.diag(np.linalg.inv(centred.T @ centred)))
     else:
         line = f"{needed} sweeps: the power law goes through them exactly, and nothing tells how well; add a sweep"
         warned.append(Warned("no-freedom", line))
     law = PowerLaw(float(np.exp(level)), dict(zip(at, map(float, exponents), strict=True)))
-    return PowerFit(law, error, tuple(sweeps), tuple(warned))
+    return PowerFit(law, dict(zip(at, map(float, errors), strict=True)), error, tuple(sweeps), tuple(warned))
 
 
 def _near_best(setting: np.ndarray, loss: np.ndarray) -> np.ndarray:

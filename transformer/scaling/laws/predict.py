@@ -11,6 +11,7 @@ import numpy as np
 from transformer.scaling.laws.bootstrap import Interval, interval
 from transformer.scaling.laws.law import Warned
 from transformer.scaling.laws.law_file import Fitted, Source
+from transformer.scaling.laws.methods import method
 
 
 class LossPrediction(NamedTuple):
@@ -33,6 +34,16 @@ class AllocationPrediction(NamedTuple):
     of_params: Interval
     of_tokens: Interval
     of_loss: Interval
+
+
+def on_corpus(fitted: Fitted, unique_tokens: float) -> Fitted:
+    """Returns a law, and its refits, of runs over a corpus of so many tokens; raises UserError as `Law.on_corpus`."""
+    refits = tuple(law.on_corpus(unique_tokens) for law in fitted.bootstrap.laws)
+    return dataclasses.replace(
+        fitted,
+        fit=dataclasses.replace(fitted.fit, law=fitted.fit.law.on_corpus(unique_tokens)),
+        bootstrap=dataclasses.replace(fitted.bootstrap, laws=refits),
+    )
 
 
 def loss(fitted: Fitted, params: float, tokens: float) -> LossPrediction:
@@ -74,7 +85,7 @@ def extrapolation(source: Source, **asked: float) -> list[Warned]:
 def _noise(fitted: Fitted, count: int) -> np.ndarray:
     """Returns [count] residuals, drawn evenly, and widened by what the fit took of them."""
     off = fitted.residuals
-    numbers = len(dataclasses.fields(fitted.fit.law))
+    numbers = len(dataclasses.fields(method(fitted.fit.law.name).law))
     if len(off) <= numbers:
         return np.full(count, np.nan)
     return np.random.default_rng(0).choice(off, count) * np.sqrt(len(off) / (len(off) - numbers))

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import difflib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,22 @@ def read(path: str | Path, columns: Columns = Columns()) -> Table:
     )
 
 
+def read_sweeps(
+    path: str | Path, setting: str, by: Sequence[str], loss: str
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Returns what `power_law.fit` takes of a CSV file: [R] the setting that was swept, the loss, and what it is by.
+
+    A run that diverged has an empty loss, or one that is not finite.
+
+    Raises:
+      UserError: as `read`.
+    """
+    names, lines = _rows(Path(path).expanduser())
+    columns = {name: _column(path, names, lines, "by", name) for name in by}
+    losses = _column(path, names, lines, "loss", loss, diverged=True)
+    return _column(path, names, lines, "setting", setting), losses, columns
+
+
 def drop_highest(table: Table, count: int) -> Table:
     """Returns the table without the rows of the `count` highest losses.
 
@@ -91,7 +108,16 @@ def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     return names, lines[1:]
 
 
-def _column(path: str | Path, names: list[str], lines: list[tuple[int, list[str]]], flag: str, name: str) -> np.ndarray:
+def _column(
+    path: str | Path,
+    names: list[str],
+    lines: list[tuple[int, list[str]]],
+    flag: str,
+    name: str,
+    *,
+    diverged: bool = False,
+) -> np.ndarray:
+    """Returns a column; where runs may have diverged, NaN for an empty cell, and what is not finite as it is."""
     if names.count(name) != 1:
         near = difflib.get_close_matches(name, names, 1)
         hint = f"did you mean --{flag} {near[0]}?" if near else f"give --{flag} one of: {', '.join(names)}"
@@ -101,10 +127,10 @@ def _column(path: str | Path, names: list[str], lines: list[tuple[int, list[str]
     for row, (number, cells) in enumerate(lines):
         text = cells[place].strip() if place < len(cells) else ""
         try:
-            values[row] = float(text)
+            values[row] = float(text or "nan") if diverged else float(text)
         except ValueError:
             raise UserError(f"{path}, line {number}: {name} is {text!r}, which is no number") from None
-        if not (math.isfinite(values[row]) and values[row] > 0):
+        if not (values[row] > 0 and math.isfinite(values[row])) and not (diverged and not math.isfinite(values[row])):
             raise UserError(
                 f"{path}, line {number}: {name} is {text}: it must be positive and finite; take the row out if the run "
                 "failed"

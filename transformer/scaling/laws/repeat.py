@@ -83,9 +83,26 @@ class Repeat(Law):
         best = float(np.exp(fminbound(loss, math.log(once), math.log(flops / (6 * unique_tokens)), xtol=1e-10)))
         return Allocation(best, flops / (6 * best))
 
+    def on_corpus(self, unique_tokens: float) -> "Repeat":
+        return _OnCorpus(**dataclasses.asdict(self), corpus=unique_tokens)
+
     def unique_params(self, unique_tokens: float) -> float:
         """Returns U_N: the size that is best for a run over a corpus once."""
         return float(np.exp(_log_unique_params(np.log(unique_tokens), self.A, self.B, self.alpha, self.beta)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _OnCorpus(Repeat):
+    """The law of runs that all read one corpus."""
+
+    corpus: float
+    """Its tokens."""
+
+    def loss(self, params: Array, tokens: Array, unique_tokens: Array | None = None) -> np.ndarray:
+        return super().loss(params, tokens, self.corpus if unique_tokens is None else unique_tokens)
+
+    def optimum(self, flops: float, unique_tokens: float | None = None) -> Allocation:
+        return super().optimum(flops, self.corpus if unique_tokens is None else unique_tokens)
 
 
 def _log_unique_params(log_unique: np.ndarray, a: float, b: float, alpha: float, beta: float) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Laws and predictions in lines, for people."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 from transformer.errors import UserError
@@ -7,6 +8,7 @@ from transformer.scaling.laws import findings
 from transformer.scaling.laws import predict as predicting
 from transformer.scaling.laws.law import Warned
 from transformer.scaling.laws.law_file import Fitted, Source
+from transformer.scaling.laws.power_law import PowerFit
 
 
 def of_model(fitted: Fitted, params: float, tokens: float) -> list[str]:
@@ -73,6 +75,22 @@ def compare(fitted: Sequence[Fitted], flops: float) -> Iterator[str]:
             f"{found.loss:<8.4f} {interval(found.of_loss, '.4f')}",
         )
         yield f"  {each.fit.law.name:14}" + " ".join(parts)
+
+
+def of_setting(found: PowerFit, what: str) -> Iterator[str]:
+    """Yields how a setting's best value scales: every sweep's, then the law."""
+    names = list(found.law.exponents)
+    yield f"    {''.join(f'{name:>12}' for name in names)}{f'best {what}':>24}{'by the law':>12}{'loss':>10}"
+    for sweep in found.sweeps:
+        cell = "".join(f"{value:>12.4g}" for value in sweep.at.values())
+        best = f"{sweep.valley.lowest:.4g}" if sweep.valley.inside else "not bracketed"
+        yield f"    {cell}{best:>24}{found.law(**sweep.at):>12.4g}{sweep.valley.depth:>10.4f}"
+    terms = " ".join(f"{name}^{exponent:.4g}" for name, exponent in found.law.exponents.items())
+    yield f"  {what} = {found.law.coefficient:.4g} {terms}"
+    if found.error == found.error:
+        yield f"  off by {math.expm1(found.error):.1%} in the mean; standard errors of the exponents: " + ", ".join(
+            f"{name} {error:.3g}" for name, error in found.errors.items()
+        )
 
 
 def warnings(found: Sequence[Warned]) -> Iterator[str]:

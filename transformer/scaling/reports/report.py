@@ -4,14 +4,14 @@ import io
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from etils import epath
 
 from transformer.checkpoint import write_atomically
 from transformer.errors import UserError
-from transformer.scaling.laws import findings, isoflop, predict
+from transformer.scaling.laws import findings, isoflop
 from transformer.scaling.laws.allocation import AllocationLaw
 from transformer.scaling.laws.law_file import Fitted
 from transformer.scaling.laws.parametric import Chinchilla
@@ -194,14 +194,13 @@ def _predictions(found: Results, drawing: Drawing, folder: epath.Path) -> Iterat
 
 def _held_out_table(law: Fitted, table: Table, largest: float) -> str:
     head = "run", "N", "D", "decades on", "predicted", "95 %, law", "95 %, one run", "measured", "error", "it is"
-    found = zip(held_out.compare(law, table), table.flops, strict=True)
     rows = [
         (
-            each.name, short(each.params), short(each.tokens), f"{math.log10(flops / largest):+.2f}",
+            each.name, short(each.params), short(each.tokens), f"{math.log10(each.flops / largest):+.2f}",
             f"{each.predicted:.4f}", interval(each.of_law, ".4f"), interval(each.of_run, ".4f"),
             f"{each.measured:.4f}", f"{each.error:+.2%}", {None: "", True: "inside", False: "OUTSIDE"}[each.inside],
         )
-        for each, flops in sorted(found, key=lambda one: (round(math.log10(one[1]), 1), one[0].params))
+        for each in held_out.compare(law, table)
     ]  # fmt: skip
     caption = (
         f"{law.fit.law.name} against the held-out runs. Decades on: of C, above the dearest fitted run. Error: "
@@ -225,7 +224,13 @@ def _allocation(found: Results, drawing: Drawing) -> Iterator[str]:
         "Allocations drift where losses hold: many sizes "
         f"have nearly the best loss. C is 6 N D; for isoflop and envelope, what the table has ({source.convention}).",
     )
-    rows = [] if found.held_out is None else list(_best_of_held_out(found.laws, found.held_out))
+    rows = [
+        (
+            scientific(flops), by, short(said.params), interval(said.of_params), short(said.tokens),
+            interval(said.of_tokens), number(said.loss, ".4f"), interval(said.of_loss, ".4f"),
+        )
+        for flops, by, said in (() if found.held_out is None else held_out.best(found.laws, found.held_out))
+    ]  # fmt: skip
     if rows:
         head = "C", "by", "N*", "95 %", "D*", "95 %", "loss", "95 %"
         caption = "The best of a held-out budget: where the parabola through its runs is lowest, and as predicted."
@@ -234,24 +239,6 @@ def _allocation(found: Results, drawing: Drawing) -> Iterator[str]:
 
 def _allocates(law: Fitted, flops: float) -> bool:
     return math.isfinite(law.fit.law.optimum(flops).params)
-
-
-def _best_of_held_out(laws: Sequence[Fitted], table: Table) -> Iterator[Sequence[str]]:
-    for profile in isoflop.profiles(table):
-        if not profile.valley.inside:
-            continue
-        params, tokens, loss = profile.valley.lowest, profile.tokens, profile.valley.depth
-        budget = scientific(profile.flops)
-        yield budget, "measured", short(params), "", short(tokens), "", f"{loss:.4f}", ""
-        for law in laws:
-            own = isinstance(law.fit.law, AllocationLaw)
-            said = predict.allocation(law, profile.flops if own else 6 * params * tokens)
-            if math.isfinite(said.params):
-                yield (
-                    budget, law.fit.law.name, short(said.params), interval(said.of_params),
-                    short(said.tokens), interval(said.of_tokens),
-                    number(said.loss, ".4f"), interval(said.of_loss, ".4f"),
-                )  # fmt: skip
 
 
 def _residuals(found: Results, drawing: Drawing) -> Iterator[str]:

@@ -18,10 +18,6 @@ from transformer.scaling.laws.reading import drop_highest
 from transformer.scaling.laws.table import Table
 from transformer.scaling.studies import study
 from transformer.scaling.studies.study import Cell, Study
-from transformer.training.metrics import read_rows
-
-LAW = "law.json"
-"""The study's fitted laws."""
 
 State = Literal["ended", "not finite", "unfinished", "not begun"]
 
@@ -106,7 +102,7 @@ def read(folder: epath.PathLike) -> Results:
     """
     planned = study.read(folder)
     runs = tuple(_run(folder, cell) for cell in planned.cells)
-    path = epath.Path(folder) / LAW
+    path = epath.Path(folder) / law_file.NAME
     laws, source = law_file.read_all(str(path)) if path.exists() else ([], None)
     fitted, held_out = _table(planned, folder, False), _table(planned, folder, True)
     return Results(planned, runs, fitted, held_out, tuple(laws), source)
@@ -114,14 +110,14 @@ def read(folder: epath.PathLike) -> Results:
 
 def _run(folder: epath.PathLike, cell: Cell) -> RunResult:
     run = study.run_of(folder, cell.name)
-    came = study.outcome(folder, cell)
+    rows = study.rows_of(folder, cell)
+    came = study.reached(cell, rows)
     first = cell.branch or 0  # a branch may have its trunk's rows before its own
-    rows = read_rows(run.metrics) if run.metrics.exists() else []
     rows = [row for row in rows if "nll" in row and row["step"] > first]
     state: State = "unfinished" if rows else "not begun"
     if came.ended:
         state = "ended" if math.isfinite(came.loss) else "not finite"
-    words = "" if came.ended else _last_words(epath.Path(folder) / "logs" / f"{cell.name}.log")
+    words = "" if came.ended else _error(study.last_words(folder, cell))
     steps = np.array([row["step"] for row in rows], np.int64)
     losses = np.array([math.nan if row["nll"] is None else row["nll"] for row in rows], np.float64)
     found = RunResult(cell, state, came.loss, steps, losses, math.nan, _writer(run), words)
@@ -145,18 +141,13 @@ def _writer(run: study.Run) -> Mapping[str, Any]:
     return json.loads(path.read_text()) if path is not None and path.exists() else {}
 
 
-def _last_words(path: epath.Path) -> str:
-    lines = path.read_text().replace("\r", "\n").split("\n") if path.exists() else []
-    said = [line.strip() for line in lines if line.strip()]
-    if said and re.match(r"[\w.]*(error|interrupt)", said[-1], re.IGNORECASE):
-        return said[-1].removeprefix("error: ")[:300]
-    return ""
+def _error(said: str) -> str:
+    """Returns a process's last line if it tells of an error; it may be a progress bar's, too."""
+    return said.removeprefix("error: ")[:300] if re.match(r"[\w.]*(error|interrupt)", said, re.IGNORECASE) else ""
 
 
 def _table(planned: Study, folder: epath.PathLike, held_out: bool) -> Table | None:
     try:
-        found = study.table(planned, folder, held_out=held_out)
+        return study.table(planned, folder, held_out=held_out)
     except UserError:  # no run has ended, which the report says of each
         return None
-    finite = np.isfinite(found.loss)
-    return found.take(np.flatnonzero(finite)) if finite.any() else None

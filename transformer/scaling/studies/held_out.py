@@ -8,9 +8,11 @@ import numpy as np
 from etils import epath
 
 from transformer.errors import UserError
-from transformer.scaling.laws import predict
+from transformer.scaling.laws import isoflop, predict
+from transformer.scaling.laws.allocation import AllocationLaw
 from transformer.scaling.laws.bootstrap import Interval
 from transformer.scaling.laws.law_file import Fitted
+from transformer.scaling.laws.predict import AllocationPrediction
 from transformer.scaling.laws.show import interval
 from transformer.scaling.laws.table import Table
 from transformer.scaling.studies.study import Study, diverged, table
@@ -22,6 +24,7 @@ class HeldOut(NamedTuple):
     name: str
     params: float
     tokens: float
+    flops: float
     predicted: float
     of_law: Interval
     of_run: Interval
@@ -40,12 +43,39 @@ class HeldOut(NamedTuple):
 
 
 def compare(fitted: Fitted, held_out: Table) -> list[HeldOut]:
-    """Returns the held-out runs beside a law's predictions of them."""
-    rows = zip(held_out.names, held_out.params, held_out.tokens, held_out.loss, strict=True)
-    return [
-        HeldOut(name, float(n), float(d), *predict.loss(fitted, float(n), float(d)), float(loss))
-        for name, n, d, loss in rows
-    ]
+    """Returns the held-out runs, by budget and by size, beside a law's predictions of them."""
+    order = np.lexsort((held_out.params, np.round(np.log10(held_out.flops), 1)))
+    found = []
+    for row in order:
+        n, d, c, loss = (float(x[row]) for x in (held_out.params, held_out.tokens, held_out.flops, held_out.loss))
+        found.append(HeldOut(held_out.names[row], n, d, c, *predict.loss(fitted, n, d), loss))
+    return found
+
+
+class Best(NamedTuple):
+    """The best of a held-out budget: where the parabola through its runs is lowest, or as a law predicts it."""
+
+    flops: float
+    by: str
+    """`measured`, or the law's name."""
+    best: AllocationPrediction
+    """Without intervals where it was measured."""
+
+
+def best(fitted: Sequence[Fitted], held_out: Table) -> Iterator[Best]:
+    """Yields, of every held-out budget whose runs bracket their best size, what was measured and what each law says."""
+    unknown = math.nan, math.nan
+    for profile in isoflop.profiles(held_out):
+        if not profile.valley.inside:
+            continue
+        params, tokens, loss = profile.valley.lowest, profile.tokens, profile.valley.depth
+        yield Best(profile.flops, "measured", AllocationPrediction(params, tokens, loss, unknown, unknown, unknown))
+        for each in fitted:
+            # These two have no form of the loss; their C is the table's, the others' is 6 N D.
+            own = isinstance(each.fit.law, AllocationLaw)
+            said = predict.allocation(each, profile.flops if own else 6 * params * tokens)
+            if math.isfinite(said.params):
+                yield Best(profile.flops, each.fit.law.name, said)
 
 
 class Score(NamedTuple):
@@ -85,3 +115,12 @@ def describe(fitted: Sequence[Fitted], study: Study, folder: epath.PathLike) -> 
                 f"  {row.name:24}{row.measured:>10.4f}{row.predicted:>11.4f}   {interval(row.of_run, '.4f'):20}"
                 f"{row.error:>+8.2%}{outside}"
             )
+    found = list(best(fitted, held))
+    if found:
+        yield "\nthe best of a held-out budget: measured, by the parabola through its runs, and predicted:"
+        yield f"  {'C':>9}  {'':12}{'N*':>9} {'95 %':22}{'D*':>9} {'95 %':22}{'loss':>8} {'95 %':18}"
+    for flops, by, said in found:
+        yield (
+            f"  {flops:>9.3g}  {by:12}{said.params:>9.3g} {interval(said.of_params, '.3g'):22}{said.tokens:>9.3g} "
+            f"{interval(said.of_tokens, '.3g'):22}{said.loss:>8.4f} {interval(said.of_loss, '.4f'):18}"
+        ).rstrip()

@@ -31,14 +31,10 @@ def table(title: str, progress: list[Progress]) -> Table:
     own = sum(one.cell.own_steps for one in progress)
     made = sum(_made(one) for one in progress)
     found = Table(title=f"{title}: {ended} of {len(progress)} runs, {made / own:.0%} of the updates")
-    for column, justify in (
-        ("run", "left"),
-        ("", "left"),
-        ("updates", "right"),
-        ("loss", "right"),
-        ("tokens/s", "right"),
-    ):
-        found.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for words in ("run", ""):
+        found.add_column(words)
+    for number in ("updates", "loss", "tokens/s"):
+        found.add_column(number, justify="right")
     for one in progress:
         loss = one.outcome.loss if one.state == "ended" else one.outcome.training_loss
         speed = one.outcome.tokens_per_second

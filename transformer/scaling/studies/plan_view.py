@@ -1,6 +1,5 @@
 """A plan in lines, for people: the runs, what they cost, and what they will tell."""
 
-import math
 from collections.abc import Callable
 
 from transformer.scaling.studies import simulate
@@ -9,33 +8,39 @@ from transformer.scaling.studies.plan import Planned
 SIMULATED = 40
 """Studies that are simulated."""
 _STARTING = 8.0
-"""Seconds of a run that are not updates, on a machine with two cores."""
+"""Seconds of a run that are not updates, on a core."""
 
 
 def table(planned: Planned, seconds: dict[int, float], jobs: int) -> list[str]:
-    """Returns the runs, a line each, and what they cost in all."""
+    """Returns the runs, a line each, and what they cost in all.
+
+    Args:
+      planned: the study.
+      seconds: N -> of an update, on what one of `jobs` runs has; empty: not known.
+      jobs: runs at a time.
+    """
     study = planned.study
+    timed = "minutes" if seconds else ""
     lines = [
         f"{study.preset}: {len(study.cells)} runs; C by {study.convention}, N {study.size}",
-        f"  {'run':24}{'N':>12}{'D':>16}{'D/N':>8}{'updates':>9}{'own':>8}{'rate':>10}{'minutes':>9}",
+        f"  {'run':24}{'N':>12}{'D':>16}{'D/N':>8}{'updates':>9}{'own':>8}{'rate':>10}{timed:>9}",
     ]
     minutes = 0.0
     for cell in study.cells:
-        mine = cell.own_steps * seconds.get(cell.params, math.nan) / 60
+        mine = cell.own_steps * seconds[cell.params] / 60 if seconds else 0.0
         minutes += mine + _STARTING / 60
+        took = f"{mine:.1f}" if seconds else ""
         rate = planned.experiments[cell.name].optimizer.learning_rate
         lines.append(
             f"  {cell.name:24}{cell.params:>12,}{cell.tokens:>16,}{cell.tokens / cell.params:>8.1f}{cell.steps:>9,}"
-            f"{cell.own_steps:>8,}{rate:>10.2g}{mine:>9.1f}{'  held out' if cell.held_out else ''}"
+            f"{cell.own_steps:>8,}{rate:>10.2g}{took:>9}{'  held out' if cell.held_out else ''}"
         )
     own = sum(cell.flops * cell.own_steps / cell.steps for cell in study.cells)
     alone = sum(cell.flops for cell in study.cells)
     saved = f" ({1 - own / alone:.0%} saved: shorter runs are cooled down from longer ones)" if own < alone else ""
     lines.append(f"  in all {own:.3g} FLOPs{saved}")
     if seconds:
-        lines.append(
-            f"  about {minutes:,.0f} minutes of one run at a time; with --jobs {jobs} at least {minutes / jobs:,.0f}"
-        )
+        lines.append(f"  about {minutes / jobs:,.0f} minutes with --jobs {jobs}")
     return lines
 
 

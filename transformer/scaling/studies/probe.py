@@ -7,6 +7,7 @@ from typing import cast
 
 import jax
 
+from transformer.data.prepare import Corpora
 from transformer.scaling.studies.study import Cell
 from transformer.sharding import make_mesh
 from transformer.training import loop
@@ -17,7 +18,10 @@ _UPDATES = 5
 
 
 def seconds_per_step(
-    cells: Sequence[Cell], experiments: Mapping[str, Experiment], progress: Callable[[], object] = lambda: None
+    cells: Sequence[Cell],
+    experiments: Mapping[str, Experiment],
+    corpus: Corpora,
+    progress: Callable[[], object] = lambda: None,
 ) -> dict[int, float]:
     """Returns N -> seconds of an update, the median of a few after the first, which compiles.
 
@@ -26,30 +30,29 @@ def seconds_per_step(
     Args:
       cells: of a study.
       experiments: of the cells, by name.
+      corpus: what all of them read.
       progress: called after each size.
 
     Raises:
-      UserError: the data, or a mesh that does not divide something.
+      UserError: a mesh that does not divide something.
     """
     found: dict[int, float] = {}
     for cell in cells:
         if cell.params not in found:
-            found[cell.params] = _seconds(experiments[cell.name])
+            found[cell.params] = _seconds(experiments[cell.name], corpus)
             progress()
     return found
 
 
-def epochs(cells: Sequence[Cell], experiments: Mapping[str, Experiment]) -> float:
-    """Returns how often the longest run reads its corpus."""
-    longest = max(cells, key=lambda cell: cell.tokens)
-    corpus = loop.prepare_corpus(experiments[longest.name])
-    return longest.tokens / sum(records.tokens for records in corpus.train)
+def epochs(cells: Sequence[Cell], corpus: Corpora) -> float:
+    """Returns how often the longest run reads the corpus."""
+    return max(cell.tokens for cell in cells) / sum(records.tokens for records in corpus.train)
 
 
-def _seconds(experiment: Experiment) -> float:
+def _seconds(experiment: Experiment, corpus: Corpora) -> float:
     mesh = make_mesh(experiment.mesh)
     program = loop.build(experiment, mesh)
-    data = loop.training_data(experiment, loop.prepare_corpus(experiment))
+    data = loop.training_data(experiment, corpus)
     batches = list(loop.to_devices([cast(Batch, data[index]) for index in range(_UPDATES + 1)], mesh))
     seconds = []
     with jax.set_mesh(mesh):

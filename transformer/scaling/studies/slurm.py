@@ -12,7 +12,7 @@ from transformer.scaling.studies.study import Cell, Study, outcome
 _SCRIPT = """#!/bin/bash
 #SBATCH --job-name={name}
 #SBATCH --array=0-{last}{most}
-#SBATCH --output={folder}/logs/slurm-%A-%a.log
+#SBATCH --output="{folder}/logs/slurm-%A-%a.log"
 #SBATCH --requeue
 #SBATCH --signal=B:TERM@120
 names=({names})

@@ -10,7 +10,7 @@ STUDY/law.json           the fitted laws
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import cattrs
@@ -127,8 +127,17 @@ def run_of(folder: epath.PathLike, name: str) -> Run:
 
 def outcome(folder: epath.PathLike, cell: Cell) -> Outcome:
     """Returns how far a cell's run is."""
+    return reached(cell, rows_of(folder, cell))
+
+
+def rows_of(folder: epath.PathLike, cell: Cell) -> list[dict[str, Any]]:
+    """Returns the metrics of a cell's run; none where it has not begun."""
     path = run_of(folder, cell.name).metrics
-    rows = read_rows(path) if path.exists() else []
+    return read_rows(path) if path.exists() else []
+
+
+def reached(cell: Cell, rows: Sequence[Mapping[str, Any]]) -> Outcome:
+    """Returns how far a cell's run is, by the rows of its metrics."""
     trained = [row for row in rows if "nll" in row]
     ends = [row["eval_loss"] for row in rows if "eval_loss" in row and row["step"] == cell.steps]
     last = trained[-1] if trained else {}
@@ -179,6 +188,13 @@ def write_rows(study: Study, folder: epath.PathLike) -> None:
             numbers = cell.params, cell.tokens, cell.flops, came.loss, cell.budget, cell.steps, cell.seed
             lines.append(",".join([cell.name, *map(repr, numbers), str(cell.held_out).lower()]))
     write_atomically(epath.Path(folder) / "runs.csv", "".join(f"{line}\n" for line in lines).encode())
+
+
+def last_words(folder: epath.PathLike, cell: Cell) -> str:
+    """Returns the last line that a cell's process wrote; an empty one where it wrote none."""
+    path = epath.Path(folder) / "logs" / f"{cell.name}.log"
+    said = path.read_bytes().decode(errors="replace").splitlines() if path.exists() else []
+    return next((line.strip() for line in reversed(said) if line.strip()), "")
 
 
 def _number(value: float | None) -> float:

@@ -22,7 +22,7 @@ from transformer.checkpoint import to_json, write_atomically
 from transformer.checkpoint.rewrite import fork
 from transformer.errors import Interrupted, UserError
 from transformer.models import architecture_to_dict
-from transformer.scaling.studies.study import Cell, Outcome, Study, experiment_path, outcome, run_of
+from transformer.scaling.studies.study import Cell, Outcome, Study, experiment_path, last_words, outcome, run_of
 from transformer.training import experiment as experiments
 from transformer.training.run import Run
 
@@ -181,8 +181,7 @@ def _reap(
 
 def _last_words(folder: epath.PathLike, cell: Cell, code: int) -> str:
     path = Path(folder) / "logs" / f"{cell.name}.log"
-    lines = [line.strip() for line in path.read_text(errors="replace").replace("\r", "\n").splitlines() if line.strip()]
-    said = lines[-1].removeprefix("error: ")[:300] if lines else "it said nothing"
+    said = last_words(folder, cell).removeprefix("error: ")[:300] or "it said nothing"
     ended = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
     return f"{ended}: {said} ({path})"
 
