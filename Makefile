@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test check bench crash clean
+.PHONY: train test check bench crash study-gpt study-bert clean
 .DELETE_ON_ERROR:
 
 # Pinned installs: pyproject.toml says what is needed, constraints.txt which versions.
@@ -17,6 +17,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,parity]'
+	touch $@
+
+$(VENV)/.installed-plot: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[plot]'
 	touch $@
 
 train: $(VENV)/.installed
@@ -35,6 +39,17 @@ bench: $(VENV)/.installed-test
 
 crash: $(VENV)/.installed
 	$(BIN)/python tools/crash.py
+
+# A scaling study from the plan to the page, some 25 minutes on two cores: studies/gpt, studies/bert. Again: goes on.
+study-gpt study-bert: study-%: $(VENV)/.installed-plot
+	test -e studies/$*/study.json || $(BIN)/python tools/scaling.py plan studies/$* --preset $*-scaling --jobs 2 $(PLAN-$*)
+	$(BIN)/python tools/scaling.py run studies/$* --jobs 2
+	$(BIN)/python tools/scaling.py fit studies/$*
+	$(BIN)/python tools/scaling.py report studies/$*
+
+SIZES := --sizes 6 --shape.layers 2 --shape.head-widths 8 --shape.multiple 8
+PLAN-gpt := --budgets 5e11 1.25e12 3.2e12 8e12 --tokens-per-param 30 --span 3 $(SIZES)
+PLAN-bert := --budgets 4e11 8e11 1.6e12 3.2e12 --tokens-per-param 30 --span 2.8 $(SIZES)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

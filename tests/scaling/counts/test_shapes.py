@@ -147,7 +147,18 @@ def test_sizes_lie_around_what_a_budget_is_best_spent_on():
     assert 2.5 < middles[1] / middles[0] < 4  # N* ~ C^0.5, a little more while the head's share falls
 
 
+@pytest.mark.parametrize("name", ["gpt", "bert", "llama", "t5", "marian"])
+def test_sizes_of_one_depth_differ_in_width_alone(name):
+    deepest = proportions(BASES[name])[1]
+    found = ladder(BASES[name], [3e5, 1e6, 3e6, 1e7], "non-embedding", Shaping(layers=deepest // 2, multiple=8))
+    assert {proportions(size.architecture)[1] for size in found} == {deepest // 2}
+    widths = [proportions(size.architecture)[0] for size in found]
+    assert widths == sorted(set(widths))
+
+
 def test_what_cannot_be_is_refused():
+    with pytest.raises(UserError, match="give aspect, by which layers grow with the width, or layers, which do not"):
+        Shaping(aspect=64, layers=2)
     with pytest.raises(UserError, match="a width of 100 is no multiple of 16: take 96 or 112"):
         shaped(GPT, 100)
     with pytest.raises(

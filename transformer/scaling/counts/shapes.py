@@ -28,6 +28,8 @@ class Shaping:
 
     aspect: float | None = None
     """Width a layer, D / L; None: the model's that the sizes are made from. (GPT-3: 64 to 128.)"""
+    layers: int | None = None
+    """L of every size, of the deeper side where there are two: sizes differ in width alone. None: by the aspect."""
     head_widths: tuple[int, ...] = (16, 64, 128)
     """K is the widest of these of which there are at least K / 8: 64 from a width of 512, 128 from 2048, as models of
     these widths have. So heads never narrow as models widen, and most studies have one K."""
@@ -41,12 +43,14 @@ class Shaping:
     """How far a size may be from a number of parameters, as a share of it, and still be what was asked for."""
 
     def __post_init__(self) -> None:
-        for field, least in (("multiple", 1), ("tensor", 1), ("stretch", 1), ("tolerance", 0)):
+        for field, least in (("layers", 1), ("multiple", 1), ("tensor", 1), ("stretch", 1), ("tolerance", 0)):
             value = getattr(self, field)
             if value is not None and value < least:
                 raise UserError(f"shapes: {field} is {value}: it must be at least {least}")
         if self.aspect is not None and not self.aspect > 0:
             raise UserError(f"shapes: aspect is {self.aspect}: it must be above 0")
+        if self.aspect is not None and self.layers is not None:
+            raise UserError("shapes: give aspect, by which layers grow with the width, or layers, which do not")
         if not self.head_widths or min(self.head_widths) < 2 or any(width % 2 for width in self.head_widths):
             raise UserError(f"shapes: head_widths are {self.head_widths}: give even ones")
 
@@ -67,7 +71,7 @@ def shaped(base: Architecture, width: int, shaping: Shaping = Shaping(), depth: 
       base: of any family; its proportions are kept.
       width: D.
       shaping: what makes a size well-shaped.
-      depth: L, of the deeper side where there are two; None: what the aspect ratio gives.
+      depth: L, of the deeper side where there are two; None: the shaping's, or what the aspect ratio gives.
 
     Raises:
       UserError: the multiple does not divide the width, or it is not so many heads.
@@ -76,7 +80,7 @@ def shaped(base: Architecture, width: int, shaping: Shaping = Shaping(), depth: 
     if width < 1 or width % step:
         near = f"{width // step * step} or " if width > step else ""
         raise UserError(f"shapes: a width of {width} is no multiple of {step}: take {near}{(width // step + 1) * step}")
-    depth = max(round(width / aspect(base, shaping)), 1) if depth is None else depth
+    depth = depth or shaping.layers or max(round(width / aspect(base, shaping)), 1)
     scale = _Scale(base, width, depth, shaping)
     match base:
         case GPTConfig():

@@ -182,7 +182,12 @@ def _place(base: Architecture, widths: Sequence[int], value: float, key: Callabl
 
 
 def _depths(base: Architecture, width: int, params: float, size: str, shaping: Shaping) -> list[Architecture]:
-    """Returns the architectures of a width that are within stretch and next to N, the deepest below and above it."""
+    """Returns the architectures of a width that are within stretch and next to N, the deepest below and above it.
+
+    Where the number of layers is given, the one that has it.
+    """
+    if shaping.layers is not None:
+        return [shaped(base, width, shaping)]
     wanted = aspect(base, shaping)
     depths = range(1, math.floor(width * shaping.stretch / wanted) + 1)
     within = [depth for depth in depths if depth >= width / wanted / shaping.stretch] or [1]
