@@ -120,7 +120,8 @@ def describe(fitted: Sequence[Fitted], study: Study, folder: epath.PathLike) -> 
         yield "\nthe best of a held-out budget: measured, by the parabola through its runs, and predicted:"
         yield f"  {'C':>9}  {'':12}{'N*':>9} {'95 %':22}{'D*':>9} {'95 %':22}{'loss':>8} {'95 %':18}"
     for flops, by, said in found:
+        loss = "" if math.isnan(said.loss) else f"{said.loss:.4f}"
         yield (
             f"  {flops:>9.3g}  {by:12}{said.params:>9.3g} {interval(said.of_params, '.3g'):22}{said.tokens:>9.3g} "
-            f"{interval(said.of_tokens, '.3g'):22}{said.loss:>8.4f} {interval(said.of_loss, '.4f'):18}"
+            f"{interval(said.of_tokens, '.3g'):22}{loss:>8} {interval(said.of_loss, '.4f'):18}"
         ).rstrip()
