@@ -220,9 +220,8 @@ def run(asked: Run) -> None:
     if failed:
         words = "; ".join(f"{one.cell.name}: {one.reason}" for one in failed)
         raise UserError(f"{len(failed)} of {len(came)} runs failed, the same command tries them again: {words}")
-    print(
-        f"{'1 run has' if len(came) == 1 else f'{len(came)} runs have'} ended: python tools/scaling.py fit {asked.study}"
-    )
+    ended = "1 run has" if len(came) == 1 else f"{len(came)} runs have"
+    print(f"{ended} ended: python tools/scaling.py fit {asked.study}")
 
 
 def fit(asked: Fit) -> None:
