@@ -130,7 +130,7 @@ def _column(
             values[row] = float(text or "nan") if diverged else float(text)
         except ValueError:
             raise UserError(f"{path}, line {number}: {name} is {text!r}, which is no number") from None
-        if not (values[row] > 0 and math.isfinite(values[row])) and not (diverged and not math.isfinite(values[row])):
+        if not (values[row] > 0 if math.isfinite(values[row]) else diverged):
             raise UserError(
                 f"{path}, line {number}: {name} is {text}: it must be positive and finite; take the row out if the run "
                 "failed"

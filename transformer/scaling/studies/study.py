@@ -120,6 +120,11 @@ def experiment_path(folder: epath.PathLike, cell: Cell) -> epath.Path:
     return epath.Path(folder) / "experiments" / f"{cell.name}.json"
 
 
+def log_path(folder: epath.PathLike, cell: Cell) -> epath.Path:
+    """Returns where what a cell's process says is kept."""
+    return epath.Path(folder) / "logs" / f"{cell.name}.log"
+
+
 def run_of(folder: epath.PathLike, name: str) -> Run:
     """Returns the run of a cell."""
     return Run(epath.Path(folder) / "runs" / name)
@@ -192,7 +197,7 @@ def write_rows(study: Study, folder: epath.PathLike) -> None:
 
 def last_words(folder: epath.PathLike, cell: Cell) -> str:
     """Returns the last line that a cell's process wrote; an empty one where it wrote none."""
-    path = epath.Path(folder) / "logs" / f"{cell.name}.log"
+    path = log_path(folder, cell)
     said = path.read_bytes().decode(errors="replace").splitlines() if path.exists() else []
     return next((line.strip() for line in reversed(said) if line.strip()), "")
 

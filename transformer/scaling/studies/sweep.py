@@ -22,7 +22,16 @@ from transformer.checkpoint import to_json, write_atomically
 from transformer.checkpoint.rewrite import fork
 from transformer.errors import Interrupted, UserError
 from transformer.models import architecture_to_dict
-from transformer.scaling.studies.study import Cell, Outcome, Study, experiment_path, last_words, outcome, run_of
+from transformer.scaling.studies.study import (
+    Cell,
+    Outcome,
+    Study,
+    experiment_path,
+    last_words,
+    log_path,
+    outcome,
+    run_of,
+)
 from transformer.training import experiment as experiments
 from transformer.training.run import Run
 
@@ -124,7 +133,7 @@ def _is_ready(one: Progress, cells: dict[str, Progress]) -> bool:
 def _start(folder: epath.PathLike, one: Progress, program: Sequence[str], cores: set[int] | None) -> subprocess.Popen:
     """Starts a run's process; what it says goes to `logs/NAME.log`."""
     run = run_of(folder, one.cell.name)
-    place = Path(folder) / "logs" / f"{one.cell.name}.log"
+    place = Path(log_path(folder, one.cell))
     place.parent.mkdir(parents=True, exist_ok=True)
     if not run.experiment_path.exists():
         _begin(folder, one.cell, run)
@@ -180,10 +189,9 @@ def _reap(
 
 
 def _last_words(folder: epath.PathLike, cell: Cell, code: int) -> str:
-    path = Path(folder) / "logs" / f"{cell.name}.log"
     said = last_words(folder, cell).removeprefix("error: ")[:300] or "it said nothing"
     ended = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
-    return f"{ended}: {said} ({path})"
+    return f"{ended}: {said} ({log_path(folder, cell)})"
 
 
 @contextmanager
