@@ -5,16 +5,32 @@ The sample at index i is a pure function of (corpora, seed, i), and the global b
 is left out becomes padding in its place: all others stay where they were.
 """
 
+import math
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import grain
 import numpy as np
+from grain.experimental import index_shuffle
 
-from transformer.data.records import Record, Records
+from transformer.data.generators import generators
+from transformer.data.records import Record, Records, stack
+from transformer.data.selection import Selection
 
 Example = dict[str, Any]
 MakeExample = Callable[[Record, np.random.Generator], Example]
+
+
+@runtime_checkable
+class MakesBatches(Protocol):
+    """A `MakeExample` that makes many examples in one go, the same ones."""
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> Example: ...
+
+    def batch(self, records: Record, rngs: Sequence[np.random.Generator]) -> Example:
+        """Returns the examples of `records`, stacked; example i depends on record i and generator i alone."""
+        ...
 
 
 def train_batches(
@@ -42,16 +58,7 @@ def train_batches(
         None: never.
       skip: places in the sample stream that are left out: padding, to which `example` gives weight 0, is there instead.
     """
-    example_seed, *_ = _seeds(seed, len(corpora))
-    samples = _stream(
-        corpora,
-        weights,
-        seed,
-        [_Make(corpus, example, (example_seed, number), copies) for number, corpus in enumerate(corpora)],
-    )
-    if skip:
-        padding = _padding(corpora[0], np.random.default_rng(0), example)
-        samples = samples.map_with_index(_LeaveOut(frozenset(skip), padding))
+    samples = _Training(_Stream(corpora, weights, seed), example, seed, copies, skip)
     return _host_part(samples, batch_size, host_index, host_count)
 
 
@@ -68,22 +75,38 @@ class Origin(NamedTuple):
 
 def origins(corpora: Sequence[Records], weights: Sequence[float], *, seed: int) -> grain.MapDataset:
     """An endless dataset whose element i is the `Origin` of sample i of `train_batches`; reads no record."""
-    return _stream(corpora, weights, seed, [_Find(number, len(corpus)) for number, corpus in enumerate(corpora)])
+    return grain.MapDataset.range(sys.maxsize).map(_FindOrigin(_Stream(corpora, weights, seed)))
 
 
-def _stream(
-    corpora: Sequence[Records],
-    weights: Sequence[float],
-    seed: int,
-    makers: Sequence[Callable[[int, int], Any]],
-) -> grain.MapDataset:
-    """The mixed stream of what each corpus's maker makes of (place in the corpus's own endless stream, record)."""
-    _, *corpus_seeds = _seeds(seed, len(corpora))
-    streams = [
-        grain.MapDataset.range(len(corpus)).shuffle(seed=corpus_seed).repeat().map_with_index(maker)
-        for corpus, corpus_seed, maker in zip(corpora, corpus_seeds, makers, strict=True)
-    ]
-    return streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, list(weights))
+class _Stream:
+    """Where the samples come from: each corpus shuffled anew each epoch, and mixed."""
+
+    def __init__(self, corpora: Sequence[Records], weights: Sequence[float], seed: int):
+        self.corpora = corpora
+        self._selection = Selection(weights)
+        _, *self._seeds = _seeds(seed, len(corpora))
+
+    def find(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns the corpora, records and epochs (as `Origin` has them) of the samples at `places`, int64[n] each."""
+        corpora, numbers = self._selection.select(places)
+        lengths = np.array([len(corpus) for corpus in self.corpora])[corpora]
+        epochs, within = np.divmod(numbers, lengths)
+        found = zip(corpora.tolist(), within.tolist(), lengths.tolist(), epochs.tolist(), strict=True)
+        records = [_shuffled(place, length, self._seeds[k] + epoch) for k, place, length, epoch in found]
+        return corpora, np.array(records, np.int64), epochs
+
+
+def _shuffled(index: int, length: int, seed: int) -> int:
+    """Returns where a shuffle of the numbers below `length` puts `index`: Grain's, whose seeds have 32 bits."""
+    last = length - 1
+    # Grain's cipher permutes the numbers of an even count of bits. For 2^16 + 1 numbers, 2^18 + 1, ... it takes two bits
+    # too few, and two of them would get one place: these are shuffled among twice as many.
+    bits = max(math.ceil(math.log2(max(last, 1))), 16)
+    among = last if last < 1 << (bits + bits % 2) else 2 * last
+    while True:
+        index = index_shuffle(index, max_index=among, seed=seed % 2**32, rounds=4)
+        if index <= last:
+            return index
 
 
 def _seeds(seed: int, corpora: int) -> list[int]:
@@ -94,37 +117,77 @@ def _seeds(seed: int, corpora: int) -> list[int]:
     return [int(s) for s in np.random.SeedSequence(seed).generate_state(1 + corpora)]
 
 
-class _Find:
-    """The origin of a place of an endless stream of one corpus's records, epoch after epoch."""
+class _FindOrigin:
+    """The origin of a sample, by its place."""
 
-    def __init__(self, corpus: int, records: int):
-        self._corpus, self._records = corpus, records
+    def __init__(self, stream: _Stream):
+        self._stream = stream
 
-    def __call__(self, place: int, index: int) -> Origin:
-        return Origin(self._corpus, int(index), place // self._records)
-
-
-class _LeaveOut:
-    """The samples, but padding at some places."""
-
-    def __init__(self, places: frozenset[int], padding: Example):
-        self._places, self._padding = places, padding
-
-    def __call__(self, place: int, sample: Example) -> Example:
-        return self._padding if place in self._places else sample
+    def __call__(self, place: int) -> Origin:
+        return Origin(*(int(found[0]) for found in self._stream.find(np.array([place]))))
 
 
-class _Make:
-    """The example at a place of an endless stream of one corpus's records, epoch after epoch."""
+class _Samples(Protocol):
+    """Samples by their place; all of one shape."""
 
-    def __init__(self, corpus: Records, example: MakeExample, seed: tuple[int, int], copies: int | None):
-        self._corpus, self._example, self._seed, self._copies = corpus, example, seed, copies
+    def __len__(self) -> int: ...
 
-    def __call__(self, place: int, index: int) -> Example:
-        epoch = place // len(self._corpus)
-        copy = epoch if self._copies is None else epoch % self._copies
-        rng = np.random.default_rng((*self._seed, int(index), copy))
-        return self._example(self._corpus.draw(int(index), rng), rng)
+    def batch(self, places: np.ndarray) -> Example:
+        """Returns the samples at `places`, int64[n], stacked."""
+        ...
+
+
+class _Training:
+    """The endless stream of training samples."""
+
+    def __init__(
+        self, stream: _Stream, example: MakeExample, seed: int, copies: int | None, skip: Collection[int]
+    ):
+        self._stream, self._example, self._copies = stream, example, copies
+        self._seed, *_ = _seeds(seed, len(stream.corpora))
+        self._skip = np.array(sorted(set(skip)), np.int64)
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def batch(self, places: np.ndarray) -> Example:
+        left_out = np.isin(places, self._skip)
+        corpora, records, epochs = self._stream.find(places)
+        copies = epochs if self._copies is None else epochs % self._copies
+        parts = []
+        for number, corpus in enumerate(self._stream.corpora):
+            rows = np.flatnonzero((corpora == number) & ~left_out)
+            if len(rows):
+                rngs = generators(self._seed, number, records[rows], copies[rows])
+                parts.append((rows, _make(corpus, records[rows], rngs, self._example)))
+        rows = np.flatnonzero(left_out)
+        if len(rows):
+            padding = _padding(self._stream.corpora[0], np.random.default_rng(0), self._example)
+            parts.append((rows, stack([padding] * len(rows))))
+        return _assemble(parts, len(places))
+
+
+def _make(records: Records, indices: np.ndarray, rngs: Sequence[np.random.Generator], example: MakeExample) -> Example:
+    """The examples of some records, each with its generator, stacked."""
+    if isinstance(example, MakesBatches):
+        return example.batch(records.draw_many(indices, rngs), rngs)
+    return stack([example(records.draw(i, rng), rng) for i, rng in zip(indices.tolist(), rngs, strict=True)])
+
+
+def _assemble(parts: Sequence[tuple[np.ndarray, Example]], size: int) -> Example:
+    """One batch of `size` rows out of several: each part has its rows."""
+    if len(parts) == 1:
+        return parts[0][1]  # all rows, in order
+
+    def assemble(values: Sequence[Any]) -> Any:
+        if isinstance(values[0], dict):
+            return {name: assemble([value[name] for value in values]) for name in values[0]}
+        whole = np.empty((size, *values[0].shape[1:]), values[0].dtype)
+        for (rows, _), value in zip(parts, values, strict=True):
+            whole[rows] = value
+        return whole
+
+    return assemble([part for _, part in parts])
 
 
 def eval_batches(
@@ -141,33 +204,47 @@ def eval_batches(
     never change and sums are exact. Iterate over it with `iterate(dataset, 0)`, any number of times: the batches are
     the same each time, and so is what they hide.
     """
-    padded = _Padded(records, batch_size)
-    samples = grain.MapDataset.range(len(padded)).map(lambda index: padded.example(int(index), example))
-    return _host_part(samples, batch_size, host_index, host_count)
+    return _host_part(_Evaluation(records, example, batch_size), batch_size, host_index, host_count)
 
 
-def _host_part(samples: grain.MapDataset, batch_size: int, host_index: int, host_count: int) -> grain.MapDataset:
+def _host_part(samples: _Samples, batch_size: int, host_index: int, host_count: int) -> grain.MapDataset:
+    """The rows of this host of each batch of `samples`, by batch."""
     if batch_size % host_count:
         raise ValueError(f"{host_count} hosts do not divide a batch of {batch_size}")
-    # Batches of B/H in a row: H of them make a global batch, and host h has every H-th.
-    return samples.batch(batch_size // host_count, drop_remainder=True)[host_index::host_count]
+    part = batch_size // host_count
+    rows = np.arange(host_index * part, (host_index + 1) * part)
+    return grain.MapDataset.range(len(samples) // batch_size).map(_Rows(samples, batch_size, rows))
 
 
-class _Padded:
-    """`records`, filled up with padding to a whole number of batches."""
+class _Rows:
+    """Some rows of each batch."""
 
-    def __init__(self, records: Records, batch_size: int):
-        self._records = records
+    def __init__(self, samples: _Samples, batch_size: int, rows: np.ndarray):
+        self._samples, self._batch_size, self._rows = samples, batch_size, rows
+
+    def __call__(self, batch: int) -> Example:
+        return self._samples.batch(batch * self._batch_size + self._rows)
+
+
+class _Evaluation:
+    """Examples of `records` in order, filled up with padding to a whole number of batches."""
+
+    def __init__(self, records: Records, example: MakeExample, batch_size: int):
+        self._records, self._example = records, example
         self._length = -(-len(records) // batch_size) * batch_size
 
     def __len__(self) -> int:
         return self._length
 
-    def example(self, index: int, make: MakeExample) -> Example:
-        rng = np.random.default_rng(index)
-        if index < len(self._records):
-            return make(self._records.draw(index, rng), rng)
-        return _padding(self._records, rng, make)
+    def batch(self, places: np.ndarray) -> Example:
+        rngs, count = generators(places), int((places < len(self._records)).sum())
+        parts = []
+        if count:
+            parts.append((np.arange(count), _make(self._records, places[:count], rngs[:count], self._example)))
+        if count < len(places):
+            padding = [_padding(self._records, rng, self._example) for rng in rngs[count:]]
+            parts.append((np.arange(count, len(places)), stack(padding)))
+        return _assemble(parts, len(places))
 
 
 def _padding(records: Records, rng: np.random.Generator, make: MakeExample) -> Example:

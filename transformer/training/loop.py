@@ -19,7 +19,7 @@ from transformer.data.prepare import Corpora, prepare
 from transformer.data.tokenizer import Tokenizer
 from transformer.data.tokenizer_kinds import load_tokenizer
 from transformer.errors import Interrupted, UserError
-from transformer.objectives.objective import Setting
+from transformer.objectives.objective import ExampleMaker, Setting
 from transformer.sharding import MeshConfig, batch_divisor, batch_sharding, make_mesh
 from transformer.training import transfer
 from transformer.training.capsule import Capsules
@@ -180,7 +180,7 @@ def prepare_corpus(experiment: Experiment, tokenizer: Tokenizer | None = None) -
 
 def example_maker(experiment: Experiment, corpus: Corpora) -> pipeline.MakeExample:
     """Returns the objective's `example`, for this tokenizer, this length and this model."""
-    return functools.partial(experiment.objective.example, setting=_setting(experiment, corpus))
+    return ExampleMaker(experiment.objective, _setting(experiment, corpus))
 
 
 def _setting(experiment: Experiment, corpus: Corpora) -> Setting:
