@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from transformer.data.vocabulary import Vocabulary
 from transformer.objectives.causal_lm import CausalLM
 from transformer.objectives.denoising import Denoising
 from transformer.objectives.masked_lm import MaskedLM
-from transformer.objectives.objective import Setting
+from transformer.objectives.objective import ExampleMaker, Setting
 from transformer.objectives.prefix_lm import PrefixLM
 from transformer.objectives.seq2seq import Seq2Seq
 from transformer.objectives.span_corruption import SpanCorruption
@@ -90,21 +91,21 @@ def digest(batches) -> str:
     return found.hexdigest()
 
 
-def training(objective, weights=(1.0,), maker=functools.partial, **options):
+def training(objective, weights=(1.0,), maker=ExampleMaker, **options):
     """The training batches of an objective, from as many corpora as there are weights."""
     corpora = [make_records(objective, seed=10 * number) for number in range(len(weights))]
     options = {"batch_size": 16, "seed": 3} | options
-    example = maker(objective.example, setting=Setting(make_vocabulary(), SEQ_LEN))
+    example = maker(objective, Setting(make_vocabulary(), SEQ_LEN))
     return train_batches(corpora, weights, example=example, copies=objective.copies, **options)
 
 
-def digests(name: str) -> list[str]:
+def digests(name: str, maker: Callable = ExampleMaker) -> list[str]:
     """Of training on one corpus, on two, with a sample left out, and of evaluation."""
     objective = OBJECTIVES[name]
-    example = functools.partial(objective.example, setting=Setting(make_vocabulary(), SEQ_LEN))
-    one = training(objective)
-    two = training(objective, (3.0, 1.0))
-    skipping = training(objective, (1.0, 1.0), skip=(17, 18, 40), host_index=1, host_count=2)
+    example = maker(objective, Setting(make_vocabulary(), SEQ_LEN))
+    one = training(objective, maker=maker)
+    two = training(objective, (3.0, 1.0), maker=maker)
+    skipping = training(objective, (1.0, 1.0), maker=maker, skip=(17, 18, 40), host_index=1, host_count=2)
     records = make_records(objective, seed=5, drop_remainder=False)
     evaluation = eval_batches(records, example=example, batch_size=8)
     return [
@@ -113,6 +114,11 @@ def digests(name: str) -> list[str]:
         digest(skipping[step] for step in range(4)),
         digest(evaluation[step] for step in range(len(evaluation))),
     ]
+
+
+def one_at_a_time(objective, setting):
+    """A maker of single examples alone."""
+    return functools.partial(objective.example, setting=setting)
 
 
 if __name__ == "__main__":
