@@ -1,4 +1,4 @@
-"""Batches by step, through Grain: shuffled by index, mixed by weight, sliced by host, prefetched by threads.
+"""Batches by step, through Grain: shuffled by index, mixed by weight, sliced by host, made ahead by threads or processes.
 
 The sample at index i is a pure function of (corpora, seed, i), and the global batch of step s is samples [s*B,
 (s+1)*B). So a batch does not depend on the number of hosts, and the position to resume from is the step. A sample that
@@ -17,6 +17,7 @@ from grain.experimental import index_shuffle
 from transformer.data.generators import generators
 from transformer.data.records import Record, Records, stack
 from transformer.data.selection import Selection
+from transformer.data.workers import WorkerBatches
 
 Example = dict[str, Any]
 MakeExample = Callable[[Record, np.random.Generator], Example]
@@ -253,16 +254,16 @@ def _padding(records: Records, rng: np.random.Generator, make: MakeExample) -> E
 
 
 class Batches(Iterator[Example]):
-    """An iterator over batches whose background threads stop at `close`, or at the end of a `with` block."""
+    """An iterator over batches whose threads and processes stop at `close`, or at the end of a `with` block."""
 
-    def __init__(self, iterator: grain.DatasetIterator):
+    def __init__(self, iterator: grain.DatasetIterator | WorkerBatches):
         self._iterator = iterator
 
     def __next__(self) -> Example:
         return next(self._iterator)
 
     def close(self) -> None:
-        """Stops the threads, after the batches that they are making; may be called again."""
+        """Stops the threads, after the batches that they are making, and the processes at once; may be called again."""
         self._iterator.close()
 
     def __enter__(self) -> Self:
@@ -272,17 +273,22 @@ class Batches(Iterator[Example]):
         self.close()
 
 
-def iterate(dataset: grain.MapDataset, start_step: int, *, prefetch: int = 4, threads: int = 1) -> Batches:
-    """The batches of `dataset` from `start_step` on, made ahead by background threads; seeking costs nothing.
+def iterate(
+    dataset: grain.MapDataset, start_step: int, *, prefetch: int = 4, threads: int = 1, workers: int = 0
+) -> Batches:
+    """The batches of `dataset` from `start_step` on, made ahead in the background; seeking costs nothing.
 
         with iterate(dataset, start_step=1000) as batches:
             for batch in batches: ...
 
-    Leaving the block stops the threads, also by an exception or Ctrl-C.
+    Leaving the block stops what makes them, also by an exception or Ctrl-C.
 
     Args:
-      prefetch: batches made ahead, at most.
-      threads: how many of them at a time.
+      prefetch: batches made ahead, at most; each worker has one more.
+      threads: how many of them at a time, by this process.
+      workers: processes that make them instead; 0: none.
     """
+    if workers:
+        return Batches(WorkerBatches(dataset, start_step, workers=workers, ahead=prefetch))
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
     return Batches(iter(dataset[start_step:].to_iter_dataset(options)))
