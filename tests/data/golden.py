@@ -91,6 +91,11 @@ def digest(batches) -> str:
     return found.hexdigest()
 
 
+def rows(batch, row):
+    """One row of a batch."""
+    return {name: rows(value, row) if isinstance(value, dict) else value[row] for name, value in batch.items()}
+
+
 def training(objective, weights=(1.0,), maker=ExampleMaker, **options):
     """The training batches of an objective, from as many corpora as there are weights."""
     corpora = [make_records(objective, seed=10 * number) for number in range(len(weights))]

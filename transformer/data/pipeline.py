@@ -1,4 +1,4 @@
-"""Batches by step, through Grain: shuffled by index, mixed by weight, sliced by host, made ahead by threads or processes.
+"""Batches by step, through Grain: shuffled by index, mixed by weight, sliced by host, made ahead in the background.
 
 The sample at index i is a pure function of (corpora, seed, i), and the global batch of step s is samples [s*B,
 (s+1)*B). So a batch does not depend on the number of hosts, and the position to resume from is the step. A sample that
@@ -100,8 +100,8 @@ class _Stream:
 def _shuffled(index: int, length: int, seed: int) -> int:
     """Returns where a shuffle of the numbers below `length` puts `index`: Grain's, whose seeds have 32 bits."""
     last = length - 1
-    # Grain's cipher permutes the numbers of an even count of bits. For 2^16 + 1 numbers, 2^18 + 1, ... it takes two bits
-    # too few, and two of them would get one place: these are shuffled among twice as many.
+    # Grain's cipher permutes the numbers of an even count of bits. For 2^16 + 1 numbers, 2^18 + 1, ... it takes two
+    # bits too few, and two of them would get one place: these are shuffled among twice as many.
     bits = max(math.ceil(math.log2(max(last, 1))), 16)
     among = last if last < 1 << (bits + bits % 2) else 2 * last
     while True:
@@ -141,9 +141,7 @@ class _Samples(Protocol):
 class _Training:
     """The endless stream of training samples."""
 
-    def __init__(
-        self, stream: _Stream, example: MakeExample, seed: int, copies: int | None, skip: Collection[int]
-    ):
+    def __init__(self, stream: _Stream, example: MakeExample, seed: int, copies: int | None, skip: Collection[int]):
         self._stream, self._example, self._copies = stream, example, copies
         self._seed, *_ = _seeds(seed, len(stream.corpora))
         self._skip = np.array(sorted(set(skip)), np.int64)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import cloudpickle
@@ -139,7 +139,10 @@ def _start(dataset: grain.MapDataset, start: int, workers: int) -> list[subproce
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     # They import JAX, for objectives do, but never start it: no accelerator, no cluster. One thread each.
     environment |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    environment |= {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    environment |= {
+        "OPENBLAS_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+    }
     command = [sys.executable, "-P", "-m", "transformer.data.worker", str(start), str(workers)]
     with tempfile.TemporaryFile() as file, _signals_blocked():
         file.write(cloudpickle.dumps(dataset))

@@ -33,7 +33,9 @@ class CausalLM(TokenObjective):
         del rng, setting
         return _shifted(record)
 
-    def examples(self, records: Record, rngs: Sequence[np.random.Generator], setting: Setting | None = None) -> dict[str, Any]:
+    def examples(
+        self, records: Record, rngs: Sequence[np.random.Generator], setting: Setting | None = None
+    ) -> dict[str, Any]:
         del rngs, setting
         return _shifted(records)
 
