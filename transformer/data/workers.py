@@ -53,8 +53,8 @@ def check_workers(workers: int) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if workers > cores * _A_CORE:
         raise UserError(
-            f"--data.workers {workers}: this process has {cores} cores, which more than {cores * _A_CORE} workers would "
-            f"only take from each other: give at most {cores * _A_CORE}"
+            f"--data.workers {workers}: this process has {cores} cores, which more than {cores * _A_CORE} workers "
+            f"would only take from each other: give at most {cores * _A_CORE}"
         )
 
 
