@@ -5,18 +5,17 @@ The sample at index i is a pure function of (corpora, seed, i), and the global b
 is left out becomes padding in its place: all others stay where they were.
 """
 
-import math
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import grain
 import numpy as np
-from grain.experimental import index_shuffle
 
 from transformer.data.generators import generators
 from transformer.data.records import Record, Records, stack
 from transformer.data.selection import Selection
+from transformer.data.shuffle import Shuffle
 from transformer.data.workers import WorkerBatches
 
 Example = dict[str, Any]
@@ -85,29 +84,17 @@ class _Stream:
     def __init__(self, corpora: Sequence[Records], weights: Sequence[float], seed: int):
         self.corpora = corpora
         self._selection = Selection(weights)
-        _, *self._seeds = _seeds(seed, len(corpora))
+        _, *seeds = _seeds(seed, len(corpora))
+        self._shuffles = [Shuffle(len(corpus), seed) for corpus, seed in zip(corpora, seeds, strict=True)]
 
     def find(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns the corpora, records and epochs (as `Origin` has them) of the samples at `places`, int64[n] each."""
         corpora, numbers = self._selection.select(places)
         lengths = np.array([len(corpus) for corpus in self.corpora])[corpora]
         epochs, within = np.divmod(numbers, lengths)
-        found = zip(corpora.tolist(), within.tolist(), lengths.tolist(), epochs.tolist(), strict=True)
-        records = [_shuffled(place, length, self._seeds[k] + epoch) for k, place, length, epoch in found]
+        found = zip(corpora.tolist(), within.tolist(), epochs.tolist(), strict=True)
+        records = [self._shuffles[corpus](place, epoch) for corpus, place, epoch in found]
         return corpora, np.array(records, np.int64), epochs
-
-
-def _shuffled(index: int, length: int, seed: int) -> int:
-    """Returns where a shuffle of the numbers below `length` puts `index`: Grain's, whose seeds have 32 bits."""
-    last = length - 1
-    # Grain's cipher permutes the numbers of an even count of bits. For 2^16 + 1 numbers, 2^18 + 1, ... it takes two
-    # bits too few, and two of them would get one place: these are shuffled among twice as many.
-    bits = max(math.ceil(math.log2(max(last, 1))), 16)
-    among = last if last < 1 << (bits + bits % 2) else 2 * last
-    while True:
-        index = index_shuffle(index, max_index=among, seed=seed % 2**32, rounds=4)
-        if index <= last:
-            return index
 
 
 def _seeds(seed: int, corpora: int) -> list[int]:
