@@ -125,7 +125,8 @@ def test_a_worker_that_is_killed_ends_the_run_with_its_name_and_none_sees_accele
     before = children()
     with iterate(batches([make_windows(201)]), 0, workers=2, prefetch=1) as made:
         first = next(made)
-        pids = sorted(children() - before)
+        pids = [process.pid for process in made._iterator._processes]
+        assert set(pids) == children() - before
         for pid in pids:
             environment = Path(f"/proc/{pid}/environ").read_text().split("\0")
             found = {line for line in environment if line.startswith(("JAX_", "CUDA_"))}
@@ -135,7 +136,7 @@ def test_a_worker_that_is_killed_ends_the_run_with_its_name_and_none_sees_accele
         _, death = until_error(made)
         assert isinstance(death, UserError)
         assert re.match(rf"data worker 2 of 2 \(process {pids[1]}\) was killed by SIGKILL", str(death))
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 20
         assert "\n" not in str(death)
     assert first["targets"].shape == (8, 4)
     assert children() == before

@@ -8,6 +8,7 @@ and runs the main script again in each.)
 """
 
 import contextlib
+import fcntl
 import itertools
 import os
 import pickle
@@ -29,6 +30,8 @@ Item = tuple[Literal["batch", "error", "end"], Any]
 
 _A_CORE = 4
 """Workers that a core can be given: what waits for a disk can share one."""
+_PIPE_BYTES = 1 << 20
+"""What a pipe is asked to hold, the most that Linux gives to anybody: less waiting for each other."""
 _LAST_WORDS = 10.0
 """Seconds for a process whose pipe has ended to end too."""
 _NEVER_BLOCKED = {
@@ -147,10 +150,14 @@ def _start(dataset: grain.MapDataset, start: int, workers: int) -> list[subproce
     with tempfile.TemporaryFile() as file, _signals_blocked():
         file.write(cloudpickle.dumps(dataset))
         file.flush()
-        return [
+        processes = [
             subprocess.Popen([*command, str(number)], stdin=file, stdout=subprocess.PIPE, env=environment)
             for number in range(workers)
         ]
+    for process in processes:
+        with contextlib.suppress(AttributeError, OSError):  # not everywhere, and a user has only so much
+            fcntl.fcntl(_output(process), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    return processes
 
 
 @contextlib.contextmanager
