@@ -101,7 +101,9 @@ def test_a_text_is_its_two_halves(noise):
     noise, tokens = np.array(noise), np.arange(1000, 1000 + len(noise), dtype=np.int32)
     sentinels = np.arange(100, dtype=np.int32)
     for half in (noise, ~noise):
-        kept = replace_spans(tokens, half, sentinels)
+        *kept, eos = replace_spans(tokens, half, sentinels, 5000).tolist()
+        assert eos == 5000
+        kept = np.array(kept)
         np.testing.assert_array_equal(kept[kept >= 1000], tokens[~half])
         assert sorted(kept[kept < 1000]) == list(range(int((np.diff(half, prepend=False) & half).sum())))
 

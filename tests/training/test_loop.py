@@ -62,6 +62,14 @@ def test_an_interrupted_run_goes_on_exactly(after, experiment, whole, tmp_path, 
     jax.tree.map(np.testing.assert_array_equal, result.params, whole[0].params)
 
 
+def test_worker_processes_change_nothing_and_may_change(experiment, whole, tmp_path, monkeypatch):
+    with_workers = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, workers=2))
+    stopped(with_workers, tmp_path / "run", monkeypatch, after=5)
+    train(experiment, tmp_path / "run")
+    assert losses(tmp_path / "run") == losses(whole[1])
+    assert evaluations(tmp_path / "run") == evaluations(whole[1])
+
+
 def test_a_run_goes_on_after_losing_everything_since_its_checkpoint(experiment, whole, tmp_path, monkeypatch):
     """As after a kill: the rows past the checkpoint are there, and are written again, not twice."""
     folder = tmp_path / "run"

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from transformer.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -31,3 +33,11 @@ class DataConfig:
 
     cache_dir: str = "~/.cache/transformer"
     """The folder that keeps prepared TFDS data, trained tokenizers and token stores; safe to delete."""
+
+    workers: int = 0
+    """Processes of each host that make training batches; 0: a thread of the training process. The batches are the
+    same."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise UserError(f"--data.workers is {self.workers}: it must be 0 (none) or the number of processes")

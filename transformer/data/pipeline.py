@@ -1,20 +1,36 @@
-"""Batches by step, through Grain: shuffled by index, mixed by weight, sliced by host, prefetched by threads.
+"""Batches by step, through Grain: shuffled by index, mixed by weight, sliced by host, made ahead in the background.
 
 The sample at index i is a pure function of (corpora, seed, i), and the global batch of step s is samples [s*B,
 (s+1)*B). So a batch does not depend on the number of hosts, and the position to resume from is the step. A sample that
 is left out becomes padding in its place: all others stay where they were.
 """
 
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import grain
 import numpy as np
 
-from transformer.data.records import Record, Records
+from transformer.data.generators import generators
+from transformer.data.records import Record, Records, stack
+from transformer.data.selection import Selection
+from transformer.data.shuffle import Shuffle
+from transformer.data.workers import WorkerBatches
 
 Example = dict[str, Any]
 MakeExample = Callable[[Record, np.random.Generator], Example]
+
+
+@runtime_checkable
+class MakesBatches(Protocol):
+    """A `MakeExample` that makes many examples in one go, the same ones."""
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> Example: ...
+
+    def batch(self, records: Record, rngs: Sequence[np.random.Generator]) -> Example:
+        """Returns the examples of `records`, stacked; example i depends on record i and generator i alone."""
+        ...
 
 
 def train_batches(
@@ -42,16 +58,7 @@ def train_batches(
       skip: places in the sample stream that are left out: padding, to which `example` gives weight 0, is there instead.
       rows: the rows of a global batch that this host needs, rising numbers below B; None: all of them.
     """
-    example_seed, *_ = _seeds(seed, len(corpora))
-    samples = _stream(
-        corpora,
-        weights,
-        seed,
-        [_Make(corpus, example, (example_seed, number), copies) for number, corpus in enumerate(corpora)],
-    )
-    if skip:
-        padding = _padding(corpora[0], np.random.default_rng(0), example)
-        samples = samples.map_with_index(_LeaveOut(frozenset(skip), padding))
+    samples = _Training(_Stream(corpora, weights, seed), example, seed, copies, skip)
     return _host_part(samples, batch_size, rows)
 
 
@@ -68,22 +75,26 @@ class Origin(NamedTuple):
 
 def origins(corpora: Sequence[Records], weights: Sequence[float], *, seed: int) -> grain.MapDataset:
     """An endless dataset whose element i is the `Origin` of sample i of `train_batches`; reads no record."""
-    return _stream(corpora, weights, seed, [_Find(number, len(corpus)) for number, corpus in enumerate(corpora)])
+    return grain.MapDataset.range(sys.maxsize).map(_FindOrigin(_Stream(corpora, weights, seed)))
 
 
-def _stream(
-    corpora: Sequence[Records],
-    weights: Sequence[float],
-    seed: int,
-    makers: Sequence[Callable[[int, int], Any]],
-) -> grain.MapDataset:
-    """The mixed stream of what each corpus's maker makes of (place in the corpus's own endless stream, record)."""
-    _, *corpus_seeds = _seeds(seed, len(corpora))
-    streams = [
-        grain.MapDataset.range(len(corpus)).shuffle(seed=corpus_seed).repeat().map_with_index(maker)
-        for corpus, corpus_seed, maker in zip(corpora, corpus_seeds, makers, strict=True)
-    ]
-    return streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, list(weights))
+class _Stream:
+    """Where the samples come from: each corpus shuffled anew each epoch, and mixed."""
+
+    def __init__(self, corpora: Sequence[Records], weights: Sequence[float], seed: int):
+        self.corpora = corpora
+        self._selection = Selection(weights)
+        _, *seeds = _seeds(seed, len(corpora))
+        self._shuffles = [Shuffle(len(corpus), seed) for corpus, seed in zip(corpora, seeds, strict=True)]
+
+    def find(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns the corpora, records and epochs (as `Origin` has them) of the samples at `places`, int64[n] each."""
+        corpora, numbers = self._selection.select(places)
+        lengths = np.array([len(corpus) for corpus in self.corpora])[corpora]
+        epochs, within = np.divmod(numbers, lengths)
+        found = zip(corpora.tolist(), within.tolist(), epochs.tolist(), strict=True)
+        records = [self._shuffles[corpus](place, epoch) for corpus, place, epoch in found]
+        return corpora, np.array(records, np.int64), epochs
 
 
 def _seeds(seed: int, corpora: int) -> list[int]:
@@ -94,37 +105,75 @@ def _seeds(seed: int, corpora: int) -> list[int]:
     return [int(s) for s in np.random.SeedSequence(seed).generate_state(1 + corpora)]
 
 
-class _Find:
-    """The origin of a place of an endless stream of one corpus's records, epoch after epoch."""
+class _FindOrigin:
+    """The origin of a sample, by its place."""
 
-    def __init__(self, corpus: int, records: int):
-        self._corpus, self._records = corpus, records
+    def __init__(self, stream: _Stream):
+        self._stream = stream
 
-    def __call__(self, place: int, index: int) -> Origin:
-        return Origin(self._corpus, int(index), place // self._records)
-
-
-class _LeaveOut:
-    """The samples, but padding at some places."""
-
-    def __init__(self, places: frozenset[int], padding: Example):
-        self._places, self._padding = places, padding
-
-    def __call__(self, place: int, sample: Example) -> Example:
-        return self._padding if place in self._places else sample
+    def __call__(self, place: int) -> Origin:
+        return Origin(*(int(found[0]) for found in self._stream.find(np.array([place]))))
 
 
-class _Make:
-    """The example at a place of an endless stream of one corpus's records, epoch after epoch."""
+class _Samples(Protocol):
+    """Samples by their place; all of one shape."""
 
-    def __init__(self, corpus: Records, example: MakeExample, seed: tuple[int, int], copies: int | None):
-        self._corpus, self._example, self._seed, self._copies = corpus, example, seed, copies
+    def __len__(self) -> int: ...
 
-    def __call__(self, place: int, index: int) -> Example:
-        epoch = place // len(self._corpus)
-        copy = epoch if self._copies is None else epoch % self._copies
-        rng = np.random.default_rng((*self._seed, int(index), copy))
-        return self._example(self._corpus.draw(int(index), rng), rng)
+    def batch(self, places: np.ndarray) -> Example:
+        """Returns the samples at `places`, int64[n], stacked."""
+        ...
+
+
+class _Training:
+    """The endless stream of training samples."""
+
+    def __init__(self, stream: _Stream, example: MakeExample, seed: int, copies: int | None, skip: Collection[int]):
+        self._stream, self._example, self._copies = stream, example, copies
+        self._seed, *_ = _seeds(seed, len(stream.corpora))
+        self._skip = np.array(sorted(set(skip)), np.int64)
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def batch(self, places: np.ndarray) -> Example:
+        left_out = np.isin(places, self._skip)
+        corpora, records, epochs = self._stream.find(places)
+        copies = epochs if self._copies is None else epochs % self._copies
+        parts = []
+        for number, corpus in enumerate(self._stream.corpora):
+            rows = np.flatnonzero((corpora == number) & ~left_out)
+            if len(rows):
+                rngs = generators(self._seed, number, records[rows], copies[rows])
+                parts.append((rows, _make(corpus, records[rows], rngs, self._example)))
+        rows = np.flatnonzero(left_out)
+        if len(rows):
+            padding = _padding(self._stream.corpora[0], np.random.default_rng(0), self._example)
+            parts.append((rows, stack([padding] * len(rows))))
+        return _assemble(parts, len(places))
+
+
+def _make(records: Records, indices: np.ndarray, rngs: Sequence[np.random.Generator], example: MakeExample) -> Example:
+    """The examples of some records, each with its generator, stacked."""
+    if isinstance(example, MakesBatches):
+        return example.batch(records.draw_many(indices, rngs), rngs)
+    return stack([example(records.draw(i, rng), rng) for i, rng in zip(indices.tolist(), rngs, strict=True)])
+
+
+def _assemble(parts: Sequence[tuple[np.ndarray, Example]], size: int) -> Example:
+    """One batch of `size` rows out of several: each part has its rows."""
+    if len(parts) == 1:
+        return parts[0][1]  # all rows, in order
+
+    def assemble(values: Sequence[Any]) -> Any:
+        if isinstance(values[0], dict):
+            return {name: assemble([value[name] for value in values]) for name in values[0]}
+        whole = np.empty((size, *values[0].shape[1:]), values[0].dtype)
+        for (rows, _), value in zip(parts, values, strict=True):
+            whole[rows] = value
+        return whole
+
+    return assemble([part for _, part in parts])
 
 
 def eval_batches(
@@ -140,46 +189,44 @@ def eval_batches(
     never change and sums are exact. Iterate over it with `iterate(dataset, 0)`, any number of times: the batches are
     the same each time, and so is what they hide.
     """
-    padded = _Padded(records, batch_size)
-    samples = grain.MapDataset.range(len(padded)).map(lambda index: padded.example(int(index), example))
-    return _host_part(samples, batch_size, rows)
+    return _host_part(_Evaluation(records, example, batch_size), batch_size, rows)
 
 
-def _host_part(samples: grain.MapDataset, batch_size: int, rows: Sequence[int] | np.ndarray | None) -> grain.MapDataset:
-    if rows is None:
-        return samples.batch(batch_size, drop_remainder=True)
-    if len(rows) == 0:
-        raise ValueError("a host without rows")
-    places = grain.MapDataset.range(len(samples) // batch_size * len(rows))
-    return places.map(_Pick(samples, batch_size, tuple(map(int, rows)))).batch(len(rows), drop_remainder=True)
+def _host_part(samples: _Samples, batch_size: int, rows: Sequence[int] | np.ndarray | None) -> grain.MapDataset:
+    """The rows of a host of each batch of `samples`, by batch; None: all of them."""
+    held = np.arange(batch_size) if rows is None else np.asarray(rows)
+    return grain.MapDataset.range(len(samples) // batch_size).map(_Rows(samples, batch_size, held))
 
 
-class _Pick:
-    """The samples of a host, by their place in the stream of those that it needs."""
+class _Rows:
+    """Some rows of each batch."""
 
-    def __init__(self, samples: grain.MapDataset, batch_size: int, rows: tuple[int, ...]):
+    def __init__(self, samples: _Samples, batch_size: int, rows: np.ndarray):
         self._samples, self._batch_size, self._rows = samples, batch_size, rows
 
-    def __call__(self, place: int) -> Example:
-        batch, row = divmod(int(place), len(self._rows))
-        return self._samples[batch * self._batch_size + self._rows[row]]
+    def __call__(self, batch: int) -> Example:
+        return self._samples.batch(batch * self._batch_size + self._rows)
 
 
-class _Padded:
-    """`records`, filled up with padding to a whole number of batches."""
+class _Evaluation:
+    """Examples of `records` in order, filled up with padding to a whole number of batches."""
 
-    def __init__(self, records: Records, batch_size: int):
-        self._records = records
+    def __init__(self, records: Records, example: MakeExample, batch_size: int):
+        self._records, self._example = records, example
         self._length = -(-len(records) // batch_size) * batch_size
 
     def __len__(self) -> int:
         return self._length
 
-    def example(self, index: int, make: MakeExample) -> Example:
-        rng = np.random.default_rng(index)
-        if index < len(self._records):
-            return make(self._records.draw(index, rng), rng)
-        return _padding(self._records, rng, make)
+    def batch(self, places: np.ndarray) -> Example:
+        rngs, count = generators(places), int((places < len(self._records)).sum())
+        parts = []
+        if count:
+            parts.append((np.arange(count), _make(self._records, places[:count], rngs[:count], self._example)))
+        if count < len(places):
+            padding = [_padding(self._records, rng, self._example) for rng in rngs[count:]]
+            parts.append((np.arange(count, len(places)), stack(padding)))
+        return _assemble(parts, len(places))
 
 
 def _padding(records: Records, rng: np.random.Generator, make: MakeExample) -> Example:
@@ -188,16 +235,16 @@ def _padding(records: Records, rng: np.random.Generator, make: MakeExample) -> E
 
 
 class Batches(Iterator[Example]):
-    """An iterator over batches whose background threads stop at `close`, or at the end of a `with` block."""
+    """An iterator over batches whose threads and processes stop at `close`, or at the end of a `with` block."""
 
-    def __init__(self, iterator: grain.DatasetIterator):
+    def __init__(self, iterator: grain.DatasetIterator | WorkerBatches):
         self._iterator = iterator
 
     def __next__(self) -> Example:
         return next(self._iterator)
 
     def close(self) -> None:
-        """Stops the threads, after the batches that they are making; may be called again."""
+        """Stops the threads, after the batches that they are making, and the processes at once; may be called again."""
         self._iterator.close()
 
     def __enter__(self) -> Self:
@@ -207,17 +254,22 @@ class Batches(Iterator[Example]):
         self.close()
 
 
-def iterate(dataset: grain.MapDataset, start_step: int, *, prefetch: int = 4, threads: int = 1) -> Batches:
-    """The batches of `dataset` from `start_step` on, made ahead by background threads; seeking costs nothing.
+def iterate(
+    dataset: grain.MapDataset, start_step: int, *, prefetch: int = 4, threads: int = 1, workers: int = 0
+) -> Batches:
+    """The batches of `dataset` from `start_step` on, made ahead in the background; seeking costs nothing.
 
         with iterate(dataset, start_step=1000) as batches:
             for batch in batches: ...
 
-    Leaving the block stops the threads, also by an exception or Ctrl-C.
+    Leaving the block stops what makes them, also by an exception or Ctrl-C.
 
     Args:
-      prefetch: batches made ahead, at most.
-      threads: how many of them at a time.
+      prefetch: batches made ahead, at most; each worker has one more.
+      threads: how many of them at a time, by this process.
+      workers: processes that make them instead; 0: none.
     """
+    if workers:
+        return Batches(WorkerBatches(dataset, start_step, workers=workers, ahead=prefetch))
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
     return Batches(iter(dataset[start_step:].to_iter_dataset(options)))

@@ -7,7 +7,7 @@ import bisect
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -55,6 +55,20 @@ class Records(abc.ABC):
         """Record `index` with what else an example needs that is chosen at random."""
         del rng
         return self[index]
+
+    def draw_many(self, indices: np.ndarray, rngs: Sequence[np.random.Generator]) -> Record:
+        """The records at `indices`, each drawn with its own generator, stacked on a first axis."""
+        return stack([self.draw(index, rng) for index, rng in zip(indices.tolist(), rngs, strict=True)])
+
+
+def stack(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns dicts of arrays, nested alike, as one whose arrays have a first axis more."""
+    return {
+        name: stack([item[name] for item in items])
+        if isinstance(value, dict)
+        else np.stack([item[name] for item in items])
+        for name, value in items[0].items()
+    }
 
 
 class JoinedRecords(Records):

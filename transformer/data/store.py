@@ -15,7 +15,7 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import tqdm
@@ -66,6 +66,12 @@ class TokenStore:
     offsets: np.ndarray
     """int64[documents + 1]."""
     meta: StoreMeta
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by its path, where it lies in a folder: another process opens it again."""
+        if isinstance(self.tokens, np.memmap) and self.tokens.filename:
+            return TokenStore.open, (str(Path(self.tokens.filename).parent),)
+        return TokenStore, (self.tokens, self.offsets, self.meta)
 
     @classmethod
     def open(cls, folder: str | Path) -> "TokenStore":

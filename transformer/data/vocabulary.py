@@ -83,11 +83,24 @@ class Vocabulary:
         """The id of [SEP], <sep> or </s>, which ends each sentence of a pair."""
         return _needed(self.sep_id, _SEP)
 
-    def random_ids(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """Returns int32[count]: pieces of text, evenly drawn."""
-        found = rng.integers(self.size, size=count, dtype=np.int32)
-        while (special := self.is_special[found]).any():
-            found[special] = rng.integers(self.size, size=int(special.sum()), dtype=np.int32)
+    def random_ids(self, wanted: np.ndarray, rngs: Sequence[np.random.Generator]) -> np.ndarray:
+        """Returns int32[B, P]: pieces of text, evenly drawn, where `wanted`, bool[B, P], is true; row i by generator i.
+
+        A special is drawn again, until there is none.
+        """
+        size, found, pending = self.size, np.zeros(wanted.shape, np.int32), wanted
+        while pending.any():
+            counts = pending.sum(axis=1).tolist()
+            drawn, end = np.empty(sum(counts), np.int32), 0
+            for count, rng in zip(counts, rngs, strict=True):
+                begin, end = end, end + count
+                if count > 3:
+                    drawn[begin:end] = rng.integers(size, size=count, dtype=np.int32)
+                    continue
+                for place in range(begin, end):  # the same numbers, in less time than NumPy takes to make an array
+                    drawn[place] = rng.integers(size, dtype=np.int32)
+            found[pending] = drawn
+            pending = pending & self.is_special[found]
         return found
 
 

@@ -1,6 +1,7 @@
 """Predict the next token (Bengio et al. 2003; GPT's pretraining objective)."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,8 +31,19 @@ class CausalLM(TokenObjective):
           setting: not used: no special is needed.
         """
         del rng, setting
-        segments = record["segment_ids"]
-        inputs = {name: record[name][:-1] for name in ("tokens", "positions", "segment_ids")}
-        # A document's first token is not predicted from the document before.
-        weights = (segments[1:] == segments[:-1]) & (segments[1:] > 0)
-        return {"inputs": inputs, "targets": record["tokens"][1:], "weights": weights.astype(np.float32)}
+        return _shifted(record)
+
+    def examples(
+        self, records: Record, rngs: Sequence[np.random.Generator], setting: Setting | None = None
+    ) -> dict[str, Any]:
+        del rngs, setting
+        return _shifted(records)
+
+
+def _shifted(record: Record) -> dict[str, Any]:
+    """The example of a record, or of many: the last axis is the text's."""
+    segments = record["segment_ids"]
+    inputs = {name: record[name][..., :-1] for name in ("tokens", "positions", "segment_ids")}
+    # A document's first token is not predicted from the document before.
+    weights = (segments[..., 1:] == segments[..., :-1]) & (segments[..., 1:] > 0)
+    return {"inputs": inputs, "targets": record["tokens"][..., 1:], "weights": weights.astype(np.float32)}

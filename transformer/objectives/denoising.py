@@ -1,19 +1,19 @@
 """Say a corrupted text as it was (Lewis et al. 2020, BART, section 2.2)."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from transformer.data.records import Reading, Record
+from transformer.data.records import Reading
 from transformer.data.vocabulary import Vocabulary
 from transformer.errors import UserError
-from transformer.objectives.encoder_decoder import encoder_decoder_example
-from transformer.objectives.objective import Setting, TokenObjective
+from transformer.objectives.encoder_decoder import CorruptedText
+from transformer.objectives.objective import Setting
 
 
 @dataclasses.dataclass(frozen=True)
-class Denoising(TokenObjective):
+class Denoising(CorruptedText):
     """BART's denoising; the defaults are the large model's: text infilling and sentence permutation.
 
     Corruptions apply in the order of the fields. The encoder reads <s> corrupted </s>, the target is <s> original </s>.
@@ -54,19 +54,11 @@ class Denoising(TokenObjective):
     def check(self, setting: Setting) -> None:
         _ = self.infill and setting.vocabulary.mask
 
-    def example(self, record: Record, rng: np.random.Generator, setting: Setting) -> dict[str, Any]:
-        """Returns a corrupted text and the original.
-
-        Args:
-          record: `tokens` and `segment_ids`, int32[`seq_len` - 2]; segment 0 is padding.
-          rng: decides what is corrupted.
-          setting: S and T are its `seq_len`.
-        """
+    def corrupt(self, tokens: np.ndarray, rng: np.random.Generator, setting: Setting) -> tuple[np.ndarray, np.ndarray]:
+        """Returns a corrupted text and the original."""
         vocabulary = setting.vocabulary
-        tokens = record["tokens"][record["segment_ids"] > 0]
-        lengths = setting.seq_len, setting.seq_len
         if not len(tokens):
-            return encoder_decoder_example(tokens, tokens, lengths, setting)
+            return tokens, tokens
         source = tokens
         if self.permute_sentences:
             source = shuffle_sentences(source, vocabulary, rng)
@@ -77,7 +69,7 @@ class Denoising(TokenObjective):
         if self.infill and len(source):
             source = infill(source, self.infill, self.mean_span, vocabulary.mask, rng)
         source, target = (np.concatenate(([vocabulary.bos], x, [vocabulary.eos])) for x in (source, tokens))
-        return encoder_decoder_example(source, target, lengths, setting)
+        return source, target
 
 
 def shuffle_sentences(tokens: np.ndarray, vocabulary: Vocabulary, rng: np.random.Generator) -> np.ndarray:

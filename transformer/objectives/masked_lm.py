@@ -3,7 +3,7 @@ and SpanBERT (Joshi et al. 2020).
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer.data.records import Reading, Record
-from transformer.data.vocabulary import Vocabulary
 from transformer.errors import UserError
 from transformer.objectives.masking import begins_word, budget, choose_tokens, choose_words, corrupt
 from transformer.objectives.objective import Setting, TokenObjective
@@ -19,12 +18,25 @@ from transformer.objectives.sentence_pairs import SPECIALS, join_pair, make_pair
 from transformer.objectives.span_masking import ALBERT, SPANBERT, choose_spans, places_of
 
 
-class _Row(NamedTuple):
+class _Rows(NamedTuple):
+    """int32[B, T] each, and the targets, int32[B]; both last ones None without a sentence task."""
+
     tokens: np.ndarray
     segment_ids: np.ndarray
     positions: np.ndarray
-    token_types: np.ndarray | None
-    sentence_target: int
+    token_types: np.ndarray | None = None
+    sentence_targets: np.ndarray | None = None
+
+
+class _Chosen(NamedTuple):
+    """Places to hide, [B, P] each: rising in each row, the first so many slots of which are used."""
+
+    places: np.ndarray
+    used: np.ndarray
+    begins: np.ndarray
+    """The first place of each one's span."""
+    ends: np.ndarray
+    """The one after its last."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,79 +100,103 @@ class MaskedLM(TokenObjective):
         `targets` and `weights` are [P]: places that a short row does not need weigh 0. With a sentence task there is
         `sentence_targets` [].
         """
+        one = self.examples({name: values[None] for name, values in record.items()}, [rng], setting)
+        return {
+            name: {field: values[0] for field, values in value.items()} if name == "inputs" else value[0]
+            for name, value in one.items()
+        }
+
+    def examples(self, records: Record, rngs: Sequence[np.random.Generator], setting: Setting) -> dict[str, Any]:
         vocabulary = setting.vocabulary
-        row = self._window(record, setting) if self.sentence == "none" else self._pair(record, rng, setting)
-        places, begins, ends = self._choose(row, rng, vocabulary)
+        rows = self._windows(records, setting) if self.sentence == "none" else self._pairs(records, rngs, setting)
+        places, used, begins, ends = self._choose(rows, rngs, setting)
         # A span of SpanBERT's has one fate, in the other ways each token has its own.
-        together = np.cumsum(np.diff(begins, prepend=-1) > 0) - 1 if self.choose == "spans" else np.arange(len(places))
-        hidden = corrupt(row.tokens, places, together, vocabulary, rng)
+        together = np.cumsum(np.diff(begins, axis=1, prepend=-1) > 0, axis=1) - 1 if self.choose == "spans" else None
+        hidden = corrupt(rows.tokens, places, used, together, vocabulary, rngs)
 
-        def slots(values: np.ndarray, dtype: type = np.int32) -> np.ndarray:
-            filled = np.zeros(budget(self.rate, setting.seq_len), dtype)
-            filled[: len(values)] = values
-            return filled
+        def slots(values: np.ndarray) -> np.ndarray:
+            return np.where(used, values, 0).astype(np.int32)
 
-        inputs = {"tokens": hidden, "positions": row.positions, "segment_ids": row.segment_ids}
+        inputs = {"tokens": hidden, "positions": rows.positions, "segment_ids": rows.segment_ids}
         inputs["masked_positions"] = slots(places)
-        if row.token_types is not None:
-            inputs["token_types"] = row.token_types
+        if rows.token_types is not None:
+            inputs["token_types"] = rows.token_types
         if self.boundary:
             inputs["boundary_left"] = slots(begins - 1)
             inputs["boundary_right"] = slots(ends)
             inputs["boundary_offset"] = slots(places - begins)
-        example = {
+        examples = {
             "inputs": inputs,
-            "targets": slots(row.tokens[places]),
-            "weights": slots(np.ones(len(places)), np.float32),
+            "targets": slots(np.take_along_axis(rows.tokens, places, axis=1)),
+            "weights": used.astype(np.float32),
         }
-        if self.sentence != "none":
-            example["sentence_targets"] = np.int32(row.sentence_target)
-        return example
+        if rows.sentence_targets is not None:
+            examples["sentence_targets"] = rows.sentence_targets
+        return examples
 
-    def _choose(
-        self, row: _Row, rng: np.random.Generator, vocabulary: Vocabulary
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns the places to hide, rising, and of each the first place of its span and the one after its last."""
-        maskable = (row.segment_ids > 0) & ~vocabulary.is_special[row.tokens]
-        count = budget(self.rate, int((row.segment_ids > 0).sum()))
+    def _choose(self, rows: _Rows, rngs: Sequence[np.random.Generator], setting: Setting) -> _Chosen:
+        vocabulary, slots = setting.vocabulary, budget(self.rate, setting.seq_len)
+        filled = rows.segment_ids > 0
+        maskable = filled & ~vocabulary.is_special[rows.tokens]
+        counts = [budget(self.rate, tokens) for tokens in filled.sum(axis=1).tolist()]
         if self.choose == "tokens":
-            places = choose_tokens(maskable, count, rng)
-            return places, places, places + 1
-        starts = begins_word(row.tokens, maskable, vocabulary)
-        if self.choose == "words":
-            places = choose_words(maskable, starts, count, rng)
-            return places, places, places + 1
-        spans = choose_spans(maskable, starts, count, ALBERT if self.choose == "ngrams" else SPANBERT, rng)
-        places, number = places_of(spans)
-        return places, spans[number, 0], spans[number, 1]
+            places, used = choose_tokens(maskable, counts, slots, rngs)
+            return _Chosen(places, used, places, places + 1)
+        starts = begins_word(rows.tokens, maskable, vocabulary)
+        places, begins, ends = np.zeros((3, len(maskable), slots), int)
+        used = np.zeros(places.shape, bool)
+        for row, (count, rng) in enumerate(zip(counts, rngs, strict=True)):
+            if self.choose == "words":
+                found = choose_words(maskable[row], starts[row], count, rng)
+                spans = found, found + 1
+            else:
+                shares = ALBERT if self.choose == "ngrams" else SPANBERT
+                chosen = choose_spans(maskable[row], starts[row], count, shares, rng)
+                found, number = places_of(chosen)
+                spans = chosen[number, 0], chosen[number, 1]
+            slot = slice(len(found))
+            places[row, slot], used[row, slot] = found, True
+            begins[row, slot], ends[row, slot] = spans
+        return _Chosen(places, used, begins, ends)
 
-    def _window(self, record: Record, setting: Setting) -> _Row:
-        """A window of packed documents; the first and the last get the <s> and </s> that lie outside the window."""
-        vocabulary, length = setting.vocabulary, setting.seq_len
-        tokens, segment_ids = (record[name][record["segment_ids"] > 0] for name in ("tokens", "segment_ids"))
-        if len(tokens) and tokens[0] != vocabulary.bos:
-            tokens = np.concatenate(([vocabulary.bos], tokens))
-            segment_ids = np.concatenate((segment_ids[:1], segment_ids))
-        if len(tokens) and tokens[-1] != vocabulary.eos:
-            tokens = np.append(tokens, vocabulary.eos)
-            segment_ids = np.append(segment_ids, segment_ids[-1])
-        empty, segments, positions = np.zeros((3, length), np.int32)
-        row = _Row(empty + np.int32(vocabulary.pad), segments, positions, None, 0)
-        row.tokens[: len(tokens)] = tokens
-        row.segment_ids[: len(tokens)] = segment_ids
-        first = np.searchsorted(segment_ids, segment_ids)  # segment ids rise: where each token's document begins
-        row.positions[: len(tokens)] = np.arange(len(tokens)) - first
-        return row
+    def _windows(self, records: Record, setting: Setting) -> _Rows:
+        """Windows of packed documents; the first and the last get the <s> and </s> that lie outside the window."""
+        vocabulary, (count, length) = setting.vocabulary, records["tokens"].shape
+        numbers, filled = np.arange(count), (records["segment_ids"] > 0).sum(axis=1)
+        last = np.maximum(filled - 1, 0)
+        begins = (filled > 0) & (records["tokens"][:, 0] != vocabulary.bos)
+        unended = (filled > 0) & (records["tokens"][numbers, last] != vocabulary.eos)
+        tokens = np.full((count, setting.seq_len), vocabulary.pad, np.int32)
+        segment_ids = np.zeros_like(tokens)
+        for shift in (0, 1):
+            which = np.flatnonzero(begins == shift)
+            segments = records["segment_ids"][which]
+            segment_ids[which, shift : shift + length] = segments
+            tokens[which, shift : shift + length] = np.where(segments, records["tokens"][which], vocabulary.pad)
+        tokens[begins, 0], segment_ids[begins, 0] = vocabulary.bos, records["segment_ids"][begins, 0]
+        ends = (filled + begins)[unended]
+        tokens[unended, ends] = vocabulary.eos
+        segment_ids[unended, ends] = records["segment_ids"][numbers, last][unended]
+        # Each token's document begins at the last place before it where the segment changes.
+        places = np.arange(setting.seq_len, dtype=np.int32)
+        first = np.zeros_like(tokens)
+        first[:, 1:] = np.where(segment_ids[:, 1:] != segment_ids[:, :-1], places[1:], 0)
+        positions = (places - np.maximum.accumulate(first, axis=1)) * (segment_ids > 0)
+        return _Rows(tokens, segment_ids, positions)
 
-    def _pair(self, record: Record, rng: np.random.Generator, setting: Setting) -> _Row:
-        vocabulary, length = setting.vocabulary, setting.seq_len
-        if self.sentence == "none" or not record["segment_ids"].any():
-            empty = np.zeros(length, np.int32)
-            return _Row(empty, empty, empty, empty, 0)
-        pair = make_pair(self.sentence, record, vocabulary, rng)
-        tokens, segment_ids, token_types = join_pair(pair, length, vocabulary)
-        positions = np.arange(length, dtype=np.int32) * segment_ids
-        return _Row(tokens, segment_ids, positions, token_types, pair.target)
+    def _pairs(self, records: Record, rngs: Sequence[np.random.Generator], setting: Setting) -> _Rows:
+        shape = len(rngs), setting.seq_len
+        tokens, segment_ids, token_types = np.zeros((3, *shape), np.int32)
+        targets = np.zeros(len(rngs), np.int32)
+        if self.sentence != "none":
+            for row in np.flatnonzero(records["segment_ids"].any(axis=1)).tolist():
+                record = {name: values[row] for name, values in records.items()}
+                pair = make_pair(self.sentence, record, setting.vocabulary, rngs[row])
+                joined = join_pair(pair, setting.seq_len, setting.vocabulary)
+                tokens[row], segment_ids[row], token_types[row] = joined
+                targets[row] = pair.target
+        positions = np.arange(setting.seq_len, dtype=np.int32) * segment_ids
+        return _Rows(tokens, segment_ids, positions, token_types, targets)
 
     def loss(self, outputs: Any, batch: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
         """Returns the sums over the hidden tokens; `nll` and `accuracy` are the masked language model's alone.

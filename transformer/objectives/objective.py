@@ -2,12 +2,12 @@
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from transformer.data.records import Reading, Record
+from transformer.data.records import Reading, Record, stack
 from transformer.data.vocabulary import Vocabulary
 from transformer.errors import UserError
 from transformer.ops.cross_entropy import cross_entropy
@@ -76,6 +76,17 @@ class Objective(abc.ABC):
         (segment 0) weighs nothing.
         """
 
+    def examples(self, records: Record, rngs: Sequence[np.random.Generator], setting: Setting) -> dict[str, Any]:
+        """Returns the examples of many records, stacked: row i is `example` of record i and generator i, to the bit.
+
+        Args:
+          records: what `example` reads, with a first axis more.
+          rngs: as many.
+          setting: as for `example`.
+        """
+        rows = ({name: values[row] for name, values in records.items()} for row in range(len(rngs)))
+        return stack([self.example(row, rng, setting) for row, rng in zip(rows, rngs, strict=True)])
+
     @abc.abstractmethod
     def loss(self, outputs: Any, batch: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
         """Returns (loss_sum, weight, metrics): float32 sums over the batch's targets, losses in nats.
@@ -123,3 +134,18 @@ class TokenObjective(Objective):
             label_smoothing=self.label_smoothing,
         )
         return loss_sum, weight, {"nll": metrics["nll"], "accuracy": metrics["correct"]}
+
+
+@dataclasses.dataclass(frozen=True)
+class ExampleMaker:
+    """The examples of an objective in a setting, one or many at a time (`transformer.data.pipeline.MakesBatches`)."""
+
+    objective: Objective
+    setting: Setting
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> dict[str, Any]:
+        return self.objective.example(record, rng, self.setting)
+
+    def batch(self, records: Record, rngs: Sequence[np.random.Generator]) -> dict[str, Any]:
+        """Returns the examples of many records, stacked."""
+        return self.objective.examples(records, rngs, self.setting)

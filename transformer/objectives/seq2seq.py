@@ -1,6 +1,7 @@
 """Say one text given another: translation (Vaswani et al. 2017), summaries, answers."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -47,15 +48,24 @@ class Seq2Seq(TokenObjective):
           setting: gives the id that begins the decoder's input.
         """
         del rng
-        targets, positions, segment_ids = (record[f"target_{name}"] for name in ("tokens", "positions", "segment_ids"))
-        shifted = np.where(positions == 0, np.int32(setting.decoder_start_id), np.roll(targets, 1))
-        return {
-            "inputs": {
-                **{name: record[name] for name in ("tokens", "positions", "segment_ids")},
-                "decoder_tokens": np.where(segment_ids > 0, shifted, np.int32(setting.vocabulary.pad)),
-                "decoder_positions": positions,
-                "decoder_segment_ids": segment_ids,
-            },
-            "targets": targets,
-            "weights": (segment_ids > 0).astype(np.float32),
-        }
+        return _shifted(record, setting)
+
+    def examples(self, records: Record, rngs: Sequence[np.random.Generator], setting: Setting) -> dict[str, Any]:
+        del rngs
+        return _shifted(records, setting)
+
+
+def _shifted(record: Record, setting: Setting) -> dict[str, Any]:
+    """The example of a record, or of many: the last axis is the text's."""
+    targets, positions, segment_ids = (record[f"target_{name}"] for name in ("tokens", "positions", "segment_ids"))
+    shifted = np.where(positions == 0, np.int32(setting.decoder_start_id), np.roll(targets, 1, axis=-1))
+    return {
+        "inputs": {
+            **{name: record[name] for name in ("tokens", "positions", "segment_ids")},
+            "decoder_tokens": np.where(segment_ids > 0, shifted, np.int32(setting.vocabulary.pad)),
+            "decoder_positions": positions,
+            "decoder_segment_ids": segment_ids,
+        },
+        "targets": targets,
+        "weights": (segment_ids > 0).astype(np.float32),
+    }

@@ -2,14 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from transformer.data.records import Reading, Record
+from transformer.data.records import Reading
 from transformer.errors import UserError
-from transformer.objectives.encoder_decoder import encoder_decoder_example
-from transformer.objectives.objective import Setting, TokenObjective
+from transformer.objectives.encoder_decoder import CorruptedText
+from transformer.objectives.objective import Setting
 
 
 class Sizes(NamedTuple):
@@ -24,7 +24,7 @@ class Sizes(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class SpanCorruption(TokenObjective):
+class SpanCorruption(CorruptedText):
     """T5's denoising: the decoder says, for each sentinel of the encoder's text, what stood there."""
 
     name: ClassVar[str] = "span_corruption"
@@ -79,21 +79,12 @@ class SpanCorruption(TokenObjective):
         """Returns bool[length], true where a text's tokens are replaced."""
         return noise_mask(length, self.sizes(length), rng)
 
-    def example(self, record: Record, rng: np.random.Generator, setting: Setting) -> dict[str, Any]:
-        """Returns a text with sentinels and what they stand for: "x <0> z" and "<0> y </s>" for "x y z".
-
-        Args:
-          record: `tokens` and `segment_ids`, int32[`text_length`]; segment 0 is padding.
-          rng: decides which spans.
-          setting: S is its `seq_len`, T the `target_length` of that.
-        """
+    def corrupt(self, tokens: np.ndarray, rng: np.random.Generator, setting: Setting) -> tuple[np.ndarray, np.ndarray]:
+        """Returns a text with sentinels and what they stand for: "x <0> z" and "<0> y </s>" for "x y z"."""
+        if len(tokens) < 2:
+            return tokens, tokens[:0]
         vocabulary = setting.vocabulary
-        tokens = record["tokens"][record["segment_ids"] > 0]
-        source, target = tokens, tokens[:0]
-        if len(tokens) > 1:
-            source, target = take_apart(tokens, self.noise(len(tokens), rng), vocabulary.sentinels, vocabulary.eos)
-        lengths = setting.seq_len, self.sizes(len(record["tokens"])).targets
-        return encoder_decoder_example(source, target, lengths, setting)
+        return take_apart(tokens, self.noise(len(tokens), rng), vocabulary.sentinels, vocabulary.eos)
 
 
 def noise_mask(length: int, sizes: Sizes, rng: np.random.Generator) -> np.ndarray:
@@ -108,8 +99,10 @@ def noise_mask(length: int, sizes: Sizes, rng: np.random.Generator) -> np.ndarra
 
 def _random_lengths(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
     """Returns int[parts], positive and of sum `total`, all such sequences as likely."""
-    cuts = np.sort(rng.choice(total - 1, parts - 1, replace=False, shuffle=False)) + 1
-    return np.diff(cuts, prepend=0, append=total)
+    bounds = np.empty(parts + 1, int)
+    bounds[0], bounds[-1] = -1, total - 1
+    bounds[1:-1] = np.sort(rng.choice(total - 1, parts - 1, replace=False, shuffle=False))
+    return bounds[1:] - bounds[:-1]
 
 
 def take_apart(
@@ -117,13 +110,17 @@ def take_apart(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the text with a sentinel for each span of noise, and one with a sentinel for each of the rest; ended."""
     ids = np.asarray(sentinels, np.int32)
-    source, target = replace_spans(tokens, noise, ids), replace_spans(tokens, ~noise, ids)
-    return np.append(source, np.int32(eos)), np.append(target, np.int32(eos))
+    return replace_spans(tokens, noise, ids, eos), replace_spans(tokens, ~noise, ids, eos)
 
 
-def replace_spans(tokens: np.ndarray, replaced: np.ndarray, sentinels: np.ndarray) -> np.ndarray:
-    """Returns `tokens` with the k-th run of replaced ones made `sentinels[k]`; the target is that of the complement."""
-    begins = replaced & ~np.concatenate(([False], replaced[:-1]))
-    marked = tokens.copy()
-    marked[begins] = sentinels[: int(begins.sum())]
-    return marked[begins | ~replaced]
+def replace_spans(tokens: np.ndarray, replaced: np.ndarray, sentinels: np.ndarray, eos: int) -> np.ndarray:
+    """Returns `tokens` and `eos`, the k-th run of replaced ones made `sentinels[k]`; the target is the complement's."""
+    begins = replaced.copy()
+    begins[1:] &= ~replaced[:-1]
+    marked = np.empty(len(tokens) + 1, np.int32)
+    marked[:-1], marked[-1] = tokens, eos
+    places = np.flatnonzero(begins)
+    marked[places] = sentinels[: len(places)]
+    kept = np.ones(len(marked), bool)
+    kept[:-1] = begins | ~replaced
+    return marked[kept]

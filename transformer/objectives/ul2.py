@@ -3,15 +3,15 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from transformer.data.records import Reading, Record
+from transformer.data.records import Reading
 from transformer.data.vocabulary import Vocabulary
 from transformer.errors import UserError
-from transformer.objectives.encoder_decoder import encoder_decoder_example
-from transformer.objectives.objective import Setting, TokenObjective
+from transformer.objectives.encoder_decoder import CorruptedText
+from transformer.objectives.objective import Setting
 from transformer.objectives.span_corruption import Sizes, SpanCorruption, take_apart
 
 
@@ -58,7 +58,7 @@ _EXTREME = (
 
 
 @dataclasses.dataclass(frozen=True)
-class UL2(TokenObjective):
+class UL2(CorruptedText):
     """UL2's denoising: each example is corrupted in one of seven ways, and its first token says of which kind.
 
     The seven are as likely by default, as in the code of the paper's appendix. The first token is [NLU] (regular),
@@ -111,21 +111,14 @@ class UL2(TokenObjective):
     def check(self, setting: Setting) -> None:
         _specials(setting.vocabulary)
 
-    def example(self, record: Record, rng: np.random.Generator, setting: Setting) -> dict[str, Any]:
+    def corrupt(self, tokens: np.ndarray, rng: np.random.Generator, setting: Setting) -> tuple[np.ndarray, np.ndarray]:
         """Returns a piece of a text with sentinels and what they stand for.
 
         Of "v w x y z": "[NLU] v <0> x <1> </s>" and "<0> w <1> y z </s>", or "[S2S] v w <0> </s>" and "<0> x y z </s>".
-
-        Args:
-          record: `tokens` and `segment_ids`, int32[the longest text of any denoiser]; segment 0 is padding.
-          rng: decides which denoiser, which piece, and what of it.
-          setting: S is its `seq_len`, T the `target_length` of that.
         """
         firsts, sentinels = _specials(setting.vocabulary)
-        shapes = setting.seq_len, self.target_length(setting.seq_len)
-        tokens = record["tokens"][record["segment_ids"] > 0]
         if len(tokens) < 2:
-            return encoder_decoder_example(tokens, tokens[:0], shapes, setting)
+            return tokens, tokens[:0]
         kinds, denoisers, shares = zip(*self.mixture, strict=True)
         chosen = int(rng.choice(len(shares), p=shares))
         length = min(len(tokens), _text_length(denoisers[chosen], setting.seq_len, len(sentinels)))
@@ -134,7 +127,7 @@ class UL2(TokenObjective):
         piece, noise = tokens[start : start + length], denoisers[chosen].noise(length, rng)
         source, target = take_apart(piece, noise, sentinels, setting.vocabulary.eos)
         first = np.array([firsts[kinds[chosen]]], np.int32)
-        return encoder_decoder_example(np.concatenate((first, source)), target, shapes, setting)
+        return np.concatenate((first, source)), target
 
 
 @functools.lru_cache(maxsize=64)

@@ -154,6 +154,7 @@ MAY_CHANGE = (
     "execution",
     "checkpoint",
     "data.cache_dir",
+    "data.workers",
     "train.steps",
     "train.accumulation",
     "train.eval_every",

@@ -18,8 +18,9 @@ from transformer.data import pipeline
 from transformer.data.prepare import Corpora, prepare
 from transformer.data.tokenizer import Tokenizer
 from transformer.data.tokenizer_kinds import load_tokenizer
+from transformer.data.workers import check_workers
 from transformer.errors import Interrupted, UserError
-from transformer.objectives.objective import Setting
+from transformer.objectives.objective import ExampleMaker, Setting
 from transformer.sharding import BatchLayout, MeshConfig, batch_divisor, make_mesh
 from transformer.training import transfer
 from transformer.training.capsule import Capsules
@@ -75,6 +76,7 @@ def train(
         with stop.free():
             for field, (old, new) in run.check(experiment).items():
                 say(f"{field} is {new!r} from here on (it was {old!r})")
+            check_workers(experiment.data.workers)
             mesh = make_mesh(experiment.mesh)
             program = build(experiment, mesh)
             corpus = prepare_corpus(experiment, known_tokenizer(experiment, run))
@@ -98,7 +100,7 @@ def train(
 
         capsules = Capsules(run, experiment, corpus, program, mesh, again, lead=lead, say=say)
         with (
-            pipeline.iterate(data, first) as batches,
+            pipeline.iterate(data, first, workers=experiment.data.workers) as batches,
             MetricsLog(run, resume_from=first, owed=owed, lead=lead) as log,
             Progress(
                 log,
@@ -181,7 +183,7 @@ def prepare_corpus(experiment: Experiment, tokenizer: Tokenizer | None = None) -
 
 def example_maker(experiment: Experiment, corpus: Corpora) -> pipeline.MakeExample:
     """Returns the objective's `example`, for this tokenizer, this length and this model."""
-    return functools.partial(experiment.objective.example, setting=_setting(experiment, corpus))
+    return ExampleMaker(experiment.objective, _setting(experiment, corpus))
 
 
 def _setting(experiment: Experiment, corpus: Corpora) -> Setting:

@@ -1,0 +1,113 @@
+"""Tokens a second that a host makes into examples, by objective and number of worker processes, side by side:
+python tools/bench_pipeline.py [masked spans ...] [--workers 0 1 2].
+
+The contenders are all open at once and take turns, so that a machine whose speed drifts gives all the same weather.
+A figure is the median over rounds; what to quote is the ratio.
+"""
+
+import contextlib
+import dataclasses
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import tyro
+
+import configs
+from transformer import command
+from transformer.training.experiment import Experiment
+
+Objective = Literal["causal", "masked", "nsp", "words", "spans", "ul2", "denoising", "pairs"]
+
+PRESETS: dict[Objective, str] = {
+    "causal": "gpt-python",
+    "masked": "roberta-python",
+    "nsp": "bert-python",
+    "words": "spanbert-python",
+    "spans": "t5-python",
+    "ul2": "t5-ul2-python",
+    "denoising": "bart-python",
+    "pairs": "transformer-python",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Measure the input pipeline on this machine; nothing else should be running."""
+
+    objectives: tyro.conf.Positional[tuple[Objective, ...]] = ("causal", "masked", "nsp", "spans", "ul2", "pairs")
+    """What examples are made for, on the embedded corpus."""
+    workers: tuple[int, ...] = (0, 1, 2)
+    """Numbers of worker processes; 0: the thread of the training process."""
+    seq_len: int = 512
+    """Tokens of an example."""
+    batch_size: int = 64
+    """Examples of a batch."""
+    rounds: int = 5
+    """Turns that each contender takes."""
+    seconds: float = 2.0
+    """Length of a turn."""
+
+
+def main(args: list[str]) -> None:
+    """Runs the command line."""
+    asked = command.parse(Command, args, prog="tools/bench_pipeline.py")
+    print(f"batches of {asked.batch_size} x {asked.seq_len}, {os.cpu_count()} cores")
+    for objective in asked.objectives:
+        measure(objective, asked)
+
+
+def measure(objective: Objective, asked: Command) -> None:
+    """Prints a line an objective: the median for each number of workers, and how it compares with the first."""
+    from transformer.data.pipeline import iterate
+    from transformer.training import loop
+
+    experiment = shape(configs.get(PRESETS[objective]), asked)
+    corpus = loop.prepare_corpus(experiment)
+    dataset = loop.training_data(experiment, corpus)
+    tokens = asked.batch_size * (asked.seq_len + experiment.objective.target_length(asked.seq_len))
+    with contextlib.ExitStack() as stack:
+        made = {
+            workers: stack.enter_context(iterate(dataset, 0, **({"workers": workers} if workers else {})))
+            for workers in asked.workers
+        }
+        for batches in made.values():
+            next(batches)  # which waits for the workers to start
+        rates = [
+            {workers: rate(batches, workers, tokens, asked.seconds) for workers, batches in made.items()}
+            for _ in range(asked.rounds)
+        ]
+    first = asked.workers[0]
+    figures = (
+        f"{workers} workers {statistics.median(turn[workers] for turn in rates) / 1e6:.2f} M"
+        f" ({statistics.median(turn[workers] / turn[first] for turn in rates):.2f} x)"
+        for workers in asked.workers
+    )
+    print(f"{objective:10} tokens/s: {', '.join(figures)}", flush=True)
+
+
+def shape(experiment: Experiment, asked: Command) -> Experiment:
+    """Returns the preset with the lengths that are measured."""
+    model: Any = experiment.model
+    if hasattr(model, "context_length"):
+        model = dataclasses.replace(model, context_length=max(asked.seq_len, model.context_length))
+    train = dataclasses.replace(experiment.train, seq_len=asked.seq_len, batch_size=asked.batch_size)
+    return dataclasses.replace(experiment, model=model, train=train)
+
+
+def rate(batches: Iterator[Any], workers: int, tokens: int, seconds: float) -> float:
+    """Returns tokens a second over a turn, without what was made while the others had theirs."""
+    for _ in range(5 + 2 * workers):
+        next(batches)
+    begun, count = time.perf_counter(), 0
+    while time.perf_counter() - begun < seconds:
+        next(batches)
+        count += 1
+    return count * tokens / (time.perf_counter() - begun)
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(lambda: main(sys.argv[1:])))
