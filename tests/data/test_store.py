@@ -35,7 +35,7 @@ def hidden_leftovers(cache):
 
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_a_store_holds_every_document(source, tmp_path, split, monkeypatch):
-    monkeypatch.setattr(store_module, "_BATCH_PIECES", 4)
+    monkeypatch.setattr(store_module, "_BATCH_PARTS", 4)
     tok = ByteTokenizer()
     store = build_store(source, split, tok, tmp_path / "cache")
     texts = list(documents(source, split))

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 
 from transformer.data.config import DataConfig
-from transformer.data.pieces import Piece, cut_document
+from transformer.data.pieces import Piece, whole_document
 from transformer.data.sources import Source, Split
 from transformer.errors import UserError
 
@@ -55,7 +55,7 @@ class _Side(Source):
 
     def pieces(self, split: Split) -> Iterator[Piece]:
         for pair in self._pairs.pairs(split):
-            yield from cut_document(pair[self._side])
+            yield from whole_document(pair[self._side])
 
 
 def check_fields(config: DataConfig) -> tuple[str, str]:

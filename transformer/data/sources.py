@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from transformer.data.config import DataConfig
-from transformer.data.pieces import Piece, cut_document, decode_utf8, file_pieces, join_documents
+from transformer.data.pieces import Piece, decode_utf8, file_pieces, join_documents, whole_document
 from transformer.errors import UserError
 
 Split = Literal["train", "validation"]
@@ -154,7 +154,7 @@ class FileCollection(Source):
             name = self._relative(path)
             if is_jsonl(path):
                 for text in self._lines(path, name, split):
-                    yield from cut_document(text)
+                    yield from whole_document(text)
             elif self._split(name) == split:
                 yield from file_pieces(path, 0, path.stat().st_size)
 

@@ -13,7 +13,6 @@ import json
 import lzma
 import sys
 import zlib
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -21,14 +20,13 @@ import numpy as np
 import tqdm
 
 from transformer.data.atomic import build_folder
-from transformer.data.pieces import Piece
+from transformer.data.long_text import encode_documents
 from transformer.data.sources import Source, Split
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import UserError
 
 FORMAT_VERSION = 1
-_BATCH_CHARS = 4 << 20  # text in memory at a time; enough to keep the tokenizer's threads busy
-_BATCH_PIECES = 1 << 14
+_BATCH_PARTS = 1 << 14  # documents, or parts of long ones, in memory at a time
 _COMPRESSED_BYTES = 32 << 20  # gzip and xz see at most this much: xz -9 takes a second a megabyte
 
 
@@ -130,20 +128,19 @@ def _write(folder: Path, source: Source, corpus: str, split: Split, tokenizer: T
         disable=None,
     )
     with progress, (folder / "tokens.bin").open("wb") as file:
-        for batch in _batches(source.pieces(split)):
-            ids = tokenizer.encode_batch([piece.text for piece in batch])  # the library's threads share the batch
+        for batch in encode_documents(source.pieces(split), tokenizer, source.name, batch_parts=_BATCH_PARTS):
             row: list[np.ndarray] = []
-            for piece, piece_ids in zip(batch, ids, strict=True):
-                row += [bos, piece_ids] if starts_document else [piece_ids]
-                tokens += len(piece_ids) + starts_document
-                starts_document = piece.ends_document
-                if piece.ends_document:
+            for ids, _, ends_document in batch:
+                row += [bos, ids] if starts_document else [ids]
+                tokens += len(ids) + starts_document
+                starts_document = ends_document
+                if ends_document:
                     row.append(eos)
                     tokens += 1
                     offsets.append(tokens)
             # Not tofile: its error on a full disk does not say what it is.
             file.write(np.concatenate(row).astype(dtype).data)
-            written = "".join(piece.text for piece in batch).encode("utf-8")
+            written = b"".join(part.text for part in batch)
             text_bytes += len(written)
             progress.update(len(written))
             if compressed is not None:
@@ -167,18 +164,6 @@ def _write(folder: Path, source: Source, corpus: str, split: Split, tokenizer: T
         xz9_bytes=xz9,
     )
     (folder / "meta.json").write_text(json.dumps(dataclasses.asdict(meta), indent=2) + "\n")
-
-
-def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
-    batch, chars = [], 0
-    for piece in pieces:
-        batch.append(piece)
-        chars += len(piece.text)
-        if chars >= _BATCH_CHARS or len(batch) >= _BATCH_PIECES:
-            yield batch
-            batch, chars = [], 0
-    if batch:
-        yield batch
 
 
 class _Compressor(Protocol):

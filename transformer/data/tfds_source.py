@@ -22,7 +22,7 @@ import tensorflow_datasets as tfds
 from transformer.data.atomic import errors_named, exclusive
 from transformer.data.config import DataConfig
 from transformer.data.pairs import PairSource, check_fields
-from transformer.data.pieces import Piece, cut_document
+from transformer.data.pieces import Piece, whole_document
 from transformer.data.sources import Source, Split, choose_split, hash_file, unit_hash
 from transformer.errors import UserError
 
@@ -115,7 +115,7 @@ class TfdsSource(Source):
 
     def pieces(self, split: Split) -> Iterator[Piece]:
         for (text,) in self._dataset.texts(split):
-            yield from cut_document(text)
+            yield from whole_document(text)
 
 
 class TfdsPairs(PairSource):
