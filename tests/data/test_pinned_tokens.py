@@ -1,4 +1,4 @@
-"""The tokens of a small corpus of each kind, by their hash: a run that goes on must find the text that it began with."""
+"""The tokens of a small corpus of each kind, by their hash: a run that goes on must find the text it began with."""
 
 import gzip
 import hashlib
@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pytest
 
+from transformer.data.build import build_store
 from transformer.data.byte_tokenizer import ByteTokenizer
 from transformer.data.config import DataConfig
 from transformer.data.mixture import open_pairs, open_sources
 from transformer.data.pair_rows import PairRows
 from transformer.data.records import Reading
-from transformer.data.store import build_store
 
 from .corpus import make_text
 from .test_python_stdlib import library  # noqa: F401 - a fixture
