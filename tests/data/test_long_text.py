@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
+from transformer.data.build import build_store
 from transformer.data.byte_tokenizer import ByteTokenizer
 from transformer.data.config import DataConfig
 from transformer.data.huggingface_tokenizer import HuggingFaceTokenizer
@@ -21,7 +22,6 @@ from transformer.data.pieces import Piece, cut_document
 from transformer.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from transformer.data.sentencepiece_training import train
 from transformer.data.sources import documents, open_path
-from transformer.data.store import build_store
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import UserError
 
@@ -249,7 +249,7 @@ def test_a_store_has_the_ids_of_its_whole_documents(kind, tmp_path):
     """A text of 60,000 words had ten ids too many: a space before each of its pieces of 65,536 characters."""
     tokenizer, path = made(kind), tmp_path / "long.txt"
     path.write_text(" ".join(["fogu ba cedi"] * 60_000))
-    source = open_path(str(path), DataConfig(validation_fraction=0.5))
+    source = open_path(str(path), DataConfig(validation_fraction=0.5, cache_dir=str(tmp_path / "cache")))
     store = build_store(source, "train", tokenizer, tmp_path / "cache")
     [text] = documents(source, "train")
     assert len(text) > 300_000

@@ -48,11 +48,7 @@ class Windows(Records):
         start = index * self._stride
         found = self.store.tokens[start : start + self._length]
         filled = len(found)
-        offsets = self.store.offsets
-        first = np.searchsorted(offsets, start, side="right")  # the first document that starts inside the window
-        last = np.searchsorted(offsets, start + filled, side="left")
-        starts = np.asarray(offsets[first:last]) - start
-        bounds = np.concatenate(([0], starts, [filled]))
+        bounds = np.concatenate(([0], self.store.starts_within(start, start + filled) - start, [filled]))
         lengths = np.diff(bounds)
         window = {name: np.zeros(self._length, np.int32) for name in ("tokens", "segment_ids", "positions")}
         window["tokens"][:filled] = found
@@ -77,10 +73,7 @@ class TextWindows(Records):
     def __init__(self, store: TokenStore, length: int, drop_remainder: bool):
         self.store, self._length = store, length
         self.tokens, self.text_bytes = store.meta.tokens, store.meta.text_bytes
-        documents = len(store.offsets) - 1
-        # Where the text of each document starts in the stream of text alone: each has two tokens more in the store.
-        self._starts = np.asarray(store.offsets) - 2 * np.arange(documents + 1)
-        total = int(self._starts[-1])
+        self._total = total = store.meta.tokens - 2 * store.meta.documents
         self._count = total // length if drop_remainder else -(-total // length)
         if self._count < 1:
             raise UserError(
@@ -96,10 +89,26 @@ class TextWindows(Records):
         if not 0 <= index < self._count:
             raise IndexError(index)
         start = index * self._length
-        end = min(start + self._length, int(self._starts[-1]))
-        places = np.arange(start, end)
-        document = np.searchsorted(self._starts, places, side="right") - 1
+        end = min(start + self._length, self._total)
+        first = self.store.text_document(start)
+        # Each document has two tokens more in the store, its begin and its end: they are taken out of the tokens from
+        # the first document's on, which is where its text begins.
+        begin = start + 2 * first + 1
         window = {name: np.zeros(self._length, np.int32) for name in ("tokens", "segment_ids")}
-        window["tokens"][: end - start] = self.store.tokens[places + 2 * document + 1]
+        window["tokens"][: end - start] = self._text(begin, end - start)
         window["segment_ids"][: end - start] = 1
         return window
+
+    def _text(self, begin: int, count: int) -> np.ndarray:
+        """The first `count` tokens of text from token `begin` of the store on."""
+        end = begin + count
+        while True:
+            starts = self.store.starts_within(begin, end + 1) - begin
+            if end - begin - 2 * len(starts) >= count:
+                break
+            end = begin + count + 2 * len(starts)
+        # A document's end lies before the next one's begin. The last document's own end comes after all text.
+        is_text = np.ones(end - begin, bool)
+        is_text[starts[starts < end - begin]] = False
+        is_text[starts - 1] = False
+        return self.store.tokens[begin:end][is_text][:count]
