@@ -1,7 +1,6 @@
-"""Pairs in files: parallel text files in a folder, a .tsv file, a .jsonl file; each may be compressed with gzip."""
+"""Pairs in files: parallel text files in a folder, a .tsv file, a .jsonl file; each may be compressed (.gz, .zst)."""
 
 import functools
-import gzip
 import itertools
 import os
 from collections.abc import Iterator, Sequence
@@ -10,36 +9,17 @@ from typing import NamedTuple
 
 from transformer.data import receipts
 from transformer.data.config import DataConfig
+from transformer.data.pair_split import HashSplit, numbered
+from transformer.data.pair_table import PairTable
 from transformer.data.pairs import PairSource, check_fields
 from transformer.data.pieces import decode_utf8
 from transformer.data.readable import Part, Split
+from transformer.data.readers import COMPRESSED, is_compressed, is_jsonl, is_parquet, is_tsv, raw_lines, rough_text_size
 from transformer.data.receipts import Facts, Scan, Unit
-from transformer.data.sources import choose_split, extremes, is_jsonl, jsonl_text, unit_hash
+from transformer.data.sources import jsonl_text
 from transformer.errors import UserError
 
 _TRAIN, _VALIDATION = ("train",), ("val", "valid", "validation", "dev")
-
-
-class _HashSplit:
-    """Which side of the split a pair is on, by a hash of its number, where the corpus has no validation part.
-
-    Args:
-      facts: `pairs`, their count, and `extremes`, the lowest and highest hash of their numbers.
-    """
-
-    def __init__(self, facts: Facts, fraction: float, name: str):
-        if facts["pairs"] < 2:
-            raise UserError(
-                f"{name} holds {facts['pairs']} pair(s): two are needed, one to train on and one to validate."
-            )
-        self._extremes, self._fraction = facts["extremes"], fraction
-
-    def __call__(self, number: int) -> Split:
-        return choose_split(unit_hash(str(number)), self._fraction, *self._extremes)
-
-
-def _numbered(count: int) -> Facts:
-    return {"pairs": count, "extremes": extremes(map(str, range(count)))}
 
 
 class Lines(NamedTuple):
@@ -70,7 +50,9 @@ class ParallelFiles(PairSource):
         train, validation = (self._find(root, names) for names in (_TRAIN, _VALIDATION))
         if train is None:
             wanted = " and ".join(f"train.{field}" for field in fields)
-            raise UserError(f"{root} has no {wanted} (or .gz): put them there, or name others with --data.fields.")
+            raise UserError(
+                f"{root} has no {wanted} (or .gz, .zst): put them there, or name others with --data.fields."
+            )
         self._files: dict[str, tuple[Path, Path]] = {"train": train, "validation": validation or train}
         self._is_carved = validation is None
 
@@ -82,7 +64,7 @@ class ParallelFiles(PairSource):
                 return found[0], found[1]
             for path, field in zip(found, reversed(self.fields), strict=True):
                 if path is not None:
-                    raise UserError(f"{path} has no counterpart: {root / name}.{field} (or .gz) is missing.")
+                    raise UserError(f"{path} has no counterpart: {root / name}.{field} (or .gz, .zst) is missing.")
         return None
 
     @property
@@ -101,8 +83,8 @@ class ParallelFiles(PairSource):
         return functools.partial(_scan_parallel, part_bytes=self._part_bytes, is_carved=self._is_carved)
 
     @functools.cached_property
-    def _carved(self) -> _HashSplit | None:
-        return _HashSplit(self.facts[0], self._fraction, self.name) if self._is_carved else None
+    def _carved(self) -> HashSplit | None:
+        return HashSplit(self.facts[0], self._fraction, self.name) if self._is_carved else None
 
     def _hash(self) -> str:
         fraction = self._fraction if self._carved else None
@@ -112,7 +94,7 @@ class ParallelFiles(PairSource):
         share = 1.0
         if self._is_carved:
             share = self._fraction if split == "validation" else 1 - self._fraction
-        return int(share * sum(_text_bytes(path) for path in self._files[split]))
+        return int(share * sum(rough_text_size(path) for path in self._files[split]))
 
     def parts(self, split: Split) -> Sequence[Part]:
         return _cut(self.facts[-1 if split == "validation" else 0]["cuts"], 2)
@@ -144,7 +126,7 @@ def _scan_parallel(unit: Unit, *, part_bytes: int, is_carved: bool) -> Facts:
     """Finds the hashes of two parallel files, and where they can be cut; if they are to be split, their pairs too."""
     files = [Path(file) for file in unit.files]
     digests = [receipts.hash_file(file) for file in files]
-    can_seek = not any(map(_is_compressed, files))
+    can_seek = not any(map(is_compressed, files))
     cuts, ends, count = [[0, 0, 0, 0]], [0, 0], 0
     for lines in itertools.zip_longest(*map(_raw_lines, files)):
         if None in lines:
@@ -156,7 +138,7 @@ def _scan_parallel(unit: Unit, *, part_bytes: int, is_carved: bool) -> Facts:
             cuts.append([*ends, count, count])
         ends = [end + len(line) for end, line in zip(ends, lines, strict=True)]
         count += 1
-    return {"digests": digests, "cuts": cuts} | (_numbered(count) if is_carved else {})
+    return {"digests": digests, "cuts": cuts} | (numbered(count) if is_carved else {})
 
 
 class PairLines(PairSource):
@@ -165,7 +147,7 @@ class PairLines(PairSource):
     def __init__(self, path: Path, config: DataConfig):
         super().__init__(config.cache_dir)
         self.name, self._path, self._fraction = str(path), path, config.validation_fraction
-        self._jsonl = is_jsonl(_without_gz(path))
+        self._jsonl = is_jsonl(path)
         self.fields = check_fields(config) if self._jsonl else (config.fields or ("source", "target"))
 
     @property
@@ -185,8 +167,8 @@ class PairLines(PairSource):
         return functools.partial(_scan_pairs, path=self._path, columns=self._columns, part_bytes=self._part_bytes)
 
     @functools.cached_property
-    def _split(self) -> _HashSplit:
-        return _HashSplit(self.facts[0], self._fraction, self.name)
+    def _split(self) -> HashSplit:
+        return HashSplit(self.facts[0], self._fraction, self.name)
 
     def _hash(self) -> str:
         _ = self._split  # a corpus that cannot be split has no use for a fingerprint
@@ -194,7 +176,7 @@ class PairLines(PairSource):
 
     def size(self, split: Split) -> int:
         share = self._fraction if split == "validation" else 1 - self._fraction
-        return int(share * _text_bytes(self._path))
+        return int(share * rough_text_size(self._path))
 
     def parts(self, split: Split) -> Sequence[Part]:
         return _cut(self.facts[0]["cuts"], 1)
@@ -210,10 +192,10 @@ def _scan_pairs(unit: Unit, *, path: Path, columns: tuple[str, str] | None, part
     digest, count = receipts.hash_file(unit.files[0]), 0
     cuts = [[0, 0, 0]]
     for offset, line, _, _ in _pair_lines(path, columns, Lines((0,), None, 0, 0)):
-        if not _is_compressed(path) and offset - cuts[-1][0] > part_bytes:
+        if not is_compressed(path) and offset - cuts[-1][0] > part_bytes:
             cuts.append([offset, line, count])
         count += 1
-    return {"digests": [digest], "cuts": cuts, **_numbered(count)}
+    return {"digests": [digest], "cuts": cuts, **numbered(count)}
 
 
 def _pair_lines(path: Path, columns: tuple[str, str] | None, part: Lines) -> Iterator[tuple[int, int, str, str]]:
@@ -239,17 +221,19 @@ def _parse(line: str, columns: tuple[str, str] | None, where: str) -> tuple[str,
 
 
 def open_pair_path(path: str, config: DataConfig) -> PairSource:
-    """The pairs at `path`: a folder of parallel files, a .tsv or a .jsonl file; UserError if there are none."""
+    """The pairs at `path`: a folder of parallel files, a .tsv, .jsonl or .parquet file; UserError if there are none."""
     root = Path(path).expanduser()
     if not root.exists():
         raise UserError(
-            f"{root}: no such file or folder. Set --data.path to a folder of parallel files, .tsv or .jsonl."
+            f"{root}: no such file or folder. Set --data.path to a folder of parallel files, .tsv, .jsonl or .parquet."
         )
     if root.is_dir():
         return ParallelFiles(root, check_fields(config), config)
-    if _without_gz(root).suffix.lower() == ".tsv" or is_jsonl(_without_gz(root)):
+    if is_parquet(root):
+        return PairTable(root, check_fields(config), config)
+    if is_tsv(root) or is_jsonl(root):
         return PairLines(root, config)
-    raise UserError(f"{root} holds no pairs: give a folder of parallel files, a .tsv or a .jsonl file.")
+    raise UserError(f"{root} holds no pairs: give a folder of parallel files, a .tsv, a .jsonl or a .parquet file.")
 
 
 def text_lines(path: Path, start: int = 0, stop: int | None = None) -> Iterator[str]:
@@ -263,32 +247,12 @@ def text_lines(path: Path, start: int = 0, stop: int | None = None) -> Iterator[
 def _raw_lines(path: Path, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
     """The lines in bytes [start, stop) of a file's text, with their ends; UserError for an empty file."""
     offset = start
-    try:
-        with gzip.open(path) if _is_compressed(path) else path.open("rb") as file:
-            file.seek(start)
-            while (stop is None or offset < stop) and (line := file.readline()):
-                yield line
-                offset += len(line)
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise UserError(f"{path} is not a whole gzip file ({error}). Copy it again.") from None
-    except PermissionError:
-        raise UserError(f"{path} cannot be read: permission denied.") from None
+    for line in raw_lines(path, start, stop):
+        yield line
+        offset += len(line)
     if not offset:
         raise UserError(f"{path} is empty.")
 
 
-def _is_compressed(path: Path) -> bool:
-    return path.suffix == ".gz"
-
-
 def _existing(root: Path, name: str) -> Path | None:
-    return next((path for path in (root / name, root / f"{name}.gz") if path.is_file()), None)
-
-
-def _without_gz(path: Path) -> Path:
-    return path.with_suffix("") if path.suffix == ".gz" else path
-
-
-def _text_bytes(path: Path) -> int:
-    """Roughly: gzip makes a third of a text."""
-    return path.stat().st_size * (3 if path.suffix == ".gz" else 1)
+    return next((path for suffix in ("", *COMPRESSED) if (path := root / f"{name}{suffix}").is_file()), None)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from transformer.data.readers import open_text
 from transformer.errors import UserError
 
 PIECE_CHARS = 1 << 16
@@ -63,10 +64,9 @@ def decode_utf8(data: bytes, path: Path, offset: int) -> str:
 
 
 def file_pieces(path: Path, start: int, stop: int) -> Iterator[Piece]:
-    """Bytes [start, stop) of a text file as one document. Newlines stay as they are in the file."""
+    """Bytes [start, stop) of a file's text as one document. Newlines stay as they are in the file."""
     text, carry, position = "", b"", start
-    with path.open("rb") as file:
-        file.seek(start)
+    with open_text(path, start) as file:
         while position < stop:
             data = file.read(min(_BLOCK_BYTES, stop - position))
             if not data:

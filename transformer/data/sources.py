@@ -1,4 +1,4 @@
-"""Where documents come from: text files, JSONL files, folders of either. TFDS datasets are in `tfds_source`.
+"""Where documents come from: text, JSONL and Parquet files, folders of them. TFDS datasets are in `tfds_source`.
 
 A source has two splits, "train" and "validation". A single text file is one document, whose last part is validation;
 other corpora are split by document, by a hash of its name or index, so that adding documents does not reshuffle the
@@ -15,10 +15,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from transformer.data import receipts
+from transformer.data import parquet, receipts
 from transformer.data.config import DataConfig
 from transformer.data.pieces import Piece, decode_utf8, file_pieces, join_documents, whole_document
 from transformer.data.readable import Part, Readable, Split
+from transformer.data.readers import is_compressed, is_jsonl, is_parquet, open_text, raw_lines, text_size
 from transformer.data.receipts import Facts, Scan, Unit
 from transformer.errors import UserError
 
@@ -102,19 +103,20 @@ class TextFile(Source):
 
 def _scan_text(unit: Unit, *, fraction: float) -> Facts:
     path = Path(unit.files[0])
-    digest, size = receipts.hash_file(path), path.stat().st_size
+    digest, size = receipts.hash_file(path), text_size(path)
     return {"digests": [digest], "bytes": size, "cut": _find_cut(path, size, fraction)}
 
 
 def _find_cut(path: Path, size: int, fraction: float) -> int:
     """Where the validation text of a text file begins: at a line, if the text has more than one near there."""
+    if not size:
+        raise UserError(f"{path} is empty.")
     target = min(int(size * (1 - fraction)), size - 1)
-    with path.open("rb") as file:
-        file.seek(target)
-        cut = target + len(file.readline())
+    with open_text(path, target) as file:
+        line = file.readline()
+        cut = target + len(line)
         if cut >= size:  # the file's last line: cut inside it, but between characters
-            file.seek(target)
-            ahead = file.read(4)
+            ahead = line[:4]
             cut = target + next((i for i, byte in enumerate(ahead) if byte & 0xC0 != 0x80), len(ahead))
     if not 0 < cut < size:
         raise UserError(f"{path} ({size} bytes) is too small to split into training and validation text.")
@@ -132,7 +134,7 @@ class Range(NamedTuple):
 
 
 class FileCollection(Source):
-    """Text and JSONL files under a root: a document a text file, a document a JSONL line; split by document."""
+    """Files under a root: a document a text file, a JSONL line or a row of a Parquet file; split by document."""
 
     def __init__(self, root: Path, files: list[Path], config: DataConfig):
         super().__init__(config.cache_dir)
@@ -175,7 +177,7 @@ class FileCollection(Source):
         return receipts.combine("files", self._fraction, self._field, names, digests)
 
     def size(self, split: Split) -> int:
-        total = sum(path.stat().st_size for path in self._files)
+        total = sum(facts["bytes"] for facts in self.facts)
         return int(total * (self._fraction if split == "validation" else 1 - self._fraction))
 
     def parts(self, split: Split) -> Sequence[Part]:
@@ -196,7 +198,11 @@ class FileCollection(Source):
         for number, start, stop, first in part:
             path = self._files[number]
             name = self._relative(path)
-            if is_jsonl(path):
+            if is_parquet(path):
+                for index, (text,) in parquet.texts(path, [self._field], start, stop, "--data.text-field"):
+                    if self._split(f"{name}:{index}") == split:
+                        yield from whole_document(text)
+            elif is_jsonl(path):
                 for index, offset, line in jsonl_lines(path, start, stop, first):
                     if self._split(f"{name}:{index}") == split:
                         text = jsonl_text(decode_utf8(line, path, offset), f"{path}:{index + 1}", self._field)
@@ -208,15 +214,21 @@ class FileCollection(Source):
 def _scan_file(unit: Unit, *, part_bytes: int) -> Facts:
     """Finds a file's hash, its documents' extreme hashes, and where it can be cut: [byte, number of the line] each."""
     path = Path(unit.files[0])
-    digest, size = receipts.hash_file(path), path.stat().st_size
+    digest = receipts.hash_file(path)
+    if is_parquet(path):
+        table = parquet.layout(path)
+        cuts = [list(group) for group in table.cuts(part_bytes)]
+        found = extremes(f"{unit.name}:{row}" for row in range(table.rows))
+        return {"digests": [digest], "bytes": table.size, "extremes": found and list(found), "cuts": cuts}
+    size = text_size(path)
     if not is_jsonl(path):
-        hashed = unit_hash(unit.name)
-        return {"digests": [digest], "bytes": size, "extremes": [hashed, hashed], "cuts": [[0, 0]]}
-    cuts = [[0, 0]]
+        found = [unit_hash(unit.name)] * 2 if size else None
+        return {"digests": [digest], "bytes": size, "extremes": found, "cuts": [[0, 0]]}
+    cuts, can_seek = [[0, 0]], not is_compressed(path)
 
     def keys() -> Iterator[str]:
         for index, offset, line in jsonl_lines(path, 0, size, 0):
-            if offset > cuts[-1][0] and offset + len(line) - cuts[-1][0] > part_bytes:
+            if can_seek and offset > cuts[-1][0] and offset + len(line) - cuts[-1][0] > part_bytes:
                 cuts.append([offset, index])
             yield f"{unit.name}:{index}"
 
@@ -225,20 +237,12 @@ def _scan_file(unit: Unit, *, part_bytes: int) -> Facts:
 
 
 def jsonl_lines(path: Path, start: int, stop: int, first: int) -> Iterator[tuple[int, int, bytes]]:
-    """The lines in bytes [start, stop) of a file that are not blank: number, byte and content of each."""
-    with path.open("rb") as file:
-        file.seek(start)
-        offset = start
-        for index in itertools.count(first):
-            if offset >= stop or not (line := file.readline()):
-                return
-            if line.strip():
-                yield index, offset, line
-            offset += len(line)
-
-
-def is_jsonl(path: Path) -> bool:
-    return path.suffix.lower() in (".jsonl", ".ndjson")
+    """The lines in bytes [start, stop) of a file's text that are not blank: number, byte and content of each."""
+    offset = start
+    for index, line in enumerate(raw_lines(path, start, stop), start=first):
+        if line.strip():
+            yield index, offset, line
+        offset += len(line)
 
 
 def jsonl_text(line: str, where: str, field: str, flag: str = "--data.text-field") -> str:
@@ -261,11 +265,11 @@ def jsonl_text(line: str, where: str, field: str, flag: str = "--data.text-field
 
 
 def open_path(path: str, config: DataConfig) -> Source:
-    """The source at `path`: a text file, a .jsonl file or a folder; UserError if there is none or it is empty."""
+    """The source at `path`: a text, .jsonl or .parquet file or a folder; UserError if there is none or it is empty."""
     root = Path(path).expanduser()
     if not root.exists():
         raise UserError(
-            f"{root}: no such file or folder. Set --data.path to a text file, a .jsonl file or a folder of them."
+            f"{root}: no such file or folder. Set --data.path to a text, .jsonl or .parquet file, or a folder of them."
         )
     if root.is_dir():
         found = sorted(p for p in root.rglob("*") if p.is_file() and not _hidden(p.relative_to(root)))
@@ -280,7 +284,7 @@ def open_path(path: str, config: DataConfig) -> Source:
         files = [root]
         if root.stat().st_size == 0:
             raise UserError(f"{root} is empty.")
-    if len(files) == 1 and not is_jsonl(files[0]):
+    if len(files) == 1 and not is_jsonl(files[0]) and not is_parquet(files[0]):
         return TextFile(files[0], config.validation_fraction, config.cache_dir)
     return FileCollection(root, files, config)
 
