@@ -63,8 +63,7 @@ def main(args: list[str]) -> None:
 
 def parse(args: list[str]) -> Command:
     """Returns what the command line asks for: a preset or a recorded experiment, with the overrides."""
-    preset = args[0] if args and not args[0].startswith("-") else None
-    flags = args if preset is None else args[1:]
+    preset, flags = configs.split(args)
     base = configs.get(preset or configs.DEFAULT)
     workdir = f"runs/{base.name}"
     named, _ = tyro.cli(Where, args=[arg for arg in flags if arg not in ("-h", "--help")], return_unknown_args=True)

@@ -18,7 +18,8 @@ import tqdm
 
 from transformer.data.atomic import building_folder, exclusive, fill_folder
 from transformer.data.pieces import Piece
-from transformer.data.readable import Part, Readable, Split
+from transformer.data.readable import Part, Split
+from transformer.data.receipts import Facts, Scan, Unit
 from transformer.data.shards import PARTIAL, finished_shard, make_shard, token_dtype
 from transformer.data.sources import Source
 from transformer.data.store import FORMAT_VERSION, StoreMeta, TokenStore, write_manifest
@@ -50,8 +51,8 @@ class Job(NamedTuple):
 class Maker(Protocol):
     """Who reads corpora and makes shards."""
 
-    def read(self, source: Readable) -> None:
-        """Reads what the receipt of a corpus lacks."""
+    def map(self, scan: Scan, units: Iterable[Unit]) -> Iterator[Facts]:
+        """As the built-in `map`, in order."""
         ...
 
     def make(self, job: Job, numbers: Sequence[int], advance: Callable[[int], object]) -> None:
@@ -62,8 +63,8 @@ class Maker(Protocol):
 class Here:
     """This process makes all shards; the tokenizer's own threads use the cores."""
 
-    def read(self, source: Readable) -> None:
-        source.read()
+    def map(self, scan: Scan, units: Iterable[Unit]) -> Iterator[Facts]:
+        return map(scan, units)
 
     def make(self, job: Job, numbers: Sequence[int], advance: Callable[[int], object]) -> None:
         for number in numbers:
@@ -71,10 +72,11 @@ class Here:
 
 
 class Built(NamedTuple):
-    """A store, and how long it took to build; None: it was there."""
+    """A store that was asked for."""
 
     store: TokenStore
     seconds: float | None
+    """How long its shards took to make; None: it was there."""
 
 
 def build_store(
@@ -96,7 +98,7 @@ def find_or_build(
       UserError: text that cannot be read, an empty split, a full disk.
     """
     maker = maker or Here()
-    maker.read(source)
+    source.read(maker.map)
     corpus = source.fingerprint
     key = hashlib.blake2b(
         repr((corpus, split, tokenizer.fingerprint, FORMAT_VERSION)).encode(), digest_size=12
@@ -109,13 +111,13 @@ def find_or_build(
     with exclusive(place.with_name(f".{place.name}.lock")):
         if (store := _open(place)) is not None:  # another process built it meanwhile
             return Built(store, None)
-        begun = time.perf_counter()
         job = Job(building_folder(place), source, split, tokenizer, source.parts(split))
         try:
-            fill_folder(place, lambda folder: _write(job, corpus, maker))
+            seconds: list[float] = []
+            fill_folder(place, lambda folder: seconds.append(_write(job, corpus, maker)))
         finally:
             _clean(job)
-        return Built(TokenStore.open(place), time.perf_counter() - begun)
+        return Built(TokenStore.open(place), seconds[0])
 
 
 def _open(place: Path) -> TokenStore | None:
@@ -134,7 +136,8 @@ def _clean(job: Job) -> None:
         shutil.rmtree(job.folder, ignore_errors=True)
 
 
-def _write(job: Job, corpus: str, maker: Maker) -> None:
+def _write(job: Job, corpus: str, maker: Maker) -> float:
+    """Makes the store that `job` names; returns the seconds that its shards took."""
     _clean(job)
     job.folder.mkdir(exist_ok=True)
 
@@ -152,8 +155,10 @@ def _write(job: Job, corpus: str, maker: Maker) -> None:
         leave=False,
         disable=None,
     ) as bar:
+        begun = time.perf_counter()
         if numbers:
             maker.make(job, numbers, bar.update)
+        seconds = time.perf_counter() - begun
     made = [shard for shard in finished() if shard is not None]
     if len(made) != len(job.parts):
         raise UserError(f"{len(job.parts) - len(made)} shards of {job.source.name} were not made. Run again.")
@@ -165,6 +170,7 @@ def _write(job: Job, corpus: str, maker: Maker) -> None:
     for file in job.folder.iterdir():
         if (file.suffix == ".shard" and file.name not in kept) or (file.stem.isdigit() and file.suffix == ".json"):
             file.unlink()
+    return seconds
 
 
 def _meta(job: Job, corpus: str, shards: Sequence[Shard]) -> StoreMeta:

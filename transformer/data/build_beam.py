@@ -1,10 +1,11 @@
 """Shards made by Apache Beam: on its runners' machines, which see the corpus and the cache by the same names."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from transformer.data.atomic import full_disk_named
 from transformer.data.build import TOKENIZER, Job
-from transformer.data.readable import Readable
+from transformer.data.receipts import Facts, Scan, Unit
 from transformer.data.tokenizer import Tokenizer
 from transformer.data.tokenizer_kinds import load_tokenizer
 from transformer.errors import UserError
@@ -27,8 +28,9 @@ class Beam:
             raise UserError("--beam needs Apache Beam: pip install 'transformer-train[beam]'") from error
         self._beam = beam
 
-    def read(self, source: Readable) -> None:
-        source.read()
+    def map(self, scan: Scan, units: Iterable[Unit]) -> Iterator[Facts]:
+        """As the built-in `map`: reading is a small part of the work, and is done here."""
+        return map(scan, units)
 
     def make(self, job: Job, numbers: Sequence[int], advance: Callable[[int], object]) -> None:
         beam = self._beam
@@ -48,7 +50,8 @@ class Beam:
 def make_one(number: int, job: Job) -> None:
     """Makes a shard on whatever machine; what is a person's to mend is left in the folder, not raised and retried."""
     try:
-        job._replace(tokenizer=_load(str(job.folder / TOKENIZER))).make(number)
+        with full_disk_named(job.folder):
+            job._replace(tokenizer=_load(str(job.folder / TOKENIZER))).make(number)
     except UserError as error:
         (job.folder / f"{number:05}{_ERROR}").write_text(str(error))
 

@@ -17,7 +17,6 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from transformer.data.build import TOKENIZER, Job
-from transformer.data.readable import Readable
 from transformer.data.receipts import Facts, Scan, Unit
 from transformer.data.tokenizer_kinds import load_tokenizer
 from transformer.errors import UserError
@@ -34,11 +33,8 @@ class Workers:
     def __init__(self, count: int):
         self._count = count
 
-    def read(self, source: Readable) -> None:
-        source.read(self.map)
-
     def map(self, scan: Scan, units: Iterable[Unit]) -> Iterator[Facts]:
-        """As `map`, by the workers; in order."""
+        """As the built-in `map`, by the workers."""
         units = list(units)
         if len(units) < 2:
             yield from map(scan, units)

@@ -44,6 +44,9 @@ class _Side(Source):
     def read(self, mapper: Mapper = map) -> list[Facts]:
         return self._pairs.read(mapper)
 
+    def recall(self) -> bool:
+        return self._pairs.recall()
+
     def verify(self, mapper: Mapper = map) -> list[str]:
         return self._pairs.verify(mapper)
 

@@ -89,7 +89,7 @@ def prepare(
     corpora = open_corpora(config, reading)
     if maker is not None:
         for sources, _ in corpora:
-            maker.read(sources[0])
+            sources[0].read(maker.map)
     if tokenizer is None:
         texts = [Weighted(source, weight) for sources, weight in corpora for source in sources]
         tokenizer = make_tokenizer(config, vocab_size, texts)  # one for both sides of pairs

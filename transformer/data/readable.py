@@ -46,8 +46,13 @@ class Readable(abc.ABC):
             self._facts = receipts.read_units(self._receipt, self._units(), self._scan, name=self.name, mapper=mapper)
         return self._facts
 
+    def recall(self) -> bool:
+        """Takes what the receipt says for true, whatever the files are today; returns whether it knows them all."""
+        self._facts = receipts.recorded_units(self._receipt, self._units())
+        return self._facts is not None
+
     def verify(self, mapper: Mapper = map) -> list[str]:
-        """Reads everything again; returns the files whose content is not what the receipt says, and mends that."""
+        """Reads everything again; returns the files whose content is not what the receipt says, which forgets them."""
         return receipts.verify_units(self._receipt, self._units(), self._scan, name=self.name, mapper=mapper)
 
     @property

@@ -70,12 +70,13 @@ def read_units(path: Path, units: Sequence[Unit], scan: Scan, *, name: str, mapp
 
 
 def verify_units(path: Path, units: Sequence[Unit], scan: Scan, *, name: str, mapper: Mapper = map) -> list[str]:
-    """Reads every unit again; returns the files whose content is not the recorded one, and forgets what it recorded.
+    """Reads every unit again; returns the files whose content is not the recorded one, or that no receipt knows.
 
-    So the next start reads them again, although their sizes and times say that nothing changed.
+    What was recorded of them is forgotten, so that the next start reads them again whatever their sizes and times say.
     """
     recorded = _load(path)
     known = [unit for unit in units if unit.name in recorded]
+    unknown = [file for unit in units if unit.name not in recorded for file in unit.files]
     anew: dict[str, Any] = {}
     _read(None, known, anew, scan, name, mapper)
     changed, kept = [], dict(recorded)
@@ -87,7 +88,15 @@ def verify_units(path: Path, units: Sequence[Unit], scan: Scan, *, name: str, ma
             changed += [file for file, old, new in both if old != new]
     if len(kept) != len(recorded):
         _save(path, kept, name)
-    return changed
+    return changed + unknown
+
+
+def recorded_units(path: Path, units: Sequence[Unit]) -> list[Facts] | None:
+    """What the receipt says of each unit, whatever its files are today; None if it does not know all."""
+    recorded = _load(path)
+    if any(unit.name not in recorded for unit in units):
+        return None
+    return [recorded[unit.name]["facts"] for unit in units]
 
 
 def _read(path: Path | None, stale: Sequence[Unit], recorded: dict[str, Any], scan: Scan, name: str, mapper) -> None:
