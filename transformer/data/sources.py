@@ -23,6 +23,9 @@ from transformer.data.readers import is_compressed, is_jsonl, is_parquet, open_t
 from transformer.data.receipts import Facts, Scan, Unit
 from transformer.errors import UserError
 
+_PLACES = 256  # into which a text file is cut for sampling
+_LINE_BYTES = 1 << 20
+
 
 class Source(Readable):
     """Documents of a corpus, read lazily."""
@@ -30,6 +33,10 @@ class Source(Readable):
     @abc.abstractmethod
     def part_pieces(self, part: Part, split: Split) -> Iterator[Piece]:
         """The documents of a split in a part, in order, as pieces; UserError where the text cannot be read."""
+
+    def places(self, split: Split) -> Sequence[Part]:
+        """Parts again, but smaller ones where that costs no reading: for sampling."""
+        return self.parts(split)
 
     def pieces(self, split: Split) -> Iterator[Piece]:
         """The documents of a split in a fixed order, as pieces: those of its parts, one after the other."""
@@ -97,6 +104,13 @@ class TextFile(Source):
     def parts(self, split: Split) -> Sequence[Part]:
         return [self._range(split)]
 
+    def places(self, split: Split) -> Sequence[Part]:
+        start, stop = self._range(split)
+        if is_compressed(self._path):
+            return [(start, stop)]
+        cuts = (_next_line(self._path, start + (stop - start) * i // _PLACES, stop) for i in range(1, _PLACES))
+        return list(itertools.pairwise(sorted({start, stop, *cuts})))
+
     def part_pieces(self, part: Part, split: Split) -> Iterator[Piece]:
         return file_pieces(self._path, *part)
 
@@ -105,6 +119,13 @@ def _scan_text(unit: Unit, *, fraction: float) -> Facts:
     path = Path(unit.files[0])
     digest, size = receipts.hash_file(path), text_size(path)
     return {"digests": [digest], "bytes": size, "cut": _find_cut(path, size, fraction)}
+
+
+def _next_line(path: Path, place: int, stop: int) -> int:
+    """The first line after byte `place`, if it is near, else `stop`."""
+    with open_text(path, place) as file:
+        line = file.readline(_LINE_BYTES)
+        return min(place + len(line), stop) if line.endswith(b"\n") else stop
 
 
 def _find_cut(path: Path, size: int, fraction: float) -> int:
@@ -193,6 +214,9 @@ class FileCollection(Source):
                 parts[-1].append(Range(number, start, stop, line))
                 room -= stop - start
         return parts
+
+    def places(self, split: Split) -> Sequence[Part]:
+        return [[place] for part in self.parts(split) for place in part]
 
     def part_pieces(self, part: Part, split: Split) -> Iterator[Piece]:
         for number, start, stop, first in part:
