@@ -78,6 +78,7 @@ def report(result: "Result") -> None:
     import jax
 
     from transformer.training.baseline import baseline
+    from transformer.training.loop import validation_batches
 
     evaluation, figures, run = result.evaluation, result.corpus.figures, result.run
     continues = result.experiment.objective.scores_text  # a model of text goes on with a text
@@ -93,7 +94,9 @@ def report(result: "Result") -> None:
         chance = f" (chance {trivial.sentence_accuracy:.4f})" if name == "sentence_accuracy" else ""
         print(f"  {value:.4f}  {name.replace('_', ' ')}{chance}")
     if evaluation.bits_per_byte is not None:
-        print("bits per byte of the validation text:")
+        evaluated, total = validation_batches(result.experiment, result.corpus)
+        part = f" (the model's: of the first {evaluated:,} of its {total:,} batches)" if evaluated < total else ""
+        print(f"bits per byte of the validation text{part}:")
         print(f"  {evaluation.bits_per_byte:.4f}  this model")
         print(f"  {figures.gzip9_bits_per_byte:.4f}  gzip -9")
         print(f"  {figures.xz9_bits_per_byte:.4f}  xz -9")
