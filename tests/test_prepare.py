@@ -4,12 +4,11 @@ import json
 import os
 
 import pytest
+from tool_calls import caller, refuser
 
 import train
 from tools import prepare
 from transformer.data import build
-
-from tests.tool_calls import caller, refuser
 
 
 @pytest.fixture
