@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from transformer.errors import UserError
 
 SHARD_TOKENS = 1 << 28
 KINDS = ("windows", "text", "documents")
-"""Windows of packed documents, of text alone, and parts of documents: the readings of texts."""
+"""The readings of texts: windows of packed documents, windows of text alone, and parts of documents."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Command:
     batch_size: int = 64
     folder: str | None = None
     """Where the store is made, in a new folder; by default where temporary files are."""
-    measure: str | None = None
+    measure: Literal["windows", "text", "documents"] | None = None
     """Used by the tool itself: measure one kind in this process, on the store in --folder, from --step."""
     step: int = 0
 
@@ -44,7 +45,7 @@ def main(args: list[str]) -> None:
     """Runs the command line."""
     asked = command.parse(Command, args, prog="tools/bench_data.py")
     if asked.measure is not None:
-        print(json.dumps(first_batch(asked)))
+        print(json.dumps(first_batch(asked.measure, asked)))
         return
     if not 8 * asked.documents <= asked.tokens:
         raise UserError("--tokens: at least 8 a document are needed")
@@ -99,18 +100,17 @@ def measured(asked: Command, folder: str, kind: str, step: int) -> dict:
     return json.loads(done.stdout)
 
 
-def first_batch(asked: Command) -> dict:
+def first_batch(kind: Literal["windows", "text", "documents"], asked: Command) -> dict:
     """Opens the store in this process and makes a batch; returns seconds, and megabytes that are not of files."""
     from transformer.data.pipeline import iterate, train_batches
     from transformer.data.prepare import cut
     from transformer.data.records import Reading
     from transformer.data.store import TokenStore
 
-    kind = {"windows": "windows", "text": "text", "documents": "documents"}[asked.measure or ""]
     with Peak() as peak:
         begun = time.perf_counter()
         store = TokenStore.open(asked.folder or "")
-        reading = Reading(kind, asked.length, overlap=int(kind == "windows"), others=kind == "documents")  # type: ignore
+        reading = Reading(kind, asked.length, overlap=int(kind == "windows"), others=kind == "documents")
         records = cut(store, reading=reading, drop_remainder=True)
         data = train_batches([records], [1.0], example=as_it_is, batch_size=asked.batch_size, seed=0)
         with iterate(data, asked.step) as batches:

@@ -35,7 +35,12 @@ class Beam:
     def make(self, job: Job, numbers: Sequence[int], advance: Callable[[int], object]) -> None:
         beam = self._beam
         job.tokenizer.save(job.folder / TOKENIZER)
-        with beam.Pipeline(options=beam.options.pipeline_options.PipelineOptions(self._options)) as pipeline:
+        options = beam.options.pipeline_options.PipelineOptions(self._options)
+        try:
+            whole = beam.Pipeline(options=options)
+        except ValueError as error:
+            raise UserError(f"--beam: {str(error).splitlines()[0]}") from None
+        with whole as pipeline:
             _ = (
                 pipeline
                 | "Parts" >> beam.Create(list(numbers))

@@ -60,7 +60,7 @@ class Corpora:
     fingerprint: str
     """Of the text and the tokens: changes if a resumed run would see other data."""
     fingerprints: dict[str, str]
-    """Of the text alone, training and validation, by the name of its source; both sides of pairs have one."""
+    """Of each source's text alone, training and validation, by the source's name; both sides of pairs have one."""
 
 
 def prepare(
@@ -112,7 +112,7 @@ def prepare(
         validation=JoinedRecords([cut(*parts, reading=reading, drop_remainder=False) for parts in validation]),
         figures=_figures([parts[-1] for parts in validation]),
         fingerprint="-".join((*(store.meta.corpus for parts in train for store in parts), tokenizer.fingerprint)),
-        fingerprints={store.meta.source: store.meta.corpus for parts in train for store in parts},
+        fingerprints={source.name: source.fingerprint for sources, _ in corpora for source in sources},
     )
 
 

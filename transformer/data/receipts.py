@@ -81,11 +81,11 @@ def verify_units(path: Path, units: Sequence[Unit], scan: Scan, *, name: str, ma
     _read(None, known, anew, scan, name, mapper)
     changed, kept = [], dict(recorded)
     for unit in known:
-        facts = anew[unit.name]["facts"]
-        if facts != recorded[unit.name]["facts"]:
+        digests = [entries[unit.name]["facts"]["digests"] for entries in (recorded, anew)]
+        differ = [file for file, old, new in zip(unit.files, *digests, strict=True) if old != new]
+        if differ:
             del kept[unit.name]
-            both = zip(unit.files, recorded[unit.name]["facts"]["digests"], facts["digests"], strict=True)
-            changed += [file for file, old, new in both if old != new]
+            changed += differ
     if len(kept) != len(recorded):
         _save(path, kept, name)
     return changed + unknown

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tqdm
 
 from transformer.data.atomic import build_folder
 from transformer.data.store import TokenStore
@@ -87,6 +88,16 @@ def _is_whole(place: Path) -> bool:
 
 def document_lengths(store: TokenStore, multiple: int = 1) -> Iterator[np.ndarray]:
     """int64[some]: the tokens of each document, in runs whose lengths but the last are a multiple of `multiple`."""
-    step = _CHUNK // multiple * multiple
-    for start in range(0, store.meta.documents, step):
-        yield np.diff(store.offsets[start : min(start + step, store.meta.documents) + 1])
+    step, documents = _CHUNK // multiple * multiple, store.meta.documents
+    with tqdm.tqdm(
+        total=documents,
+        desc=f"Indexing {store.meta.source} ({store.meta.split})",
+        unit="documents",
+        unit_scale=True,
+        leave=False,
+        disable=None,
+    ) as bar:
+        for start in range(0, documents, step):
+            end = min(start + step, documents)
+            yield np.diff(store.offsets[start : end + 1])
+            bar.update(end - start)

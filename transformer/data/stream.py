@@ -5,13 +5,13 @@ A shard is one file: its tokens, zeros up to a multiple of eight bytes, and int6
 
 import bisect
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-_OPEN = 256  # shards mapped at a time: each costs a file descriptor
+_OPEN = 256  # shards mapped at a time, of all stores: each costs a file descriptor
 
 
 class Shard(NamedTuple):
@@ -42,10 +42,7 @@ def shard_size(shard: Shard, dtype: str) -> int:
 
 
 class Shards:
-    """A folder of shards, of which the last few that were touched are mapped.
-
-    Every shard holds a document.
-    """
+    """A folder of shards, each with a document at least."""
 
     def __init__(self, folder: Path, shards: Sequence[Shard], dtype: str):
         self._folder, self._shards, self.dtype = folder, shards, np.dtype(dtype)
@@ -53,16 +50,23 @@ class Shards:
         """int64[shards + 1]: the token of the whole stream that each begins with, and the end."""
         self.documents = np.cumsum([0, *(shard.documents for shard in shards)])
         """int64[shards + 1]: the same for documents."""
-        self.open: Callable[[int], Mapping] = functools.lru_cache(_OPEN)(self._open)
+        self.text = self.tokens - 2 * self.documents
+        """int64[shards + 1]: the same for tokens of text alone, without the begin and the end of each document."""
 
-    def _open(self, number: int) -> Mapping:
+    def map(self, number: int) -> Mapping:
+        """Shard `number` in memory."""
         shard = self._shards[number]
         size = shard.tokens * self.dtype.itemsize
+        whole = shard_size(shard, self.dtype.name)
         # As a plain array: the subclass costs a microsecond a slice.
-        content = np.asarray(
-            np.memmap(self._folder / shard.file, np.uint8, "r", shape=(shard_size(shard, self.dtype.name),))
-        )
+        content = np.asarray(np.memmap(self._folder / shard.file, np.uint8, "r", shape=(whole,)))
         return Mapping(content[:size].view(self.dtype), content[padded(size) :].view(np.int64))
+
+
+@functools.lru_cache(_OPEN)
+def _mapped(shards: Shards, number: int) -> Mapping:
+    """The same, kept while it is one of the last few that were touched."""
+    return shards.map(number)
 
 
 class _Joined:
@@ -143,7 +147,7 @@ class Tokens(_Joined):
         self._shards = shards
 
     def _read(self, piece: int, places: slice | np.ndarray) -> np.ndarray:
-        return self._shards.open(piece).tokens[places]
+        return _mapped(self._shards, piece).tokens[places]
 
 
 class Offsets(_Joined):
@@ -157,7 +161,7 @@ class Offsets(_Joined):
     def _read(self, piece: int, places: slice | np.ndarray) -> np.ndarray:
         if piece == len(self._shards.tokens) - 1:
             return self._shards.tokens[-1:][places]
-        return np.asarray(self._shards.open(piece).starts[places]) + self._shards.tokens[piece]
+        return np.asarray(_mapped(self._shards, piece).starts[places]) + self._shards.tokens[piece]
 
     def searchsorted(self, value: int, side: Literal["left", "right"] = "left", sorter: None = None) -> int:
         """As NumPy's: the first place whose element is at least `value`, or with side "right" above it."""
@@ -170,13 +174,13 @@ class Offsets(_Joined):
         piece = int(np.searchsorted(first, value, side=side)) - 1
         if piece < 0:
             return 0
-        within = np.searchsorted(shards.open(piece).starts, np.int64(value - first[piece]), side=side)
+        within = np.searchsorted(_mapped(shards, piece).starts, np.int64(value - first[piece]), side=side)
         return int(shards.documents[piece] + within)
 
     def text_document(self, place: int) -> int:
         """The document that holds token `place` of the text alone."""
-        before = self._shards.tokens - 2 * self._shards.documents  # text before each shard
+        before = self._shards.text
         piece = int(np.searchsorted(before[:-1], place, side="right")) - 1
         return int(self._shards.documents[piece]) + text_document(
-            self._shards.open(piece).starts, int(place - before[piece])
+            _mapped(self._shards, piece).starts, int(place - before[piece])
         )
