@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test check bench crash study-gpt study-bert clean
+.PHONY: train test test-all check bench crash study-gpt study-bert clean
 .DELETE_ON_ERROR:
 
 # Pinned installs: pyproject.toml says what is needed, constraints.txt which versions.
@@ -23,16 +23,21 @@ $(VENV)/.installed-plot: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[plot]'
 	touch $@
 
+# ARGS: flags of train.py, such as ARGS="--train.steps 20"
 train: $(VENV)/.installed
-	$(BIN)/python train.py
+	$(BIN)/python train.py $(ARGS)
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-test: check
-	$(BIN)/python -m pytest -n 2
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n 2 -m "not exhaustive"
+
+# What is exhaustive (matrices over meshes and processes, long kills), and nothing that `test` runs.
+test-all: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n 2 -m exhaustive
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python tools/bench.py

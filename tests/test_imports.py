@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 # From the ground up. A room may import what stands on a lower floor, and itself, but no room on its own floor.
 FLOORS = [
     {"transformer.errors"},
-    {"transformer.ops", "transformer.data", "transformer.sharding"},
+    {"transformer.ops", "transformer.data", "transformer.sharding", "transformer.cluster"},
     {"transformer.layers", "transformer.objectives"},
     {"transformer.models"},
     {"transformer.checkpoint"},
@@ -25,6 +25,7 @@ LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 # What a room must never import, beyond the floors.
 FORBIDDEN = {
     "transformer.data": {"jax", "flax", "optax", "orbax"},
+    "transformer.cluster": {"flax", "optax", "orbax"},
     "transformer.ops": {"flax.linen", "optax", "orbax"},
     "transformer.layers": {"optax", "orbax"},
     "transformer.models": {"optax", "orbax"},

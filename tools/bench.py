@@ -87,7 +87,7 @@ class Step:
         import jax
 
         from transformer.data.pipeline import iterate
-        from transformer.sharding import make_mesh
+        from transformer.sharding import BatchLayout, make_mesh
         from transformer.training import loop as training
 
         self._mesh = make_mesh(experiment.mesh)
@@ -98,7 +98,7 @@ class Step:
         length = experiment.train.seq_len
         self.tokens = experiment.train.batch_size * (length + experiment.objective.target_length(length))
         with jax.set_mesh(self._mesh):
-            self._batch = next(iter(training.to_devices([batch], self._mesh)))
+            self._batch = BatchLayout(self._mesh, experiment.train.batch_size).place(batch)
             self._state, self._step = program.init(), program.step
         self.run(3)
 

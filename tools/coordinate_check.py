@@ -83,7 +83,7 @@ def measure(asked: Command, widths: Sequence[int], base: "MupConfig") -> Measure
     from transformer.data import pipeline
     from transformer.layers.execution import Execution
     from transformer.models.resize import resized
-    from transformer.sharding import MeshConfig, make_mesh
+    from transformer.sharding import BatchLayout, MeshConfig, make_mesh
     from transformer.training import loop
     from transformer.training.coordinates import at_width, coordinates
 
@@ -100,7 +100,8 @@ def measure(asked: Command, widths: Sequence[int], base: "MupConfig") -> Measure
     )
     mesh, corpus = make_mesh(experiment.mesh), loop.prepare_corpus(experiment)
     with pipeline.iterate(loop.training_data(experiment, corpus), 0) as batches:
-        read = list(loop.to_devices(itertools.islice(batches, asked.steps), mesh))
+        layout = BatchLayout(mesh, asked.batch_size)
+        read = list(loop.to_devices(itertools.islice(batches, asked.steps), layout))
     found = {}
     for width in widths:
         wide = at_width(experiment, width, base)

@@ -90,7 +90,7 @@ def sweep(asked: Command, widths: Sequence[int], base: "MupConfig") -> Losses:
     import configs
     from transformer.data import pipeline
     from transformer.models.resize import resized
-    from transformer.sharding import MeshConfig, make_mesh
+    from transformer.sharding import BatchLayout, MeshConfig, make_mesh
     from transformer.training import loop, rates
 
     preset = configs.get(asked.preset)
@@ -108,13 +108,14 @@ def sweep(asked: Command, widths: Sequence[int], base: "MupConfig") -> Losses:
         data = dataclasses.replace(experiment.data, tokenizer="bytes")
         experiment = dataclasses.replace(experiment, model=words, data=data)
     mesh, corpus = make_mesh(experiment.mesh), loop.prepare_corpus(experiment)
+    layout = BatchLayout(mesh, asked.batch_size)
     with pipeline.iterate(loop.training_data(experiment, corpus), 0) as batches:
-        training = list(loop.to_devices(itertools.islice(batches, asked.steps), mesh))
+        training = list(loop.to_devices(itertools.islice(batches, asked.steps), layout))
     held_out = pipeline.eval_batches(
         corpus.validation, example=loop.example_maker(experiment, corpus), batch_size=asked.batch_size
     )
     with pipeline.iterate(held_out, 0) as batches:
-        validation = list(loop.to_devices(itertools.islice(batches, asked.eval_batches), mesh))
+        validation = list(loop.to_devices(itertools.islice(batches, asked.eval_batches), layout))
     tried, found = [2.0**exponent for exponent in range(asked.exponents[0], asked.exponents[1] + 1)], {}
     for width in widths:
         wide = dataclasses.replace(experiment, model=resized(experiment.model, width), mup=base)

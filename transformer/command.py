@@ -9,11 +9,12 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformer.errors import UserError
+from transformer.errors import Interrupted, UserError
 
 
 def run(main: Callable[[], None]) -> int:
@@ -21,14 +22,20 @@ def run(main: Callable[[], None]) -> int:
     try:
         main()
     except UserError as error:
-        return _refuse(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _refuse("interrupted; nothing was lost that had been saved")
+        return _refuse(str(error), error, error.exit_code)
+    except KeyboardInterrupt as error:
+        return _refuse("interrupted; nothing was lost that had been saved", error)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            _leave(error, traceback.format_exc(), 1)
             raise
         where = f"{error.filename}: " if error.filename else ""
-        return _refuse(f"{where}{error.strerror}: make room or choose another folder, then run the same command again")
+        return _refuse(
+            f"{where}{error.strerror}: make room or choose another folder, then run the same command again", error
+        )
+    except Exception as error:
+        _leave(error, traceback.format_exc(), 1)
+        raise
     return 0
 
 
@@ -72,6 +79,9 @@ def start_jax(*, distributed: bool = False) -> None:
                 f"--distributed: no cluster found ({error}): run under srun or mpirun, or set JAX_COORDINATOR_ADDRESS, "
                 "JAX_NUM_PROCESSES and JAX_PROCESS_ID"
             ) from error
+        from transformer.cluster.leaving import follow
+
+        follow()
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -121,6 +131,16 @@ def _number(variable: str) -> int | None:
     return None if value is None else int(value)
 
 
-def _refuse(message: str, exit_code: int = UserError.exit_code) -> int:
+def _refuse(message: str, error: BaseException, exit_code: int = UserError.exit_code) -> int:
+    if exit_code != Interrupted.exit_code:  # on which all processes agreed
+        _leave(error, f"error: {message}", exit_code)
     print(f"error: {message}", file=sys.stderr)
     return exit_code
+
+
+def _leave(error: BaseException, line: str, exit_code: int) -> None:
+    """Ends this process, and the others of the job, if it is one of several."""
+    if "jax" in sys.modules:  # a tool that needs none does not wait for its import
+        from transformer.cluster.leaving import leave
+
+        leave(error, line, exit_code)

@@ -47,14 +47,30 @@ def join(parts):
     }
 
 
-@pytest.mark.parametrize("host_count", [1, 2, 4, 8])
-@pytest.mark.parametrize("corpora", [[201], [201, 87]])
-def test_the_global_batch_does_not_depend_on_the_hosts(host_count, corpora):
-    windows = [make_windows(n) for n in corpora]
-    alone = batches(windows)
-    parts = [batches(windows, host_index=h, host_count=host_count) for h in range(host_count)]
+def hosts_rows(host_count):
+    """Rows of 8 for each of some hosts that share them out."""
+    return np.split(np.arange(8), host_count)
+
+
+def rows_of(tree, rows):
+    return {name: rows_of(x, rows) if isinstance(x, dict) else x[rows] for name, x in tree.items()}
+
+
+@given(st.sets(st.integers(0, 7), min_size=1), st.sampled_from([[201], [201, 87]]))
+def test_a_host_has_its_rows_of_the_global_batch_and_makes_no_other(rows, corpora):
+    made = []
+
+    def example(window, rng):
+        made.append(1)
+        return make_example(window, rng)
+
+    windows, weights = [make_windows(n) for n in corpora], [1.0] * len(corpora)
+    rows = sorted(rows)
+    part = train_batches(windows, weights, example=example, batch_size=8, seed=0, rows=rows)
     for step in (0, 1, 5, 1000, 10**9):
-        assert_same(join([part[step] for part in parts]), alone[step])
+        made.clear()
+        assert_same(part[step], rows_of(batches(windows)[step], rows))
+        assert len(made) == len(rows)
 
 
 def test_seeking_equals_iterating():
@@ -129,7 +145,7 @@ def test_a_sample_that_is_left_out_is_padding_and_moves_no_other(corpora, host_c
     windows = [make_windows(n) for n in corpora]
     skip = [17, 3, 10**9 * 8 + 5, 17]  # of steps 2, 0 and 10^9; a place named twice is left out once
     whole = batches(windows)
-    parts = [batches(windows, skip=skip, host_index=h, host_count=host_count) for h in range(host_count)]
+    parts = [batches(windows, skip=skip, rows=rows) for rows in hosts_rows(host_count)]
     for step, row in ((0, 3), (1, None), (2, 1), (10**9, 5)):
         without = join([part[step] for part in parts])
         others = np.arange(8) != row
@@ -149,8 +165,8 @@ def test_a_sample_that_is_left_out_is_padding_and_moves_no_other(corpora, host_c
 def test_evaluation_sees_every_target_once_in_batches_of_one_shape(host_count):
     windows = Windows(make_store([30, 25, 31]), 5, overlap=1, drop_remainder=False)
     parts = []
-    for host in range(host_count):
-        dataset = eval_batches(windows, example=make_example, batch_size=8, host_index=host, host_count=host_count)
+    for rows in hosts_rows(host_count):
+        dataset = eval_batches(windows, example=make_example, batch_size=8, rows=rows)
         with iterate(dataset, 0) as steps:
             parts.append(list(steps))
         with iterate(dataset, 0) as steps:

@@ -134,6 +134,16 @@ def test_drawing_repeats_with_the_seed_and_differs_without(gpt):
     assert any(first.tokens != second.tokens for first, second in draws[0])
 
 
+def test_what_is_drawn_for_a_text_depends_on_its_place_and_not_on_its_batch(gpt):
+    how, texts = Sampling(temperature=8.0), [TEXTS[1]] * 8
+    whole = gpt.generate(texts, how=how, num=2)
+    drawn = [tuple(generated.tokens) for text in whole for generated in text]
+    assert len(set(drawn)) == 16
+    parts = [gpt.generate(texts[:4], how=how, num=2, places=[first + n for n in range(4)]) for first in (0, 4)]
+    assert parts[0] + parts[1] == whole
+    assert gpt.generate(texts[:4], how=how, num=2, places=[7, 0, 3, 3]) == [whole[n] for n in (7, 0, 3, 3)]
+
+
 def test_the_first_token_follows_the_models_distribution(gpt):
     [draws] = gpt.generate([TEXTS[1]], how=Sampling(temperature=1.5), num=4000, max_new_tokens=1)
     frequencies = np.bincount([draw.tokens[0] for draw in draws], minlength=32) / 4000

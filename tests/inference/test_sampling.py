@@ -53,17 +53,15 @@ def test_repetition_penalty_equals_transformers(seed, penalty, padding):
 def test_draws_follow_the_filtered_distribution():
     sampling = Sampling(temperature=0.7, top_k=3)
     logits = jnp.asarray([[1.0, 0.5, 0.0, -1.0, -2.0]])
-    draws = jax.vmap(lambda key: sample(key, logits, NO_HISTORY, sampling)[0])(
-        jax.random.split(jax.random.key(0), 20_000)
-    )
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    draws = sample(keys, jnp.tile(logits, (20_000, 1)), NO_HISTORY, sampling)
     frequencies = np.bincount(np.asarray(draws), minlength=5) / 20_000
     np.testing.assert_allclose(frequencies, jax.nn.softmax(filter_logits(logits, sampling)[0]), atol=0.015)
 
 
 def test_greedy_takes_the_likeliest():
-    assert sample(jax.random.key(0), jnp.asarray([[0.0, 3.0, 1.0]]), NO_HISTORY, Sampling(temperature=0)).tolist() == [
-        1
-    ]
+    keys, logits = jax.random.split(jax.random.key(0), 1), jnp.asarray([[0.0, 3.0, 1.0]])
+    assert sample(keys, logits, NO_HISTORY, Sampling(temperature=0)).tolist() == [1]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A wrong name is an error that names the choices."""
 
+import jax
 import pytest
 
 from transformer.errors import UserError
@@ -19,6 +20,14 @@ from transformer.layers.execution import Execution
 def test_wrong_names_are_refused(field, value, message):
     with pytest.raises(UserError, match=message):
         Execution(**{field: value})
+
+
+def test_only_a_gpus_program_needs_to_be_told_to_be_deterministic():
+    """Whether XLA knows the option is seen in the compilation: an unknown one raises."""
+    exact = Execution(deterministic=True)
+    assert exact.compiler_options("gpu") == {"xla_gpu_deterministic_ops": True}
+    assert exact.compiler_options("cpu") == exact.compiler_options("tpu") == Execution().compiler_options("gpu") == {}
+    jax.jit(lambda x: x + 1, compiler_options=exact.compiler_options("gpu"))(1.0)
 
 
 def test_unknown_activation():

@@ -13,7 +13,7 @@ from tools.crash import WORDS
 from transformer import command
 from transformer.checkpoint import CheckpointConfig
 from transformer.errors import UserError
-from transformer.sharding import make_mesh
+from transformer.sharding import BatchLayout, make_mesh
 from transformer.training import capsule, loop
 from transformer.training import experiment as experiments
 from transformer.training.capsule import Capsules
@@ -168,7 +168,7 @@ def watched(experiment, tmp_path_factory):
         run = Run(tmp_path_factory.mktemp("watched"))
 
         def batch(step):
-            return next(loop.to_devices([data[step - 1]], mesh))
+            return BatchLayout(mesh, experiment.train.batch_size).place(data[step - 1])
 
         return run, Capsules(run, experiment, corpus, program, mesh, batch, lead=True, say=say)
 

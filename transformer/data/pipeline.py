@@ -26,21 +26,21 @@ def train_batches(
     seed: int,
     copies: int | None = None,
     skip: Collection[int] = (),
-    host_index: int = 0,
-    host_count: int = 1,
+    rows: Sequence[int] | np.ndarray | None = None,
 ) -> grain.MapDataset:
     """An endless dataset whose element s is this host's part of the global batch of step s.
 
-    Each corpus is shuffled anew each epoch. The part is rows [s*B + h*B/H, s*B + (h+1)*B/H) of the sample stream: a
-    nested dict of arrays, as `example` returns them, stacked on a first axis of B/H.
+    Each corpus is shuffled anew each epoch. The part is the samples s*B + r of the stream, for the host's rows r: a
+    nested dict of arrays, as `example` returns them, stacked on a first axis. No other sample is made.
 
     Args:
       weights: relative, positive; a sample comes from corpus k with frequency weights[k] / sum(weights).
       example: called with a record and a generator that depends on (seed, record, epoch) alone.
-      batch_size: B, over all hosts; `host_count` (H) divides it.
+      batch_size: B, over all hosts.
       copies: the epochs after which the examples repeat: epoch e makes those of epoch e mod `copies`, in another order.
         None: never.
       skip: places in the sample stream that are left out: padding, to which `example` gives weight 0, is there instead.
+      rows: the rows of a global batch that this host needs, rising numbers below B; None: all of them.
     """
     example_seed, *_ = _seeds(seed, len(corpora))
     samples = _stream(
@@ -52,7 +52,7 @@ def train_batches(
     if skip:
         padding = _padding(corpora[0], np.random.default_rng(0), example)
         samples = samples.map_with_index(_LeaveOut(frozenset(skip), padding))
-    return _host_part(samples, batch_size, host_index, host_count)
+    return _host_part(samples, batch_size, rows)
 
 
 class Origin(NamedTuple):
@@ -132,8 +132,7 @@ def eval_batches(
     *,
     example: MakeExample,
     batch_size: int,
-    host_index: int = 0,
-    host_count: int = 1,
+    rows: Sequence[int] | np.ndarray | None = None,
 ) -> grain.MapDataset:
     """Every record once, in order, as this host's parts of ceil(records / B) global batches.
 
@@ -143,14 +142,27 @@ def eval_batches(
     """
     padded = _Padded(records, batch_size)
     samples = grain.MapDataset.range(len(padded)).map(lambda index: padded.example(int(index), example))
-    return _host_part(samples, batch_size, host_index, host_count)
+    return _host_part(samples, batch_size, rows)
 
 
-def _host_part(samples: grain.MapDataset, batch_size: int, host_index: int, host_count: int) -> grain.MapDataset:
-    if batch_size % host_count:
-        raise ValueError(f"{host_count} hosts do not divide a batch of {batch_size}")
-    # Batches of B/H in a row: H of them make a global batch, and host h has every H-th.
-    return samples.batch(batch_size // host_count, drop_remainder=True)[host_index::host_count]
+def _host_part(samples: grain.MapDataset, batch_size: int, rows: Sequence[int] | np.ndarray | None) -> grain.MapDataset:
+    if rows is None:
+        return samples.batch(batch_size, drop_remainder=True)
+    if len(rows) == 0:
+        raise ValueError("a host without rows")
+    places = grain.MapDataset.range(len(samples) // batch_size * len(rows))
+    return places.map(_Pick(samples, batch_size, tuple(map(int, rows)))).batch(len(rows), drop_remainder=True)
+
+
+class _Pick:
+    """The samples of a host, by their place in the stream of those that it needs."""
+
+    def __init__(self, samples: grain.MapDataset, batch_size: int, rows: tuple[int, ...]):
+        self._samples, self._batch_size, self._rows = samples, batch_size, rows
+
+    def __call__(self, place: int) -> Example:
+        batch, row = divmod(int(place), len(self._rows))
+        return self._samples[batch * self._batch_size + self._rows[row]]
 
 
 class _Padded:

@@ -40,6 +40,7 @@ def generate(
     how: Sampling | BeamSearch = Sampling(),
     num: int = 1,
     seed: int = 0,
+    places: Sequence[int] | None = None,
     stop_ids: Sequence[int] = (),
     prefix: bool = False,
 ) -> list[list[Generated]]:
@@ -54,6 +55,8 @@ def generate(
       how: tokens are drawn one by one, or the best continuations are searched.
       num: how many for each text; of a beam search, at most its beams.
       seed: of what is drawn; the same seed, texts and settings give the same tokens.
+      places: the texts' numbers in the whole input of which they are a batch: what is drawn for a text depends on the
+        seed and its number alone, not on the batch. None: 0, 1, ...
       stop_ids: the tokens that end a text.
       prefix: a decoder reads the texts from both sides, as a prefix language model has learnt to.
 
@@ -86,9 +89,9 @@ def generate(
         prompt, prompt_segment_ids = padded(texts, width, left=True)
         inputs = {"prompt": prompt, "prompt_segment_ids": prompt_segment_ids}
         inputs |= {"prefix": prompt_segment_ids} if prefix else {}
-    said, scores = _generate(
-        model, params, inputs, jax.random.key(seed), max_new_tokens, how, num, tuple(sorted(set(stop_ids)))
-    )
+    numbers = np.arange(len(texts)) if places is None else np.asarray(places)
+    keys_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers.astype(np.int32))
+    said, scores = _generate(model, params, inputs, keys_B, max_new_tokens, how, num, tuple(sorted(set(stop_ids))))
     rows = zip(np.asarray(said).tolist(), np.asarray(scores).tolist(), strict=True)
     return [[_generated(*row) for row in zip(*text, strict=True)] for text in rows]
 
@@ -98,7 +101,7 @@ def _generate(
     model: nn.Module,
     params: Any,
     inputs: incremental.Inputs,
-    key: jax.Array,
+    keys_B: jax.Array,
     new: int,
     how: Sampling | BeamSearch,
     num: int,
@@ -108,7 +111,7 @@ def _generate(
     if isinstance(how, BeamSearch):
         said_BML, scores_BM = beam_search(model, params, inputs, new=new, how=how, stop_ids=stop_ids)
         return said_BML[:, :num], scores_BM[:, :num]
-    said_RL = _draw(model, params, inputs, key, new, how, num, stop_ids)
+    said_RL = _draw(model, params, inputs, keys_B, new, how, num, stop_ids)
     batch = inputs["prompt"].shape[0]
     return said_RL.reshape(batch, num, new), jnp.full((batch, num), jnp.nan, jnp.float32)
 
@@ -117,7 +120,7 @@ def _draw(
     model: nn.Module,
     params: Any,
     inputs: incremental.Inputs,
-    key: jax.Array,
+    keys_B: jax.Array,
     new: int,
     sampling: Sampling,
     num: int,
@@ -127,10 +130,13 @@ def _draw(
     history_BP = jnp.where(inputs["prompt_segment_ids"] > 0, inputs["prompt"], NOTHING)
     history_RP = jnp.repeat(history_BP, num, axis=0)
     stops = jnp.asarray(stop_ids, jnp.int32)
+    each = jax.vmap(jax.random.fold_in, (None, 0))
+    keys_R = jax.vmap(each, (0, None))(keys_B, jnp.arange(num)).reshape(-1)
 
     def choose(index: jax.Array, logits_RV: jax.Array, said_RL: jax.Array, done_R: jax.Array):
         history_RL = jnp.concatenate([history_RP, said_RL], axis=1)
-        token_R = sample(jax.random.fold_in(key, index), logits_RV, history_RL, sampling)
+        keys_now_R = jax.vmap(jax.random.fold_in, (0, None))(keys_R, index)
+        token_R = sample(keys_now_R, logits_RV, history_RL, sampling)
         done_R = done_R | jnp.isin(token_R, stops) if stop_ids else done_R
         said_R = jnp.where(done_R, NOTHING, token_R)
         return token_R, jax.lax.dynamic_update_slice(said_RL, said_R[:, None], (0, index)), done_R

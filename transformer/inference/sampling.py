@@ -47,11 +47,12 @@ def check_penalty(penalty: float) -> None:
         raise UserError(f"--repetition-penalty is {penalty}: it must be above 0 (1 is no penalty)")
 
 
-def sample(key: jax.Array, logits_RV: jax.Array, history_RL: jax.Array, sampling: Sampling) -> jax.Array:
+def sample(keys_R: jax.Array, logits_RV: jax.Array, history_RL: jax.Array, sampling: Sampling) -> jax.Array:
     """Returns a token for each row, int32 [R].
 
     Args:
-      key: PRNG key; not used when greedy.
+      keys_R: a PRNG key a row, so that a row's draw does not depend on which others it is read with; not used when
+        greedy.
       logits_RV: float32.
       history_RL: int32, the tokens before, `NOTHING` where there is none; for the repetition penalty.
       sampling: static under jit.
@@ -59,7 +60,7 @@ def sample(key: jax.Array, logits_RV: jax.Array, history_RL: jax.Array, sampling
     logits_RV = penalize(logits_RV, history_RL, sampling.repetition_penalty)
     if sampling.temperature == 0:
         return jnp.argmax(logits_RV, axis=-1).astype(jnp.int32)
-    return jax.random.categorical(key, filter_logits(logits_RV, sampling), axis=-1).astype(jnp.int32)
+    return jax.vmap(jax.random.categorical)(keys_R, filter_logits(logits_RV, sampling)).astype(jnp.int32)
 
 
 def filter_logits(logits_RV: jax.Array, sampling: Sampling) -> jax.Array:

@@ -76,7 +76,7 @@ class TextGenerator:
           max_new_tokens: at most so many tokens each.
           how: tokens are drawn, or the best continuations are searched.
           num: how many for each text.
-          seed: of what is drawn.
+          seed: of what is drawn: for each text by its place among `texts`, whatever the batch.
           stop: pieces that end a text, besides the tokenizer's own end: each a token of its vocabulary.
           batch_size: texts that are read together.
           progress: whether a bar shows how far it is.
@@ -99,6 +99,7 @@ class TextGenerator:
                     how=how,
                     num=num,
                     seed=seed,
+                    places=filled,
                     stop_ids=stop_ids,
                     prefix=isinstance(self.restored.objective, PrefixLM),
                 )

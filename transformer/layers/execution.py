@@ -33,6 +33,9 @@ class Execution:
     remat: Literal["none", "full", "dots", "projections"] = "none"
     """What to compute again in the backward pass to save memory: none, full (all of a layer), dots (all but matrix
     products), or projections (all but those with weights: attention scores too)."""
+    deterministic: bool = False
+    """On GPUs, compile the run's programs from kernels alone that give the same bits each time, chosen without
+    measuring. A bit-exact resume needs it there; it costs speed. CPUs and TPUs do not need it."""
 
     def __post_init__(self):
         if self.dtype not in DTYPES:
@@ -42,6 +45,14 @@ class Execution:
             raise UserError(f"unroll is {self.unroll}: layers a step of the loop, or 0 for all")
         if self.remat != "none" and self.remat not in REMAT_POLICIES:
             raise UserError(f"unknown remat policy {self.remat!r}; choose from: none, {', '.join(REMAT_POLICIES)}")
+
+    def compiler_options(self, platform: str) -> dict[str, bool]:
+        """Returns what to compile the run's programs with, for devices of a platform such as `gpu`."""
+        if not self.deterministic or platform in ("cpu", "tpu"):
+            return {}
+        # Implies xla_gpu_exclude_nondeterministic_ops (scatters, cuDNN's attention, split products), and takes kernels
+        # as they come: autotuning measures, and two starts of one run may find another the fastest.
+        return {"xla_gpu_deterministic_ops": True}
 
     @property
     def compute_dtype(self) -> Any:

@@ -20,7 +20,7 @@ from transformer.data.tokenizer import Tokenizer
 from transformer.data.tokenizer_kinds import load_tokenizer
 from transformer.errors import Interrupted, UserError
 from transformer.objectives.objective import Setting
-from transformer.sharding import MeshConfig, batch_divisor, batch_sharding, make_mesh
+from transformer.sharding import BatchLayout, MeshConfig, batch_divisor, make_mesh
 from transformer.training import transfer
 from transformer.training.capsule import Capsules
 from transformer.training.evaluation import Evaluation, evaluate
@@ -90,10 +90,11 @@ def train(
         # A stop came before this evaluation, or in it.
         owed = not evaluated and (first % length.eval_every == 0 or first == length.steps)
         evaluation, stopped = None, False
-        data: Any = training_data(experiment, corpus)
+        layout = BatchLayout(mesh, length.batch_size)
+        data: Any = training_data(experiment, corpus, layout)
 
         def again(step: int) -> Batch:
-            return next(to_devices([data[step - 1]], mesh))
+            return layout.place(data[step - 1])
 
         capsules = Capsules(run, experiment, corpus, program, mesh, again, lead=lead, say=say)
         with (
@@ -109,7 +110,7 @@ def train(
             ) as progress,
             Profiler(run.folder / "profile" if profile else None, first) as profiler,
         ):
-            placed = to_devices(batches, mesh)
+            placed = to_devices(batches, layout)
             try:
                 if owed:
                     evaluation = score(state.params)
@@ -220,8 +221,8 @@ def fresh(program: Program, experiment: Experiment, mesh: Mesh, say: Callable[[s
     return dataclasses.replace(state, params=transfer.transferred(experiment, state.params, mesh, say))
 
 
-def training_data(experiment: Experiment, corpus: Corpora) -> grain.MapDataset:
-    """Returns this host's rows of the batch of every step, by step."""
+def training_data(experiment: Experiment, corpus: Corpora, layout: BatchLayout | None = None) -> grain.MapDataset:
+    """Returns the rows of a layout that this host needs, of the batch of every step, by step; None: all rows."""
     return pipeline.train_batches(
         corpus.train,
         corpus.weights,
@@ -230,8 +231,7 @@ def training_data(experiment: Experiment, corpus: Corpora) -> grain.MapDataset:
         seed=experiment.train.seed,
         copies=experiment.objective.copies,
         skip=experiment.train.skip_samples,
-        host_index=jax.process_index(),
-        host_count=jax.process_count(),
+        rows=None if layout is None else layout.rows,
     )
 
 
@@ -246,17 +246,17 @@ def evaluate_now(
     """Evaluates on the validation text, or on the first `eval_batches` batches of it, which pass `through` a function
     on their way.
     """
+    layout = BatchLayout(mesh, experiment.train.batch_size // experiment.train.accumulation)
     dataset = pipeline.eval_batches(
         corpus.validation,
         example=example_maker(experiment, corpus),
-        batch_size=experiment.train.batch_size // experiment.train.accumulation,
-        host_index=jax.process_index(),
-        host_count=jax.process_count(),
+        batch_size=layout.batch_size,
+        rows=layout.rows,
     )
     with pipeline.iterate(dataset, 0) as batches:
         limited = itertools.islice(batches, experiment.train.eval_batches)
         per_byte = corpus.figures.targets_per_byte if experiment.objective.scores_text else None
-        return evaluate(program.evaluate, params, through(to_devices(limited, mesh)), targets_per_byte=per_byte)
+        return evaluate(program.evaluate, params, through(to_devices(limited, layout)), targets_per_byte=per_byte)
 
 
 def validation_batches(experiment: Experiment, corpus: Corpora) -> tuple[int, int]:
@@ -282,16 +282,11 @@ def evaluate_checkpoint(experiment: Experiment, path: epath.PathLike) -> Evaluat
         return evaluate_now(experiment, program, params, corpus, mesh)
 
 
-def to_devices(batches: Iterable[Batch], mesh: Mesh) -> Iterator[Batch]:
+def to_devices(batches: Iterable[Batch], layout: BatchLayout) -> Iterator[Batch]:
     """Puts this host's rows on its devices, a batch ahead of the one that is asked for."""
-    sharding = batch_sharding(mesh)
-
-    def put(batch: Batch) -> Batch:
-        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
-
     ahead = None
     for batch in batches:
-        placed = put(batch)
+        placed = layout.place(batch)
         if ahead is not None:
             yield ahead
         ahead = placed

@@ -20,7 +20,7 @@ from transformer.data import pipeline
 from transformer.data.prepare import Corpora
 from transformer.data.tokenizer_kinds import load_tokenizer
 from transformer.errors import UserError
-from transformer.sharding import MeshConfig, make_mesh
+from transformer.sharding import BatchLayout, MeshConfig, make_mesh
 from transformer.training import experiment as experiments
 from transformer.training import loop
 from transformer.training.capsule import samples_of
@@ -88,18 +88,19 @@ def replay(run: Run, step: int | None, *, alone: bool, say: Callable[[str], None
         raise UserError(
             f"{_name(experiment, 0)} is not the text that it was when step {step} spiked: nothing to replay"
         )
-    data = loop.training_data(experiment, corpus)
+    layout = BatchLayout(mesh, length.batch_size)
+    data = loop.training_data(experiment, corpus, layout)
     with jax.set_mesh(mesh):
         state = _before(run, step, program, experiment, mesh, say)
         began = int(state.step)
         if began < step - 1 and not alone:
             say(f"walking {step - 1 - began:,} updates from step {began:,}: the same as the run's (--alone: without)")
-            state = _walk(state, step, program, data, mesh)
+            state = _walk(state, step, program, data, layout)
             began = step - 1
         # The key and the batch are the step's, whichever weights they meet.
         state = dataclasses.replace(state, step=jax.device_put(np.int32(step - 1), state.step.sharding))
         batch: Any = data[step - 1]
-        [placed] = loop.to_devices([batch], mesh)
+        placed = layout.place(batch)
         say("looking at every module, the loss and the gradients")
         examination = examine(experiment, program, state, placed)
         rows = _rows(experiment, corpus, program, state.params, batch, step)
@@ -154,11 +155,11 @@ def _before(
     return dataclasses.replace(trees["opt_state"], params=trees["params"])
 
 
-def _walk(state: TrainState, step: int, program: Program, data: Any, mesh: Mesh) -> TrainState:
+def _walk(state: TrainState, step: int, program: Program, data: Any, layout: BatchLayout) -> TrainState:
     """Returns the state before update `step`."""
     began = int(state.step)
     with pipeline.iterate(data, began) as batches:
-        placed = loop.to_devices(batches, mesh)
+        placed = loop.to_devices(batches, layout)
         for _ in tqdm(range(began + 1, step), unit="step", desc="walk", dynamic_ncols=True):
             state, metrics = program.step(state, next(placed))
             jax.block_until_ready(metrics)  # so that the bar tells the truth

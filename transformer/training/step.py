@@ -170,9 +170,11 @@ def make_program(
         """Sums over the batch: weight and the objective's metrics."""
         return loss_fn(params, batch, None)[1]
 
-    initialised = jax.jit(init, out_shardings=shardings)
-    stepped = jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated))
-    evaluated = jax.jit(evaluate, out_shardings=replicated)
+    options = execution.compiler_options(mesh.devices.flat[0].platform) if isinstance(mesh, Mesh) else {}
+    jit = functools.partial(jax.jit, compiler_options=options)
+    initialised = jit(init, out_shardings=shardings)
+    stepped = jit(step, donate_argnums=0, out_shardings=(shardings, replicated))
+    evaluated = jit(evaluate, out_shardings=replicated)
     abstract = with_shardings(jax.eval_shape(init, own), shardings)
 
     def program(knobs: Knobs) -> Program:

@@ -3,16 +3,14 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
 
 import jax
 
 from transformer.data.prepare import Corpora
 from transformer.scaling.studies.study import Cell
-from transformer.sharding import make_mesh
+from transformer.sharding import BatchLayout, make_mesh
 from transformer.training import loop
 from transformer.training.experiment import Experiment
-from transformer.training.step import Batch
 
 _UPDATES = 5
 
@@ -53,7 +51,8 @@ def _seconds(experiment: Experiment, corpus: Corpora) -> float:
     mesh = make_mesh(experiment.mesh)
     program = loop.build(experiment, mesh)
     data = loop.training_data(experiment, corpus)
-    batches = list(loop.to_devices([cast(Batch, data[index]) for index in range(_UPDATES + 1)], mesh))
+    layout = BatchLayout(mesh, experiment.train.batch_size)
+    batches = [layout.place(data[index]) for index in range(_UPDATES + 1)]
     seconds = []
     with jax.set_mesh(mesh):
         state = program.init()

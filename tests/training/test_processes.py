@@ -1,0 +1,69 @@
+"""The same numbers on any number of processes and any mesh over them, with real processes."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from tests import processes
+from tools.crash import write_corpus
+
+AXES = ("data", "fsdp", "tensor", "sequence")
+ONE_AXIS = [{axis: 4} for axis in AXES]
+PAIRS = [{one: 2, other: 2} for one, other in itertools.combinations(AXES, 2)]
+BODY = """
+    from tests.training import over_meshes
+    over_meshes.run({folder!r}, {meshes!r})
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    write_corpus(folder / "corpus")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    """The run on one device."""
+    [[record]] = over(folder, [{}], 1, devices=1)
+    assert len(record["losses"]) == 4
+    return record
+
+
+def over(folder, meshes, count, *, devices):
+    """Returns a list a process, of a record a mesh."""
+    body = BODY.format(folder=str(folder), meshes=meshes)
+    ended = processes.run_program(body, count, devices=devices, timeout=600)
+    assert [one.code for one in ended] == [0] * count, ended[0].err + ended[-1].err
+    return [[json.loads(line) for line in one.out.splitlines() if line.startswith("{")] for one in ended]
+
+
+def check(found, alone):
+    """Holds every process's every run to that of one device, and their rows to a whole batch."""
+    for records in zip(*found, strict=True):
+        for record in records:
+            for name in ("losses", "grad_norms"):
+                np.testing.assert_allclose(record[name], alone[name], rtol=1e-5, err_msg=str(record["mesh"]))
+        assert set().union(*(record["rows"] for record in records)) == {*range(8)}
+
+
+def test_two_processes_that_share_rows_train_on_the_same(folder, alone):
+    """Two processes of two devices: along `tensor` and `sequence` both need all rows, along `data` half of them, which
+    need not lie together.
+    """
+    meshes = [{"tensor": 4}, {"fsdp": 2, "sequence": 2}, {"data": 4, "alternate": True}]
+    found = over(folder, meshes, 2, devices=2)
+    check(found, alone)
+    first, second = ([record["rows"] for record in records] for records in found)
+    assert first == [[*range(8)], [0, 1, 2, 3], [0, 1, 4, 5]]
+    assert second == [[*range(8)], [4, 5, 6, 7], [2, 3, 6, 7]]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_every_pair_of_axes_over_any_number_of_processes(folder, alone, count):
+    meshes = ONE_AXIS + PAIRS
+    check(over(folder, meshes + [mesh | {"alternate": True} for mesh in meshes], count, devices=4 // count), alone)

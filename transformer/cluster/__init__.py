@@ -1,0 +1,1 @@
+"""Several processes of one job: agreeing before any of them acts, and leaving together."""

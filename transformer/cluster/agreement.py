@@ -1,0 +1,160 @@
+"""What the processes of a job agree on before any of them acts on it.
+
+A process that raises alone leaves the others waiting for it in a collective. So wherever one process may see what the
+others do not (a damaged file, a full disk, another listing of a folder), they first tell each other how it went. They
+do it over JAX's coordination service: no device takes part, and every wait has a deadline and names who is late.
+
+With one process nothing is exchanged, and nothing costs anything.
+"""
+
+import collections
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TypeVar
+
+import jax
+
+from transformer.errors import UserError
+
+T = TypeVar("T")
+
+DEADLINE = 600.0
+"""Seconds that a process waits for the others, unless it is told otherwise."""
+LONG = 24 * 3600.0
+"""Seconds for what may take one process hours, such as building its own store of tokens."""
+_SLICE = 10.0
+"""Seconds between looks at whether a wait is over its deadline."""
+
+_rounds: collections.Counter[str] = collections.Counter()
+
+
+def alone() -> bool:
+    """Whether this process is no part of a job of several; starts no backend to find out."""
+    return coordination() is None or _state().num_processes == 1
+
+
+def own_index() -> int:
+    """Returns the index of this process; 0, the leading one's, where it is alone."""
+    return _state().process_id or 0
+
+
+def process_name(index: int | None = None) -> str:
+    """Returns how people know a process, this one by default: `process 1 of 4`."""
+    return f"process {own_index() if index is None else index} of {_state().num_processes}"
+
+
+def exchange(what: str, value: T, *, deadline: float = DEADLINE) -> list[T]:
+    """Returns every process's `value`, by process index. All processes must call it, each of them as often.
+
+    Args:
+      what: names the question, and says for people what is waited for; each name counts its own rounds, so that
+        questions that different threads ask do not mix.
+      value: plain JSON values.
+      deadline: seconds to wait for the last.
+
+    Raises:
+      UserError: a process did not answer; the message names it.
+    """
+    if alone():
+        return [value]
+    client = coordination()
+    _rounds[what] += 1
+    folder = f"transformer/{what}"
+    client.key_value_set(f"{folder}/{_rounds[what]}/{own_index()}", json.dumps(value))
+    ends = time.monotonic() + deadline
+    answers = []
+    for index in range(_state().num_processes):
+        answers.append(json.loads(_wait_for(client, f"{folder}/{_rounds[what]}/{index}", index, what, ends)))
+    if _rounds[what] > 1:  # all are in this round, so all have read the one before
+        client.key_value_delete(f"{folder}/{_rounds[what] - 1}/{own_index()}")
+    return answers
+
+
+def from_lead(what: str, value: T, *, deadline: float = DEADLINE) -> T:
+    """Returns the leading process's `value` on every process; a value of JSON."""
+    return exchange(what, value if own_index() == 0 else None, deadline=deadline)[0]  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def together(what: str, *, deadline: float = DEADLINE) -> Iterator[None]:
+    """Makes what one process raises in the block what every process raises at its end; else all go on.
+
+        with together("opening the data"):
+            corpus = prepare(...)
+
+    All processes must come here. Whoever fails says so at once; it raises its own error, and the others raise that of
+    the first of those that failed, a `UserError` with the same message and exit code. The block must hold no
+    collective: the others would wait in it for the one that failed.
+
+    Args:
+      what: says for people what was being done; see `exchange`.
+      deadline: seconds that the first to be done waits for the last.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Whatever the others say, this process has its own error, with its traceback if it is a bug.
+        with contextlib.suppress(UserError):
+            _agree_on(what, error, deadline)
+        raise
+    _agree_on(what, None, deadline)
+
+
+def together_do(what: str, action: Callable[[], T], *, deadline: float = DEADLINE) -> T:
+    """Returns what `action()` returns, once no process's raised; see `together`."""
+    with together(what, deadline=deadline):
+        return action()
+
+
+def _agree_on(what: str, error: Exception | None, deadline: float) -> None:
+    """Tells the others of this process's error, or of none; raises that of the first process that has one."""
+    own = None if error is None else describe(error)
+    for index, failure in enumerate(exchange(what, own, deadline=deadline)):
+        if failure is not None and index != own_index():
+            raise_again(failure)
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """Returns an error as JSON values, for `raise_again` on another process."""
+    message = " ".join(str(error).split()) if str(error).strip() else type(error).__name__
+    if not isinstance(error, UserError):
+        message = f"{message} (in {process_name()} on {socket.gethostname()})"
+    return {"message": message, "exit_code": getattr(error, "exit_code", 1)}
+
+
+def raise_again(failure: dict[str, Any]) -> NoReturn:
+    """Raises what another process described."""
+    error = UserError(failure["message"])
+    error.exit_code = failure["exit_code"]
+    raise error
+
+
+def coordination() -> Any:
+    """Returns the client of JAX's coordination service; None where this process is no part of a job."""
+    return _state().client
+
+
+def _state() -> Any:
+    """Returns JAX's record of the job, whose place is private: `process_id`, `num_processes`, `client`."""
+    from jax._src import distributed
+
+    return distributed.global_state
+
+
+def _wait_for(client: Any, key: str, index: int, what: str, ends: float) -> str:
+    while True:
+        left = ends - time.monotonic()
+        try:
+            return client.blocking_key_value_get(key, max(int(1000 * min(left, _SLICE)), 1))
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise UserError(f"{what}: {process_name()} lost the others: {_first_line(error)}") from error
+            if left <= 0:
+                raise UserError(f"{what}: {process_name(index)} did not answer in time: is it there?") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]
