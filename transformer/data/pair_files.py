@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from transformer.data import receipts
 from transformer.data.config import DataConfig
+from transformer.data.jsonl import jsonl_text
 from transformer.data.pair_split import HashSplit, numbered
 from transformer.data.pair_table import PairTable
 from transformer.data.pairs import PairSource, check_fields
@@ -16,7 +17,6 @@ from transformer.data.pieces import decode_utf8
 from transformer.data.readable import Part, Split
 from transformer.data.readers import COMPRESSED, is_compressed, is_jsonl, is_parquet, is_tsv, raw_lines, rough_text_size
 from transformer.data.receipts import Facts, Scan, Unit
-from transformer.data.sources import jsonl_text
 from transformer.errors import UserError
 
 _TRAIN, _VALIDATION = ("train",), ("val", "valid", "validation", "dev")

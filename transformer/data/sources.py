@@ -9,7 +9,6 @@ import abc
 import functools
 import hashlib
 import itertools
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,9 +16,10 @@ from typing import NamedTuple
 
 from transformer.data import parquet, receipts
 from transformer.data.config import DataConfig
+from transformer.data.jsonl import jsonl_lines, jsonl_text
 from transformer.data.pieces import Piece, decode_utf8, file_pieces, join_documents, whole_document
 from transformer.data.readable import Part, Readable, Split
-from transformer.data.readers import is_compressed, is_jsonl, is_parquet, open_text, raw_lines, text_size
+from transformer.data.readers import is_compressed, is_jsonl, is_parquet, open_text, text_size
 from transformer.data.receipts import Facts, Scan, Unit
 from transformer.errors import UserError
 
@@ -258,34 +258,6 @@ def _scan_file(unit: Unit, *, part_bytes: int) -> Facts:
 
     found = extremes(keys())
     return {"digests": [digest], "bytes": size, "extremes": found and list(found), "cuts": cuts}
-
-
-def jsonl_lines(path: Path, start: int, stop: int, first: int) -> Iterator[tuple[int, int, bytes]]:
-    """The lines in bytes [start, stop) of a file's text that are not blank: number, byte and content of each."""
-    offset = start
-    for index, line in enumerate(raw_lines(path, start, stop), start=first):
-        if line.strip():
-            yield index, offset, line
-        offset += len(line)
-
-
-def jsonl_text(line: str, where: str, field: str, flag: str = "--data.text-field") -> str:
-    """The text of a field of a line; UserError says `where` it has none, and the flag that names the field."""
-    try:
-        record = json.loads(line.removeprefix("\ufeff"))
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{where}: not JSON ({error.msg} at column {error.colno}). A .jsonl file has one object a line."
-        ) from None
-    if not isinstance(record, dict):
-        raise UserError(f"{where}: a {type(record).__name__}, not an object. A .jsonl file has one JSON object a line.")
-    if field not in record:
-        fields = ", ".join(sorted(record)) or "none"
-        raise UserError(f"{where}: no field {field!r}; its fields are: {fields}. Name one with {flag}.")
-    if not isinstance(record[field], str):
-        raise UserError(f"{where}: field {field!r} is a {type(record[field]).__name__}, not a string. Set {flag}.")
-    # A lone surrogate is legal in JSON ("\ud800") but is no text: it has no UTF-8.
-    return record[field].encode("utf-8", "replace").decode("utf-8")
 
 
 def open_path(path: str, config: DataConfig) -> Source:
