@@ -139,7 +139,7 @@ def _clean(job: Job) -> None:
 
 
 def _write(job: Job, corpus: str, maker: Maker) -> tuple[int, float]:
-    """Makes the store that `job` names; returns the tokens of the shards that were missing, and the seconds they took."""
+    """Makes the store of `job`; returns the tokens of the shards that were missing, and the seconds they took."""
     _clean(job)
     job.folder.mkdir(exist_ok=True)
 
