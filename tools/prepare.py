@@ -90,8 +90,8 @@ def prepare(experiment: Any, maker: "Maker") -> "Corpora":
         meta = built.store.meta
         print(f"{meta.source} ({meta.split}): {meta.documents:,} documents, {meta.tokens:,} tokens, ", end="")
         print(f"{meta.text_bytes:,} bytes of text, in {built.store.folder}", end="")
-        speed = "" if built.seconds is None else f", {meta.tokens / built.seconds:,.0f} tokens/s"
-        print(" (was there)" if built.seconds is None else f": {built.seconds:.1f} s{speed}", flush=True)
+        rate = built.tokens / built.seconds if built.seconds else 0.0
+        print(f": {built.seconds:.1f} s, {rate:,.0f} tokens/s" if rate else " (was there)", flush=True)
 
     begun = time.perf_counter()
     corpora = prepare_corpora(

@@ -217,6 +217,22 @@ def test_a_full_disk_keeps_the_shards_that_were_finished(corpus, tmp_path, monke
     assert contents(store.folder) == contents(fresh.folder)
 
 
+@pytest.mark.usefixtures("no_compressing")
+def test_a_corpus_that_changes_while_it_is_tokenised_leaves_nothing(corpus, tmp_path, monkeypatch):
+    source = open_corpus(corpus, tmp_path, 4000)
+    make = build.make_shard
+
+    def changing(*args):
+        if args[1] == 5:
+            (corpus / "7.txt").write_text("other")
+        return make(*args)
+
+    monkeypatch.setattr(build, "make_shard", changing)
+    with pytest.raises(UserError, match="changed while it was tokenised"):
+        build_store(source, "train", ByteTokenizer(), tmp_path)
+    assert [path for path in (tmp_path / "stores").iterdir() if path.is_dir()] == []
+
+
 def test_a_bad_line_in_a_late_shard_is_one_line(corpus, tmp_path):
     path = corpus / "7.jsonl"
     path.write_text(path.read_text() + "{oops\n" * 4)  # one of them at least is in the training text

@@ -75,8 +75,10 @@ class Built(NamedTuple):
     """A store that was asked for."""
 
     store: TokenStore
-    seconds: float | None
-    """How long its shards took to make; None: it was there."""
+    tokens: int = 0
+    """Those of the shards that were made now."""
+    seconds: float = 0.0
+    """How long these shards took; 0 if there were none."""
 
 
 def build_store(
@@ -105,19 +107,19 @@ def find_or_build(
     ).hexdigest()
     place = Path(cache_dir).expanduser() / "stores" / f"{split}-{key}"
     if (store := _open(place)) is not None:
-        return Built(store, None)
+        return Built(store)
     if place.exists():
         print(f"The token store {place} is damaged; it is built again.", file=sys.stderr)
     with exclusive(place.with_name(f".{place.name}.lock")):
         if (store := _open(place)) is not None:  # another process built it meanwhile
-            return Built(store, None)
+            return Built(store)
         job = Job(building_folder(place), source, split, tokenizer, source.parts(split))
         try:
-            seconds: list[float] = []
-            fill_folder(place, lambda folder: seconds.append(_write(job, corpus, maker)))
+            made: list[tuple[int, float]] = []
+            fill_folder(place, lambda folder: made.append(_write(job, corpus, maker)))
         finally:
             _clean(job)
-        return Built(TokenStore.open(place), seconds[0])
+        return Built(TokenStore.open(place), *made[0])
 
 
 def _open(place: Path) -> TokenStore | None:
@@ -136,8 +138,8 @@ def _clean(job: Job) -> None:
         shutil.rmtree(job.folder, ignore_errors=True)
 
 
-def _write(job: Job, corpus: str, maker: Maker) -> float:
-    """Makes the store that `job` names; returns the seconds that its shards took."""
+def _write(job: Job, corpus: str, maker: Maker) -> tuple[int, float]:
+    """Makes the store of `job`; returns the tokens of the shards that were missing, and the seconds they took."""
     _clean(job)
     job.folder.mkdir(exist_ok=True)
 
@@ -164,13 +166,18 @@ def _write(job: Job, corpus: str, maker: Maker) -> float:
         raise UserError(f"{len(job.parts) - len(made)} shards of {job.source.name} were not made. Run again.")
     shards = [shard for shard in made if shard.documents]
     if not shards:
+        shutil.rmtree(job.folder)
         raise UserError(f"{job.source.name}: its {job.split} split has no text. Give it more documents.")
-    write_manifest(job.folder, _meta(job, corpus, shards), shards)
+    meta = _meta(job, corpus, shards)
+    if job.source.is_changed():
+        shutil.rmtree(job.folder)
+        raise UserError(f"{job.source.name} changed while it was tokenised. Run again.")
+    write_manifest(job.folder, meta, shards)
     kept = {shard.file for shard in shards}
     for file in job.folder.iterdir():
         if (file.suffix == ".shard" and file.name not in kept) or (file.stem.isdigit() and file.suffix == ".json"):
             file.unlink()
-    return seconds
+    return sum(made[number].tokens for number in numbers), seconds
 
 
 def _meta(job: Job, corpus: str, shards: Sequence[Shard]) -> StoreMeta:

@@ -44,6 +44,9 @@ class _Side(Source):
     def read(self, mapper: Mapper = map) -> list[Facts]:
         return self._pairs.read(mapper)
 
+    def is_changed(self) -> bool:
+        return self._pairs.is_changed()
+
     def recall(self) -> bool:
         return self._pairs.recall()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from transformer.data import receipts
-from transformer.data.receipts import Facts, Mapper, Scan, Unit
+from transformer.data.receipts import Facts, Found, Mapper, Scan, Unit
 
 Split = Literal["train", "validation"]
 PART_BYTES = 256 << 20
@@ -28,7 +28,7 @@ class Readable(abc.ABC):
     def __init__(self, cache_dir: str):
         self._cache = Path(cache_dir).expanduser()
         self._part_bytes = PART_BYTES
-        self._facts: list[Facts] | None = None
+        self._found: Found | None = None
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -42,14 +42,18 @@ class Readable(abc.ABC):
 
     def read(self, mapper: Mapper = map) -> list[Facts]:
         """The same, read with `mapper` where the receipt lacks it."""
-        if self._facts is None:
-            self._facts = receipts.read_units(self._receipt, self._units(), self._scan, name=self.name, mapper=mapper)
-        return self._facts
+        if self._found is None:
+            self._found = receipts.read_units(self._receipt, self._units(), self._scan, name=self.name, mapper=mapper)
+        return self._found.facts
+
+    def is_changed(self) -> bool:
+        """Whether a file is not as it was when it was read."""
+        return self._found is not None and receipts.stamps_now(self._units()) != self._found.stamps
 
     def recall(self) -> bool:
         """Takes what the receipt says for true, whatever the files are today; returns whether it knows them all."""
-        self._facts = receipts.recorded_units(self._receipt, self._units())
-        return self._facts is not None
+        self._found = receipts.recorded_units(self._receipt, self._units())
+        return self._found is not None
 
     def verify(self, mapper: Mapper = map) -> list[str]:
         """Reads everything again; returns the files whose content is not what the receipt says, which forgets them."""

@@ -47,7 +47,15 @@ def receipt_path(cache: Path, *key: object) -> Path:
     return cache / "receipts" / f"{digest}.json"
 
 
-def read_units(path: Path, units: Sequence[Unit], scan: Scan, *, name: str, mapper: Mapper = map) -> list[Facts]:
+class Found(NamedTuple):
+    """What is known of the units of a corpus."""
+
+    facts: list[Facts]
+    stamps: str
+    """A hash of the names, sizes and times of the files that the facts are of."""
+
+
+def read_units(path: Path, units: Sequence[Unit], scan: Scan, *, name: str, mapper: Mapper = map) -> Found:
     """The facts of each unit: those of the receipt at `path` where its files are as they were, else read anew.
 
     Of several processes one reads and the others wait for it. A receipt that cannot be written is done without.
@@ -57,7 +65,7 @@ def read_units(path: Path, units: Sequence[Unit], scan: Scan, *, name: str, mapp
     """
     recorded = _load(path)
     if not _stale(units, recorded):
-        return [recorded[unit.name]["facts"] for unit in units]
+        return _found(units, recorded)
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(UserError):  # a cache that is only read: nobody waits for this process either
             stack.enter_context(exclusive(path.with_name(f".{path.stem}.lock")))
@@ -66,7 +74,17 @@ def read_units(path: Path, units: Sequence[Unit], scan: Scan, *, name: str, mapp
         _read(path, stale, recorded, scan, name, mapper)
         if stale:
             _save(path, {unit.name: recorded[unit.name] for unit in units}, name)
-    return [recorded[unit.name]["facts"] for unit in units]
+    return _found(units, recorded)
+
+
+def stamps_now(units: Sequence[Unit]) -> str:
+    """`Found.stamps` of the files as they are."""
+    return combine([_stamps(unit) for unit in units])
+
+
+def _found(units: Sequence[Unit], recorded: dict[str, Any]) -> Found:
+    entries = [recorded[unit.name] for unit in units]
+    return Found([entry["facts"] for entry in entries], combine([entry["files"] for entry in entries]))
 
 
 def verify_units(path: Path, units: Sequence[Unit], scan: Scan, *, name: str, mapper: Mapper = map) -> list[str]:
@@ -91,12 +109,12 @@ def verify_units(path: Path, units: Sequence[Unit], scan: Scan, *, name: str, ma
     return changed + unknown
 
 
-def recorded_units(path: Path, units: Sequence[Unit]) -> list[Facts] | None:
+def recorded_units(path: Path, units: Sequence[Unit]) -> Found | None:
     """What the receipt says of each unit, whatever its files are today; None if it does not know all."""
     recorded = _load(path)
     if any(unit.name not in recorded for unit in units):
         return None
-    return [recorded[unit.name]["facts"] for unit in units]
+    return _found(units, recorded)
 
 
 def _read(path: Path | None, stale: Sequence[Unit], recorded: dict[str, Any], scan: Scan, name: str, mapper) -> None:

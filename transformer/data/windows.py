@@ -1,5 +1,7 @@
 """Windows over a token store, which follow the stream and care for no document's end."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from transformer.data.records import Record, Records
@@ -45,16 +47,34 @@ class Windows(Records):
         """
         if not 0 <= index < self._count:
             raise IndexError(index)
-        start = index * self._stride
-        found = self.store.tokens[start : start + self._length]
-        filled = len(found)
-        bounds = np.concatenate(([0], self.store.starts_within(start, start + filled) - start, [filled]))
-        lengths = np.diff(bounds)
-        window = {name: np.zeros(self._length, np.int32) for name in ("tokens", "segment_ids", "positions")}
-        window["tokens"][:filled] = found
-        window["segment_ids"][:filled] = np.repeat(np.arange(1, len(lengths) + 1), lengths)
-        window["positions"][:filled] = np.arange(filled) - np.repeat(bounds[:-1], lengths)
-        return window
+        return {name: rows[0] for name, rows in self._rows(np.array([index])).items()}
+
+    def draw_many(self, indices: np.ndarray, rngs: Sequence[np.random.Generator]) -> Record:
+        """The windows at `indices`, stacked on a first axis, in a few calls for all of them; nothing is random."""
+        del rngs
+        return self._rows(indices)
+
+    def _rows(self, indices: np.ndarray) -> Record:
+        starts = indices * self._stride
+        ends = np.minimum(starts + self._length, len(self.store.tokens))
+        shape = len(indices), self._length
+        tokens = np.zeros(shape, np.int32)
+        within = []  # where documents begin inside each window: not at its start, where there is nothing to tell from
+        for row, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+            tokens[row, : end - start] = self.store.tokens[start:end]
+            within.append(self.store.starts_within(start, end) - start)
+        begun = np.concatenate(within)
+        rows = np.repeat(np.arange(len(indices)), [len(places) for places in within])
+        begins = np.zeros(shape, np.int32)
+        begins[rows, begun] = 1
+        segment_ids = np.cumsum(begins, axis=1, dtype=np.int32)
+        segment_ids += 1
+        begins[rows, begun] = begun  # the place where the token's document began is the last such one before it
+        positions = np.arange(self._length, dtype=np.int32) - np.maximum.accumulate(begins, axis=1)
+        for row in np.flatnonzero(ends - starts < self._length).tolist():
+            filled = ends[row] - starts[row]
+            segment_ids[row, filled:] = positions[row, filled:] = 0
+        return {"tokens": tokens, "segment_ids": segment_ids, "positions": positions}
 
 
 class TextWindows(Records):
