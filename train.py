@@ -63,8 +63,7 @@ def main(args: list[str]) -> None:
 
 def parse(args: list[str]) -> Command:
     """Returns what the command line asks for: a preset or a recorded experiment, with the overrides."""
-    preset = args[0] if args and not args[0].startswith("-") else None
-    flags = args if preset is None else args[1:]
+    preset, flags = configs.split(args)
     base = configs.get(preset or configs.DEFAULT)
     workdir = f"runs/{base.name}"
     named, _ = tyro.cli(Where, args=[arg for arg in flags if arg not in ("-h", "--help")], return_unknown_args=True)
@@ -79,6 +78,7 @@ def report(result: "Result") -> None:
     import jax
 
     from transformer.training.baseline import baseline
+    from transformer.training.loop import validation_batches
 
     evaluation, figures, run = result.evaluation, result.corpus.figures, result.run
     continues = result.experiment.objective.scores_text  # a model of text goes on with a text
@@ -94,7 +94,9 @@ def report(result: "Result") -> None:
         chance = f" (chance {trivial.sentence_accuracy:.4f})" if name == "sentence_accuracy" else ""
         print(f"  {value:.4f}  {name.replace('_', ' ')}{chance}")
     if evaluation.bits_per_byte is not None:
-        print("bits per byte of the validation text:")
+        evaluated, total = validation_batches(result.experiment, result.corpus)
+        part = f" (the model's: of the first {evaluated:,} of its {total:,} batches)" if evaluated < total else ""
+        print(f"bits per byte of the validation text{part}:")
         print(f"  {evaluation.bits_per_byte:.4f}  this model")
         print(f"  {figures.gzip9_bits_per_byte:.4f}  gzip -9")
         print(f"  {figures.xz9_bits_per_byte:.4f}  xz -9")

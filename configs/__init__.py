@@ -1,7 +1,7 @@
 """Presets: functions that return an Experiment, a file a family. A variant is a function too."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from configs import albert, bart, bert, distilbert, gpt, gpt1, llama, marian, roberta, spanbert, t5, transformer
 from transformer.errors import UserError
@@ -21,6 +21,13 @@ def get(name: str) -> Experiment:
         hint = f"did you mean {' or '.join(near)}?" if near else "python train.py --list names them"
         raise UserError(f"unknown preset {name!r}: {hint}")
     return PRESETS[name]()
+
+
+def split(args: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Returns the preset that a command line begins with, None where it names none, and the flags after it."""
+    if args and not args[0].startswith("-"):
+        return args[0], list(args[1:])
+    return None, list(args)
 
 
 def summaries() -> dict[str, str]:

@@ -17,7 +17,7 @@ def gpt_python() -> Experiment:
     model = GPTConfig(
         vocab_size=PYTHON_VOCABULARY, context_length=256, width=192, num_layers=4, num_heads=4, dropout=0.0
     )
-    return small("gpt-python", model, CausalLM(), eval_batches=None)
+    return small("gpt-python", model, CausalLM())
 
 
 def gpt_text() -> Experiment:

@@ -41,7 +41,6 @@ def small(
     steps: int = 1000,
     batch_size: int = 8,
     seq_len: int = 256,
-    eval_batches: int | None = 100,
 ) -> Experiment:
     """A model that trains in minutes on a CPU, by default on the source of Python's standard library."""
     return Experiment(
@@ -52,9 +51,7 @@ def small(
         optimizer=OptimizerConfig(
             name="muon", learning_rate=learning_rate, warmup_steps=50, schedule="linear", final_fraction=0.0
         ),
-        train=TrainConfig(
-            steps=steps, batch_size=batch_size, seq_len=seq_len, eval_every=250, eval_batches=eval_batches
-        ),
+        train=TrainConfig(steps=steps, batch_size=batch_size, seq_len=seq_len, eval_every=250),
         checkpoint=CheckpointConfig(every=250),
         execution=Execution(unroll=0),
     )

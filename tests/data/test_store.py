@@ -11,11 +11,12 @@ import time
 import numpy as np
 import pytest
 
-from transformer.data import store as store_module
+from transformer.data import build, shards
+from transformer.data.build import build_store
 from transformer.data.byte_tokenizer import ByteTokenizer
 from transformer.data.config import DataConfig
 from transformer.data.sources import documents, open_path
-from transformer.data.store import TokenStore, build_store
+from transformer.data.store import TokenStore
 from transformer.errors import UserError
 
 from .corpus import make_text
@@ -26,7 +27,7 @@ def source(tmp_path):
     path = tmp_path / "c.jsonl"
     texts = [make_text(1 + i % 7, seed=i) for i in range(60)] + [make_text(9000)]  # the last one is several pieces
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*texts, "", "é\0"]))
-    return open_path(str(path), DataConfig(validation_fraction=0.2))
+    return open_path(str(path), DataConfig(validation_fraction=0.2, cache_dir=str(tmp_path / "cache")))
 
 
 def hidden_leftovers(cache):
@@ -35,7 +36,7 @@ def hidden_leftovers(cache):
 
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_a_store_holds_every_document(source, tmp_path, split, monkeypatch):
-    monkeypatch.setattr(store_module, "_BATCH_PIECES", 4)
+    monkeypatch.setattr(shards, "_BATCH_PARTS", 4)
     tok = ByteTokenizer()
     store = build_store(source, split, tok, tmp_path / "cache")
     texts = list(documents(source, split))
@@ -59,20 +60,20 @@ def test_a_store_holds_every_document(source, tmp_path, split, monkeypatch):
 def test_a_store_is_found_again_and_a_damaged_one_is_rebuilt(source, tmp_path, monkeypatch, capsys):
     tok, cache = ByteTokenizer(), tmp_path / "cache"
     first = build_store(source, "train", tok, cache)
-    write = store_module._write
-    monkeypatch.setattr(store_module, "_write", lambda *_: pytest.fail("built again"))
+    make = build.make_shard
+    monkeypatch.setattr(build, "make_shard", lambda *_: pytest.fail("built again"))
     np.testing.assert_array_equal(build_store(source, "train", tok, cache).tokens, first.tokens)
 
     [folder] = (path for path in (cache / "stores").iterdir() if path.is_dir())
-    os.truncate(folder / "tokens.bin", 1000)
+    os.truncate(folder / "00000.shard", 1000)
     with pytest.raises(UserError, match=r"not a whole token store\. Delete it"):
         TokenStore.open(folder)
-    monkeypatch.setattr(store_module, "_write", write)
+    monkeypatch.setattr(build, "make_shard", make)
     assert build_store(source, "train", tok, cache).meta == first.meta
     assert "damaged" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("file", ["meta.json", "offsets.npy", "tokens.bin"])
+@pytest.mark.parametrize("file", ["manifest.json", "00000.shard"])
 def test_a_store_without_a_file_is_refused(source, tmp_path, file):
     build_store(source, "validation", ByteTokenizer(), tmp_path)
     [folder] = (path for path in (tmp_path / "stores").iterdir() if path.is_dir())
@@ -85,7 +86,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(source, tmp_path, monkeypatc
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match=f"No space left in {tmp_path}"):
         build_store(source, "train", ByteTokenizer(), tmp_path)
     assert [path for path in (tmp_path / "stores").iterdir() if path.is_dir()] == []
@@ -108,7 +109,7 @@ def test_text_that_cannot_be_read_leaves_nothing(tmp_path):
 # A builder that stalls in the middle of writing when told to, as a large corpus would.
 _BUILD = """
 import sys, time
-from transformer.data import store
+from transformer.data import build
 from transformer.data.byte_tokenizer import ByteTokenizer
 from transformer.data.config import DataConfig
 from transformer.data.sources import open_path
@@ -119,7 +120,7 @@ class Slow(ByteTokenizer):
             print("writing", flush=True)
             time.sleep(60)
         return super().encode_batch(texts)
-store.build_store(open_path(path, DataConfig(validation_fraction=0.2)), "train", Slow(), cache)
+build.build_store(open_path(path, DataConfig(validation_fraction=0.2, cache_dir=cache)), "train", Slow(), cache)
 assert "jax" not in sys.modules and "grain" not in sys.modules
 """
 

@@ -17,7 +17,9 @@ from transformer.inference.restored import restore
 from transformer.inference.sampling import Sampling
 from transformer.inference.text_generator import TextGenerator
 from transformer.sharding import MeshConfig
+from transformer.training import experiment as experiments
 from transformer.training import loop
+from transformer.training.experiment import TrainConfig
 from transformer.training.optimizer import OptimizerConfig
 
 
@@ -180,9 +182,28 @@ def test_a_damaged_checkpoint_is_passed_over_only_when_asked(experiment, whole, 
     asked = dataclasses.replace(experiment, checkpoint=CheckpointConfig(every=4, fallback=True))
     result = loop.train(asked, folder, say=said.append)
     assert any("It is set aside as" in line and "12.damaged-1" in line for line in said)
+    _, total = loop.validation_batches(asked, result.corpus)
+    assert total > 2
+    assert f"evaluates on 2 of {total:,} validation batches; --train.eval-batches None for all" in said
     assert losses(folder) == losses(whole[1])
     assert len(rows(folder)) == len(rows(whole[1]))
     jax.tree.map(np.testing.assert_array_equal, result.params, whole[0].params)
+
+
+def test_how_much_an_evaluation_reads(experiment, whole):
+    corpus, validation = whole[0].corpus, len(whole[0].corpus.validation)
+    total = -(-validation // 8)
+
+    def batches(**changes):
+        changed = dataclasses.replace(experiment.train, **changes)
+        return loop.validation_batches(dataclasses.replace(experiment, train=changed), corpus)
+
+    assert batches(eval_batches=None) == batches(eval_batches=total) == batches(eval_batches=10**9) == (total, total)
+    assert batches(eval_batches=total - 1) == (total - 1, total)
+    assert batches(eval_batches=1, accumulation=2) == (1, -(-validation // 4))
+    unbounded = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, eval_batches=None))
+    assert experiments.from_dict(experiments.to_dict(unbounded), "x").train.eval_batches is None
+    assert TrainConfig().eval_batches == 100
 
 
 def test_an_evaluation_that_was_made_up_for_is_not_written_twice(experiment, whole, tmp_path, monkeypatch):

@@ -5,7 +5,6 @@ import errno
 import fcntl
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,25 +30,35 @@ def build_folder(place: Path, is_whole: Callable[[Path], bool], write: Callable[
     """
     if is_whole(place):
         return
-    prefix = f".{place.name}.building-"
     with exclusive(place.with_name(f".{place.name}.lock")):
         if is_whole(place):
             return
-        for stale in place.parent.glob(f"{prefix}*"):
-            shutil.rmtree(stale, ignore_errors=True)
-        with errors_named(place.parent):
-            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place.parent))
+        folder = building_folder(place)
+        shutil.rmtree(folder, ignore_errors=True)
         try:
-            with full_disk_named(place.parent):
-                write(folder)
-                for file in folder.iterdir():
-                    _sync(file)
-                _sync(folder)
-                shutil.rmtree(place, ignore_errors=True)  # a damaged one
-                folder.rename(place)
-                _sync(place.parent)
+            fill_folder(place, write)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def building_folder(place: Path) -> Path:
+    """Where `place` is built; only who holds its lock writes there."""
+    return place.with_name(f".{place.name}.building")
+
+
+def fill_folder(place: Path, write: Callable[[Path], None]) -> None:
+    """Writes into `building_folder(place)`, which may hold what an earlier attempt left, and renames it when whole."""
+    folder = building_folder(place)
+    with errors_named(place.parent):
+        folder.mkdir(exist_ok=True)
+    with full_disk_named(place.parent):
+        write(folder)
+        for file in folder.iterdir():
+            _sync(file)
+        _sync(folder)
+        shutil.rmtree(place, ignore_errors=True)  # a damaged one
+        folder.rename(place)
+        _sync(place.parent)
 
 
 def _sync(path: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from transformer.data.tokenizer import RESERVED, hash_bytes, write_kind
+from transformer.data.tokenizer import RESERVED, Spans, hash_bytes, write_kind
 from transformer.errors import UserError
 
 _FIRST = len(RESERVED)
@@ -16,6 +16,7 @@ class ByteTokenizer:
 
     vocab_size = _FIRST + 256
     pad_id, bos_id, eos_id = 0, 1, 2
+    sums_scores = False
     fingerprint = hash_bytes("bytes", repr(RESERVED).encode())
 
     def encode(self, text: str) -> list[int]:
@@ -23,6 +24,21 @@ class ByteTokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         return [np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32) + np.int32(_FIRST) for text in texts]
+
+    def encode_spans(self, texts: Sequence[str]) -> list[Spans]:
+        found = []
+        for text, ids in zip(texts, self.encode_batch(texts), strict=True):
+            starts = np.repeat(np.arange(len(text)), [len(character.encode()) for character in text])
+            found.append(Spans(ids, starts, starts + 1, np.zeros_like(starts)))
+        return found
+
+    def cut(self, text: str, start: int, stop: int) -> int | None:
+        del text, start
+        return stop - 1
+
+    def settles(self, left: int, right: int) -> bool:
+        del left, right
+        return True
 
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(i - _FIRST for i in map(int, ids) if _FIRST <= i < self.vocab_size).decode("utf-8", "replace")

@@ -8,7 +8,8 @@ from transformer.errors import UserError
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     path: str | None = None
-    """A UTF-8 text file, a .jsonl file (one JSON object a line), or a folder of either. Overrides `tfds`."""
+    """A file of UTF-8 text, .jsonl (one JSON object a line) or .parquet, or a folder of such; text and .jsonl may be
+    compressed (.gz, .zst). Overrides `tfds`."""
 
     tfds: str | None = None
     """A TFDS dataset, NAME or NAME/CONFIG. `python_stdlib` is the embedded corpus: Python's own standard library."""
@@ -18,11 +19,11 @@ class DataConfig:
     proportion to the weights."""
 
     text_field: str = "text"
-    """The JSONL or TFDS field that holds the text."""
+    """The JSONL or TFDS field, or the Parquet column, that holds the text."""
 
     fields: tuple[str, str] | None = None
     """For objectives on pairs, the names of source and target: the suffixes of parallel files (`en de` for train.en and
-    train.de), or the JSONL or TFDS fields. The columns of a .tsv file need none."""
+    train.de), the JSONL or TFDS fields, or the Parquet columns. The columns of a .tsv file need none."""
 
     validation_fraction: float = 0.05
     """The part of a corpus (0 to 1) held out for validation, where the corpus has no validation split of its own."""

@@ -1,11 +1,13 @@
 """A Hugging Face tokenizer.json, read by the `tokenizers` library."""
 
+import functools
+import json
 from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
 
-from transformer.data.tokenizer import hash_bytes, write_kind
+from transformer.data.tokenizer import Dividing, Spans, hash_bytes, write_kind
 from transformer.errors import UserError
 
 # A tokenizer.json does not say which special is which; these are the names that published ones use.
@@ -53,6 +55,43 @@ class HuggingFaceTokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         rows = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.asarray(row.ids, np.int32) for row in rows]
+
+    def encode_spans(self, texts: Sequence[str]) -> list[Spans]:
+        found = []
+        for row in self._tokenizer.encode_batch(list(texts), add_special_tokens=False):
+            places = np.asarray(row.offsets, np.int64).reshape(-1, 2)
+            words = np.array([-1 if word is None else word for word in row.word_ids], np.int64)
+            found.append(Spans(np.asarray(row.ids, np.int32), places[:, 0], places[:, 1], words))
+        return found
+
+    @property
+    def sums_scores(self) -> bool:
+        return self._model[0] == "Unigram"
+
+    def cut(self, text: str, start: int, stop: int) -> int | None:
+        del text, start, stop
+        return None
+
+    def settles(self, left: int, right: int) -> bool:
+        kind, unknown = self._model
+        if unknown in (left, right):
+            return False  # two of them may become one
+        if kind == "BPE":
+            return True
+        names = [self._tokenizer.id_to_token(i) or "" for i in (left, right)]
+        return kind == "Unigram" and self._dividing.between(*names)
+
+    @functools.cached_property
+    def _model(self) -> tuple[str, int | None]:
+        """The model's type, and the id that stands for what it does not know."""
+        model = json.loads(self._data)["model"]
+        if "unk_id" in model:
+            return type(self._tokenizer.model).__name__, model["unk_id"]
+        return type(self._tokenizer.model).__name__, self._tokenizer.token_to_id(model.get("unk_token") or "")
+
+    @functools.cached_property
+    def _dividing(self) -> Dividing:
+        return Dividing(list(self._tokenizer.get_vocab(with_added_tokens=True)))
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode([i for i in map(int, ids) if 0 <= i < self.vocab_size], skip_special_tokens=True)

@@ -1,5 +1,6 @@
 """Marian's tokenizer: two SentencePiece models, of the source and of the target language, over one vocabulary."""
 
+import functools
 import json
 from collections.abc import Sequence
 from typing import Any, Self
@@ -7,7 +8,8 @@ from typing import Any, Self
 import numpy as np
 from etils import epath
 
-from transformer.data.tokenizer import hash_bytes, read_tokenizer_file, write_kind
+from transformer.data.sentencepiece_tokenizer import Boundaries, spans_of
+from transformer.data.tokenizer import Spans, hash_bytes, read_tokenizer_file, write_kind
 from transformer.errors import UserError
 
 _FILES = ("source.spm", "target.spm", "vocab.json")
@@ -51,6 +53,28 @@ class MarianTokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         rows: Any = self._source.encode(list(texts), out_type=str)
         return [np.asarray(self._numbers(row), np.int32) for row in rows]
+
+    def encode_spans(self, texts: Sequence[str]) -> list[Spans]:
+        rows: Any = self._source.encode(list(texts), return_type="offset_mapping")
+        return [spans_of(self._numbers(row["pieces"]), row["offsets"]) for row in rows]
+
+    @property
+    def sums_scores(self) -> bool:
+        return self._boundaries.sums_scores
+
+    def cut(self, text: str, start: int, stop: int) -> int | None:
+        del text, start, stop
+        return None
+
+    def settles(self, left: int, right: int) -> bool:
+        names = [self._pieces.get(i, "") for i in (left, right)]
+        if self._unknown in (left, right):
+            return False
+        return self._boundaries.settle(*map(self._source.piece_to_id, names))
+
+    @functools.cached_property
+    def _boundaries(self) -> Boundaries:
+        return Boundaries(self._source, self._files[_FILES[0]])
 
     def _numbers(self, pieces: Sequence[str]) -> list[int]:
         return [self._ids.get(piece, self._unknown) for piece in pieces]

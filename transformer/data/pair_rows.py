@@ -1,8 +1,12 @@
 """Rows of pairs: as many in each as fit, so that little is padding."""
 
+import itertools
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 
 from transformer.data.records import Reading, Record, Records
+from transformer.data.sidecar import Writer, document_lengths, open_sidecar
 from transformer.data.store import TokenStore
 from transformer.errors import UserError
 
@@ -31,23 +35,45 @@ class PairRows(Records):
         self.tokens = sources.meta.tokens + targets.meta.tokens
         self.text_bytes = sources.meta.text_bytes + targets.meta.text_bytes
         self._room = (reading.length, reading.target_length)
-        lengths = [np.diff(store.offsets) - 1 + reading.begin for store in self._sides]
-        fits = (lengths[0] <= self._room[0]) & (lengths[1] <= self._room[1])
-        self.left_out = int((~fits).sum())
-        if self.left_out * 2 > len(fits):
+        index = open_sidecar((sources, targets), ("rows", *self._room, reading.begin, _OPEN, _BLOCK), self._write)
+        self._index, self._count = index, int(index.values["rows"])
+        self.left_out = int(index.values["left_out"])
+        self.padding = 1 - index.values["text"] / (len(self) * sum(self._room))
+
+    def _lengths(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Runs of pairs: the number of the first, their lengths, int[2, some], and which of them fit a row."""
+        first = 0
+        for both in zip(*map(document_lengths, self._sides), strict=True):
+            lengths = np.stack(both) - 1 + self._reading.begin
+            yield first, lengths, (lengths[0] <= self._room[0]) & (lengths[1] <= self._room[1])
+            first += len(both[0])
+
+    def _write(self, writer: Writer) -> None:
+        """Writes `pairs`, row by row, and `bounds`, where in it each row begins and the last one ends."""
+        documents, meta = self._sides[0].meta.documents, self._sides[0].meta
+        fitting, text = 0, 0
+        for _, lengths, fits in self._lengths():
+            fitting += int(fits.sum())
+            text += int(lengths[:, fits].sum())
+        left_out = documents - fitting
+        if left_out * 2 > documents:
             raise UserError(
-                f"{self.left_out} of {len(fits)} pairs of {sources.meta.source} ({sources.meta.split}) are longer than "
+                f"{left_out} of {documents} pairs of {meta.source} ({meta.split}) are longer than "
                 f"{self._room[0]} tokens of source or {self._room[1]} of target: raise --train.seq-len or "
                 "--objective.target-len"
             )
-        row_of = _fill([length[fits].tolist() for length in lengths], self._room)
-        self._pairs = np.flatnonzero(fits)[np.argsort(row_of, kind="stable")]
-        self._bounds = np.concatenate(([0], np.cumsum(np.bincount(row_of))))
-        text = int(lengths[0][fits].sum() + lengths[1][fits].sum())
-        self.padding = 1 - text / (len(self) * sum(self._room))
+        runs = ((first + np.flatnonzero(fits), lengths[:, fits]) for first, lengths, fits in self._lengths())
+        rows, bound = 0, 0
+        writer.append("bounds", [0])
+        for batch in _batched(_filled(runs, self._room), _BLOCK):
+            writer.append("pairs", np.concatenate(batch))
+            bounds = bound + np.cumsum([len(row) for row in batch])
+            writer.append("bounds", bounds)
+            rows, bound = rows + len(batch), int(bounds[-1])
+        writer.finish(rows=rows, left_out=left_out, text=text)
 
     def __len__(self) -> int:
-        return len(self._bounds) - 1
+        return self._count
 
     def __getitem__(self, index: int) -> Record:
         """`tokens`, `positions`, `segment_ids`, int32[S], of the sources, and `target_...`, int32[T], of the targets.
@@ -56,7 +82,8 @@ class PairRows(Records):
         """
         if not 0 <= index < len(self):
             raise IndexError(index)
-        pairs = self._pairs[self._bounds[index] : self._bounds[index + 1]]
+        first, end = self._index["bounds"][index : index + 2].tolist()
+        pairs = self._index["pairs"][first:end]
         row: Record = {}
         for prefix, store, room in zip(("", "target_"), self._sides, self._room, strict=True):
             begins, ends = store.offsets[pairs] + (not self._reading.begin), store.offsets[pairs + 1]
@@ -71,36 +98,52 @@ class PairRows(Records):
         return row
 
 
-def _fill(lengths: list[list[int]], room: tuple[int, int]) -> np.ndarray:
-    """Returns int[pairs]: the row of each pair, the first of the last few begun that has room for both of its sides.
+def _filled(runs: Iterable[tuple[np.ndarray, np.ndarray]], room: tuple[int, int]) -> Iterator[list[int]]:
+    """Yields the pairs of each row, in order: a pair is in the first of the last few rows begun that has room for both
+    of its sides.
 
-    In an order that is random, but always the same: neighbours are often alike, and leave the same side of a row empty.
+    Pairs come in an order that is random, but always the same: neighbours are often alike, and leave the same side of a
+    row empty. They are shuffled within blocks alone, so that a row's pairs lie near each other on disk.
+
+    Args:
+      runs: numbers of pairs, int[some], and their lengths, int[2, some].
     """
-    count = len(lengths[0])
-    row_of = np.zeros(count, np.int64)
-    begun: list[list[int]] = []  # number, room left for sources, room left for targets
-    rows = 0
-    for pair in _shuffled(count).tolist():
-        source, target = lengths[0][pair], lengths[1][pair]
-        for row in begun:
-            if source <= row[1] and target <= row[2]:
-                break
-        else:
-            row = [rows, *room]
-            rows += 1
-            begun.append(row)
-            if len(begun) > _OPEN:
-                del begun[0]
-        row[1] -= source
-        row[2] -= target
-        row_of[pair] = row[0]
-    return row_of
-
-
-def _shuffled(count: int) -> np.ndarray:
-    """Returns the numbers below `count`, shuffled within blocks, so that a row's pairs lie near each other on disk."""
-    numbers = np.arange(count)
+    begun: list[list[int]] = []  # the pairs of each row that may get another, the oldest first
+    rooms = np.zeros((2, _OPEN + 1), np.int64)  # room left in them for sources and for targets
     rng = np.random.default_rng(0)
-    for start in range(0, count, _BLOCK):
-        rng.shuffle(numbers[start : start + _BLOCK])
-    return numbers
+    for numbers, lengths in _blocks(runs):
+        order = np.arange(len(numbers))
+        rng.shuffle(order)
+        shuffled = zip(numbers[order].tolist(), *lengths[:, order].tolist(), strict=True)
+        for pair, source, target in shuffled:
+            has_room = (rooms[0, : len(begun)] >= source) & (rooms[1, : len(begun)] >= target)
+            row = int(has_room.argmax()) if begun else 0
+            if not begun or not has_room[row]:
+                if len(begun) == _OPEN:
+                    yield sorted(begun.pop(0))
+                    rooms[:, :-1] = rooms[:, 1:]
+                row = len(begun)
+                begun.append([])
+                rooms[:, row] = room
+            begun[row].append(pair)
+            rooms[0, row] -= source
+            rooms[1, row] -= target
+    yield from map(sorted, begun)
+
+
+def _blocks(runs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The same pairs in runs of `_BLOCK`, and a shorter one at the end."""
+    numbers, lengths = np.empty(0, np.int64), np.empty((2, 0), np.int64)
+    for more, more_lengths in runs:
+        numbers, lengths = np.concatenate([numbers, more]), np.concatenate([lengths, more_lengths], axis=1)
+        while len(numbers) >= _BLOCK:
+            yield numbers[:_BLOCK], lengths[:, :_BLOCK]
+            numbers, lengths = numbers[_BLOCK:], lengths[:, _BLOCK:]
+    if len(numbers):
+        yield numbers, lengths
+
+
+def _batched(rows: Iterable[list[int]], size: int) -> Iterator[list[list[int]]]:
+    iterator = iter(rows)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch

@@ -1,38 +1,32 @@
 """Pairs of texts, a source and a target: translations, a text and its summary."""
 
 import abc
-import functools
 import hashlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from transformer.data.config import DataConfig
-from transformer.data.pieces import Piece, cut_document
-from transformer.data.sources import Source, Split
+from transformer.data.pieces import Piece, whole_document
+from transformer.data.readable import Part, Readable, Split
+from transformer.data.receipts import Facts, Mapper, Scan, Unit
+from transformer.data.sources import Source
 from transformer.errors import UserError
 
 
-class PairSource(abc.ABC):
-    """Pairs of a corpus, read lazily."""
+class PairSource(Readable):
+    """Pairs of a corpus, read lazily; its size counts both sides."""
 
-    name: str
     fields: tuple[str, str]
     """What the sides are called."""
 
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """A hash of the content and of what decides the split: equal fingerprints, equal pairs."""
-        return self._hash()
-
     @abc.abstractmethod
-    def _hash(self) -> str: ...
+    def part_pairs(self, part: Part, split: Split) -> Iterator[tuple[str, str]]:
+        """The pairs of a split in a part, in order, without those that have an empty side."""
 
-    @abc.abstractmethod
-    def size(self, split: Split) -> int:
-        """Roughly the bytes of a split, both sides."""
-
-    @abc.abstractmethod
     def pairs(self, split: Split) -> Iterator[tuple[str, str]]:
-        """The pairs of a split in a fixed order, without those that have an empty side."""
+        """The pairs of a split in a fixed order: those of its parts, one after the other."""
+        return itertools.chain.from_iterable(self.part_pairs(part, split) for part in self.parts(split))
 
     @property
     def sides(self) -> tuple[Source, Source]:
@@ -41,11 +35,38 @@ class PairSource(abc.ABC):
 
 
 class _Side(Source):
-    """One side of the pairs, a document each."""
+    """One side of the pairs, a document each. What is read of the files is the pairs' own."""
 
     def __init__(self, pairs: PairSource, side: int):
         self.name = f"{pairs.name} ({pairs.fields[side]})"
         self._pairs, self._side = pairs, side
+
+    def read(self, mapper: Mapper = map) -> list[Facts]:
+        return self._pairs.read(mapper)
+
+    def is_changed(self) -> bool:
+        return self._pairs.is_changed()
+
+    def recall(self) -> bool:
+        return self._pairs.recall()
+
+    def verify(self, mapper: Mapper = map) -> list[str]:
+        return self._pairs.verify(mapper)
+
+    @property
+    def _receipt(self) -> Path:
+        return self._pairs._receipt
+
+    @property
+    def _key(self) -> tuple[object, ...]:
+        return self._pairs._key
+
+    def _units(self) -> list[Unit]:
+        return self._pairs._units()
+
+    @property
+    def _scan(self) -> Scan:
+        return self._pairs._scan
 
     def _hash(self) -> str:
         return hashlib.blake2b(f"{self._pairs.fingerprint} {self._side}".encode(), digest_size=20).hexdigest()
@@ -53,9 +74,12 @@ class _Side(Source):
     def size(self, split: Split) -> int:
         return self._pairs.size(split) // 2
 
-    def pieces(self, split: Split) -> Iterator[Piece]:
-        for pair in self._pairs.pairs(split):
-            yield from cut_document(pair[self._side])
+    def parts(self, split: Split) -> Sequence[Part]:
+        return self._pairs.parts(split)
+
+    def part_pieces(self, part: Part, split: Split) -> Iterator[Piece]:
+        for pair in self._pairs.part_pairs(part, split):
+            yield from whole_document(pair[self._side])
 
 
 def check_fields(config: DataConfig) -> tuple[str, str]:

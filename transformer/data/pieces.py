@@ -1,16 +1,16 @@
-"""Documents as a stream of pieces, so that a file of any size is tokenised in parallel and in bounded memory.
+"""Documents as a stream of pieces, so that a file of any size is read in bounded memory.
 
-A document is one or more consecutive pieces; the last one says so. Its tokens are its pieces' tokens, one after the
-other.
+A document is one or more consecutive pieces; the last one says so. Its text is theirs, one after the other.
 """
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from transformer.data.readers import open_text
 from transformer.errors import UserError
 
-PIECE_CHARS = 1 << 16  # large enough that cutting costs no compression, small enough to share among threads
+PIECE_CHARS = 1 << 16
 _BLOCK_BYTES = 1 << 20
 
 
@@ -33,8 +33,14 @@ def cut_text(text: str) -> tuple[list[str], str]:
     return pieces, text[start:]
 
 
+def whole_document(text: str) -> Iterator[Piece]:
+    """One document that is already in memory, as one piece; none where it is empty."""
+    if text:
+        yield Piece(text, ends_document=True)
+
+
 def cut_document(text: str) -> Iterator[Piece]:
-    """The pieces of one document that is already in memory; an empty document has none."""
+    """One document in pieces of up to `PIECE_CHARS` characters; an empty document has none."""
     if not text:
         return
     pieces, rest = cut_text(text)
@@ -58,10 +64,9 @@ def decode_utf8(data: bytes, path: Path, offset: int) -> str:
 
 
 def file_pieces(path: Path, start: int, stop: int) -> Iterator[Piece]:
-    """Bytes [start, stop) of a text file as one document. Newlines stay as they are in the file."""
+    """Bytes [start, stop) of a file's text as one document. Newlines stay as they are in the file."""
     text, carry, position = "", b"", start
-    with path.open("rb") as file:
-        file.seek(start)
+    with open_text(path, start) as file:
         while position < stop:
             data = file.read(min(_BLOCK_BYTES, stop - position))
             if not data:

@@ -1,15 +1,16 @@
 """From a config to everything that training reads: the room's one entry."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from transformer.data.build import Built, Maker, find_or_build
 from transformer.data.config import DataConfig
 from transformer.data.document_parts import DocumentParts
 from transformer.data.mixture import Weighted, open_pairs, open_sources
 from transformer.data.pair_rows import PairRows
 from transformer.data.records import JoinedRecords, Reading, Records
 from transformer.data.sources import Source, Split
-from transformer.data.store import TokenStore, build_store
+from transformer.data.store import TokenStore
 from transformer.data.tokenizer import Tokenizer
 from transformer.data.tokenizer_kinds import check_vocabulary, make_tokenizer
 from transformer.data.vocabulary import Vocabulary
@@ -58,9 +59,19 @@ class Corpora:
     """Of the validation text; of its targets, where it is pairs."""
     fingerprint: str
     """Of the text and the tokens: changes if a resumed run would see other data."""
+    fingerprints: dict[str, str]
+    """Of each source's text alone, training and validation, by the source's name; both sides of pairs have one."""
 
 
-def prepare(config: DataConfig, *, vocab_size: int, reading: Reading, tokenizer: Tokenizer | None = None) -> Corpora:
+def prepare(
+    config: DataConfig,
+    *,
+    vocab_size: int,
+    reading: Reading,
+    tokenizer: Tokenizer | None = None,
+    maker: Maker | None = None,
+    report: Callable[[Built], None] = lambda built: None,
+) -> Corpora:
     """Opens the sources, makes the tokenizer, builds the token stores or finds them in `cache_dir`, and cuts records.
 
     Every machine of a job prepares its own stores (or finds those on a shared disk, where one process builds them).
@@ -69,24 +80,28 @@ def prepare(config: DataConfig, *, vocab_size: int, reading: Reading, tokenizer:
       vocab_size: the model's; a tokenizer may have fewer pieces, not more.
       reading: which records the objective reads.
       tokenizer: a resumed run's own; without it the config decides.
+      maker: who reads the corpora and makes the stores, where they are not there; by default this process.
+      report: called with each store.
 
     Raises:
       UserError: anything about the corpus, the tokenizer or the disk that a person can mend.
     """
-    corpora: list[tuple[tuple[Source, ...], float]]
-    if reading.kind == "pairs":
-        corpora = [(pairs.sides, weight) for pairs, weight in open_pairs(config)]
-    else:
-        corpora = [((source,), weight) for source, weight in open_sources(config)]
+    corpora = open_corpora(config, reading)
+    if maker is not None:
+        for sources, _ in corpora:
+            sources[0].read(maker.map)
     if tokenizer is None:
         texts = [Weighted(source, weight) for sources, weight in corpora for source in sources]
         tokenizer = make_tokenizer(config, vocab_size, texts)  # one for both sides of pairs
     check_vocabulary(tokenizer, vocab_size)
 
     def stores(split: Split) -> list[list[TokenStore]]:
-        return [
-            [build_store(source, split, tokenizer, config.cache_dir) for source in sources] for sources, _ in corpora
-        ]
+        return [[store(source, split) for source in sources] for sources, _ in corpora]
+
+    def store(source: Source, split: Split) -> TokenStore:
+        built = find_or_build(source, split, tokenizer, config.cache_dir, maker)
+        report(built)
+        return built.store
 
     train, validation = stores("train"), stores("validation")
     return Corpora(
@@ -97,7 +112,15 @@ def prepare(config: DataConfig, *, vocab_size: int, reading: Reading, tokenizer:
         validation=JoinedRecords([cut(*parts, reading=reading, drop_remainder=False) for parts in validation]),
         figures=_figures([parts[-1] for parts in validation]),
         fingerprint="-".join((*(store.meta.corpus for parts in train for store in parts), tokenizer.fingerprint)),
+        fingerprints={source.name: source.fingerprint for sources, _ in corpora for source in sources},
     )
+
+
+def open_corpora(config: DataConfig, reading: Reading) -> list[tuple[tuple[Source, ...], float]]:
+    """The sources that `config` names, or both sides of its pairs, each with its weight."""
+    if reading.kind == "pairs":
+        return [(pairs.sides, weight) for pairs, weight in open_pairs(config)]
+    return [((source,), weight) for source, weight in open_sources(config)]
 
 
 def cut(*stores: TokenStore, reading: Reading, drop_remainder: bool) -> Records:

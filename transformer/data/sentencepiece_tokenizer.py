@@ -1,12 +1,13 @@
 """A SentencePiece model as a tokenizer that loses nothing."""
 
+import functools
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from etils import epath
 
-from transformer.data.tokenizer import hash_bytes, read_tokenizer_file, write_kind
+from transformer.data.tokenizer import Dividing, Spans, hash_bytes, read_tokenizer_file, write_kind
 from transformer.errors import UserError
 
 # SentencePiece writes a space as this character, so the character itself would come back as a space: it is encoded as
@@ -18,7 +19,7 @@ class SentencePieceTokenizer:
     """Wraps the bytes of a `.model` file; `name` is for messages.
 
     Lossless (`decode(encode(x)) == x` for every text) if the model was trained here: identity normalisation, no dummy
-    prefix, byte fallback. A model from elsewhere may normalise.
+    prefix, byte fallback. A model from elsewhere may normalise: its ids are the library's.
     """
 
     def __init__(self, model: bytes, name: str):
@@ -40,7 +41,9 @@ class SentencePieceTokenizer:
         pieces = range(self.vocab_size)
         self._specials = {i for i in pieces if processor.is_control(i) or processor.is_unknown(i)}
         spelled = [processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()]
-        self._space_ids = spelled if all(processor.is_byte(i) for i in spelled) else None
+        # A text that is cut at the character is encoded as one only if the model puts no space before a text.
+        keeps_spaces = processor.decode(processor.encode("  a  a ")) == "  a  a "
+        self._space_ids = spelled if keeps_spaces and all(processor.is_byte(i) for i in spelled) else None
 
     @classmethod
     def read(cls, path: epath.PathLike) -> Self:
@@ -61,6 +64,41 @@ class SentencePieceTokenizer:
     def _encode_around_spaces(self, text: str, space_ids: list[int]) -> list[int]:
         first, *others = self._processor.encode(text.split(_SPACE))
         return first + [i for part in others for i in space_ids + part]
+
+    def encode_spans(self, texts: Sequence[str]) -> list[Spans]:
+        found = []
+        parts = [text.split(_SPACE) if self._space_ids is not None else [text] for text in texts]
+        rows = iter(self._processor.encode([part for row in parts for part in row], return_type="offset_mapping"))
+        for row in parts:
+            ids: list[int] = []
+            offsets: list[tuple[int, int]] = []
+            start = 0
+            for number, part in enumerate(row):
+                if number:
+                    ids += self._space_ids or []
+                    offsets += [(start, start), (start, start), (start, start + 1)]
+                    start += 1
+                encoded = next(rows)
+                ids += encoded["ids"]
+                offsets += [(start + a, start + b) for a, b in encoded["offsets"]] if start else encoded["offsets"]
+                start += len(part)
+            found.append(spans_of(ids, offsets))
+        return found
+
+    @property
+    def sums_scores(self) -> bool:
+        return self._boundaries.sums_scores
+
+    def cut(self, text: str, start: int, stop: int) -> int | None:
+        # A text that is not changed, and has no space put before it, is cut wherever its pieces have to be.
+        return self._boundaries.dividing.last(text, start, stop) if self._boundaries.keeps_text else None
+
+    def settles(self, left: int, right: int) -> bool:
+        return self._boundaries.settle(left, right)
+
+    @functools.cached_property
+    def _boundaries(self) -> "Boundaries":
+        return Boundaries(self._processor, self._model)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._processor.decode(
@@ -84,3 +122,41 @@ class SentencePieceTokenizer:
 
     def save(self, folder: epath.PathLike) -> None:
         (write_kind(folder, "sentencepiece") / "tokenizer.model").write_bytes(self._model)
+
+
+def spans_of(ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> Spans:
+    """Tokens of a text that was not split into words."""
+    places = np.asarray(offsets, np.int64).reshape(-1, 2)
+    return Spans(np.asarray(ids, np.int32), places[:, 0], places[:, 1], np.zeros(len(ids), np.int64))
+
+
+class Boundaries:
+    """Where the tokens of a SentencePiece model end whatever follows."""
+
+    def __init__(self, processor: Any, model: bytes):
+        from sentencepiece import sentencepiece_model_pb2
+
+        self._processor = processor
+        protos: Any = sentencepiece_model_pb2  # its classes are made at run time
+        proto = protos.ModelProto.FromString(model)
+        trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
+        self._is_bpe = trainer.model_type == trainer.BPE
+        self.sums_scores = trainer.model_type == trainer.UNIGRAM
+        plain = (i for i in range(processor.get_piece_size()) if not processor.is_control(i))
+        texts = [processor.id_to_piece(i) for i in plain if not processor.is_unknown(i) and not processor.is_byte(i)]
+        self.dividing = Dividing([text.replace(_SPACE, " ") for text in texts])
+        changes = normalizer.precompiled_charsmap or normalizer.add_dummy_prefix or normalizer.remove_extra_whitespaces
+        self.keeps_text = bool(trainer.byte_fallback and self.dividing.around_unknown and not changes)
+
+    def settle(self, left: int, right: int) -> bool:
+        """`Tokenizer.settles`."""
+        processor = self._processor
+        unknown = [processor.is_unknown(i) for i in (left, right)]
+        if all(unknown):
+            return False  # they may become one
+        if self._is_bpe:
+            return True
+        if any(unknown) or processor.is_byte(left) or processor.is_byte(right):
+            return self.dividing.around_unknown
+        texts = [processor.id_to_piece(i).replace(_SPACE, " ") for i in (left, right)]
+        return self.dividing.between(*texts)

@@ -16,7 +16,8 @@ from typing import Any
 
 from transformer.data.atomic import build_folder
 from transformer.data.mixture import Weighted
-from transformer.data.pieces import Piece
+from transformer.data.pieces import Piece, cut_document
+from transformer.data.sampling import sample
 from transformer.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from transformer.data.tokenizer import RESERVED
 from transformer.errors import UserError
@@ -87,13 +88,10 @@ def _loads(folder: Path) -> bool:
 
 
 def _sample(sources: Sequence[Weighted]) -> Iterator[Piece]:
-    """Evenly spaced pieces of each source, about `_SAMPLE_BYTES` in all, shared out by weight."""
+    """About `_SAMPLE_BYTES` of the sources' training text, shared out by weight."""
     total = sum(weight for _, weight in sources)
     for source, weight in sources:
-        rate = min(1.0, _SAMPLE_BYTES * weight / total / max(1, source.size("train")))
-        for i, piece in enumerate(source.pieces("train")):
-            if int((i + 1) * rate) > int(i * rate):
-                yield piece
+        yield from sample(source, "train", int(_SAMPLE_BYTES * weight / total))
 
 
 def train(kind: str, vocab_size: int, pieces: Iterator[Piece]) -> bytes:
@@ -101,8 +99,9 @@ def train(kind: str, vocab_size: int, pieces: Iterator[Piece]) -> bytes:
     import sentencepiece
 
     counts: collections.Counter[str] = collections.Counter()
-    for piece in pieces:
-        counts.update(_WORDS.findall(piece.text))
+    for document in pieces:
+        for piece in cut_document(document.text):  # whose matches are a list in memory
+            counts.update(_WORDS.findall(piece.text))
     if not counts:
         raise UserError("The training text is empty: there is nothing to train a tokenizer on.")
     # Sorted, so that equal corpora give equal models. Tabs separate the columns of SentencePiece's input: a tab is a

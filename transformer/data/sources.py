@@ -1,48 +1,46 @@
-"""Where documents come from: text files, JSONL files, folders of either. TFDS datasets are in `tfds_source`.
+"""Where documents come from: text, JSONL and Parquet files, folders of them. TFDS datasets are in `tfds_source`.
 
 A source has two splits, "train" and "validation". A single text file is one document, whose last part is validation;
 other corpora are split by document, by a hash of its name or index, so that adding documents does not reshuffle the
-others.
+others. A source is opened without reading it; what the split and the cuts need is read once, into a receipt.
 """
 
 import abc
 import functools
 import hashlib
-import json
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
+from transformer.data import parquet, receipts
 from transformer.data.config import DataConfig
-from transformer.data.pieces import Piece, cut_document, decode_utf8, file_pieces, join_documents
+from transformer.data.jsonl import jsonl_lines, jsonl_text
+from transformer.data.pieces import Piece, decode_utf8, file_pieces, join_documents, whole_document
+from transformer.data.readable import Part, Readable, Split
+from transformer.data.readers import is_compressed, is_jsonl, is_parquet, open_text, text_size
+from transformer.data.receipts import Facts, Scan, Unit
 from transformer.errors import UserError
 
-Split = Literal["train", "validation"]
+_PLACES = 256  # into which a text file is cut for sampling
+_LINE_BYTES = 1 << 20
 
 
-class Source(abc.ABC):
+class Source(Readable):
     """Documents of a corpus, read lazily."""
 
-    name: str
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """A hash of the content and of what decides the split: equal fingerprints, equal documents."""
-        return self._hash()
-
     @abc.abstractmethod
-    def _hash(self) -> str: ...
+    def part_pieces(self, part: Part, split: Split) -> Iterator[Piece]:
+        """The documents of a split in a part, in order, as pieces; UserError where the text cannot be read."""
 
-    @abc.abstractmethod
-    def size(self, split: Split) -> int:
-        """Roughly the bytes of a split: for progress bars and for sampling, never for results."""
-        ...
+    def places(self, split: Split) -> Sequence[Part]:
+        """Parts again, but smaller ones where that costs no reading: for sampling."""
+        return self.parts(split)
 
-    @abc.abstractmethod
     def pieces(self, split: Split) -> Iterator[Piece]:
-        """The documents of a split in a fixed order, as pieces; UserError where the text cannot be read."""
-        ...
+        """The documents of a split in a fixed order, as pieces: those of its parts, one after the other."""
+        return itertools.chain.from_iterable(self.part_pieces(part, split) for part in self.parts(split))
 
 
 def documents(source: Source, split: Split) -> Iterator[str]:
@@ -63,139 +61,211 @@ def choose_split(hashed: float, fraction: float, lowest: float, highest: float) 
     return "validation" if hashed < fraction and hashed != highest else "train"
 
 
-def hash_file(path: Path, digest) -> None:
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+def extremes(keys: Iterable[str]) -> tuple[float, float] | None:
+    """The lowest and the highest hash of documents, which are read one at a time; None where there are none."""
+    lowest, highest = 2.0, -1.0
+    for key in keys:
+        hashed = unit_hash(key)
+        lowest, highest = min(lowest, hashed), max(highest, hashed)
+    return None if highest < 0 else (lowest, highest)
 
 
 class TextFile(Source):
     """One plain text file: one document, whose last `validation_fraction`, cut at a line, is validation."""
 
-    def __init__(self, path: Path, validation_fraction: float):
+    def __init__(self, path: Path, validation_fraction: float, cache_dir: str):
+        super().__init__(cache_dir)
         self.name = str(path)
         self._path, self._fraction = path, validation_fraction
-        self._bytes = path.stat().st_size
-        self._cut = self._find_cut()
 
-    def _find_cut(self) -> int:
-        target = min(int(self._bytes * (1 - self._fraction)), self._bytes - 1)
-        with self._path.open("rb") as file:
-            file.seek(target)
-            cut = target + len(file.readline())
-            if cut >= self._bytes:  # the file's last line: cut inside it, but between characters
-                file.seek(target)
-                ahead = file.read(4)
-                cut = target + next((i for i, byte in enumerate(ahead) if byte & 0xC0 != 0x80), len(ahead))
-        if not 0 < cut < self._bytes:
-            raise UserError(
-                f"{self._path} ({self._bytes} bytes) is too small to split into training and validation text."
-            )
-        return cut
+    @property
+    def _key(self) -> tuple[object, ...]:
+        return ("text-file", os.path.abspath(self._path), self._fraction)
+
+    def _units(self) -> list[Unit]:
+        return [Unit("", (os.path.abspath(self._path),))]
+
+    @property
+    def _scan(self) -> Scan:
+        return functools.partial(_scan_text, fraction=self._fraction)
 
     def _range(self, split: Split) -> tuple[int, int]:
-        return (0, self._cut) if split == "train" else (self._cut, self._bytes)
+        [facts] = self.facts
+        return (0, facts["cut"]) if split == "train" else (facts["cut"], facts["bytes"])
 
     def _hash(self) -> str:
-        digest = hashlib.blake2b(f"text-file {self._cut}\n".encode(), digest_size=20)
-        hash_file(self._path, digest)
-        return digest.hexdigest()
+        [facts] = self.facts
+        return receipts.combine("text-file", facts["cut"], facts["digests"])
 
     def size(self, split: Split) -> int:
         start, stop = self._range(split)
         return stop - start
 
-    def pieces(self, split: Split) -> Iterator[Piece]:
-        yield from file_pieces(self._path, *self._range(split))
+    def parts(self, split: Split) -> Sequence[Part]:
+        return [self._range(split)]
+
+    def places(self, split: Split) -> Sequence[Part]:
+        start, stop = self._range(split)
+        if is_compressed(self._path):
+            return [(start, stop)]
+        cuts = (_next_line(self._path, start + (stop - start) * i // _PLACES, stop) for i in range(1, _PLACES))
+        return list(itertools.pairwise(sorted({start, stop, *cuts})))
+
+    def part_pieces(self, part: Part, split: Split) -> Iterator[Piece]:
+        return file_pieces(self._path, *part)
+
+
+def _scan_text(unit: Unit, *, fraction: float) -> Facts:
+    path = Path(unit.files[0])
+    digest, size = receipts.hash_file(path), text_size(path)
+    return {"digests": [digest], "bytes": size, "cut": _find_cut(path, size, fraction)}
+
+
+def _next_line(path: Path, place: int, stop: int) -> int:
+    """The first line after byte `place`, if it is near, else `stop`."""
+    with open_text(path, place) as file:
+        line = file.readline(_LINE_BYTES)
+        return min(place + len(line), stop) if line.endswith(b"\n") else stop
+
+
+def _find_cut(path: Path, size: int, fraction: float) -> int:
+    """Where the validation text of a text file begins: at a line, if the text has more than one near there."""
+    if not size:
+        raise UserError(f"{path} is empty.")
+    target = min(int(size * (1 - fraction)), size - 1)
+    with open_text(path, target) as file:
+        line = file.readline()
+        cut = target + len(line)
+        if cut >= size:  # the file's last line: cut inside it, but between characters
+            ahead = line[:4]
+            cut = target + next((i for i, byte in enumerate(ahead) if byte & 0xC0 != 0x80), len(ahead))
+    if not 0 < cut < size:
+        raise UserError(f"{path} ({size} bytes) is too small to split into training and validation text.")
+    return cut
+
+
+class Range(NamedTuple):
+    """Bytes [start, stop) of a file of a collection."""
+
+    file: int
+    start: int
+    stop: int
+    line: int
+    """The number of the first line, from 0."""
 
 
 class FileCollection(Source):
-    """Text and JSONL files under a root: a document a text file, a document a JSONL line; split by document."""
+    """Files under a root: a document a text file, a JSONL line or a row of a Parquet file; split by document."""
 
-    def __init__(self, root: Path, files: list[Path], validation_fraction: float, text_field: str):
+    def __init__(self, root: Path, files: list[Path], config: DataConfig):
+        super().__init__(config.cache_dir)
         self.name = str(root)
         self._root, self._files = root, files
-        self._fraction, self._field = validation_fraction, text_field
-        hashes = sorted({unit_hash(key) for key in self._keys()})
-        if len(hashes) < 2:
-            raise UserError(
-                f"{root} holds {len(hashes)} document(s): two are needed, one to train on and one to validate."
-            )
-        self._lowest, self._highest = hashes[0], hashes[-1]
+        self._fraction, self._field = config.validation_fraction, config.text_field
 
     def _relative(self, path: Path) -> str:
         return path.relative_to(self._root).as_posix() if path != self._root else ""
 
-    def _keys(self) -> Iterator[str]:
-        for path in self._files:
-            if not is_jsonl(path):
-                yield self._relative(path)
-                continue
-            with path.open("rb") as file:
-                yield from (f"{self._relative(path)}:{i}" for i, line in enumerate(file) if line.strip())
+    @property
+    def _key(self) -> tuple[object, ...]:
+        return ("files", os.path.abspath(self._root))
+
+    def _units(self) -> list[Unit]:
+        return [Unit(self._relative(path), (os.path.abspath(path),)) for path in self._files]
+
+    @property
+    def _scan(self) -> Scan:
+        return functools.partial(_scan_file, part_bytes=self._part_bytes)
 
     def _split(self, key: str) -> Split:
-        return choose_split(unit_hash(key), self._fraction, self._lowest, self._highest)
+        return choose_split(unit_hash(key), self._fraction, *self._extremes)
+
+    @functools.cached_property
+    def _extremes(self) -> tuple[float, float]:
+        found = [facts["extremes"] for facts in self.facts if facts["extremes"] is not None]
+        lowest, highest = min((low for low, _ in found), default=0.0), max((high for _, high in found), default=0.0)
+        if lowest == highest:
+            count = min(len(found), 1)
+            raise UserError(
+                f"{self.name} holds {count} document(s): two are needed, one to train on and one to validate."
+            )
+        return lowest, highest
 
     def _hash(self) -> str:
-        digest = hashlib.blake2b(digest_size=20)
-        digest.update(json.dumps(["files", self._fraction, self._field]).encode())
-        for path in self._files:
-            digest.update(json.dumps([self._relative(path), path.stat().st_size]).encode())
-            hash_file(path, digest)
-        return digest.hexdigest()
+        names = [self._relative(path) for path in self._files]
+        digests = [facts["digests"] for facts in self.facts]
+        _ = self._extremes  # a corpus that cannot be split has no use for a fingerprint
+        return receipts.combine("files", self._fraction, self._field, names, digests)
 
     def size(self, split: Split) -> int:
-        total = sum(path.stat().st_size for path in self._files)
+        total = sum(facts["bytes"] for facts in self.facts)
         return int(total * (self._fraction if split == "validation" else 1 - self._fraction))
 
-    def pieces(self, split: Split) -> Iterator[Piece]:
-        for path in self._files:
+    def parts(self, split: Split) -> Sequence[Part]:
+        """Ranges of consecutive files together, or of one large file."""
+        parts: list[list[Range]] = [[]]
+        room = self._part_bytes
+        for number, facts in enumerate(self.facts):
+            cuts, size = facts["cuts"], facts["bytes"]
+            for (start, line), (stop, _) in itertools.pairwise([*cuts, (size, 0)]):
+                if stop - start > room and parts[-1]:
+                    parts.append([])
+                    room = self._part_bytes
+                parts[-1].append(Range(number, start, stop, line))
+                room -= stop - start
+        return parts
+
+    def places(self, split: Split) -> Sequence[Part]:
+        return [[place] for part in self.parts(split) for place in part]
+
+    def part_pieces(self, part: Part, split: Split) -> Iterator[Piece]:
+        for number, start, stop, first in part:
+            path = self._files[number]
             name = self._relative(path)
-            if is_jsonl(path):
-                for text in self._lines(path, name, split):
-                    yield from cut_document(text)
+            if is_parquet(path):
+                for index, (text,) in parquet.texts(path, [self._field], start, stop, "--data.text-field"):
+                    if self._split(f"{name}:{index}") == split:
+                        yield from whole_document(text)
+            elif is_jsonl(path):
+                for index, offset, line in jsonl_lines(path, start, stop, first):
+                    if self._split(f"{name}:{index}") == split:
+                        text = jsonl_text(decode_utf8(line, path, offset), f"{path}:{index + 1}", self._field)
+                        yield from whole_document(text)
             elif self._split(name) == split:
-                yield from file_pieces(path, 0, path.stat().st_size)
-
-    def _lines(self, path: Path, name: str, split: Split) -> Iterator[str]:
-        offset = 0
-        with path.open("rb") as file:
-            for index, line in enumerate(file):
-                if line.strip() and self._split(f"{name}:{index}") == split:
-                    yield jsonl_text(decode_utf8(line, path, offset), f"{path}:{index + 1}", self._field)
-                offset += len(line)
+                yield from file_pieces(path, start, stop)
 
 
-def is_jsonl(path: Path) -> bool:
-    return path.suffix.lower() in (".jsonl", ".ndjson")
+def _scan_file(unit: Unit, *, part_bytes: int) -> Facts:
+    """Finds a file's hash, its documents' extreme hashes, and where it can be cut: [byte, number of the line] each."""
+    path = Path(unit.files[0])
+    digest = receipts.hash_file(path)
+    if is_parquet(path):
+        table = parquet.layout(path)
+        cuts = [list(group) for group in table.cuts(part_bytes)]
+        found = extremes(f"{unit.name}:{row}" for row in range(table.rows))
+        return {"digests": [digest], "bytes": table.size, "extremes": found and list(found), "cuts": cuts}
+    size = text_size(path)
+    if not is_jsonl(path):
+        found = [unit_hash(unit.name)] * 2 if size else None
+        return {"digests": [digest], "bytes": size, "extremes": found, "cuts": [[0, 0]]}
+    cuts, can_seek = [[0, 0]], not is_compressed(path)
 
+    def keys() -> Iterator[str]:
+        for index, offset, line in jsonl_lines(path, 0, size, 0):
+            if can_seek and offset > cuts[-1][0] and offset + len(line) - cuts[-1][0] > part_bytes:
+                cuts.append([offset, index])
+            yield f"{unit.name}:{index}"
 
-def jsonl_text(line: str, where: str, field: str, flag: str = "--data.text-field") -> str:
-    """The text of a field of a line; UserError says `where` it has none, and the flag that names the field."""
-    try:
-        record = json.loads(line.removeprefix("\ufeff"))
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{where}: not JSON ({error.msg} at column {error.colno}). A .jsonl file has one object a line."
-        ) from None
-    if not isinstance(record, dict):
-        raise UserError(f"{where}: a {type(record).__name__}, not an object. A .jsonl file has one JSON object a line.")
-    if field not in record:
-        fields = ", ".join(sorted(record)) or "none"
-        raise UserError(f"{where}: no field {field!r}; its fields are: {fields}. Name one with {flag}.")
-    if not isinstance(record[field], str):
-        raise UserError(f"{where}: field {field!r} is a {type(record[field]).__name__}, not a string. Set {flag}.")
-    # A lone surrogate is legal in JSON ("\ud800") but is no text: it has no UTF-8.
-    return record[field].encode("utf-8", "replace").decode("utf-8")
+    found = extremes(keys())
+    return {"digests": [digest], "bytes": size, "extremes": found and list(found), "cuts": cuts}
 
 
 def open_path(path: str, config: DataConfig) -> Source:
-    """The source at `path`: a text file, a .jsonl file or a folder; UserError if there is none or it is empty."""
+    """The source at `path`: a text, .jsonl or .parquet file or a folder; UserError if there is none or it is empty."""
     root = Path(path).expanduser()
     if not root.exists():
         raise UserError(
-            f"{root}: no such file or folder. Set --data.path to a text file, a .jsonl file or a folder of them."
+            f"{root}: no such file or folder. Set --data.path to a text, .jsonl or .parquet file, or a folder of them."
         )
     if root.is_dir():
         found = sorted(p for p in root.rglob("*") if p.is_file() and not _hidden(p.relative_to(root)))
@@ -210,12 +280,9 @@ def open_path(path: str, config: DataConfig) -> Source:
         files = [root]
         if root.stat().st_size == 0:
             raise UserError(f"{root} is empty.")
-    for file in files:
-        if not os.access(file, os.R_OK):
-            raise UserError(f"{file} cannot be read: permission denied.")
-    if len(files) == 1 and not is_jsonl(files[0]):
-        return TextFile(files[0], config.validation_fraction)
-    return FileCollection(root, files, config.validation_fraction, config.text_field)
+    if len(files) == 1 and not is_jsonl(files[0]) and not is_parquet(files[0]):
+        return TextFile(files[0], config.validation_fraction, config.cache_dir)
+    return FileCollection(root, files, config)
 
 
 def _hidden(relative: Path) -> bool:

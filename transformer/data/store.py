@@ -1,35 +1,25 @@
-"""The token store: a corpus split as one memory-mapped stream of tokens. Built once, whole or not at all.
+"""The token store: a corpus split as one stream of tokens, in shards that are mapped into memory. `build` makes it.
 
-A folder of three files:
-  tokens.bin   BOS t1 ... tn EOS of every document, end to end; uint16 if the vocabulary allows, else uint32
-  offsets.npy  int64[documents + 1]: where each document starts, and the end
-  meta.json    `StoreMeta`
+A folder of:
+  manifest.json  `StoreMeta`, and each shard's file, size and hash
+  00000.shard    BOS t1 ... tn EOS of every document, end to end, uint16 if the vocabulary allows, else uint32; and
+                 where each document begins. The shards follow each other, and none cuts a document.
 """
 
-import array
 import dataclasses
-import hashlib
 import json
-import lzma
-import sys
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import tqdm
 
-from transformer.data.atomic import build_folder
-from transformer.data.pieces import Piece
-from transformer.data.sources import Source, Split
-from transformer.data.tokenizer import Tokenizer
+from transformer.data.receipts import hash_file
+from transformer.data.stream import Offsets, Shard, Shards, Tokens, shard_size, text_document
 from transformer.errors import UserError
 
-FORMAT_VERSION = 1
-_BATCH_CHARS = 4 << 20  # text in memory at a time; enough to keep the tokenizer's threads busy
-_BATCH_PIECES = 1 << 14
-_COMPRESSED_BYTES = 32 << 20  # gzip and xz see at most this much: xz -9 takes a second a megabyte
+FORMAT_VERSION = 2
+MANIFEST = "manifest.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,153 +51,65 @@ class StoreMeta:
 
 @dataclasses.dataclass(frozen=True)
 class TokenStore:
-    tokens: np.ndarray
-    """uint16 or uint32[tokens], memory-mapped."""
-    offsets: np.ndarray
-    """int64[documents + 1]."""
-    meta: StoreMeta
+    """A store on disk, which is pickled as the name of its folder, or one in memory."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled by its path, where it lies in a folder: another process opens it again."""
-        if isinstance(self.tokens, np.memmap) and self.tokens.filename:
-            return TokenStore.open, (str(Path(self.tokens.filename).parent),)
-        return TokenStore, (self.tokens, self.offsets, self.meta)
+    tokens: Any
+    """uint16 or uint32[tokens]: an array, or what reads like one."""
+    offsets: Any
+    """int64[documents + 1], likewise."""
+    meta: StoreMeta
+    folder: Path | None = None
+    """Where it lies; None: in memory."""
 
     @classmethod
     def open(cls, folder: str | Path) -> "TokenStore":
-        """Opens the store in `folder`. UserError if there is none, or one that is damaged or of another version."""
+        """Opens the store in `folder`. UserError if there is none, or one that is damaged or of another version.
+
+        Reads the manifest and asks for the size of each shard; maps none.
+        """
         folder = Path(folder)
         damaged = UserError(f"{folder} is not a whole token store. Delete it: the next run builds it again.")
         try:
-            meta = StoreMeta(**json.loads((folder / "meta.json").read_text()))
-            if meta.version != FORMAT_VERSION:
+            manifest = json.loads((folder / MANIFEST).read_text())
+            shards = [Shard(**shard) for shard in manifest.pop("shards")]
+            meta = StoreMeta(**manifest)
+            if meta.version != FORMAT_VERSION or not shards:
                 raise damaged
-            offsets = np.load(folder / "offsets.npy", mmap_mode="r", allow_pickle=False)
-            size = (folder / "tokens.bin").stat().st_size
-            if size != meta.tokens * np.dtype(meta.dtype).itemsize or offsets.shape != (meta.documents + 1,):
+            if any((folder / shard.file).stat().st_size != shard_size(shard, meta.dtype) for shard in shards):
                 raise damaged
-            if offsets[0] != 0 or offsets[-1] != meta.tokens:
-                raise damaged
-            tokens = np.memmap(folder / "tokens.bin", meta.dtype, "r", shape=(meta.tokens,))
-        except (OSError, ValueError, TypeError, EOFError):
+            view = Shards(folder, shards, meta.dtype)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             raise damaged from None
-        return cls(tokens, offsets, meta)
+        if (view.tokens[-1], view.documents[-1]) != (meta.tokens, meta.documents):
+            raise damaged
+        return cls(Tokens(view), Offsets(view), meta, folder)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.folder is None:
+            return TokenStore, (self.tokens, self.offsets, self.meta)
+        return TokenStore.open, (str(self.folder),)
+
+    def starts_within(self, begin: int, end: int) -> np.ndarray:
+        """The tokens in (`begin`, `end`) that a document begins with."""
+        first = self.offsets.searchsorted(begin, side="right")
+        last = self.offsets.searchsorted(end, side="left")
+        return np.asarray(self.offsets[first:last])
+
+    def text_document(self, place: int) -> int:
+        """The document that holds token `place` of the text alone, without the begin and the end of each document."""
+        if isinstance(self.offsets, np.ndarray):
+            return text_document(self.offsets, place)
+        return self.offsets.text_document(place)
 
 
-def build_store(source: Source, split: Split, tokenizer: Tokenizer, cache_dir: str | Path) -> TokenStore:
-    """The store of `split` of `source`: an existing one if corpus, tokenizer and format are the same, else a new one.
-
-    A damaged store is built again, with a notice. Several processes may ask at once: one builds.
-
-    Raises:
-      UserError: text that cannot be read, an empty split, a full disk.
-    """
-    corpus = source.fingerprint
-    key = hashlib.blake2b(
-        repr((corpus, split, tokenizer.fingerprint, FORMAT_VERSION)).encode(), digest_size=12
-    ).hexdigest()
-    folder = Path(cache_dir).expanduser() / "stores" / f"{split}-{key}"
-    if folder.exists() and not _is_whole(folder):
-        print(f"The token store {folder} is damaged; it is built again.", file=sys.stderr)
-    build_folder(folder, _is_whole, lambda place: _write(place, source, corpus, split, tokenizer))
-    return TokenStore.open(folder)
+def write_manifest(folder: Path, meta: StoreMeta, shards: Sequence[Shard]) -> None:
+    """Writes what makes a folder of shards a store."""
+    manifest = {**dataclasses.asdict(meta), "shards": [shard._asdict() for shard in shards]}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
 
-def _is_whole(folder: Path) -> bool:
-    try:
-        TokenStore.open(folder)
-    except UserError:
-        return False
-    return True
-
-
-def _write(folder: Path, source: Source, corpus: str, split: Split, tokenizer: Tokenizer) -> None:
-    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
-    compressed = _Compressed() if split == "validation" else None
-    offsets, tokens, text_bytes = array.array("q", [0]), 0, 0
-    bos, eos = np.array([tokenizer.bos_id], np.int32), np.array([tokenizer.eos_id], np.int32)
-    starts_document = True
-    progress = tqdm.tqdm(
-        total=source.size(split),
-        desc=f"Tokenising {source.name} ({split})",
-        unit="B",
-        unit_scale=True,
-        leave=False,
-        disable=None,
-    )
-    with progress, (folder / "tokens.bin").open("wb") as file:
-        for batch in _batches(source.pieces(split)):
-            ids = tokenizer.encode_batch([piece.text for piece in batch])  # the library's threads share the batch
-            row: list[np.ndarray] = []
-            for piece, piece_ids in zip(batch, ids, strict=True):
-                row += [bos, piece_ids] if starts_document else [piece_ids]
-                tokens += len(piece_ids) + starts_document
-                starts_document = piece.ends_document
-                if piece.ends_document:
-                    row.append(eos)
-                    tokens += 1
-                    offsets.append(tokens)
-            # Not tofile: its error on a full disk does not say what it is.
-            file.write(np.concatenate(row).astype(dtype).data)
-            written = "".join(piece.text for piece in batch).encode("utf-8")
-            text_bytes += len(written)
-            progress.update(len(written))
-            if compressed is not None:
-                compressed.add(written)
-    if tokens == 0:
-        raise UserError(f"{source.name}: its {split} split has no text. Give it more documents.")
-    np.save(folder / "offsets.npy", np.frombuffer(offsets, np.int64), allow_pickle=False)
-    measured, gzip9, xz9 = compressed.finish() if compressed is not None else (None, None, None)
-    meta = StoreMeta(
-        version=FORMAT_VERSION,
-        source=source.name,
-        corpus=corpus,
-        split=split,
-        tokenizer=tokenizer.fingerprint,
-        dtype=dtype.name,
-        documents=len(offsets) - 1,
-        tokens=tokens,
-        text_bytes=text_bytes,
-        measured_bytes=measured,
-        gzip9_bytes=gzip9,
-        xz9_bytes=xz9,
-    )
-    (folder / "meta.json").write_text(json.dumps(dataclasses.asdict(meta), indent=2) + "\n")
-
-
-def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
-    batch, chars = [], 0
-    for piece in pieces:
-        batch.append(piece)
-        chars += len(piece.text)
-        if chars >= _BATCH_CHARS or len(batch) >= _BATCH_PIECES:
-            yield batch
-            batch, chars = [], 0
-    if batch:
-        yield batch
-
-
-class _Compressor(Protocol):
-    def compress(self, data: bytes, /) -> bytes: ...
-
-    def flush(self) -> bytes: ...
-
-
-class _Compressed:
-    """The sizes that the command lines `gzip -9` and `xz -9` reach, counted as the text streams by."""
-
-    def __init__(self):
-        self._measured = 0
-        gzip9: _Compressor = zlib.compressobj(9, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
-        self._compressors: list[_Compressor] = [gzip9, lzma.LZMACompressor(preset=9)]
-        self._sizes = [0, 0]
-
-    def add(self, text: bytes) -> None:
-        text = text[: max(0, _COMPRESSED_BYTES - self._measured)]
-        self._measured += len(text)
-        for i, compressor in enumerate(self._compressors):
-            self._sizes[i] += len(compressor.compress(text))
-
-    def finish(self) -> tuple[int, int, int]:
-        gzip9, xz9 = (size + len(c.flush()) for size, c in zip(self._sizes, self._compressors, strict=True))
-        return self._measured, gzip9, xz9
+def damaged_shards(folder: Path) -> list[Path]:
+    """Reads a whole store again; returns the shards that are not what was written."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    shards = [Shard(**shard) for shard in manifest["shards"]]
+    return [folder / shard.file for shard in shards if hash_file(folder / shard.file) != shard.digest]

@@ -6,10 +6,8 @@ chosen by a hash of their index.
 
 import contextlib
 import difflib
-import hashlib
 import importlib
 import io
-import json
 import os
 import socket
 import urllib.request
@@ -19,14 +17,18 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from transformer.data import receipts
 from transformer.data.atomic import errors_named, exclusive
 from transformer.data.config import DataConfig
 from transformer.data.pairs import PairSource, check_fields
-from transformer.data.pieces import Piece, cut_document
-from transformer.data.sources import Source, Split, choose_split, hash_file, unit_hash
+from transformer.data.pieces import Piece, whole_document
+from transformer.data.readable import Part, Readable, Split
+from transformer.data.receipts import Facts, Scan, Unit
+from transformer.data.sources import Source, choose_split, extremes, unit_hash
 from transformer.errors import UserError
 
 _READ = 256  # examples read at once
+_EXAMPLES = "examples "  # the name of the unit that is no file
 _ROOMS = ("text", "translate", "summarization", "question_answering")
 _EMBEDDED = ("python_stdlib", "python_docstrings")
 
@@ -38,6 +40,7 @@ class TfdsDataset:
     """
 
     def __init__(self, dataset: str, config: DataConfig, fields: Sequence[str], flag: str):
+        self._args = (dataset, config, tuple(fields), flag)
         self.name = f"tfds:{dataset}"
         self._fields, self._fraction = tuple(fields), config.validation_fraction
         folder = Path(os.environ.get("TFDS_DATA_DIR") or Path(config.cache_dir) / "tfds").expanduser()
@@ -48,14 +51,14 @@ class TfdsDataset:
         if "train" not in splits:
             raise UserError(f"TFDS dataset {dataset!r} has no train split; it has: {', '.join(splits) or 'none'}.")
         self._held_out = next((name for name in ("validation", "test") if name in splits), None)
-        self._count = splits["train"].num_examples
-        if self._held_out is None:
-            if self._count < 2:
-                raise UserError(
-                    f"TFDS dataset {dataset!r} has {self._count} example(s): two are needed, to train and to validate."
-                )
-            hashes = [unit_hash(str(i)) for i in range(self._count)]
-            self._lowest, self._highest = min(hashes), max(hashes)
+        count = splits["train"].num_examples
+        if self._held_out is None and count < 2:
+            raise UserError(
+                f"TFDS dataset {dataset!r} has {count} example(s): two are needed, to train and to validate."
+            )
+
+    def __reduce__(self):
+        return TfdsDataset, self._args
 
     def _check_fields(self, flag: str) -> None:
         features: Any = self._builder.info.features
@@ -68,16 +71,25 @@ class TfdsDataset:
     def _read_split(self, split: Split) -> str:
         return "train" if split == "train" or self._held_out is None else self._held_out
 
-    def hash(self) -> str:
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What a receipt of the dataset is recognised by."""
+        return ("tfds", str(self._builder.data_path))
+
+    def units(self) -> list[Unit]:
+        """The dataset's files, and the extreme hashes of so many examples where they are to be split."""
+        splits = self._builder.info.splits
+        paths = [path for split in ("train", self._held_out) if split for path in sorted(splits[split].filepaths)]
+        units = [Unit(Path(path).name, (os.path.abspath(path),)) for path in paths]
+        if self._held_out is None:
+            units.append(Unit(f"{_EXAMPLES}{splits['train'].num_examples}", ()))
+        return units
+
+    def hash(self, facts: Sequence[Facts]) -> str:
         """A hash of the fields' texts and of what decides the split."""
         carved = None if self._held_out else self._fraction
-        digest = hashlib.blake2b(
-            json.dumps([self._builder.info.full_name, self._fields, carved]).encode(), digest_size=20
-        )
-        for split in ("train", self._held_out or "train"):
-            for path in sorted(self._builder.info.splits[split].filepaths):
-                hash_file(Path(path), digest)
-        return digest.hexdigest()
+        digests = [found["digests"] for found in facts]
+        return receipts.combine("tfds", self._builder.info.full_name, self._fields, carved, digests)
 
     def size(self, split: Split) -> int:
         total = self._builder.info.splits[self._read_split(split)].num_bytes
@@ -85,54 +97,83 @@ class TfdsDataset:
             total *= self._fraction if split == "validation" else 1 - self._fraction
         return int(total)
 
-    def _indices(self, split: Split, count: int) -> list[int]:
-        if self._held_out is not None:
-            return list(range(count))
-        chosen = (choose_split(unit_hash(str(i)), self._fraction, self._lowest, self._highest) for i in range(count))
-        return [i for i, side in enumerate(chosen) if side == split]
+    def parts(self, split: Split, part_bytes: int) -> list[tuple[int, int]]:
+        """Ranges of examples, begin and end, of about so many bytes each."""
+        info = self._builder.info.splits[self._read_split(split)]
+        examples = max(1, part_bytes * info.num_examples // max(1, info.num_bytes))
+        starts = range(0, info.num_examples, examples)
+        return [(start, min(start + examples, info.num_examples)) for start in starts]
 
-    def texts(self, split: Split) -> Iterator[tuple[str, ...]]:
+    def texts(self, part: tuple[int, int], split: Split, facts: Sequence[Facts]) -> Iterator[tuple[str, ...]]:
         """The texts of the fields, an example after the other."""
         data: Any = self._builder.as_data_source(self._read_split(split))
-        indices = self._indices(split, len(data))
-        for start in range(0, len(indices), _READ):
-            for example in data.__getitems__(indices[start : start + _READ]):
+
+        def is_chosen(index: int) -> bool:
+            return choose_split(unit_hash(str(index)), self._fraction, *facts[-1]["extremes"]) == split
+
+        start, stop = part
+        for begin in range(start, stop, _READ):
+            indices = range(begin, min(begin + _READ, stop))
+            chosen = list(indices) if self._held_out else [index for index in indices if is_chosen(index)]
+            for example in data.__getitems__(chosen) if chosen else ():
                 yield tuple(example[field].decode("utf-8", "replace") for field in self._fields)
 
 
-class TfdsSource(Source):
+def _scan(unit: Unit) -> Facts:
+    if unit.files:
+        return {"digests": [receipts.hash_file(file) for file in unit.files]}
+    return {"digests": [], "extremes": extremes(map(str, range(int(unit.name.removeprefix(_EXAMPLES)))))}
+
+
+class _TfdsReadable(Readable):
+    """What texts and pairs of a TFDS dataset have in common."""
+
+    _dataset: TfdsDataset
+
+    @property
+    def _key(self) -> tuple[object, ...]:
+        return self._dataset.key
+
+    def _units(self) -> list[Unit]:
+        return self._dataset.units()
+
+    @property
+    def _scan(self) -> Scan:
+        return _scan
+
+    def _hash(self) -> str:
+        return self._dataset.hash(self.facts)
+
+    def size(self, split: Split) -> int:
+        return self._dataset.size(split)
+
+    def parts(self, split: Split) -> Sequence[Part]:
+        return self._dataset.parts(split, self._part_bytes)
+
+
+class TfdsSource(_TfdsReadable, Source):
     """One text feature of a TFDS dataset."""
 
     def __init__(self, dataset: str, config: DataConfig):
+        super().__init__(config.cache_dir)
         self._dataset = TfdsDataset(dataset, config, [config.text_field], "--data.text-field")
         self.name = self._dataset.name
 
-    def _hash(self) -> str:
-        return self._dataset.hash()
-
-    def size(self, split: Split) -> int:
-        return self._dataset.size(split)
-
-    def pieces(self, split: Split) -> Iterator[Piece]:
-        for (text,) in self._dataset.texts(split):
-            yield from cut_document(text)
+    def part_pieces(self, part: Part, split: Split) -> Iterator[Piece]:
+        for (text,) in self._dataset.texts(part, split, self.facts):
+            yield from whole_document(text)
 
 
-class TfdsPairs(PairSource):
+class TfdsPairs(_TfdsReadable, PairSource):
     """Two text features of a TFDS dataset, such as the languages of a translation."""
 
     def __init__(self, dataset: str, config: DataConfig):
+        super().__init__(config.cache_dir)
         self._dataset = TfdsDataset(dataset, config, check_fields(config), "--data.fields")
         self.name, self.fields = self._dataset.name, check_fields(config)
 
-    def _hash(self) -> str:
-        return self._dataset.hash()
-
-    def size(self, split: Split) -> int:
-        return self._dataset.size(split)
-
-    def pairs(self, split: Split) -> Iterator[tuple[str, str]]:
-        for source, target in self._dataset.texts(split):
+    def part_pairs(self, part: Part, split: Split) -> Iterator[tuple[str, str]]:
+        for source, target in self._dataset.texts(part, split, self.facts):
             if source.strip() and target.strip():
                 yield source, target
 

@@ -6,7 +6,7 @@ Tokenizers that this system makes start with the same reserved ids: see `RESERVE
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from etils import epath
@@ -22,6 +22,44 @@ RESERVED = ("<pad>", "<s>", "</s>", "<unk>", "<mask>", "<sep>", "<cls>", *(f"<ex
 KIND_FILE = "kind.json"
 
 
+class Spans(NamedTuple):
+    """Tokens with the characters of the text that they stand for."""
+
+    ids: np.ndarray
+    """int32[tokens]."""
+    starts: np.ndarray
+    """int64[tokens]."""
+    ends: np.ndarray
+    """int64[tokens]: not included. The bytes of a character may share it, or all but the last of them be empty."""
+    words: np.ndarray
+    """int64[tokens]: numbers of the words that the text was split into before the model saw them."""
+
+    def moved(self, characters: int) -> "Spans":
+        """The same in a text with so many characters before this one."""
+        return self._replace(starts=self.starts + characters, ends=self.ends + characters)
+
+    def boundaries(self) -> tuple[np.ndarray, np.ndarray]:
+        """The places that divide the text as they divide the tokens, and the first token after each: int64[places]."""
+        if len(self.ids) < 2:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        before = np.maximum(np.maximum.accumulate(self.ends), np.maximum.accumulate(self.starts) + 1)[:-1]
+        after = np.minimum.accumulate(self.starts[::-1])[::-1][1:]
+        tokens = 1 + np.flatnonzero(before <= after)
+        return self.starts[tokens], tokens
+
+    def around(self, token: int, run: int) -> "Spans":
+        """`run` tokens before `token`, and as many from it on; fewer at an end of the text."""
+        return Spans(*(values[max(0, token - run) : token + run] for values in self))
+
+    def equals(self, other: "Spans", count: int) -> bool:
+        """Whether both have `count` tokens, the same at the same places."""
+        return len(self.ids) == len(other.ids) == count and all(map(np.array_equal, self[:3], other[:3]))
+
+    def ends_word(self, token: int) -> bool:
+        """Whether `token` is the first of a word."""
+        return bool(self.words[token - 1] != self.words[token])
+
+
 class Tokenizer(Protocol):
     """Text to ids and back. `decode(encode(x)) == x` for the kinds that this system trains, and for bytes."""
 
@@ -29,6 +67,11 @@ class Tokenizer(Protocol):
     bos_id: int
     eos_id: int
     pad_id: int
+
+    @property
+    def sums_scores(self) -> bool:
+        """Whether ids are a path with the best sum of scores: of equal paths, rounding picks one by all the text."""
+        ...
 
     @property
     def fingerprint(self) -> str:
@@ -41,6 +84,21 @@ class Tokenizer(Protocol):
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text, int32[tokens], without specials; uses all cores."""
+        ...
+
+    def encode_spans(self, texts: Sequence[str]) -> list[Spans]:
+        """The same ids, with the characters that each stands for."""
+        ...
+
+    def cut(self, text: str, start: int, stop: int) -> int | None:
+        """The last place in [start, stop) where a cut of `text` leaves its ids as they are; None if none is known."""
+        ...
+
+    def settles(self, left: int, right: int) -> bool:
+        """Whether text farther away cannot change that one token ends, and the other begins, where they meet.
+
+        Asked of two tokens that are neighbours in the encoding of each of two texts that go on differently.
+        """
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -61,6 +119,25 @@ class Tokenizer(Protocol):
     def save(self, folder: epath.PathLike) -> None:
         """Writes what `load_tokenizer` reads."""
         ...
+
+
+class Dividing:
+    """Where every way to cut a text into pieces of a vocabulary has to cut it."""
+
+    def __init__(self, pieces: Sequence[str]):
+        self._pairs = {piece[i : i + 2] for piece in pieces for i in range(len(piece) - 1)}
+        known = set(pieces)
+        self.around_unknown = all(character in known for piece in pieces for character in piece)
+        """Whether a character that is no piece is in no piece either."""
+
+    def between(self, left: str, right: str) -> bool:
+        """Whether no piece lies across the boundary of these two."""
+        return left[-1:] + right[:1] not in self._pairs
+
+    def last(self, text: str, start: int, stop: int) -> int | None:
+        """The last place in [start, stop) that no piece lies across."""
+        places = range(stop - 1, max(start, 1) - 1, -1)
+        return next((place for place in places if text[place - 1 : place + 1] not in self._pairs), None)
 
 
 def hash_bytes(kind: str, data: bytes) -> str:

@@ -50,25 +50,22 @@ class Windows(Records):
         return {name: rows[0] for name, rows in self._rows(np.array([index])).items()}
 
     def draw_many(self, indices: np.ndarray, rngs: Sequence[np.random.Generator]) -> Record:
-        """As `Records.draw_many`, in a few calls for all of them."""
+        """The windows at `indices`, stacked on a first axis, in a few calls for all of them; nothing is random."""
         del rngs
         return self._rows(indices)
 
     def _rows(self, indices: np.ndarray) -> Record:
-        stream, offsets = np.asarray(self.store.tokens), np.asarray(self.store.offsets)
         starts = indices * self._stride
-        ends = np.minimum(starts + self._length, len(stream))
+        ends = np.minimum(starts + self._length, len(self.store.tokens))
         shape = len(indices), self._length
         tokens = np.zeros(shape, np.int32)
+        within = []  # where documents begin inside each window: not at its start, where there is nothing to tell from
         for row, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
-            tokens[row, : end - start] = stream[start:end]
-        # The documents that begin inside each window: not at its start, where there is nothing to tell them from.
-        first = np.searchsorted(offsets, starts, side="right")
-        counts = np.searchsorted(offsets, ends, side="left") - first
-        rows = np.repeat(np.arange(len(indices)), counts)
-        documents = np.arange(len(rows)) + np.repeat(first - np.cumsum(counts) + counts, counts)
+            tokens[row, : end - start] = self.store.tokens[start:end]
+            within.append(self.store.starts_within(start, end) - start)
+        begun = np.concatenate(within)
+        rows = np.repeat(np.arange(len(indices)), [len(places) for places in within])
         begins = np.zeros(shape, np.int32)
-        begun = offsets[documents] - starts[rows]
         begins[rows, begun] = 1
         segment_ids = np.cumsum(begins, axis=1, dtype=np.int32)
         segment_ids += 1
@@ -96,10 +93,7 @@ class TextWindows(Records):
     def __init__(self, store: TokenStore, length: int, drop_remainder: bool):
         self.store, self._length = store, length
         self.tokens, self.text_bytes = store.meta.tokens, store.meta.text_bytes
-        documents = len(store.offsets) - 1
-        # Where the text of each document starts in the stream of text alone: each has two tokens more in the store.
-        self._starts = np.asarray(store.offsets) - 2 * np.arange(documents + 1)
-        total = int(self._starts[-1])
+        self._total = total = store.meta.tokens - 2 * store.meta.documents
         self._count = total // length if drop_remainder else -(-total // length)
         if self._count < 1:
             raise UserError(
@@ -115,10 +109,26 @@ class TextWindows(Records):
         if not 0 <= index < self._count:
             raise IndexError(index)
         start = index * self._length
-        end = min(start + self._length, int(self._starts[-1]))
-        places = np.arange(start, end)
-        document = np.searchsorted(self._starts, places, side="right") - 1
+        end = min(start + self._length, self._total)
+        first = self.store.text_document(start)
+        # Each document has two tokens more in the store, its begin and its end: they are taken out of the tokens from
+        # the first document's on, which is where its text begins.
+        begin = start + 2 * first + 1
         window = {name: np.zeros(self._length, np.int32) for name in ("tokens", "segment_ids")}
-        window["tokens"][: end - start] = self.store.tokens[places + 2 * document + 1]
+        window["tokens"][: end - start] = self._text(begin, end - start)
         window["segment_ids"][: end - start] = 1
         return window
+
+    def _text(self, begin: int, count: int) -> np.ndarray:
+        """The first `count` tokens of text from token `begin` of the store on."""
+        end = begin + count
+        while True:
+            starts = self.store.starts_within(begin, end + 1) - begin
+            if end - begin - 2 * len(starts) >= count:
+                break
+            end = begin + count + 2 * len(starts)
+        # A document's end lies before the next one's begin. The last document's own end comes after all text.
+        is_text = np.ones(end - begin, bool)
+        is_text[starts[starts < end - begin]] = False
+        is_text[starts - 1] = False
+        return self.store.tokens[begin:end][is_text][:count]

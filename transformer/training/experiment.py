@@ -40,8 +40,8 @@ class TrainConfig:
     """Microbatches that each batch is cut into to save memory; the update is the same."""
     eval_every: int = 200
     """Updates between evaluations."""
-    eval_batches: int | None = None
-    """Batches of an evaluation, from the front of the validation text; None: all of it."""
+    eval_batches: int | None = 100
+    """Batches of an evaluation, at most, from the front of the validation text; None: all of it."""
     log_every: int = 10
     """Updates between rows of metrics.jsonl."""
     max_skipped: int = 10

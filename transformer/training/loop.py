@@ -261,6 +261,13 @@ def evaluate_now(
         return evaluate(program.evaluate, params, through(to_devices(limited, layout)), targets_per_byte=per_byte)
 
 
+def validation_batches(experiment: Experiment, corpus: Corpora) -> tuple[int, int]:
+    """Returns how many batches an evaluation reads, and how many the validation text has."""
+    rows = experiment.train.batch_size // experiment.train.accumulation
+    total = -(-len(corpus.validation) // rows)
+    return min(total, experiment.train.eval_batches or total), total
+
+
 def evaluate_checkpoint(experiment: Experiment, path: epath.PathLike) -> Evaluation:
     """Evaluates the weights that `path` names, a run or a checkpoint, on all of the validation text and on all devices.
 
@@ -311,6 +318,9 @@ def describe(
         f"{length.steps:,} steps of {length.batch_size} x {shape} = {tokens:,} tokens, from step {first:,}, "
         f"on {devices}{f' ({axes})' if axes else ''}, {experiment.execution.dtype}, in {run.folder}"
     )
+    evaluated, total = validation_batches(experiment, corpus)
+    more = "; --train.eval-batches None for all" if evaluated < total else ""
+    say(f"evaluates on {evaluated:,} of {total:,} validation batches{more}")
     if experiment.objective.reading(length.seq_len).kind == "pairs":
         shares = zip(corpus.weights, corpus.train, strict=True)
         padding = sum(weight * records.padding for weight, records in shares) / sum(corpus.weights)

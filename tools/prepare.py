@@ -1,0 +1,120 @@
+"""Make a preset's tokenizer and token stores before it trains: python tools/prepare.py [PRESET] [--workers N | --beam].
+
+It takes the flags of train.py. With --beam, what follows a bare -- is Beam's own: `... --beam -- --runner=FlinkRunner`.
+"""
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from transformer import command
+from transformer.errors import UserError
+
+if TYPE_CHECKING:  # each worker process imports this file: the model's libraries would cost it seconds and memory
+    from transformer.data.build import Built, Maker
+    from transformer.data.prepare import Corpora
+
+
+def main(args: list[str]) -> None:
+    """Runs the command line."""
+    ours, beam_options = args, None
+    if "--" in args:
+        cut = args.index("--")
+        ours, beam_options = args[:cut], args[cut + 1 :]
+    asked = parse(ours)
+    if asked.workers < 1:
+        raise UserError(f"--workers {asked.workers}: at least one is needed")
+    if asked.beam and asked.workers > 1:
+        raise UserError("--workers makes shards here and --beam elsewhere: give one of them")
+    if beam_options and not asked.beam:
+        raise UserError(f"what follows -- is for Beam ({' '.join(beam_options)}): it needs --beam")
+    if asked.verify:
+        verify(asked.experiment, asked.workers)
+    else:
+        prepare(asked.experiment, maker_of(asked.workers, beam_options or [] if asked.beam else None))
+
+
+def parse(args: list[str]) -> Any:
+    """Returns the command line, whose flags are an experiment's and a few more."""
+    import dataclasses
+    from typing import Annotated
+
+    import tyro
+
+    import configs
+    from transformer.training.experiment import Experiment
+
+    @dataclasses.dataclass(frozen=True)
+    class Command:
+        """Make the tokenizer and the token stores of a preset, with any of its fields overridden.
+
+        A run of the same preset and fields then begins at once, here and on every machine that shares --data.cache-dir.
+        Finished shards are kept when this stops: the same command goes on with the others.
+        """
+
+        experiment: Annotated[Experiment, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
+        """What is to be trained."""
+        workers: int = 1
+        """Processes on this machine that make shards. The tokens do not depend on it."""
+        beam: bool = False
+        """Make the shards by Apache Beam, which has its own flags after a bare --; its machines see --data.path and
+        --data.cache-dir by the same names."""
+        verify: bool = False
+        """Make nothing: read the corpus and its stores again, and say what is not as it was recorded."""
+
+    name, flags = configs.split(args)
+    base = Command(experiment=configs.get(name or configs.DEFAULT))
+    return command.parse(Command, flags, prog="tools/prepare.py [PRESET]", default=base)
+
+
+def maker_of(workers: int, beam_options: list[str] | None) -> "Maker":
+    """Returns who makes the shards."""
+    if beam_options is not None:
+        from transformer.data.build_beam import Beam
+
+        return Beam(beam_options)
+    if workers > 1:
+        from transformer.data.build_workers import Workers
+
+        return Workers(workers)
+    from transformer.data.build import Here
+
+    return Here()
+
+
+def prepare(experiment: Any, maker: "Maker") -> "Corpora":
+    """Makes what a run of an experiment reads, and says what there is."""
+    from transformer.data.prepare import prepare as prepare_corpora
+
+    def report(built: "Built") -> None:
+        meta = built.store.meta
+        print(f"{meta.source} ({meta.split}): {meta.documents:,} documents, {meta.tokens:,} tokens, ", end="")
+        print(f"{meta.text_bytes:,} bytes of text, in {built.store.folder}", end="")
+        rate = built.tokens / built.seconds if built.seconds else 0.0
+        print(f": {built.seconds:.1f} s, {rate:,.0f} tokens/s" if rate else " (was there)", flush=True)
+
+    begun = time.perf_counter()
+    corpora = prepare_corpora(
+        experiment.data,
+        vocab_size=experiment.model.vocab_size,
+        reading=experiment.objective.reading(experiment.train.seq_len),
+        maker=maker,
+        report=report,
+    )
+    records = sum(map(len, corpora.train))
+    print(f"tokenizer {experiment.data.tokenizer}: {corpora.tokenizer.vocab_size:,} pieces; ", end="")
+    print(f"{records:,} training records; {time.perf_counter() - begun:.1f} s in all")
+    return corpora
+
+
+def verify(experiment: Any, workers: int) -> None:
+    """Reads the corpora again, and their stores; raises UserError that says which files differ from their record."""
+    from transformer.data.verify import verify as verify_corpora
+
+    reading = experiment.objective.reading(experiment.train.seq_len)
+    if differences := verify_corpora(experiment.data, reading, maker_of(workers, None).map, print):
+        raise UserError(f"not as it was recorded: {'; '.join(differences)}")
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(lambda: main(sys.argv[1:])))

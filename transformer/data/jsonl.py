@@ -1,0 +1,36 @@
+"""JSONL: an object a line, and the text of one of its fields."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from transformer.data.readers import raw_lines
+from transformer.errors import UserError
+
+
+def jsonl_lines(path: Path, start: int, stop: int, first: int) -> Iterator[tuple[int, int, bytes]]:
+    """The lines in bytes [start, stop) of a file's text that are not blank: number, byte and content of each."""
+    offset = start
+    for index, line in enumerate(raw_lines(path, start, stop), start=first):
+        if line.strip():
+            yield index, offset, line
+        offset += len(line)
+
+
+def jsonl_text(line: str, where: str, field: str, flag: str = "--data.text-field") -> str:
+    """The text of a field of a line; UserError says `where` it has none, and the flag that names the field."""
+    try:
+        record = json.loads(line.removeprefix("\ufeff"))
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{where}: not JSON ({error.msg} at column {error.colno}). A .jsonl file has one object a line."
+        ) from None
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: a {type(record).__name__}, not an object. A .jsonl file has one JSON object a line.")
+    if field not in record:
+        fields = ", ".join(sorted(record)) or "none"
+        raise UserError(f"{where}: no field {field!r}; its fields are: {fields}. Name one with {flag}.")
+    if not isinstance(record[field], str):
+        raise UserError(f"{where}: field {field!r} is a {type(record[field]).__name__}, not a string. Set {flag}.")
+    # A lone surrogate is legal in JSON ("\ud800") but is no text: it has no UTF-8.
+    return record[field].encode("utf-8", "replace").decode("utf-8")
