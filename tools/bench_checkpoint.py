@@ -1,12 +1,15 @@
-"""Saving and restoring a training state, beside the disk itself: python tools/bench_checkpoint.py [--gigabytes 1]."""
+"""Saving, sealing and restoring a training state, beside the disk itself: python tools/bench_checkpoint.py
+[--gigabytes 1].
+"""
 
 import dataclasses
+import hashlib
 import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +36,10 @@ def main(args: list[str]) -> None:
     asked = command.parse(Command, args, prog="tools/bench_checkpoint.py", default=Command())
     command.start_jax()
     import jax
+    from etils import epath
 
     from transformer.checkpoint import CheckpointConfig, Checkpoints
+    from transformer.checkpoint.seal import seal
 
     rows = round(asked.gigabytes * 1e9 / 3 / 4 / 8 / 1024)
     key = jax.random.key(0)
@@ -44,7 +49,9 @@ def main(args: list[str]) -> None:
     size = sum(x.nbytes for x in (params["w"], *opt_state.values()))
     aim = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), (params, opt_state))
     print(f"{size / 1e9:.2f} GB of float32 noise, {os.cpu_count()} cores; medians of {asked.rounds} rounds")
-    seconds: dict[str, list[float]] = {name: [] for name in ("blocked", "save", "write", "restore", "read")}
+    seconds: dict[str, list[float]] = {
+        name: [] for name in ("blocked", "save", "seal", "sha256", "write", "restore", "read")
+    }
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
         raw = Path(folder) / "raw"
         with Checkpoints(Path(folder) / "checkpoints", CheckpointConfig(keep=1, keep_best=0)) as store:
@@ -53,6 +60,8 @@ def main(args: list[str]) -> None:
                 saved = store.outcome(wait=True)
                 if saved is None or saved.failure:
                     sys.exit(f"the save failed: {saved}")
+                sealing = _timed(lambda: seal(epath.Path(folder) / "checkpoints" / str(step)))  # noqa: B023 - called at once
+                hashing = _timed(lambda: _sha256(Path(folder) / "checkpoints"))
                 write = _write(raw, memoryview(np.asarray(params["w"]).tobytes()), size)
                 _forget(folder)
                 began = time.perf_counter()
@@ -61,12 +70,15 @@ def main(args: list[str]) -> None:
                 _forget(folder)
                 read = _read(raw)
                 if step:  # the first round compiles
-                    for name, value in zip(seconds, (saved.blocked, saved.seconds, write, restore, read), strict=True):
+                    values = (saved.blocked, saved.seconds, sealing, hashing, write, restore, read)
+                    for name, value in zip(seconds, values, strict=True):
                         seconds[name].append(value)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     rate = {name: size / 1e6 / value for name, value in median.items()}
     print(f"save: the loop waits {median['blocked']:.2f} s; complete after {median['save']:.2f} s")
     print(f"  {rate['save']:,.0f} MB/s, the disk raw {rate['write']:,.0f}: {rate['save'] / rate['write']:.2f} of it")
+    print(f"seal, just written: {median['seal']:.2f} s")
+    print(f"  {rate['seal'] / 1e3:.2f} GB/s; one thread with SHA-256 makes {rate['sha256'] / 1e3:.2f}")
     print(f"restore: {median['restore']:.2f} s, values checked")
     print(
         f"  {rate['restore']:,.0f} MB/s, the disk raw {rate['read']:,.0f}: {rate['restore'] / rate['read']:.2f} of it"
@@ -90,6 +102,22 @@ def _read(path: Path) -> float:
         while file.read(_CHUNK):
             pass
     return time.perf_counter() - began
+
+
+def _timed(action: Callable[[], object]) -> float:
+    """Returns the seconds that an action takes."""
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def _sha256(folder: Path) -> None:
+    """Hashes a folder's files one after the other."""
+    for path in _files(folder):
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while chunk := file.read(2**22):
+                digest.update(chunk)
 
 
 def _forget(folder: str) -> None:

@@ -8,6 +8,7 @@ import tyro
 from etils import epath
 
 from transformer import command
+from transformer.checkpoint import parts
 from transformer.errors import UserError
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito 2008: all eyes tell them
@@ -49,7 +50,7 @@ def read(run: epath.Path) -> tuple[list[tuple[int, float]], list[tuple[int, floa
     path = run / "metrics.jsonl"
     if not path.exists():
         raise UserError(f"{path}: no such file: is it a run folder?")
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [json.loads(line) for line in parts.read(path).splitlines()]
     trained = [(row["step"], row["nll"]) for row in rows if "nll" in row]
     if not trained:
         raise UserError(f"{path} has no row of training yet")

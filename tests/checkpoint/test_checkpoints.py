@@ -1,16 +1,31 @@
 """The checkpoints of a run: what is kept, what a failed or killed save leaves, what damage is noticed."""
 
+import contextlib
 import gc
+import hashlib
 import json
 import random
 import shutil
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
-from transformer.checkpoint import CheckpointConfig, Checkpoints, Damaged, Files, checkpoints, reading, verify
+from transformer.checkpoint import (
+    CheckpointConfig,
+    Checkpoints,
+    Damaged,
+    Files,
+    checkpoints,
+    prune,
+    reading,
+    seal,
+    verify,
+)
 from transformer.checkpoint.interval import young_daly
 from transformer.errors import UserError
 
@@ -100,15 +115,111 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_no_trace(where, tmp_path, 
                 case "in the background":
                     patch.setattr(Files, "save", write_fails)
                 case "in the seal":
-                    patch.setattr(checkpoints, "seal", full)
+                    patch.setattr(checkpoints, "write_seal", full)
             failed = save(store, 2)
         assert "No space left on device" in failed.failure
-        if where != "in the seal":  # where everything is there but the hashes
-            assert names(tmp_path) == {"1"}
+        assert names(tmp_path) == {"1"}
         np.testing.assert_equal(restore(store, 1), WANT)
         assert save(store, 3).failure is None  # it can be tried again
         assert store.latest == 3
     gc.collect()  # here, not in another test
+
+
+def test_the_next_save_does_not_wait_for_the_seal(tmp_path, monkeypatch):
+    read, go_on = checkpoints.entries, threading.Event()
+
+    def slow(*args):
+        assert go_on.wait(60)
+        return read(*args)
+
+    monkeypatch.setattr(checkpoints, "entries", slow)
+    with Checkpoints(tmp_path) as store:
+        for step in (1, 2):
+            store.save(step, **state(step), data={"step": step}, record={})
+        assert store.outcome() is None  # neither is sealed
+        go_on.set()
+        assert [store.outcome(wait=True).step for _ in range(2)] == [1, 2]
+        assert store.outcome(wait=True) is None
+        assert [verify(tmp_path / str(step)) for step in (1, 2)] == [[], []]
+
+
+def test_a_save_does_not_touch_a_checkpoint_of_the_same_step(tmp_path):
+    with Checkpoints(tmp_path) as store:
+        save(store, 1)
+        assert "already exists" in save(store, 1, value=2.0).failure
+        np.testing.assert_equal(restore(store, 1), WANT)
+
+
+def test_what_cannot_be_removed_is_a_warning(tmp_path, monkeypatch):
+    def full(*args):
+        raise FULL
+
+    with Checkpoints(tmp_path, CheckpointConfig(keep=1, keep_best=0)) as store:
+        save(store, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints, "remove", full)
+            saved = save(store, 2)
+        assert saved.failure is None
+        assert saved.warning == "step 1 could not be removed: [Errno 28] No space left on device"
+        assert save(store, 3).warning is None
+        assert names(tmp_path) == {"3"}
+
+
+def test_a_folder_that_is_still_written_to_is_removed(tmp_path):
+    """By a thread that makes its folders anew, as TensorStore's writes do that are under way when a save fails."""
+    folder, ends = tmp_path / "2.orbax-checkpoint-tmp", time.monotonic() + 1
+
+    def write():
+        number = 0
+        while time.monotonic() < ends:
+            with contextlib.suppress(OSError):
+                (folder / "params" / "d").mkdir(parents=True, exist_ok=True)
+                (folder / "params" / "d" / str(number := number + 1)).write_bytes(b"x")
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    while not folder.exists():
+        time.sleep(0.001)
+    prune.sweep(epath.Path(tmp_path))
+    thread.join()
+    assert names(tmp_path) == set()
+
+
+def test_what_cannot_be_removed_now_is_left_for_the_next_time(tmp_path, monkeypatch):
+    def fails(*args, **kwargs):
+        raise OSError(39, "Directory not empty")
+
+    (tmp_path / "2.orbax-checkpoint-tmp" / "params").mkdir(parents=True)
+    monkeypatch.setattr(prune, "_PAUSE", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", fails)
+        prune.sweep(epath.Path(tmp_path))
+    assert names(tmp_path) == {"2.orbax-checkpoint-tmp.removed"}
+    prune.sweep(epath.Path(tmp_path))
+    assert names(tmp_path) == set()
+
+
+def test_a_seal_of_an_earlier_version_is_read(whole, tmp_path):
+    """With SHA-256, as they were written before."""
+    shutil.copytree(whole, tmp_path / "7")
+    files = {name: tmp_path / "7" / name for name in seal.sealed_files(epath.Path(whole))}
+    old = {
+        name: {"size": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for name, path in files.items()
+    }
+    (tmp_path / "7" / "seal.json").write_text(json.dumps({"files": old}))
+    assert verify(tmp_path / "7") == []
+    name = next(name for name in files if "/d/" in name)
+    content = bytearray(files[name].read_bytes())
+    content[len(content) // 2] ^= 1
+    files[name].write_bytes(bytes(content))
+    assert f"{name}: its content changed" in verify(tmp_path / "7")
+
+
+def test_each_process_hashes_what_it_wrote():
+    names = ["params/ocdbt.process_0/d/x", "opt_state/ocdbt.process_3/d/x", "params/ocdbt.process_7/d/x", "record/a"]
+    assert [seal.writer(name, 4) for name in names] == [0, 3, 0, 0]
 
 
 def test_what_a_kill_left_is_removed(tmp_path):

@@ -19,12 +19,12 @@ class Store:
     folder = "RUN/checkpoints"
 
     def __init__(self, failures=()):
-        self.failures, self.asked, self._outcome = set(failures), [], None
+        self.failures, self.asked, self._outcome, self.warning = set(failures), [], None, None
 
     def save(self, step, **_):
         self.asked.append(step)
         failure = "no room" if len(self.asked) in self.failures else None
-        self._outcome = Saved(step, 0.5, 2.0, 10**6, failure)
+        self._outcome = Saved(step, 0.5, 2.0, 10**6, failure, self.warning)
 
     def outcome(self, *, wait=False):
         outcome, self._outcome = self._outcome, None
@@ -81,6 +81,13 @@ def test_a_failed_save_is_said_and_tried_again(clock):
     ]
 
 
+def test_what_else_went_wrong_is_said_and_the_checkpoint_counts():
+    store, said = Store(), []
+    store.warning = "step 1 could not be removed: not allowed"
+    saver(store, said).finish(5, STATE, None)
+    assert said == ["step 5 is saved, but step 1 could not be removed: not allowed"]
+
+
 def test_the_last_save_waits_for_room():
     class Patient(StopRequest):
         waited = 0
@@ -111,7 +118,7 @@ def test_nothing_is_saved_twice():
     one = saver(store, first=4, every=2)
     one.finish(4, STATE, None)
     assert store.asked == []
-    one.save(6, STATE)
+    run(one, [5, 6])
     one.finish(6, STATE, None)
     assert store.asked == [6]
 

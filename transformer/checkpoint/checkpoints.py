@@ -14,9 +14,9 @@ cannot rename, `commit_success.txt` comes last). Removing goes the same way back
 checkpoints before it whole.
 """
 
+import collections
 import dataclasses
-import datetime
-import json
+import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,12 +28,22 @@ from etils import epath
 from transformer.checkpoint.config import CheckpointConfig
 from transformer.checkpoint.digest import digest_record, prepare_digests, start_digests
 from transformer.checkpoint.files import Files, to_json
-from transformer.checkpoint.prune import REMOVED, remove
+from transformer.checkpoint.halting import (
+    PATIENCE,
+    Failure,
+    first_failure,
+    hush,
+    next_operation,
+    release_others,
+    wait_until_still,
+    was_released,
+)
+from transformer.checkpoint.keeping import Keeping
+from transformer.checkpoint.prune import discard, remove, sweep
 from transformer.checkpoint.reading import absolute, little_memory, load, plain_context, root_cause, steps
-from transformer.checkpoint.seal import seal
+from transformer.checkpoint.seal import entries, is_local, seal, sealed_files, write_seal, writer
+from transformer.cluster.agreement import alone, exchange, from_lead, own_index, process_name, together_do
 from transformer.errors import UserError
-
-_UNFINISHED = ".orbax-checkpoint-tmp"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,21 +58,31 @@ class Saved:
     size: int = 0
     """Bytes written."""
     failure: str | None = None
+    """Why there is no such checkpoint."""
+    warning: str | None = None
+    """What else went wrong, while the checkpoint is whole."""
 
 
 class Checkpoints:
-    """The checkpoints of one run. A context manager: leaving it waits for the save under way."""
+    """The checkpoints of one run. A context manager: leaving it waits for the saves under way.
+
+    Of several processes all must save the same steps, and all get the same outcome: what fails on one is agreed on
+    in the background before any acts on it. No failure of a save is raised.
+    """
 
     def __init__(self, folder: epath.PathLike, config: CheckpointConfig | None = None):
         from orbax.checkpoint import v1 as ocp
 
         self._ocp = ocp  # imported before the first save: it takes a second
         self.folder = absolute(folder)
-        self._config = config or CheckpointConfig()
+        self._keeping = Keeping(self.folder, config or CheckpointConfig())
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._saving: Future[Saved] | None = None
-        self._metrics: dict[int, dict[str, float]] = {}
-        self._remove_unfinished()
+        self._saving: collections.deque[Future[Saved]] = collections.deque()
+        self._written = threading.Event()  # what the newest save under way writes is written, or has failed
+        self._written.set()
+        hush()
+        if own_index() == 0:
+            sweep(self.folder)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -96,7 +116,7 @@ class Checkpoints:
     ) -> None:
         """Starts saving; returns once the arrays are copied from the devices. `outcome` tells how it went.
 
-        One save is under way at most: take the outcome of the one before first.
+        Waits for the save before to be written. It may still be sealed meanwhile: its files are read back for that.
 
         Args:
           step: the checkpoint's name.
@@ -106,27 +126,32 @@ class Checkpoints:
           record: files of `record/`.
           metrics: of an evaluation at this step, if there was one; what `keep_best` ranks by.
         """
+        self._written.wait()
         began = time.perf_counter()
         trees = {"params": params, "opt_state": opt_state}
         files = {"position.json": to_json(data)} | ({"metrics.json": to_json(metrics)} if metrics else {})
+        response, error, operation = None, None, next_operation()
         path = self.folder / str(step)
+        existed = own_index() == 0 and path.exists()
         try:
-            with plain_context():
+            with _background_context():
                 response = self._ocp.save_checkpointables_async(
                     path, {**trees, "data": Files(files), "record": _with_digests(record, trees)}
                 )
-        except OSError as error:
-            self._saving = self._worker.submit(self._failed, step, time.perf_counter() - began, error)
-            return
-        blocked = time.perf_counter() - began
-        self._saving = self._worker.submit(self._complete, response, path, blocked, began)
+        except Exception as failed:  # whatever it is, the training need not end for it
+            error = failed
+        self._written = threading.Event()
+        save = _Save(step, operation, existed, began, time.perf_counter() - began, self._written)
+        self._saving.append(self._worker.submit(self._complete, save, response, error))
 
     def outcome(self, *, wait: bool = False) -> Saved | None:
-        """Returns how the save under way ended, once; None if it has not yet, or if there is none."""
-        if self._saving is None or not (wait or self._saving.done()):
+        """Returns how the oldest save ended that was not asked for yet; None if it has not ended, or there is none.
+
+        Processes of one job get the same outcomes, in the same order, but without `wait` not at the same time.
+        """
+        if not self._saving or not (wait or self._saving[0].done()):
             return None
-        saved, self._saving = self._saving.result(), None
-        return saved
+        return self._saving.popleft().result()
 
     def restore(self, step: int, *, params: Any, opt_state: Any) -> tuple[Any, Any, bool]:
         """Returns params and opt_state of `step`, laid out as the abstract trees say; and whether it was evaluated.
@@ -143,69 +168,85 @@ class Checkpoints:
 
         The leading process of several does it; the others are told the same.
         """
-        path = self.folder / str(step)
-        number = 1
-        while (aside := self.folder / f"{step}.damaged-{number}").exists():
-            number += 1
-        return path.rename(aside) if jax.process_index() == 0 else aside
 
-    def _complete(self, response: Any, path: epath.Path, blocked: float, began: float) -> Saved:
-        """Waits for Orbax, seals, removes what is to be kept no longer. In the background."""
-        step = int(path.name)
+        def rename() -> str:
+            number = 1
+            while (aside := self.folder / f"{step}.damaged-{number}").exists():
+                number += 1
+            return str((self.folder / str(step)).rename(aside))
+
+        name = together_do("setting a checkpoint aside", rename if own_index() == 0 else str)
+        return epath.Path(from_lead("the checkpoint set aside", name))
+
+    def _complete(self, save: "_Save", response: Any, error: BaseException | None) -> Saved:
+        """Waits for Orbax, seals, removes what is to be kept no longer. In the background; raises nothing."""
         try:
-            response.result()
-            size = 0
-            if jax.process_index() == 0:
-                size = seal(path)
-                self._prune()
-        except Exception as error:  # whatever it is, the training need not end for it
-            return self._failed(step, blocked, error)
-        return Saved(step, blocked, time.perf_counter() - began, size)
-
-    def _failed(self, step: int, blocked: float, error: BaseException) -> Saved:
-        self._remove_unfinished()
-        return Saved(step, blocked, failure=root_cause(error))
-
-    def _prune(self) -> None:
-        policies = self._ocp.training.preservation_policies
-
-        config, sign = self._config, -1 if self._config.best_is == "lowest" else 1
-        keep: list[Any] = [policies.LatestN(config.keep), policies.CustomSteps(config.at)]
-        if config.keep_every:
-            keep.append(policies.EveryNSteps(config.keep_every))
-        if config.keep_best:
-            keep.append(
-                policies.BestN(
-                    get_metric_fn=lambda metrics: sign * metrics[config.best],
-                    n=config.keep_best,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
-        infos = [_Info(step, self._metrics_of(step)) for step in self.steps]
-        kept = policies.AnyPreservationPolicy(keep).should_preserve(infos, context=policies.PreservationContext())  # pyright: ignore[reportArgumentType]
-        for info, keep_it in zip(infos, kept, strict=True):
-            if not keep_it:
-                remove(self.folder / str(info.step))
-
-    def _metrics_of(self, step: int) -> dict[str, float] | None:
-        """Returns an evaluation's figures at a step, if `best` is among them."""
-        if step not in self._metrics:
-            path = self.folder / str(step) / "data" / "metrics.json"
+            failure = self._await(save, response, error)
+        except Exception as lost:  # the other processes do not answer: they say why, or are gone
+            failure = root_cause(lost)
+        finally:
+            save.written.set()
+        if failure is None:
             try:
-                self._metrics[step] = json.loads(path.read_bytes())
-            except (FileNotFoundError, ValueError):
-                self._metrics[step] = {}
-        return self._metrics[step] if self._config.best in self._metrics[step] else None
+                return self._seal(save)
+            except Exception as lost:
+                failure = root_cause(lost)
+        return Saved(save.step, save.blocked, failure=failure)
 
-    def _remove_unfinished(self) -> None:
-        """Removes what a kill or a full disk left of a save or a removal."""
-        if jax.process_index() > 0 or not self.folder.exists():
-            return
-        complete = {str(step) for step in self.steps}
-        for path in self.folder.iterdir():
-            halfway = path.name.endswith(REMOVED) or _UNFINISHED in path.name
-            if halfway or (path.name.isdigit() and path.name not in complete):
-                path.rmtree()
+    def _await(self, save: "_Save", response: Any, error: BaseException | None) -> str | None:
+        """Returns why a save failed, the same on all processes, once nothing of it is left; or None: it is written."""
+        if response is not None:
+            try:
+                response.result()
+            except BaseException as failed:  # asyncio's cancellation is no Exception
+                error = failed
+        own = None
+        if error is not None:
+            release_others(save.operation)
+            wait_until_still()
+            own = {"message": root_cause(error), "follows": was_released(error)}
+        failure = _first(exchange("the end of a save", own, deadline=PATIENCE + 600))
+        if failure is not None and own_index() == 0:
+            if not save.existed:
+                discard(self.folder / str(save.step))
+            sweep(self.folder)
+        return failure
+
+    def _seal(self, save: "_Save") -> Saved:
+        """Seals a checkpoint, each process what it wrote, and prunes; returns what the leading one says of it."""
+        path = self.folder / str(save.step)
+        own, sealed = None, {}
+        try:
+            if is_local(path) or own_index() == 0:
+                count = jax.process_count() if is_local(path) else 1
+                sealed = entries(path, [name for name in sealed_files(path) if writer(name, count) == own_index()])
+        except Exception as error:
+            own = {"message": root_cause(error), "follows": False}
+        answers = exchange("the hashes of a checkpoint", {"sealed": sealed, "failure": own})
+        failure, size, warning = _first([answer["failure"] for answer in answers]), 0, None
+        if own_index() == 0:
+            try:
+                if failure is None:
+                    size = write_seal(path, {k: v for answer in answers for k, v in answer["sealed"].items()})
+            except Exception as error:
+                failure = _first([{"message": root_cause(error), "follows": False}])
+            if failure is None:
+                warning = self._prune(save.step)
+            else:
+                discard(path)
+        result = from_lead("the seal of a checkpoint", {"size": size, "failure": failure, "warning": warning})
+        return Saved(save.step, save.blocked, time.perf_counter() - save.began, **result)
+
+    def _prune(self, newest: int) -> str | None:
+        """Removes what is to be kept no longer, of the checkpoints up to `newest`; returns what went wrong, if so."""
+        warning = None
+        try:
+            for step in self._keeping.superfluous([step for step in self.steps if step <= newest]):
+                warning = f"step {step} could not be removed"
+                remove(self.folder / str(step))
+        except Exception as error:
+            return f"{warning or 'no other could be removed'}: {root_cause(error)}"
+        return None
 
 
 def save_params(checkpoint: epath.PathLike, params: Any, record: Mapping[str, bytes]) -> None:
@@ -232,12 +273,37 @@ def save_params(checkpoint: epath.PathLike, params: Any, record: Mapping[str, by
 
 
 @dataclasses.dataclass(frozen=True)
-class _Info:
-    """What Orbax's policies look at."""
+class _Save:
+    """A save under way."""
 
     step: int
-    metrics: dict[str, float] | None
-    time: datetime.datetime = datetime.datetime.min
+    operation: int
+    """Orbax's number of it."""
+    existed: bool
+    """Whether there was a checkpoint of this name before: then the save fails, and it is not to be removed."""
+    began: float
+    blocked: float
+    written: threading.Event
+    """Set once Orbax has done with it, and what a failure left is removed."""
+
+
+def _background_context() -> Any:
+    """Returns Orbax's context for a save in the background.
+
+    The folders are made before it returns: if that fails, no thread on any process waits for them.
+    """
+    context = plain_context()
+    context.asynchronous.timeout_secs = PATIENCE
+    context.asynchronous.create_directories_asynchronously = False
+    return context
+
+
+def _first(failures: list[Failure | None]) -> str | None:
+    """Returns why a save failed, if it did, for people."""
+    if not (failed := first_failure(failures)):
+        return None
+    index, failure = failed
+    return failure["message"] if alone() else f"{failure['message']} ({process_name(index)})"
 
 
 def _with_digests(record: Mapping[str, bytes], trees: Mapping[str, Any]) -> Files:

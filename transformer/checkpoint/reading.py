@@ -10,18 +10,22 @@ import logging
 import math
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import jax
 from etils import epath
 from jax.sharding import Mesh
 
 from transformer.checkpoint.digest import DigestRecord, differing
+from transformer.checkpoint.halting import first_failure, next_operation, release_others, was_released
 from transformer.checkpoint.seal import is_local, seal_problems, strays
+from transformer.cluster.agreement import alone, exchange, own_index, process_name
 from transformer.errors import UserError
 from transformer.models import Architecture, architecture_from_dict
 from transformer.sharding import abstract_on
+
+T = TypeVar("T")
 
 _BUFFER_BYTES, _CHUNK_BYTES = 2**28, 2**25
 _HASHED_BYTES = 2**20
@@ -97,6 +101,9 @@ def read_architecture(checkpoint: epath.PathLike) -> Architecture:
 def load(checkpoint: epath.PathLike, abstract: Mapping[str, Any]) -> dict[str, Any]:
     """Returns trees of a checkpoint, and reads no others; what is read is known to be what was written.
 
+    Of several processes all must call it, and what one of them finds damaged all raise. Only the leading one looks at
+    the files: they lie where all see them, or Orbax could not have written them.
+
     Args:
       checkpoint: `CHECKPOINTS/STEP`.
       abstract: checkpointable -> its tree of ShapeDtypeStructs with today's shardings, or `Files`.
@@ -104,13 +111,9 @@ def load(checkpoint: epath.PathLike, abstract: Mapping[str, Any]) -> dict[str, A
     Raises:
       Damaged: a file is missing, shorter, or another; a value is not the one that was saved.
     """
-    from orbax.checkpoint import v1 as ocp
-
     path = epath.Path(checkpoint)
-    check(path)
-    with reading_errors(path), _pieces_kept(abstract):
-        trees = ocp.load_checkpointables(path, dict(abstract))
-    recorded = digests(path)
+    recorded = _agreed(path, lambda: _checked(path) if own_index() == 0 else {})
+    trees = _agreed(path, lambda: _load(path, abstract), exchanged=False)
     wrong = [
         f"{name}/{leaf}" for name, tree in trees.items() if name in recorded for leaf in differing(tree, recorded[name])
     ]
@@ -119,9 +122,49 @@ def load(checkpoint: epath.PathLike, abstract: Mapping[str, Any]) -> dict[str, A
     return trees
 
 
+def _checked(path: epath.Path) -> dict[str, DigestRecord]:
+    """Returns the recorded digests of a checkpoint whose files are all right."""
+    check(path)
+    return digests(path)
+
+
+def _load(path: epath.Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what Orbax loads; as it comes, from this host's point of view."""
+    from orbax.checkpoint import v1 as ocp
+
+    operation = next_operation()
+    try:
+        with reading_errors(path), _pieces_kept(abstract):
+            return ocp.load_checkpointables(path, dict(abstract))
+    except Damaged:
+        release_others(operation)
+        raise
+
+
+def _agreed(path: epath.Path, action: Callable[[], T], *, exchanged: bool = True) -> T:
+    """Returns what `action()` returned on the leading process or, if it is not to be exchanged, on this one.
+
+    Raises:
+      Damaged: on all processes, what it raised on one of them.
+    """
+    value, failure = None, None
+    try:
+        value = action()
+    except Exception as error:
+        if alone():
+            raise
+        message = str(error) if isinstance(error, UserError) else f"{path}: {root_cause(error)}"
+        failure = {"message": message, "follows": was_released(error)}
+    answers = exchange("reading a checkpoint", {"value": value if exchanged else None, "failure": failure})
+    if failed := first_failure([answer["failure"] for answer in answers]):
+        index, first = failed
+        raise Damaged(f"{first['message']} ({process_name(index)})")
+    return answers[0]["value"] if exchanged else value  # type: ignore[return-value]
+
+
 def check(path: epath.Path) -> None:
     """Raises Damaged if a file of a checkpoint is missing, lies elsewhere, has another size or, up to a size, another
-    content.
+    content. Looks from this host alone; `load` asks the leading one.
     """
     if lines := strays(path) or seal_problems(path, up_to=_HASHED_BYTES):
         raise Damaged(f"{path}: damaged: {_some(lines, between='; ')}")

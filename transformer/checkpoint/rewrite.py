@@ -15,6 +15,7 @@ from transformer.checkpoint.compare import differing_fields, record_files
 from transformer.checkpoint.doctor import mismatches
 from transformer.checkpoint.files import Files, check_new, to_json
 from transformer.checkpoint.leaves import stored, wanted
+from transformer.checkpoint.parts import read as read_parts
 from transformer.checkpoint.provenance import NAME, written_by
 from transformer.checkpoint.reading import absolute, check, digests, little_memory, read_architecture, root_cause
 from transformer.checkpoint.seal import SEAL, seal, sealed_files
@@ -233,7 +234,7 @@ def _make_run(folder: epath.Path, source: epath.Path, record: Mapping[str, bytes
     experiment.json comes last: a folder without is none, so that one cut short is refused and not begun anew.
     """
     metrics = source.parent.parent / "metrics.jsonl"
-    files = {"metrics.jsonl": metrics.read_bytes()} if metrics.exists() else {}
+    files = {"metrics.jsonl": read_parts(metrics)} if metrics.exists() else {}
     files |= {name: content for name, content in record.items() if name.startswith("tokenizer/")}
     files |= {name: record[name] for name in ("architecture.json", "experiment.json")}
     for name, content in files.items():

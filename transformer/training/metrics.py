@@ -6,8 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from transformer.checkpoint import write_atomically
-from transformer.checkpoint.seal import is_local
+from transformer.training import uploaded
 from transformer.training.run import Run
 
 
@@ -27,14 +26,9 @@ class MetricsLog:
         from tensorboardX import SummaryWriter
 
         _drop_rows(run.metrics, resume_from, owed=owed)
-        if is_local(run.metrics):
-            self._file = open(run.metrics, "ab", buffering=0)  # noqa: SIM115 - closed by __exit__
-        else:
-            from transformer.training import uploaded
-
-            uploaded.register()
-            self._file = uploaded.Uploaded(run.metrics)
-        self._board = SummaryWriter(str(run.tensorboard), purge_step=resume_from + 1 if resume_from else None)
+        self._file = uploaded.opened(run.metrics)
+        board = uploaded.board_folder(run.tensorboard)
+        self._board = SummaryWriter(board, purge_step=resume_from + 1 if resume_from else None)
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -62,7 +56,7 @@ class MetricsLog:
 def read_rows(path: epath.Path) -> list[dict[str, Any]]:
     """Returns the rows of a `metrics.jsonl`; a last line cut short by a kill is left out."""
     rows = []
-    for line in path.read_text().splitlines():
+    for line in uploaded.read(path).decode().splitlines():
         try:
             rows.append(json.loads(line))
         except ValueError:
@@ -76,7 +70,7 @@ def _drop_rows(path: epath.Path, step: int, *, owed: bool) -> None:
     rows = [row for row in read_rows(path) if row["step"] <= step]
     if owed:
         rows = [row for row in rows if row["step"] < step or "eval_loss" not in row]
-    write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    uploaded.replace(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def _plain(value: float) -> float | None:

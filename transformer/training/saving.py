@@ -3,24 +3,28 @@
 import time
 from collections.abc import Callable
 
-import jax
 import numpy as np
 
 from transformer.checkpoint import CheckpointConfig, Checkpoints, Saved
 from transformer.checkpoint.interval import young_daly
+from transformer.cluster.agreement import alone, exchange, from_lead
 from transformer.errors import UserError
 from transformer.training.evaluation import Evaluation
 from transformer.training.interrupt import StopRequest
 from transformer.training.step import TrainState, checkpointables
 
 _AGREE_EVERY = 10
-"""Updates between the questions to the leading process's clock: each waits for the devices."""
+"""Updates between the questions to the leading process, of several: what time it is, and how the last save went."""
 _RETRY_SECONDS, _RETRIES = 60.0, 30
 """How often, and how many times, a save that the run cannot end without is tried again."""
 
 
 class Saver:
-    """Saves a run's state by its cadence. A save that fails is said, and the training goes on."""
+    """Saves a run's state by its cadence. A save that fails is said, and the training goes on.
+
+    Of several processes, all save after the same updates: they learn at different times how a save ended, so that what
+    follows from it is the leading one's decision, or one that they take once all know.
+    """
 
     def __init__(
         self,
@@ -48,34 +52,24 @@ class Saver:
         self._take(wait=False)
         if self._due(step):
             pause()
-            self.save(step, state, evaluation)
-
-    def save(self, step: int, state: TrainState, evaluation: Evaluation | None = None) -> None:
-        """Starts saving, so that the run goes on from the batch after update number `step`."""
-        self._take(wait=True)
-        self._tried = time.monotonic()
-        if step == self._newest:
-            return
-        self._checkpoints.save(
-            step,
-            **checkpointables(state),
-            data={"step": step},
-            record=self._record,
-            metrics=evaluation.row() if evaluation else None,
-        )
+            self._save(step, state, evaluation)
 
     def finish(self, step: int, state: TrainState, evaluation: Evaluation | None) -> None:
         """Saves the last state, and returns once it is saved. Waits for room on the disk.
 
         Raises:
-          UserError: there came none, or a signal came meanwhile.
+          UserError: there came none, or a signal came meanwhile; the same on every process.
         """
+        self._take(wait=True)
         for _ in range(_RETRIES):
-            self.save(step, state, evaluation)
+            if self._newest == step:
+                return
+            self._save(step, state, evaluation)
             self._take(wait=True)
             if self._newest == step:
                 return
-            if self._stop.signal is not None or jax.process_count() > 1 or self._stop.wait(_RETRY_SECONDS):
+            leaves = self._stop.signal is not None or self._stop.wait(_RETRY_SECONDS)
+            if any(exchange("the last save", leaves)):
                 break
         raise UserError(
             f"{self._checkpoints.folder}: step {step} could not be saved; "
@@ -101,31 +95,38 @@ class Saver:
                 f"(Young and Daly): --checkpoint.every {max(round(interval / step_seconds), 1):,}"
             )
 
+    def _save(self, step: int, state: TrainState, evaluation: Evaluation | None) -> None:
+        """Starts saving, so that the run goes on from the batch after update number `step`."""
+        self._tried = time.monotonic()
+        self._checkpoints.save(
+            step,
+            **checkpointables(state),
+            data={"step": step},
+            record=self._record,
+            metrics=evaluation.row() if evaluation else None,
+        )
+
     def _due(self, step: int) -> bool:
         """Whether to save after this update; the same on every process."""
         if step % self._config.every == 0 or step in self._config.at:
             return True
+        if not alone() and step % _AGREE_EVERY:
+            return False
         minutes = self._config.every_minutes
         failed = bool(self._saved) and self._saved[-1].failure is not None
-        if jax.process_count() == 1:
-            waited = time.monotonic() - self._tried
-            return (minutes is not None and waited >= 60 * minutes) or (failed and waited >= _RETRY_SECONDS)
-        if minutes is None or step % _AGREE_EVERY:
-            return False
-        from jax.experimental import multihost_utils
-
-        late = np.bool_(time.monotonic() - self._tried >= 60 * minutes)
-        return bool(multihost_utils.broadcast_one_to_all(late))
+        waited = time.monotonic() - self._tried
+        late = (minutes is not None and waited >= 60 * minutes) or (failed and waited >= _RETRY_SECONDS)
+        return from_lead("whether to save", late)
 
     def _take(self, *, wait: bool) -> None:
-        saved = self._checkpoints.outcome(wait=wait)
-        if saved is None:
-            return
-        self._saved.append(saved)
-        if saved.failure is None:
-            self._newest = saved.step
-            return
-        before = f"the one of step {self._newest} is whole" if self._newest else "there is none yet"
-        self._say(
-            f"step {saved.step} could not be saved: {saved.failure}; {before}. The training goes on, and tries again"
-        )
+        """Takes note of the saves that ended; of all that were begun if it is to wait for them."""
+        while (saved := self._checkpoints.outcome(wait=wait)) is not None:
+            self._saved.append(saved)
+            if saved.failure is None:
+                self._newest = saved.step
+                if saved.warning:
+                    self._say(f"step {saved.step} is saved, but {saved.warning}")
+                continue
+            before = f"the one of step {self._newest} is whole" if self._newest else "there is none yet"
+            failed = f"step {saved.step} could not be saved: {saved.failure}; {before}"
+            self._say(f"{failed}. The training goes on, and tries again")
