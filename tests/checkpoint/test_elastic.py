@@ -36,7 +36,7 @@ def abstract():
             model,
             Execution(),
             CausalLM(),
-            lambda names, schedule: make_optimizer(optimizer, schedule, names),
+            lambda names, rates: make_optimizer(optimizer, rates, names),
             make_schedule(optimizer, 10),
             make_mesh(mesh),
             seed=0,

@@ -36,7 +36,7 @@ def program(mesh):
         MODEL,
         EXPERIMENT.execution,
         EXPERIMENT.objective,
-        lambda names, schedule: make_optimizer(EXPERIMENT.optimizer, schedule, names),
+        lambda names, rates: make_optimizer(EXPERIMENT.optimizer, rates, names),
         make_schedule(EXPERIMENT.optimizer, EXPERIMENT.train.steps),
         mesh,
         seed=0,

@@ -188,7 +188,7 @@ def our_losses(case: Case, params: Any, batches: list[Batch], accumulation: int 
         case.model,
         Execution(),
         case.objective,
-        lambda names, schedule: make_optimizer(optimizer, schedule, names),
+        lambda names, rates: make_optimizer(optimizer, rates, names),
         make_schedule(optimizer, STEPS),
         mesh,
         seed=0,

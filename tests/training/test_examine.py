@@ -50,7 +50,7 @@ def look():
         MODEL,
         Execution(),
         CausalLM(),
-        lambda names, schedule: make_optimizer(OptimizerConfig(), schedule, names),
+        lambda names, rates: make_optimizer(OptimizerConfig(), rates, names),
         make_schedule(OptimizerConfig(), 4),
         make_mesh(MeshConfig(data=1)),
         seed=0,

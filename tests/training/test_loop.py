@@ -142,6 +142,15 @@ def test_a_batch_that_the_mesh_does_not_divide_is_refused(experiment, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_training_in_float16_is_refused_and_using_it_is_not(experiment, whole, tmp_path):
+    half = dataclasses.replace(experiment, execution=dataclasses.replace(experiment.execution, dtype="float16"))
+    with pytest.raises(UserError, match=r"--execution.dtype float16 does not train: .*: choose bfloat16"):
+        train(half, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    full = loop.evaluate_checkpoint(experiment, whole[1]).loss
+    assert loop.evaluate_checkpoint(half, whole[1]).loss == pytest.approx(full, rel=0.01)
+
+
 def test_find_names_what_is_missing(tmp_path):
     with pytest.raises(UserError, match="no such run or checkpoint"):
         checkpoint.find(tmp_path / "nothing")

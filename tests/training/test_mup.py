@@ -137,7 +137,7 @@ def test_updates_are_those_of_each_parameter_by_itself(name):
     def gradient(stored):  # of some function of what is stored
         return jax.tree.map(lambda w, t: jnp.tanh(3 * w - t), stored, targets)
 
-    tx = make_optimizer(config, make_schedule(config, 4), names, factors)
+    tx = make_optimizer(config, make_schedule(config, 4).rates(0), names, factors)
     stored = jax.tree.map(lambda w, c: w * c, params, factors.multiplier)
     state = tx.init(stored)
     update = jax.jit(lambda stored, state: tx.update(gradient(stored), state, stored))
@@ -171,10 +171,12 @@ def test_factors_of_one_change_nothing(name):
     ones = jax.tree.map(lambda _: 1.0, params)
     found = []
     for factors in (None, Factors(ones, ones, ones)):
-        tx = make_optimizer(config, make_schedule(config, 9), names, factors)
-        update, stored, state = jax.jit(tx.update), params, tx.init(params)
-        for _ in range(3):
-            updates, state = update(jax.tree.map(jnp.tanh, stored), state, stored)
+        make = functools.partial(make_optimizer, config, names=names, factors=factors)
+        update = jax.jit(lambda rates, grads, *rest, make=make: make(rates).update(grads, *rest))
+        stored, rates = params, make_schedule(config, 9).rates
+        state = make(rates(0)).init(params)
+        for count in range(3):
+            updates, state = update(rates(count), jax.tree.map(jnp.tanh, stored), state, stored)
             stored = optax.apply_updates(stored, updates)
         found.append(stored)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), *found)
@@ -186,7 +188,7 @@ def test_gradients_are_clipped_by_the_norm_of_w():
     config = dataclasses.replace(ADAMW, name="lion", clip_norm=1e-3, b2=0.0)
     found = scaling(wide, MupConfig(16), config)
     grads = random_params(wide)
-    tx = make_optimizer(config, make_schedule(config, 4), param_names(wide.abstract_params()), found.factors)
+    tx = make_optimizer(config, make_schedule(config, 4).rates(0), param_names(wide.abstract_params()), found.factors)
     _, state = jax.jit(lambda grads: tx.update(grads, tx.init(grads), grads))(grads)
     [momentum] = [leaf.mu for leaf in jax.tree.leaves(state, is_leaf=_is_lion) if _is_lion(leaf)]
     # With b2 = 0 Lion's momentum is the clipped gradient itself, over epsilon's factor.
@@ -205,7 +207,7 @@ def test_muons_updates_have_the_spectral_norm_that_the_base_has():
     for model in (BASE, dataclasses.replace(BASE, width=64, num_heads=16)):
         found = scaling(model, MupConfig(16), config)
         tx = make_optimizer(
-            config, make_schedule(config, 4), param_names(model.abstract_params()), found and found.factors
+            config, make_schedule(config, 4).rates(0), param_names(model.abstract_params()), found and found.factors
         )
         grads = random_params(model)
         updates, _ = jax.jit(lambda grads, tx=tx: tx.update(grads, tx.init(grads), grads))(grads)

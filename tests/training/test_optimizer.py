@@ -69,7 +69,7 @@ def test_adamw_equals_pytorch_and_decays_matrices_only():
         learning_rate=0.01, schedule="constant", warmup_steps=0, weight_decay=0.3, clip_norm=None, b2=0.95
     )
     params = some_params()
-    tx = make_optimizer(config, make_schedule(config, 5), NAMES)
+    tx = make_optimizer(config, make_schedule(config, 5).rates(0), NAMES)
     state = tx.init(params)
     twins = jax.tree.map(lambda p: torch.nn.Parameter(torch.tensor(np.asarray(p))), params)
     matrix = twins["layers"]["kernel"]
@@ -91,7 +91,7 @@ def test_muon_orthogonalises_each_layer_and_leaves_vectors_to_adam():
         name="muon", learning_rate=1.0, schedule="constant", warmup_steps=0, weight_decay=0.0, clip_norm=None
     )
     params, grads = some_params(), some_params(1)
-    tx = make_optimizer(config, make_schedule(config, 5), NAMES)
+    tx = make_optimizer(config, make_schedule(config, 5).rates(0), NAMES)
     updates, _ = tx.update(grads, tx.init(params), params)
     for layer in updates["layers"]["kernel"]:
         # Newton-Schulz brings every singular value near 1; the scale is 0.2 sqrt(max(rows, columns)).
@@ -107,7 +107,7 @@ def test_lion_updates_by_the_sign():
         name="lion", learning_rate=0.1, schedule="constant", warmup_steps=0, weight_decay=0.0, clip_norm=None
     )
     params, grads = some_params(), some_params(1)
-    tx = make_optimizer(config, make_schedule(config, 5), NAMES)
+    tx = make_optimizer(config, make_schedule(config, 5).rates(0), NAMES)
     updates, _ = tx.update(grads, tx.init(params), params)
     jax.tree.map(lambda u, g: np.testing.assert_allclose(u, -0.1 * np.sign(g), rtol=1e-6), updates, grads)
 
@@ -118,7 +118,7 @@ def test_adafactor_takes_relative_steps():
         name="adafactor", learning_rate=0.01, schedule="constant", warmup_steps=0, weight_decay=0.0, clip_norm=None
     )
     params, grads = some_params(), some_params(1)
-    tx = make_optimizer(config, make_schedule(config, 5), NAMES)
+    tx = make_optimizer(config, make_schedule(config, 5).rates(0), NAMES)
     updates, _ = tx.update(grads, tx.init(params), params)
 
     def rms(x):
@@ -133,7 +133,7 @@ def test_clips_by_the_global_norm():
         name="lion", learning_rate=1.0, schedule="constant", warmup_steps=0, weight_decay=0.0, clip_norm=1e-3, b2=0.0
     )
     params, grads = some_params(), some_params(1)
-    tx = make_optimizer(config, make_schedule(config, 5), NAMES)
+    tx = make_optimizer(config, make_schedule(config, 5).rates(0), NAMES)
     _, (_, (lion, *_)) = tx.update(grads, tx.init(params), params)
     # With b2 = 0 Lion's momentum is the clipped gradient itself.
     assert float(optax.tree.norm(lion.mu)) == pytest.approx(1e-3, rel=1e-4)
@@ -159,7 +159,7 @@ def test_lamb_is_optaxs_a_layer_at_a_time():
         name="lamb", learning_rate=0.1, schedule="constant", warmup_steps=0, weight_decay=0.3, b2=0.9, clip_norm=None
     )
     params, grads = some_params(), some_params(1)
-    ours = make_optimizer(config, make_schedule(config, 10), NAMES)
+    ours = make_optimizer(config, make_schedule(config, 10).rates(0), NAMES)
     updates, state = ours.update(grads, ours.init(params), params)
     updates, _ = ours.update(grads, state, optax.apply_updates(params, updates))
 
@@ -173,3 +173,18 @@ def test_lamb_is_optaxs_a_layer_at_a_time():
         first, state = theirs.update(apart(grads), theirs.init(apart(params)), apart(params))
         want, _ = theirs.update(apart(grads), state, optax.apply_updates(apart(params), first))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-7), apart(updates), want)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "lamb", "lion", "muon"])
+def test_the_rates_are_those_of_the_step(name):
+    """Not those of the optimizer's own count, which leaves out skipped updates and stands at 0 here."""
+    config = OptimizerConfig(name=name, learning_rate=0.02, schedule="linear", warmup_steps=4, clip_norm=None)
+    schedule, params, grads = make_schedule(config, 50), some_params(), some_params(1)
+    state = make_optimizer(config, schedule.rates(0), NAMES).init(params)
+
+    def updates(count):
+        return make_optimizer(config, schedule.rates(count), NAMES).update(grads, state, params)[0]
+
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(updates(0))) == 0
+    ratio = float(schedule(3) / schedule(1))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, ratio * b, rtol=1e-4), updates(3), updates(1))

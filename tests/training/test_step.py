@@ -47,7 +47,7 @@ def program_of(
         model,
         Execution(**execution),
         objective,
-        lambda names, schedule: make_optimizer(optimizer, schedule, names),
+        lambda names, rates: make_optimizer(optimizer, rates, names),
         make_schedule(optimizer, 100),
         mesh,
         seed=seed,
@@ -137,6 +137,31 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted():
         state, metrics = program.step(state, good)
         assert int(metrics["skipped"]) == 0
         assert int(state.step) == 3
+
+
+def test_a_skipped_update_takes_its_learning_rate_with_it():
+    """The rate of update s is the schedule's at s - 1, whatever was skipped, and the last update has the last rate."""
+    config = OptimizerConfig(
+        name="lion", learning_rate=1e-3, schedule="linear", warmup_steps=2, final_fraction=0.1, weight_decay=0.0
+    )
+    schedule = make_schedule(config, 7)
+    program, mesh = program_of(optimizer=config)
+    program = program.retuned(schedule)
+    good = make_batch(0)
+    bad = good | {"weights": np.full_like(good["weights"], np.nan)}
+    logged, used = [], []
+    with jax.set_mesh(mesh):
+        state = program.init()
+        for batch in (good, good, bad, bad, good, bad, good):
+            before = np.array(state.params["backbone"]["token_embedding"]["embedding"])
+            state, metrics = program.step(state, batch)
+            logged.append(float(metrics["learning_rate"]))
+            after = np.array(state.params["backbone"]["token_embedding"]["embedding"])
+            used.append(np.abs(after - before).max())  # Lion's update is the rate times a sign
+    want = np.array([float(schedule(count)) for count in range(7)])
+    np.testing.assert_allclose(logged, want, rtol=1e-6)
+    np.testing.assert_allclose(used, np.where([0, 0, 1, 1, 0, 1, 0], 0, want), rtol=1e-4)
+    assert want[-1] == pytest.approx(1e-4)
 
 
 def test_dropout_differs_between_steps_and_repeats_with_the_seed():

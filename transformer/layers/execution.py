@@ -25,7 +25,8 @@ class Execution:
     """How to run a model: every choice gives the same parameters and, up to rounding, the same numbers."""
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Dtype of matrix products and activations; parameters, norms, softmax and losses stay in float32."""
+    """Dtype of matrix products and activations; parameters, norms, softmax, losses and the sums of parameters'
+    gradients stay in float32. float16 is for inference alone."""
     attention: str = "auto"
     """Attention implementation: auto, reference (plain float32), xla, or cudnn (NVIDIA GPUs, 16-bit dtypes)."""
     unroll: int = 1

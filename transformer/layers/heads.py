@@ -19,6 +19,7 @@ from transformer.layers.dropout import Dropout
 from transformer.layers.linear import Linear
 from transformer.layers.norms import LayerNorm
 from transformer.layers.parameter import Initializer, parameter
+from transformer.ops.scale import scaled
 from transformer.sharding import constrain
 
 
@@ -87,7 +88,7 @@ class LanguageModelHead(nn.Module):
     ) -> LanguageModelOutput:
         """Returns the outputs; `embedding_VD` is what a tied head multiplies with."""
         if self.scale != 1.0:
-            hidden_BTD *= jnp.asarray(self.scale, hidden_BTD.dtype)
+            hidden_BTD = scaled(hidden_BTD, self.scale)
         kernel_VD = embedding_VD
         if not self.tied:
             shape = (self.vocab_size, hidden_BTD.shape[-1])
@@ -157,5 +158,6 @@ class ClassificationHead(nn.Module):
         if self.activation is not None:
             dense = Linear(x.shape[-1:], ("embed", "out"), self.dtype, kernel_init=self.kernel_init, name="dense")
             x = ACTIVATIONS[self.activation](dense(drop(x, deterministic=deterministic)))
-        out = Linear((self.num_labels,), ("embed", "label"), self.dtype, self.use_bias, self.kernel_init, name="out")
-        return out(drop(x, deterministic=deterministic)).astype(jnp.float32)
+        # In float32, as it is small: scores of classes, and their gradients, are differences of numbers that are close.
+        out = Linear((self.num_labels,), ("embed", "label"), jnp.float32, self.use_bias, self.kernel_init, name="out")
+        return out(drop(x, deterministic=deterministic))

@@ -4,9 +4,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from transformer.layers.parameter import Initializer, parameter
+from transformer.ops.linear import linear
 
 
 class Linear(nn.Module):
@@ -31,9 +31,7 @@ class Linear(nn.Module):
         num_inputs = len(self.names) - len(self.outputs)
         shape = (*x.shape[x.ndim - num_inputs :], *self.outputs)
         kernel = parameter(self, "kernel", self.kernel_init, self.names, shape)
-        contract = tuple(range(x.ndim - num_inputs, x.ndim)), tuple(range(num_inputs))
-        y = jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), (contract, ((), ())))
+        bias = None
         if self.use_bias:
             bias = parameter(self, "bias", nn.initializers.zeros_init(), self.names[num_inputs:], self.outputs)
-            y += jnp.expand_dims(bias.astype(self.dtype), tuple(range(y.ndim - bias.ndim)))
-        return y
+        return linear(x.astype(self.dtype), kernel, bias, num_inputs)

@@ -18,6 +18,7 @@ from transformer.layers.norms import LayerNorm
 from transformer.layers.parameter import Initializer
 from transformer.models.encoder_decoder import EncoderDecoderHead
 from transformer.models.transformer import TransformerConfig
+from transformer.ops.scale import scaled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,9 +108,10 @@ class BartEmbedding(nn.Module):
         if length > context:
             raise ValueError(f"{length} tokens for a context of {context}")
         if config.scale_embeddings:
-            x_BTD *= jnp.asarray(config.embedding_scale, dtype)
+            x_BTD = scaled(x_BTD, config.embedding_scale)
         rows, names = context + config.first_position, ("positions", "embed")
-        positions = Embedding(rows, config.width, names, dtype, name="position_embedding")
-        x_BTD += positions(positions_BT + config.first_position)
+        # In float32, as the gradient of positions that all rows share is a sum over the batch.
+        positions = Embedding(rows, config.width, names, jnp.float32, name="position_embedding")
+        x_BTD = (x_BTD.astype(jnp.float32) + positions(positions_BT + config.first_position)).astype(dtype)
         x_BTD = LayerNorm(config.norm_epsilon, dtype, name="norm")(x_BTD)
         return Dropout(config.dropout)(x_BTD, deterministic=deterministic)

@@ -141,8 +141,10 @@ class BoundaryHead(nn.Module):
         table = Embedding(
             config.boundary_offsets, config.boundary_width, ("distances", "out"), dtype, init, name="offset_embedding"
         )
+        # All words of a span read the same two tokens, whose gradients add up in float32.
+        hidden_BTD = hidden_BTD.astype(jnp.float32)
         around = [jnp.take_along_axis(hidden_BTD, place[:, :, None], axis=1) for place in (left_BP, right_BP)]
-        x = jnp.concatenate([*around, table(offset_BP)], axis=-1)
+        x = jnp.concatenate([*(states.astype(dtype) for states in around), table(offset_BP)], axis=-1)
         # The first kernel's inputs, 2 D + the offsets' width, need not divide by any mesh; its outputs do.
         for name, axes in (("first", ("out", "embed")), ("second", ("embed", "out"))):
             x = ACTIVATIONS[config.activation](Linear((config.width,), axes, dtype, kernel_init=init, name=name)(x))

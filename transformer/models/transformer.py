@@ -22,6 +22,7 @@ from transformer.layers.parameter import Initializer
 from transformer.layers.positions import sinusoids
 from transformer.layers.stack import Stack
 from transformer.models.encoder_decoder import EncoderDecoderConfig
+from transformer.ops.scale import scaled
 from transformer.sharding import constrain
 
 
@@ -174,7 +175,7 @@ class SinusoidalEmbedding(nn.Module):
     @nn.compact
     def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array, *, deterministic: bool) -> jax.Array:
         """Returns [B, T, D]."""
-        x_BTD = x_BTD * jnp.asarray(self.scale, x_BTD.dtype) + self.encode(positions_BT).astype(x_BTD.dtype)
+        x_BTD = scaled(x_BTD, self.scale) + self.encode(positions_BT).astype(x_BTD.dtype)
         return Dropout(self.dropout)(x_BTD, deterministic=deterministic)
 
 

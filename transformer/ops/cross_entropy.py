@@ -85,7 +85,7 @@ def _loss_forward(settings: _Settings, hidden_BTD, kernel_VD, bias_V, targets_BT
 
 def _loss_backward(settings: _Settings, gradients: _Gradients, cotangent: _Sums):
     del settings
-    hidden, kernel, bias = jax.tree.map(lambda g: g * cotangent.loss.astype(g.dtype), gradients)
+    hidden, kernel, bias = jax.tree.map(lambda g: (g.astype(jnp.float32) * cotangent.loss).astype(g.dtype), gradients)
     return hidden, kernel, bias, None, None
 
 

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from transformer.ops.scale import scaled
+
 
 def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
     """Returns `x` (any shape) with elements zeroed with probability `rate`, the others scaled to keep the mean.
@@ -16,4 +18,4 @@ def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
     if dropped == 0:
         return x
     kept = jax.random.bits(key, x.shape, jnp.uint16) >= jnp.uint16(dropped)
-    return jnp.where(kept, x * jnp.asarray(65536 / (65536 - dropped), x.dtype), jnp.zeros((), x.dtype))
+    return jnp.where(kept, scaled(x, 65536 / (65536 - dropped)), jnp.zeros((), x.dtype))

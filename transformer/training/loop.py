@@ -28,7 +28,6 @@ from transformer.training.evaluation import Evaluation, evaluate
 from transformer.training.experiment import Experiment
 from transformer.training.interrupt import Now, stop_on_signal
 from transformer.training.metrics import MetricsLog
-from transformer.training.optimizer import make_schedule
 from transformer.training.profile import Profiler
 from transformer.training.program import program_of
 from transformer.training.progress import Progress
@@ -105,7 +104,6 @@ def train(
             Progress(
                 log,
                 throughput,
-                make_schedule(experiment.optimizer, length.steps),
                 length,
                 first,
                 watch=lambda step, values: capsules.look(step, values, state),
@@ -144,9 +142,18 @@ def train(
     return Result(run, experiment, evaluation, corpus, state.params, mesh, int(state.step))
 
 
-def build(experiment: Experiment, mesh: Mesh) -> Program:
-    """Returns the functions that an experiment compiles to; raises UserError for what the mesh does not divide."""
+def build(experiment: Experiment, mesh: Mesh, *, trains: bool = True) -> Program:
+    """Returns the functions that an experiment compiles to.
+
+    Raises:
+      UserError: what the mesh does not divide; or what is to be trained is computed in float16.
+    """
     length = experiment.train
+    if trains and experiment.execution.dtype == "float16":
+        raise UserError(
+            "--execution.dtype float16 does not train: gradients leave its range, which ends at 65,504, and losses are "
+            "not scaled to keep them in it: choose bfloat16, which has the range of float32 (float16 is for inference)"
+        )
     rows = length.batch_size // length.accumulation
     parts = batch_divisor(mesh)
     if rows % parts:
@@ -277,7 +284,7 @@ def evaluate_checkpoint(experiment: Experiment, path: epath.PathLike) -> Evaluat
     everything = dataclasses.replace(experiment.train, eval_batches=None)
     experiment = dataclasses.replace(experiment, train=everything, mesh=MeshConfig())
     found, mesh = checkpoint.find(path), make_mesh(experiment.mesh)
-    program = build(experiment, mesh)
+    program = build(experiment, mesh, trains=False)
     corpus = prepare_corpus(experiment, transfer.tokenizer_of(str(found)))
     with jax.set_mesh(mesh):
         _, params = checkpoint.restore_model(found, mesh)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from transformer.errors import UserError
-from transformer.training.schedule import Schedule, ScheduleName, schedule
+from transformer.training.schedule import Rates, Schedule, ScheduleName, schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,21 +90,25 @@ def make_schedule(config: OptimizerConfig, steps: int) -> Schedule:
 
 
 def make_optimizer(
-    config: OptimizerConfig, rate: Schedule, names, factors: Factors | None = None
+    config: OptimizerConfig, rates: Rates, names, factors: Factors | None = None
 ) -> optax.GradientTransformation:
-    """Returns the gradient transformation.
+    """Returns the gradient transformation of one update; what it keeps from update to update is that of any other.
+
+    optax would ask a schedule for the rate of its own count, of the updates that were applied. After a skipped one that
+    lags behind the step, and a run would end before its schedule. The counts are kept, for checkpoints hold them.
 
     Adafactor sees each parameter of all layers as one stacked array: its relative step size and its clipping are taken
     over the stack, where the paper takes them a layer at a time.
 
     Args:
       config: which one, with what.
-      rate: the schedule (`make_schedule`), of which the numbers may be traced.
+      rates: of this update; they may be traced.
       names: the tree of the parameters' logical axis names (`sharding.param_names`).
       factors: what multiplies the numbers above, parameter by parameter; None: nothing does.
     """
     # Factors are of the learning rate alone: the decay is then added after them.
     decay = config.weight_decay if factors is None else 0.0
+    rate = lambda _: rates.main  # noqa: E731 - optax's name for a schedule
     decayed = jax.tree_util.tree_map_with_path(lambda path, _: is_matrix(path), names, is_leaf=is_names)
     match config.name:
         case "adamw":
@@ -122,7 +126,7 @@ def make_optimizer(
             update = optax.adafactor(
                 rate,
                 # optax does not multiply this decay by the rate; the other optimizers do.
-                weight_decay_rate=(lambda count: config.weight_decay * rate(count)) if config.weight_decay else None,
+                weight_decay_rate=(lambda _: config.weight_decay * rates.main) if config.weight_decay else None,
                 weight_decay_mask=decayed,
             )
         case "muon":
@@ -137,7 +141,7 @@ def make_optimizer(
                 adam_b1=config.b1,
                 adam_b2=config.b2,
                 adam_weight_decay=0.0,
-                adam_learning_rate=rate._replace(peak=rate.peak * rate.second),
+                adam_learning_rate=lambda _: rates.second,
                 muon_weight_dimension_numbers=matrices,
                 # An update of AdamW's usual size whatever the shape (Liu et al. 2025, "Muon is scalable", eq. 4), so
                 # that one learning rate serves both halves.
@@ -148,7 +152,7 @@ def make_optimizer(
             _times(jax.tree.map(lambda factor: 1 / factor, factors.epsilon)),  # Adam's quotient but for epsilon's share
             update,
             _times(jax.tree.map(lambda multiplier, factor: multiplier * factor, factors.multiplier, factors.rate)),
-            optax.add_decayed_weights(lambda count: -config.weight_decay * rate(count), decayed),
+            optax.add_decayed_weights(lambda _: -config.weight_decay * rates.main, decayed),
         )
     if config.clip_norm is not None:
         update = optax.chain(optax.clip_by_global_norm(config.clip_norm), update)

@@ -26,7 +26,7 @@ def program_of(experiment: Experiment, architecture: Architecture, mesh: Mesh) -
         architecture,
         experiment.execution,
         experiment.objective,
-        lambda names, schedule: make_optimizer(experiment.optimizer, schedule, names, factors),
+        lambda names, rates: make_optimizer(experiment.optimizer, rates, names, factors),
         make_schedule(experiment.optimizer, experiment.train.steps),
         mesh,
         seed=experiment.train.seed,

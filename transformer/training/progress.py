@@ -1,7 +1,6 @@
 """What people see of a run while it goes: the progress bar, and the rows of metrics behind it."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 from tqdm import tqdm
@@ -23,13 +22,12 @@ class Progress:
         self,
         log: MetricsLog,
         throughput: Throughput,
-        learning_rate: Callable[[int], Any],
         length: TrainConfig,
         first: int,
         watch: Callable[[int, Mapping[str, float]], bool],
     ):
         self._watch = watch
-        self._log, self._throughput, self._learning_rate, self._length = log, throughput, learning_rate, length
+        self._log, self._throughput, self._length = log, throughput, length
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._bar = tqdm(
             initial=first,
@@ -85,8 +83,6 @@ class Progress:
                 f"{step}: lower --optimizer.learning-rate; the newest checkpoint is from before"
             )
         if step % self._length.log_every == 0 or step in (1, self._length.steps):
-            # The rate that made this update: the schedule counts from 0.
-            values["learning_rate"] = float(self._learning_rate(step - 1))
             values |= self._throughput.report()
             self._log.write(step, values)
             self._show(values)

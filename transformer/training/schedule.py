@@ -14,6 +14,15 @@ ScheduleName = Literal["cosine", "linear", "constant", "inverse_sqrt", "wsd"]
 _NAMES = get_args(ScheduleName)
 
 
+class Rates(NamedTuple):
+    """The learning rates of one update, each float32 []."""
+
+    main: jax.Array
+    """The schedule's."""
+    second: jax.Array
+    """That of what muon leaves to AdamW."""
+
+
 class Schedule(NamedTuple):
     """Update number (0 for the first) -> learning rate; a tree of numbers."""
 
@@ -47,6 +56,10 @@ class Schedule(NamedTuple):
         }
         fraction = jnp.stack([fractions[name] for name in _NAMES])[self.kind]
         return self.peak * jnp.where(after < 0, count / jnp.maximum(self.warmup, 1.0), fraction)
+
+    def rates(self, count: Any) -> Rates:
+        """Returns the rates of the update that comes after `count` others."""
+        return Rates(self(count), self._replace(peak=self.peak * self.second)(count))
 
 
 def schedule(

@@ -17,7 +17,7 @@ from transformer.layers.execution import Execution
 from transformer.models import Architecture
 from transformer.objectives import Objective
 from transformer.sharding import param_names, param_shardings, with_shardings
-from transformer.training.schedule import Schedule
+from transformer.training.schedule import Rates, Schedule
 
 Batch = Mapping[str, Any]
 """`inputs` (the model's keyword arguments), `targets`, `weights` and what else the objective's loss reads, each
@@ -74,7 +74,7 @@ def make_program(
     architecture: Architecture,
     execution: Execution,
     objective: Objective,
-    make_optimizer: Callable[[Any, Schedule], optax.GradientTransformation],
+    make_optimizer: Callable[[Any, Rates], optax.GradientTransformation],
     schedule: Schedule,
     mesh: Mesh,
     *,
@@ -88,7 +88,8 @@ def make_program(
       architecture: what to train; its module takes `batch["inputs"]` as keyword arguments.
       execution: how to compute it.
       objective: gives `loss(outputs, batch) -> (loss_sum, weight, metrics)`, sums over the batch.
-      make_optimizer: tree of the parameters' logical axis names, schedule -> the optimizer.
+      make_optimizer: tree of the parameters' logical axis names, an update's learning rates -> the optimizer. What it
+        keeps from update to update does not depend on the rates.
       schedule: of the learning rate. Its numbers, and the seed, are arguments of what is compiled.
       mesh: today's devices.
       seed: of the parameters and of dropout.
@@ -103,7 +104,7 @@ def make_program(
     model = architecture.build(execution)
     boxed = architecture.abstract_params()
     names = param_names(boxed)
-    shardings = _state_shardings(boxed, make_optimizer(names, schedule), mesh)
+    shardings = _state_shardings(boxed, make_optimizer(names, schedule.rates(0)), mesh)
     replicated = NamedSharding(mesh, PartitionSpec())
     own = Knobs(np.asarray(np.int64(seed)).astype(np.int32), schedule)
 
@@ -111,7 +112,7 @@ def make_program(
         params = nn.meta.unbox(model.init(jax.random.key(knobs.seed), **architecture.example_inputs())["params"])
         params = params if rescaled is None else rescaled(params, knobs.seed)
         zero = jnp.zeros((), jnp.int32)
-        opt_state = make_optimizer(names, knobs.schedule).init(params)
+        opt_state = make_optimizer(names, knobs.schedule.rates(zero)).init(params)
         return TrainState(step=zero, params=params, opt_state=opt_state, skipped=zero)
 
     def loss_fn(params, batch: Batch, key: jax.Array | None):
@@ -147,7 +148,9 @@ def make_program(
 
     def step(state: TrainState, batch: Batch, knobs: Knobs) -> tuple[TrainState, dict[str, jax.Array]]:
         loss_sum, sums, grads = mean_gradients(state, batch, knobs.seed)
-        tx = make_optimizer(names, knobs.schedule)
+        # By the step, skipped updates too: the last one has the schedule's last rate.
+        rates = knobs.schedule.rates(state.step)
+        tx = make_optimizer(names, rates)
         weight = jnp.maximum(sums["weight"], 1.0)
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -164,6 +167,7 @@ def make_program(
             skipped=jnp.where(finite, 0, state.skipped + 1),
         )
         metrics = {"loss": loss_sum / weight, "grad_norm": grad_norm, "skipped": new.skipped}
+        metrics["learning_rate"] = rates.main
         return new, metrics | {name: value / weight for name, value in sums.items() if name != "weight"}
 
     def evaluate(params, batch: Batch) -> dict[str, jax.Array]:
