@@ -98,7 +98,7 @@ def train(
         capsules = Capsules(run, experiment, corpus, program, mesh, again, lead=lead, say=say)
         with (
             pipeline.iterate(data, first) as batches,
-            MetricsLog(run, resume_from=first, owed=owed, lead=lead) as log,
+            MetricsLog(run, resume_from=first, owed=owed, lead=lead, say=say) as log,
             Progress(
                 log,
                 throughput,
