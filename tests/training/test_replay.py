@@ -168,10 +168,13 @@ def watched(experiment, tmp_path_factory):
     def make(say):
         run = Run(tmp_path_factory.mktemp("watched"))
 
-        def batch(step):
-            return next(loop.to_devices([data[step - 1]], mesh))
+        def rows(step):
+            return data[step - 1]
 
-        return run, Capsules(run, experiment, corpus, program, mesh, batch, lead=True, say=say)
+        def place(rows):
+            return next(loop.to_devices([rows], mesh))
+
+        return run, Capsules(run, experiment, corpus, program, mesh, rows, place, lead=True, say=say)
 
     with jax.set_mesh(mesh):
         return make, program.init()

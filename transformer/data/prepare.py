@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from transformer.data.config import DataConfig
 from transformer.data.document_parts import DocumentParts
-from transformer.data.mixture import Weighted, open_pairs, open_sources
+from transformer.data.mixture import Weighted, named, open_pairs, open_sources
 from transformer.data.pair_rows import PairRows
 from transformer.data.records import JoinedRecords, Reading, Records
 from transformer.data.sources import Source, Split
@@ -56,6 +56,8 @@ class Corpora:
     """The validation text of all sources, one after the other and each once: weights do not apply."""
     figures: TextFigures
     """Of the validation text; of its targets, where it is pairs."""
+    fingerprints: dict[str, str]
+    """Source, as the config names it -> a hash of its content and of what decides its split."""
     fingerprint: str
     """Of the text and the tokens: changes if a resumed run would see other data."""
 
@@ -96,6 +98,10 @@ def prepare(config: DataConfig, *, vocab_size: int, reading: Reading, tokenizer:
         weights=tuple(weight for _, weight in corpora),
         validation=JoinedRecords([cut(*parts, reading=reading, drop_remainder=False) for parts in validation]),
         figures=_figures([parts[-1] for parts in validation]),
+        fingerprints={
+            name: "-".join(source.fingerprint for source in sources)
+            for name, (sources, _) in zip(named(config), corpora, strict=True)
+        },
         fingerprint="-".join((*(store.meta.corpus for parts in train for store in parts), tokenizer.fingerprint)),
     )
 
