@@ -97,7 +97,7 @@ def test_in_a_store_the_file_is_the_lock(place, monkeypatch):
         began = json.loads((place / NAME).read_text())
         with RunLock(place) as second:
             for start in (second.look, second.take):
-                with pytest.raises(UserError, match=f"process {os.getpid()} on .*, since 20.*free 180 s after its last"):
+                with pytest.raises(UserError, match=f"in process {os.getpid()} on .*, since 20.*free 180 s after"):
                     start()
         time.sleep(0.5)
         assert json.loads((place / NAME).read_text())["renewed"] > began["renewed"]

@@ -117,10 +117,11 @@ class Capsules:
     def _prepared(self, step: int, state: TrainState) -> tuple[Callable[..., dict[str, Any]], Batch]:
         """Returns the compiled function, and the batch of update number `step`."""
         batch = self._place(self._rows(step))
-        if self._compute is None:
+        compute = self._compute
+        if compute is None:
             jitted = make_compute(self._experiment, self._program, self._mesh)
-            self._compute = jitted.lower(state.params, step - 1, batch).compile()
-        return self._compute, batch
+            compute = self._compute = jitted.lower(state.params, step - 1, batch).compile()
+        return compute, batch
 
     def _write(self, spike: Spike, before: list[dict[str, Any]], state: TrainState, computed: dict[str, Any]) -> None:
         saved = [step for step in reading.steps(self._run.checkpoints) if step < spike.step]
