@@ -55,6 +55,7 @@ def started(
     common = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as in conftest.py
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "xla"),
         "PYTHONPATH": str(ROOT),
         "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}",

@@ -197,6 +197,8 @@ class _Files:
             exclusively_created(self._path, self._content())
             return
         except FileExistsError:
+            if self._is_own():  # the answer to the first try was lost, and it was tried again
+                return
             raise _refusal(self._path, _read(self._path)) from None
         except NotImplementedError:
             self._path.write_bytes(self._content())
@@ -246,6 +248,10 @@ def exclusively_created(path: epath.Path, content: bytes) -> None:
         store.pipe_file(name, content, mode="create")  # Google's ifGenerationMatch=0, S3's If-None-Match
     except (ImportError, TypeError, ValueError) as error:
         raise NotImplementedError(str(error)) from error
+    except OSError as error:
+        if path.exists():  # which each store's client says in its own way
+            raise FileExistsError(str(path)) from error
+        raise
 
 
 def _own_record() -> dict[str, Any]:
