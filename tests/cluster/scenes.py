@@ -190,7 +190,7 @@ def slow_compilation() -> str:
             print("compiling", flush=True)
             time.sleep(90)
 
-        return dataclasses.replace(program, step=step)
+        return program._replace(step=step)
 
     with mock.patch.object(loop, "build", slow):
         return train("compilation")

@@ -16,7 +16,7 @@ def outcomes(folder, *scenes):
     """Returns scene -> how it ended, by process; both end orderly."""
     both = processes.run([SCENES, str(folder), *scenes], 2, timeout=400)
     assert [one.code for one in both] == [0, 0], both
-    found = [dict(map(json.loads, filter(lambda line: line.startswith("["), one.out.splitlines()))) for one in both]
+    found = [dict(map(json.loads, filter(lambda line: line.startswith('["'), one.out.splitlines()))) for one in both]
     return {scene: [own[scene] for own in found] for scene in scenes}
 
 
@@ -59,7 +59,7 @@ def test_capsules_that_one_cannot_write(tmp_path):
 
 
 def test_a_record_that_one_cannot_read_ends_both(tmp_path):
-    for one in processes.run([SCENES, str(tmp_path), "record"], 2):
+    for one in processes.run([SCENES, str(tmp_path), "record"], 2, timeout=400):
         assert (one.code, one.error_lines) == (2, ["error: record 7 of the store cannot be read"]), one.err
 
 
@@ -71,7 +71,7 @@ def struck(folder, scene, said, process, number):
                 assert line, one.stderr.read()
         began = time.monotonic()
         both[process].send_signal(number)
-        return processes.ended(both, timeout=60), time.monotonic() - began
+        return processes.ended(both, timeout=120), time.monotonic() - began
 
 
 @pytest.mark.parametrize("scene", ["slow_compilation", pytest.param("slow_data", marks=pytest.mark.exhaustive)])
@@ -81,7 +81,7 @@ def test_a_signal_to_one_where_nothing_is_unsaved_ends_both(scene, tmp_path):
     line = f"error: SIGTERM: stopped; nothing was unsaved. To go on: python train.py --workdir {tmp_path / name}"
     for one in both:
         assert (one.code, one.error_lines) == (75, [line]), one.err
-    assert seconds < 30
+    assert seconds < 60
 
 
 @pytest.mark.parametrize("process", [pytest.param(0, marks=pytest.mark.exhaustive), 1])
@@ -93,7 +93,7 @@ def test_one_that_is_killed_is_missed_by_name(process, tmp_path):
     [line] = left.error_lines
     assert line.startswith(f"error: process {process} of 2 (pid ")
     assert line.endswith(f"is gone: {GONE}")
-    assert seconds < 30
+    assert seconds < 60
 
 
 @pytest.mark.exhaustive
@@ -108,6 +108,6 @@ def test_a_second_signal_to_one_ends_both_at_once(tmp_path):
         both[1].send_signal(signal.SIGTERM)
         time.sleep(0.5)
         both[0].send_signal(signal.SIGCONT)
-        for one in processes.ended(both, timeout=60):
+        for one in processes.ended(both, timeout=120):
             assert one.code == 128 + signal.SIGTERM, one.err
             assert one.error_lines == ["error: SIGTERM again: leaving at once; what was saved before is whole"]

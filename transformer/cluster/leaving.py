@@ -23,7 +23,7 @@ from transformer.cluster.agreement import DEADLINE, alone, coordination, describ
 from transformer.cluster.presence import Peers
 from transformer.errors import UserError
 
-_KEY = "transformer/failed"
+_KEY, _PREFIX = "transformer/failed", "error: "
 _LOOK = 0.5
 """Seconds between looks."""
 _GRACE = 3.0
@@ -67,7 +67,9 @@ def leave(error: BaseException, line: str, exit_code: int, *, at_once: bool = Fa
         return
     if not isinstance(error, UserError):
         time.sleep(_GRACE)  # a collective fails too where another process is gone: the thread knows which
-    failure = {**describe(error), "exit_code": exit_code, "at_once": at_once}
+    # What people read is the line, unless it is a traceback.
+    message = line.removeprefix(_PREFIX) if line.startswith(_PREFIX) else describe(error)["message"]
+    failure = {"message": message, "exit_code": exit_code, "at_once": at_once}
     first = _tell(failure)
     _end(line if first == failure else _line(first), first["exit_code"], _farewell(first))
 
@@ -125,7 +127,7 @@ def _of_gone(name: str) -> dict[str, Any]:
 
 
 def _line(failure: dict[str, Any]) -> str:
-    return f"error: {failure['message']}"
+    return f"{_PREFIX}{failure['message']}"
 
 
 def _farewell(failure: dict[str, Any]) -> float:

@@ -18,6 +18,7 @@ from typing import Literal, NoReturn, TypeVar
 
 import jax
 
+from transformer.cluster.agreement import exchange
 from transformer.cluster.leaving import end
 from transformer.errors import Interrupted, UserError
 
@@ -56,7 +57,11 @@ class StopRequest:
             from jax.experimental import multihost_utils
 
             self._places += 1
-            self._agreed = self._agreed or multihost_utils.reached_preemption_sync_point(self._places)
+            if not self._agreed and multihost_utils.reached_preemption_sync_point(self._places):
+                self._agreed = True
+                # Who was told nothing says the same line in the end. JAX may have had a SIGTERM before this was here.
+                told = [name for name in exchange("which signal came", self.signal) if name is not None]
+                self.signal = told[0] if told else signal.SIGTERM.name
         if self._agreed:
             raise Now
 
