@@ -42,8 +42,8 @@ def experiment(**changes) -> Experiment:
     return dataclasses.replace(usual, **changes)
 
 
-def train(name: str, **changes) -> str:
-    """Returns how the training ended, and what was said of trouble."""
+def train(name: str, *, fatal: bool = False, **changes) -> str:
+    """Returns how the training ended, and what was said of trouble; what is `fatal` is raised."""
     from transformer.training import loop
 
     said: list[str] = []
@@ -51,6 +51,8 @@ def train(name: str, **changes) -> str:
         result = loop.train(experiment(**changes), FOLDER / name, say=said.append)
         ended = f"step {result.step}"
     except UserError as error:
+        if fatal:
+            raise
         ended = str(error)
     return " | ".join([*(line for line in said if "could not" in line or "set aside" in line), ended])
 
@@ -163,7 +165,7 @@ def record() -> str:
         return bad
 
     with mock.patch.object(loop, "example_maker", maker):
-        return train("record", train=TrainConfig(steps=5000, batch_size=8, seq_len=32, eval_every=10**6))
+        return train("record", fatal=True, train=TrainConfig(steps=5000, batch_size=8, seq_len=32, eval_every=10**6))
 
 
 def slow_data() -> str:
@@ -175,7 +177,7 @@ def slow_data() -> str:
         time.sleep(90)
 
     with mock.patch.object(loop, "prepare_corpus", slow):
-        return train("slow")
+        return train("slow", fatal=True)
 
 
 def slow_compilation() -> str:
@@ -193,7 +195,7 @@ def slow_compilation() -> str:
         return program._replace(step=step)
 
     with mock.patch.object(loop, "build", slow):
-        return train("compilation")
+        return train("compilation", fatal=True)
 
 
 def stepping() -> str:
@@ -208,7 +210,7 @@ def stepping() -> str:
         step(self, number, metrics)
 
     with mock.patch.object(progress.Progress, "step", tell):
-        return train("stepping", train=TrainConfig(steps=10**6, batch_size=8, seq_len=32, eval_every=10**6))
+        return train("stepping", fatal=True, train=TrainConfig(steps=10**6, batch_size=8, seq_len=32, eval_every=10**6))
 
 
 def main() -> None:
