@@ -54,6 +54,8 @@ def test_two_processes_agree_where_to_stop_and_other_numbers_go_on(folder, whole
             assert crash.wait_for("step", run, started, random.Random(0))
             started[-1].send_signal(TERM)
             assert [process.wait(timeout=120) for process in started] == [75] * processes
+        log = (folder / "elastic.log").read_text()
+        assert log.count("error: SIGTERM: stopped after step") == sum(range(1, processes + 1))
         stops.append(run.newest)
     assert stops == sorted(set(stops))
     run.processes = 1

@@ -5,7 +5,6 @@ both the same weather; what to quote is the ratio.
 """
 
 import dataclasses
-import json
 import os
 import statistics
 import subprocess
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+from etils import epath
 
 import configs
 from transformer import command
@@ -24,6 +24,7 @@ from transformer.errors import UserError
 from transformer.models.gpt import GPTConfig
 from transformer.sharding import MeshConfig
 from transformer.training.experiment import Experiment
+from transformer.training.metrics import read_rows
 from transformer.training.optimizer import OptimizerConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,7 +127,7 @@ def loop(experiment: Experiment, asked: Command) -> None:
     def whole() -> float:
         with tempfile.TemporaryDirectory() as folder:
             train(timed, Path(folder) / "run", say=lambda line: None)
-            rows = [json.loads(line) for line in (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()]
+            rows = read_rows(epath.Path(folder) / "run" / "metrics.jsonl")
         # The first rows still warm up; the mean over the rest is the round's figure.
         seconds = [row["step_seconds"] for row in rows if "step_seconds" in row and row["step"] > 5]
         return bare.tokens / statistics.mean(seconds)

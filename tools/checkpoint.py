@@ -354,11 +354,17 @@ def prune(asked: Prune) -> None:
     """Removes checkpoints."""
     start()
     from transformer.checkpoint import prune
+    from transformer.checkpoint.reading import absolute
+    from transformer.training.lock import RunLock
 
-    for path in prune.choose(asked.run, keep=asked.keep, drop=asked.drop):
+    with RunLock(absolute(asked.run)) as lock:  # a run that goes on keeps and removes its own
+        chosen = prune.choose(asked.run, keep=asked.keep, drop=asked.drop)
         if not asked.dry_run:
-            prune.remove(path)
-        print(f"{'would remove' if asked.dry_run else 'removed'}  {path}")
+            lock.take()
+        for path in chosen:
+            if not asked.dry_run:
+                prune.remove(path)
+            print(f"{'would remove' if asked.dry_run else 'removed'}  {path}")
 
 
 def abstract_weights(architecture: Architecture, mesh: Any) -> dict[str, Any]:

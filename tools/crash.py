@@ -134,7 +134,7 @@ def survive(run: Run, kills: Sequence[Kill], rng: random.Random, say: Callable[[
             codes = [target.wait(timeout=120)]
             if codes == [Interrupted.exit_code] and kill.phase in ("step", "evaluation", "save"):
                 codes = [process.wait(timeout=60) for process in processes]  # they agreed on the step
-            # Else the others wait for a peer that is gone: a scheduler ends them, as leaving this block does.
+            # Else the others miss it and leave; those that had not found it yet are ended by leaving this block.
         _check(run, kill, codes, max(before, saved))
         survived[kill.signal.name, kill.phase] += 1
         say(f"{kill.signal.name} in {kill.phase}: exit {codes}, newest checkpoint {run.newest}")

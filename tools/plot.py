@@ -1,15 +1,14 @@
 """Draw the losses of runs: python tools/plot.py RUN [RUN ...] --out losses.png (pip install -e '.[plot]')."""
 
 import dataclasses
-import json
 import sys
 
 import tyro
 from etils import epath
 
 from transformer import command
-from transformer.checkpoint import parts
 from transformer.errors import UserError
+from transformer.training.metrics import read_rows
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito 2008: all eyes tell them
 
@@ -50,7 +49,7 @@ def read(run: epath.Path) -> tuple[list[tuple[int, float]], list[tuple[int, floa
     path = run / "metrics.jsonl"
     if not path.exists():
         raise UserError(f"{path}: no such file: is it a run folder?")
-    rows = [json.loads(line) for line in parts.read(path).splitlines()]
+    rows = read_rows(path)
     trained = [(row["step"], row["nll"]) for row in rows if "nll" in row]
     if not trained:
         raise UserError(f"{path} has no row of training yet")

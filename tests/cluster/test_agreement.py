@@ -1,15 +1,22 @@
 """Processes that agree, with real ones: what one raises all raise, and nobody is left waiting."""
 
+import pytest
+
 from tests import processes
 
 AGREE = """
     import json
-    from transformer.cluster.agreement import exchange, from_lead, own_index, together
+    from transformer.cluster.agreement import exchange, from_lead, lead_does, own_index, together
     from transformer.errors import UserError
 
     assert exchange("numbers", {"own": own_index()}) == [{"own": 0}, {"own": 1}]
     assert [exchange("again", n + own_index()) for n in range(3)] == [[0, 1], [1, 2], [2, 3]]
     assert from_lead("choice", "lead" if own_index() == 0 else "other") == "lead"
+    assert lead_does("choice", lambda: ["lead", own_index()]) == ["lead", 0]
+    try:
+        lead_does("choice", lambda: [][own_index()])
+    except (IndexError, UserError) as error:
+        assert "list index out of range" in str(error)
     with together("reading"):
         pass
     print("agreed", flush=True)
@@ -45,12 +52,14 @@ def test_what_one_raises_all_raise():
         assert one.error_lines == ["error: the disk of this one is full: make room"]
 
 
+@pytest.mark.exhaustive
 def test_a_process_that_is_late_is_named():
     for one in processes.run_program(LATE, 2):
         assert one.code == 2, one.err
         assert one.error_lines == ["error: the question: process 1 of 2 did not answer in time: is it there?"]
 
 
+@pytest.mark.exhaustive
 def test_the_others_follow_one_that_fails_where_nobody_asked():
     for fails in (0, 1):
         body = ALONE.format(fails=fails, error="__import__('transformer.errors').errors.UserError('no such flag')")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import fsspec
+from etils.epath import backend
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
@@ -103,6 +104,7 @@ def serve(root: Path) -> http.server.ThreadingHTTPServer:
     files = type("Files", (_Files,), {"root": root})
     for name in _Files.protocol:
         fsspec.register_implementation(name, files, clobber=True)
+    backend.fsspec_backend._get_filesystem.cache_clear()  # of another server, before this one
     return server
 
 

@@ -1,13 +1,14 @@
 """Runs that tests make, and what they wrote."""
 
 import contextlib
-import json
 
 import pytest
+from etils import epath
 
 from transformer.errors import Interrupted
 from transformer.training import loop
 from transformer.training.interrupt import Now, StopRequest
+from transformer.training.metrics import read
 
 
 def quiet(line: str) -> None:
@@ -19,7 +20,9 @@ def train(experiment, folder):
 
 
 def rows(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found = read(epath.Path(folder) / "metrics.jsonl")
+    assert not found.damaged
+    return found.rows
 
 
 def losses(folder):

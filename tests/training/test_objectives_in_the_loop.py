@@ -1,12 +1,12 @@
 """Whole runs of each objective but the causal one: it trains, evaluates alike every time, and is reported."""
 
 import dataclasses
-import json
 import random
 import re
 
 import numpy as np
 import pytest
+from runs import rows
 
 import train as command
 from tools.crash import WORDS
@@ -60,10 +60,6 @@ def t5(base, objective, **data):
         mlp_width=32,
     )
     return dataclasses.replace(base, model=model, objective=objective, data=dataclasses.replace(base.data, **data))
-
-
-def rows(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def losses(found):

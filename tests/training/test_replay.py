@@ -7,6 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from tools import replay as tool
 from tools.crash import WORDS
@@ -18,6 +19,7 @@ from transformer.training import capsule, loop
 from transformer.training import experiment as experiments
 from transformer.training.capsule import Capsules
 from transformer.training.experiment import Experiment, TrainConfig
+from transformer.training.metrics import read_rows
 from transformer.training.replay import replay
 from transformer.training.run import Run
 
@@ -30,8 +32,7 @@ def experiment(experiment) -> Experiment:
 
 
 def rows(folder):
-    found = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return {row["step"]: row for row in found if "grad_norm" in row}
+    return {row["step"]: row for row in read_rows(epath.Path(folder) / "metrics.jsonl") if "grad_norm" in row}
 
 
 def quiet(line):
@@ -167,10 +168,11 @@ def watched(experiment, tmp_path_factory):
     def make(say):
         run = Run(tmp_path_factory.mktemp("watched"))
 
-        def batch(step):
-            return BatchLayout(mesh, experiment.train.batch_size).place(data[step - 1])
+        def rows(step):
+            return data[step - 1]
 
-        return run, Capsules(run, experiment, corpus, program, mesh, batch, lead=True, say=say)
+        place = BatchLayout(mesh, experiment.train.batch_size).place
+        return run, Capsules(run, experiment, corpus, program, mesh, rows, place, lead=True, say=say)
 
     with jax.set_mesh(mesh):
         return make, program.init()

@@ -41,6 +41,11 @@ def own_index() -> int:
     return _state().process_id or 0
 
 
+def coordinator_host() -> str:
+    """Returns the name or address of the leading process's machine, by which all others reach it."""
+    return _state().coordinator_address.rsplit(":", 1)[0].strip("[]")
+
+
 def process_name(index: int | None = None) -> str:
     """Returns how people know a process, this one by default: `process 1 of 4`."""
     return f"process {own_index() if index is None else index} of {_state().num_processes}"
@@ -107,6 +112,16 @@ def together_do(what: str, action: Callable[[], T], *, deadline: float = DEADLIN
     """Returns what `action()` returns, once no process's raised; see `together`."""
     with together(what, deadline=deadline):
         return action()
+
+
+def lead_does(what: str, action: Callable[[], T], *, deadline: float = DEADLINE) -> T:
+    """Returns on every process what `action()`, called by the leading one alone, returned there; a value of JSON.
+
+    What it raises there, all raise.
+    """
+    with together(what, deadline=deadline):
+        value = action() if own_index() == 0 else None
+    return from_lead(what, value, deadline=deadline)  # type: ignore[return-value]
 
 
 def _agree_on(what: str, error: Exception | None, deadline: float) -> None:

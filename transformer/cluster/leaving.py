@@ -1,35 +1,43 @@
 """Leaving together: when one process of a job fails, the others must not wait for it.
 
 Whoever fails writes why into JAX's coordination service, and leaves. A thread of each process looks there now and then,
-and ends its process with the same line and exit code: its main thread may be in a collective that can never end.
+and ends its process with the same line and exit code: its main thread may be in a collective that can never end. The
+thread also misses a process that was killed and could say nothing (`presence`).
 """
 
 import atexit
 import contextlib
+import ctypes
 import json
 import os
+import signal
 import sys
 import threading
 import time
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import jax
 
-from transformer.cluster.agreement import alone, coordination, describe, own_index
+from transformer.cluster.agreement import DEADLINE, alone, coordination, describe, own_index
+from transformer.cluster.presence import Peers
+from transformer.errors import UserError
 
-_KEY = "transformer/failed"
-_LOOK = 1.0
+_KEY, _PREFIX = "transformer/failed", "error: "
+_LOOK = 0.5
 """Seconds between looks."""
 _GRACE = 3.0
 """Seconds that a process gets to end by itself, once another has failed: they may all have the same error."""
-_FAREWELL = 15.0
-"""Seconds that a process that leaves waits for the others to know: the leading one takes the service with it."""
+_FAREWELL, _SHORT_FAREWELL = 15.0, 3.0
+"""Seconds that a process that leaves waits for the others to know: the leading one takes the service with it. The short
+one where they get no grace."""
 
 _ending = threading.Lock()
+_last_acts: list[Callable[[], None]] = []
 
 
 def follow() -> None:
-    """Has this process follow, from now to its orderly end, if another one fails. Alone, it does nothing."""
+    """Has this process follow, from now to its orderly end, if another one fails or dies. Alone, it does nothing."""
     if alone():
         return
     done = threading.Event()
@@ -37,43 +45,137 @@ def follow() -> None:
     thread.start()
 
     def stop() -> None:
+        # All come to their end before anyone stops to watch: one of them may still fail on its way there.
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            coordination().wait_at_barrier("transformer/ended", int(1000 * DEADLINE))
         done.set()
         thread.join()
 
     atexit.register(stop)  # before JAX's own, which was registered earlier and closes the service
 
 
-def leave(error: BaseException, line: str, exit_code: int) -> None:
-    """Tells the other processes why this one fails, prints `line`, and ends this process with `exit_code`, at once.
+def leave(error: BaseException, line: str, exit_code: int, *, at_once: bool = False) -> None:
+    """Tells the other processes why this one fails, prints `line`, and ends this process with `exit_code`.
 
-    An orderly end would wait for the others at JAX's shutdown, where they never come. Returns where there are no
-    others.
+    An orderly end would wait for the others at JAX's shutdown, where they never come. Where another failed first, its
+    line and code are those of this process too. Returns where there are no others.
+
+    Args:
+      at_once: the others get no time to come to an end of their own.
     """
     if alone():
         return
-    client = coordination()
-    failure = {**describe(error), "exit_code": exit_code}
-    with contextlib.suppress(jax.errors.JaxRuntimeError):  # another failed before, or the service is gone
-        client.key_value_set(_KEY, json.dumps(failure))
+    if not isinstance(error, UserError):
+        time.sleep(_GRACE)  # a collective fails too where another process is gone: the thread knows which
+    # What people read is the line, unless it is a traceback.
+    message = line.removeprefix(_PREFIX) if line.startswith(_PREFIX) else describe(error)["message"]
+    failure = {"message": message, "exit_code": exit_code, "at_once": at_once}
+    first = _tell(failure)
+    _end(line if first == failure else _line(first), first["exit_code"], _farewell(first))
+
+
+def end(error: BaseException, line: str, exit_code: int, *, at_once: bool = False) -> NoReturn:
+    """Ends this process from any of its threads, and the others of its job with it; see `leave`."""
+    leave(error, line, exit_code, at_once=at_once)
     _end(line, exit_code)
 
 
-def _watch(done: threading.Event) -> None:
+def before_leaving(act: Callable[[], None]) -> Callable[[], None]:
+    """Has `act` called before this process ends without an orderly end; returns what takes that back."""
+    _last_acts.append(act)
+    return lambda: _last_acts.remove(act)
+
+
+def _tell(failure: dict[str, Any]) -> dict[str, Any]:
+    """Returns the failure that all processes end with: this one, or that of who was first."""
     client = coordination()
-    while not done.wait(_LOOK):
-        try:
-            failure = json.loads(client.key_value_try_get(_KEY))
-        except jax.errors.JaxRuntimeError:
-            continue  # nobody failed; a service that is gone ends the process by itself
-        done.wait(_GRACE)
-        _end(f"error: {failure['message']}", failure["exit_code"])
+    try:
+        client.key_value_set(_KEY, json.dumps(failure))
+    except jax.errors.JaxRuntimeError:
+        with contextlib.suppress(jax.errors.JaxRuntimeError, ValueError):  # the service is gone
+            return json.loads(client.key_value_try_get(_KEY))
+    return failure
 
 
-def _end(line: str, exit_code: int) -> NoReturn:
+def _watch(done: threading.Event) -> None:
+    peers = Peers()
+    abort = _Abort(peers) if own_index() > 0 else contextlib.nullcontext()
+    with abort:
+        while not done.is_set():
+            gone = peers.missed(_LOOK)
+            failure = _failure()
+            if failure is None and gone is not None:
+                failure = _tell(_of_gone(gone))
+            if failure is not None:
+                if not failure["at_once"]:
+                    done.wait(_GRACE)
+                _end(_line(failure), failure["exit_code"], _farewell(failure))
+    peers.close()
+
+
+def _failure() -> dict[str, Any] | None:
+    """Returns why another process failed, or None."""
+    try:
+        return json.loads(coordination().key_value_try_get(_KEY))
+    except jax.errors.JaxRuntimeError:
+        return None  # nobody did; a service that is gone ends the process by itself
+
+
+def _of_gone(name: str) -> dict[str, Any]:
+    message = f"{name} is gone: it was killed or it crashed; the same command goes on from the newest checkpoint"
+    return {"message": message, "exit_code": 1, "at_once": True}
+
+
+def _line(failure: dict[str, Any]) -> str:
+    return f"{_PREFIX}{failure['message']}"
+
+
+def _farewell(failure: dict[str, Any]) -> float:
+    return _SHORT_FAREWELL if failure["at_once"] else _FAREWELL
+
+
+def _end(line: str, exit_code: int, farewell: float = 0.0) -> NoReturn:
     _ending.acquire()  # never released: whichever thread comes first ends the process
-    print(line, file=sys.stderr, flush=True)
+    for act in _last_acts:
+        with contextlib.suppress(Exception):
+            act()
+    print(f"\n{line}", file=sys.stderr, flush=True)  # below a progress bar
     sys.stdout.flush()
-    with contextlib.suppress(jax.errors.JaxRuntimeError):
-        coordination().wait_at_barrier("transformer/leaving", int(1000 * _FAREWELL))
-    time.sleep(0.2 if own_index() == 0 else 0.0)  # the service goes last
+    if farewell:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            coordination().wait_at_barrier("transformer/leaving", int(1000 * farewell))
+        time.sleep(0.2 if own_index() == 0 else 0.0)  # the service goes last
     os._exit(exit_code)
+
+
+class _Abort:
+    """While in the block: where JAX aborts this process because the leading one is gone, it says so, and ends it as the
+    others end. JAX does so the moment that the service is gone, often before the thread that watches wakes up.
+    """
+
+    def __init__(self, peers: Peers):
+        self._peers, self._libc = peers, ctypes.CDLL(None)
+        self._handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._handle)
+
+    def __enter__(self) -> None:
+        self._set(self._handler)
+
+    def __exit__(self, *exc: object) -> None:
+        self._set(None)
+
+    def _set(self, handler: Any) -> None:
+        set_handler = self._libc.signal
+        set_handler.argtypes, set_handler.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+        set_handler(signal.SIGABRT, handler if handler is None else ctypes.cast(handler, ctypes.c_void_p))
+
+    def _handle(self, number: int) -> None:
+        if _ending.locked():
+            time.sleep(2 * _FAREWELL)  # another thread is about to end this process
+        gone = self._peers.lead_missed(1.0)
+        if gone is None:
+            self._set(None)  # an abort of its own: it goes on as it came
+            return
+        failure = _of_gone(gone)
+        with contextlib.suppress(OSError):
+            os.write(2, f"\n{_line(failure)}\n".encode())
+        os._exit(failure["exit_code"])

@@ -25,6 +25,9 @@ class DataConfig:
     """For objectives on pairs, the names of source and target: the suffixes of parallel files (`en de` for train.en and
     train.de), the JSONL or TFDS fields, or the Parquet columns. The columns of a .tsv file need none."""
 
+    changed: bool = False
+    """The corpus is meant to be another than the one that the run began with. Not recorded: it holds for one start."""
+
     validation_fraction: float = 0.05
     """The part of a corpus (0 to 1) held out for validation, where the corpus has no validation split of its own."""
 

@@ -36,6 +36,11 @@ def open_pairs(config: DataConfig) -> list[WeightedPairs]:
     return [WeightedPairs(_open_pairs(name, config), weight) for name, weight in _named(config)]
 
 
+def named(config: DataConfig) -> list[str]:
+    """What `config` calls its sources: a path, or `tfds:NAME`."""
+    return [name for name, _ in _named(config)]
+
+
 def _named(config: DataConfig) -> list[tuple[str, float]]:
     """What `config` names, with weights."""
     if not 0 < config.validation_fraction < 1:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from transformer.data.build import Built, Maker, find_or_build
 from transformer.data.config import DataConfig
 from transformer.data.document_parts import DocumentParts
-from transformer.data.mixture import Weighted, open_pairs, open_sources
+from transformer.data.mixture import Weighted, named, open_pairs, open_sources
 from transformer.data.pair_rows import PairRows
 from transformer.data.records import JoinedRecords, Reading, Records
 from transformer.data.sources import Source, Split
@@ -57,10 +57,10 @@ class Corpora:
     """The validation text of all sources, one after the other and each once: weights do not apply."""
     figures: TextFigures
     """Of the validation text; of its targets, where it is pairs."""
+    fingerprints: dict[str, str]
+    """Source, as the config names it -> a hash of its content and of what decides its split."""
     fingerprint: str
     """Of the text and the tokens: changes if a resumed run would see other data."""
-    fingerprints: dict[str, str]
-    """Of each source's text alone, training and validation, by the source's name; both sides of pairs have one."""
 
 
 def prepare(
@@ -111,8 +111,11 @@ def prepare(
         weights=tuple(weight for _, weight in corpora),
         validation=JoinedRecords([cut(*parts, reading=reading, drop_remainder=False) for parts in validation]),
         figures=_figures([parts[-1] for parts in validation]),
+        fingerprints={
+            name: "-".join(source.fingerprint for source in sources)
+            for name, (sources, _) in zip(named(config), corpora, strict=True)
+        },
         fingerprint="-".join((*(store.meta.corpus for parts in train for store in parts), tokenizer.fingerprint)),
-        fingerprints={source.name: source.fingerprint for sources, _ in corpora for source in sources},
     )
 
 

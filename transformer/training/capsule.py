@@ -6,7 +6,6 @@ computed before a step spikes, and nothing that goes wrong here stops the traini
 
 import collections
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from transformer.checkpoint import reading, to_json, write_atomically
 from transformer.checkpoint.digest import paths
+from transformer.cluster.agreement import alone, together_do
 from transformer.data import pipeline
 from transformer.data.prepare import Corpora
 from transformer.sharding import MeshConfig, param_names
@@ -33,6 +33,10 @@ BEFORE = 8
 """Steps before the spike whose loss and gradient norm are kept: what a bad update does shows one step later."""
 
 
+class _OfAll(RuntimeError):
+    """What went wrong in a computation of all processes, and is not to be passed over by one."""
+
+
 class Capsules:
     """Watches the steps of a run, and writes a capsule for each that spikes.
 
@@ -42,7 +46,8 @@ class Capsules:
       corpus: what is trained on.
       program: the run's functions.
       mesh: today's devices.
-      batch: update number -> its batch, on the devices.
+      rows: update number -> this host's rows of its batch.
+      place: puts such rows on the devices, as the batch that they are a part of.
       lead: whether this process writes. All of them compute, as they see the same numbers.
       say: gets a line for each capsule.
     """
@@ -54,19 +59,18 @@ class Capsules:
         corpus: Corpora,
         program: Program,
         mesh: Mesh,
-        batch: Callable[[int], Batch],
+        rows: Callable[[int], Batch],
+        place: Callable[[Batch], Batch],
         *,
         lead: bool,
         say: Callable[[str], None],
     ):
-        self._run, self._experiment, self._corpus, self._batch = run, experiment, corpus, batch
+        self._run, self._experiment, self._corpus = run, experiment, corpus
+        self._rows, self._place = rows, place
         self._program, self._mesh, self._lead, self._say, self._written = program, mesh, lead, say, 0
+        self._compute: Callable[..., dict[str, Any]] | None = None  # compiled for the first spike
         self._detector = SpikeDetector()
         self._before: collections.deque[dict[str, Any]] = collections.deque(maxlen=BEFORE)
-
-    @functools.cached_property
-    def _compute(self) -> Callable[..., dict[str, Any]]:
-        return make_compute(self._experiment, self._program, self._mesh)
 
     def look(self, step: int, values: Mapping[str, float], state: TrainState) -> bool:
         """Judges update number `step`; returns whether that took time, which is not stepping.
@@ -88,15 +92,38 @@ class Capsules:
                 self._say(f"step {step}: {spike.kind}; {MOST} such steps are written down, this and later ones are not")
             return False
         try:
-            self._write(spike, before, state)
+            computed = self._computed(spike, state)
+            if self._lead:
+                self._write(spike, before, state, computed)
+        except _OfAll:
+            raise
         except Exception as error:  # a full disk, no memory for the gradients, a store that is not there
             self._say(f"step {step}: {spike.kind}, which could not be written down: {' '.join(str(error).split())}")
         return True
 
-    def _write(self, spike: Spike, before: list[dict[str, Any]], state: TrainState) -> None:
-        computed = jax.device_get(self._compute(state.params, spike.step - 1, self._batch(spike.step)))
-        if not self._lead:
-            return
+    def _computed(self, spike: Spike, state: TrainState) -> dict[str, Any]:
+        """Returns what `make_compute` says, on every process.
+
+        What one process can fail at alone, they agree on before the computation of all.
+        """
+        compute, batch = together_do("the batch of a step that spiked", lambda: self._prepared(spike.step, state))
+        try:
+            return jax.device_get(compute(state.params, spike.step - 1, batch))
+        except Exception as error:
+            if alone():
+                raise
+            raise _OfAll(str(error)) from error  # the others wait for this process in it
+
+    def _prepared(self, step: int, state: TrainState) -> tuple[Callable[..., dict[str, Any]], Batch]:
+        """Returns the compiled function, and the batch of update number `step`."""
+        batch = self._place(self._rows(step))
+        compute = self._compute
+        if compute is None:
+            jitted = make_compute(self._experiment, self._program, self._mesh)
+            compute = self._compute = jitted.lower(state.params, step - 1, batch).compile()
+        return compute, batch
+
+    def _write(self, spike: Spike, before: list[dict[str, Any]], state: TrainState, computed: dict[str, Any]) -> None:
         saved = [step for step in reading.steps(self._run.checkpoints) if step < spike.step]
         length = self._experiment.train
         record = {
@@ -134,8 +161,8 @@ def samples_of(experiment: Experiment, corpus: Corpora, step: int) -> list[dict[
     return [{"place": place, **origins[place]._asdict(), "skipped": place in skipped} for place in places]
 
 
-def make_compute(experiment: Experiment, program: Program, mesh: Mesh) -> Callable[..., dict[str, Any]]:
-    """Returns a function (params, updates before, batch) -> `key`, `parameter_norms` and `gradient_norms`.
+def make_compute(experiment: Experiment, program: Program, mesh: Mesh) -> Any:
+    """Returns a jitted function (params, updates before, batch) -> `key`, `parameter_norms` and `gradient_norms`.
 
     The key's data, uint32; and dicts from a parameter's path to its norm (Frobenius's), or to its layers' norms. The
     gradients are those of the batch's step: its dropout, its microbatches. All processes must call it, in one place.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 from typing import Any
 
@@ -13,6 +14,7 @@ from etils import epath
 from transformer.checkpoint import CheckpointConfig
 from transformer.checkpoint.compare import differing_fields
 from transformer.data.config import DataConfig
+from transformer.data.tokenizer_kinds import is_file
 from transformer.errors import UserError
 from transformer.layers.execution import Execution
 from transformer.models import Architecture, architecture_from_dict, architecture_to_dict
@@ -155,6 +157,7 @@ MAY_CHANGE = (
     "checkpoint",
     "data.cache_dir",
     "data.workers",
+    "data.changed",
     "train.steps",
     "train.accumulation",
     "train.eval_every",
@@ -199,10 +202,61 @@ def read(path: epath.Path) -> Experiment:
     return from_dict(record, str(path))
 
 
+def absolute(experiment: Experiment) -> Experiment:
+    """Returns the experiment with its paths of corpora, tokenizers and weights in full, which mean the same from any
+    folder; links are not followed.
+    """
+    data = experiment.data
+    return dataclasses.replace(
+        experiment,
+        init_from=_absolute(experiment.init_from),
+        data=dataclasses.replace(
+            data,
+            path=_absolute(data.path),
+            mixture=tuple(map(_absolute_item, data.mixture)),
+            tokenizer=(_absolute(data.tokenizer) or "") if is_file(data.tokenizer) else data.tokenizer,
+        ),
+    )
+
+
+def _absolute(path: str | None) -> str | None:
+    return path if path is None or "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+def _absolute_item(item: str) -> str:
+    name, equals, weight = item.rpartition("=")
+    return item if not name or name.startswith("tfds:") else f"{_absolute(name)}{equals}{weight}"
+
+
 def differences(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:
-    """Returns dotted field -> (old value, new value), for every field that differs."""
-    fields = differing_fields(to_dict(old), to_dict(new))
+    """Returns dotted field -> (old value, new value), for every field that differs.
+
+    A path that was recorded as it was typed, which older versions did, is the one of now if that ends so.
+    """
+    return {
+        field: (before, after)
+        for field, (before, after) in differing(to_dict(old), to_dict(new)).items()
+        if not (field in _PATHS and _same_path(before, after))
+    }
+
+
+def differing(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Returns dotted field -> (old value, new value), of two records of `to_dict`."""
+    fields = differing_fields(old, new)
     return {field: (before, after) for field, (before, after) in fields.items() if before != after}
+
+
+_PATHS = ("data.path", "data.mixture", "data.tokenizer", "init_from")
+
+
+def _same_path(recorded: Any, now: Any) -> bool:
+    if isinstance(recorded, list | tuple) and isinstance(now, list | tuple):
+        return len(recorded) == len(now) and all(map(_same_path, recorded, now))
+    if recorded == now:
+        return True
+    if not isinstance(recorded, str) or not isinstance(now, str) or os.path.isabs(recorded):
+        return False
+    return now.endswith(f"/{os.path.normpath(recorded)}")
 
 
 def may_change(field: str) -> bool:

@@ -4,12 +4,11 @@ Python runs a signal's handler between two of its own instructions, so a compila
 thread is woken by the signal itself. It says what will happen, and a second signal leaves at once.
 
 Of several processes, whichever gets the signal, all must stop after the same step: that is agreed by JAX's preemption
-service, which has a handler of its own for SIGTERM.
+service, which has a handler of its own for SIGTERM. Where nothing is unsaved, whichever leaves takes the others along.
 """
 
 import contextlib
 import ctypes
-import os
 import signal
 import socket
 import sys
@@ -19,7 +18,9 @@ from typing import Literal, NoReturn, TypeVar
 
 import jax
 
-from transformer.errors import Interrupted
+from transformer.cluster.agreement import exchange
+from transformer.cluster.leaving import end
+from transformer.errors import Interrupted, UserError
 
 T = TypeVar("T")
 
@@ -56,7 +57,11 @@ class StopRequest:
             from jax.experimental import multihost_utils
 
             self._places += 1
-            self._agreed = self._agreed or multihost_utils.reached_preemption_sync_point(self._places)
+            if not self._agreed and multihost_utils.reached_preemption_sync_point(self._places):
+                self._agreed = True
+                # Who was told nothing says the same line in the end. JAX may have had a SIGTERM before this was here.
+                told = [name for name in exchange("which signal came", self.signal) if name is not None]
+                self.signal = told[0] if told else signal.SIGTERM.name
         if self._agreed:
             raise Now
 
@@ -128,8 +133,8 @@ class StopRequest:
 
     def _notice(self, received: signal.Signals) -> None:
         if self._asked.is_set():
-            _say(f"{received.name} again: leaving at once; what was saved before is whole")
-            os._exit(128 + received)
+            line = f"{received.name} again: leaving at once; what was saved before is whole"
+            end(UserError(line), f"error: {line}", 128 + received, at_once=True)
         self.signal = received.name
         self._asked.set()
         if self._notify_jax is not None:
@@ -147,8 +152,8 @@ class StopRequest:
         threading.Timer(_PATIENCE, leave).start()
 
     def _leave_at_once(self) -> NoReturn:
-        _say(f"error: {self._nothing_unsaved()}")
-        os._exit(Interrupted.exit_code)
+        stop = self._nothing_unsaved()
+        end(stop, f"error: {stop}", stop.exit_code, at_once=True)
 
 
 @contextlib.contextmanager

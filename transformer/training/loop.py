@@ -13,7 +13,8 @@ from etils import epath
 from jax.sharding import Mesh
 
 from transformer import checkpoint
-from transformer.checkpoint import Checkpoints, Damaged
+from transformer.checkpoint import Checkpoints, Damaged, reading
+from transformer.cluster.agreement import DEADLINE, LONG, exchange, lead_does, together
 from transformer.data import pipeline
 from transformer.data.prepare import Corpora, prepare
 from transformer.data.tokenizer import Tokenizer
@@ -22,11 +23,13 @@ from transformer.data.workers import check_workers
 from transformer.errors import Interrupted, UserError
 from transformer.objectives.objective import ExampleMaker, Setting
 from transformer.sharding import BatchLayout, MeshConfig, batch_divisor, make_mesh
-from transformer.training import transfer
+from transformer.training import experiment as experiments
+from transformer.training import opening, transfer
 from transformer.training.capsule import Capsules
 from transformer.training.evaluation import Evaluation, evaluate
 from transformer.training.experiment import Experiment
 from transformer.training.interrupt import Now, stop_on_signal
+from transformer.training.lock import RunLock
 from transformer.training.metrics import MetricsLog
 from transformer.training.profile import Profiler
 from transformer.training.program import program_of
@@ -65,6 +68,7 @@ def train(
       UserError: something about the input is wrong; the message says what.
       Interrupted: SIGINT or SIGTERM came; the state is saved.
     """
+    experiment = experiments.absolute(experiment)
     length = experiment.train
     lead = jax.process_index() == 0
     say = say if lead else lambda line: None
@@ -73,13 +77,15 @@ def train(
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stop_on_signal(*experiment.checkpoint.signals, resume=resume))
         with stop.free():
-            for field, (old, new) in run.check(experiment).items():
-                say(f"{field} is {new!r} from here on (it was {old!r})")
+            lock = stack.enter_context(RunLock(run.folder, say))
+            begun = opening.look(run, lock, experiment, say)
             check_workers(experiment.data.workers)
             mesh = make_mesh(experiment.mesh)
             program = build(experiment, mesh)
-            corpus = prepare_corpus(experiment, known_tokenizer(experiment, run))
-            record = run.begin(experiment, corpus.tokenizer, lead=lead)
+            with together("preparing the data", deadline=LONG):
+                corpus = prepare_corpus(experiment, known_tokenizer(experiment, run, begun=begun))
+            record = opening.begin(run, lock, experiment, corpus, begun=begun, say=say)
+            experiment = opening.recorded(experiment)
             stack.enter_context(jax.set_mesh(mesh))
             checkpoints = stack.enter_context(Checkpoints(run.checkpoints, experiment.checkpoint))
             state, evaluated = start(program, checkpoints, experiment, mesh, say)
@@ -94,13 +100,12 @@ def train(
         layout = BatchLayout(mesh, length.batch_size)
         data: Any = training_data(experiment, corpus, layout)
 
-        def again(step: int) -> Batch:
-            return layout.place(data[step - 1])
-
-        capsules = Capsules(run, experiment, corpus, program, mesh, again, lead=lead, say=say)
+        capsules = Capsules(
+            run, experiment, corpus, program, mesh, lambda step: data[step - 1], layout.place, lead=lead, say=say
+        )
         with (
             pipeline.iterate(data, first, workers=experiment.data.workers) as batches,
-            MetricsLog(run, resume_from=first, owed=owed, lead=lead) as log,
+            MetricsLog(run, resume_from=first, owed=owed, lead=lead, say=say) as log,
             Progress(
                 log,
                 throughput,
@@ -165,9 +170,9 @@ def build(experiment: Experiment, mesh: Mesh, *, trains: bool = True) -> Program
     return program_of(experiment, experiment.model, mesh)
 
 
-def known_tokenizer(experiment: Experiment, run: Run) -> Tokenizer | None:
+def known_tokenizer(experiment: Experiment, run: Run, *, begun: bool) -> Tokenizer | None:
     """Returns that of the run that goes on, or of the weights that it starts from; None: the corpus decides."""
-    if run.begun:
+    if begun:
         return load_tokenizer(str(run.tokenizer))
     return transfer.tokenizer_for(experiment) if experiment.init_from else None
 
@@ -203,23 +208,43 @@ def start(
 ) -> tuple[TrainState, bool]:
     """Returns the newest checkpoint's state; or a fresh one, with the weights that the experiment starts from.
 
-    And whether the state was evaluated already, if its step is one to evaluate at.
+    And whether the state was evaluated already, if its step is one to evaluate at. All processes go on from the same:
+    what is damaged as one of them sees it is damaged for all.
 
     Raises:
       Damaged: the newest checkpoint is, and the one before it is not to be used instead.
     """
-    for step in reversed(checkpoints.steps):
+    steps = lead_does("listing the checkpoints", lambda: checkpoints.steps)
+    while steps:
+        step = steps.pop()
+        damage = damage_seen(checkpoints, step)
         try:
-            params, rest, evaluated = checkpoints.restore(step, **checkpointables(program.abstract))
+            if damage is None:
+                params, rest, evaluated = checkpoints.restore(step, **checkpointables(program.abstract))
+                return dataclasses.replace(rest, params=params), evaluated
         except Damaged as error:
-            before = max((one for one in checkpoints.steps if one < step), default=None)
-            if not experiment.checkpoint.fallback:
-                offer = f" To go on from step {before}: --checkpoint.fallback" if before else ""
-                raise Damaged(f"{error}.{offer}") from error
-            say(f"{error}. It is set aside as {checkpoints.set_aside(step)}")
-            continue
-        return dataclasses.replace(rest, params=params), evaluated
+            # The others may wait for this process in the restore. That they give up takes ten minutes, which is for
+            # those to wait who want to fall back; else this process leaves, and takes the others along.
+            damage = str(error)
+            if experiment.checkpoint.fallback:
+                exchange(f"checkpoint {step}, which could not be restored", damage, deadline=2 * DEADLINE)
+        if not experiment.checkpoint.fallback:
+            offer = f" To go on from step {steps[-1]}: --checkpoint.fallback True" if steps else ""
+            raise Damaged(f"{damage}.{offer}")
+        aside = lead_does("setting a checkpoint aside", lambda step=step: str(checkpoints.set_aside(step)))
+        say(f"{damage}. It is set aside as {aside}")
     return fresh(program, experiment, mesh, say), True
+
+
+def damage_seen(checkpoints: Checkpoints, step: int) -> str | None:
+    """Returns how a checkpoint's files are damaged, as the first of the processes sees it that sees it so; or None."""
+    damage = None
+    with together(f"looking at checkpoint {step}"):
+        try:
+            reading.check(checkpoints.folder / str(step))
+        except Damaged as error:
+            damage = str(error)
+    return next((seen for seen in exchange(f"checkpoint {step}", damage) if seen is not None), None)
 
 
 def fresh(program: Program, experiment: Experiment, mesh: Mesh, say: Callable[[str], None]) -> TrainState:
@@ -227,6 +252,8 @@ def fresh(program: Program, experiment: Experiment, mesh: Mesh, say: Callable[[s
     state = program.init()
     if experiment.init_from is None:
         return state
+    with together("looking at the weights to start from"):
+        reading.check(checkpoint.find(experiment.init_from))
     return dataclasses.replace(state, params=transfer.transferred(experiment, state.params, mesh, say))
 
 

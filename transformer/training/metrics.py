@@ -1,11 +1,15 @@
 """Where measurements go: a row of JSON a logged step, and TensorBoard."""
 
+import dataclasses
+import functools
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from etils import epath
 
+from transformer.checkpoint import write_atomically
 from transformer.training import uploaded
 from transformer.training.run import Run
 
@@ -15,17 +19,17 @@ class MetricsLog:
 
     Rows past the step that a run resumes from are dropped first: they will be written again. So is an evaluation at
     that step, if it is owed: a kill came after it was made and before it was saved. Only the leading process of
-    several writes.
+    several writes. `say` gets a line if the file is damaged; what it was is kept beside it.
     """
 
-    def __init__(self, run: Run, resume_from: int, *, owed: bool, lead: bool):
+    def __init__(self, run: Run, resume_from: int, *, owed: bool, lead: bool, say: Callable[[str], None]):
         self.lead = lead
         if not lead:
             return
         # tensorboardX brings protobuf: half a second that `--help` need not wait for.
         from tensorboardX import SummaryWriter
 
-        _drop_rows(run.metrics, resume_from, owed=owed)
+        _drop_rows(run.metrics, resume_from, owed=owed, say=say)
         self._file = uploaded.opened(run.metrics)
         board = uploaded.board_folder(run.tensorboard)
         self._board = SummaryWriter(board, purge_step=resume_from + 1 if resume_from else None)
@@ -53,21 +57,74 @@ class MetricsLog:
             self._file.flush()
 
 
-def read_rows(path: epath.Path) -> list[dict[str, Any]]:
-    """Returns the rows of a `metrics.jsonl`; a last line cut short by a kill is left out."""
-    rows = []
-    for line in uploaded.read(path).decode().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """What a `metrics.jsonl` holds."""
+
+    rows: list[dict[str, Any]]
+    """All that are whole: objects of numbers, with a `step`."""
+    damaged: list[int]
+    """The numbers of the lines, from 1, that are no row or hold something beside it. A last line that a kill cut short
+    is none of them."""
+
+    def notice(self, path: epath.Path) -> str:
+        """Returns a line for people that says what is lost."""
+        shown = ", ".join(map(str, self.damaged[:5]))
+        more = f" and {len(self.damaged) - 5} more" if len(self.damaged) > 5 else ""
+        lines = f"line {shown}{more} is" if len(self.damaged) == 1 else f"{len(self.damaged)} lines ({shown}{more}) are"
+        return f"{path}: {lines} damaged; the {len(self.rows)} whole rows are kept"
 
 
-def _drop_rows(path: epath.Path, step: int, *, owed: bool) -> None:
+def read(path: epath.Path) -> Rows:
+    """Returns the rows of a `metrics.jsonl`, whatever else is in it."""
+    rows, damaged = [], []
+    *lines, last = uploaded.read(path).split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        row = _row(line.strip(b"\0 \r"))
+        if row is not None:
+            rows.append(row)
+        if row is None or b"\0" in line:
+            damaged.append(number)
+    row = _row(last)  # whole, if only its end of line is missing
+    return Rows(rows if row is None else [*rows, row], damaged)
+
+
+def read_rows(path: epath.Path, say: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
+    """Returns the whole rows of a `metrics.jsonl`; `say` (standard error, by default) gets a line if any are lost."""
+    found = read(path)
+    if found.damaged:
+        (say or _say_once)(found.notice(path))
+    return found.rows
+
+
+@functools.cache  # a file is read again and again while people look at a run
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """Returns the row that a line is; None if it is none."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        return None
+    numbers = all(value is None or isinstance(value, int | float) for value in row.values())
+    return row if numbers else None
+
+
+def _drop_rows(path: epath.Path, step: int, *, owed: bool, say: Callable[[str], None]) -> None:
     if not path.exists():
         return
-    rows = [row for row in read_rows(path) if row["step"] <= step]
+    found = read(path)
+    if found.damaged:
+        number = 1
+        while (aside := path.parent / f"{path.name}.damaged-{number}").exists():
+            number += 1
+        write_atomically(aside, uploaded.read(path))
+        say(f"{found.notice(path)}, and the file as it was is {aside.name}")
+    rows = [row for row in found.rows if row["step"] <= step]
     if owed:
         rows = [row for row in rows if row["step"] < step or "eval_loss" not in row]
     uploaded.replace(path, "".join(json.dumps(row) + "\n" for row in rows).encode())

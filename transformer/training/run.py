@@ -1,12 +1,17 @@
 """A run's folder: what it records, and whether an experiment may go on in it."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from etils import epath
 
 from transformer.checkpoint import provenance, to_json, write_atomically
+from transformer.checkpoint.compare import read_json
 from transformer.checkpoint.reading import reachable, steps
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import UserError
 from transformer.models import architecture_to_dict
+from transformer.training import corpus_record, lock
 from transformer.training import experiment as experiments
 from transformer.training.experiment import Experiment
 
@@ -15,7 +20,8 @@ class Run:
     """The folder of one run; nothing is written before `begin`.
 
     It holds `experiment.json`, `architecture.json`, `tokenizer/`, `metrics.jsonl`, `tensorboard/`, `checkpoints/STEP/`
-    and, of steps that spiked, `spikes/STEP.json`.
+    and, of steps that spiked, `spikes/STEP.json`; `data.json`, which tells the corpus by its content; and, while it
+    goes on, `lock.json`.
     """
 
     def __init__(self, folder: epath.PathLike):
@@ -42,6 +48,10 @@ class Run:
         return self.folder / "tensorboard"
 
     @property
+    def data(self) -> epath.Path:
+        return self.folder / corpus_record.NAME
+
+    @property
     def spikes(self) -> epath.Path:
         return self.folder / "spikes"
 
@@ -52,8 +62,12 @@ class Run:
             return False
         return bool(steps(self.checkpoints)) or (self.metrics.exists() and self.metrics.stat().length > 0)
 
-    def check(self, experiment: Experiment) -> dict[str, tuple]:
+    def check(self, experiment: Experiment, *, corpus_changed: bool = False) -> dict[str, tuple]:
         """Returns the fields that differ from the record, as field -> (recorded, now).
+
+        Args:
+          experiment: as it is to go on.
+          corpus_changed: it may be on another corpus.
 
         Raises:
           UserError: the folder holds another experiment, or something else than a run.
@@ -63,13 +77,14 @@ class Run:
         if not self.folder.is_dir():
             raise UserError(f"{self.folder} is a file: --workdir must name a folder")
         if not self.experiment_path.exists():
-            if any(self.folder.iterdir()):
+            if any(path.name != lock.NAME for path in self.folder.iterdir()):
                 raise UserError(f"{self.folder} is not empty and holds no run: give another --workdir")
             return {}
         if not self.begun:
             return {}
         changed = experiments.differences(experiments.read(self.experiment_path), experiment)
-        refused = [name for name in changed if not experiments.may_change(name)]
+        free = corpus_record.FIELDS if corpus_changed else ()
+        refused = [name for name in changed if not experiments.may_change(name) and name not in free]
         if refused:
             fields = ", ".join(f"{name} was {changed[name][0]!r}, now {changed[name][1]!r}" for name in refused)
             raise UserError(
@@ -78,13 +93,18 @@ class Run:
             )
         return changed
 
-    def begin(self, experiment: Experiment, tokenizer: Tokenizer, *, lead: bool) -> dict[str, bytes]:
-        """Records the experiment and its tokenizer; returns the same files, for every checkpoint takes them along.
+    def recorded_data(self) -> dict[str, Any] | None:
+        """Returns what is recorded of the corpus, also by the newest checkpoint; None of an older run, or a new one."""
+        if not self.begun:
+            return None
+        saved = steps(self.checkpoints)
+        newest = [self.checkpoints / str(saved[-1]) / "record" / corpus_record.NAME] if saved else []
+        return next((read_json(path) for path in (self.data, *newest) if path.exists()), None)
 
-        Only the leading process of several writes; the others, whose checkpoints carry no files either, get none.
+    def begin(self, experiment: Experiment, tokenizer: Tokenizer, data: Mapping[str, Any]) -> dict[str, bytes]:
+        """Records the experiment, its tokenizer and its corpus; returns the same files, for every checkpoint takes them
+        along.
         """
-        if not lead:
-            return {}
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.begun and self.tokenizer.exists():
             self.tokenizer.rmtree()
@@ -93,6 +113,7 @@ class Run:
         record = {
             "experiment.json": to_json(experiments.to_dict(experiment)),
             "architecture.json": to_json(architecture_to_dict(experiment.model)),
+            corpus_record.NAME: to_json(data),
         }
         for name, content in record.items():
             write_atomically(self.folder / name, content)

@@ -97,7 +97,8 @@ def write(study: Study, folder: epath.PathLike, planned: Mapping[str, Experiment
     place = epath.Path(folder) / "experiments"
     place.mkdir(parents=True, exist_ok=True)
     for cell in study.cells:
-        write_atomically(experiment_path(folder, cell), to_json(experiments.to_dict(planned[cell.name])))
+        experiment = experiments.absolute(planned[cell.name])
+        write_atomically(experiment_path(folder, cell), to_json(experiments.to_dict(experiment)))
     write_atomically(epath.Path(folder) / "study.json", to_json(dataclasses.asdict(study)))
 
 

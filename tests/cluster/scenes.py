@@ -1,0 +1,223 @@
+"""Scenes of two processes that train together, of which one sees what the other does not: scenes.py FOLDER SCENE ...
+
+Each process prints a line a scene: how it ended there. What ends a process comes last.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from unittest import mock
+
+from tools.crash import write_corpus
+from transformer import command
+from transformer.checkpoint import CheckpointConfig, Damaged, reading
+from transformer.cluster.agreement import exchange, own_index
+from transformer.data.config import DataConfig
+from transformer.errors import UserError
+from transformer.models.gpt import GPTConfig
+from transformer.sharding import MeshConfig
+from transformer.training.experiment import Experiment, TrainConfig
+from transformer.training.optimizer import OptimizerConfig
+
+FOLDER = Path(sys.argv[1])
+
+
+def experiment(**changes) -> Experiment:
+    if own_index() == 0 and not (FOLDER / "corpus").exists():
+        write_corpus(FOLDER / "corpus")
+    exchange("corpus", None)
+    usual = Experiment(
+        name="tiny",
+        model=GPTConfig(vocab_size=384, context_length=32, width=16, num_layers=1, num_heads=2),
+        data=DataConfig(path=str(FOLDER / "corpus"), tokenizer="bytes", cache_dir=str(FOLDER / "cache")),
+        optimizer=OptimizerConfig(warmup_steps=0, schedule="constant"),
+        train=TrainConfig(steps=6, batch_size=8, seq_len=32, eval_every=100, eval_batches=1, log_every=1),
+        mesh=MeshConfig(data=2),
+        checkpoint=CheckpointConfig(every=2),
+    )
+    return dataclasses.replace(usual, **changes)
+
+
+def train(name: str, *, fatal: bool = False, **changes) -> str:
+    """Returns how the training ended, and what was said of trouble; what is `fatal` is raised."""
+    from transformer.training import loop
+
+    said: list[str] = []
+    try:
+        result = loop.train(experiment(**changes), FOLDER / name, say=said.append)
+        ended = f"step {result.step}"
+    except UserError as error:
+        if fatal:
+            raise
+        ended = str(error)
+    return " | ".join([*(line for line in said if "could not" in line or "set aside" in line), ended])
+
+
+def data() -> str:
+    """A file that is not text, on the machine of the second process alone."""
+    if own_index() == 1:
+        write_corpus(FOLDER / "broken")
+        (FOLDER / "broken" / "07.txt").write_bytes(b"a\xff\xfe\n" * 200)
+    path = FOLDER / ("corpus" if own_index() == 0 else "broken")
+    return train("data", data=dataclasses.replace(experiment().data, path=str(path)))
+
+
+def other_data() -> str:
+    if own_index() == 1:
+        write_corpus(FOLDER / "other")
+        (FOLDER / "other" / "07.txt").write_text("another text " * 50)
+    path = FOLDER / ("corpus" if own_index() == 0 else "other")
+    return train("data", data=dataclasses.replace(experiment().data, path=str(path)))
+
+
+def flags() -> str:
+    return train("flags", train=dataclasses.replace(experiment().train, seed=own_index()))
+
+
+def another_folder() -> str:
+    """A --workdir on a disk that each machine has of its own."""
+    from transformer.training import lock
+
+    with mock.patch.object(lock, "_SEEN", 0.5):
+        return train(f"own-{own_index()}").replace(os.uname().nodename, "HOST")
+
+
+def late() -> str:
+    """The first begins the run folder long before the second looks."""
+    time.sleep(3 * own_index())
+    return train("late")
+
+
+@contextlib.contextmanager
+def sixth_damaged():
+    check = reading.check
+
+    def seen(path):
+        if path.name == "6" and own_index() == 1:
+            raise Damaged(f"{path}: damaged: as the second sees it")
+        check(path)
+
+    with mock.patch.object(reading, "check", seen):
+        yield
+
+
+def damaged() -> str:
+    with sixth_damaged():
+        return train("late")
+
+
+def fallback() -> str:
+    with sixth_damaged():
+        return train("late", checkpoint=CheckpointConfig(every=2, fallback=True))
+
+
+_HOT = {
+    "optimizer": OptimizerConfig(name="adamw", learning_rate=1e30, warmup_steps=0, schedule="constant"),
+    "train": TrainConfig(steps=6, batch_size=8, seq_len=32, eval_every=100, max_skipped=2),
+}
+
+
+def capsule_batch() -> str:
+    """The second cannot read the batch of a step that spiked again."""
+    from transformer.training.capsule import Capsules
+
+    prepared = Capsules._prepared
+
+    def fails(self, step, state):
+        if own_index() == 1:
+            raise OSError(5, "Input/output error")
+        return prepared(self, step, state)
+
+    with mock.patch.object(Capsules, "_prepared", fails):
+        return train("capsule-batch", **_HOT).replace(os.uname().nodename, "HOST")
+
+
+def capsule_disk() -> str:
+    """The first, which writes, has no room."""
+    from transformer.training import capsule
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    with mock.patch.object(capsule, "write_atomically", full):
+        return train("capsule-disk", **_HOT)
+
+
+def record() -> str:
+    """A record that the second cannot read, in the middle of the training."""
+    from transformer.training import loop
+
+    make = loop.example_maker
+
+    def maker(*args):
+        made, example = [], make(*args)
+
+        def bad(record, rng):
+            made.append(record)
+            if own_index() == 1 and len(made) == 30:
+                raise UserError("record 7 of the store cannot be read")
+            return example(record, rng)
+
+        return bad
+
+    with mock.patch.object(loop, "example_maker", maker):
+        return train("record", fatal=True, train=TrainConfig(steps=5000, batch_size=8, seq_len=32, eval_every=10**6))
+
+
+def slow_data() -> str:
+    """The first is still preparing its data when something happens to the second."""
+    from transformer.training import loop
+
+    def slow(*_):
+        print("preparing", flush=True)
+        time.sleep(90)
+
+    with mock.patch.object(loop, "prepare_corpus", slow):
+        return train("slow", fatal=True)
+
+
+def slow_compilation() -> str:
+    from transformer.training import loop
+
+    build = loop.build
+
+    def slow(*args):
+        program = build(*args)
+
+        def step(state, batch):
+            print("compiling", flush=True)
+            time.sleep(90)
+
+        return program._replace(step=step)
+
+    with mock.patch.object(loop, "build", slow):
+        return train("compilation", fatal=True)
+
+
+def stepping() -> str:
+    """Trains until something happens."""
+    from transformer.training import progress
+
+    step = progress.Progress.step
+
+    def tell(self, number, metrics):
+        if number == 5:
+            print("stepping", flush=True)
+        step(self, number, metrics)
+
+    with mock.patch.object(progress.Progress, "step", tell):
+        return train("stepping", fatal=True, train=TrainConfig(steps=10**6, batch_size=8, seq_len=32, eval_every=10**6))
+
+
+def main() -> None:
+    command.start_jax(distributed=True)
+    for name in sys.argv[2:]:
+        print(json.dumps([name, globals()[name]()]), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))

@@ -1,0 +1,129 @@
+"""Whether the other processes of a job are still there: the kernel closes a process's connections when it dies.
+
+Each process keeps a connection to the leading one. Its end is known at once where a process was killed, and within a
+minute where its machine went (TCP's keepalive). JAX's own heartbeats, of 100 s, would end a process with a C++ trace.
+Where no connection comes about (a firewall between the machines), these heartbeats are what remains.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import select
+import selectors
+import socket
+from typing import Any
+
+import jax
+
+from transformer.cluster.agreement import coordination, coordinator_host, own_index, process_name
+
+_KEY = "transformer/presence"
+_CONNECT = 20.0
+"""Seconds to find the leading process."""
+_HELLO = 5.0
+"""Seconds that a process gets to say which one it is."""
+_FAREWELL = b"."
+
+
+class Peers:
+    """The connections of this process: of the leading one to all others, of the others to the leading one.
+
+    For one thread alone. Where there is no connection, nobody is ever missed.
+    """
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._server: socket.socket | None = None
+        self._lead: tuple[socket.socket, str] | None = None
+        self._lead_gone: str | None = None
+        self._token = ""
+        with contextlib.suppress(OSError, ValueError, jax.errors.JaxRuntimeError):
+            if own_index() == 0:
+                self._listen()
+            else:
+                self._connect()
+
+    def missed(self, seconds: float) -> str | None:
+        """Waits so long for news; returns the name of a process that is gone without a farewell, or None."""
+        for key, _ in self._selector.select(seconds):
+            if key.fileobj is self._server:
+                self._welcome()
+                continue
+            received = _received(key.fileobj)
+            if received is None and self._lead is not None:
+                self._lead_gone = key.data
+            if received is None or _FAREWELL in received:
+                self._selector.unregister(key.fileobj)
+                key.fileobj.close()  # pyright: ignore[reportAttributeAccessIssue]
+            if received is None:
+                return key.data
+        return None
+
+    def lead_missed(self, seconds: float) -> str | None:
+        """The same as `missed` on another process than the leading one, for any thread: it takes nothing away."""
+        connection, name = self._lead or (None, None)
+        with contextlib.suppress(OSError, ValueError):  # closed meanwhile, after a farewell
+            if connection is not None and select.select([connection], [], [], seconds)[0]:
+                try:
+                    return None if connection.recv(1, socket.MSG_PEEK) else name
+                except ConnectionError:
+                    return name
+        return self._lead_gone
+
+    def close(self) -> None:
+        """Says farewell."""
+        for key in list(self._selector.get_map().values()):
+            with contextlib.suppress(OSError):
+                if key.fileobj is not self._server:
+                    key.fileobj.sendall(_FAREWELL)  # pyright: ignore[reportAttributeAccessIssue]
+                key.fileobj.close()  # pyright: ignore[reportAttributeAccessIssue]
+        self._selector.close()
+
+    def _listen(self) -> None:
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        self._server = socket.create_server(("", 0), family=family, dualstack_ipv6=both, backlog=4096)
+        self._selector.register(self._server, selectors.EVENT_READ)
+        self._token = secrets.token_hex(16)
+        record = {"port": self._server.getsockname()[1], "token": self._token, "name": _own_name()}
+        coordination().key_value_set(_KEY, json.dumps(record))
+
+    def _connect(self) -> None:
+        record = json.loads(coordination().blocking_key_value_get(_KEY, int(1000 * _CONNECT)))
+        connection = socket.create_connection((coordinator_host(), record["port"]), timeout=_CONNECT)
+        connection.settimeout(None)
+        connection.sendall(json.dumps({"token": record["token"], "name": _own_name()}).encode() + b"\n")
+        self._lead = connection, record["name"]
+        self._keep(connection, record["name"])
+
+    def _welcome(self) -> None:
+        assert self._server is not None
+        with contextlib.suppress(OSError, ValueError):
+            connection, _ = self._server.accept()
+            connection.settimeout(_HELLO)
+            record: Any = json.loads(connection.recv(4096))
+            if not isinstance(record, dict) or record.get("token") != self._token:  # a stranger
+                connection.close()
+                return
+            connection.settimeout(None)
+            self._keep(connection, str(record["name"]))
+
+    def _keep(self, connection: socket.socket, name: str) -> None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, seconds in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 4)):
+            if hasattr(socket, option):
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), seconds)
+        self._selector.register(connection, selectors.EVENT_READ, name)
+
+
+def _own_name() -> str:
+    return f"{process_name()} (pid {os.getpid()} on {socket.gethostname()})"
+
+
+def _received(connection: Any) -> bytes | None:
+    """Returns what came; None where the other side is gone."""
+    try:
+        return connection.recv(64) or None
+    except OSError:
+        return None

@@ -1,0 +1,113 @@
+"""How a run begins or goes on: the leading process looks at its folder and decides, and all others do as it says."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+from transformer.cluster.agreement import LONG, exchange, from_lead, lead_does, own_index, process_name, together
+from transformer.data.prepare import Corpora
+from transformer.errors import UserError
+from transformer.training import corpus_record
+from transformer.training import experiment as experiments
+from transformer.training.experiment import Experiment
+from transformer.training.lock import RunLock
+from transformer.training.run import Run
+
+_OWN = ("data.path", "data.tfds", "data.mixture", "data.tokenizer", "data.cache_dir")
+"""Fields that a process may have of its own: where its machine keeps what all of them read."""
+
+
+def look(run: Run, lock: RunLock, experiment: Experiment, say: Callable[[str], None]) -> bool:
+    """Returns whether the run was begun before; writes nothing. All processes must call it.
+
+    Raises:
+      UserError: the processes have different flags, another start of the run is going on, or the folder holds another
+        experiment, or something else than a run.
+    """
+    _check_flags(experiment)
+
+    def decide() -> bool:
+        lock.look()
+        for field, (old, new) in _check(run, experiment).items():
+            say(f"{field} is {new!r} from here on (it was {old!r})")
+        return run.begun
+
+    return lead_does("looking at the run folder", decide)
+
+
+def begin(
+    run: Run, lock: RunLock, experiment: Experiment, corpus: Corpora, *, begun: bool, say: Callable[[str], None]
+) -> dict[str, bytes]:
+    """Takes the run's lock, and records what it is; returns the files that every checkpoint takes along.
+
+    All processes must call it. The leading one writes; the others, whose checkpoints carry no files either, get none.
+
+    Args:
+      begun: as `look` found it.
+
+    Raises:
+      UserError: the corpus is another than when the run began, or not the same on all processes; another start took
+        the lock meanwhile; or the processes do not share the folder.
+    """
+    data = corpus_record.record_of(experiment.data, corpus)
+    _check_corpus(corpus)
+
+    def record() -> dict[str, bytes]:
+        new = run.recorded_data()
+        notes = _data_notes(run, new, data, experiment) if begun else []
+        run.folder.mkdir(parents=True, exist_ok=True)
+        lock.take()
+        if run.begun != begun:
+            raise UserError(f"{run.folder}: another start of this run came in between: run the same command again")
+        _check(run, experiment)  # of the same run still, now that nobody else writes
+        for note in notes:
+            say(note)
+        return run.begin(recorded(experiment), corpus.tokenizer, data)
+
+    files: dict[str, bytes] = {}
+    with together("beginning the run", deadline=LONG):
+        if own_index() == 0:
+            files = record()
+    holder = from_lead("who leads the run", lock.record)
+    with together("finding the run folder"):
+        if own_index() > 0:
+            lock.seen(holder)
+    return files
+
+
+def recorded(experiment: Experiment) -> Experiment:
+    """Returns the experiment as it is written down: without what holds for one start alone."""
+    return dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, changed=False))
+
+
+def _check(run: Run, experiment: Experiment) -> dict[str, tuple]:
+    return run.check(recorded(experiment), corpus_changed=experiment.data.changed)
+
+
+def _data_notes(run: Run, recorded: dict[str, Any] | None, data: dict[str, Any], experiment: Experiment) -> list[str]:
+    if recorded is None:
+        return [f"{run.data} is written now: this run began before corpora were recorded by their content"]
+    notes = corpus_record.check(recorded, data, experiment.data)
+    return [f"{note}, as --data.changed says" for note in notes]
+
+
+def _check_flags(experiment: Experiment) -> None:
+    """Raises UserError on all processes where one was started with other flags than the leading one."""
+    own = json.loads(json.dumps(experiments.to_dict(experiment)))
+    leads = from_lead("the flags", own)
+    fields = experiments.differing(leads, own)
+    wrong = [f"{field} is {mine!r}, not {its!r}" for field, (its, mine) in fields.items() if field not in _OWN]
+    with together("comparing the flags"):
+        if wrong:
+            raise UserError(f"{process_name()} was started with other flags than process 0: {', '.join(wrong)}")
+
+
+def _check_corpus(corpus: Corpora) -> None:
+    """Raises UserError on all processes where one has another corpus than the leading one."""
+    found = exchange("the corpus", [list(corpus.fingerprints.values()), corpus.fingerprint], deadline=LONG)
+    if others := [index for index, theirs in enumerate(found) if theirs != found[0]]:
+        raise UserError(
+            f"{process_name(others[0])} has another corpus than process 0: the content of --data must be the same on "
+            "all machines"
+        )
