@@ -242,6 +242,13 @@ def test_a_bad_line_in_a_late_shard_is_one_line(corpus, tmp_path):
         assert len(records(building(tmp_path))) > 3
 
 
+def test_a_file_that_cannot_be_read_ends_the_reading_of_others():
+    begun = time.monotonic()
+    with pytest.raises(TypeError):
+        list(Workers(2).map(time.sleep, ["no number", 300, 300, 300]))
+    assert time.monotonic() - begun < 100
+
+
 # As tools/prepare.py, without the model's libraries: two workers, on a corpus that takes them a few seconds.
 _BUILD = """
 import sys

@@ -39,15 +39,18 @@ class Workers:
         if len(units) < 2:
             yield from map(scan, units)
             return
-        with _pool(min(self._count, len(units)), _begin, ()) as (pool, _):
+        with _pool(min(self._count, len(units)), _begin_reading, ()) as (pool, _):
             # Many small files together: each task costs a fraction of a millisecond.
-            yield from pool.map(scan, units, chunksize=max(1, min(256, len(units) // (16 * self._count))))
+            with _no_interrupt():
+                found = pool.map(scan, units, chunksize=max(1, min(256, len(units) // (16 * self._count))))
+            yield from found
 
     def make(self, job: Job, numbers: Sequence[int], advance: Callable[[int], object]) -> None:
         job.tokenizer.save(job.folder / TOKENIZER)
         arguments = (job._replace(tokenizer=None), max(1, (os.cpu_count() or 1) // self._count))
         with _pool(min(self._count, len(numbers)), _begin_job, arguments) as (pool, made):
-            waiting = {pool.submit(_make, number) for number in numbers}
+            with _no_interrupt():
+                waiting = {pool.submit(_make, number) for number in numbers}
             reported = 0
             while waiting:
                 done, waiting = concurrent.futures.wait(waiting, _LOOK_SECONDS, concurrent.futures.FIRST_COMPLETED)
@@ -68,13 +71,26 @@ def _pool(count: int, begin: Callable[..., None], arguments: tuple[Any, ...]) ->
     try:
         yield pool, made
     except BrokenProcessPool:
+        stop.set()
         raise UserError(
             "A worker process was killed, perhaps for its memory. Finished shards are kept: run the same command "
             "again, or with fewer --workers."
         ) from None
-    finally:
+    except BaseException:
         stop.set()
+        raise
+    finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Processes that start in this block never get SIGINT: Ctrl-C reaches all of a terminal, and the parent decides."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Stopped(Exception):
@@ -96,8 +112,18 @@ class _Worker:
             raise _Stopped
 
 
+def _begin_reading(stop: Any, made: Any) -> None:
+    _begin(stop, made)
+    threading.Thread(target=_leave_when, args=(stop,), daemon=True).start()
+
+
+def _leave_when(stop: Any) -> None:
+    """Ends this process when the reading failed elsewhere: it leaves nothing half-made, and a file may be large."""
+    stop.wait()
+    os._exit(1)
+
+
 def _begin(stop: Any, made: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the parent alone decides
     _Worker.stop, _Worker.made = stop, made
     threading.Thread(target=_follow_parent, daemon=True).start()
 
