@@ -4,9 +4,9 @@ import json
 import os
 
 import pytest
-from tool_calls import caller, refuser
 
 import train
+from tests.tool_calls import caller, refuser
 from tools import prepare
 from transformer.data import build
 

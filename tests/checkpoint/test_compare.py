@@ -7,12 +7,12 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-import tiny
 from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from tests.checkpoint import tiny
 from transformer import checkpoint
 from transformer.checkpoint import compare as compare_
 from transformer.checkpoint import rewrite

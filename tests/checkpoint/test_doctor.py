@@ -8,12 +8,12 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-import tiny
 from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
+from tests.checkpoint import tiny
 from transformer.checkpoint import doctor, leaves
 from transformer.checkpoint.leaves import Leaf
 from transformer.errors import UserError

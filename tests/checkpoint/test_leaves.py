@@ -5,12 +5,12 @@ import itertools
 import jax
 import numpy as np
 import pytest
-import tiny
 from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
 from orbax.checkpoint import v1 as ocp
 
+from tests.checkpoint import tiny
 from transformer.checkpoint import Damaged, leaves, stream
 from transformer.checkpoint.leaves import Leaf
 from transformer.errors import UserError

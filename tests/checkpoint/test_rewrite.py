@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-import tiny
 from etils import epath
 from flax.traverse_util import flatten_dict
 
+from tests.checkpoint import tiny
 from transformer import checkpoint
 from transformer.checkpoint import Checkpoints, Damaged, doctor, leaves, rewrite, stream
 from transformer.checkpoint import prune as pruning

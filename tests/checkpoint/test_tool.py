@@ -2,9 +2,9 @@
 
 import jax
 import pytest
-import tiny
-from tool_calls import caller, refuser
 
+from tests.checkpoint import tiny
+from tests.tool_calls import caller, refuser
 from tools import checkpoint as tool
 
 

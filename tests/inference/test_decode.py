@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_models import TINY
 
+from tests.tiny_models import TINY
 from transformer.errors import UserError
 from transformer.inference.beam_search import BeamSearch
 from transformer.inference.decode import Generated, generate

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tiny_models import TINY
 
+from tests.tiny_models import TINY
 from tools import convert as tool
 from transformer import checkpoint
 from transformer.errors import UserError

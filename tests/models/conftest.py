@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_models import random_params
 
+from tests.tiny_models import random_params
 from transformer.layers.execution import Execution
 from transformer.models.gpt import GPTConfig
 

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from tiny_models import TINY
 
+from tests.tiny_models import TINY
 from transformer.layers.execution import Execution
 from transformer.objectives import MaskedLM
 from transformer.objectives.causal_lm import CausalLM

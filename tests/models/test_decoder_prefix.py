@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_models import TINY
 
+from tests.tiny_models import TINY
 from transformer.layers.execution import Execution
 from transformer.objectives import PrefixLM
 

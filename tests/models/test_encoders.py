@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from tiny_models import random_params
 
+from tests.tiny_models import random_params
 from transformer.errors import UserError
 from transformer.layers.execution import Execution
 from transformer.models import FAMILIES, architecture_from_dict, architecture_to_dict

@@ -10,8 +10,8 @@ import pytest
 from flax.traverse_util import flatten_dict
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import TINY
 
+from tests.tiny_models import TINY
 from transformer.errors import UserError
 from transformer.models.extend import Extension
 from transformer.models.graft import Rules, graft, leaves, plan

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from tiny_models import TINY
 
+from tests.tiny_models import TINY
 from transformer.layers.execution import Execution
 from transformer.models import FAMILIES
 from transformer.ops.cross_entropy import cross_entropy

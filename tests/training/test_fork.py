@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 from etils import epath
-from runs import losses, train
 
+from tests.training.runs import losses, train
 from transformer.checkpoint import to_json
 from transformer.checkpoint.rewrite import fork
 from transformer.checkpoint.stream import read_leaves

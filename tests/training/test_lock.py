@@ -6,10 +6,10 @@ import subprocess
 import sys
 import time
 
-import fake_gcs
 import pytest
 from etils import epath
 
+from tests.training import fake_gcs
 from transformer.errors import UserError
 from transformer.training import lock as locks
 from transformer.training.lock import NAME, RunLock

@@ -8,8 +8,8 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from runs import evaluations, losses, rows, stopped, train
 
+from tests.training.runs import evaluations, losses, rows, stopped, train
 from transformer import checkpoint
 from transformer.checkpoint import CheckpointConfig, Damaged, Files
 from transformer.errors import UserError

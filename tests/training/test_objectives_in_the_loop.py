@@ -6,9 +6,9 @@ import re
 
 import numpy as np
 import pytest
-from runs import rows
 
 import train as command
+from tests.training.runs import rows
 from tools.crash import WORDS
 from transformer.data.config import DataConfig
 from transformer.errors import UserError

@@ -1,10 +1,10 @@
 """Runs in an object store: the same files, the same numbers, and nothing half-written is taken for whole."""
 
-import fake_gcs
 import pytest
 from etils import epath
-from runs import evaluations, losses, rows, stopped, train
 
+from tests.training import fake_gcs
+from tests.training.runs import evaluations, losses, rows, stopped, train
 from transformer.checkpoint import Damaged, find
 from transformer.checkpoint.rewrite import average
 from transformer.checkpoint.verifying import verify

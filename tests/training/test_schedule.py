@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 from jax._src import monitoring
-from test_step import OPTIMIZER, make_batch, program_of
 
+from tests.training.test_step import OPTIMIZER, make_batch, program_of
 from transformer.sharding import batch_sharding
 from transformer.training.optimizer import OptimizerConfig, make_schedule
 

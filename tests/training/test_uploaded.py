@@ -4,12 +4,12 @@ import errno
 import os
 import time
 
-import fake_gcs
 import pytest
 from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.training import fake_gcs
 from transformer.training import uploaded
 
 

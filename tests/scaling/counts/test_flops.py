@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
-from tiny_models import TINY
 
 import configs
+from tests.tiny_models import TINY
 from tools import scaling
 from transformer.errors import UserError
 from transformer.layers.execution import Execution

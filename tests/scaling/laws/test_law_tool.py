@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tool_calls import caller, refuser
 
+from tests.tool_calls import caller, refuser
 from tools import scaling as tool
 from transformer.scaling.laws import synthetic
 from transformer.scaling.laws.coverage import TRUTH

@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-import studies
 from matplotlib.colors import to_hex
 from matplotlib.lines import Line2D
 
+from tests.scaling.reports import studies
 from transformer.scaling.laws import isoflop, predict
 from transformer.scaling.reports import figures, results
 from transformer.scaling.reports.wording import scientific, short

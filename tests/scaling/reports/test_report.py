@@ -7,8 +7,8 @@ import math
 from html.parser import HTMLParser
 
 import pytest
-import studies
 
+from tests.scaling.reports import studies
 from transformer.errors import UserError
 from transformer.scaling.laws import isoflop, law_file, predict
 from transformer.scaling.reports import page as page_of

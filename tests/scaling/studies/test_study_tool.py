@@ -5,8 +5,8 @@ import json
 
 import numpy as np
 import pytest
-from tool_calls import caller
 
+from tests.tool_calls import caller
 from tools import scaling as tool
 from transformer import command
 from transformer.scaling.laws import synthetic
