@@ -75,7 +75,8 @@ def test_imports_go_down(module):
 def test_tests_import_each_other_by_their_whole_names():
     """A bare `import runs` would be another package for the linter once a user has a folder `runs/`."""
     paths = list((ROOT / "tests").rglob("*.py"))
-    bare = {path.stem for path in paths} - {"conftest", "__init__"}
+    bare = {path.stem for path in paths} | {path.parent.name for path in paths} - {"tests"}
+    bare -= {"conftest", "__init__"}
     for path in paths:
         assert not {name.partition(".")[0] for name in imports_of(path, relative=True)} & bare, path
 

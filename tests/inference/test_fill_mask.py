@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import tokenizers
 import transformers
-from data.corpus import make_text
 from etils import epath
-from interop import parity
 from tokenizers import decoders, models, pre_tokenizers, processors
 
+from tests.data.corpus import make_text
+from tests.interop import parity
 from transformer.checkpoint import save_params, to_json
 from transformer.data.byte_tokenizer import ByteTokenizer
 from transformer.data.config import DataConfig

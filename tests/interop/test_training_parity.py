@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from data.corpus import make_text
 
+from tests.data.corpus import make_text
 from transformer.data import pipeline
 from transformer.data.config import DataConfig
 from transformer.data.prepare import prepare
