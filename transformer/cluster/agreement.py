@@ -11,7 +11,6 @@ import collections
 import contextlib
 import json
 import socket
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 
@@ -25,9 +24,6 @@ DEADLINE = 600.0
 """Seconds that a process waits for the others, unless it is told otherwise."""
 LONG = 24 * 3600.0
 """Seconds for what may take one process hours, such as building its own store of tokens."""
-_SLICE = 10.0
-"""Seconds between looks at whether a wait is over its deadline."""
-
 _rounds: collections.Counter[str] = collections.Counter()
 
 
@@ -65,22 +61,17 @@ def exchange(what: str, value: T, *, deadline: float = DEADLINE) -> list[T]:
     """
     if alone():
         return [value]
-    client = coordination()
-    _rounds[what] += 1
-    folder = f"transformer/{what}"
-    client.key_value_set(f"{folder}/{_rounds[what]}/{own_index()}", json.dumps(value))
-    ends = time.monotonic() + deadline
-    answers = []
-    for index in range(_state().num_processes):
-        answers.append(json.loads(_wait_for(client, f"{folder}/{_rounds[what]}/{index}", index, what, ends)))
-    if _rounds[what] > 1:  # all are in this round, so all have read the one before
-        client.key_value_delete(f"{folder}/{_rounds[what] - 1}/{own_index()}")
-    return answers
+    folder = _meet(what, value, deadline)
+    answers = {key.rpartition("/")[2]: answer for key, answer in coordination().key_value_dir_get(folder)}
+    return [json.loads(answers[str(index)]) for index in range(_state().num_processes)]
 
 
 def from_lead(what: str, value: T, *, deadline: float = DEADLINE) -> T:
-    """Returns the leading process's `value` on every process; a value of JSON."""
-    return exchange(what, value if own_index() == 0 else None, deadline=deadline)[0]  # type: ignore[return-value]
+    """Returns the leading process's `value` on every process; a value of JSON. See `exchange`."""
+    if alone():
+        return value
+    folder = _meet(what, value if own_index() == 0 else None, deadline)
+    return json.loads(coordination().key_value_try_get(f"{folder}/0"))
 
 
 @contextlib.contextmanager
@@ -159,16 +150,32 @@ def _state() -> Any:
     return distributed.global_state
 
 
-def _wait_for(client: Any, key: str, index: int, what: str, ends: float) -> str:
-    while True:
-        left = ends - time.monotonic()
-        try:
-            return client.blocking_key_value_get(key, max(int(1000 * min(left, _SLICE)), 1))
-        except jax.errors.JaxRuntimeError as error:
-            if "DEADLINE_EXCEEDED" not in str(error):
-                raise UserError(f"{what}: {process_name()} lost the others: {_first_line(error)}") from error
-            if left <= 0:
-                raise UserError(f"{what}: {process_name(index)} did not answer in time: is it there?") from error
+def _meet(what: str, value: Any, deadline: float) -> str:
+    """Leaves `value` for the others and waits until all have left theirs; returns the folder of all values.
+
+    One barrier and one listing a process, however many there are.
+    """
+    client = coordination()
+    _rounds[what] += 1
+    folder, before = (f"transformer/{what}/{_rounds[what] - back}" for back in (0, 1))
+    client.key_value_set(f"{folder}/{own_index()}", json.dumps(value))
+    try:
+        client.wait_at_barrier(folder, int(1000 * deadline))
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(_who_is_missing(what, folder, error)) from error
+    if _rounds[what] > 1:  # all are in this round, so all have read the one before
+        client.key_value_delete(f"{before}/{own_index()}")
+    return folder
+
+
+def _who_is_missing(what: str, folder: str, error: Exception) -> str:
+    """Returns a line that names the first process that left no value."""
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # the service may be gone
+        there = {key.rpartition("/")[2] for key, _ in coordination().key_value_dir_get(folder)}
+        for index in range(_state().num_processes):
+            if str(index) not in there:
+                return f"{what}: {process_name(index)} did not answer in time: is it there?"
+    return f"{what}: {process_name()} lost the others: {_first_line(error)}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -23,10 +23,11 @@ class Beam:
     def __init__(self, options: Sequence[str]):
         self._options = list(options)
         try:
-            import apache_beam as beam  # pyright: ignore[reportMissingImports]
+            import apache_beam as beam
+            from apache_beam.options.pipeline_options import PipelineOptions
         except ImportError as error:
             raise UserError("--beam needs Apache Beam: pip install 'transformer-train[beam]'") from error
-        self._beam = beam
+        self._beam, self._make_options = beam, PipelineOptions
 
     def map(self, scan: Scan, units: Iterable[Unit]) -> Iterator[Facts]:
         """As the built-in `map`: reading is a small part of the work, and is done here."""
@@ -35,7 +36,7 @@ class Beam:
     def make(self, job: Job, numbers: Sequence[int], advance: Callable[[int], object]) -> None:
         beam = self._beam
         job.tokenizer.save(job.folder / TOKENIZER)
-        options = beam.options.pipeline_options.PipelineOptions(self._options)
+        options = self._make_options(self._options)
         try:
             whole = beam.Pipeline(options=options)
         except ValueError as error:

@@ -7,6 +7,7 @@ from typing import Any, Self
 import numpy as np
 from etils import epath
 
+from transformer.data.sentencepiece_model import read_spec
 from transformer.data.tokenizer import Dividing, Spans, hash_bytes, read_tokenizer_file, write_kind
 from transformer.errors import UserError
 
@@ -134,19 +135,12 @@ class Boundaries:
     """Where the tokens of a SentencePiece model end whatever follows."""
 
     def __init__(self, processor: Any, model: bytes):
-        from sentencepiece import sentencepiece_model_pb2
-
-        self._processor = processor
-        protos: Any = sentencepiece_model_pb2  # its classes are made at run time
-        proto = protos.ModelProto.FromString(model)
-        trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
-        self._is_bpe = trainer.model_type == trainer.BPE
-        self.sums_scores = trainer.model_type == trainer.UNIGRAM
+        self._processor, spec = processor, read_spec(model)
+        self._is_bpe, self.sums_scores = spec.is_bpe, spec.is_unigram
         plain = (i for i in range(processor.get_piece_size()) if not processor.is_control(i))
         texts = [processor.id_to_piece(i) for i in plain if not processor.is_unknown(i) and not processor.is_byte(i)]
         self.dividing = Dividing([text.replace(_SPACE, " ") for text in texts])
-        changes = normalizer.precompiled_charsmap or normalizer.add_dummy_prefix or normalizer.remove_extra_whitespaces
-        self.keeps_text = bool(trainer.byte_fallback and self.dividing.around_unknown and not changes)
+        self.keeps_text = bool(spec.byte_fallback and self.dividing.around_unknown and not spec.changes_text)
 
     def settle(self, left: int, right: int) -> bool:
         """`Tokenizer.settles`."""

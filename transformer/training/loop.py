@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from transformer import checkpoint
 from transformer.checkpoint import Checkpoints, Damaged, reading
-from transformer.cluster.agreement import DEADLINE, LONG, exchange, lead_does, together
+from transformer.cluster.agreement import DEADLINE, LONG, alone, exchange, lead_does, together, together_do
 from transformer.data import pipeline
 from transformer.data.prepare import Corpora, prepare
 from transformer.data.tokenizer import Tokenizer
@@ -126,6 +126,8 @@ def train(
                     step += 1
                     profiler.before(step)
                     with stop.compiling() if step == first + 1 else contextlib.nullcontext():
+                        if step == first + 1:
+                            compile_together(program, state, batch)
                         state, metrics = program.step(state, batch)
                     progress.step(step, metrics)
                     evaluation = None
@@ -168,6 +170,15 @@ def build(experiment: Experiment, mesh: Mesh, *, trains: bool = True) -> Program
             f"data x fsdp = {parts} devices: change one of them"
         )
     return program_of(experiment, experiment.model, mesh)
+
+
+def compile_together(program: Program, state: TrainState, batch: Batch) -> None:
+    """Compiles the step on all processes before the first one runs it; alone, running compiles it.
+
+    One process may find it compiled and another not, and who runs it waits for the others half a minute, no longer.
+    """
+    if not alone():
+        together_do("compiling the step", lambda: program.compile_step(state, batch), deadline=LONG)
 
 
 def known_tokenizer(experiment: Experiment, run: Run, *, begun: bool) -> Tokenizer | None:

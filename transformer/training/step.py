@@ -61,6 +61,8 @@ class Program(NamedTuple):
     the mean loss. Not compiled by itself."""
     abstract: TrainState
     """ShapeDtypeStructs with shardings: what a restore aims at."""
+    compile_step: Callable[[TrainState, Batch], None]
+    """Compiles `step` for such arguments, and runs nothing: for processes that are to begin the first one together."""
     retuned: Callable[[Schedule], "Program"]
     """Returns the program of the same run with other numbers of its schedule: nothing is compiled for it."""
 
@@ -175,7 +177,7 @@ def make_program(
         return loss_fn(params, batch, None)[1]
 
     options = execution.compiler_options(mesh.devices.flat[0].platform) if isinstance(mesh, Mesh) else {}
-    jit = functools.partial(jax.jit, compiler_options=options)
+    jit = functools.partial(jax.jit, compiler_options=options or None)
     initialised = jit(init, out_shardings=shardings)
     stepped = jit(step, donate_argnums=0, out_shardings=(shardings, replicated))
     evaluated = jit(evaluate, out_shardings=replicated)
@@ -187,9 +189,15 @@ def make_program(
             # `device_put` would ask all processes whether they have the same.
             return jax.tree.map(lambda number: jax.make_array_from_process_local_data(replicated, number), knobs)
 
+        ahead: list[Callable[..., Any]] = []  # `step`, once it is compiled ahead
+
+        def compile_step(state: TrainState, batch: Batch) -> None:
+            ahead[:] = [stepped.lower(state, batch, placed()).compile()]
+
         return Program(
             init=lambda: initialised(placed()),
-            step=lambda state, batch: stepped(state, batch, placed()),
+            step=lambda state, batch: (ahead[0] if ahead else stepped)(state, batch, placed()),
+            compile_step=compile_step,
             evaluate=evaluated,
             gradients=mean_gradients,
             abstract=abstract,

@@ -1,0 +1,58 @@
+"""The fields of a SentencePiece model that are described here are those that SentencePiece describes."""
+
+import ast
+import importlib.util
+import io
+
+import pytest
+import sentencepiece
+from google.protobuf import descriptor_pb2
+
+from transformer.data.sentencepiece_model import _FIELDS, read_spec
+
+
+def sentencepieces_own() -> dict[str, dict[str, descriptor_pb2.FieldDescriptorProto]]:
+    """Message -> field, of the serialized description in SentencePiece's generated code, which is not imported."""
+    spec = importlib.util.find_spec("sentencepiece.sentencepiece_model_pb2")
+    with open(spec.origin) as source:
+        tree = ast.parse(source.read())
+    [serialized] = [
+        node.args[0].value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "AddSerializedFile"
+    ]
+    file = descriptor_pb2.FileDescriptorProto.FromString(serialized)
+    return {message.name: {field.name: field for field in message.field} for message in file.message_type}
+
+
+def test_numbers_and_defaults_are_sentencepieces_own():
+    theirs = sentencepieces_own()
+    for message, fields in _FIELDS.items():
+        for name, (number, _, default) in fields.items():
+            field = theirs[message][name]
+            assert field.number == number
+            if name == "model_type":
+                assert (field.default_value, default) == ("UNIGRAM", "1")
+            elif default:
+                assert (field.default_value or "false") == default
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe", "char"])
+@pytest.mark.parametrize(("rule", "prefix"), [("identity", False), ("identity", True), ("nmt_nfkc", False)])
+def test_reads_what_a_model_was_trained_with(kind, rule, prefix):
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the lazy dog and the quick fox"] * 9),
+        model_writer=model,
+        model_type=kind,
+        vocab_size=300 if kind != "char" else 280,
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        normalization_rule_name=rule,
+        add_dummy_prefix=prefix,
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+    )
+    spec = read_spec(model.getvalue())
+    assert (spec.is_unigram, spec.is_bpe, spec.byte_fallback) == (kind == "unigram", kind == "bpe", True)
+    assert spec.changes_text == (rule != "identity" or prefix)
