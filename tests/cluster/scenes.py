@@ -14,7 +14,7 @@ from unittest import mock
 
 from tools.crash import write_corpus
 from transformer import command
-from transformer.checkpoint import CheckpointConfig, Damaged, reading
+from transformer.checkpoint import CheckpointConfig
 from transformer.cluster.agreement import exchange, own_index
 from transformer.data.config import DataConfig
 from transformer.errors import UserError
@@ -94,14 +94,17 @@ def late() -> str:
 
 @contextlib.contextmanager
 def sixth_damaged():
-    check = reading.check
+    """While in the block, the second process cannot read what Orbax reads of checkpoint 6."""
+    from orbax.checkpoint import v1 as ocp
 
-    def seen(path):
+    load = ocp.load_checkpointables
+
+    def seen(path, abstract):
         if path.name == "6" and own_index() == 1:
-            raise Damaged(f"{path}: damaged: as the second sees it")
-        check(path)
+            raise OSError(5, "as the second sees it")
+        return load(path, abstract)
 
-    with mock.patch.object(reading, "check", seen):
+    with mock.patch.object(ocp, "load_checkpointables", seen):
         yield
 
 

@@ -14,7 +14,7 @@ GONE = "it was killed or it crashed; the same command goes on from the newest ch
 
 def outcomes(folder, *scenes):
     """Returns scene -> how it ended, by process; both end orderly."""
-    both = processes.run([SCENES, str(folder), *scenes], 2, timeout=400)
+    both = processes.run([SCENES, str(folder), *scenes], 2, timeout=240)
     assert [one.code for one in both] == [0, 0], both
     found = [dict(map(json.loads, filter(lambda line: line.startswith('["'), one.out.splitlines()))) for one in both]
     return {scene: [own[scene] for own in found] for scene in scenes}
@@ -38,7 +38,7 @@ def test_a_late_start_and_a_checkpoint_that_one_sees_damaged(tmp_path):
     found = outcomes(tmp_path, "late", "damaged", "fallback")
     assert found["late"] == ["step 6", "step 6"]
     [line] = set(found["damaged"])
-    assert line.endswith("6: damaged: as the second sees it. To go on from step 4: --checkpoint.fallback True")
+    assert line.endswith("as the second sees it (process 1 of 2). To go on from step 4: --checkpoint.fallback True")
     said, quiet = found["fallback"]
     assert quiet == "step 6"
     assert said.endswith("It is set aside as " + str(tmp_path / "late/checkpoints/6.damaged-1") + " | step 6")

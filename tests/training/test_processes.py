@@ -66,4 +66,6 @@ def test_two_processes_that_share_rows_train_on_the_same(folder, alone):
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_every_pair_of_axes_over_any_number_of_processes(folder, alone, count):
     meshes = ONE_AXIS + PAIRS
-    check(over(folder, meshes + [mesh | {"alternate": True} for mesh in meshes], count, devices=4 // count), alone)
+    if count == 2:  # with one or four, the processes' devices take turns anyway
+        meshes = meshes + [mesh | {"alternate": True} for mesh in PAIRS]
+    check(over(folder, meshes, count, devices=4 // count), alone)

@@ -127,15 +127,13 @@ def _dense(q_BTHK, k_BSGK, v_BSGK, mask: Mask, bias, scale, dropout_rate, key):
     probs_BHTS = _softmax(scores_BHTS, mask.dense(T, S), v_BSGK.dtype)
     if key is not None:
         probs_BHTS = dropout(probs_BHTS, dropout_rate, key)
-    probs_BGQS = probs_BHTS.reshape(B, G, R * T, S)
-    out_BQGK = (_mean_of if v_BSGK.dtype == jnp.float32 else _mean)(probs_BGQS, v_BSGK)
+    out_BQGK = jnp.einsum("BGQS,BSGK->BQGK", probs_BHTS.reshape(B, G, R * T, S), v_BSGK)
     return out_BQGK.reshape(B, R, T, G, K).transpose(0, 2, 3, 1, 4).reshape(B, T, H, K)
 
 
 def _softmax_of(scores: jax.Array, visible: jax.Array | None, dtype: Any) -> jax.Array:
-    """Returns the softmax over the last axis of the visible scores, in float32; all zero where none is.
+    """Returns the softmax over the last axis of the visible scores, computed in float32; all zero where none is.
 
-    It is rounded to `dtype`, that of the product with the values, but stays float32, and so does its gradient.
     Its gradient needs only its result, which the product with the values keeps anyway: automatic differentiation
     would keep three arrays of that size, the largest of a layer.
     """
@@ -144,16 +142,16 @@ def _softmax_of(scores: jax.Array, visible: jax.Array | None, dtype: Any) -> jax
     # A row that sees nothing has its peak held above its scores, so that they vanish; any other row sums to at least 1.
     peak = jnp.maximum(scores.max(axis=-1, keepdims=True), jnp.float32(_MASKED / 2))
     exp = jnp.exp(scores - peak)
-    return (exp / jnp.maximum(exp.sum(axis=-1, keepdims=True), jnp.float32(1))).astype(dtype).astype(jnp.float32)
+    return (exp / jnp.maximum(exp.sum(axis=-1, keepdims=True), jnp.float32(1))).astype(dtype)
 
 
 def _softmax_forward(scores, visible, dtype):
     probs = _softmax_of(scores, visible, dtype)
-    return probs, probs.astype(dtype)
+    return probs, probs
 
 
 def _softmax_backward(dtype, probs, cotangent):
-    probs = probs.astype(jnp.float32)
+    probs, cotangent = probs.astype(jnp.float32), cotangent.astype(jnp.float32)
     mean = (probs * cotangent).sum(axis=-1, keepdims=True)
     if dtype != jnp.float32:
         # Rounded probabilities do not quite sum to 1: what all cotangents of a row share would not quite cancel. Those
@@ -164,26 +162,6 @@ def _softmax_backward(dtype, probs, cotangent):
 
 _softmax = jax.custom_vjp(_softmax_of, nondiff_argnums=(2,))
 _softmax.defvjp(_softmax_forward, _softmax_backward)
-
-
-def _mean_of(probs_BGQS: jax.Array, v_BSGK: jax.Array) -> jax.Array:
-    """Returns the values' mean under float32 probabilities, [B, Q, G, K]: a product in the dtype of the values."""
-    return jnp.einsum("BGQS,BSGK->BQGK", probs_BGQS.astype(v_BSGK.dtype), v_BSGK)
-
-
-def _mean_forward(probs_BGQS, v_BSGK):
-    return _mean_of(probs_BGQS, v_BSGK), (probs_BGQS.astype(v_BSGK.dtype), v_BSGK)
-
-
-def _mean_backward(residuals, cotangent_BQGK):
-    """The scores' gradient is the difference of a row's from their mean, which is often much larger: so in float32."""
-    probs_BGQS, v_BSGK = residuals
-    dprobs_BGQS = jnp.einsum("BQGK,BSGK->BGQS", cotangent_BQGK, v_BSGK, preferred_element_type=jnp.float32)
-    return dprobs_BGQS, jnp.einsum("BGQS,BQGK->BSGK", probs_BGQS, cotangent_BQGK)
-
-
-_mean = jax.custom_vjp(_mean_of)  # in 16 bits; in float32 automatic differentiation does the same
-_mean.defvjp(_mean_forward, _mean_backward)
 
 
 def _cudnn(q_BTHK, k_BSGK, v_BSGK, mask: Mask, bias, scale, dropout_rate, key):

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from transformer import checkpoint
 from transformer.checkpoint import Checkpoints, Damaged, reading
-from transformer.cluster.agreement import DEADLINE, LONG, alone, exchange, lead_does, together, together_do
+from transformer.cluster.agreement import LONG, alone, lead_does, together, together_do
 from transformer.data import pipeline
 from transformer.data.prepare import Corpora, prepare
 from transformer.data.tokenizer import Tokenizer
@@ -228,34 +228,16 @@ def start(
     steps = lead_does("listing the checkpoints", lambda: checkpoints.steps)
     while steps:
         step = steps.pop()
-        damage = damage_seen(checkpoints, step)
         try:
-            if damage is None:
-                params, rest, evaluated = checkpoints.restore(step, **checkpointables(program.abstract))
-                return dataclasses.replace(rest, params=params), evaluated
-        except Damaged as error:
-            # The others may wait for this process in the restore. That they give up takes ten minutes, which is for
-            # those to wait who want to fall back; else this process leaves, and takes the others along.
-            damage = str(error)
-            if experiment.checkpoint.fallback:
-                exchange(f"checkpoint {step}, which could not be restored", damage, deadline=2 * DEADLINE)
-        if not experiment.checkpoint.fallback:
-            offer = f" To go on from step {steps[-1]}: --checkpoint.fallback True" if steps else ""
-            raise Damaged(f"{damage}.{offer}")
-        aside = lead_does("setting a checkpoint aside", lambda step=step: str(checkpoints.set_aside(step)))
-        say(f"{damage}. It is set aside as {aside}")
+            params, rest, evaluated = checkpoints.restore(step, **checkpointables(program.abstract))
+        except Damaged as error:  # which all processes raise, whichever of them saw it
+            if not experiment.checkpoint.fallback:
+                offer = f" To go on from step {steps[-1]}: --checkpoint.fallback True" if steps else ""
+                raise Damaged(f"{error}.{offer}") from error
+            say(f"{error}. It is set aside as {checkpoints.set_aside(step)}")
+            continue
+        return dataclasses.replace(rest, params=params), evaluated
     return fresh(program, experiment, mesh, say), True
-
-
-def damage_seen(checkpoints: Checkpoints, step: int) -> str | None:
-    """Returns how a checkpoint's files are damaged, as the first of the processes sees it that sees it so; or None."""
-    damage = None
-    with together(f"looking at checkpoint {step}"):
-        try:
-            reading.check(checkpoints.folder / str(step))
-        except Damaged as error:
-            damage = str(error)
-    return next((seen for seen in exchange(f"checkpoint {step}", damage) if seen is not None), None)
 
 
 def fresh(program: Program, experiment: Experiment, mesh: Mesh, say: Callable[[str], None]) -> TrainState:
