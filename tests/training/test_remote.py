@@ -3,24 +3,12 @@
 import pytest
 from etils import epath
 
-from tests.training import fake_gcs
 from tests.training.runs import evaluations, losses, rows, stopped, train
 from transformer.checkpoint import Damaged, find
 from transformer.checkpoint.rewrite import average
 from transformer.checkpoint.verifying import verify
 from transformer.errors import UserError
 from transformer.inference.restored import restore
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    """The local folder behind gs://bucket."""
-    root = tmp_path_factory.mktemp("store")
-    server = fake_gcs.serve(root)
-    (root / "bucket").mkdir()
-    yield root / "bucket"
-    server.shutdown()
-    server.server_close()
 
 
 @pytest.fixture(scope="module")

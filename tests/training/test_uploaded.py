@@ -9,19 +9,7 @@ from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.training import fake_gcs
 from transformer.training import uploaded
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    """The local folder behind gs://bucket."""
-    root = tmp_path_factory.mktemp("store")
-    server = fake_gcs.serve(root)
-    (root / "bucket").mkdir()
-    yield root / "bucket"
-    server.shutdown()
-    server.server_close()
 
 
 @pytest.fixture
