@@ -24,6 +24,8 @@ _FIELDS = (
     Field("embd_pdrop", "dropout", 0.1),
     Field("attn_pdrop", "dropout", 0.1),
     Field("layer_norm_epsilon", "norm_epsilon", 1e-5),
+    Field("scale_attn_weights", "scale_scores", True),
+    Field("scale_attn_by_inverse_layer_idx", "divide_scores_by_layer", False),
     Field("tie_word_embeddings", "tie_embeddings", True),
 )
 
@@ -85,14 +87,12 @@ GPT2 = Family(
         "none": "GPT2Model",
     },
     table=_table,
-    pinned={
-        "scale_attn_weights": True,
-        "scale_attn_by_inverse_layer_idx": False,
-        "reorder_and_upcast_attn": False,
-        "add_cross_attention": False,
-    },
+    pinned={"add_cross_attention": False},
     harmless=(
         "n_ctx",
+        # Whether half-precision scores are computed in float32, with the keys scaled first. Here scores always are
+        # float32, in every dtype: the equation is the same.
+        "reorder_and_upcast_attn",
         "summary_activation",
         "summary_first_dropout",
         "summary_proj_to_labels",
