@@ -2,7 +2,7 @@
 
 from transformer.interop.encoder_rules import EncoderNames, MaskedLMNames, block, embeddings
 from transformer.interop.family import Family
-from transformer.interop.hf_config import ACTIVATIONS, Field
+from transformer.interop.hf_config import ACTIVATIONS, Field, Same
 from transformer.models.distilbert import DistilBertConfig
 
 _NAMES = EncoderNames(
@@ -46,7 +46,14 @@ DISTILBERT = Family(
         "none": "DistilBertModel",
     },
     table=_NAMES.table,
-    pinned={"sinusoidal_pos_embds": False},
-    harmless=("tie_weights_",),
+    harmless=(
+        "sinusoidal_pos_embds",  # what the positions' table starts as, before the file's takes its place
+        "tie_weights_",
+    ),
+    inert={
+        "hidden_size": (Same("dim"),),
+        "num_attention_heads": (Same("n_heads"),),
+        "num_hidden_layers": (Same("n_layers"),),
+    },
     fits=lambda config: config.norm_epsilon == 1e-12,  # not theirs to choose
 )

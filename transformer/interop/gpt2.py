@@ -4,13 +4,21 @@ from transformer.errors import UserError
 from transformer.interop.decoder_heads import head_rules
 from transformer.interop.engine import Rule, Table
 from transformer.interop.family import Family
-from transformer.interop.hf_config import ACTIVATIONS, Field
+from transformer.interop.hf_config import ACTIVATIONS, Field, Same
 from transformer.interop.transforms import FLAT, fused, kernel
 from transformer.models.gpt import GPTConfig
 
 _LAYER = "backbone/stack/layers"
 _MATRIX = kernel(transposed=False)
 _QKV = tuple(f"{_LAYER}/attention/{name}" for name in ("query", "key", "value"))
+
+GPT_ALIASES = {
+    "hidden_size": (Same("n_embd"),),
+    "max_position_embeddings": (Same("n_positions"),),
+    "num_attention_heads": (Same("n_head"),),
+    "num_hidden_layers": (Same("n_layer"),),
+}
+"""Transformers' other names of the sizes, which it takes where config.json has them."""
 
 _FIELDS = (
     Field("vocab_size", "vocab_size"),
@@ -88,6 +96,7 @@ GPT2 = Family(
     },
     table=_table,
     pinned={"add_cross_attention": False},
+    inert=GPT_ALIASES,
     harmless=(
         "n_ctx",
         # Whether half-precision scores are computed in float32, with the keys scaled first. Here scores always are

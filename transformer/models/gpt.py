@@ -2,8 +2,8 @@
 
 Radford et al. 2019, "Language models are unsupervised multitask learners"; Brown et al. 2020, section 2.1. GPT-3 has
 "alternating dense and locally banded sparse attention patterns in the layers": a config's `band`. Stanford CRFM's
-GPT-2s (Karamcheti et al. 2021, "Mistral: a journey towards reproducible language model training") also divide the scores
-of layer n by n: `divide_scores_by_layer`.
+GPT-2s (Karamcheti et al. 2021, "Mistral - a journey towards reproducible language model training") also divide the
+scores of layer n by n: `divide_scores_by_layer`.
 
 Shape letters: B batch, T length, D model width, V vocabulary, N layers.
 """
