@@ -44,8 +44,8 @@ class Verify:
 
     hf_folder: tyro.conf.Positional[str]
     """In the Hugging Face format."""
-    tolerance: float = 1e-4
-    """The largest absolute difference allowed, in float32."""
+    tolerance: float = 1e-5
+    """The largest difference allowed, in float32, relative to the largest value of the output."""
     length: int = 32
     """Tokens of the random sequences."""
     pickle: bool = False

@@ -5,7 +5,6 @@ does not know, a field of `harmless.HARMLESS` or of the family's own list, or on
 """
 
 import dataclasses
-import math
 import types
 import typing
 from collections.abc import Collection, Mapping, Sequence
@@ -99,12 +98,11 @@ def checked(name: str, value: Any, kind: Any) -> Any:
     [kind] = [kind for kind in kinds if kind is not type(None)]
     if kind not in _NAMES:
         return value
-    number = type(value) is int or (type(value) is float and math.isfinite(value))
-    if kind is float and number and abs(value) <= 1e308:
+    if kind is float and isinstance(value, int | float) and type(value) is not bool and -1e308 <= value <= 1e308:
         return float(value)
     if kind is float or type(value) is not kind:
         raise UserError(f"config.json: {name} = {shown(value)} is not {_NAMES[kind]}")
-    if kind is int and abs(value) > _LARGEST:
+    if kind is int and not -_LARGEST <= value <= _LARGEST:
         raise UserError(f"config.json: {name} = {shown(value)} is too large")
     return value
 
