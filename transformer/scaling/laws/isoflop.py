@@ -15,6 +15,7 @@ import numpy as np
 from transformer.errors import UserError
 from transformer.scaling.laws import allocation, parabola
 from transformer.scaling.laws.allocation import AllocationLaw, Optima
+from transformer.scaling.laws.how import How
 from transformer.scaling.laws.law import Fit, Warned
 from transformer.scaling.laws.parabola import Parabola
 from transformer.scaling.laws.table import Table
@@ -91,7 +92,7 @@ def resample(table: Table, rng: np.random.Generator, tolerance: float = TOLERANC
     return np.concatenate(drawn)
 
 
-def fit(table: Table, tolerance: float = TOLERANCE) -> Fit:
+def fit(table: Table, how: How = How(), tolerance: float = TOLERANCE) -> Fit:
     """Fits N*(C), D*(C) and L*(C) to the parabolas' lowest points; one outside its sizes is left out.
 
     The objective is the sum of the parabolas' squared residuals, nats^2.
@@ -99,6 +100,7 @@ def fit(table: Table, tolerance: float = TOLERANCE) -> Fit:
     Raises:
       UserError: fewer than two budgets have a lowest point inside their sizes.
     """
+    how.check("isoflop", [])
     found = profiles(table, tolerance)
     if not found:
         raise UserError(
