@@ -83,7 +83,7 @@ class Kaplan(Law):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Joint(Problem):
+class Joint(Problem):
     """log L_hat = alpha_D log(exp(p - alpha_N / alpha_D x) + exp(q - y)), theta = (p, q, alpha_N, alpha_D), centred."""
 
     x: np.ndarray
@@ -94,7 +94,7 @@ class _Joint(Problem):
     middle_d: float
 
     @classmethod
-    def of(cls, table: Table, how: How) -> "_Joint":
+    def of(cls, table: Table, how: How = How()) -> "Joint":
         fixed = how.fixed
         how.within("kaplan", {"alpha_N": _BOUNDS, "alpha_D": _BOUNDS, "N_c": _ANY, "D_c": _ANY})
         n, d = np.log(table.params), np.log(table.tokens)
@@ -245,7 +245,7 @@ def fit(table: Table, how: How = How()) -> ParametricFit:
                 f"kaplan: every run has the same {what}, {column[0]:.3g}; --law {other} fits the other alone"
             )
     descent.require_cells(table, "kaplan", 4 - len(how.fixed))
-    found = descent.fit(_Joint.of(table, how))
+    found = descent.fit(Joint.of(table, how))
     return dataclasses.replace(found, law=how.hold(found.law))
 
 
@@ -264,7 +264,7 @@ def resampled(
 ) -> list[Law]:
     """Returns the fits where run r counts weights[k, r] times, of whichever of the three laws: descent.refit."""
     first = laws[0]
-    problem = _Joint.of(table, how) if isinstance(first, Kaplan) else _Line.of(table, type(first), how)  # pyright: ignore
+    problem = Joint.of(table, how) if isinstance(first, Kaplan) else _Line.of(table, type(first), how)  # pyright: ignore
     return [how.hold(law) for law in descent.refit(problem, laws, weights, tick)]
 
 

@@ -52,14 +52,14 @@ _ETA = 1e-3, 2.0
 
 
 @dataclasses.dataclass(frozen=True)
-class _Tied(Problem):
+class Tied(Problem):
     """Chinchilla's problem with alpha = beta = 2 eta, theta = (E, A', B', eta): A = a 6^-eta, B = b 6^-eta."""
 
     plain: Terms
     """Whose log N and log D are raised by log(6) / 2: its factors are then a and b."""
 
     @classmethod
-    def of(cls, table: Table, how: How) -> "_Tied":
+    def of(cls, table: Table, how: How = How()) -> "Tied":
         any_factor = 1e-300, 1e300
         how.within("overtrain", {"E": (0.0, float(table.loss.max())), "a": any_factor, "b": any_factor, "eta": _ETA})
         six = math.sqrt(6)
@@ -122,7 +122,7 @@ def fit(table: Table, how: How = How()) -> ParametricFit:
             f"overtrain: every run has {np.exp(log_m[0]):.3g} tokens per parameter, so a and b look alike; "
             "add runs that are trained for longer"
         )
-    found = descent.fit(_Tied.of(table, how))
+    found = descent.fit(Tied.of(table, how))
     return dataclasses.replace(found, law=how.hold(found.law))
 
 
@@ -130,4 +130,4 @@ def resampled(
     table: Table, laws: list[Law], weights: np.ndarray, how: How = How(), tick: descent.Tick | None = None
 ) -> list[Law]:
     """Returns the fits where run r counts weights[k, r] times: descent.refit."""
-    return [how.hold(law) for law in descent.refit(_Tied.of(table, how), laws, weights, tick)]
+    return [how.hold(law) for law in descent.refit(Tied.of(table, how), laws, weights, tick)]
