@@ -26,7 +26,8 @@ class Method(NamedTuple):
     """A law, and how to fit it."""
 
     law: type[Law]
-    fit: Callable[[Table, How], Fit]
+    fit: Callable[..., Fit]
+    """Of a table and a How."""
     resampled: Callable[..., list[Any]] | None = None
     """A parametric law's: solves for many weights of the runs at once, from laws fitted to all of them."""
 
@@ -73,10 +74,12 @@ def resample(
         drawn = [isoflop.resample(table, rng) for _ in range(count)]
     else:
         drawn = list(bootstrap.draws(len(table), count, seed))
+    shares = np.random.default_rng(seed).permutation(np.linspace(*isoflop.SHARES, count))
     refitted = []
-    for rows in drawn:
+    for rows, share in zip(drawn, shares, strict=True):
         with contextlib.suppress(UserError):  # too few different runs were drawn
-            refitted.append(again.fit(table.take(rows), how).law)
+            runs, of_bias = table.take(rows), {"share": float(share)} if isinstance(law, IsoFLOP) else {}
+            refitted.append(again.fit(runs, how, **of_bias).law)
         if tick is not None:
             tick(1)
     return Bootstrap(tuple(refitted), count - len(refitted))
