@@ -9,6 +9,7 @@ import numpy as np
 
 from transformer.errors import UserError
 from transformer.scaling.laws import bootstrap, envelope, isoflop, kaplan, overtrain, parametric, repeat_fit
+from transformer.scaling.laws.allocation import PairsLaw
 from transformer.scaling.laws.bootstrap import Bootstrap
 from transformer.scaling.laws.descent import ParametricFit
 from transformer.scaling.laws.envelope import Envelope
@@ -32,6 +33,10 @@ class Method(NamedTuple):
     """A parametric law's: solves for many weights of the runs at once, from laws fitted to all of them."""
 
 
+def _no_runs(table: Table, how: How = How()) -> Fit:
+    raise UserError("pairs is fitted to optimal sizes, not to runs: give --pairs FILE in place of --table")
+
+
 METHODS = {
     "chinchilla": Method(Chinchilla, parametric.fit, parametric.resampled),
     "kaplan": Method(Kaplan, kaplan.fit, kaplan.resampled),
@@ -40,6 +45,7 @@ METHODS = {
     "isoflop": Method(IsoFLOP, isoflop.fit),
     "envelope": Method(Envelope, envelope.fit),
     "overtrain": Method(OverTrain, overtrain.fit, overtrain.resampled),
+    "pairs": Method(PairsLaw, _no_runs),
     "repeat": Method(Repeat, repeat_fit.fit, repeat_fit.resampled),
 }
 SIDE_BY_SIDE = "chinchilla", "isoflop", "envelope", "kaplan", "overtrain", "repeat"

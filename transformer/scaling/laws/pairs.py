@@ -5,28 +5,20 @@ given: the intervals are what they leave open, of draws of every N* about its pu
 """
 
 import csv
-import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from transformer.errors import UserError
 from transformer.scaling.laws import bootstrap
-from transformer.scaling.laws.allocation import AllocationLaw
+from transformer.scaling.laws.allocation import PairsLaw
 from transformer.scaling.laws.law import Fit, Warned
 from transformer.scaling.laws.law_file import Fitted
 from transformer.scaling.laws.table import Table
-
-
-@dataclasses.dataclass(frozen=True)
-class PairsLaw(AllocationLaw):
-    """N*(C) = k_N C^a, D* = C / (6 N*); of the loss it says nothing."""
-
-    name: ClassVar[str] = "pairs"
 
 
 class Pairs(NamedTuple):
