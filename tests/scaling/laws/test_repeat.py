@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from transformer.errors import UserError
-from transformer.scaling.laws import bootstrap, descent, fitting, newton, repeat_fit, synthetic
-from transformer.scaling.laws.how import How
+from transformer.scaling.laws import bootstrap, fitting, newton, repeat_fit, synthetic
 from transformer.scaling.laws.parametric import Chinchilla
 from transformer.scaling.laws.reading import Columns, read
 from transformer.scaling.laws.repeat import Repeat

@@ -302,6 +302,7 @@ def _runner_up(problem: Problem, minima: tuple[Minimum, ...]) -> list[Warned]:
         if other.objective < best.objective * 1.02 and differ:
             theirs = problem.headlines(other.law)
             told = ", ".join(f"{name} {theirs[name].value:.3f} in place of {ours[name].value:.3f}" for name in differ)
-            line = f"another minimum is {other.objective / best.objective - 1:.2%} above: {told}; runs that tell them apart are missing"
+            above = other.objective / best.objective - 1
+            line = f"another minimum is {above:.2%} above: {told}; runs that tell them apart are missing"
             return [Warned("runner-up", line)]
     return []

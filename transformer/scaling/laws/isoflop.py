@@ -180,8 +180,8 @@ def _bias(table: Table, good: list[Profile], law: IsoFLOP) -> list[Warned]:
     if abs(off) < _BIASED:
         return []
     line = (
-        f"a parabola is not the loss: cubics through the same sizes put D* at {flops:.3g} FLOPs {1 / (1 + off) - 1:+.1%} from the "
-        "parabolas' (the intervals hold both); give a narrower --isoflop-window, or compare --law envelope"
+        f"a parabola is not the loss: cubics through the same sizes put D* at {flops:.3g} FLOPs "
+        f"{1 / (1 + off) - 1:+.1%} from the parabolas' (the intervals hold both); give a narrower --isoflop-window, or compare --law envelope"
     )
     return [Warned("wide-window", line)]
 

@@ -28,7 +28,7 @@ from transformer.errors import UserError
 from transformer.scaling.laws import bootstrap as bootstraps
 from transformer.scaling.laws.bootstrap import Bootstrap
 from transformer.scaling.laws.law import Fit, Warned
-from transformer.scaling.laws.methods import METHODS, method
+from transformer.scaling.laws.methods import method
 from transformer.scaling.laws.table import Table
 
 NAME = "law.json"
