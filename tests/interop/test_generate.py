@@ -45,7 +45,7 @@ TEXTS = [[3], [7, 9, 11, 2, 5], [8, 8, 1, 4, 30, 31, 32, 33, 39]]
 BEAMS = {
     "4 beams": BeamSearch(beams=4),
     "short ones": BeamSearch(beams=3, length_penalty=0.0),
-    "stops early, penalties": BeamSearch(beams=4, length_penalty=2.0, early_stopping=True, repetition_penalty=1.3),
+    "stops early": BeamSearch(beams=4, length_penalty=2.0, early_stopping=True),
 }
 
 
