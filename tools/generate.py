@@ -93,6 +93,7 @@ def main(args: list[str]) -> None:
                 for guess in guesses:
                     print(f"  {guess.probability:.4f}  {guess.piece!r:16}  {guess.text}")
         return
+    from transformer.inference.beam_search import BeamSearch
     from transformer.inference.text_generator import TextGenerator
 
     texts = list(asked.source or asked.prompt or ("",))
@@ -101,7 +102,8 @@ def main(args: list[str]) -> None:
     generator = TextGenerator(restored)
     settings = generator.settings
     how = strategy(asked, settings)
-    if asked.num is not None and asked.num > 1 and (how == Sampling(0.0) or how == BeamSearch(1)):
+    is_greedy = how.beams == 1 if isinstance(how, BeamSearch) else how.temperature == 0
+    if asked.num is not None and asked.num > 1 and is_greedy:
         raise UserError(f"--num {asked.num}: greedy, every text would be the same: give --temperature or --beams")
     found = generator(
         texts,

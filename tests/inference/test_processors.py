@@ -17,7 +17,9 @@ TOKEN = st.integers(0, VOCABULARY - 1)
 TOKENS = st.lists(TOKEN, min_size=1, max_size=3).map(tuple)
 WORDS = st.lists(TOKENS, min_size=1, max_size=3, unique=True)
 RULES = {
-    "sequence_bias": st.lists(st.tuples(TOKENS, st.floats(-3, 3, width=32)), min_size=1, max_size=3, unique_by=lambda pair: pair[0]),
+    "sequence_bias": st.lists(
+        st.tuples(TOKENS, st.floats(-3, 3, width=32)), min_size=1, max_size=3, unique_by=lambda pair: pair[0]
+    ),
     "encoder_repetition_penalty": st.sampled_from([0.5, 1.7]),
     "repetition_penalty": st.sampled_from([0.5, 1.7]),
     "no_repeat_ngram_size": st.integers(1, 4),
