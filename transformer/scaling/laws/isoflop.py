@@ -181,7 +181,8 @@ def _bias(table: Table, good: list[Profile], law: IsoFLOP) -> list[Warned]:
         return []
     line = (
         f"a parabola is not the loss: cubics through the same sizes put D* at {flops:.3g} FLOPs "
-        f"{1 / (1 + off) - 1:+.1%} from the parabolas' (the intervals hold both); give a narrower --isoflop-window, or compare --law envelope"
+        f"{1 / (1 + off) - 1:+.1%} from the parabolas' (the intervals hold both); "
+        "give a narrower --isoflop-window, or compare --law envelope"
     )
     return [Warned("wide-window", line)]
 
