@@ -293,7 +293,7 @@ def fit_pairs(asked: Fit) -> None:
     path = str(asked.pairs)
     given = pairs.read(path, asked.pair_columns, asked.log_deviation)
     fitted = pairs.fit(given, asked.bootstrap, asked.seed)
-    columns = dict(zip(("flops", "params", "deviation"), asked.pair_columns, strict=True))
+    columns: dict[str, str | None] = dict(zip(("flops", "params", "deviation"), asked.pair_columns, strict=True))
     source = law_file.source_of(given.table(), path, columns, 0)
     print("\n".join([f"{path}: {len(given.flops)} pairs, {show.ranges(source)}", *show.describe(fitted)]))
     if asked.json is not None:

