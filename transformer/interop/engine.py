@@ -137,8 +137,8 @@ def stream(
       params: our tree.
       dtypes: as `load` returned them; of what is not there, float32.
     """
-    ours = flatten_dict(nn.meta.unbox(params), sep="/")
-    shapes = {path: tuple(leaf.shape) for path, leaf in ours.items()}  # type: ignore[union-attr]
+    ours: dict[str, Any] = flatten_dict(nn.meta.unbox(params), sep="/")
+    shapes = {path: tuple(leaf.shape) for path, leaf in ours.items()}
     left = sorted(ours.keys() - {path for rule in table.rules for path in rule.ours})
     if left:
         raise ValueError(f"the table has no rule for {some(left)}")
@@ -189,7 +189,7 @@ def _expand(rule: Rule, layers: int) -> list[str]:
 
 
 def _check_constant(table: Table, name: str, theirs: np.ndarray) -> str:
-    """Returns the name of a constant's dtype; raises UserError where it is not ours, up to the rounding of its dtype."""
+    """Returns a constant's dtype's name; raises UserError where it is not ours, up to that dtype's rounding."""
     ours, theirs = table.constants[name](), np.asarray(theirs)
     if theirs.dtype.name not in _FLOATS:
         raise UserError(_not_a_float(name, theirs))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401: NumPy knows bfloat16 by its name from it
+import ml_dtypes
 import numpy as np
 
 from transformer.checkpoint.files import check_new
@@ -96,7 +96,7 @@ def open_tensors(folder: Path, *, pickle: bool = False) -> Iterator[Mapping[str,
         files = {name: stack.enter_context(_open(folder, name)) for name in names}
         shards: dict[str, str] = {}
         for file, opened in files.items():
-            for name in opened.keys():  # noqa: SIM118: the library's files are no mappings
+            for name in opened.keys():  # noqa: SIM118 - the library's files are no mappings
                 if name in shards:
                     raise UserError(f"{folder / shards[name]} and {folder / file} both hold tensor {name!r}")
                 shards[name] = file
@@ -186,7 +186,7 @@ def _write(folder: Path, tensors: Iterable[tuple[str, np.ndarray]], dtype: str |
 
 def _cast(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
     with np.errstate(over="ignore"):  # which is said below
-        converted = array.astype(np.dtype(dtype), copy=False)
+        converted = array.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype, copy=False)
     if np.any(np.isfinite(array) & ~np.isfinite(converted)):
         raise UserError(f"tensor {name!r} has numbers that {dtype} cannot hold: give another --dtype")
     return converted
