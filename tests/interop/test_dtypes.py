@@ -1,5 +1,6 @@
 """Bits and bookkeeping: what is imported goes out as it came, whatever config.json says of dtypes."""
 
+import dataclasses
 import json
 
 import ml_dtypes
@@ -120,8 +121,11 @@ def test_what_is_no_plain_float_is_refused_by_name(dtype, pickled, tmp_path):
         convert.import_folder(tmp_path / "hf", pickle=pickled)
 
 
-LABELS = {"id2label": {"0": "NEGATIVE", "1": "NEUTRAL", "2": "POSITIVE"},
-          "label2id": {"NEGATIVE": 0, "NEUTRAL": 1, "POSITIVE": 2}, "problem_type": "single_label_classification"}  # fmt: skip
+LABELS = {
+    "id2label": {"0": "NEGATIVE", "1": "NEUTRAL", "2": "POSITIVE"},
+    "label2id": {"NEGATIVE": 0, "NEUTRAL": 1, "POSITIVE": 2},
+    "problem_type": "single_label_classification",
+}
 
 
 @pytest.mark.parametrize(
@@ -131,8 +135,6 @@ LABELS = {"id2label": {"0": "NEGATIVE", "1": "NEUTRAL", "2": "POSITIVE"},
 )
 def test_labels_stay_and_a_head_of_other_labels_has_fresh_ones(family, head):
     """Of every family and head that has labels, by its config.json alone."""
-    import dataclasses
-
     kind = next(c for k, c in KINDS.items() if k == family.model_type)
     kind = kind if isinstance(kind, family.config) else family.config()
     config = dataclasses.replace(kind, head=head, num_labels=3)

@@ -127,7 +127,7 @@ def test_an_index_of_nothing_is_refused(content, index, saved):
 
 
 def _sources(folder, model):
-    """Writes weights to all four places where a folder may have them, each with numbers of its own: how much is added."""
+    """Writes weights to all four places where a folder may have them, each with numbers of its own."""
     for number, (name, index) in enumerate(
         {
             "model.safetensors": None,
