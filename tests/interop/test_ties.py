@@ -21,7 +21,7 @@ UNTIED = [kind for kind in KINDS if kind not in ("bart", "marian")]
 def _model(kind, **fields):
     """Transformers' own model of a kind, made from its config, as a person would make it."""
     family = next(family for family in families.FAMILIES if family.model_type == kind)
-    written = {**family.write_config(KINDS[kind]), "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    written = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, **family.write_config(KINDS[kind])}
     [cls], model_type = written.pop("architectures"), written.pop("model_type")
     for name in ("scale_decoder_outputs", "tie_word_embeddings"):
         written.pop(name, None)

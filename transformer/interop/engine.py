@@ -221,7 +221,7 @@ def _not_a_float(name: str, tensor: np.ndarray) -> str:
 def _their_names(table: Table, tensors: Iterable[str]) -> dict[str, str]:
     """Returns full name -> name in `tensors`, without what holds no weights."""
     bare = table.prefix and not any(name.startswith(table.prefix) for name in tensors)
-    plain = {*table.aliases, *table.constants}
+    plain = {*table.aliases, *table.constants, *(rule.theirs for rule in table.rules)}
     full = {f"{table.prefix}{name}" if bare and name not in plain else name: name for name in tensors}
     for pattern, new in table.renames.items():
         full = {re.sub(pattern, new, name): key for name, key in full.items()}
