@@ -278,6 +278,11 @@ KINDS = {
 }
 
 
+def quick(kinds, *first):
+    """Returns the kinds as parameters of a test, all but the first given ones for the exhaustive suite alone."""
+    return [kind if kind in first else pytest.param(kind, marks=pytest.mark.exhaustive) for kind in kinds]
+
+
 def test_every_model_type_is_here():
     assert set(KINDS) == {family.model_type for family in families.FAMILIES}
 

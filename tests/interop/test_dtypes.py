@@ -15,7 +15,7 @@ from transformer.errors import UserError
 from transformer.interop import convert, families, folder
 
 from . import parity
-from .test_convert import KINDS
+from .test_convert import KINDS, quick
 
 
 def _folder(path, kind, tensors=None, **fields):
@@ -52,7 +52,7 @@ def _mixed(tensors):
     return result
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", quick(KINDS, "gpt2", "llama", "bert", "t5", "marian"))
 def test_every_family_keeps_each_tensors_dtype(kind, tmp_path):
     _folder(tmp_path / "hf", kind, _mixed, torch_dtype="bfloat16")
     before, after, config, out = _through(tmp_path)
