@@ -33,8 +33,8 @@ def verify(
 ) -> float:
     """Prints how far each output is from Transformers', relative to its size, and returns the largest of these.
 
-    The size of an output is its largest absolute value: float32 rounds in proportion to that, so that real models, whose
-    hidden values reach tens of thousands, are held to the same tolerance as small ones. Where it is exceeded, the
+    The size of an output is its largest absolute value: float32 rounds in proportion to that, so that real models,
+    whose hidden values reach tens of thousands, are held to the same tolerance as small ones. Where it is exceeded, the
     differences of the hidden states are printed layer by layer, each relative to its own size, up to the first that
     exceeds it.
 
@@ -120,8 +120,8 @@ def random_inputs(
     """Returns inputs of a model, int32 [B, T]: random tokens, the second row padded on the right.
 
     Some of Transformers' models find the padding by its id, and classifiers the last token by being before it or by the
-    id of </s>: so these ids stand where they belong, and nowhere else. Such a classifier without an id for padding reads
-    one row, unpadded.
+    id of </s>: so these ids stand where they belong, and nowhere else. Such a classifier without an id for padding
+    reads one row, unpadded.
     """
     rng = np.random.default_rng(seed)
     length = min(length, getattr(architecture, "context_length", length))
