@@ -28,7 +28,9 @@ def load_tokenizer(folder: epath.PathLike) -> Tokenizer:
     if kind == "sentencepiece":
         return _sentencepiece(epath.Path(folder) / "tokenizer.model")
     if kind == "huggingface":
-        return _huggingface(epath.Path(folder) / "tokenizer.json")
+        from transformer.data.huggingface_tokenizer import HuggingFaceTokenizer
+
+        return HuggingFaceTokenizer.read(folder)
     if kind == "marian":
         from transformer.data.marian_tokenizer import MarianTokenizer
 
