@@ -89,7 +89,8 @@ def import_(asked: Import) -> None:
         print(f"new, initialised: {path}")
     for name in imported.left:
         print(f"left out (of another head): {name}")
-    print(f"tokenizer   {tokenizer}")
+    for line in tokenizer:
+        print(f"tokenizer   {line}")
     print(f"checkpoint  {place}")
 
 

@@ -52,7 +52,9 @@ class ByteTokenizer:
         return RESERVED.index(name)
 
     def name_of(self, token: int) -> str | None:
-        return RESERVED[token] if 0 <= token < _FIRST else None if token >= self.vocab_size else repr(bytes([token - _FIRST]))
+        if not 0 <= token < self.vocab_size:
+            return None
+        return RESERVED[token] if token < _FIRST else f"<0x{token - _FIRST:02X}>"
 
     def template(self) -> tuple[list[int], list[int]]:
         return [self.bos_id], []

@@ -26,17 +26,10 @@ _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _OTHER = [byte for byte in range(256) if byte not in _PRINTABLE]
 _BYTES = {chr(byte): byte for byte in _PRINTABLE} | {chr(0x100 + i): byte for i, byte in enumerate(_OTHER)}
 
-
 _FILE, _SETTINGS = "tokenizer.json", "settings.json"
-# Names that objectives look for, and the role that a declared special has.
-_ROLES = {
-    "[MASK]": "mask_token",
-    "<mask>": "mask_token",
-    "[CLS]": "cls_token",
-    "<cls>": "cls_token",
-    "[SEP]": "sep_token",
-    "<sep>": "sep_token",
-}
+# The names by which objectives ask for the special of a role, and those that may have it otherwise.
+_ASKED = {"mask_token": ("[MASK]", "<mask>"), "cls_token": ("[CLS]", "<cls>"), "sep_token": ("[SEP]", "<sep>")}
+_OTHERWISE = {"mask_token": (), "cls_token": ("<s>",), "sep_token": ("</s>",)}
 
 
 class HuggingFaceTokenizer:
@@ -56,24 +49,18 @@ class HuggingFaceTokenizer:
         self._data, self._name, self._settings = data, name, dict(settings or {})
         # Ids may have gaps, so the count of pieces is no bound.
         self.vocab_size: int = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
-        declared = {role: i for role, token in self._settings.items() if (i := self._id(token)) is not None}
-        guessed = self._guess()
-        self._roles = {**guessed, **declared}
-        end = declared.get("eos_token", declared.get("sep_token", guessed.get("eos_token")))
-        if end is None:
+        self._declared = {role: i for role, token in self._settings.items() if (i := self._id(token)) is not None}
+        guessed = self._guessed()
+        found = {"eos_token": self._declared.get("sep_token"), "bos_token": self._declared.get("cls_token")}
+        found = {**guessed, **{role: i for role, i in found.items() if i is not None}, **self._declared}
+        if "eos_token" not in found:
             names = ", ".join((*_END, *_LATER_END))
-            raise UserError(f"{name} has no end-of-sequence token; one of these is needed: {names}.")
-        begin = declared.get("bos_token", declared.get("cls_token", guessed.get("bos_token")))
-        pad = self._roles.get("pad_token")
-        self.eos_id: int = end
-        self.bos_id: int = end if begin is None else begin  # GPT-2 has one special that serves for both
-        self.pad_id: int = end if pad is None else pad
-        before = guessed.get("eos_token")
-        same = (guessed.get("bos_token", before), before, guessed.get("pad_token", before))
-        decides = (self.bos_id, self.eos_id, self.pad_id) != same or any(
-            declared.get(role, i) != i for name, role in _ROLES.items() if (i := self._id(name)) is not None
-        )
-        ids = json.dumps(declared, sort_keys=True).encode() if decides else b""
+            raise UserError(
+                f"{name} has no end-of-sequence token; one of these is needed, or an eos_token in the "
+                f"tokenizer_config.json of an imported folder: {names}."
+            )
+        self.bos_id, self.eos_id, self.pad_id = _begin_end_pad(found)
+        ids = json.dumps(self._declared, sort_keys=True).encode() if self._decides(guessed) else b""
         self.fingerprint = hash_bytes("huggingface", data + ids)
 
     @classmethod
@@ -88,7 +75,7 @@ class HuggingFaceTokenizer:
                 raise UserError(f"{place / _SETTINGS} is damaged. Restore it, or import the model again.") from None
         return cls(read_tokenizer_file(place / _FILE), str(place / _FILE), settings)
 
-    def _guess(self) -> dict[str, int]:
+    def _guessed(self) -> dict[str, int]:
         """The specials of a tokenizer.json that nobody declares, by the names that published ones have."""
         end, begin = self._first(_END), self._first(_BEGIN)
         if end is None:
@@ -96,6 +83,13 @@ class HuggingFaceTokenizer:
             begin = self._first(_LATER_BEGIN) if begin is None else begin
         found = {"eos_token": end, "bos_token": begin, "pad_token": self._first(_PAD)}
         return {role: i for role, i in found.items() if i is not None}
+
+    def _decides(self, guessed: dict[str, int]) -> bool:
+        """Whether any special has another id than the tokenizer.json alone would give it."""
+        if "eos_token" not in guessed or _begin_end_pad(guessed) != (self.bos_id, self.eos_id, self.pad_id):
+            return True
+        asked = {role: self._first((*names, *_OTHERWISE[role])) for role, names in _ASKED.items()}
+        return any(self._declared.get(role, i) != i for role, i in asked.items())
 
     def _id(self, name: Any) -> int | None:
         return self._tokenizer.token_to_id(name) if isinstance(name, str) else None
@@ -166,8 +160,9 @@ class HuggingFaceTokenizer:
         return [text.get(i) for i in range(self.vocab_size)]
 
     def special_id(self, name: str) -> int:
-        declared = self._id(self._settings.get(_ROLES.get(name, "")))
-        found = self._tokenizer.token_to_id(name) if declared is None else declared
+        declared = (self._declared.get(role) for role, names in _ASKED.items() if name in names)
+        found = next(declared, None)
+        found = self._tokenizer.token_to_id(name) if found is None else found
         if found is None:
             raise UserError(f"{self._name} has no special {name!r}.")
         return found
@@ -197,6 +192,11 @@ class HuggingFaceTokenizer:
         (place / _FILE).write_bytes(self._data)
         if self._settings:
             (place / _SETTINGS).write_text(json.dumps(self._settings, indent=2) + "\n")
+
+
+def _begin_end_pad(found: Mapping[str, int]) -> tuple[int, int, int]:
+    end = found["eos_token"]
+    return found.get("bos_token", end), end, found.get("pad_token", end)  # GPT-2 has one special that serves for all
 
 
 def _parsed(data: bytes, name: str) -> Any:

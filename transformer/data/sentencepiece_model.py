@@ -61,7 +61,7 @@ class Pieces(NamedTuple):
     scored: list[tuple[str, float]]
     """Each piece with its score."""
     symbols: list[tuple[str, bool]]
-    """Control symbols (True), which no text encodes to, and symbols that a user defined (False), found before others."""
+    """Control symbols (True), which no text encodes to, and a user's own (False), found before others."""
     unknown: tuple[int, str]
     """The id and the piece of what no piece has."""
     begin: str | None

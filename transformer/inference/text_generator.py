@@ -111,14 +111,19 @@ class TextGenerator:
     def encode(self, text: str) -> list[int]:
         """Returns what the model reads of a text: framed as it was trained to read it.
 
-        An encoder-decoder also reads the specials that its pretraining put into texts, as they are spelled: sentinels,
-        <mask>, and the paradigms of UL2.
+        An imported model reads what its folder's tokenizer makes of the text: framed by its template, specials where
+        the text spells them. Where that is nothing, it reads the begin, from which Transformers' `generate` starts too.
+
+        A decoder trained here reads the begin of a document first. An encoder-decoder trained here also reads the
+        specials that its pretraining put into texts, as they are spelled: sentinels, <mask>, and the paradigms of UL2.
         """
         tokenizer = self.restored.tokenizer
         begin, end = [tokenizer.bos_id], [tokenizer.eos_id]
+        if self.restored.objective is None:
+            return tokenizer.encode_framed(text) or begin
         if not self.answers:
             return begin + tokenizer.encode(text)
-        return (begin if self._begins else []) + self._spelled.encode(text) + end
+        return (begin if self.restored.objective.begins_source else []) + self._spelled.encode(text) + end
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Returns the text of what the model said; an encoder-decoder's sentinels are spelled out."""
@@ -126,12 +131,6 @@ class TextGenerator:
             return self.restored.tokenizer.decode(tokens)
         groups = itertools.groupby(tokens, key=lambda token: self._sentinels.get(token, ""))
         return "".join(name or self.restored.tokenizer.decode(list(group)) for name, group in groups)
-
-    @property
-    def _begins(self) -> bool:
-        """Whether an encoder reads <s> first."""
-        objective = self.restored.objective
-        return self.restored.architecture.begins_source if objective is None else objective.begins_source
 
     def _stop_id(self, piece: str) -> int:
         tokenizer = self.restored.tokenizer

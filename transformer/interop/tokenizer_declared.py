@@ -23,6 +23,7 @@ ADDED, SPECIALS = "added_tokens.json", "special_tokens_map.json"
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """Special tokens that have a role, in the order in which those that the vocabulary lacks are added."""
 
+FURTHER = "additional_special_tokens"
 GENERIC = "TokenizersBackend"
 """The class that takes a file as it is."""
 # The class of a model type whose folder names none; another type's tokenizer is generic.
@@ -90,8 +91,8 @@ def read_declared(folder: Path) -> Declared:
     if file is not None:  # its template says what frames a text
         config.pop("add_bos_token", None)
         config.pop("add_eos_token", None)
-    if "additional_special_tokens" in config and not config.get("extra_special_tokens"):
-        config["extra_special_tokens"] = config.pop("additional_special_tokens")
+    if FURTHER in config and not config.get("extra_special_tokens"):
+        config["extra_special_tokens"] = config.pop(FURTHER)
     named = {key: config.pop(key) for key in list(config) if _is_named(key, config[key])}
     if isinstance(config.get("extra_special_tokens"), dict):
         named |= config.pop("extra_special_tokens")
@@ -158,8 +159,8 @@ def _merge_specials(folder: Path, config: dict[str, Any], named: dict[str, Any])
 
 def _added(folder: Path, config: Mapping[str, Any], file: Mapping[str, Any] | None) -> dict[int, AddedToken]:
     """Returns the tokens of added_tokens.json, and over them those of tokenizer.json."""
-    specials = {_content(config[name]) for name in NAMES if config.get(name)}
-    specials |= {_content(token) for token in config.get("extra_special_tokens") or ()}
+    specials = {content_of(config[name]) for name in NAMES if config.get(name)}
+    specials |= {content_of(token) for token in config.get("extra_special_tokens") or ()}
     added = {
         int(i): AddedToken(token, normalized=token not in specials, special=token in specials)
         for token, i in _json(folder / ADDED).items()
@@ -173,8 +174,9 @@ def _special(token: Any) -> Any:
     return AddedToken(**{**token, "special": True}) if isinstance(token, dict) else token
 
 
-def _content(token: Any) -> str:
-    return token["content"] if isinstance(token, dict) else str(token)
+def content_of(token: Any) -> str:
+    """How a token is spelled: a string, an AddedToken, or what a file has for one."""
+    return token["content"] if isinstance(token, dict) else token if isinstance(token, str) else token.content
 
 
 def _token(value: Any) -> str | AddedToken | None:
