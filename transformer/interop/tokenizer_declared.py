@@ -106,6 +106,8 @@ def read_declared(folder: Path) -> Declared:
         tokens = {str(token): token for token in added.values()}
         specials = {name: _token(config.pop(name)) for name in NAMES if name in config}
         extra = config.pop("extra_special_tokens", None)
+        if not isinstance(extra, list | None):
+            raise TypeError(f"extra_special_tokens {extra!r} is no list")
         return Declared(
             folder=folder,
             kind=kind,

@@ -99,9 +99,8 @@ def _find(folder: Path) -> tuple[Tokenizer, list[str]]:
         settings["split_special_tokens"] = True
     said = [f"from {built.source}"]
     if differs:
-        said.append(
-            f"as Transformers' {declared.kind} takes it from the other files, not from {JSON}: {', '.join(differs)}"
-        )
+        parts = ", ".join(differs)
+        said.append(f"{parts}: as Transformers' {declared.kind} has it by the other files, not as {JSON} has it")
     for number, token in sorted(declared.added.items()):
         if (given := built.tokenizer.token_to_id(token.content)) != number:
             said.append(
