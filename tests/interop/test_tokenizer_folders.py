@@ -110,7 +110,9 @@ FOLDERS: dict[str, Any] = {
     "roberta, space before": lambda: {**ROBERTAS, **tokenizer_config(add_prefix_space=True)},
     "roberta, mask": lambda: {**ROBERTAS, "special_tokens_map.json": {"mask_token": MASK}},
     "roberta, tokenizer.json": lambda: whole("roberta", "roberta"),
-    "roberta, space over tokenizer.json": lambda: whole("roberta", "roberta", **tokenizer_config(add_prefix_space=True)),
+    "roberta, space over tokenizer.json": lambda: whole(
+        "roberta", "roberta", **tokenizer_config(add_prefix_space=True)
+    ),
     "bart": lambda: {**ROBERTAS, **config("bart"), **tokenizer_config(tokenizer_class="BartTokenizer")},
     "gpt2": lambda: GPT2S,
     "gpt2, space before": lambda: {**GPT2S, **tokenizer_config(add_prefix_space=True)},
@@ -174,18 +176,22 @@ FOLDERS: dict[str, Any] = {
         **made.marian(),
         **tokenizer_config(source_lang="en", target_lang="fr", **added(90, "IMG", special=True)),
     },
-    "marian, padding": lambda: {**made.marian(), "special_tokens_map.json": {"pad_token": "[PAD]", "mask_token": "<M>"}},
+    "marian, padding": lambda: {
+        **made.marian(),
+        "special_tokens_map.json": {"pad_token": "[PAD]", "mask_token": "<M>"},
+    },
 }  # fmt: skip
 
 FRAGMENTS = [
-    *("the", " cat", "The", "CAT", "covid", "covids", "19", "naïve", "Zürich", "e\u0301", "日本", "🙂", "\n", "\t", "  "),
-    *("[MASK]", "<mask>", "</s>", "<s>", "[CLS]", "<unk>", "<extra_id_0>", "<extra_id_99>", ">>fr<<", "IMG", "<x>", " "),
-    *("<|im_end|>", "<|endoftext|>", "[PAD]", "<EOS>", "\u2581", "\ufb01", "\u0130", "``", "\ufeff", FULLWIDTH_END),
+    *("the", " cat", "The", "CAT", "covid", "covids", "19", "naïve", "Zürich", "e\u0301", "日本", "🙂", "\n", "\t"),
+    *("  ", "[MASK]", "<mask>", "</s>", "<s>", "[CLS]", "<unk>", "<extra_id_0>", "<extra_id_99>", ">>fr<<", "IMG"),
+    *("<x>", " ", "<|im_end|>", "<|endoftext|>", "[PAD]", "<EOS>", "\u2581", "\ufb01", "\u0130", "``", "\ufeff", FULLWIDTH_END),
 ]  # fmt: skip
 WRITTEN = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=3), max_size=12).map("".join)
 TELLING = [
     "The cat sat; the CAT ran to the naïve dog.", "", " ", "  Zürich  日本 é", "covid 19 covids IMG<x>",
-    "<s>cat</s><unk>", "[MASK] <mask> the <extra_id_0>cat<extra_id_99>", ">>fr<< the cat", "🙂 the\n\tcat e\u0301<|im_end|>",
+    "<s>cat</s><unk>", "[MASK] <mask> the <extra_id_0>cat<extra_id_99>", ">>fr<< the cat",
+    "🙂 the\n\tcat e\u0301<|im_end|>",
     "thecovids",
 ]  # fmt: skip
 
