@@ -93,7 +93,8 @@ def import_(asked: Import) -> None:
         print(f"new, initialised: {path}")
     for name in imported.left:
         print(f"left out (of another head): {name}")
-    print(f"tokenizer   {tokenizer}")
+    for line in tokenizer:
+        print(f"tokenizer   {line}")
     if settings is not None:
         print(f"generation  {settings} ({settings.source})")
         for words in settings.not_applied:

@@ -85,11 +85,11 @@ def _to_jax(params: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def save(imported: Imported, path: Path, run: epath.PathLike) -> tuple[epath.Path, str]:
+def save(imported: Imported, path: Path, run: epath.PathLike) -> tuple[epath.Path, list[str]]:
     """Writes a checkpoint of an imported model into a new run folder.
 
     Returns:
-      The checkpoint, and what became of the folder's tokenizer, in words.
+      The checkpoint, and what became of the folder's tokenizer, a sentence a line.
 
     Raises:
       UserError: the run folder is not empty, or cannot be written.
@@ -102,7 +102,7 @@ def save(imported: Imported, path: Path, run: epath.PathLike) -> tuple[epath.Pat
     record[f"{ORIGIN}/{folder.CONFIG}"] = (path / folder.CONFIG).read_bytes()
     record[DTYPES] = checkpoint.to_json(imported.dtypes)
     record[provenance.NAME] = provenance.written_by("tools/convert.py import", [path])
-    tokenizer, said = tokenizers.read(path)
+    tokenizer, said = tokenizers.read(path, imported.architecture.vocab_size)
     record |= {f"tokenizer/{name}": content for name, content in tokenizer.items()}
     place = run / "checkpoints" / "0"
     try:
