@@ -102,7 +102,7 @@ def checked(name: str, value: Any, kind: Any) -> Any:
         return float(value)
     if kind is float or type(value) is not kind:
         raise UserError(f"config.json: {name} = {shown(value)} is not {_NAMES[kind]}")
-    if kind is int and not -_LARGEST <= value <= _LARGEST:
+    if isinstance(value, int) and not -_LARGEST <= value <= _LARGEST:
         raise UserError(f"config.json: {name} = {shown(value)} is too large")
     return value
 
