@@ -104,7 +104,12 @@ def save(imported: Imported, path: Path, run: epath.PathLike) -> tuple[epath.Pat
 
 
 def export(
-    path: epath.PathLike, out: Path, *, dtype: str | None = None, shard_bytes: int = folder.SHARD_BYTES
+    path: epath.PathLike,
+    out: Path,
+    *,
+    dtype: str | None = None,
+    shard_bytes: int = folder.SHARD_BYTES,
+    flax: bool = False,
 ) -> Family:
     """Writes a checkpoint as a folder that Transformers loads; returns the family it is there.
 
@@ -113,6 +118,7 @@ def export(
       out: the new folder.
       dtype: of the weights: float32, bfloat16 or float16. None: as they were imported, or float32.
       shard_bytes: more than this goes to several files with an index.
+      flax: write flax_model.msgpack, for the Flax classes of Transformers 4, in safetensors' place.
 
     Raises:
       UserError: no checkpoint, an architecture that Transformers does not have, a folder that cannot be written.
@@ -132,7 +138,8 @@ def export(
     else:
         files, ids = tokenizers.export(found / "record" / "tokenizer")
         config = {**ids, **config}
-    folder.write_folder(
-        out, config, family.stream(params, architecture), files, dtype=dtype or "float32", shard_bytes=shard_bytes
-    )
+    tensors = family.stream(params, architecture)
+    if flax:
+        tensors = family.flax_stream(tensors, architecture)
+    folder.write_folder(out, config, tensors, files, dtype=dtype or "float32", shard_bytes=shard_bytes, flax=flax)
     return family

@@ -1,7 +1,7 @@
 """A family as Transformers has it: its config.json, its classes, its weights' names."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from transformer.errors import UserError
 from transformer.interop import engine, hf_config
 from transformer.interop.engine import Table
+from transformer.interop.flax_names import FlaxClasses, to_flax
 from transformer.interop.hf_config import Field
 from transformer.models.architecture import Architecture
 
@@ -43,6 +44,8 @@ class Family:
     """The table's fields -> config.json."""
     fits: Callable[[Any], bool] = lambda config: True
     """Whether this model type computes what an architecture of `config`'s class says."""
+    flax: FlaxClasses | None = None
+    """What Transformers 4 had of it in Flax; None: nothing."""
 
     def read_config(self, config: Mapping[str, Any], head: str, num_labels: int = 2) -> Any:
         """Returns the architecture that a config.json describes, with a head.
@@ -80,3 +83,20 @@ class Family:
     def stream(self, params: Any, config: Architecture) -> Iterator[tuple[str, np.ndarray]]:
         """Gives what `to_hf` returns, a tensor at a time."""
         return engine.stream(self.table(config), params)
+
+    def check_flax(self, config: Architecture) -> None:
+        """Raises UserError where Transformers 4 has no Flax class that computes an architecture."""
+        if self.flax is None or config.head not in self.flax.heads:  # type: ignore[attr-defined]
+            raise UserError(
+                f"Transformers 4 has no Flax{self.heads[config.head]}: export without --flax"  # type: ignore[attr-defined]
+            )
+        if reason := self.flax.refusal(config):
+            raise UserError(f"Flax{self.heads[config.head]} {reason}: export without --flax")  # type: ignore[attr-defined]
+
+    def flax_stream(
+        self, tensors: Iterable[tuple[str, np.ndarray]], config: Architecture
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """Gives what `stream` gives under the paths of Transformers 4's Flax classes, a tensor at a time."""
+        self.check_flax(config)
+        assert self.flax is not None
+        return to_flax(self.table(config), self.flax, engine.flat_shapes(config.abstract_params()), tensors)

@@ -11,6 +11,8 @@ import numpy as np
 
 from transformer.checkpoint.files import check_new
 from transformer.errors import UserError
+from transformer.interop import flax_weights
+from transformer.interop.flax_names import TorchNames
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -25,11 +27,13 @@ SHARD_BYTES = 2_000_000_000
 class Tensors(Mapping[str, np.ndarray]):
     """The tensors of several safetensors files, each read from disk when it is asked for."""
 
-    def __init__(self, files: Mapping[str, Any], shards: Mapping[str, str]):
-        self._files, self._shards = files, shards
+    def __init__(self, files: Mapping[str, Any], shards: Mapping[str, str], separator: str = "."):
+        """Takes open files by name, the tensors' files, and what to give "." in the tensors' names as."""
+        self._files, self._separator = files, separator
+        self._shards = {name.replace(".", separator): shard for name, shard in shards.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._files[self._shards[name]].get_tensor(name)
+        return self._files[self._shards[name]].get_tensor(name.replace(self._separator, "."))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._shards)
@@ -59,6 +63,15 @@ def open_tensors(folder: Path, *, pickle: bool = False) -> Iterator[Mapping[str,
     if pickle:
         yield _unpickled(folder)
         return
+    if source := _flax_source(folder):
+        shards = None
+        if source == flax_weights.INDEX:
+            shards = _json(folder / source).get("weight_map")
+            if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
+                raise UserError(f"{folder / source}: no weight_map of names to files")
+        with flax_weights.open_arrays(folder, shards) as arrays:
+            yield TorchNames(arrays)
+        return
     if (folder / INDEX).exists():
         shards = _json(folder / INDEX).get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
@@ -81,7 +94,19 @@ def open_tensors(folder: Path, *, pickle: bool = False) -> Iterator[Mapping[str,
         for name, shard in shards.items():
             if name not in held[shard]:
                 raise UserError(f"{folder / shard} lacks tensor {name!r}, which {INDEX} says it holds")
-        yield Tensors(files, shards)
+        tensors = Tensors(files, shards)
+        if any((file.metadata() or {}).get("format") == "flax" for file in files.values()):
+            yield TorchNames(Tensors(files, shards, separator="/"))
+        else:
+            yield tensors
+
+
+def _flax_source(folder: Path) -> str | None:
+    """Returns the file to read Flax's weights from, or None where there are safetensors, which win, or no such file."""
+    if (folder / WEIGHTS).exists() or (folder / INDEX).exists():
+        return None
+    names = (flax_weights.WEIGHTS, flax_weights.INDEX)
+    return next((name for name in names if (folder / name).exists()), None)
 
 
 def write_folder(
@@ -92,6 +117,7 @@ def write_folder(
     *,
     dtype: str = "float32",
     shard_bytes: int = SHARD_BYTES,
+    flax: bool = False,
 ) -> None:
     """Writes a folder that Transformers loads.
 
@@ -102,6 +128,7 @@ def write_folder(
       files: further files, of the tokenizer, by name.
       dtype: float32, bfloat16 or float16, of the weights on disk.
       shard_bytes: more than this goes to several files with an index.
+      flax: write flax_model.msgpack; the names are then paths joined by "/".
 
     Raises:
       UserError: the folder is not empty, or the disk is full.
@@ -109,7 +136,7 @@ def write_folder(
     check_new(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder, tensors, dtype, shard_bytes)
+        _write(folder, tensors, dtype, shard_bytes, flax)
         for name, content in (files or {}).items():
             (folder / name).write_bytes(content)
         # Last: a folder without config.json is no model, so that one cut short is not taken for whole.
@@ -121,9 +148,11 @@ def write_folder(
         raise
 
 
-def _write(folder: Path, tensors: Iterable[tuple[str, np.ndarray]], dtype: str, shard_bytes: int) -> None:
+def _write(folder: Path, tensors: Iterable[tuple[str, np.ndarray]], dtype: str, shard_bytes: int, flax: bool) -> None:
     """Writes shards as they fill: no more than one is in memory, and their number, part of each name, is known last."""
     import ml_dtypes
+
+    weights, save = (flax_weights.WEIGHTS, flax_weights.save) if flax else (WEIGHTS, _save)
 
     target = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
     shards: list[list[str]] = []
@@ -132,7 +161,7 @@ def _write(folder: Path, tensors: Iterable[tuple[str, np.ndarray]], dtype: str, 
 
     def flush() -> None:
         if filling:
-            _save(filling, folder / f"{len(shards)}.partial")
+            save(filling, folder / f"{len(shards)}.partial")
             shards.append(list(filling))
             filling.clear()
 
@@ -143,13 +172,13 @@ def _write(folder: Path, tensors: Iterable[tuple[str, np.ndarray]], dtype: str, 
         filling[name] = converted
         total += converted.nbytes
     flush()
-    names = [WEIGHTS] if len(shards) == 1 else _shard_names(len(shards))
+    names = [weights] if len(shards) == 1 else _shard_names(weights, len(shards))
     for number, name in enumerate(names):
         (folder / f"{number}.partial").rename(folder / name)
     if len(shards) > 1:
         where = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
         index = {"metadata": {"total_size": total}, "weight_map": where}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        (folder / f"{weights}.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
 def _save(arrays: dict[str, np.ndarray], path: Path) -> None:
@@ -161,8 +190,9 @@ def _save(arrays: dict[str, np.ndarray], path: Path) -> None:
         raise OSError(f"{path.name}: {error}") from error
 
 
-def _shard_names(count: int) -> list[str]:
-    return [f"model-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
+def _shard_names(weights: str, count: int) -> list[str]:
+    stem, kind = weights.rsplit(".", 1)
+    return [f"{stem}-{number:05}-of-{count:05}.{kind}" for number in range(1, count + 1)]
 
 
 @contextlib.contextmanager
