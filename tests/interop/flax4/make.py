@@ -1,4 +1,4 @@
-"""Folders written by the last Transformers with Flax classes: flax_model.msgpack, the same weights for PyTorch, outputs.
+"""Folders written by the last Transformers with Flax classes: Flax weights, the same for PyTorch, Flax's outputs.
 
 They need an environment of their own (Python 3.11), as that Transformers needs an old JAX:
 
@@ -29,6 +29,7 @@ import numpy as np
 import torch
 import transformers
 from flax.traverse_util import flatten_dict, unflatten_dict
+from transformers.modeling_flax_pytorch_utils import load_flax_weights_in_pytorch_model
 
 VOCABULARY, LENGTH, TARGET_LENGTH, LABELS = 23, 7, 5, 3
 PAD, END = 1, 2
@@ -212,42 +213,24 @@ def write(out):
         )
         inputs = inputs_of(cls)
         outputs = run(model, inputs)
-        torch_model = to_torch(cls, folder, told)
+        torch_model = to_torch(cls, config, params, told)
         (folder / "pytorch").mkdir()
         torch_model.save_pretrained(folder / "pytorch")
         with torch.no_grad():
             theirs = torch_model(**{name: torch.tensor(array).long() for name, array in inputs.items()})
         theirs = {name: theirs[name].numpy() for name in outputs}
         np.savez(folder / "flax.npz", **inputs, **{f"out_{name}": array for name, array in outputs.items()})
-        print(
-            f"| {case} | {sum(leaf.size for leaf in jax.tree_util.tree_leaves(params)):,} | {largest(theirs, outputs):.1e} |"
-        )
+        size = sum(leaf.size for leaf in jax.tree_util.tree_leaves(params))
+        print(f"| {case} | {size:,} | {largest(theirs, outputs):.1e} |")
     pack(out)
 
 
-def to_torch(cls, folder, told):
-    """Returns PyTorch's model of the weights that Flax saved; nothing may be left to chance."""
-    messages = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())
-    logging.getLogger("transformers").addHandler(handler)
-    safe = (folder / "model.safetensors").exists()
-    model, report = (
-        getattr(transformers, cls).from_pretrained(
-            folder,
-            output_loading_info=True,
-            attn_implementation="eager",
-            **({} if safe else {"from_flax": True}),
-            **told,
-        ),
-        {},
-    )
-    if isinstance(model, tuple):
-        model, report = model[0], model[1] or {}
-    logging.getLogger("transformers").removeHandler(handler)
-    said = [line.split("\n")[0] for line in messages if "newly" in line or "not used" in line]
-    if said or any(report.values()):
-        print(f"  {folder.name}: {said} { ({name: value for name, value in report.items() if value}) }")
+def to_torch(cls, config, params, told):
+    """Returns PyTorch's model with Flax's weights, as that Transformers itself converts them."""
+    config._attn_implementation = "eager"
+    model = getattr(transformers, cls)(config, **told)
+    load_flax_weights_in_pytorch_model(model, jax.tree_util.tree_map(np.asarray, params))
+    model.tie_weights()
     return model.eval()
 
 
