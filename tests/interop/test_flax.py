@@ -120,10 +120,9 @@ def test_export_is_the_tree_that_the_flax_class_wrote(case, folders, tmp_path):
 
 
 @pytest.mark.parametrize("case", [GPT2_CASE, "GPT2LMHeadModel-bfloat16", "LlamaForCausalLM-tied"])
-def test_the_command_gives_the_folder_back(case, folders, tmp_path, capsys):
+def test_the_command_gives_the_folder_back(case, folders, tmp_path):
     tool.main(["import", str(folders / case), str(tmp_path / "run")])
     tool.main(["export", str(tmp_path / "run"), str(tmp_path / "out"), "--flax"])
-    assert "flax_model.msgpack" in capsys.readouterr().out
     assert not list((tmp_path / "out").glob("*.safetensors"))
     want, have = _arrays(folders / case), _arrays(tmp_path / "out")
     assert have.keys() == want.keys()
@@ -226,7 +225,16 @@ def test_what_is_wrong_with_shards_is_one_line(damage, said, sharded):
 
 
 TINY = LlamaConfig(
-    vocab_size=23, context_length=16, width=16, num_layers=1, num_heads=4, num_kv_heads=2, head_width=4, mlp_width=20
+    rotary_base=10000.0,
+    window=None,
+    vocab_size=23,
+    context_length=16,
+    width=16,
+    num_layers=1,
+    num_heads=4,
+    num_kv_heads=2,
+    head_width=4,
+    mlp_width=20,
 )
 
 

@@ -132,7 +132,9 @@ def _leaves(path: Path) -> dict[str, tuple[int, int]]:
             """Returns the number of a map's entries, its header read; None where there is no map, nothing read."""
             ahead.seek(start)
             kind = ahead.read(1)
-            if not kind or not (0x80 <= kind[0] <= 0x8F or kind[0] in (0xDE, 0xDF)):
+            if not kind:
+                raise msgpack.OutOfData
+            if not (0x80 <= kind[0] <= 0x8F or kind[0] in (0xDE, 0xDF)):
                 return None
             return unpacker.read_map_header()
 

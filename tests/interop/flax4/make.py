@@ -29,6 +29,7 @@ import numpy as np
 import torch
 import transformers
 from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors.torch import load_file, save_file
 from transformers.modeling_flax_pytorch_utils import load_flax_weights_in_pytorch_model
 
 VOCABULARY, LENGTH, TARGET_LENGTH, LABELS = 23, 7, 5, 3
@@ -134,20 +135,19 @@ CASES |= {
 }
 
 
-def fill(params, seed):
+def fill(params, seed, *, tied, zero_bias):
     """Returns seeded random weights in the tree's shapes; a stream that NumPy keeps frozen."""
     random, flat = np.random.RandomState(seed), {}
     for path, leaf in sorted(flatten_dict(flax.core.unfreeze(params)).items()):
         scale = path[-1] in ("scale", "weight")  # a norm's
         values = np.round(random.standard_normal(leaf.shape) * (4 if scale else 10)) / 32 + scale
+        if path[-1] == "final_logits_bias" and zero_bias:
+            values = np.zeros_like(values)  # a buffer in PyTorch's BART, which holds nothing
         flat[path] = jnp.asarray(values, jnp.float32)
     tree = unflatten_dict(flat)
-    if "lm_head" in tree and "model" in tree and "embed_tokens" in tree["model"] and TIED:
+    if "lm_head" in tree and "model" in tree and "embed_tokens" in tree["model"] and tied:
         tree["lm_head"]["kernel"] = tree["model"]["embed_tokens"]["embedding"].T
     return tree
-
-
-TIED = False
 
 
 def inputs_of(cls):
@@ -189,7 +189,6 @@ def largest(have, want):
 
 def write(out):
     """Writes every case."""
-    global TIED
     for seed, (case, (cls, fields, told)) in enumerate(CASES.items()):
         told, folder = dict(told), out / case
         how = told.pop("save", "float32")
@@ -197,9 +196,10 @@ def write(out):
         config_class = getattr(transformers, cls).config_class
         config = config_class(**fields, **labels)
         config.torch_dtype = None
-        TIED = bool(fields.get("tie_word_embeddings"))
         model = getattr(transformers, f"Flax{cls}")(config, **told)
-        params = fill(model.params, seed)
+        params = fill(
+            model.params, seed, tied=fields.get("tie_word_embeddings", False), zero_bias=cls.startswith("Bart")
+        )
         if how == "bfloat16":
             params = model.to_bf16(params)
         elif how == "mixed":  # the norms stay as they are
@@ -216,6 +216,8 @@ def write(out):
         torch_model = to_torch(cls, config, params, told)
         (folder / "pytorch").mkdir()
         torch_model.save_pretrained(folder / "pytorch")
+        if fields.get("tie_word_embeddings") is False and "MaskedLM" in cls:
+            add_decoder_bias(folder / "pytorch" / "model.safetensors")
         with torch.no_grad():
             theirs = torch_model(**{name: torch.tensor(array).long() for name, array in inputs.items()})
         theirs = {name: theirs[name].numpy() for name in outputs}
@@ -232,6 +234,14 @@ def to_torch(cls, config, params, told):
     load_flax_weights_in_pytorch_model(model, jax.tree_util.tree_map(np.asarray, params))
     model.tie_weights()
     return model.eval()
+
+
+def add_decoder_bias(path):
+    """Writes the bias of an untied decoder under its second name too, which Transformers 5 reads and 4 leaves out."""
+    tensors = load_file(path)
+    [weight] = [name for name in tensors if name.endswith(".decoder.weight")]
+    tensors[weight.replace("weight", "bias")] = tensors[weight.replace("decoder.weight", "bias")].clone()
+    save_file(tensors, path, metadata={"format": "pt"})
 
 
 def pack(out):
