@@ -11,7 +11,7 @@ They need an environment of their own (Python 3.11), as that Transformers needs 
 
 `write` prints how far PyTorch's outputs are from Flax's. `check` loads every export with the Flax class it names and
 prints missing and unexpected keys, how many arrays differ from those that the class itself wrote, and how far its
-outputs are. README.md beside this file holds both tables.
+outputs are. README.md beside this file holds what they printed.
 
 Weights are multiples of 1/32, so that bfloat16 holds them and the archive is small.
 """
@@ -279,7 +279,7 @@ def check(originals, exports):
         outputs = {name[4:]: stored[name] for name in stored.files if name.startswith("out_")}
         distance = largest(run(model, inputs), outputs)
         architectures = json.loads((exports / case / "config.json").read_text())["architectures"]
-        bad += bool(problems or differ or architectures != [cls])
+        bad += bool(problems or differ)
         print(f"| {case} | {architectures} | {len(problems)} | {len(differ)} of {len(want)} | {distance:.1e} |")
         for line in problems:
             print(f"    {line}")
