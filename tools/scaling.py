@@ -72,6 +72,18 @@ class Fit:
     """Refits to runs drawn with replacement, for the intervals; of laws beside the first one, at most 40. 0: none."""
     seed: int = 0
     """Of the draws."""
+    fix: tuple[str, ...] = ()
+    """Parameters that are known and not fitted, such as E=1.69 alpha=0.34."""
+    objective: str = "huber"
+    """huber, or squares: the sum of what, over the runs, of the error of log loss."""
+    isoflop_window: float = 4.0
+    """An isoflop parabola sees the sizes within this factor of its lowest point; inf: all."""
+    pairs: str | None = None
+    """Optimal pairs in place of runs: a CSV file of budgets, best sizes and their standard deviations."""
+    pair_columns: tuple[str, ...] = ("C", "N", "sd")
+    """Of --pairs: the columns of C, N* and the standard deviation."""
+    log_deviation: bool = False
+    """Of --pairs: the standard deviation is of log N*, and not of N*."""
     json: str | None = None
     """Write the laws here, for `predict`; of a study by default STUDY/law.json."""
 
@@ -226,10 +238,17 @@ def run(asked: Run) -> None:
 
 def fit(asked: Fit) -> None:
     """Prints the fitted laws; writes them."""
-    from transformer.scaling.laws import fitting, law_file, methods, show
+    from tqdm import tqdm
 
+    from transformer.scaling.laws import fitting, law_file, methods, objective, show
+    from transformer.scaling.laws.how import How, parse_fixed
+
+    how = How(objective.named(asked.objective), parse_fixed(asked.fix), asked.isoflop_window)
     if asked.setting is not None or asked.by:
         fit_setting(asked)
+        return
+    if asked.pairs is not None:
+        fit_pairs(asked)
         return
     if asked.bootstrap < 0:
         raise UserError(f"--bootstrap {asked.bootstrap}: it is a number of refits")
@@ -239,14 +258,16 @@ def fit(asked: Fit) -> None:
     out = asked.json or (str(Path(asked.study) / law_file.NAME) if asked.study else None)
     heading = f"{source.path}: {len(table)} runs, {show.ranges(source)}"
     if asked.law is not None:
-        fitted = [fitting.fit(table, asked.law, asked.bootstrap, asked.seed)]
+        with tqdm(total=asked.bootstrap, desc=f"{asked.law} refits", leave=False, disable=None) as bar:
+            fitted = [fitting.fit(table, asked.law, asked.bootstrap, asked.seed, how, bar.update)]
         print("\n".join([heading, *show.describe(fitted[0])]))
     else:
         fitted, reasons = [], []
         for name in methods.SIDE_BY_SIDE:
             try:
                 count = min(asked.bootstrap, BESIDE) if fitted else asked.bootstrap
-                fitted.append(fitting.fit(table, name, count, asked.seed))
+                with tqdm(total=count, desc=f"{name} refits", leave=False, disable=None) as bar:
+                    fitted.append(fitting.fit(table, name, count, asked.seed, how, bar.update))
             except UserError as error:
                 reasons.append(f"{name}: {str(error).removeprefix(f'{name}: ')}")
                 continue
@@ -263,6 +284,21 @@ def fit(asked: Fit) -> None:
     if out is not None:
         law_file.write(out, fitted, source)
         print(f"\nwritten: {out}; python tools/scaling.py predict {out} --flops 1e21")
+
+
+def fit_pairs(asked: Fit) -> None:
+    """Prints the power law through published optima."""
+    from transformer.scaling.laws import law_file, pairs, show
+
+    path = str(asked.pairs)
+    given = pairs.read(path, asked.pair_columns, asked.log_deviation)
+    fitted = pairs.fit(given, asked.bootstrap, asked.seed)
+    columns: dict[str, str | None] = dict(zip(("flops", "params", "deviation"), asked.pair_columns, strict=True))
+    source = law_file.source_of(given.table(), path, columns, 0)
+    print("\n".join([f"{path}: {len(given.flops)} pairs, {show.ranges(source)}", *show.describe(fitted)]))
+    if asked.json is not None:
+        law_file.write(asked.json, [fitted], source)
+        print(f"\nwritten: {asked.json}; python tools/scaling.py predict {asked.json} --flops 1e21")
 
 
 def fit_setting(asked: Fit) -> None:

@@ -9,7 +9,7 @@ from transformer.interop.albert import ALBERT
 from transformer.interop.bart import BART
 from transformer.interop.bert import BERT
 from transformer.interop.distilbert import DISTILBERT
-from transformer.interop.family import Family
+from transformer.interop.family import Family, count_labels
 from transformer.interop.gpt2 import GPT2
 from transformer.interop.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from transformer.interop.marian import MARIAN
@@ -89,8 +89,3 @@ def choose_head(family: Family, config: Mapping[str, Any], names: Collection[str
         raise UserError(f"the weights do not fit {family.heads[best]}: missing {engine.some(missing[best])}")
     head = min((head for head in order if not missing[head]), key=lambda head: len(left[head]))
     return head, left[head]
-
-
-def count_labels(config: Mapping[str, Any]) -> int:
-    """Returns the number of a classifier's classes; Transformers' default is 2."""
-    return len(config["id2label"]) if config.get("id2label") else config.get("num_labels") or 2

@@ -16,13 +16,13 @@ from flax import serialization
 from flax.traverse_util import unflatten_dict
 
 from transformer.errors import UserError
+from transformer.interop.lfs import check_fetched
 
 WEIGHTS = "flax_model.msgpack"
 INDEX = f"{WEIGHTS}.index.json"
 
 _CHUNKED = "__msgpack_chunked_array__"
 _DEPTH = 32
-_POINTER = b"version https://git-lfs"
 
 
 class Arrays(Mapping[str, np.ndarray]):
@@ -90,9 +90,7 @@ class _File:
         if not path.exists():
             raise UserError(f"{path}: no such file: a shard is missing")
         try:
-            with path.open("rb") as file:
-                if file.read(len(_POINTER)) == _POINTER:
-                    raise UserError(f"{path} is a git-lfs pointer, not the weights: fetch them with `git lfs pull`")
+            check_fetched(path)
             self.leaves = _leaves(path)
         except msgpack.OutOfData as error:
             raise UserError(f"{path}: not a whole file: it ends in the middle of an array") from error

@@ -102,14 +102,17 @@ def _table(config: T5Config) -> Table:
     rules = [Rule(words, ("backbone/token_embedding/embedding",))]
     rules += _side_rules("encoder", config.gated) + _side_rules("decoder", config.gated)
     aliases = {f"{side}.embed_tokens.weight": words for side in ("encoder", "decoder")}
+    twins = {}
     if config.head == "language_model":
         if config.tie_embeddings:
             aliases["lm_head.weight"] = words
         else:
             rules.append(Rule("lm_head.weight", ("head/kernel",)))
+            # Transformers 5 ties every T5 that it makes, also where it does not scale the head's input.
+            twins["lm_head.weight"] = words
     # The first files have this one too, which nothing reads.
     unused = (r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",)
-    return Table(tuple(rules), aliases=aliases, ignored=unused)
+    return Table(tuple(rules), aliases=aliases, twins=twins, ignored=unused)
 
 
 def _has_name(config: T5Config) -> bool:

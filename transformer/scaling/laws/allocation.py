@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from scipy.optimize import fminbound
@@ -48,6 +48,13 @@ class AllocationLaw(Law):
 
     def optimal_loss(self, flops: float) -> float:
         return self.E + self.k_L * flops**-self.gamma
+
+
+@dataclasses.dataclass(frozen=True)
+class PairsLaw(AllocationLaw):
+    """N*(C) = k_N C^a, D* = C / (6 N*); of the loss it says nothing."""
+
+    name: ClassVar[str] = "pairs"
 
 
 def growth(optima: Optima) -> tuple[dict[str, float], list[Warned]]:

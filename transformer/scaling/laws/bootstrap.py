@@ -33,7 +33,7 @@ class Bootstrap:
         return {name: self._with_failed([row[name] for row in rows]) for name in rows[0]} if rows else {}
 
     def standard_errors(self) -> dict[str, float]:
-        """Returns the standard deviation of each number over the refits; NaN where most have none."""
+        """Returns the standard deviation of each number over the refits; NaN where most have none, or all the same."""
         return {name: _spread(values) for name, values in self.parameters().items()}
 
     def intervals(self) -> dict[str, Interval]:
@@ -83,4 +83,6 @@ def of_vectors(law: type[Law], vectors: Mapping[str, Sequence[float]], failed: i
 
 def _spread(values: np.ndarray) -> float:
     known = values[np.isfinite(values)]
-    return float(known.std(ddof=1)) if 2 * len(known) > len(values) and len(known) > 1 else float("nan")
+    if 2 * len(known) <= len(values) or len(known) < 2 or np.ptp(known) <= 1e-14 * np.abs(known).max():
+        return float("nan")
+    return float(known.std(ddof=1))

@@ -52,11 +52,15 @@ def describe(fitted: Fitted) -> Iterator[str]:
     law, refits, found = fitted.fit.law, fitted.bootstrap, fitted.findings
     errors, intervals = refits.standard_errors(), refits.intervals()
     count = len(refits.laws) + refits.failed
+    what = f" ({fitted.fit.minimised})" if fitted.fit.minimised else ""
     yield ""
-    yield f"{law.name}: {fitted.fit.rows} runs, objective {fitted.fit.objective:.6g}, {count} refits"
+    yield f"{law.name}: {fitted.fit.rows} runs, objective {fitted.fit.objective:.6g}{what}, {count} refits"
     yield f"  {'':10}{'value':>12}{'s.e.':>12}   95 % interval"
     for name, value in law.parameters().items():
         line = f"  {name:10}{value:>12.5g}"
+        if name in fitted.fit.fixed:
+            yield f"{line}{'fixed':>12}"
+            continue
         known = refits.laws and errors[name] == errors[name]  # not NaN
         yield line + (f"{errors[name]:>12.3g}   {interval(intervals[name], '.4g')}" if known else "")
     if found:
