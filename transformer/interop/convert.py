@@ -135,17 +135,21 @@ def export(
     """
     check_new(out)
     found = checkpoint.find(path)
-    family = families.of_architecture(checkpoint.read_architecture(found))
-    architecture, params = checkpoint.restore_model(found, make_mesh(MeshConfig(data=1)))
+    architecture = checkpoint.read_architecture(found)
     record = found / "record"
     origin, stored = record / ORIGIN, record / DTYPES
     if origin.exists():
         files = {file.name: file.read_bytes() for file in origin.iterdir()}
         before = json.loads(files.pop(folder.CONFIG))
+        family = families.of_architecture(architecture, before.get("model_type"))
         config = _with_dtype(family.rewrite_config(architecture, before), dtype)
     else:
         files, ids = tokenizers.export(record / "tokenizer")
+        family = families.of_architecture(architecture)
         config = {**ids, **family.write_config(architecture), "dtype": dtype or "float32"}
+    if flax:
+        family.check_flax(architecture)
+    _, params = checkpoint.restore_model(found, make_mesh(MeshConfig(data=1)))
     dtypes = json.loads(stored.read_text()) if stored.exists() else {}
     tensors = (family.flax_stream if flax else family.stream)(params, architecture, dtypes)
     folder.write_folder(out, config, tensors, files, dtype=dtype, shard_bytes=shard_bytes, flax=flax)
