@@ -307,3 +307,13 @@ def test_every_model_type_goes_in_and_out(kind, tmp_path, capsys):
         if name in after:  # a tied tensor may have been written under two names
             np.testing.assert_array_equal(after[name], array, err_msg=name)
     assert after.keys() >= {name for name in before if "embed_tokens" not in name and "decoder" not in name}
+    configs = [json.loads((tmp_path / side / "config.json").read_text()) for side in ("hf", "out")]
+    assert configs[0]["model_type"] == configs[1]["model_type"] == kind
+    assert configs[0]["architectures"] == configs[1]["architectures"]
+
+
+def test_of_two_model_types_that_compute_the_same_the_imported_one_goes_out():
+    windowless = KINDS["llama"]
+    assert families.of_architecture(windowless).model_type == "llama"
+    assert families.of_architecture(windowless, "mistral").model_type == "mistral"
+    assert families.of_architecture(KINDS["mistral"], "llama").model_type == "mistral"  # a LLaMA has no window

@@ -185,7 +185,8 @@ FOLDERS: dict[str, Any] = {
 FRAGMENTS = [
     *("the", " cat", "The", "CAT", "covid", "covids", "19", "naïve", "Zürich", "e\u0301", "日本", "🙂", "\n", "\t"),
     *("  ", "[MASK]", "<mask>", "</s>", "<s>", "[CLS]", "<unk>", "<extra_id_0>", "<extra_id_99>", ">>fr<<", "IMG"),
-    *("<x>", " ", "<|im_end|>", "<|endoftext|>", "[PAD]", "<EOS>", "\u2581", "\ufb01", "\u0130", "``", "\ufeff", FULLWIDTH_END),
+    *("<x>", " ", "<|im_end|>", "<|endoftext|>", "[PAD]", "<EOS>", "\u2581", "\ufb01", "\u0130", "``"),
+    *("\ufeff", FULLWIDTH_END),
 ]  # fmt: skip
 WRITTEN = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=3), max_size=12).map("".join)
 TELLING = [

@@ -3,6 +3,7 @@
 from transformer.interop.encoder_rules import EncoderNames, MaskedLMNames, bert_fields, block, embeddings
 from transformer.interop.engine import Rule
 from transformer.interop.family import Family
+from transformer.interop.flax_names import ENCODER_HEADS, FlaxClasses
 from transformer.interop.hf_config import Same
 from transformer.models.bert import BertConfig
 
@@ -80,5 +81,6 @@ BERT = Family(
     table=_NAMES.table,
     pinned=BERT_PINNED,
     harmless=BERT_HARMLESS,
+    flax=FlaxClasses(heads=ENCODER_HEADS),
     inert=BERT_INERT,
 )

@@ -122,7 +122,12 @@ def save(imported: Imported, path: Path, run: epath.PathLike) -> tuple[epath.Pat
 
 
 def export(
-    path: epath.PathLike, out: Path, *, dtype: str | None = None, shard_bytes: int = folder.SHARD_BYTES
+    path: epath.PathLike,
+    out: Path,
+    *,
+    dtype: str | None = None,
+    shard_bytes: int = folder.SHARD_BYTES,
+    flax: bool = False,
 ) -> Family:
     """Writes a checkpoint as a folder that Transformers loads; returns the family it is there.
 
@@ -131,26 +136,31 @@ def export(
       out: the new folder.
       dtype: of the weights: float32, bfloat16 or float16. None: each tensor as it was imported, or float32.
       shard_bytes: more than this goes to several files with an index.
+      flax: write flax_model.msgpack, for the Flax classes of Transformers 4, in safetensors' place.
 
     Raises:
       UserError: no checkpoint, an architecture that Transformers does not have, a folder that cannot be written.
     """
     check_new(out)
     found = checkpoint.find(path)
-    family = families.of_architecture(checkpoint.read_architecture(found))
-    architecture, params = checkpoint.restore_model(found, make_mesh(MeshConfig(data=1)))
+    architecture = checkpoint.read_architecture(found)
     record = found / "record"
     origin, stored = record / ORIGIN, record / DTYPES
     if origin.exists():
         files = {name: file.read_bytes() for name, file in sealed_files(origin).items()}
         before = json.loads(files.pop(folder.CONFIG))
+        family = families.of_architecture(architecture, before.get("model_type"))
         config = _with_dtype(family.rewrite_config(architecture, before), dtype)
     else:
         files, ids = tokenizers.export(record / "tokenizer")
+        family = families.of_architecture(architecture)
         config = {**ids, **family.write_config(architecture), "dtype": dtype or "float32"}
+    if flax:
+        family.check_flax(architecture)
+    _, params = checkpoint.restore_model(found, make_mesh(MeshConfig(data=1)))
     dtypes = json.loads(stored.read_text()) if stored.exists() else {}
-    tensors = family.stream(params, architecture, dtypes)
-    folder.write_folder(out, config, tensors, files, dtype=dtype, shard_bytes=shard_bytes)
+    tensors = (family.flax_stream if flax else family.stream)(params, architecture, dtypes)
+    folder.write_folder(out, config, tensors, files, dtype=dtype, shard_bytes=shard_bytes, flax=flax)
     return family
 
 

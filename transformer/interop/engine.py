@@ -172,6 +172,16 @@ def misfits(table: Table, tensors: Iterable[str], abstract_params: Any) -> tuple
     return sorted(wanted - names.keys() - table.defaults.keys()), sorted(names[name] for name in names.keys() - known)
 
 
+def expanded(rule: Rule, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Returns a rule's full names, of every layer; `shapes` are those of our parameters, by path."""
+    return _expand(rule, _layers(rule, shapes))
+
+
+def flat_shapes(abstract_params: Any) -> dict[str, tuple[int, ...]]:
+    """Returns path -> shape of our tree."""
+    return _flat(abstract_params)
+
+
 def _flat(abstract_params: Any) -> dict[str, tuple[int, ...]]:
     """Returns path -> shape."""
     leaves = flatten_dict(nn.meta.unbox(abstract_params), sep="/")

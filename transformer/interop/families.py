@@ -49,15 +49,18 @@ def of_folder(config: Mapping[str, Any]) -> Family:
     raise UserError(f"config.json: model_type {config.get('model_type')!r} is not supported; known: {known}")
 
 
-def of_architecture(architecture: Architecture) -> Family:
-    """Returns the family that Transformers would call an architecture; raises UserError where it has none."""
-    for family in FAMILIES:
-        if family.config is type(architecture) and family.fits(architecture):
-            return family
-    raise UserError(
-        f"Transformers has no model of this {architecture.family} architecture: it cannot be exported "
-        "(it does not compute these numbers, or does not know the family)"
-    )
+def of_architecture(architecture: Architecture, model_type: str | None = None) -> Family:
+    """Returns the family that Transformers would call an architecture; raises UserError where it has none.
+
+    Several may compute the same numbers, as a Mistral without a window is a LLaMA: `model_type` is then preferred.
+    """
+    fitting = [family for family in FAMILIES if family.config is type(architecture) and family.fits(architecture)]
+    if not fitting:
+        raise UserError(
+            f"Transformers has no model of this {architecture.family} architecture: it cannot be exported "
+            "(it does not compute these numbers, or does not know the family)"
+        )
+    return next((family for family in fitting if family.model_type == model_type), fitting[0])
 
 
 def choose_head(family: Family, config: Mapping[str, Any], names: Collection[str]) -> tuple[str, list[str]]:

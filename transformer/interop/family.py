@@ -12,6 +12,7 @@ import numpy as np
 from transformer.errors import UserError
 from transformer.interop import engine, hf_config
 from transformer.interop.engine import Table
+from transformer.interop.flax_names import FlaxClasses, to_flax
 from transformer.interop.hf_config import Field
 from transformer.models.architecture import Architecture
 
@@ -70,6 +71,8 @@ class Family:
     """The table's fields -> config.json."""
     fits: Callable[[Any], bool] = lambda config: True
     """Whether this model type computes what an architecture of `config`'s class says."""
+    flax: FlaxClasses | None = None
+    """What Transformers 4 had of it in Flax; None: nothing."""
 
     def read_config(self, config: Mapping[str, Any], head: str, num_labels: int = 2) -> Any:
         """Returns the architecture that a config.json describes, with a head.
@@ -149,3 +152,27 @@ class Family:
     ) -> Iterator[tuple[str, np.ndarray]]:
         """Gives what `to_hf` returns, a tensor at a time, in the dtypes that `load` found, or float32."""
         return engine.stream(self.table(config), params, dtypes)
+
+    def flax_stream(
+        self, params: Any, config: Architecture, dtypes: Mapping[str, Any] = MappingProxyType({})
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """Gives what `stream` gives under the paths of Transformers 4's Flax classes.
+
+        Raises:
+          UserError: no such class computes the architecture.
+        """
+        self.check_flax(config)
+        assert self.flax is not None
+        table = dataclasses.replace(self.table(config), twins={})  # Flax's classes tie nothing by equality
+        return to_flax(
+            table, self.flax, engine.flat_shapes(config.abstract_params()), engine.stream(table, params, dtypes)
+        )
+
+    def check_flax(self, config: Architecture) -> None:
+        """Raises UserError where Transformers 4 has no Flax class that computes an architecture."""
+        if self.flax is None or config.head not in self.flax.heads:  # type: ignore[attr-defined]
+            raise UserError(
+                f"Transformers 4 has no Flax{self.heads[config.head]}: export without --flax"  # type: ignore[attr-defined]
+            )
+        if reason := self.flax.refusal(config):
+            raise UserError(f"Flax{self.heads[config.head]} {reason}: export without --flax")  # type: ignore[attr-defined]

@@ -13,6 +13,8 @@ from etils import epath
 
 from transformer.checkpoint.files import check_new
 from transformer.errors import UserError
+from transformer.interop import flax_weights
+from transformer.interop.flax_names import TorchNames
 from transformer.interop.lfs import check_fetched
 from transformer.interop.pickles import unpickled
 from transformer.interop.wrappers import unwrapped
@@ -34,17 +36,21 @@ _SMALL_FILES = (".json", ".jinja", ".model", ".spm", ".txt")
 class Tensors(Mapping[str, np.ndarray]):
     """The tensors of several safetensors files, each read from disk when it is asked for."""
 
-    def __init__(self, files: Mapping[str, Any], shards: Mapping[str, str]):
-        self._files, self._shards = files, shards
+    def __init__(self, files: Mapping[str, Any], shards: Mapping[str, str], separator: str = "."):
+        """Takes open files by name, the tensors' files, and what to give "." in the tensors' names as."""
+        self._files, self._separator = files, separator
+        self._shards = {name.replace(".", separator): shard for name, shard in shards.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
         file = self._files[self._shards[name]]
+        stored = name.replace(self._separator, ".")
         try:
-            return file.get_tensor(name)
+            return file.get_tensor(stored)
         except (AttributeError, TypeError) as error:  # NumPy has no such dtype
+            kind = file.get_slice(stored).get_dtype()
             raise UserError(
-                f"tensor {name!r} of {self._shards[name]} is {file.get_slice(name).get_dtype()}: quantised weights are "
-                "not supported; save them as float32, float16 or bfloat16"
+                f"tensor {name!r} of {self._shards[name]} is {kind}: quantised weights are not supported; save them as "
+                "float32, float16 or bfloat16"
             ) from error
 
     def __iter__(self) -> Iterator[str]:
@@ -86,6 +92,11 @@ def open_tensors(folder: Path, *, pickle: bool = False) -> Iterator[Mapping[str,
         names = [WEIGHTS]
     elif (folder / INDEX).exists():
         names = _shards(folder / INDEX)
+    elif (folder / flax_weights.WEIGHTS).exists() or (folder / flax_weights.INDEX).exists():
+        weight_map = None if (folder / flax_weights.WEIGHTS).exists() else _weight_map(folder / flax_weights.INDEX)
+        with flax_weights.open_arrays(folder, weight_map) as arrays:
+            yield TorchNames(arrays)
+        return
     elif (folder / PICKLE).exists() or (folder / PICKLE_INDEX).exists():
         raise UserError(
             f"{folder} holds its weights as a pickle alone ({PICKLE}), which can execute code: if you trust where it "
@@ -104,7 +115,10 @@ def open_tensors(folder: Path, *, pickle: bool = False) -> Iterator[Mapping[str,
         for name, file in _weight_map(folder / INDEX).items() if names != [WEIGHTS] else ():
             if shards.get(name) != file:
                 raise UserError(f"{folder / file} lacks tensor {name!r}, which {INDEX} says it holds")
-        yield unwrapped(Tensors(files, shards))
+        if any((file.metadata() or {}).get("format") == "flax" for file in files.values()):
+            yield TorchNames(Tensors(files, shards, separator="/"))
+        else:
+            yield unwrapped(Tensors(files, shards))
 
 
 def _weight_map(index: Path) -> dict[str, str]:
@@ -128,6 +142,7 @@ def write_folder(
     *,
     dtype: str | None = None,
     shard_bytes: int = SHARD_BYTES,
+    flax: bool = False,
 ) -> None:
     """Writes a folder that Transformers loads.
 
@@ -138,6 +153,7 @@ def write_folder(
       files: further files, of the tokenizer, by name, with a slash for those of a subfolder.
       dtype: float32, bfloat16 or float16, of the weights on disk. None: each tensor's own.
       shard_bytes: more than this goes to several files with an index.
+      flax: write flax_model.msgpack; the names are then paths joined by "/".
 
     Raises:
       UserError: the folder is not empty, the dtype cannot hold a number, or the disk is full.
@@ -145,7 +161,7 @@ def write_folder(
     check_new(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder, tensors, dtype, shard_bytes)
+        _write(folder, tensors, dtype, shard_bytes, flax)
         for name, content in (files or {}).items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
@@ -158,15 +174,18 @@ def write_folder(
         raise
 
 
-def _write(folder: Path, tensors: Iterable[tuple[str, np.ndarray]], dtype: str | None, shard_bytes: int) -> None:
+def _write(
+    folder: Path, tensors: Iterable[tuple[str, np.ndarray]], dtype: str | None, shard_bytes: int, flax: bool
+) -> None:
     """Writes shards as they fill: no more than one is in memory, and their number, part of each name, is known last."""
+    weights, save = (flax_weights.WEIGHTS, flax_weights.save) if flax else (WEIGHTS, _save)
     shards: list[list[str]] = []
     filling: dict[str, np.ndarray] = {}
     total = 0
 
     def flush() -> None:
         if filling:
-            _save(filling, folder / f"{len(shards)}.partial")
+            save(filling, folder / f"{len(shards)}.partial")
             shards.append(list(filling))
             filling.clear()
 
@@ -177,13 +196,13 @@ def _write(folder: Path, tensors: Iterable[tuple[str, np.ndarray]], dtype: str |
         filling[name] = converted
         total += converted.nbytes
     flush()
-    names = [WEIGHTS] if len(shards) == 1 else _shard_names(len(shards))
+    names = [weights] if len(shards) == 1 else _shard_names(weights, len(shards))
     for number, name in enumerate(names):
         (folder / f"{number}.partial").rename(folder / name)
     if len(shards) > 1:
         where = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
         index = {"metadata": {"total_size": total}, "weight_map": where}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        (folder / f"{weights}.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
 def _cast(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
@@ -203,8 +222,9 @@ def _save(arrays: dict[str, np.ndarray], path: Path) -> None:
         raise OSError(f"{path.name}: {error}") from error
 
 
-def _shard_names(count: int) -> list[str]:
-    return [f"model-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
+def _shard_names(weights: str, count: int) -> list[str]:
+    stem, kind = weights.rsplit(".", 1)
+    return [f"{stem}-{number:05}-of-{count:05}.{kind}" for number in range(1, count + 1)]
 
 
 @contextlib.contextmanager

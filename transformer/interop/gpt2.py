@@ -4,6 +4,7 @@ from transformer.errors import UserError
 from transformer.interop.decoder_heads import head_rules
 from transformer.interop.engine import Rule, Table
 from transformer.interop.family import Family
+from transformer.interop.flax_names import FlaxClasses
 from transformer.interop.hf_config import ACTIVATIONS, Field, Same
 from transformer.interop.transforms import FLAT, fused, kernel
 from transformer.models.gpt import GPTConfig
@@ -83,6 +84,12 @@ def _table(config: GPTConfig) -> Table:
     return Table(rules, prefix=prefix, aliases=aliases, ignored=buffers)
 
 
+def _not_in_flax(config: GPTConfig) -> str:
+    if config.divide_scores_by_layer or not config.scale_scores:
+        return "divides all scores by the square root of the head width alone"
+    return ""
+
+
 GPT2 = Family(
     model_type="gpt2",
     config=GPTConfig,
@@ -109,4 +116,5 @@ GPT2 = Family(
         "summary_use_proj",
     ),
     fits=lambda config: config.band is None,
+    flax=FlaxClasses(heads=("language_model", "none"), refusal=_not_in_flax),
 )

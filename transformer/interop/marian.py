@@ -8,6 +8,7 @@ import numpy as np
 from transformer.interop.bart import FIELDS, HARMLESS, INERT, PINNED, layer_rules, word_rules
 from transformer.interop.engine import Rule, Table
 from transformer.interop.family import Family
+from transformer.interop.flax_names import FlaxClasses
 from transformer.interop.hf_config import Field
 from transformer.interop.transforms import Transform
 from transformer.models.marian import MarianConfig, sinusoid_table
@@ -57,4 +58,5 @@ MARIAN = Family(
     normalise=_normalise,
     denormalise=_denormalise,
     fits=lambda config: config.norm_epsilon == 1e-5,
+    flax=FlaxClasses(heads=("language_model", "none")),
 )

@@ -6,6 +6,7 @@ from typing import Any
 from transformer.errors import UserError
 from transformer.interop.engine import Rule, Table
 from transformer.interop.family import Family
+from transformer.interop.flax_names import FlaxClasses
 from transformer.interop.hf_config import ACTIVATIONS, Field, Same
 from transformer.interop.transforms import kernel
 from transformer.models.t5 import T5Config
@@ -137,6 +138,7 @@ T5 = Family(
     normalise=_normalise_t5,
     denormalise=_denormalise,
     fits=_has_name,
+    flax=FlaxClasses(heads=("language_model", "none"), scale="weight"),
 )
 
 MT5 = dataclasses.replace(
