@@ -1,6 +1,8 @@
 """Sentence-transformers folders: in, and out as such; what the library's own loading would make of them."""
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +14,6 @@ from tests.tiny_models import TINY
 from tools import convert as tool
 from transformer.errors import UserError
 from transformer.interop.bert import BERT
-from transformer.models.bert import BertConfig
 
 from . import parity
 
@@ -38,12 +39,19 @@ def kinds(*names, package="sentence_transformers.models"):
     ]
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A folder that Transformers wrote, and the library's files beside."""
+    folder = tmp_path_factory.mktemp("original")
+    parity.make_pair(BERT, dataclasses.replace(TINY["bert"], head="none")).theirs.save_pretrained(folder)
+    write(folder, {"modules.json": kinds("Transformer", "Pooling", "Normalize"), **SIDES})
+    return folder
+
+
 @pytest.fixture
-def saved(tmp_path):
-    config = BertConfig(**{**vars(TINY["bert"]), "head": "none"})
-    parity.make_pair(BERT, config).theirs.save_pretrained(tmp_path / "hf")
-    write(tmp_path / "hf", {"modules.json": kinds("Transformer", "Pooling", "Normalize"), **SIDES})
-    return tmp_path / "hf"
+def saved(original, tmp_path):
+    """A copy of it, to be changed."""
+    return shutil.copytree(original, tmp_path / "hf")
 
 
 def write(folder, files):

@@ -15,7 +15,7 @@ from transformer.interop.rounding import in_float64
 from transformer.models.gpt import GPTConfig
 
 from . import parity
-from .test_convert import KINDS
+from .test_convert import KINDS, quick
 
 LLAMA = dataclasses.replace(KINDS["llama"], num_kv_heads=KINDS["llama"].num_heads)
 """Of queries and keys in one shape, which can be swapped."""
@@ -40,15 +40,16 @@ def sharp(name, parameter):
 SCALES = {"as made": lambda name, parameter: None, "loud": loud, "sharp": sharp}
 
 
-@pytest.fixture(params=SCALES)
-def saved(request, tmp_path):
+@pytest.fixture(params=SCALES, scope="module")
+def saved(request, tmp_path_factory):
     """A folder that Transformers wrote."""
     model = parity.make_pair(family_of("llama"), LLAMA).theirs
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             SCALES[request.param](name, parameter)
-    model.save_pretrained(tmp_path / "hf")
-    return tmp_path / "hf"
+    folder = tmp_path_factory.mktemp("saved")
+    model.save_pretrained(folder)
+    return folder
 
 
 def test_a_right_model_passes(saved):
@@ -87,6 +88,7 @@ WRONG = {
 }
 
 
+@pytest.mark.parametrize("saved", quick(SCALES, "as made"), indirect=True, scope="module")
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_wrong_model_is_not_taken_for_rounding(wrong, saved, monkeypatch):
     change, fields = WRONG[wrong]
