@@ -22,19 +22,22 @@ class Fit:
     """Fit laws, with intervals, to a study's runs or to a table: --table runs.csv --params N --tokens D --loss loss."""
 
     study: tyro.conf.Positional[str | None] = None
-    """The folder of a study, whose runs have ended."""
+    """The folder of a study, whose runs have ended; or a table's file."""
     table: str | None = None
-    """A CSV file with a header line and a row for each run."""
-    params: str = "params"
-    """The column of N, a run's parameters."""
+    """A CSV file with a header line and a row for each run. Usual names of columns (N, params, D, tokens, C, flops,
+    val_loss, ...) are known."""
+    params: str | None = None
+    """The column of N, a run's parameters; where there is none, N = C / (6 D)."""
     tokens: str | None = None
-    """The column of D, the tokens a run read; None: `tokens`, or D = C / (6 N) where --flops is given."""
+    """The column of D, the tokens a run read; where there is none, or only --flops is named, D = C / (6 N)."""
     flops: str | None = None
-    """The column of C, a run's training FLOPs; None: C = 6 N D."""
-    loss: str = "loss"
+    """The column of C, a run's training FLOPs; where there is none, or it is 6ND, C = 6 N D."""
+    loss: str | None = None
     """The column of the loss, nats."""
     unique_tokens: str | None = None
     """The column of the tokens that the corpus has, where they are read more than once."""
+    where: tuple[str, ...] = ()
+    """Take these rows alone: COLUMN=VALUE, several; of one column, any of its values."""
     drop_highest: int = 0
     """Leave out the rows of so many highest losses."""
     law: str | None = None
@@ -54,8 +57,14 @@ class Fit:
 
 def fit(asked: Fit) -> None:
     """Prints the fitted laws; writes them."""
-    from transformer.scaling.laws import fitting, law_file, methods, show
+    from transformer.scaling.laws import fitting, law_file, methods, show, words
 
+    if asked.study is not None and asked.table is None and not Path(asked.study).expanduser().is_dir():
+        if not Path(asked.study).expanduser().exists():
+            raise UserError(f"{asked.study}: no such file or folder: give a table of runs, or a study's folder")
+        asked = dataclasses.replace(asked, study=None, table=asked.study)
+    if asked.study is not None and asked.where:
+        raise UserError("--where chooses rows of a table: give --table FILE")
     if asked.setting is not None or asked.by:
         fit_setting(asked)
         return
@@ -65,18 +74,21 @@ def fit(asked: Fit) -> None:
         raise UserError("fit takes the folder of a study, or --table FILE")
     table, source = _of_study(asked) if asked.study else _of_table(asked)
     out = asked.json or (str(Path(asked.study) / law_file.NAME) if asked.study else None)
-    heading = f"{source.path}: {len(table)} runs, {show.ranges(source)}"
+    heading = f"{source.path}: {words.count(len(table), 'run')}, {show.ranges(source)}"
     if asked.law is not None:
         fitted = [fitting.fit(table, asked.law, asked.bootstrap, asked.seed)]
         print("\n".join([heading, *show.describe(fitted[0])]))
     else:
         fitted, reasons = [], []
-        for name in methods.SIDE_BY_SIDE:
+        names = list(methods.SIDE_BY_SIDE)
+        for name in names:
             try:
                 count = min(asked.bootstrap, BESIDE) if fitted else asked.bootstrap
                 fitted.append(fitting.fit(table, name, count, asked.seed))
             except UserError as error:
                 reasons.append(f"{name}: {str(error).removeprefix(f'{name}: ')}")
+                if name == "kaplan":  # what both cannot say, one may
+                    names += [other for other in ("kaplan-n", "kaplan-d") if f"--law {other} " in str(error)]
                 continue
             print("\n".join([*([heading] if len(fitted) == 1 else []), *show.describe(fitted[-1])]), flush=True)
         if not fitted:
@@ -100,7 +112,7 @@ def fit_setting(asked: Fit) -> None:
 
     if asked.table is None or asked.setting is None or not asked.by:
         raise UserError("a law of a setting takes a table of sweeps: --table FILE --setting learning_rate --by N D")
-    setting, loss, at = read_sweeps(asked.table, asked.setting, asked.by, asked.loss)
+    setting, loss, at = read_sweeps(asked.table, asked.setting, asked.by, asked.loss, asked.where)
     found = power_law.fit(setting, loss, at, f"values of {asked.setting}")
     print(f"{asked.table}: {len(loss)} runs, {len(found.sweeps)} sweeps")
     print("\n".join([*show.of_setting(found, asked.setting), *show.warnings(found.warnings)]))
@@ -120,7 +132,7 @@ def _of_table(asked: Fit) -> "tuple[Table, Source]":
         raise UserError(f"--json {asked.json}: no such folder")
     columns = Columns(asked.params, asked.tokens, asked.loss, asked.flops, asked.unique_tokens)
     path = str(asked.table)
-    table = drop_highest(read(path, columns), asked.drop_highest)
+    table = drop_highest(read(path, columns, asked.where), asked.drop_highest)
     return table, law_file.source_of(table, path, dataclasses.asdict(columns), asked.drop_highest)
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from scipy.optimize import fminbound
@@ -30,6 +30,8 @@ class AllocationLaw(Law):
     Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models", section 3: N_opt ~ C^a, D_opt ~ C^b. It
     says what is best, and the loss of that, but no loss of any other model: `loss` is NaN.
     """
+
+    reads: ClassVar[tuple[str, ...]] = ()
 
     k_N: float
     a: float

@@ -7,6 +7,7 @@ as few as 85 where small runs are noisier than large ones.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -33,8 +34,15 @@ class Bootstrap:
         return {name: self._with_failed([row[name] for row in rows]) for name in rows[0]} if rows else {}
 
     def standard_errors(self) -> dict[str, float]:
-        """Returns the standard deviation of each number over the refits; NaN where most have none."""
-        return {name: _spread(values) for name, values in self.parameters().items()}
+        """Returns the standard deviation of each number over the refits; NaN where most have none.
+
+        NaN too where it is wider than the whole interval: then a few stray refits make it, and it says nothing.
+        """
+        found = {}
+        for name, values in self.parameters().items():
+            (low, high), spread = interval(values), _spread(values)
+            found[name] = math.nan if spread > high - low else spread
+        return found
 
     def intervals(self) -> dict[str, Interval]:
         """Returns the percentile interval of each number; NaN where most refits have none."""
@@ -46,7 +54,7 @@ class Bootstrap:
 
     def allocations(self, flops: float) -> np.ndarray:
         """Returns [K, 3]: each refit's best size and tokens for a budget, and the loss it expects of them."""
-        rows = [(*law.optimum(flops), law.optimal_loss(flops)) for law in self.laws]
+        rows = [law.best(flops) for law in self.laws]
         return np.stack([self._with_failed([row[column] for row in rows]) for column in range(3)], 1)
 
     def _with_failed(self, values: list[float]) -> np.ndarray:

@@ -114,13 +114,14 @@ def lack_of_fit(table: Table, law: Law, numbers: int) -> LackOfFit | None:
 
     Draper and Smith 1998, "Applied Regression Analysis", section 2.1: pure error and lack of fit, of log loss.
     """
-    _, cell, size = np.unique(np.stack([table.params, table.tokens]), axis=1, return_inverse=True, return_counts=True)
+    cell = table.cells()
+    size = np.bincount(cell)
     off = residuals(table, law)
-    mean = np.bincount(cell.ravel(), off) / size
+    mean = np.bincount(cell, off) / size
     degrees, freedom = len(off) - len(size), len(size) - numbers
     if degrees == 0 or freedom < 1:
         return None
-    noise = float(np.sum((off - mean[cell.ravel()]) ** 2)) / degrees
+    noise = float(np.sum((off - mean[cell]) ** 2)) / degrees
     ratio = float(np.sum(size * mean**2)) / freedom / max(noise, 1e-30)
     return LackOfFit(noise**0.5, degrees, ratio, float(stats.f.sf(ratio, freedom, degrees)))
 

@@ -1,14 +1,17 @@
 """A table -> laws with their uncertainty and what there is to say against them: what `fit` does."""
 
+import dataclasses
 import math
 from typing import Any
 
 import numpy as np
 
+from transformer.errors import UserError
 from transformer.scaling.laws import diagnostics, methods
 from transformer.scaling.laws.bootstrap import Bootstrap
-from transformer.scaling.laws.law import Fit, Warned
+from transformer.scaling.laws.law import Fit, Law, Warned
 from transformer.scaling.laws.law_file import Fitted
+from transformer.scaling.laws.methods import Method
 from transformer.scaling.laws.parametric import NUMBERS, ParametricFit
 from transformer.scaling.laws.table import Table
 
@@ -35,11 +38,24 @@ def fit(table: Table, law: str, count: int = 1000, seed: int = 0) -> Fitted:
     Raises:
       UserError: the table says nothing of this law, or there is no such law.
     """
-    found = methods.method(law).fit(table)
+    method = methods.method(law)
+    try:
+        # An overflow on the way of a descent is no news; what it ends at is judged.
+        with np.errstate(all="ignore"):
+            return _fit(table, method, count, seed)
+    except (ArithmeticError, np.linalg.LinAlgError) as error:
+        raise UserError(
+            f"{law}: the numbers of these runs are beyond it ({error}); look for runs that are off"
+        ) from error
+
+
+def _fit(table: Table, method: Method, count: int, seed: int) -> Fitted:
+    found, law = method.fit(table), method.law.name
+    _require_falling(table, found.law)
     refits = methods.resample(table, found.law, count, seed) if count else Bootstrap(())
     off = diagnostics.residuals(table, found.law)
     off = off[np.isfinite(off)]
-    warned = [*diagnostics.of_table(table), *found.warnings]
+    warned = [*table.warned, *diagnostics.of_table(table), *found.warnings]
     findings: dict[str, Any] = {}
     if isinstance(found, ParametricFit):
         more, findings = _examine(table, found, refits)
@@ -50,6 +66,35 @@ def fit(table: Table, law: str, count: int = 1000, seed: int = 0) -> Fitted:
     warned.sort(key=lambda each: _WEIGHT.index(each.code) if each.code in _WEIGHT else len(_WEIGHT))
     plain = Fit(found.law, found.objective, found.rows, tuple(warned))
     return Fitted(plain, refits, off, findings)
+
+
+_LEAST_FALL = 1e-3
+"""The share of a loss that all of the table's sizes, or tokens, must make by the law: less is nothing that runs say."""
+
+
+def _require_falling(table: Table, law: Law) -> None:
+    """Refuses a law by which the loss hardly falls with what it reads.
+
+    Raises:
+      UserError: it names the columns.
+    """
+    words = {"params": "the size", "tokens": "the number of tokens"}
+    flat = []
+    for column in law.reads:
+        values = getattr(table, column)
+        ends = [
+            law.predict(dataclasses.replace(table, **{column: np.full_like(values, end)}))
+            for end in (values.min(), values.max())
+        ]
+        fall = np.log(ends[0]) - np.log(ends[1])
+        if not np.any(fall[np.isfinite(fall)] > _LEAST_FALL):
+            flat.append(words[column])
+    if flat:
+        other = {"the size": "kaplan-d", "the number of tokens": "kaplan-n"}.get(" ".join(flat), "")
+        hint = f"; --law {other} fits the other alone" if other and len(law.reads) > 1 else ""
+        raise UserError(
+            f"{law.name}: the losses of these {len(table)} runs do not fall with {', or with '.join(flat)}{hint}"
+        )
 
 
 def _examine(table: Table, found: ParametricFit, refits: Bootstrap) -> tuple[list[Warned], dict[str, Any]]:

@@ -22,6 +22,7 @@ class KaplanParams(Law):
     """L(N) = (N_c / N)^alpha_N, equation 1.1: models trained to convergence, on more tokens than they can use."""
 
     name: ClassVar[str] = "kaplan-n"
+    reads: ClassVar[tuple[str, ...]] = ("params",)
 
     alpha_N: float
     N_c: float
@@ -39,6 +40,7 @@ class KaplanTokens(Law):
     """L(D) = (D_c / D)^alpha_D, equation 1.2: a model larger than the tokens deserve, stopped when it overfits."""
 
     name: ClassVar[str] = "kaplan-d"
+    reads: ClassVar[tuple[str, ...]] = ("tokens",)
 
     alpha_D: float
     D_c: float
@@ -109,6 +111,10 @@ def fit(table: Table, start: Law | None = None) -> Fit:
     lower, upper = np.array([-500.0, -500.0, 1e-3, 1e-3]), np.array([500.0, 500.0, 50.0, 10.0])
     found = huber.minimise(residuals, first, lower, upper)
     log_n, log_d, ratio, alpha_d = (float(value) for value in found.at)
+    if abs(log_n / ratio + middle_n) > 700:  # no float: at the table's sizes the term is nothing, or a constant
+        raise UserError(
+            "kaplan: the losses of these runs do not fall with the size; --law kaplan-d fits the tokens alone"
+        )
     law = Kaplan(ratio * alpha_d, alpha_d, math.exp(log_n / ratio + middle_n), math.exp(log_d + middle_d))
     return Fit(law, found.objective, len(table), tuple(found.judge(["N_c", "D_c", "alpha_N / alpha_D", "alpha_D"])))
 

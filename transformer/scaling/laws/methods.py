@@ -66,6 +66,6 @@ def resample(table: Table, law: Law, count: int, seed: int) -> Bootstrap:
     for rows in drawn:
         try:
             refitted.append(refit(table.take(rows), law).law)
-        except UserError:  # too few different runs were drawn
+        except (UserError, ArithmeticError, np.linalg.LinAlgError):  # too few different runs were drawn
             continue
     return Bootstrap(tuple(refitted), count - len(refitted))

@@ -58,12 +58,9 @@ def loss(fitted: Fitted, params: float, tokens: float) -> LossPrediction:
 def allocation(fitted: Fitted, flops: float) -> AllocationPrediction:
     """Returns the size and tokens of the lowest loss for a budget of 6 N D FLOPs, and that loss."""
     law = fitted.fit.law
-    best = law.optimum(flops)
     refits = fitted.bootstrap.allocations(flops)
     return AllocationPrediction(
-        float(best.params),
-        float(best.tokens),
-        law.optimal_loss(flops),
+        *law.best(flops),
         *(interval(refits[:, column]) for column in range(3)),
     )
 

@@ -1,70 +1,73 @@
-"""Reading anybody's table of runs: a CSV file with columns for the size, the tokens or FLOPs, and the loss."""
+"""Reading anybody's table of runs: a CSV file with columns for two of N, D and C, and for the loss."""
 
-import csv
 import dataclasses
-import difflib
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from transformer.errors import UserError
+from transformer.scaling.laws import csv_file, settings, units
+from transformer.scaling.laws.cell_numbers import Unclear, decimal_mark, parse
+from transformer.scaling.laws.columns import Columns as Columns
+from transformer.scaling.laws.columns import resolve
+from transformer.scaling.laws.csv_file import CsvFile
+from transformer.scaling.laws.nearest import nearest
 from transformer.scaling.laws.table import Table
 
-
-@dataclasses.dataclass(frozen=True)
-class Columns:
-    """What the columns are called."""
-
-    params: str = "params"
-    """N of a run."""
-    tokens: str | None = None
-    """D, tokens read in training; not needed where there is --flops: D = C / (6 N). None: `tokens`, or from --flops."""
-    loss: str = "loss"
-    """Loss of the trained model, nats."""
-    flops: str | None = None
-    """C, FLOPs of the training; None: C = 6 N D."""
-    unique_tokens: str | None = None
-    """Tokens that the corpus has, where they were read more than once; None: none was."""
+_SMALLEST, _LARGEST = 1e-30, 1e60
+"""Beyond these no number is of a run, and products of them are none."""
 
 
-def read(path: str | Path, columns: Columns = Columns()) -> Table:
-    """Returns the runs of a CSV file with a header line, whose other columns do not matter.
+def read(path: str | Path, columns: Columns = Columns(), where: Sequence[str] = ()) -> Table:
+    """Returns the runs of a CSV file with a header line.
+
+    Args:
+      path: of the file.
+      columns: what they are called; those that are not named go by their usual names.
+      where: COLUMN=VALUE, rows to take, as `settings.where`.
 
     Raises:
-      UserError: no such file, no rows, no such column, or a value that is no positive finite number.
+      UserError: no such file, no rows, no such column, a value that is no positive finite number, or units that
+        contradict each other.
     """
-    names, lines = _rows(Path(path).expanduser())
-    if columns.tokens is None and columns.flops is None:
-        columns = dataclasses.replace(columns, tokens="tokens")
-    params, loss = (
-        _column(path, names, lines, "params", columns.params),
-        _column(path, names, lines, "loss", columns.loss),
+    file, chosen = settings.where(csv_file.read(path), where)
+    columns = resolve(file, columns)
+    used = [
+        name for name in (columns.params, columns.tokens, columns.flops, columns.loss, columns.unique_tokens) if name
+    ]
+    by_name = dict(zip(used, _numbers(file, used), strict=True))
+
+    params, tokens, flops, loss, unique = (
+        None if name is None else by_name[name]
+        for name in (columns.params, columns.tokens, columns.flops, columns.loss, columns.unique_tokens)
     )
-    flops = None if columns.flops is None else _column(path, names, lines, "flops", columns.flops)
-    if columns.tokens is not None:
-        tokens = _column(path, names, lines, "tokens", columns.tokens)
-    else:
+    counted = flops is None or params is None or tokens is None
+    if params is None:
+        assert flops is not None and tokens is not None
+        params = flops / (6 * tokens)
+    if tokens is None:
         assert flops is not None
         tokens = flops / (6 * params)
-    unique = None
-    if columns.unique_tokens is not None:
-        unique = _column(path, names, lines, "unique-tokens", columns.unique_tokens)
-    convention = "6ND" if flops is None or columns.tokens is None else f"column {columns.flops}"
-    return Table(
+    flops = 6 * params * tokens if flops is None else flops
+    assert loss is not None
+    cell = [params, tokens] if unique is None else [params, tokens, unique]
+    setting, warned = settings.told(file, chosen, used, loss, *cell)
+    table = Table(
         params=params,
         tokens=tokens,
         loss=loss,
-        flops=6 * params * tokens if flops is None else flops,
+        flops=flops,
         unique_tokens=unique,
-        names=tuple(f"line {number}" for number, _ in lines),
-        convention=convention,
+        names=tuple(f"line {row.line}" for row in file.rows),
+        convention="6ND" if counted else f"column {columns.flops}",
+        setting=setting,
     )
+    return dataclasses.replace(table, warned=(*warned, *units.check(str(path), table)))
 
 
 def read_sweeps(
-    path: str | Path, setting: str, by: Sequence[str], loss: str
+    path: str | Path, setting: str, by: Sequence[str], loss: str | None, where: Sequence[str] = ()
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Returns what `power_law.fit` takes of a CSV file: [R] the setting that was swept, the loss, and what it is by.
 
@@ -73,10 +76,13 @@ def read_sweeps(
     Raises:
       UserError: as `read`.
     """
-    names, lines = _rows(Path(path).expanduser())
-    columns = {name: _column(path, names, lines, "by", name) for name in by}
-    losses = _column(path, names, lines, "loss", loss, diverged=True)
-    return _column(path, names, lines, "setting", setting), losses, columns
+    file, _ = settings.where(csv_file.read(path), where)
+    loss = "loss" if loss is None else loss
+    for flag, name in (("setting", setting), ("loss", loss), *(("by", name) for name in by)):
+        if (times := file.header.count(name)) != 1:
+            raise UserError(f"{file.path} has {times} columns {name!r} (--{flag}; {nearest(name, file.header)})")
+    swept, losses, *others = _numbers(file, [setting, loss, *by], diverged=loss)
+    return swept, losses, dict(zip(by, others, strict=True))
 
 
 def drop_highest(table: Table, count: int) -> Table:
@@ -90,49 +96,25 @@ def drop_highest(table: Table, count: int) -> Table:
     return table.take(np.sort(np.argsort(table.loss, kind="stable")[: len(table) - count]))
 
 
-def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Returns the header, and the rows with their line numbers; blank lines are none."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+def _numbers(file: CsvFile, names: Sequence[str], diverged: str | None = None) -> list[np.ndarray]:
+    """Returns columns of positive finite numbers; in that of runs that may have diverged, an empty cell is NaN."""
+    cells = [file.column(name) for name in names]
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            lines = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is no CSV file: {error}") from error
-    if not lines:
-        raise UserError(f"{path} is empty: it needs a header line and a row for each run")
-    names = [name.strip() for name in lines[0][1]]
-    if len(lines) == 1:
-        raise UserError(f"{path} has a header and no row")
-    return names, lines[1:]
-
-
-def _column(
-    path: str | Path,
-    names: list[str],
-    lines: list[tuple[int, list[str]]],
-    flag: str,
-    name: str,
-    *,
-    diverged: bool = False,
-) -> np.ndarray:
-    """Returns a column; where runs may have diverged, NaN for an empty cell, and what is not finite as it is."""
-    if names.count(name) != 1:
-        near = difflib.get_close_matches(name, names, 1)
-        hint = f"did you mean --{flag} {near[0]}?" if near else f"give --{flag} one of: {', '.join(names)}"
-        raise UserError(f"{path} has {names.count(name)} columns {name!r}; {hint}")
-    place = names.index(name)
-    values = np.empty(len(lines))
-    for row, (number, cells) in enumerate(lines):
-        text = cells[place].strip() if place < len(cells) else ""
-        try:
-            values[row] = float(text or "nan") if diverged else float(text)
-        except ValueError:
-            raise UserError(f"{path}, line {number}: {name} is {text!r}, which is no number") from None
-        if not (values[row] > 0 if math.isfinite(values[row]) else diverged):
-            raise UserError(
-                f"{path}, line {number}: {name} is {text}: it must be positive and finite; take the row out if the run "
-                "failed"
-            )
-    return values
+        mark = decimal_mark(text for column in cells for text in column)
+    except Unclear as error:
+        raise UserError(f"{file.path}: {error}") from None
+    found = np.empty((len(names), len(file.rows)))
+    for name, column, values in zip(names, cells, found, strict=True):
+        for place, (row, text) in enumerate(zip(file.rows, column, strict=True)):
+            where = f"{file.path}, line {row.line}: {name} is"
+            try:
+                values[place] = parse(text or ("nan" if name == diverged else ""), mark)
+            except Unclear as error:
+                raise UserError(f"{where} {text!r}, {error}") from None
+            if not np.isfinite(values[place]) and name == diverged:
+                continue
+            if not (np.isfinite(values[place]) and values[place] > 0):
+                raise UserError(f"{where} {text}: it must be positive and finite; take the row out if the run failed")
+            if not _SMALLEST < values[place] < _LARGEST:
+                raise UserError(f"{where} {text}: no run has that")
+    return list(found)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from transformer.errors import UserError
-from transformer.scaling.laws import findings
+from transformer.scaling.laws import findings, words
 from transformer.scaling.laws import predict as predicting
 from transformer.scaling.laws.law import Warned
 from transformer.scaling.laws.law_file import Fitted, Source
@@ -53,12 +53,19 @@ def describe(fitted: Fitted) -> Iterator[str]:
     errors, intervals = refits.standard_errors(), refits.intervals()
     count = len(refits.laws) + refits.failed
     yield ""
-    yield f"{law.name}: {fitted.fit.rows} runs, objective {fitted.fit.objective:.6g}, {count} refits"
+    failed = f" ({refits.failed} failed)" if refits.failed else ""
+    yield (
+        f"{law.name}: {words.count(fitted.fit.rows, 'run')}, objective {fitted.fit.objective:.6g}, "
+        f"{words.count(count, 'refit')}{failed}"
+    )
     yield f"  {'':10}{'value':>12}{'s.e.':>12}   95 % interval"
     for name, value in law.parameters().items():
         line = f"  {name:10}{value:>12.5g}"
-        known = refits.laws and errors[name] == errors[name]  # not NaN
-        yield line + (f"{errors[name]:>12.3g}   {interval(intervals[name], '.4g')}" if known else "")
+        if not refits.laws or intervals[name][0] != intervals[name][0]:  # NaN
+            yield line
+            continue
+        error = f"{errors[name]:.3g}" if errors[name] == errors[name] else "not known"
+        yield f"{line}{error:>12}   {interval(intervals[name], '.4g')}"
     if found:
         yield from (f"  {line}" for line in findings.describe(found))
     yield from warnings(fitted.fit.warnings)
