@@ -75,6 +75,8 @@ def fit(asked: Fit) -> None:
     table, source = _of_study(asked) if asked.study else _of_table(asked)
     out = asked.json or (str(Path(asked.study) / law_file.NAME) if asked.study else None)
     heading = f"{source.path}: {words.count(len(table), 'run')}, {show.ranges(source)}"
+    names = ", ".join(f"{role} {name}" for role, name in table.columns.items() if name and role != name)
+    heading = "\n".join([heading + (f"; columns: {names}" if names else ""), *show.warnings(table.warned)])
     if asked.law is not None:
         fitted = [fitting.fit(table, asked.law, asked.bootstrap, asked.seed)]
         print("\n".join([heading, *show.describe(fitted[0])]))
@@ -107,14 +109,14 @@ def fit(asked: Fit) -> None:
 
 def fit_setting(asked: Fit) -> None:
     """Prints the power law of a setting's best value."""
-    from transformer.scaling.laws import law_file, power_law, show
+    from transformer.scaling.laws import law_file, power_law, show, words
     from transformer.scaling.laws.reading import read_sweeps
 
     if asked.table is None or asked.setting is None or not asked.by:
         raise UserError("a law of a setting takes a table of sweeps: --table FILE --setting learning_rate --by N D")
     setting, loss, at = read_sweeps(asked.table, asked.setting, asked.by, asked.loss, asked.where)
     found = power_law.fit(setting, loss, at, f"values of {asked.setting}")
-    print(f"{asked.table}: {len(loss)} runs, {len(found.sweeps)} sweeps")
+    print(f"{asked.table}: {words.count(len(loss), 'run')}, {words.count(len(found.sweeps), 'sweep')}")
     print("\n".join([*show.of_setting(found, asked.setting), *show.warnings(found.warnings)]))
     if asked.json is not None:
         record = {"setting": asked.setting, **dataclasses.asdict(found.law), "standard_errors": found.errors}
@@ -133,7 +135,7 @@ def _of_table(asked: Fit) -> "tuple[Table, Source]":
     columns = Columns(asked.params, asked.tokens, asked.loss, asked.flops, asked.unique_tokens)
     path = str(asked.table)
     table = drop_highest(read(path, columns, asked.where), asked.drop_highest)
-    return table, law_file.source_of(table, path, dataclasses.asdict(columns), asked.drop_highest)
+    return table, law_file.source_of(table, path, table.columns, asked.drop_highest)
 
 
 def _of_study(asked: Fit) -> "tuple[Table, Source]":

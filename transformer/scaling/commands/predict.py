@@ -1,6 +1,7 @@
 """`tools/scaling.py predict`: a loss, or the best use of a budget, by a law file."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import tyro
@@ -24,12 +25,14 @@ class Predict:
     """Tokens that the corpus has, which a longer training reads more than once; a law that knows repeats is needed."""
     law: str | None = None
     """Another law of the file than its first."""
+    json: bool = False
+    """Print the prediction, its intervals and the warnings as one JSON object."""
 
 
 def predict(asked: Predict) -> None:
     """Prints a prediction with its intervals."""
     from transformer.scaling.laws import law_file, show
-    from transformer.scaling.laws.predict import extrapolation, on_corpus
+    from transformer.scaling.laws.predict import extrapolation, on_corpus, record
 
     given = {"params": asked.params, "tokens": asked.tokens, "flops": asked.flops}
     named = {name for name, value in given.items() if value is not None}
@@ -42,6 +45,9 @@ def predict(asked: Predict) -> None:
     fitted, source = law_file.read(_file(asked.law_file), asked.law)
     if asked.unique_tokens is not None:
         fitted = on_corpus(fitted, asked.unique_tokens)
+    if asked.json:
+        print(json.dumps(law_file.plain(record(fitted, source, asked.unique_tokens, **values)), allow_nan=False))
+        return
     if "flops" in values:
         lines = show.of_budget(fitted, values["flops"])
     else:

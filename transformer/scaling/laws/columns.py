@@ -70,18 +70,17 @@ def resolve(file: CsvFile, columns: Columns) -> Columns:
             hint = nearest(name, file.header) if times == 0 else "name each once"
             wrong.append(f"{times} columns {name!r} (--{role.replace('_', '-')}; {hint})")
     wanted = ["params", "loss", "unique_tokens"]
-    wanted += ["tokens"] if "flops" not in named or "params" not in (*named, *_usual(file, "params")) else []
+    wanted += ["tokens"] if "flops" not in named or "params" not in (*named, *usual(file, "params")) else []
     wanted += ["flops"] if not counted and not ("params" in named and "tokens" in named) else []
     found = dict(named)
     for role in wanted:
         if role in found:
             continue
-        usual = [name for name in _usual(file, role) if name not in named.values()]
-        if len(usual) > 1:
-            wrong.append(f"{len(usual)} columns that could be {_say(role)}: {', '.join(usual)}; name one")
-            found[role] = usual[0]
-        elif usual:
-            found[role] = usual[0]
+        names = [name for name in usual(file, role) if name not in named.values()]
+        if len(names) > 1:
+            wrong.append(f"{len(names)} columns that could be {_say(role)}: {', '.join(names)}; name one")
+        if names:
+            found[role] = names[0]
     missing = [role for role in ("params", "tokens", "flops") if role not in found]
     if len(missing) > 1:
         lacks = [_say(role) for role in missing if not (role == "flops" and len(missing) == 2 and counted)]
@@ -95,7 +94,7 @@ def resolve(file: CsvFile, columns: Columns) -> Columns:
     return Columns(**found)
 
 
-def _usual(file: CsvFile, role: str) -> list[str]:
+def usual(file: CsvFile, role: str) -> list[str]:
     """Returns the columns with a usual name of a role; those of words are none, where others are of numbers."""
     names = [name for name in file.header if re.sub(r"[\s\-.]+", "_", name.lower()) in _KNOWN[role].split()]
     return [name for name in names if all_numbers(file.column(name))] if len(set(names)) > 1 else names

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import stats
 
 from transformer.errors import UserError
-from transformer.scaling.laws import parametric
+from transformer.scaling.laws import parametric, words
 from transformer.scaling.laws.bootstrap import Bootstrap
 from transformer.scaling.laws.law import Law, Warned
 from transformer.scaling.laws.parametric import Chinchilla
@@ -67,14 +67,14 @@ def of_table(table: Table) -> list[Warned]:
     """Returns what to say against a table, whatever the law."""
     warned = []
     if len(table) < 3 * parametric.NUMBERS:
-        line = f"{len(table)} runs: 15 and more say how sure the numbers are, fewer hardly do; add runs"
+        line = f"{words.count(len(table), 'run')}: 15 and more say how sure the numbers are, fewer hardly do; add runs"
         warned.append(Warned("too-few-runs", line))
     if np.ptp(np.log(table.flops)) < np.log(1.2):
         line = f"every run costs about {table.flops[0]:.3g} FLOPs: what changes with the budget is a guess; add budgets"
         warned.append(Warned("one-budget", line))
     repeated = 0 if table.unique_tokens is None else int(np.sum(table.tokens > table.unique_tokens))
     if repeated:
-        line = f"{repeated} runs read tokens twice, which only the law `repeat` knows of"
+        line = f"{words.count(repeated, 'run')} read tokens twice, which only the law `repeat` knows of"
         warned.append(Warned("repeated-tokens", line))
     return warned
 
@@ -190,7 +190,7 @@ def of_findings(
             if found.law is None
             else f"without, a is {found.law.a:.3f}, not {law.a:.3f}"
         )
-        warned.append(Warned("outliers", f"{len(found.rows)} runs are far off the law: {shown}; {change}"))
+        warned.append(Warned("outliers", f"{words.count(len(found.rows), 'run')} far off the law: {shown}; {change}"))
     if misfit is not None and misfit.probability < 0.01:
         line = (
             f"the law misses the cells' means by more than their noise of {misfit.noise:.2%} explains: F "

@@ -10,12 +10,14 @@ from transformer.errors import UserError
 from transformer.scaling.laws import diagnostics, methods
 from transformer.scaling.laws.bootstrap import Bootstrap
 from transformer.scaling.laws.law import Fit, Law, Warned
-from transformer.scaling.laws.law_file import Fitted
+from transformer.scaling.laws.law_file import Fitted, Goodness
 from transformer.scaling.laws.methods import Method
 from transformer.scaling.laws.parametric import NUMBERS, ParametricFit
 from transformer.scaling.laws.table import Table
 
 _WEIGHT = (
+    "units",
+    "several-settings",
     "not-converged",
     "unidentified",
     "parameter-at-bound",
@@ -65,7 +67,18 @@ def _fit(table: Table, method: Method, count: int, seed: int) -> Fitted:
         warned = [each for each in warned if each.code != "repeated-tokens"]
     warned.sort(key=lambda each: _WEIGHT.index(each.code) if each.code in _WEIGHT else len(_WEIGHT))
     plain = Fit(found.law, found.objective, found.rows, tuple(warned))
-    return Fitted(plain, refits, off, findings)
+    return Fitted(plain, refits, off, findings, _goodness(table, found.law))
+
+
+def _goodness(table: Table, law: Law) -> Goodness:
+    """Returns how well a law describes the rows whose loss it says; NaN where it says none."""
+    off = diagnostics.residuals(table, law)
+    said = np.isfinite(off)
+    if said.sum() < 2:
+        return Goodness(math.nan, math.nan)
+    spread = float(np.var(np.log(table.loss[said])))
+    mean = float(np.mean(off[said] ** 2))
+    return Goodness(1 - mean / spread if spread > 0 else math.nan, mean**0.5)
 
 
 _LEAST_FALL = 1e-3

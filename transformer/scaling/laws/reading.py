@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from transformer.errors import UserError
-from transformer.scaling.laws import csv_file, settings, units
+from transformer.scaling.laws import csv_file, settings, units, words
 from transformer.scaling.laws.cell_numbers import Unclear, decimal_mark, parse
 from transformer.scaling.laws.columns import Columns as Columns
-from transformer.scaling.laws.columns import resolve
+from transformer.scaling.laws.columns import resolve, usual
 from transformer.scaling.laws.csv_file import CsvFile
 from transformer.scaling.laws.nearest import nearest
 from transformer.scaling.laws.table import Table
@@ -44,7 +44,8 @@ def read(path: str | Path, columns: Columns = Columns(), where: Sequence[str] = 
     )
     counted = flops is None or params is None or tokens is None
     if params is None:
-        assert flops is not None and tokens is not None
+        assert flops is not None
+        assert tokens is not None
         params = flops / (6 * tokens)
     if tokens is None:
         assert flops is not None
@@ -62,6 +63,7 @@ def read(path: str | Path, columns: Columns = Columns(), where: Sequence[str] = 
         names=tuple(f"line {row.line}" for row in file.rows),
         convention="6ND" if counted else f"column {columns.flops}",
         setting=setting,
+        columns=dataclasses.asdict(columns) | ({"where": " ".join(where)} if where else {}),
     )
     return dataclasses.replace(table, warned=(*warned, *units.check(str(path), table)))
 
@@ -77,7 +79,9 @@ def read_sweeps(
       UserError: as `read`.
     """
     file, _ = settings.where(csv_file.read(path), where)
-    loss = "loss" if loss is None else loss
+    if loss is None:
+        names = usual(file, "loss")
+        loss = names[0] if len(names) == 1 else "loss"
     for flag, name in (("setting", setting), ("loss", loss), *(("by", name) for name in by)):
         if (times := file.header.count(name)) != 1:
             raise UserError(f"{file.path} has {times} columns {name!r} (--{flag}; {nearest(name, file.header)})")
@@ -92,7 +96,7 @@ def drop_highest(table: Table, count: int) -> Table:
       UserError: there are not so many, or the count is negative.
     """
     if not 0 <= count < len(table):
-        raise UserError(f"--drop-highest {count}: the table has {len(table)} rows")
+        raise UserError(f"--drop-highest {count}: the table has {words.count(len(table), 'row')}")
     return table.take(np.sort(np.argsort(table.loss, kind="stable")[: len(table) - count]))
 
 

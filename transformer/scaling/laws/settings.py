@@ -93,12 +93,12 @@ def _splits(values: Sequence[str], loss: np.ndarray, place: np.ndarray) -> bool:
     for cell in np.unique(place):
         by_value: dict[str, list[float]] = {}
         for row in np.flatnonzero(place == cell):
-            by_value.setdefault(values[row], []).append(float(loss[row]))
+            by_value.setdefault(values[int(row)], []).append(float(loss[row]))
         if len(by_value) > 1:
             means = [float(np.mean(losses)) for losses in by_value.values()]
             several += 1
             differ += max(means) > min(means) * (1 + _APART)
-    return 0 < several and differ >= min(several, 2)
+    return several > 0 and differ >= min(several, 2)
 
 
 def _stands_apart(values: Sequence[str], place: np.ndarray, cell: Sequence[np.ndarray]) -> bool:
@@ -106,7 +106,7 @@ def _stands_apart(values: Sequence[str], place: np.ndarray, cell: Sequence[np.nd
     rows = {value: np.array([each == value for each in values]) for value in dict.fromkeys(values)}
     if all_numbers(values) or not 2 <= len(rows) <= 6 or "" in rows:
         return False
-    shared = any(len({values[row] for row in np.flatnonzero(place == each)}) > 1 for each in np.unique(place))
+    shared = any(len({values[int(row)] for row in np.flatnonzero(place == each)}) > 1 for each in np.unique(place))
     over = all(mask.sum() >= 3 and all(len(np.unique(x[mask])) > 1 for x in cell[:2]) for mask in rows.values())
     return over and not shared
 

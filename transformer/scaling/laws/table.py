@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -28,6 +29,8 @@ class Table:
     """How `params` and `flops` were counted."""
     setting: np.ndarray | None = None
     """[R] int: which of several settings a run is of; None where there is one."""
+    columns: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+    """What is called what in the file, and the rows chosen of it."""
     warned: tuple[Warned, ...] = ()
     """What was seen as the table was read."""
 
