@@ -53,7 +53,7 @@ class Law(abc.ABC):
         return np.asarray(self.loss(table.params, table.tokens), np.float64)
 
     def best(self, flops: float) -> tuple[float, float, float]:
-        """Returns the size, the tokens and the loss of `optimum`; NaN, all three, where no float holds the first two."""
+        """Returns the size, the tokens and the loss of `optimum`; all NaN where no float holds the first two."""
         try:
             with np.errstate(all="ignore"):
                 params, tokens = self.optimum(flops)

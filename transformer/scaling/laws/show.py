@@ -81,7 +81,6 @@ def compare(fitted: Sequence[Fitted], flops: float) -> Iterator[str]:
             _known(each.goodness.r_squared, ".4f"),
         )
         yield (f"  {each.fit.law.name:14}" + " ".join(parts)).rstrip()
-    yield "  (R2 of log loss over the fitted runs; - where a law says none)"
 
 
 def _known(value: float, form: str) -> str:
