@@ -91,4 +91,5 @@ def of_vectors(law: type[Law], vectors: Mapping[str, Sequence[float]], failed: i
 
 def _spread(values: np.ndarray) -> float:
     known = values[np.isfinite(values)]
-    return float(known.std(ddof=1)) if 2 * len(known) > len(values) and len(known) > 1 else float("nan")
+    with np.errstate(over="ignore"):  # of a stray refit; `standard_errors` says that nothing is known
+        return float(known.std(ddof=1)) if 2 * len(known) > len(values) and len(known) > 1 else float("nan")

@@ -157,6 +157,8 @@ def _start(x: np.ndarray, y: np.ndarray, loss: np.ndarray) -> np.ndarray:
 
     def project(ratio: float, alpha_d: float) -> tuple[float, np.ndarray]:
         terms, power = np.stack([np.exp(-ratio * x), np.exp(-y)], axis=1), loss ** (1 / alpha_d)
+        if not (np.isfinite(power).all() and (power > 1e-300).all()):
+            return math.inf, np.zeros(4)
         factors, _ = nnls(terms / power[:, None], np.ones_like(loss))
         factors = np.maximum(factors, 1e-6 * factors.max())  # a term of nothing has no way back
         # Misfits in L^(1 / alpha_D) are of another size for each alpha_D; in log loss they compare.
@@ -164,4 +166,10 @@ def _start(x: np.ndarray, y: np.ndarray, loss: np.ndarray) -> np.ndarray:
         return misfit, np.array([*np.log(factors), ratio, alpha_d])
 
     grid = [(ratio, alpha) for ratio in np.geomspace(0.1, 10, 12) for alpha in np.geomspace(0.03, 1, 10)]
-    return min((project(*exponents) for exponents in grid), key=lambda found: found[0])[1]
+    misfit, first = min((project(*exponents) for exponents in grid), key=lambda found: found[0])
+    if math.isinf(misfit):
+        raise UserError(
+            f"kaplan: losses from {loss.min():.3g} to {loss.max():.3g} are too far apart for one power law; look for runs "
+            "that diverged"
+        )
+    return first
