@@ -61,7 +61,7 @@ def fit(asked: Fit) -> None:
 
     if asked.study is not None and asked.table is None and not Path(asked.study).expanduser().is_dir():
         if not Path(asked.study).expanduser().exists():
-            raise UserError(f"{asked.study}: no such file or folder: give a table of runs, or a study's folder")
+            raise UserError(f"{asked.study}: no such file or folder: give a table of runs, or plan a study first")
         asked = dataclasses.replace(asked, study=None, table=asked.study)
     if asked.study is not None and asked.where:
         raise UserError("--where chooses rows of a table: give --table FILE")

@@ -169,7 +169,7 @@ def _start(x: np.ndarray, y: np.ndarray, loss: np.ndarray) -> np.ndarray:
     misfit, first = min((project(*exponents) for exponents in grid), key=lambda found: found[0])
     if math.isinf(misfit):
         raise UserError(
-            f"kaplan: losses from {loss.min():.3g} to {loss.max():.3g} are too far apart for one power law; look for runs "
+            f"kaplan: losses from {loss.min():.3g} to {loss.max():.3g} are too far apart for it; look for runs "
             "that diverged"
         )
     return first
