@@ -77,19 +77,26 @@ def main(args: list[str]) -> None:
 def import_(asked: Import) -> None:
     """Imports, and says what came of it."""
     from transformer.checkpoint.files import check_new
+    from transformer.inference.settings import Settings
     from transformer.interop import convert
 
     path = Path(asked.hf_folder).expanduser()
     check_new(Path(asked.run).expanduser())
     imported = convert.import_folder(path, head=asked.head, num_labels=asked.num_labels, pickle=asked.pickle)
-    place, tokenizer = convert.save(imported, path, asked.run)
     architecture = imported.architecture
+    generates = architecture.kind != "encoder" and architecture.head == "language_model"
+    settings = Settings.read(path) if generates else None  # what cannot be is refused before anything is written
+    place, tokenizer = convert.save(imported, path, asked.run)
     print(f"{imported.family.model_type}: {architecture.num_params():,} parameters, head {architecture.head}")
     for path in imported.new:
         print(f"new, initialised: {path}")
     for name in imported.left:
         print(f"left out (of another head): {name}")
     print(f"tokenizer   {tokenizer}")
+    if settings is not None:
+        print(f"generation  {settings} ({settings.source})")
+        for words in settings.not_applied:
+            print(f"not applied in generation: {words}")
     print(f"checkpoint  {place}")
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
@@ -11,14 +11,17 @@ from transformer.errors import UserError
 
 if TYPE_CHECKING:  # these take a second to import, after the flags are known to be good
     from transformer.inference.beam_search import BeamSearch
+    from transformer.inference.rules import Rules
     from transformer.inference.sampling import Sampling
+    from transformer.inference.settings import Settings
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
     """Generate text with the newest checkpoint of a run.
 
-    A decoder continues each --prompt, an encoder-decoder answers each --source, an encoder fills in each --mask.
+    A decoder continues each --prompt, an encoder-decoder answers each --source, an encoder fills in each --mask. An
+    imported model generates as its generation_config.json (or config.json) declares, where no flag says otherwise.
     """
 
     run: tyro.conf.Positional[str]
@@ -31,8 +34,10 @@ class Command:
     """Texts with a <mask> (or [MASK]) to fill in, by an encoder."""
     num: int | None = None
     """Texts for each prompt or source, 1 by default; guesses for each mask, 5 by default."""
-    max_new_tokens: int = 128
-    """Tokens of a text, at most; the model's context may end it before."""
+    max_new_tokens: int | None = None
+    """Tokens of a text, at most, 128 by default; the model's context may end it before."""
+    min_new_tokens: int | None = None
+    """Tokens of a text before it may end, 0 by default."""
     temperature: float | None = None
     """Below 1 likelier tokens, above 1 more surprising ones; 0 is greedy. By default 1 for prompts, 0 for sources."""
     top_k: int | None = None
@@ -41,16 +46,20 @@ class Command:
     """Draw among the likeliest tokens that together reach this probability."""
     min_p: float | None = None
     """Draw among tokens at least this many times as likely as the likeliest."""
-    repetition_penalty: float = 1.0
-    """Above 1, tokens that were there before become less likely."""
+    repetition_penalty: float | None = None
+    """Above 1, tokens that were there before become less likely; 1 by default."""
+    no_repeat_ngram_size: int | None = None
+    """No so many tokens in a row are said twice, or repeat a prompt's; 0, the default: any may."""
+    encoder_no_repeat_ngram_size: int | None = None
+    """No so many tokens in a row of the source (or the prompt) are said; 0, the default: any may."""
     beams: int | None = None
     """Search with so many beams, rather than draw; --num of them are shown."""
-    length_penalty: float = 1.0
-    """Of a beam search: above 0, longer texts gain."""
+    length_penalty: float | None = None
+    """Of a beam search: above 0, longer texts gain; 1 by default."""
     early_stopping: bool = False
     """Stop a beam search at as many finished texts as beams."""
     stop: tuple[str, ...] = ()
-    """Tokens that end a text, as they are spelled, besides the tokenizer's own end."""
+    """Tokens that end a text, as they are spelled, besides those that end it anyway."""
     seed: int = 0
     """Of the draws: the same seed gives the same text."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -60,20 +69,22 @@ class Command:
 def main(args: list[str]) -> None:
     """Runs the command line."""
     asked = command.parse(Command, args, prog="tools/generate.py")
-    given = [name for name in ("prompt", "source", "mask") if getattr(asked, name)]
-    if len(given) > 1:
-        raise UserError(f"--{given[0]} and --{given[1]}: give one, as a model does one of these")
+    kinds = [name for name in ("prompt", "source", "mask") if getattr(asked, name)]
+    if len(kinds) > 1:
+        raise UserError(f"--{kinds[0]} and --{kinds[1]}: give one, as a model does one of these")
     command.start_jax()
     from transformer.inference.restored import restore
     from transformer.layers.execution import Execution
 
-    how = None if asked.mask else strategy(asked)
+    if not asked.mask:  # what no model could do is refused before one is read
+        strategy(asked)
+        rules(asked)
     restored = restore(asked.run, Execution(dtype=asked.dtype))
     kind = restored.architecture.kind
-    [wanted] = given or ["prompt"]
+    [wanted] = kinds or ["prompt"]
     if wanted != (takes := _TAKES[kind]):
         raise UserError(f"{restored.checkpoint} is a {restored.architecture.family} model: give it --{takes} TEXT")
-    if how is None:
+    if asked.mask:
         from transformer.inference.fill_mask import MaskFiller
 
         for number, masks in enumerate(MaskFiller(restored)(asked.mask, top_k=5 if asked.num is None else asked.num)):
@@ -82,19 +93,30 @@ def main(args: list[str]) -> None:
                 for guess in guesses:
                     print(f"  {guess.probability:.4f}  {guess.piece!r:16}  {guess.text}")
         return
+    from transformer.inference.beam_search import BeamSearch
     from transformer.inference.text_generator import TextGenerator
 
     texts = list(asked.source or asked.prompt or ("",))
     if asked.source == ("-",):
         texts = [line.rstrip("\n") for line in sys.stdin]
-    found = TextGenerator(restored)(
+    generator = TextGenerator(restored)
+    settings = generator.settings
+    how = strategy(asked, settings)
+    is_greedy = how.beams == 1 if isinstance(how, BeamSearch) else how.temperature == 0
+    if asked.num is not None and asked.num > 1 and is_greedy:
+        raise UserError(f"--num {asked.num}: greedy, every text would be the same: give --temperature or --beams")
+    found = generator(
         texts,
         max_new_tokens=asked.max_new_tokens,
+        min_new_tokens=asked.min_new_tokens,
         how=how,
-        num=1 if asked.num is None else asked.num,
+        rules=rules(asked, settings),
+        num=asked.num,
         seed=asked.seed,
         stop=asked.stop,
     )
+    if settings is not None:
+        print(f"{settings.source}: {settings} (flags go first)", file=sys.stderr)
     shown = [(text, one) for text, ones in zip(texts, found, strict=True) for one in ones]
     for number, (text, one) in enumerate(shown, start=1):
         if len(shown) > 1 and asked.source != ("-",):
@@ -106,18 +128,38 @@ def main(args: list[str]) -> None:
 _TAKES = {"decoder": "prompt", "encoder_decoder": "source", "encoder": "mask"}
 
 
-def strategy(asked: Command) -> "Sampling | BeamSearch":
-    """Returns how tokens are chosen; raises UserError for flags of the other way."""
+def strategy(asked: Command, settings: "Settings | None" = None) -> "Sampling | BeamSearch":
+    """Returns how tokens are chosen: as flags say, then as an imported model declares.
+
+    Raises:
+      UserError: flags of drawing and of searching together, or of what cannot be.
+    """
     from transformer.inference.beam_search import BeamSearch
     from transformer.inference.sampling import Sampling
 
-    drawn = ("temperature", "top_k", "top_p", "min_p")
-    if asked.beams is not None:
-        if given := [name for name in drawn if getattr(asked, name) is not None]:
-            raise UserError(f"--{given[0].replace('_', '-')} is of drawing and --beams of searching: give one of them")
-        return BeamSearch(asked.beams, asked.length_penalty, asked.early_stopping, asked.repetition_penalty)
-    temperature = (0.0 if asked.source else 1.0) if asked.temperature is None else asked.temperature
-    return Sampling(temperature, asked.top_k, asked.top_p, asked.min_p, asked.repetition_penalty)
+    drawing = given(asked, "temperature", "top_k", "top_p", "min_p")
+    searching = given(asked, "beams", "length_penalty") | ({"early_stopping": True} if asked.early_stopping else {})
+    default = Sampling(0.0 if asked.source else 1.0) if settings is None else settings.how
+    if asked.beams is not None and drawing:
+        name = next(iter(drawing)).replace("_", "-")
+        raise UserError(f"--{name} is of drawing and --beams of searching: give one of them")
+    if asked.beams is not None or (isinstance(default, BeamSearch) and not drawing):
+        return dataclasses.replace(default if isinstance(default, BeamSearch) else BeamSearch(), **searching)
+    draws = isinstance(default, Sampling) and (default.temperature > 0 or not drawing)
+    return dataclasses.replace(default if draws else Sampling(), **drawing)
+
+
+def rules(asked: Command, settings: "Settings | None" = None) -> "Rules":
+    """Returns what is done to scores before a token is chosen: as flags say, then as an imported model declares."""
+    from transformer.inference.rules import Rules
+
+    names = ("repetition_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size")
+    return dataclasses.replace(Rules() if settings is None else settings.rules, **given(asked, *names))
+
+
+def given(asked: Command, *names: str) -> dict[str, Any]:
+    """Returns the flags of these names that were given."""
+    return {name: value for name in names if (value := getattr(asked, name)) is not None}
 
 
 if __name__ == "__main__":

@@ -9,16 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.generation.logits_process import (
     MinPLogitsWarper,
-    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
 from transformer.errors import UserError
-from transformer.inference.sampling import NOTHING, Sampling, filter_logits, penalize, sample
-
-NO_HISTORY = jnp.full((1, 1), NOTHING)
+from transformer.inference.sampling import Sampling, filter_logits, sample
 
 
 @given(
@@ -41,34 +38,24 @@ def test_filters_equal_transformers(seed, temperature, top_k, top_p, min_p):
     np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-5)
 
 
-@given(seed=st.integers(0, 10_000), penalty=st.floats(0.3, 3), padding=st.integers(0, 3))
-def test_repetition_penalty_equals_transformers(seed, penalty, padding):
-    rng = np.random.default_rng(seed)
-    logits, history = rng.normal(size=(3, 29)).astype(np.float32), rng.integers(0, 29, (3, 7)).astype(np.int32)
-    theirs = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor(history.astype(np.int64)), torch.tensor(logits))
-    history = np.pad(history, ((0, 0), (padding, 0)), constant_values=NOTHING)
-    np.testing.assert_allclose(penalize(jnp.asarray(logits), jnp.asarray(history), penalty), theirs.numpy(), rtol=1e-6)
-
-
 def test_draws_follow_the_filtered_distribution():
     sampling = Sampling(temperature=0.7, top_k=3)
     logits = jnp.asarray([[1.0, 0.5, 0.0, -1.0, -2.0]])
     keys = jax.random.split(jax.random.key(0), 20_000)
-    draws = sample(keys, jnp.tile(logits, (20_000, 1)), NO_HISTORY, sampling)
+    draws = sample(keys, jnp.tile(logits, (20_000, 1)), sampling)
     frequencies = np.bincount(np.asarray(draws), minlength=5) / 20_000
     np.testing.assert_allclose(frequencies, jax.nn.softmax(filter_logits(logits, sampling)[0]), atol=0.015)
 
 
 def test_greedy_takes_the_likeliest():
     keys, logits = jax.random.split(jax.random.key(0), 1), jnp.asarray([[0.0, 3.0, 1.0]])
-    assert sample(keys, logits, NO_HISTORY, Sampling(temperature=0)).tolist() == [1]
+    assert sample(keys, logits, Sampling(temperature=0)).tolist() == [1]
 
 
 @pytest.mark.parametrize(
     "fields",
     [
         {"temperature": -0.1}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.1}, {"min_p": 1.1}, {"min_p": -0.1},
-        {"repetition_penalty": 0.0},
     ],
 )  # fmt: skip
 def test_refuses(fields):

@@ -1,12 +1,16 @@
 """Decoding equals Transformers' `generate`, token for token, on the same random weights."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from transformer.inference.beam_search import BeamSearch
 from transformer.inference.decode import generate
+from transformer.inference.rules import Rules
 from transformer.inference.sampling import Sampling
+from transformer.inference.settings import Settings
 from transformer.interop.bart import BART
 from transformer.interop.gpt2 import GPT2
 from transformer.interop.llama import LLAMA
@@ -42,10 +46,22 @@ FAMILIES = {
     "marian": (MARIAN, MarianConfig(**_POST_NORM)),
 }  # fmt: skip
 TEXTS = [[3], [7, 9, 11, 2, 5], [8, 8, 1, 4, 30, 31, 32, 33, 39]]
+RULES = {
+    "counted": {
+        "repetition_penalty": 1.4, "no_repeat_ngram_size": 2, "encoder_no_repeat_ngram_size": 1, "min_new_tokens": 9,
+        "forced_eos_token_id": STOP,
+    },
+    "named": {
+        "sequence_bias": [[[5], 2.0], [[6, 7], -1.5]], "bad_words_ids": [[9], [8, 10]], "forced_bos_token_id": 13,
+        "suppress_tokens": [0, 1], "begin_suppress_tokens": [STOP, 3], "exponential_decay_length_penalty": [4, 1.3],
+        "encoder_repetition_penalty": 1.2, "remove_invalid_values": True, "renormalize_logits": True, "min_length": 6,
+    },
+}  # fmt: skip
+"""As in a generation_config.json; every rule is in one of them."""
 BEAMS = {
     "4 beams": BeamSearch(beams=4),
     "short ones": BeamSearch(beams=3, length_penalty=0.0),
-    "stops early, penalties": BeamSearch(beams=4, length_penalty=2.0, early_stopping=True, repetition_penalty=1.3),
+    "stops early": BeamSearch(beams=4, length_penalty=2.0, early_stopping=True),
 }
 
 
@@ -61,10 +77,11 @@ def theirs(pair, text, num=1, **options) -> tuple[list[list[int]], list[float]]:
     if answers:
         options["decoder_start_token_id"] = pair.config.decoder_start_id
     ids = torch.tensor([text])
+    defaults = {"max_new_tokens": NEW, "eos_token_id": STOP, "forced_eos_token_id": None}
     out = pair.theirs.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, eos_token_id=STOP, pad_token_id=STOP,
-        num_return_sequences=num, return_dict_in_generate=True, output_scores=True, bos_token_id=None,
-        forced_eos_token_id=None, **options,
+        ids, attention_mask=torch.ones_like(ids), **defaults | options,
+        pad_token_id=STOP, num_return_sequences=num, return_dict_in_generate=True, output_scores=True,
+        bos_token_id=None,
     )  # fmt: skip
     rows = [row[1 if answers else len(text) :].tolist() for row in out.sequences]
     scores = out.sequences_scores.tolist() if options.get("num_beams", 1) > 1 else []
@@ -73,22 +90,59 @@ def theirs(pair, text, num=1, **options) -> tuple[list[list[int]], list[float]]:
 
 @pytest.mark.parametrize("penalty", [1.0, 1.5])
 def test_greedy_equals_transformers(pair, penalty):
-    how = Sampling(temperature=0, repetition_penalty=penalty)
-    model = pair.config.build(Execution())
-    ours = generate(model, pair.params, TEXTS, max_new_tokens=NEW, how=how, stop_ids=[STOP])
+    model, rules = pair.config.build(Execution()), Rules(repetition_penalty=penalty)
+    ours = generate(
+        model, pair.params, TEXTS, max_new_tokens=NEW, how=Sampling(temperature=0), rules=rules, stop_ids=[STOP]
+    )
     for text, [generated] in zip(TEXTS, ours, strict=True):
         [expected], _ = theirs(pair, text, do_sample=False, repetition_penalty=penalty)
         assert generated.tokens == expected
 
 
-@pytest.mark.parametrize("how", BEAMS.values(), ids=BEAMS)
+@pytest.mark.parametrize(
+    "how",
+    [
+        *(pytest.param(how, id=name) for name, how in BEAMS.items()),
+        pytest.param(BeamSearch(beams=3, early_stopping="never"), marks=pytest.mark.exhaustive, id="never early"),
+    ],
+)
 def test_beam_search_equals_transformers(pair, how):
     model = pair.config.build(Execution())
     ours = generate(model, pair.params, TEXTS, max_new_tokens=NEW, how=how, num=how.beams, stop_ids=[STOP])
     for text, found in zip(TEXTS, ours, strict=True):
         expected, scores = theirs(
             pair, text, how.beams, do_sample=False, num_beams=how.beams, length_penalty=how.length_penalty,
-            early_stopping=how.early_stopping, repetition_penalty=how.repetition_penalty,
+            early_stopping=how.early_stopping,
         )  # fmt: skip
         assert [one.tokens for one in found] == expected
         np.testing.assert_allclose([one.score for one in found], scores, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    # Rules know no model: of each kind, one family says it every time.
+    [pytest.param(name, marks=() if name in ("gpt2", "bart") else pytest.mark.exhaustive) for name in FAMILIES],
+    indirect=True,
+    scope="module",
+)
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("declared", RULES.values(), ids=RULES)
+def test_declared_settings_equal_transformers(pair, declared, beams, tmp_path):
+    """What a folder declares does what it does in `generate`; one beam is greedy, by logits as there."""
+    stops = [STOP, 17]
+    (tmp_path / "generation_config.json").write_text(
+        json.dumps({**declared, "num_beams": beams, "eos_token_id": stops, "max_new_tokens": NEW})
+    )
+    settings = Settings.read(tmp_path)
+    assert settings.stop_ids == tuple(stops)
+    lengths = [1 if pair.config.kind == "encoder_decoder" else len(text) for text in TEXTS]
+    for how in [settings.how] if beams > 1 else [settings.how, BeamSearch(beams=1)]:
+        ours = generate(
+            pair.config.build(Execution()), pair.params, TEXTS, max_new_tokens=settings.max_new(lengths),
+            min_new_tokens=settings.min_new(lengths), how=how, rules=settings.rules, stop_ids=settings.stop_ids,
+        )  # fmt: skip
+        for text, [generated] in zip(TEXTS, ours, strict=True):
+            options = {"do_sample": False, "num_beams": beams, "eos_token_id": stops, **declared}
+            [expected], _ = theirs(pair, text, **options)
+            ends = [expected.index(stop) for stop in stops if stop in expected]
+            assert generated.tokens == expected[: min(ends, default=NEW)]

@@ -4,7 +4,7 @@ Shape letters: B batch, M beams, C candidates, R = B * M rows, V vocabulary, L t
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -13,7 +13,7 @@ from flax import struct
 
 from transformer.errors import UserError
 from transformer.inference import incremental
-from transformer.inference.sampling import NOTHING, check_penalty, penalize
+from transformer.inference.processors import NOTHING, Processors
 
 _NEVER = -1e9  # finite, so that differences of it are numbers; below any sum of log-probabilities
 
@@ -23,19 +23,18 @@ class BeamSearch:
     """What Hugging Face's `generate` does with `num_beams`, step by step."""
 
     beams: int = 4
-    """Continuations kept at every length; 1 is greedy."""
+    """Continuations kept at every length; 1 is greedy, by logits and without a score, as in `generate`."""
     length_penalty: float = 1.0
     """A continuation's score is its log-probability / length ** length_penalty: above 0, longer ones gain."""
-    early_stopping: bool = False
-    """Stop at as many finished continuations as beams; otherwise, when the best unfinished one, at its score by now,
-    would not be among them."""
-    repetition_penalty: float = 1.0
-    """Above 1, tokens that were there before become less likely; 1 is no penalty."""
+    early_stopping: bool | Literal["never"] = False
+    """True: stop at as many finished continuations as beams. False: when the best unfinished one, at its score by now,
+    would not be among them. never: when it could not be, whatever its length."""
 
     def __post_init__(self) -> None:
         if self.beams < 1:
             raise UserError(f"--beams is {self.beams}: it must be at least 1")
-        check_penalty(self.repetition_penalty)
+        if self.early_stopping not in (True, False, "never"):
+            raise UserError(f"early_stopping is {self.early_stopping!r}: it must be True, False or 'never'")
 
 
 class _Beams(struct.PyTreeNode):
@@ -61,16 +60,19 @@ def beam_search(
     new: int,
     how: BeamSearch,
     stop_ids: tuple[int, ...],
+    processors: Processors,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the M best continuations, best first: tokens, int32 [B, M, new], without stop tokens, and scores [B, M].
 
     Args:
       model: with a head of next words; `params`: its weights.
       inputs: what is read.
-      new: tokens after which a continuation ends in any case.
-      how: static under jit.
+      new: the most tokens of a continuation.
+      how: static under jit; 2 beams or more.
       stop_ids: tokens that end a continuation.
+      processors: of the B rows.
     """
+    processors_R = processors.repeat(how.beams)
     (batch, prompt), M = inputs["prompt"].shape, how.beams
     history_BP = jnp.where(inputs["prompt_segment_ids"] > 0, inputs["prompt"], NOTHING)
     history_RP = jnp.repeat(history_BP, M, axis=0)
@@ -78,12 +80,12 @@ def beam_search(
     def extend(beams: _Beams, logits_RV: jax.Array, index: jax.Array) -> tuple[_Beams, jax.Array]:
         logprobs_RV = jax.nn.log_softmax(logits_RV, axis=-1)
         history_RL = jnp.concatenate([history_RP, beams.live_BML.reshape(batch * M, new)], axis=1)
-        logprobs_RV = penalize(logprobs_RV, history_RL, how.repetition_penalty)
-        return _extend(beams, logprobs_RV.reshape(batch, M, -1), index, how, stop_ids)
+        logprobs_RV = processors_R(logprobs_RV, history_RL, index, prompt + index)
+        return _extend(beams, logprobs_RV.reshape(batch, M, -1), index, how, stop_ids, processors.max_new_R)
 
     def unfinished(carry):
         index, beams, *_ = carry
-        all_ended = how.early_stopping & jnp.all(beams.ended_scores_BM > _NEVER)
+        all_ended = (how.early_stopping is True) & jnp.all(beams.ended_scores_BM > _NEVER)
         return (index < new) & jnp.any(beams.is_open_B) & ~all_ended
 
     def step(carry):
@@ -105,7 +107,12 @@ def beam_search(
 
 
 def _extend(
-    beams: _Beams, logprobs_BMV: jax.Array, index: jax.Array, how: BeamSearch, stop_ids: tuple[int, ...]
+    beams: _Beams,
+    logprobs_BMV: jax.Array,
+    index: jax.Array,
+    how: BeamSearch,
+    stop_ids: tuple[int, ...],
+    max_new_B: jax.Array,
 ) -> tuple[_Beams, jax.Array]:
     """Returns the search with a token more, and the row that each live continuation goes on from, int32 [R].
 
@@ -115,8 +122,9 @@ def _extend(
       index: int32 scalar.
       how: static under jit.
       stop_ids: tokens that end a continuation.
+      max_new_B: int32, tokens after which a continuation ends in any case.
     """
-    (batch, M, V), new = logprobs_BMV.shape, beams.live_BML.shape[2]
+    batch, M, V = logprobs_BMV.shape
     # Enough that, whatever ends, M are left to go on.
     count = min(max(2, 1 + len(stop_ids)) * M, M * V)
     scores_BC, chosen_BC = jax.lax.top_k((beams.live_scores_BM[:, :, None] + logprobs_BMV).reshape(batch, M * V), count)
@@ -125,25 +133,28 @@ def _extend(
     said_BC = jnp.where(is_stop_BC, NOTHING, token_BC)
     tokens_BCL = jnp.take_along_axis(beams.live_BML, beam_BC[:, :, None], axis=1)
     tokens_BCL = jax.lax.dynamic_update_slice(tokens_BCL, said_BC[:, :, None], (0, 0, index))
-    ends_BC = is_stop_BC | (index + 1 == new)
+    is_last_B = index + 1 >= max_new_B
+    ends_BC = is_stop_BC | is_last_B[:, None]
 
     live_scores_BM, live_BM = jax.lax.top_k(jnp.where(ends_BC, scores_BC + _NEVER, scores_BC), M)
     parents_BM = jnp.take_along_axis(beam_BC, live_BM, axis=1) + M * jnp.arange(batch, dtype=jnp.int32)[:, None]
 
     # Among the best M candidates alone: others are there only to go on from, where these end.
     counts_BC = ends_BC & (jnp.arange(count, dtype=jnp.int32) < M)[None] & beams.is_open_B[:, None]
-    if how.early_stopping:
+    if how.early_stopping is True:
         counts_BC &= jnp.any(beams.ended_scores_BM == _NEVER, axis=1, keepdims=True)
     length = (index + 1).astype(jnp.float32) ** how.length_penalty
     merged_scores = jnp.concatenate([beams.ended_scores_BM, jnp.where(counts_BC, scores_BC / length, _NEVER)], axis=1)
     ended_scores_BM, best_BM = jax.lax.top_k(merged_scores, M)
     merged = jnp.concatenate([beams.ended_BML, tokens_BCL], axis=1)
 
-    could_be_B = jnp.max(live_scores_BM, axis=1) / length
+    # Its length in the end, where a longer one gains and the search must not miss it; otherwise its length by now.
+    hoped_B = max_new_B if how.early_stopping == "never" and how.length_penalty > 0 else index + 1
+    could_be_B = jnp.max(live_scores_BM, axis=1) / jnp.float32(hoped_B) ** how.length_penalty
     return _Beams(
         live_BML=jnp.take_along_axis(tokens_BCL, live_BM[:, :, None], axis=1),
         live_scores_BM=live_scores_BM,
         ended_BML=jnp.take_along_axis(merged, best_BM[:, :, None], axis=1),
         ended_scores_BM=ended_scores_BM,
-        is_open_B=beams.is_open_B & (could_be_B > jnp.min(ended_scores_BM, axis=1)),
+        is_open_B=beams.is_open_B & ~is_last_B & (could_be_B > jnp.min(ended_scores_BM, axis=1)),
     ), parents_BM.reshape(-1)

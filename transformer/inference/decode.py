@@ -17,8 +17,10 @@ import numpy as np
 from transformer.errors import UserError
 from transformer.inference import incremental
 from transformer.inference.beam_search import BeamSearch, beam_search
+from transformer.inference.processors import NOTHING, Processors
 from transformer.inference.rows import padded, round_up
-from transformer.inference.sampling import NOTHING, Sampling, sample
+from transformer.inference.rules import Rules
+from transformer.inference.sampling import Sampling, sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Generated:
     tokens: list[int]
     """Without the prompt and without the stop token."""
     score: float | None
-    """Beam search's: log-probability / length ** length_penalty, the stop token counted. None where drawn."""
+    """Beam search's: log-probability / length ** length_penalty, the stop token counted. None where drawn or greedy."""
 
 
 def generate(
@@ -36,12 +38,15 @@ def generate(
     params: Any,
     texts: Sequence[Sequence[int]],
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
+    min_new_tokens: int | Sequence[int] = 0,
     how: Sampling | BeamSearch = Sampling(),
+    rules: Rules = Rules(),
     num: int = 1,
     seed: int = 0,
     places: Sequence[int] | None = None,
     stop_ids: Sequence[int] = (),
+    start_id: int | None = None,
     prefix: bool = False,
 ) -> list[list[Generated]]:
     """Returns `num` continuations of each text; by an encoder-decoder, that many answers to it. The best come first.
@@ -51,49 +56,79 @@ def generate(
     Args:
       model: a decoder or an encoder-decoder, with a head of next words; `params`: its weights.
       texts: token ids, of any lengths, at least one each: what a decoder continues, or what an encoder reads.
-      max_new_tokens: at most so many tokens each.
+      max_new_tokens: at most so many tokens each, or a number for each text.
+      min_new_tokens: at least so many before a stop token, or a number for each text.
       how: tokens are drawn one by one, or the best continuations are searched.
+      rules: what is done to scores before.
       num: how many for each text; of a beam search, at most its beams.
       seed: of what is drawn; the same seed, texts and settings give the same tokens.
       places: the texts' numbers in the whole input of which they are a batch: what is drawn for a text depends on the
         seed and its number alone, not on the batch. None: 0, 1, ...
       stop_ids: the tokens that end a text.
+      start_id: the token that an encoder-decoder's answers begin after; None: its architecture's.
       prefix: a decoder reads the texts from both sides, as a prefix language model has learnt to.
 
     Raises:
-      UserError: an empty text, one that leaves no room in the model's context, or more asked for than there are beams.
+      UserError: an empty text, one that leaves no room in the model's context, more asked for than there are beams, or
+        a rule of tokens that the model does not have.
     """
     longest = max(len(text) for text in texts)
     if min(len(text) for text in texts) == 0:
         raise UserError("a text has no token: give at least one")
-    if max_new_tokens < 1:
-        raise UserError(f"{max_new_tokens} new tokens asked for: it must be at least 1")
+    max_new, min_new = _each(max_new_tokens, texts), _each(min_new_tokens, texts)
+    if min(max_new) < 1:
+        raise UserError(f"{min(max_new)} new tokens asked for: it must be at least 1")
     if num < 1:
         raise UserError(f"{num} continuations asked for: it must be at least 1")
     if isinstance(how, BeamSearch) and num > how.beams:
         raise UserError(f"{num} continuations asked for and {how.beams} beams: raise --beams to at least {num}")
+    if isinstance(how, BeamSearch) and how.beams == 1:
+        how = Sampling(temperature=0)
+    rules.check_ids(model.config.vocab_size)
     answers = model.config.kind == "encoder_decoder"
     context = getattr(model.config, "context_length", None)  # models with relative positions have none
     if context is not None:
         if longest > context - (not answers):
             raise UserError(f"a text has {longest} tokens and the model's context holds {context}: shorten the text")
-        max_new_tokens = min(max_new_tokens, context - (0 if answers else longest))
+        max_new = [min(number, context - (0 if answers else longest)) for number in max_new]
     width = round_up(longest) if context is None else min(round_up(longest), context)
     if answers:
-        source, source_segment_ids = padded(texts, width)
-        prompt = np.full((len(texts), 1), model.config.decoder_start_id, np.int32)
-        inputs = {"prompt": prompt, "prompt_segment_ids": np.ones_like(prompt)}
-        inputs |= {"source": source, "source_segment_ids": source_segment_ids}
+        inputs = _answered(texts, width, model.config.decoder_start_id if start_id is None else start_id)
     else:
-        # On the left: every row's next token then goes to the same slot of the cache.
-        prompt, prompt_segment_ids = padded(texts, width, left=True)
-        inputs = {"prompt": prompt, "prompt_segment_ids": prompt_segment_ids}
-        inputs |= {"prefix": prompt_segment_ids} if prefix else {}
+        inputs = _continued(texts, width, prefix)
+    stops = tuple(sorted(set(stop_ids)))
+    processors = Processors.of(
+        rules,
+        stop_ids=stops,
+        read=texts,
+        prompt_lengths=[1 if answers else len(text) for text in texts],
+        width=width,
+        min_new=min_new,
+        max_new=max_new,
+    )
+    # Where each text has its own number, batches differ in the largest: they share a program by its rounded size.
+    new = max(max_new) if len(set(max_new)) == 1 else round_up(max(max_new))
     numbers = np.arange(len(texts)) if places is None else np.asarray(places)
     keys_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers.astype(np.int32))
-    said, scores = _generate(model, params, inputs, keys_B, max_new_tokens, how, num, tuple(sorted(set(stop_ids))))
+    said, scores = _generate(model, params, inputs, keys_B, processors, new, how, num, stops)
     rows = zip(np.asarray(said).tolist(), np.asarray(scores).tolist(), strict=True)
     return [[_generated(*row) for row in zip(*text, strict=True)] for text in rows]
+
+
+def _answered(texts: Sequence[Sequence[int]], width: int, start_id: int) -> dict[str, np.ndarray]:
+    """Returns what an encoder-decoder reads: the texts, and the token that answers begin after."""
+    source, source_segment_ids = padded(texts, width)
+    prompt = np.full((len(texts), 1), start_id, np.int32)
+    inputs = {"prompt": prompt, "prompt_segment_ids": np.ones_like(prompt)}
+    return inputs | {"source": source, "source_segment_ids": source_segment_ids}
+
+
+def _continued(texts: Sequence[Sequence[int]], width: int, prefix: bool) -> dict[str, np.ndarray]:
+    """Returns what a decoder reads: the texts, from both sides where `prefix` says so."""
+    # On the left: every row's next token then goes to the same slot of the cache.
+    prompt, prompt_segment_ids = padded(texts, width, left=True)
+    inputs = {"prompt": prompt, "prompt_segment_ids": prompt_segment_ids}
+    return inputs | ({"prefix": prompt_segment_ids} if prefix else {})
 
 
 @functools.partial(jax.jit, static_argnames=("model", "new", "how", "num", "stop_ids"))
@@ -102,6 +137,7 @@ def _generate(
     params: Any,
     inputs: incremental.Inputs,
     keys_B: jax.Array,
+    processors: Processors,
     new: int,
     how: Sampling | BeamSearch,
     num: int,
@@ -109,9 +145,10 @@ def _generate(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns tokens, int32 [B, num, new], and scores, float32 [B, num]: NaN where drawn."""
     if isinstance(how, BeamSearch):
-        said_BML, scores_BM = beam_search(model, params, inputs, new=new, how=how, stop_ids=stop_ids)
+        search = {"new": new, "how": how, "stop_ids": stop_ids, "processors": processors}
+        said_BML, scores_BM = beam_search(model, params, inputs, **search)
         return said_BML[:, :num], scores_BM[:, :num]
-    said_RL = _draw(model, params, inputs, keys_B, new, how, num, stop_ids)
+    said_RL = _draw(model, params, inputs, keys_B, processors, new, how, num, stop_ids)
     batch = inputs["prompt"].shape[0]
     return said_RL.reshape(batch, num, new), jnp.full((batch, num), jnp.nan, jnp.float32)
 
@@ -121,6 +158,7 @@ def _draw(
     params: Any,
     inputs: incremental.Inputs,
     keys_B: jax.Array,
+    processors: Processors,
     new: int,
     sampling: Sampling,
     num: int,
@@ -129,6 +167,7 @@ def _draw(
     """Returns int32 [R, new], `NOTHING` from a row's stop token on."""
     history_BP = jnp.where(inputs["prompt_segment_ids"] > 0, inputs["prompt"], NOTHING)
     history_RP = jnp.repeat(history_BP, num, axis=0)
+    processors = processors.repeat(num)
     stops = jnp.asarray(stop_ids, jnp.int32)
     each = jax.vmap(jax.random.fold_in, (None, 0))
     keys_R = jax.vmap(each, (0, None))(keys_B, jnp.arange(num)).reshape(-1)
@@ -136,10 +175,12 @@ def _draw(
     def choose(index: jax.Array, logits_RV: jax.Array, said_RL: jax.Array, done_R: jax.Array):
         history_RL = jnp.concatenate([history_RP, said_RL], axis=1)
         keys_now_R = jax.vmap(jax.random.fold_in, (0, None))(keys_R, index)
-        token_R = sample(keys_now_R, logits_RV, history_RL, sampling)
+        scores_RV = processors(logits_RV, history_RL, index, history_RP.shape[1] + index)
+        token_R = sample(keys_now_R, scores_RV, sampling)
         done_R = done_R | jnp.isin(token_R, stops) if stop_ids else done_R
         said_R = jnp.where(done_R, NOTHING, token_R)
-        return token_R, jax.lax.dynamic_update_slice(said_RL, said_R[:, None], (0, index)), done_R
+        said_RL = jax.lax.dynamic_update_slice(said_RL, said_R[:, None], (0, index))
+        return token_R, said_RL, done_R | (index + 1 >= processors.max_new_R)
 
     def unfinished(carry):
         index, *_, done_R = carry
@@ -162,3 +203,7 @@ def _draw(
 def _generated(tokens: list[int], score: float) -> Generated:
     said = tokens[: tokens.index(NOTHING)] if NOTHING in tokens else tokens
     return Generated(said, None if math.isnan(score) else score)
+
+
+def _each(number: int | Sequence[int], texts: Sequence[Sequence[int]]) -> list[int]:
+    return [number] * len(texts) if isinstance(number, int) else list(number)

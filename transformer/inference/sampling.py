@@ -1,6 +1,6 @@
 """How the next token is drawn from its logits.
 
-Shape letters: R rows, V vocabulary, L tokens so far.
+Shape letters: R rows, V vocabulary.
 """
 
 import dataclasses
@@ -10,13 +10,10 @@ import jax.numpy as jnp
 
 from transformer.errors import UserError
 
-NOTHING = -1
-"""In a row of tokens: there is none."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """Repetition penalty, temperature, top-k, top-p, then min-p: the order of Hugging Face's `generate`."""
+    """Temperature, top-k, top-p, then min-p: the order of Hugging Face's `generate`."""
 
     temperature: float = 1.0
     """Logits are divided by it; 0 is greedy: the likeliest token, always."""
@@ -26,8 +23,6 @@ class Sampling:
     """Only the likeliest tokens that together reach probability p (Holtzman et al. 2020); at least one."""
     min_p: float | None = None
     """Only tokens at least p times as likely as the likeliest (Nguyen et al. 2024)."""
-    repetition_penalty: float = 1.0
-    """Above 1, tokens that were there before become less likely (`penalize`); 1 is no penalty."""
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
@@ -38,26 +33,17 @@ class Sampling:
             raise UserError(f"--top-p is {self.top_p}: it must lie in (0, 1]")
         if self.min_p is not None and not 0 <= self.min_p <= 1:
             raise UserError(f"--min-p is {self.min_p}: it must lie in [0, 1]")
-        check_penalty(self.repetition_penalty)
 
 
-def check_penalty(penalty: float) -> None:
-    """Raises `UserError` for an impossible repetition penalty."""
-    if penalty <= 0:
-        raise UserError(f"--repetition-penalty is {penalty}: it must be above 0 (1 is no penalty)")
-
-
-def sample(keys_R: jax.Array, logits_RV: jax.Array, history_RL: jax.Array, sampling: Sampling) -> jax.Array:
+def sample(keys_R: jax.Array, logits_RV: jax.Array, sampling: Sampling) -> jax.Array:
     """Returns a token for each row, int32 [R].
 
     Args:
       keys_R: a PRNG key a row, so that a row's draw does not depend on which others it is read with; not used when
         greedy.
       logits_RV: float32.
-      history_RL: int32, the tokens before, `NOTHING` where there is none; for the repetition penalty.
       sampling: static under jit.
     """
-    logits_RV = penalize(logits_RV, history_RL, sampling.repetition_penalty)
     if sampling.temperature == 0:
         return jnp.argmax(logits_RV, axis=-1).astype(jnp.int32)
     return jax.vmap(jax.random.categorical)(keys_R, filter_logits(logits_RV, sampling)).astype(jnp.int32)
@@ -81,17 +67,3 @@ def filter_logits(logits_RV: jax.Array, sampling: Sampling) -> jax.Array:
         threshold = jnp.max(logits_RV, axis=-1, keepdims=True) + jnp.log(jnp.float32(sampling.min_p))
         logits_RV = jnp.where(logits_RV < threshold, -jnp.inf, logits_RV)
     return logits_RV
-
-
-def penalize(scores_RV: jax.Array, history_RL: jax.Array, penalty: float) -> jax.Array:
-    """Returns the scores, those of tokens in the row's history divided by the penalty, or multiplied if negative.
-
-    Keskar et al. 2019 (CTRL), section 4.1, which divides always; the sign as in Hugging Face's `generate`.
-    """
-    if penalty == 1.0:
-        return scores_RV
-    rows_R1 = jnp.arange(scores_RV.shape[0], dtype=jnp.int32)[:, None]
-    # NOTHING would count from the end: it is sent out of range, where nothing is written.
-    index_RL = jnp.where(history_RL == NOTHING, scores_RV.shape[1], history_RL)
-    seen_RV = jnp.zeros(scores_RV.shape, bool).at[rows_R1, index_RL].set(True, mode="drop")
-    return jnp.where(seen_RV, jnp.where(scores_RV > 0, scores_RV / penalty, scores_RV * penalty), scores_RV)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import logging
 from collections.abc import Sequence
 
 from tqdm import tqdm
@@ -13,9 +14,14 @@ from transformer.inference.beam_search import BeamSearch
 from transformer.inference.decode import generate
 from transformer.inference.restored import Restored
 from transformer.inference.rows import batches
+from transformer.inference.rules import Rules
 from transformer.inference.sampling import Sampling
+from transformer.inference.settings import Settings
 from transformer.inference.unstacked import for_decoding
 from transformer.objectives.prefix_lm import PrefixLM
+
+MAX_NEW_TOKENS = 128
+"""Tokens of a text at most, where nobody says otherwise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +31,7 @@ class GeneratedText:
     text: str
     """Without the prompt."""
     score: float | None
-    """Beam search's (`decode.Generated`); None where drawn."""
+    """Beam search's (`decode.Generated`); None where drawn or greedy."""
 
 
 class TextGenerator:
@@ -35,7 +41,7 @@ class TextGenerator:
       restored: a decoder or an encoder-decoder, with a head of next words.
 
     Raises:
-      UserError: it is another model.
+      UserError: it is another model, or an imported one that declares impossible settings of generation.
     """
 
     def __init__(self, restored: Restored):
@@ -45,6 +51,11 @@ class TextGenerator:
                 f"{restored.checkpoint} is a {architecture.family} model with the head {architecture.head}: only "
                 "decoders and encoder-decoders with the head language_model generate text"
             )
+        self.settings = Settings.of(restored.checkpoint)
+        """Defaults that an imported model came with; None for one that was trained here."""
+        if self.settings is not None and self.settings.not_applied:
+            left = "; ".join(self.settings.not_applied)
+            logging.getLogger(__name__).warning("%s: not applied: %s", self.settings.source, left)
         model, params = for_decoding(architecture, restored.params, restored.execution)
         self.restored = dataclasses.replace(restored, model=model, params=params)
         self.answers = architecture.kind == "encoder_decoder"
@@ -61,9 +72,11 @@ class TextGenerator:
         self,
         texts: Sequence[str],
         *,
-        max_new_tokens: int,
-        how: Sampling | BeamSearch = Sampling(),
-        num: int = 1,
+        max_new_tokens: int | None = None,
+        min_new_tokens: int | None = None,
+        how: Sampling | BeamSearch | None = None,
+        rules: Rules | None = None,
+        num: int | None = None,
         seed: int = 0,
         stop: Sequence[str] = (),
         batch_size: int = 32,
@@ -71,22 +84,37 @@ class TextGenerator:
     ) -> list[list[GeneratedText]]:
         """Returns `num` continuations of each text, or answers to it, the best first.
 
+        What is None is as an imported model's folder declares it (`settings`); where it does not, as stated.
+
         Args:
           texts: in any order; those of like length are read together.
-          max_new_tokens: at most so many tokens each.
-          how: tokens are drawn, or the best continuations are searched.
-          num: how many for each text.
+          max_new_tokens: at most so many tokens each; `MAX_NEW_TOKENS`.
+          min_new_tokens: at least so many tokens each; 0.
+          how: tokens are drawn, or the best continuations are searched; drawn, but an imported model's are greedy.
+          rules: what is done to scores before; nothing.
+          num: how many for each text; 1.
           seed: of what is drawn: for each text by its place among `texts`, whatever the batch.
-          stop: pieces that end a text, besides the tokenizer's own end: each a token of its vocabulary.
+          stop: pieces that end a text, besides the ends that the folder declares, or else the tokenizer's own end: each
+            a token of its vocabulary.
           batch_size: texts that are read together.
           progress: whether a bar shows how far it is.
 
         Raises:
           UserError: no token has the name of a `stop`, and what `decode.generate` raises.
         """
-        model, params = self.restored.model, self.restored.params
-        stop_ids = [self.restored.tokenizer.eos_id, *map(self._stop_id, stop)]
+        model, params, settings = self.restored.model, self.restored.params, self.settings
+        stop_ids = settings.stop_ids if settings and settings.stop_ids else (self.restored.tokenizer.eos_id,)
         rows = [self.encode(text) for text in texts]
+        most, least = self._lengths(rows, max_new_tokens, min_new_tokens)
+        options = {
+            "how": how or (settings.how if settings else Sampling()),
+            "rules": rules or (settings.rules if settings else Rules()),
+            "num": num if num is not None else settings.num if settings else 1,
+            "stop_ids": [*stop_ids, *map(self._stop_id, stop)],
+            "start_id": settings.start_id if settings else None,
+            "prefix": isinstance(self.restored.objective, PrefixLM),
+            "seed": seed,
+        }
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]), reverse=True)  # what fails, fails first
         found: list[list[GeneratedText]] = [[] for _ in rows]
         with tqdm(total=len(rows), unit="text", desc="generate", disable=not progress) as bar:
@@ -95,13 +123,10 @@ class TextGenerator:
                     model,
                     params,
                     [rows[index] for index in filled],
-                    max_new_tokens=max_new_tokens,
-                    how=how,
-                    num=num,
-                    seed=seed,
+                    max_new_tokens=[most[index] for index in filled],
+                    min_new_tokens=[least[index] for index in filled],
                     places=filled,
-                    stop_ids=stop_ids,
-                    prefix=isinstance(self.restored.objective, PrefixLM),
+                    **options,
                 )
                 for index, out in zip(chosen, outs, strict=False):
                     found[index] = [GeneratedText(self.decode(one.tokens), one.score) for one in out]
@@ -126,6 +151,17 @@ class TextGenerator:
             return self.restored.tokenizer.decode(tokens)
         groups = itertools.groupby(tokens, key=lambda token: self._sentinels.get(token, ""))
         return "".join(name or self.restored.tokenizer.decode(list(group)) for name, group in groups)
+
+    def _lengths(
+        self, rows: Sequence[Sequence[int]], most: int | None, least: int | None
+    ) -> tuple[list[int], list[int]]:
+        """Returns the most and the least new tokens of each row; None: as declared."""
+        prompt_lengths = [1 if self.answers else len(row) for row in rows]
+        declared = self.settings.max_new(prompt_lengths) if self.settings and most is None and rows else None
+        mosts = declared or [MAX_NEW_TOKENS if most is None else most] * len(rows)
+        if self.settings and least is None:
+            return mosts, self.settings.min_new(prompt_lengths)
+        return mosts, [least or 0] * len(rows)
 
     @property
     def _begins(self) -> bool:

@@ -80,16 +80,15 @@ def test_the_optimum_is_the_lowest_there_is(flops):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_noise_leaves_it_near_and_a_warm_start_finds_the_same(seed):
-    table = synthetic.study(JOINT, SIZES[:, None], TOKENS, noise=0.003, seed=seed)
-    cold, warm = kaplan.fit(table), kaplan.fit(table, start=JOINT)
-    assert cold.objective == pytest.approx(warm.objective, rel=1e-6)
-    assert cold.law.parameters()["alpha_N"] == pytest.approx(0.076, rel=0.1)
-    assert cold.law.parameters()["alpha_D"] == pytest.approx(0.103, rel=0.1)
-    again = kaplan.fit_params(synthetic.study(KaplanParams(0.076, 8.8e13), SIZES, 1e12, noise=0.003, seed=seed))
-    assert kaplan.fit_params(
-        synthetic.study(KaplanParams(0.076, 8.8e13), SIZES, 1e12, noise=0.003, seed=seed), start=again.law
-    ).law.parameters() == pytest.approx(again.law.parameters(), rel=1e-5)
+def test_no_random_start_ends_lower(seed):
+    """Each is followed by another solver than the fit's."""
+    table = synthetic.study(JOINT, SIZES[:, None], TOKENS, noise=0.01, seed=seed)
+    found, problem = kaplan.fit(table), kaplan.Joint.of(table)
+    rng = np.random.default_rng(seed)
+    starts = rng.uniform([5, 5, 0.03, 0.03], [20, 20, 0.6, 0.6], (20, 4))
+    assert found.objective <= min(problem.descend(start)[1] for start in starts) * (1 + 1e-6)
+    assert found.convergence.converged
+    assert found.law.parameters()["alpha_N"] == pytest.approx(0.076, rel=0.3)
 
 
 def test_what_a_table_cannot_say_is_refused():

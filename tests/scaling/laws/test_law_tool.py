@@ -172,7 +172,7 @@ def test_a_law_of_the_learning_rate(call, refused, tmp_path):
     assert "  diverged-run: 6 of 36 runs have no finite loss" in out
     assert json.loads(law.read_text())["exponents"] == pytest.approx({"N": -0.713, "D": 0.307})
     assert "law.json is no law file" in refused("predict", law, "--flops", "1e20").replace("rates", "law")
-    assert "0 columns 'C' (--by; its columns are: N, D, rate, loss)" in refused("fit", *sweeps, "C")
+    assert "0 columns 'C' (--by); its columns are: N, D, rate, loss" in refused("fit", *sweeps, "C")
     assert "takes a table of sweeps: --table FILE" in refused("fit", *sweeps[:4])
     (tmp_path / "sweeps.csv").write_text("N,D,rate,loss\n1e7,1e9,0.1,3\n")
     assert "needs 3 sweeps that bracket their best of values of rate; 0 here" in refused("fit", *sweeps, "N", "D")

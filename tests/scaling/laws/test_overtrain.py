@@ -56,12 +56,14 @@ def test_the_optimum_is_the_lowest_there_is(flops):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_noise_leaves_it_near_and_a_warm_start_finds_the_same(seed):
+def test_no_random_start_ends_lower(seed):
+    """Each is followed by another solver than the fit's."""
     table = synthetic.study(LAW, SIZES, SIZES * MULTIPLIERS, noise=0.003, seed=seed)
-    cold, warm = overtrain.fit(table), overtrain.fit(table, start=LAW)
-    assert cold.objective == pytest.approx(warm.objective, rel=1e-6)
-    assert cold.law.parameters() == pytest.approx(warm.law.parameters(), rel=1e-3)
-    assert cold.law.loss(1e10, 1e12) == pytest.approx(LAW.loss(1e10, 1e12), rel=0.02)
+    found, problem = overtrain.fit(table), overtrain.Tied.of(table)
+    rng = np.random.default_rng(seed)
+    starts = rng.uniform([0.05, 0.05, 0.05, 0.03], [0.9, 1, 1, 0.8], (20, 4))
+    assert found.objective <= min(problem.descend(start)[1] for start in starts) * (1 + 1e-6)
+    assert found.law.loss(1e10, 1e12) == pytest.approx(LAW.loss(1e10, 1e12), rel=0.02)
 
 
 def test_a_term_that_is_not_there_is_said():

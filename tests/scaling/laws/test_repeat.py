@@ -2,15 +2,19 @@
 
 import dataclasses
 import math
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from transformer.errors import UserError
-from transformer.scaling.laws import huber, repeat, synthetic
+from transformer.scaling.laws import bootstrap, fitting, newton, repeat_fit, synthetic
 from transformer.scaling.laws.parametric import Chinchilla
+from transformer.scaling.laws.reading import Columns, read
 from transformer.scaling.laws.repeat import Repeat
 
+DATA = Path(__file__).parent / "data"
 PUBLISHED = Repeat(
     E=math.exp(0.6254804),
     A=math.exp(6.255414),
@@ -35,7 +39,7 @@ def _codes(fit):
 
 
 def test_the_published_law_comes_back():
-    found = repeat.fit(_study(PUBLISHED))
+    found = repeat_fit.fit(_study(PUBLISHED))
     assert found.law.parameters() == pytest.approx(PUBLISHED.parameters(), rel=1e-8)
     assert found.objective < 1e-20
     assert found.warnings == ()
@@ -45,24 +49,65 @@ def test_the_published_law_comes_back():
 @pytest.mark.parametrize(("alpha", "beta", "r_d", "r_n"), [(0.3, 0.4, 4, 12), (0.4, 0.28, 30, 3), (0.25, 0.3, 8, 1)])
 def test_any_law_comes_back(alpha, beta, r_d, r_n):
     truth = Repeat(1.5, 2.0 * 1e8**alpha, 2.0 * 1e9**beta, alpha, beta, r_d, r_n)
-    assert repeat.fit(_study(truth)).law.parameters() == pytest.approx(truth.parameters(), rel=1e-6)
+    assert repeat_fit.fit(_study(truth)).law.parameters() == pytest.approx(truth.parameters(), rel=1e-6)
 
 
 def test_the_same_size_and_tokens_of_several_corpora_are_cells_apart():
     """As in the paper's own runs: a budget is fixed, and the corpus shrinks."""
     sizes = np.array([1e8, 4e8, 1.6e9])[:, None, None]
     tokens = sizes * np.array([[5], [80]])
-    found = repeat.fit(synthetic.study(PUBLISHED, sizes, tokens, tokens / EPOCHS))
+    found = repeat_fit.fit(synthetic.study(PUBLISHED, sizes, tokens, tokens / EPOCHS))
     assert found.law.parameters() == pytest.approx(PUBLISHED.parameters(), rel=1e-6)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_noise_leaves_it_near_and_a_warm_start_finds_the_same(seed):
-    table = _study(PUBLISHED, noise=0.003, seed=seed)
-    cold, warm = repeat.fit(table), repeat.fit(table, start=PUBLISHED)
-    assert cold.objective == pytest.approx(warm.objective, rel=1e-6)
-    assert cold.law.parameters()["R_D"] == pytest.approx(PUBLISHED.R_D, rel=0.15)
-    assert cold.law.parameters()["R_N"] == pytest.approx(PUBLISHED.R_N, rel=0.25)
+@pytest.mark.parametrize(("seed", "noise"), [(0, 0.003), (1, 0.003), (2, 0.03)])
+def test_no_random_start_ends_lower(seed, noise):
+    """Each is followed by another solver than the fit's."""
+    table = _study(PUBLISHED, noise=noise, seed=seed).take(np.random.default_rng(seed).permutation(245)[:60])
+    found, problem = repeat_fit.fit(table), repeat_fit.Terms.of(table)
+    assert found.convergence.converged
+    rng = np.random.default_rng(seed)
+    low, high = np.array([0.05, -3, -3, 0.1, 0.1, 0.0, -1.0]), np.array([0.9, 0, 0, 1.2, 1.2, 5.0, 4.0])
+    ended = [problem.descend(start)[1] for start in rng.uniform(low, high, (20, 7))]
+    assert found.objective <= min(ended) * (1 + 1e-6)
+    if noise == 0.003:
+        law = found.law.parameters()
+        assert law["R_D"] == pytest.approx(PUBLISHED.R_D, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("name", "objective", "worth"),
+    [("stuck", 0.00256675, 40.2), ("draw_a", 0.00722499, 49.7), ("draw_b", 0.00681762, 29.3)],
+)
+def test_the_papers_own_runs_end_at_the_lowest_minimum(name, objective, worth):
+    """One descent from the best of a grid ended up to 12 % higher on two of these, at an R_D* of 17.1 and 11.2."""
+    table = read(DATA / f"repeat_{name}.csv", Columns(unique_tokens="unique_tokens"))
+    found = repeat_fit.fit(table)
+    assert found.objective == pytest.approx(objective, rel=1e-5)
+    assert found.law.parameters()["R_D"] == pytest.approx(worth, rel=2e-3)
+    assert found.convergence.converged
+
+
+def test_refits_are_quiet_and_every_check_is_made():
+    table = read(DATA / "repeat_stuck.csv", Columns(unique_tokens="unique_tokens"))
+    ticks = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = fitting.fit(table, "repeat", 30, tick=ticks.append)
+    assert sum(ticks) == 30
+    low, high = found.bootstrap.intervals()["E"]
+    assert low <= found.fit.law.parameters()["E"] <= high
+    assert {"convergence", "outliers", "influence", "drift", "lack_of_fit"} <= set(found.findings)
+    assert found.findings["influence"]["a"] == pytest.approx(found.fit.law.a, abs=0.3)
+
+
+def test_a_resample_solved_beside_others_is_that_solved_alone():
+    table = _study(PUBLISHED, noise=0.003)
+    found = repeat_fit.fit(table)
+    weights = bootstrap.counts(bootstrap.draws(245, 3, seed=0))
+    several = repeat_fit.resampled(table, [found.law], weights)
+    alone = repeat_fit.fit(table.take(np.repeat(np.arange(245), weights[1].astype(int)))).law
+    assert several[1].parameters() == pytest.approx(alone.parameters(), rel=1e-3)
 
 
 def test_one_epoch_of_a_small_model_is_chinchillas():
@@ -111,48 +156,43 @@ def test_repeats_are_worth_more_than_parameters():
     assert best.tokens / 1e9 > best.params / PUBLISHED.unique_params(1e9)
 
 
-def test_the_derivatives_are_those_of_differences(monkeypatch):
-    seen = {}
+def test_the_derivatives_are_those_of_differences():
+    problem = repeat_fit.Terms.of(_study(PUBLISHED, noise=0.02))
+    theta = problem.theta(dataclasses.replace(PUBLISHED, E=1.5, alpha=0.31, beta=0.27, A=300.0, B=600.0))
+    ones, steps = np.ones((1, 245)), 1e-6 * np.eye(7)
 
-    def keep(residuals, start, lower, upper):
-        seen.update(residuals=residuals, start=start)
-        raise KeyboardInterrupt
+    def at(point):
+        return newton.derivatives(problem, point[None], ones)
 
-    monkeypatch.setattr(huber, "minimise", keep)
-    law = dataclasses.replace(PUBLISHED, alpha=0.31, beta=0.27, A=300.0, B=600.0)
-    with pytest.raises(KeyboardInterrupt):
-        repeat.fit(_study(PUBLISHED), start=law)
-    residuals, start = seen["residuals"], seen["start"]
-    differences = np.stack(
-        [(residuals(start + step)[0] - residuals(start - step)[0]) / 2e-6 for step in 1e-6 * np.eye(7)], axis=1
-    )
-    np.testing.assert_allclose(residuals(start)[1], differences, atol=2e-8)
-    assert np.all(np.abs(differences).max(axis=0) > 0.01)
+    found = at(theta)
+    slope = [(at(theta + step).objective[0] - at(theta - step).objective[0]) / 2e-6 for step in steps]
+    bend = [(at(theta + step).gradient[0] - at(theta - step).gradient[0]) / 2e-6 for step in steps]
+    np.testing.assert_allclose(found.gradient[0], slope, rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(found.hessian[0], bend, rtol=1e-4, atol=1e-6)
+    assert np.all(np.abs(slope) > 1e-4)
 
 
 def test_without_runs_larger_than_their_tokens_the_worth_of_parameters_is_unknown():
     table = synthetic.study(PUBLISHED, np.geomspace(1e6, 4e6, 4)[:, None, None], CORPORA[2:] * EPOCHS, CORPORA[2:])
-    found = repeat.fit(table)
+    found = repeat_fit.fit(table)
     assert "excess-params-unseen" in _codes(found)
     assert math.isnan(found.law.parameters()["R_N"])
     assert found.law.parameters()["R_D"] == pytest.approx(PUBLISHED.R_D, rel=1e-3)
     np.testing.assert_allclose(found.law.predict(table), table.loss, rtol=1e-6)
     assert np.isnan(synthetic.study(found.law, 1e12, 1e9, 1e8).loss).all()
-    again = repeat.fit(table, start=found.law)
-    assert again.law.parameters()["R_D"] == pytest.approx(PUBLISHED.R_D, rel=1e-3)
 
 
 def test_few_epochs_are_said_to_say_little():
-    found = repeat.fit(synthetic.study(PUBLISHED, SIZES, CORPORA * EPOCHS[:3], CORPORA))
+    found = repeat_fit.fit(synthetic.study(PUBLISHED, SIZES, CORPORA * EPOCHS[:3], CORPORA))
     assert "decay-unseen" in _codes(found)
 
 
 def test_what_a_table_cannot_say_is_refused():
     with pytest.raises(UserError, match="the table does not say how many tokens are unique"):
-        repeat.fit(synthetic.study(PUBLISHED, SIZES[:, 0], np.geomspace(1e9, 1e11, 5)))
+        repeat_fit.fit(synthetic.study(PUBLISHED, SIZES[:, 0], np.geomspace(1e9, 1e11, 5)))
     with pytest.raises(UserError, match="no run reads a token twice; --law chinchilla"):
-        repeat.fit(synthetic.study(PUBLISHED, SIZES, CORPORA, CORPORA))
+        repeat_fit.fit(synthetic.study(PUBLISHED, SIZES, CORPORA, CORPORA))
     with pytest.raises(UserError, match="every run reads 20 tokens per parameter"):
-        repeat.fit(synthetic.study(PUBLISHED, SIZES[:, 0], 20 * SIZES[:, 0], 20 * SIZES[:, 0] / EPOCHS))
+        repeat_fit.fit(synthetic.study(PUBLISHED, SIZES[:, 0], 20 * SIZES[:, 0], 20 * SIZES[:, 0] / EPOCHS))
     with pytest.raises(UserError, match="repeat has 7 numbers to fit"):
-        repeat.fit(synthetic.study(PUBLISHED, 1e9, 1e9 * EPOCHS, 1e9))
+        repeat_fit.fit(synthetic.study(PUBLISHED, 1e9, 1e9 * EPOCHS, 1e9))

@@ -233,4 +233,4 @@ def test_no_table_is_a_traceback_or_a_warning_of_numpy(rows, tmp_path_factory):
 def test_a_file_given_first_is_a_table(refused, tmp_path):
     assert "no such file or folder" in refused("fit", tmp_path / "none.csv")
     assert "is a folder" in refused("fit", "--table", tmp_path)
-    assert "--where chooses rows of a table" in refused("fit", tmp_path, "--where", "a=b")
+    assert "--where: a study has no use for that" in refused("fit", tmp_path, "--where", "a=b")

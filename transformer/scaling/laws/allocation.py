@@ -52,6 +52,13 @@ class AllocationLaw(Law):
         return self.E + self.k_L * flops**-self.gamma
 
 
+@dataclasses.dataclass(frozen=True)
+class PairsLaw(AllocationLaw):
+    """N*(C) = k_N C^a, D* = C / (6 N*); of the loss it says nothing."""
+
+    name: ClassVar[str] = "pairs"
+
+
 def growth(optima: Optima) -> tuple[dict[str, float], list[Warned]]:
     """Returns an AllocationLaw's fields, fitted to two optima or more, and what to warn of.
 

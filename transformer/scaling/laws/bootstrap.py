@@ -91,5 +91,7 @@ def of_vectors(law: type[Law], vectors: Mapping[str, Sequence[float]], failed: i
 
 def _spread(values: np.ndarray) -> float:
     known = values[np.isfinite(values)]
+    if 2 * len(known) <= len(values) or len(known) < 2 or np.ptp(known) <= 1e-14 * np.abs(known).max():
+        return float("nan")
     with np.errstate(over="ignore"):  # of a stray refit; `standard_errors` says that nothing is known
-        return float(known.std(ddof=1)) if 2 * len(known) > len(values) and len(known) > 1 else float("nan")
+        return float(known.std(ddof=1))

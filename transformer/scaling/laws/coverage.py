@@ -72,9 +72,9 @@ def measure(design: Table, noise: Noise, studies: int, refits: int = 400, seed: 
     for _ in range(studies):
         table = dataclasses.replace(design, loss=design.loss * np.exp(noise(rng, design)))
         # Descents from the truth and from a grid end in the same place; this one is shorter.
-        law = parametric.resampled(table, TRUTH, np.ones((1, len(table))))[0]
+        law = parametric.resampled(table, [TRUTH], np.ones((1, len(table))))[0]
         drawn = bootstrap.draws(len(table), refits, int(rng.integers(2**32)))
-        found = [quantities(each, beyond) for each in parametric.resampled(table, law, bootstrap.counts(drawn))]
+        found = [quantities(each, beyond) for each in parametric.resampled(table, [law], bootstrap.counts(drawn))]
         for name, value in true.items():
             low, high = bootstrap.interval([each[name] for each in found])
             held[name].append(low <= value <= high)

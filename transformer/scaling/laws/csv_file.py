@@ -5,11 +5,11 @@ What can be read in one way only is read; the rest is refused with its line. Num
 
 import codecs
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from transformer.errors import UserError
+from transformer.errors import UserError, nearest
 
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
@@ -34,6 +34,21 @@ class CsvFile(NamedTuple):
         """Returns the cells of the column of a name that the header has once."""
         place = self.header.index(name)
         return [row.cells[place] for row in self.rows]
+
+    def wrong_names(self, named: Iterable[tuple[str, str]]) -> list[str]:
+        """Returns what is wrong with columns that were named: (flag, name) each; those that the header has once are
+        right."""
+        wrong = []
+        for flag, name in named:
+            times = self.header.count(name)
+            if times != 1:
+                near = nearest(name, self.header) if times == 0 else None
+                wrong.append(f"{times} columns {name!r} (--{flag}{f'; did you mean {near}?' if near else ''})")
+        return wrong
+
+    def lacking(self, wrong: Sequence[str]) -> UserError:
+        """Returns the error that says all that is wrong with the columns in one line."""
+        return UserError(f"{self.path} has {', and '.join(wrong)}; its columns are: {', '.join(self.header)}")
 
 
 def read(path: str | Path) -> CsvFile:

@@ -1,6 +1,8 @@
 """What to know before believing a fitted law: outliers, runs that decide alone, noise, drift, wide intervals."""
 
-from typing import NamedTuple
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -8,8 +10,10 @@ from scipy import stats
 from transformer.errors import UserError
 from transformer.scaling.laws import parametric, words
 from transformer.scaling.laws.bootstrap import Bootstrap
-from transformer.scaling.laws.law import Law, Warned
+from transformer.scaling.laws.kaplan import Kaplan
+from transformer.scaling.laws.law import Allocation, Law, Warned
 from transformer.scaling.laws.parametric import Chinchilla
+from transformer.scaling.laws.repeat import Repeat
 from transformer.scaling.laws.table import Table
 
 _FAR, _LEAST = 6.0, 0.01
@@ -33,7 +37,7 @@ class Outliers(NamedTuple):
     """Runs far off the law, and the law without them."""
 
     rows: tuple[str, ...]
-    law: Chinchilla | None
+    law: Law | None
     """None where there are none, or too few runs are left."""
 
 
@@ -84,8 +88,16 @@ def residuals(table: Table, law: Law) -> np.ndarray:
     return np.log(table.loss) - np.log(law.predict(table))
 
 
-def outliers(table: Table, law: Chinchilla) -> Outliers:
-    """Returns the runs far off the law, by the median absolute deviation, and the fit without them."""
+def exponent(law: Law) -> float:
+    """Returns a of N* ~ C^a, which runs decide; NaN where the form has none, or leaves no choice.
+
+    Over-training's best size grows as C^0.5 whatever the runs say, and its `a` is a factor.
+    """
+    return law.a if isinstance(law, Chinchilla | Kaplan | Repeat) else math.nan
+
+
+def outliers(table: Table, law: Law, fit: Callable[[Table], Law]) -> Outliers:
+    """Returns the runs far off the law, by the median absolute deviation, and what `fit` makes of the others."""
     off = residuals(table, law)
     spread = 1.4826 * float(np.median(np.abs(off - np.median(off))))
     far = np.abs(off) > max(_FAR * spread, _LEAST)
@@ -93,19 +105,28 @@ def outliers(table: Table, law: Chinchilla) -> Outliers:
         return Outliers((), None)
     rows = tuple(name_of(table, int(row)) for row in np.flatnonzero(far))
     try:
-        return Outliers(rows, parametric.fit(table.take(~far)).minima[0].law)
+        return Outliers(rows, fit(table.take(~far)))
     except UserError:
         return Outliers(rows, None)
 
 
-def influence(table: Table, law: Chinchilla) -> Influence:
-    """Returns the runs whose leaving out moves `a`, and a prediction, most."""
-    without = parametric.resampled(table, law, 1.0 - np.eye(len(table)))
+def influence(table: Table, law: Law, resampled: Callable[[np.ndarray], list[Any]]) -> Influence:
+    """Returns the runs whose leaving out moves `a`, and a prediction, most.
+
+    Args:
+      table: [R] runs.
+      law: fitted to them.
+      resampled: fits the law where the runs count as often as [K, R] says.
+    """
+    without = resampled(1.0 - np.eye(len(table)))
     flops = 10 * float(table.flops.max())
     best = law.optimum(flops)
-    moves = np.array([other.a for other in without])
+    if math.isnan(best.params):  # the form says none: its loss of the largest run then
+        largest = int(np.argmax(table.flops))
+        best = Allocation(float(table.params[largest]), float(table.tokens[largest]))
+    ours, moves = exponent(law), np.array([exponent(other) for other in without])
     losses = np.array([float(other.loss(*best)) for other in without]) / float(law.loss(*best)) - 1
-    row, loss_row = int(np.argmax(np.abs(moves - law.a))), int(np.argmax(np.abs(losses)))
+    row, loss_row = (int(np.argmax(np.nan_to_num(np.abs(move)))) for move in (moves - ours, losses))
     return Influence(name_of(table, row), float(moves[row]), name_of(table, loss_row), float(losses[loss_row]))
 
 
@@ -126,12 +147,13 @@ def lack_of_fit(table: Table, law: Law, numbers: int) -> LackOfFit | None:
     return LackOfFit(noise**0.5, degrees, ratio, float(stats.f.sf(ratio, freedom, degrees)))
 
 
-def drift(table: Table, law: Chinchilla, below: float | None = None) -> Drift | None:
+def drift(table: Table, law: Law, fit: Callable[[Table], Law], below: float | None = None) -> Drift | None:
     """Returns how the runs below a budget predict the others; None where those alone cannot be fitted.
 
     Args:
       table: runs.
       law: fitted to all of them.
+      fit: fits the same law to others.
       below: FLOPs; by default the median, so that half of the runs predict the other half.
     """
     below = float(np.median(table.flops)) if below is None else below
@@ -139,12 +161,12 @@ def drift(table: Table, law: Chinchilla, below: float | None = None) -> Drift | 
     if small.all():
         return None
     try:
-        before = parametric.fit(table.take(small)).minima[0].law
+        before = fit(table.take(small))
     except UserError:
         return None
     others = table.take(~small)
-    error = float(np.mean(np.abs(before.predict(others) / others.loss - 1)))
-    return Drift(below, int(small.sum()), len(others), error, before.a, law.a)
+    error = float(np.nanmean(np.abs(before.predict(others) / others.loss - 1)))
+    return Drift(below, int(small.sum()), len(others), error, exponent(before), exponent(law))
 
 
 def of_bootstrap(bootstrap: Bootstrap) -> list[Warned]:
@@ -174,7 +196,7 @@ SHARES = ("a",)
 
 
 def of_findings(
-    law: Chinchilla,
+    law: Law,
     error: float,
     found: Outliers,
     moved: Influence,
@@ -182,23 +204,21 @@ def of_findings(
     drifted: Drift | None,
 ) -> list[Warned]:
     """Returns the warnings that findings give rise to; `error` is a's standard error, or NaN."""
-    warned = []
+    warned, ours = [], exponent(law)
     if found.rows:
         shown = ", ".join(found.rows[:5]) + (f" and {len(found.rows) - 5} more" if len(found.rows) > 5 else "")
-        change = (
-            "too few runs are left without"
-            if found.law is None
-            else f"without, a is {found.law.a:.3f}, not {law.a:.3f}"
-        )
-        warned.append(Warned("outliers", f"{words.count(len(found.rows), 'run')} far off the law: {shown}; {change}"))
+        change = "; too few runs are left without" if found.law is None else ""
+        if found.law is not None and not math.isnan(ours):
+            change = f"; without, a is {exponent(found.law):.3f}, not {ours:.3f}"
+        warned.append(Warned("outliers", f"{words.count(len(found.rows), 'run')} far off the law: {shown}{change}"))
     if misfit is not None and misfit.probability < 0.01:
         line = (
             f"the law misses the cells' means by more than their noise of {misfit.noise:.2%} explains: F "
             f"{misfit.ratio:.3g}, p {misfit.probability:.1e}; its form does not hold here to that precision"
         )
         warned.append(Warned("lack-of-fit", line))
-    if abs(moved.a - law.a) > _MOVED:
-        line = f"{moved.row} alone decides: without it a is {moved.a:.3f}, not {law.a:.3f}"
+    if abs(moved.a - ours) > _MOVED:
+        line = f"{moved.row} alone decides: without it a is {moved.a:.3f}, not {ours:.3f}"
         warned.append(Warned("influential-run", line))
     # Half of the runs say less than all: only what their noise does not explain is a drift.
     if drifted is not None and abs(drifted.a_after - drifted.a_before) > np.fmax(_MOVED, 3 * error):

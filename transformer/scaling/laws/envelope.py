@@ -18,6 +18,7 @@ from scipy.interpolate import PchipInterpolator
 from transformer.errors import UserError
 from transformer.scaling.laws import allocation
 from transformer.scaling.laws.allocation import AllocationLaw, Optima
+from transformer.scaling.laws.how import How
 from transformer.scaling.laws.law import Fit, Warned
 from transformer.scaling.laws.table import Table
 
@@ -89,8 +90,8 @@ def optima(table: Table) -> Optima:
     return Optima(*np.exp([log_c[points], log_n[best], tokens_sc[best, points], loss_sc[best, points]]))
 
 
-def fit(table: Table) -> Fit:
-    """Fits N*(C), D*(C) and L*(C) to the envelope.
+def fit(table: Table, how: How = How()) -> Fit:
+    """Fits N*(C), D*(C) and L*(C) to the envelope; of `how` nothing concerns it.
 
     The objective is the mean square of log N* about its power law, over the budgets compared.
 
@@ -98,6 +99,7 @@ def fit(table: Table) -> Fit:
       UserError: fewer than three sizes have a loss curve, fewer than two are ever the best among others, or only over
         a short range of budgets.
     """
+    how.check("envelope", [])
     found = optima(table)
     winners = len(np.unique(found.params))
     if winners < 2:

@@ -9,10 +9,10 @@ import numpy as np
 from transformer.errors import UserError
 from transformer.scaling.laws import diagnostics, methods
 from transformer.scaling.laws.bootstrap import Bootstrap
+from transformer.scaling.laws.descent import ParametricFit, Tick
+from transformer.scaling.laws.how import How
 from transformer.scaling.laws.law import Fit, Law, Warned
 from transformer.scaling.laws.law_file import Fitted, Goodness
-from transformer.scaling.laws.methods import Method
-from transformer.scaling.laws.parametric import NUMBERS, ParametricFit
 from transformer.scaling.laws.table import Table
 
 _WEIGHT = (
@@ -34,39 +34,32 @@ _WEIGHT = (
 """Codes, the gravest first; a law's own stand behind them."""
 
 
-def fit(table: Table, law: str, count: int = 1000, seed: int = 0) -> Fitted:
-    """Returns a law fitted to a table, and fitted again to `count` draws of its runs.
+def fit(table: Table, law: str, count: int = 1000, seed: int = 0, how: How = How(), tick: Tick | None = None) -> Fitted:
+    """Returns a law fitted to a table, and fitted again to `count` draws of its runs, of which `tick` is told.
 
     Raises:
       UserError: the table says nothing of this law, or there is no such law.
     """
-    method = methods.method(law)
-    try:
-        # An overflow on the way of a descent is no news; what it ends at is judged.
-        with np.errstate(all="ignore"):
-            return _fit(table, method, count, seed)
-    except (ArithmeticError, np.linalg.LinAlgError) as error:
-        raise UserError(
-            f"{law}: the numbers of these runs are beyond it ({error}); look for runs that are off"
-        ) from error
+    with methods.refusing(law):
+        return _fit(table, law, count, seed, how, tick)
 
 
-def _fit(table: Table, method: Method, count: int, seed: int) -> Fitted:
-    found, law = method.fit(table), method.law.name
+def _fit(table: Table, law: str, count: int, seed: int, how: How, tick: Tick | None) -> Fitted:
+    found = methods.method(law).fit(table, how)
     _require_falling(table, found.law)
-    refits = methods.resample(table, found.law, count, seed) if count else Bootstrap(())
+    refits = methods.resample(table, found, count, seed, how, tick) if count else Bootstrap(())
     off = diagnostics.residuals(table, found.law)
     off = off[np.isfinite(off)]
     warned = [*table.warned, *diagnostics.of_table(table), *found.warnings]
     findings: dict[str, Any] = {}
     if isinstance(found, ParametricFit):
-        more, findings = _examine(table, found, refits)
+        more, findings = _examine(table, found, refits, how)
         warned += more
     warned += diagnostics.of_bootstrap(refits)
     if law == "repeat":
         warned = [each for each in warned if each.code != "repeated-tokens"]
     warned.sort(key=lambda each: _WEIGHT.index(each.code) if each.code in _WEIGHT else len(_WEIGHT))
-    plain = Fit(found.law, found.objective, found.rows, tuple(warned))
+    plain = Fit(found.law, found.objective, found.rows, tuple(warned), found.minimised, tuple(how.fixed))
     return Fitted(plain, refits, off, findings, _goodness(table, found.law))
 
 
@@ -110,13 +103,23 @@ def _require_falling(table: Table, law: Law) -> None:
         )
 
 
-def _examine(table: Table, found: ParametricFit, refits: Bootstrap) -> tuple[list[Warned], dict[str, Any]]:
+def _examine(table: Table, found: ParametricFit, refits: Bootstrap, how: How) -> tuple[list[Warned], dict[str, Any]]:
     """Returns the warnings and the findings, as plain values."""
-    law = found.law
-    off = diagnostics.outliers(table, law)
-    moved = diagnostics.influence(table, law)
-    misfit = diagnostics.lack_of_fit(table, law, NUMBERS)
-    drifted = diagnostics.drift(table, law)
+    law, method = found.law, methods.method(found.law.name)
+    assert method.resampled is not None
+
+    def again(runs: Table) -> Law:
+        with methods.refusing(law.name):
+            return method.fit(runs, how).law
+
+    def resampled(weights: np.ndarray) -> list[Law]:
+        assert method.resampled is not None
+        return method.resampled(table, [law], weights, how)
+
+    off = diagnostics.outliers(table, law, again)
+    moved = diagnostics.influence(table, law, resampled)
+    misfit = diagnostics.lack_of_fit(table, law, len(dataclasses.fields(law)) - len(how.fixed))
+    drifted = diagnostics.drift(table, law, again)
     findings = {
         "convergence": {**found.convergence._asdict(), "converged": found.convergence.converged},
         "condition": found.condition,
@@ -129,5 +132,6 @@ def _examine(table: Table, found: ParametricFit, refits: Bootstrap) -> tuple[lis
         "lack_of_fit": None if misfit is None else misfit._asdict(),
         "drift": None if drifted is None else drifted._asdict(),
     }
-    error = refits.standard_errors().get("a", math.nan)
+    exponents = [diagnostics.exponent(each) for each in refits.laws]
+    error = float(np.std(exponents, ddof=1)) if len(exponents) > 1 else math.nan
     return diagnostics.of_findings(law, error, off, moved, misfit, drifted), findings

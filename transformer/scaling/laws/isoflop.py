@@ -3,7 +3,9 @@
 Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models", section 3.2 (approach 2). It assumes no form of
 the loss, and so it is biased: a parabola is not the loss, and the wider the sizes, the less it is (Czech et al. 2026,
 "Problems with Chinchilla Approach 2"). For E + A/N^.34 + B/D^.28 and sizes within 16 times of the best, D* three
-decades out is 5 % low. The window of a parabola is all the sizes of its budget.
+decades out is 5 % low; for exponents .465 and .155 and 8 times, 14 %. So a parabola sees the sizes within a window of
+its lowest point (`How.window`), of at least the six nearest; and what is left of the bias is what a cubic through the
+same sizes says, which the intervals hold (`SHARES`).
 """
 
 import dataclasses
@@ -15,6 +17,7 @@ import numpy as np
 from transformer.errors import UserError
 from transformer.scaling.laws import allocation, parabola
 from transformer.scaling.laws.allocation import AllocationLaw, Optima
+from transformer.scaling.laws.how import WINDOW, How
 from transformer.scaling.laws.law import Fit, Warned
 from transformer.scaling.laws.parabola import Parabola
 from transformer.scaling.laws.table import Table
@@ -38,7 +41,11 @@ class Profile(NamedTuple):
     rows: np.ndarray
     """[R_k] int: their places in the table."""
     valley: Parabola
-    """Of the loss over the size."""
+    """Of the loss over the size, within the window."""
+    skew: float
+    """By how much log N* moves where a cubic takes the parabola's place."""
+    used: int
+    """Rows within the window."""
     tokens: float
     """D*: what runs of this budget read at the size of the lowest loss; C / (6 N*) where C = 6 N D."""
 
@@ -65,15 +72,23 @@ def budgets(table: Table, tolerance: float = TOLERANCE) -> list[np.ndarray]:
     return sorted(found, key=lambda rows: float(np.mean(np.log(table.flops[rows]))))
 
 
-def profiles(table: Table, tolerance: float = TOLERANCE) -> list[Profile]:
+SHARES = -0.1, 1.5
+"""Of the cubic's move that refits make, evenly between: from none, the parabola's own, to more than a cubic sees."""
+
+
+def profiles(table: Table, tolerance: float = TOLERANCE, window: float = WINDOW) -> list[Profile]:
     """Returns the parabola of every budget, edge minima and all: what a picture shows."""
     found = []
     for rows in budgets(table, tolerance):
         params, tokens = table.params[rows], table.tokens[rows]
-        valley = parabola.fit(params, table.loss[rows])
+        near = parabola.window(params, table.loss[rows], window)
+        valley = parabola.fit(params[near], table.loss[rows][near])
         k, exponent = allocation.power(params, tokens)
         best = k * valley.lowest**exponent
-        found.append(Profile(float(np.exp(np.log(table.flops[rows]).mean())), rows, valley, best))
+        skew = parabola.skew(params[near], table.loss[rows][near], valley)
+        found.append(
+            Profile(float(np.exp(np.log(table.flops[rows]).mean())), rows, valley, skew, int(near.sum()), best)
+        )
     return found
 
 
@@ -91,15 +106,22 @@ def resample(table: Table, rng: np.random.Generator, tolerance: float = TOLERANC
     return np.concatenate(drawn)
 
 
-def fit(table: Table, tolerance: float = TOLERANCE) -> Fit:
+def fit(table: Table, how: How = How(), tolerance: float = TOLERANCE, share: float = 0.0) -> Fit:
     """Fits N*(C), D*(C) and L*(C) to the parabolas' lowest points; one outside its sizes is left out.
 
     The objective is the sum of the parabolas' squared residuals, nats^2.
 
+    Args:
+      table: runs.
+      how: the window; nothing can be fixed.
+      tolerance: FLOPs of one budget are within this share of its middle.
+      share: of the cubics' move that N* makes (`SHARES`).
+
     Raises:
       UserError: fewer than two budgets have a lowest point inside their sizes.
     """
-    found = profiles(table, tolerance)
+    how.check("isoflop", [])
+    found = profiles(table, tolerance, how.window)
     if not found:
         raise UserError(
             f"isoflop needs budgets of three sizes or more; no window of FLOPs {2 * tolerance:.0%} wide has them in "
@@ -119,15 +141,10 @@ def fit(table: Table, tolerance: float = TOLERANCE) -> Fit:
             f"isoflop: one budget, {good[0].flops:.3g} FLOPs, has its lowest loss inside its sizes (at "
             f"{good[0].valley.lowest:.3g}): that says nothing of how sizes grow with the budget; add a budget"
         )
-    optima = Optima(
-        np.array([each.flops for each in good]),
-        np.array([each.valley.lowest for each in good]),
-        np.array([each.tokens for each in good]),
-        np.array([each.valley.depth for each in good]),
-    )
-    fields, warned = allocation.growth(optima)
+    fields, warned = allocation.growth(_optima(good, share))
     warned = [warning for verdict in verdicts for warning in verdict] + _of_the_grid(table, found, good) + warned
-    used = sum(len(each.rows) for each in good)
+    warned += _bias(table, good, IsoFLOP(**fields))
+    used = sum(each.used for each in good)
     return Fit(IsoFLOP(**fields), sum(each.valley.squares for each in good), used, tuple(warned))
 
 
@@ -141,11 +158,34 @@ def _of_the_grid(table: Table, found: list[Profile], good: list[Profile]) -> lis
     if left:
         line = f"{left} of {len(table)} rows belong to no budget of three sizes or more; they were left out"
         warned.append(Warned("rows-left-out", line))
-    widest = max(good, key=lambda each: each.valley.largest / each.valley.smallest)
-    span = widest.valley.largest / widest.valley.smallest
-    if span > 64:
-        line = (
-            f"budget {widest.flops:.3g}: sizes span {span:.3g} times, where a parabola misleads; see --law chinchilla"
-        )
-        warned.append(Warned("wide-window", line))
     return warned
+
+
+def _optima(good: list[Profile], share: float) -> Optima:
+    """Returns the lowest points, moved by a share of what cubics say: along a budget D* falls as N* grows."""
+    moves = np.exp([share * each.skew for each in good])
+    return Optima(
+        np.array([each.flops for each in good]),
+        np.array([each.valley.lowest for each in good]) * moves,
+        np.array([each.tokens for each in good]) / moves,
+        np.array([each.valley.depth for each in good]),
+    )
+
+
+def _bias(table: Table, good: list[Profile], law: IsoFLOP) -> list[Warned]:
+    """Returns what cubics say against the parabolas, a decade beyond the largest budget."""
+    flops = 10 * float(table.flops.max())
+    k, exponent = allocation.power(*_optima(good, 1.0)[:3:2])
+    off = law.optimum(flops).tokens / (k * flops**exponent) - 1
+    if abs(off) < _BIASED:
+        return []
+    line = (
+        f"a parabola is not the loss: cubics through the same sizes put D* at {flops:.3g} FLOPs "
+        f"{1 / (1 + off) - 1:+.1%} from the parabolas' (the intervals hold both); "
+        "give a narrower --isoflop-window, or compare --law envelope"
+    )
+    return [Warned("wide-window", line)]
+
+
+_BIASED = 0.02
+"""A share of D* that matters."""

@@ -6,14 +6,17 @@ embeddings out. Its laws in steps and batch size (equations 1.4 and 1.6) read wh
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
 from scipy.optimize import nnls
 
 from transformer.errors import UserError
-from transformer.scaling.laws import huber
-from transformer.scaling.laws.law import Allocation, Fit, Law
+from transformer.scaling.laws import descent
+from transformer.scaling.laws.descent import Headline, ParametricFit, Problem
+from transformer.scaling.laws.how import How
+from transformer.scaling.laws.law import Allocation, Law
 from transformer.scaling.laws.table import Table
 
 
@@ -64,6 +67,11 @@ class Kaplan(Law):
     N_c: float
     D_c: float
 
+    @property
+    def a(self) -> float:
+        """N* ~ C^a."""
+        return self.alpha_D / (self.alpha_N + self.alpha_D)
+
     def loss(self, params: np.ndarray | float, tokens: np.ndarray | float) -> np.ndarray:
         params, tokens = np.asarray(params, np.float64), np.asarray(tokens, np.float64)
         return ((self.N_c / params) ** (self.alpha_N / self.alpha_D) + self.D_c / tokens) ** self.alpha_D
@@ -76,100 +84,211 @@ class Kaplan(Law):
         return Allocation(params, flops / (6 * params))
 
 
-def fit(table: Table, start: Law | None = None) -> Fit:
-    """Fits Kaplan's L(N, D); the objective is huber.py's.
+@dataclasses.dataclass(frozen=True)
+class Joint(Problem):
+    """log L_hat = alpha_D log(exp(p - alpha_N / alpha_D x) + exp(q - y)), theta = (p, q, alpha_N, alpha_D), centred."""
+
+    x: np.ndarray
+    """[R] log N less `middle_n`, which is log N_c where that is fixed: p is then 0."""
+    d: np.ndarray
+    """[R] log D less `middle_d`, likewise."""
+    middle_n: float
+    middle_d: float
+
+    @classmethod
+    def of(cls, table: Table, how: How = How()) -> "Joint":
+        fixed = how.fixed
+        how.within("kaplan", {"alpha_N": _BOUNDS, "alpha_D": _BOUNDS, "N_c": _ANY, "D_c": _ANY})
+        n, d = np.log(table.params), np.log(table.tokens)
+        middle_n = math.log(fixed["N_c"]) if "N_c" in fixed else float(n.mean())
+        middle_d = math.log(fixed["D_c"]) if "D_c" in fixed else float(d.mean())
+        lower, upper = np.array([-500.0, -500.0, *[_BOUNDS[0]] * 2]), np.array([500.0, 500.0, *[_BOUNDS[1]] * 2])
+        for k, name in enumerate(("N_c", "D_c", "alpha_N", "alpha_D")):
+            if name in fixed:
+                lower[k] = upper[k] = 0.0 if k < 2 else fixed[name]
+        return cls(np.log(table.loss), how, lower, upper, n - middle_n, d - middle_d, middle_n, middle_d)
+
+    def _parts(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns the log of the sum, and the size's share of it: [K, R]; and alpha_N and alpha_D [K, 1]."""
+        p, q, alpha_n, alpha_d = (theta[:, k, None] for k in range(4))
+        size, data = p - alpha_n / alpha_d * self.x, q - self.d
+        total = np.logaddexp(size, data)
+        return total, np.exp(size - total), np.stack([alpha_n, alpha_d])
+
+    def _gradients(self, share: np.ndarray, exponents: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns the derivatives of log of the sum, of the size's term and of the tokens': [K, R, 4]."""
+        alpha_n, alpha_d = exponents
+        size, data = np.zeros((2, *share.shape, 4))
+        size[..., 0], data[..., 1] = 1, 1
+        size[..., 2], size[..., 3] = -self.x / alpha_d, alpha_n * self.x / alpha_d**2
+        return share[..., None] * size + (1 - share)[..., None] * data, size, data
+
+    def errors(self, theta: np.ndarray) -> np.ndarray:
+        return theta[:, 3, None] * self._parts(theta)[0] - self.y
+
+    def slopes(self, theta: np.ndarray) -> np.ndarray:
+        total, share, exponents = self._parts(theta)
+        found = exponents[1][..., None] * self._gradients(share, exponents)[0]
+        found[..., 3] += total
+        return found
+
+    def bends(self, theta: np.ndarray, pull: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+        _, share, exponents = self._parts(theta)
+        (alpha_n, alpha_d), pull_d = exponents, pull * exponents[1]
+        total, size, data = self._gradients(share, exponents)
+        apart = size - data
+        hessian = (apart * (pull_d * share * (1 - share))[..., None]).transpose(0, 2, 1) @ apart
+        crossed = np.sum(pull_d * share * self.x / alpha_d**2, 1)
+        hessian[:, 2, 3] += crossed
+        hessian[:, 3, 2] += crossed
+        hessian[:, 3, 3] += np.sum(pull_d * share * -2 * alpha_n * self.x / alpha_d**3, 1)
+        row = np.einsum("kr,krp->kp", pull, total)
+        hessian[:, 3] += row
+        hessian[:, :, 3] += row
+        return hessian
+
+    def law(self, theta: np.ndarray) -> Kaplan:
+        p, q, alpha_n, alpha_d = (float(value) for value in theta)
+        return Kaplan(alpha_n, alpha_d, _exp(p * alpha_d / alpha_n + self.middle_n), _exp(q + self.middle_d))
+
+    def theta(self, law: Kaplan) -> np.ndarray:
+        p = law.alpha_N / law.alpha_D * (math.log(law.N_c) - self.middle_n)
+        return np.array([p, math.log(law.D_c) - self.middle_d, law.alpha_N, law.alpha_D])
+
+    def starts(self) -> np.ndarray:
+        """Returns [K, 4]: a grid of both exponents; for each, L^(1 / alpha_D) is linear in what is left."""
+        ratios, alphas = np.geomspace(0.1, 10, 6), np.geomspace(0.03, 1, 6)
+        found = []
+        for first in ratios if self.free[2] else self.lower[2:3]:
+            for alpha_d in alphas if self.free[3] else self.lower[3:4]:
+                alpha_n = float(np.clip(first * alpha_d, *_BOUNDS)) if self.free[2] else first
+                terms, power = np.stack([-alpha_n / alpha_d * self.x, -self.d], axis=1), self.y[:, None] / alpha_d
+                factors, _ = nnls(np.exp(np.minimum(terms - power, 300)), np.ones_like(self.y))
+                factors = np.maximum(factors, 1e-6 * factors.max())  # a term of nothing has no way back
+                factors = np.log(np.maximum(factors, 1e-200))
+                found.append([*np.where(self.free[:2], factors, 0.0), alpha_n, alpha_d])
+        return np.array(found)
+
+    def shown(self, theta: np.ndarray) -> list[tuple[str, str]]:
+        law = self.law(theta)
+        return [(name, f"{getattr(law, name):.3g}") for name in ("N_c", "D_c", "alpha_N", "alpha_D")]
+
+    def headlines(self, law: Kaplan) -> Mapping[str, Headline]:
+        return {"a": Headline(law.a, 0.01)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Line(Problem):
+    """log L_hat = level - alpha x, theta = (level, alpha), of KaplanParams or KaplanTokens."""
+
+    form: type[KaplanParams] | type[KaplanTokens]
+    x: np.ndarray
+    """[R] log of the size or the tokens less `middle`, which is log x_c where that is fixed: level is then 0."""
+    middle: float
+
+    @classmethod
+    def of(cls, table: Table, form: type[KaplanParams] | type[KaplanTokens], how: How) -> "_Line":
+        column = table.params if form is KaplanParams else table.tokens
+        alpha, scale = _names(form)
+        how.within(form.name, {alpha: _BOUNDS, scale: _ANY})
+        middle = math.log(how.fixed[scale]) if scale in how.fixed else float(np.log(column).mean())
+        lower, upper = np.array([-20.0, 1e-4]), np.array([20.0, 10.0])
+        if scale in how.fixed:
+            lower[0] = upper[0] = 0.0
+        if alpha in how.fixed:
+            lower[1] = upper[1] = how.fixed[alpha]
+        return cls(np.log(table.loss), how, lower, upper, form, np.log(column) - middle, middle)
+
+    def errors(self, theta: np.ndarray) -> np.ndarray:
+        return theta[:, :1] - theta[:, 1:] * self.x - self.y
+
+    def slopes(self, theta: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(np.stack([np.ones_like(self.x), -self.x], axis=1), (len(theta), len(self.x), 2))
+
+    def bends(self, theta: np.ndarray, pull: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+        return np.zeros((len(theta), 2, 2))
+
+    def law(self, theta: np.ndarray) -> Law:
+        return self.form(float(theta[1]), _exp(float(theta[0] / theta[1]) + self.middle))
+
+    def theta(self, law: KaplanParams | KaplanTokens) -> np.ndarray:
+        alpha, scale = dataclasses.astuple(law)
+        return np.array([alpha * (math.log(scale) - self.middle), alpha])
+
+    def starts(self) -> np.ndarray:
+        """Returns [1, 2]: the line of least squares; the objective is convex."""
+        slope, level = np.polyfit(self.x, self.y, 1)
+        return np.array([[level, -slope]])
+
+    def shown(self, theta: np.ndarray) -> list[tuple[str, str]]:
+        alpha, scale = _names(self.form)
+        law = self.law(theta).parameters()
+        return [(scale, f"{law[scale]:.3g}"), (alpha, f"{law[alpha]:.3g}")]
+
+    def headlines(self, law: Law) -> Mapping[str, Headline]:
+        alpha = _names(self.form)[0]
+        return {alpha: Headline(law.parameters()[alpha], 0.01)}
+
+
+def fit(table: Table, how: How = How()) -> ParametricFit:
+    """Fits Kaplan's L(N, D), but for what `how` holds fixed; the objective is how's.
 
     Args:
       table: runs of five cells or more, of more than one size and more than one number of tokens.
-      start: a Kaplan to descend from, such as the whole table's for a bootstrap's; by default the best of a grid.
+      how: the objective, and what is fixed.
 
     Raises:
       UserError: the table has too few cells, or one size or number of tokens alone.
     """
+    how.check("kaplan", [field.name for field in dataclasses.fields(Kaplan)])
     for column, what, other in ((table.params, "size", "kaplan-d"), (table.tokens, "number of tokens", "kaplan-n")):
         if len(np.unique(column)) == 1:
             raise UserError(
                 f"kaplan: every run has the same {what}, {column[0]:.3g}; --law {other} fits the other alone"
             )
-    huber.require_cells(table, "kaplan", 4)
-    middle_n, middle_d = np.log(table.params).mean(), np.log(table.tokens).mean()
-    x, y, log_loss = np.log(table.params) - middle_n, np.log(table.tokens) - middle_d, np.log(table.loss)
-
-    def residuals(at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        log_n, log_d, ratio, alpha_d = at
-        size, data = np.exp(log_n - ratio * x), np.exp(log_d - y)
-        total = size + data
-        slopes = alpha_d * np.stack([size, data, -x * size, total * np.log(total) / alpha_d], axis=1) / total[:, None]
-        return alpha_d * np.log(total) - log_loss, slopes
-
-    if isinstance(start, Kaplan):
-        ratio = start.alpha_N / start.alpha_D
-        log_n, log_d = ratio * (np.log(start.N_c) - middle_n), np.log(start.D_c) - middle_d
-        first = np.array([log_n, log_d, ratio, start.alpha_D])
-    else:
-        first = _start(x, y, table.loss)
-    lower, upper = np.array([-500.0, -500.0, 1e-3, 1e-3]), np.array([500.0, 500.0, 50.0, 10.0])
-    found = huber.minimise(residuals, first, lower, upper)
-    log_n, log_d, ratio, alpha_d = (float(value) for value in found.at)
-    if abs(log_n / ratio + middle_n) > 700:  # no float: at the table's sizes the term is nothing, or a constant
-        raise UserError(
-            "kaplan: the losses of these runs do not fall with the size; --law kaplan-d fits the tokens alone"
-        )
-    law = Kaplan(ratio * alpha_d, alpha_d, math.exp(log_n / ratio + middle_n), math.exp(log_d + middle_d))
-    return Fit(law, found.objective, len(table), tuple(found.judge(["N_c", "D_c", "alpha_N / alpha_D", "alpha_D"])))
+    descent.require_cells(table, "kaplan", 4 - len(how.fixed))
+    return descent.fit(Joint.of(table, how))
 
 
-def fit_params(table: Table, start: Law | None = None) -> Fit:
-    """Fits Kaplan's L(N); the objective is huber.py's, and `start` a KaplanParams."""
-    first = (start.alpha_N, start.N_c) if isinstance(start, KaplanParams) else None
-    (alpha, scale), found = _line(table.params, table, "kaplan-n", "sizes", first)
-    return Fit(KaplanParams(alpha, scale), found.objective, len(table), tuple(found.judge(["alpha_N", "N_c"])))
+def fit_params(table: Table, how: How = How()) -> ParametricFit:
+    """Fits Kaplan's L(N), but for what `how` holds fixed; the objective is how's."""
+    return _fit_line(table, KaplanParams, table.params, "sizes", how)
 
 
-def fit_tokens(table: Table, start: Law | None = None) -> Fit:
-    """Fits Kaplan's L(D); the objective is huber.py's, and `start` a KaplanTokens."""
-    first = (start.alpha_D, start.D_c) if isinstance(start, KaplanTokens) else None
-    (alpha, scale), found = _line(table.tokens, table, "kaplan-d", "numbers of tokens", first)
-    return Fit(KaplanTokens(alpha, scale), found.objective, len(table), tuple(found.judge(["alpha_D", "D_c"])))
+def fit_tokens(table: Table, how: How = How()) -> ParametricFit:
+    """Fits Kaplan's L(D), but for what `how` holds fixed; the objective is how's."""
+    return _fit_line(table, KaplanTokens, table.tokens, "numbers of tokens", how)
 
 
-def _line(
-    column: np.ndarray, table: Table, law: str, what: str, first: tuple[float, float] | None
-) -> tuple[tuple[float, float], huber.Minimum]:
-    """Returns alpha and x_c of (x_c / x)^alpha: a straight line in logs."""
+def resampled(
+    table: Table, laws: list[Law], weights: np.ndarray, how: How = How(), tick: descent.Tick | None = None
+) -> list[Law]:
+    """Returns the fits where run r counts weights[k, r] times, of whichever of the three laws: descent.refit."""
+    first = laws[0]
+    problem = Joint.of(table, how) if isinstance(first, Kaplan) else _Line.of(table, type(first), how)  # pyright: ignore
+    return descent.refit(problem, laws, weights, tick)
+
+
+def _fit_line(
+    table: Table, form: type[KaplanParams] | type[KaplanTokens], column: np.ndarray, what: str, how: How
+) -> ParametricFit:
+    how.check(form.name, _names(form))
     if len(np.unique(column)) < 3:
-        raise UserError(f"{law} has 2 numbers to fit: it needs runs of 3 {what}; {len(np.unique(column))} here")
-    middle, log_loss = np.log(column).mean(), np.log(table.loss)
-    x = np.log(column) - middle
-
-    def residuals(at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        level, alpha = at
-        return level - alpha * x - log_loss, np.stack([np.ones_like(x), -x], axis=1)
-
-    slope, level = np.polyfit(x, log_loss, 1) if first is None else (-first[0], first[0] * (np.log(first[1]) - middle))
-    found = huber.minimise(residuals, np.array([level, -slope]), np.array([-20.0, 1e-4]), np.array([20.0, 10.0]))
-    level, alpha = (float(value) for value in found.at)
-    return (alpha, math.exp(min(level / alpha + middle, 700.0))), found
+        raise UserError(f"{form.name} has 2 numbers to fit: it needs runs of 3 {what}; {len(np.unique(column))} here")
+    return descent.fit(_Line.of(table, form, how))
 
 
-def _start(x: np.ndarray, y: np.ndarray, loss: np.ndarray) -> np.ndarray:
-    """Returns the best of a grid of both exponents: for each, L^(1 / alpha_D) is linear in what is left."""
+def _names(form: type[Law]) -> tuple[str, str]:
+    """Returns the names of alpha and of the scale."""
+    alpha, scale = (field.name for field in dataclasses.fields(form))
+    return alpha, scale
 
-    def project(ratio: float, alpha_d: float) -> tuple[float, np.ndarray]:
-        terms, power = np.stack([np.exp(-ratio * x), np.exp(-y)], axis=1), loss ** (1 / alpha_d)
-        if not (np.isfinite(power).all() and (power > 1e-300).all()):
-            return math.inf, np.zeros(4)
-        factors, _ = nnls(terms / power[:, None], np.ones_like(loss))
-        factors = np.maximum(factors, 1e-6 * factors.max())  # a term of nothing has no way back
-        # Misfits in L^(1 / alpha_D) are of another size for each alpha_D; in log loss they compare.
-        misfit = float(np.sum(np.abs(alpha_d * np.log(terms @ factors) - np.log(loss))))
-        return misfit, np.array([*np.log(factors), ratio, alpha_d])
 
-    grid = [(ratio, alpha) for ratio in np.geomspace(0.1, 10, 12) for alpha in np.geomspace(0.03, 1, 10)]
-    misfit, first = min((project(*exponents) for exponents in grid), key=lambda found: found[0])
-    if math.isinf(misfit):
-        raise UserError(
-            f"kaplan: losses from {loss.min():.3g} to {loss.max():.3g} are too far apart for it; look for runs "
-            "that diverged"
-        )
-    return first
+def _exp(value: float) -> float:
+    """Returns a scale that is always a float: a bound's may be beyond any."""
+    return math.exp(min(max(value, -700.0), 700.0))
+
+
+_BOUNDS = 1e-3, 10.0
+"""Of the joint law's exponents."""
+_ANY = 1e-300, 1e300

@@ -79,3 +79,7 @@ class Fit:
     """Rows of the table that were used."""
     warnings: tuple[Warned, ...] = ()
     """In the order of their weight. A fit that says nothing raises UserError instead."""
+    minimised: str = ""
+    """What `objective` is, in words; empty where the law's own documentation says it."""
+    fixed: tuple[str, ...] = ()
+    """Parameters that were given and not fitted."""

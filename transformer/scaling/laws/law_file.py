@@ -3,8 +3,9 @@
 format, version     "scaling-law", 1
 law                 the first law's name; then, beside it in the file, all that is of that law:
   E, A, ...           its numbers, and `a` of N* ~ C^a where it has one; null where the runs did not say
-  objective, rows     what was minimised, over how many runs
+  objective, rows     what was minimised, over how many runs; `minimised` says what that is
   goodness            r_squared and rms_error of log loss
+  fixed               the numbers that were given and not fitted: they have no error and no interval
   standard_errors, intervals      of each number: of the refits, 95 % percentiles
   bootstrap           how many refits were tried, how many failed
   samples             the refits' numbers, so that a prediction has an interval without the data
@@ -28,7 +29,7 @@ from transformer.errors import UserError
 from transformer.scaling.laws import bootstrap as bootstraps
 from transformer.scaling.laws.bootstrap import Bootstrap
 from transformer.scaling.laws.law import Fit, Warned
-from transformer.scaling.laws.methods import METHODS, method
+from transformer.scaling.laws.methods import method
 from transformer.scaling.laws.table import Table
 
 NAME = "law.json"
@@ -132,6 +133,8 @@ def _to_record(fitted: Fitted) -> dict[str, Any]:
         "law": fit.law.name,
         **fit.law.parameters(),
         "objective": fit.objective,
+        "minimised": fit.minimised,
+        "fixed": list(fit.fixed),
         "rows": fit.rows,
         "goodness": fitted.goodness._asdict(),
         "standard_errors": refits.standard_errors(),
@@ -153,10 +156,12 @@ def _from_record(record: Mapping[str, Any]) -> Fitted:
         _number(record["objective"]),
         record["rows"],
         tuple(Warned(**warning) for warning in record["warnings"]),
+        record.get("minimised", ""),
+        tuple(record.get("fixed", ())),
     )
     samples = record["samples"]
     vectors = {name: [_number(value) for value in samples[name]] for name in fields}
-    refits = bootstraps.of_vectors(METHODS[record["law"]].law, vectors, record["bootstrap"]["failed"])
+    refits = bootstraps.of_vectors(law, vectors, record["bootstrap"]["failed"])
     # Files of before `goodness` was kept lack it.
     goodness = Goodness(*(_number(record.get("goodness", {}).get(name)) for name in Goodness._fields))
     return Fitted(fit, refits, np.array(record["residuals"], np.float64), record["findings"], goodness)

@@ -7,14 +7,17 @@ the loss falls as C^-eta, and M moves the factor alone.
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
-from scipy.optimize import nnls
 
 from transformer.errors import UserError
-from transformer.scaling.laws import huber
-from transformer.scaling.laws.law import Allocation, Fit, Law
+from transformer.scaling.laws import descent
+from transformer.scaling.laws.descent import Headline, ParametricFit, Problem
+from transformer.scaling.laws.how import How
+from transformer.scaling.laws.law import Allocation, Law
+from transformer.scaling.laws.parametric import Chinchilla, Terms, project, shown_levels
 from transformer.scaling.laws.table import Table
 
 
@@ -43,61 +46,85 @@ class OverTrain(Law):
         return (self.b / self.a) ** (1 / (2 * self.eta))
 
 
-def fit(table: Table, start: Law | None = None) -> Fit:
-    """Fits E, a, b and eta; the objective is huber.py's.
+_TIE = np.array([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 2], [0, 0, 0, 2]])
+"""[5, 4]: Chinchilla's parameters of (E, A', B', eta)."""
+_ETA = 1e-3, 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Tied(Problem):
+    """Chinchilla's problem with alpha = beta = 2 eta, theta = (E, A', B', eta): A = a 6^-eta, B = b 6^-eta."""
+
+    plain: Terms
+    """Whose log N and log D are raised by log(6) / 2: its factors are then a and b."""
+
+    @classmethod
+    def of(cls, table: Table, how: How = How()) -> "Tied":
+        any_factor = 1e-300, 1e300
+        how.within("overtrain", {"E": (0.0, float(table.loss.max())), "a": any_factor, "b": any_factor, "eta": _ETA})
+        six = math.sqrt(6)
+        raised = dataclasses.replace(table, params=six * table.params, tokens=six * table.tokens)
+        names = {"E": "E", "a": "A", "b": "B"}
+        fixed = {names[name]: value for name, value in how.fixed.items() if name in names}
+        plain = Terms.of(raised, dataclasses.replace(how, fixed=fixed))
+        eta = [how.fixed["eta"]] * 2 if "eta" in how.fixed else _ETA
+        lower, upper = np.array([*plain.lower[:3], eta[0]]), np.array([*plain.upper[:3], eta[1]])
+        return cls(plain.y, how, lower, upper, plain)
+
+    def errors(self, theta: np.ndarray) -> np.ndarray:
+        return self.plain.errors(theta @ _TIE.T)
+
+    def slopes(self, theta: np.ndarray) -> np.ndarray:
+        return self.plain.slopes(theta @ _TIE.T) @ _TIE
+
+    def bends(self, theta: np.ndarray, pull: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+        whole = theta @ _TIE.T
+        return _TIE.T @ self.plain.bends(whole, pull, self.plain.slopes(whole)) @ _TIE
+
+    def law(self, theta: np.ndarray) -> OverTrain:
+        law = self.plain.law(_TIE @ theta)
+        return OverTrain(law.E, law.A, law.B, law.alpha / 2)
+
+    def theta(self, law: OverTrain) -> np.ndarray:
+        return self.plain.theta(Chinchilla(law.E, law.a, law.b, 2 * law.eta, 2 * law.eta))[:4] / (1, 1, 1, 2)
+
+    def starts(self) -> np.ndarray:
+        """Returns [K, 4]: a grid of eta; for each, the other three are linear."""
+        eta = np.geomspace(0.02, 1, 20) if self.free[3] else self.lower[3:]
+        held = np.where(self.free, np.nan, self.lower)[:3]
+        levels = project(2 * eta, 2 * eta, self.plain.n, self.plain.d, self.y, held)
+        return np.concatenate([levels, eta[:, None]], 1)
+
+    def shown(self, theta: np.ndarray) -> list[tuple[str, str]]:
+        return [*shown_levels(("E", "a", "b"), theta), ("eta", f"{theta[3]:.3g}")]
+
+    def headlines(self, law: OverTrain) -> Mapping[str, Headline]:
+        return {"eta": Headline(law.eta, 0.01)}
+
+
+def fit(table: Table, how: How = How()) -> ParametricFit:
+    """Fits E, a, b and eta, but for those that `how` holds fixed; the objective is how's.
 
     Args:
       table: runs of five cells or more, with more than one ratio of tokens to parameters.
-      start: an OverTrain to descend from, such as the whole table's for a bootstrap's; by default the best of a grid.
+      how: the objective, and what is fixed.
 
     Raises:
       UserError: the table has too few cells, or one ratio alone.
     """
-    huber.require_cells(table, "overtrain", 4)
+    how.check("overtrain", [field.name for field in dataclasses.fields(OverTrain)])
+    descent.require_cells(table, "overtrain", 4 - len(how.fixed))
     log_m = np.log(table.tokens / table.params)
-    log_c = np.log(6 * table.params * table.tokens)
     if np.ptp(log_m) < 1e-3:
         raise UserError(
             f"overtrain: every run has {np.exp(log_m[0]):.3g} tokens per parameter, so a and b look alike; "
             "add runs that are trained for longer"
         )
-    # At their middles the terms are of the size of the loss, whatever the units: so they are well scaled.
-    middle_m, middle_c = log_m.mean(), log_c.mean()
-    more, less = (log_m - middle_m) - (log_c - middle_c), -(log_m - middle_m) - (log_c - middle_c)
-    log_loss = np.log(table.loss)
-
-    def residuals(at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        log_e, log_a, log_b, eta = at
-        floor = np.full_like(more, np.exp(log_e))
-        large, small = np.exp(log_a + eta * more), np.exp(log_b + eta * less)
-        total = floor + large + small
-        slopes = np.stack([floor, large, small, large * more + small * less], axis=1) / total[:, None]
-        return np.log(total) - log_loss, slopes
-
-    lower, upper = np.array([-20.0, -20.0, -20.0, 1e-3]), np.array([5.0, 5.0, 5.0, 2.0])
-    if isinstance(start, OverTrain):
-        shift_a, shift_b = start.eta * (middle_m - middle_c), start.eta * (-middle_m - middle_c)
-        logs = np.log(start.E), np.log(start.a) + shift_a, np.log(start.b) + shift_b
-        first = np.array([*logs, start.eta])
-    else:
-        first = _start(more, less, table.loss)
-    found = huber.minimise(residuals, first, lower, upper)
-    log_e, log_a, log_b, eta = (float(value) for value in found.at)
-    law = OverTrain(
-        E=math.exp(log_e),
-        a=math.exp(log_a - eta * (middle_m - middle_c)),
-        b=math.exp(log_b - eta * (-middle_m - middle_c)),
-        eta=eta,
-    )
-    return Fit(law, found.objective, len(table), tuple(found.judge(["E", "a", "b", "eta"])))
+    return descent.fit(Tied.of(table, how))
 
 
-def _start(more: np.ndarray, less: np.ndarray, loss: np.ndarray) -> np.ndarray:
-    """Returns the best of a grid of eta: for each, the other three are linear and not negative."""
-
-    def project(eta: float) -> tuple[float, np.ndarray]:
-        design = np.stack([np.ones_like(loss), np.exp(eta * more), np.exp(eta * less)], axis=1) / loss[:, None]
-        factors, misfit = nnls(design, np.ones_like(loss))
-        return misfit, np.array([*np.log(np.maximum(factors, 1e-6)), eta])
-
-    return min((project(eta) for eta in np.geomspace(0.02, 1, 20)), key=lambda found: found[0])[1]
+def resampled(
+    table: Table, laws: list[Law], weights: np.ndarray, how: How = How(), tick: descent.Tick | None = None
+) -> list[Law]:
+    """Returns the fits where run r counts weights[k, r] times: descent.refit."""
+    return descent.refit(Tied.of(table, how), laws, weights, tick)

@@ -87,3 +87,51 @@ def fit(x: np.ndarray, loss: np.ndarray) -> Parabola:
         lowest = float(np.exp(np.clip(middle + half * vertex, -700, 700)))
         depth = float(constant - bend * vertex**2)
     return Parabola(lowest, depth, float(bend / half**2), error / half**2, float(np.min(x)), float(np.max(x)), squares)
+
+
+def window(x: np.ndarray, loss: np.ndarray, factor: float) -> np.ndarray:
+    """Returns a mask of the points within a factor of the lowest loss, and of the nearest six values of x at least.
+
+    It starts around the lowest measured loss and follows the parabola's lowest point until the points stay the same.
+    """
+    log_x = np.log(x)
+    values, place = np.unique(log_x, return_inverse=True)
+    means = np.bincount(place, loss) / np.bincount(place)
+    centre = float(values[np.argmin(means)])
+    kept, seen = np.zeros(len(x), bool), []
+    for _ in range(20):
+        reach = max(math.log(factor), float(np.sort(np.abs(values - centre))[:_NEAREST][-1]))
+        last, kept = kept, np.abs(log_x - centre) <= reach * (1 + 1e-9)
+        if np.array_equal(last, kept) or any(np.array_equal(kept, each) for each in seen):
+            break
+        seen.append(kept)
+        valley = fit(x[kept], loss[kept])
+        if not valley.curvature > 0:
+            break
+        # One that is not bracketed is looked for a window further at the most.
+        centre = float(np.clip(math.log(valley.lowest), values[0], values[-1]))
+    return kept
+
+
+_NEAREST = 6
+"""Values of x that a window has at the least: twice a parabola's numbers."""
+_CUBIC = 5
+"""Values of x from which a cubic says more than noise."""
+
+
+def skew(x: np.ndarray, loss: np.ndarray, valley: Parabola) -> float:
+    """Returns by how much log `lowest` moves when the valley is a cubic: the parabola's bias, as its points tell it.
+
+    0 where fewer than five values of x, or a cubic with no lowest point among them, do not tell.
+    """
+    if not valley.inside or len(np.unique(x)) < _CUBIC:
+        return 0.0
+    at = np.log(x / valley.lowest)
+    reach = float(np.abs(at).max())
+    cubic, square, slope, _ = np.polyfit(at / reach, loss, 3)
+    root = square**2 - 3 * cubic * slope
+    if root <= 0:
+        return 0.0
+    # The root of the derivative where the cubic bends upwards, without the difference of like numbers.
+    moved = reach * -slope / (square + math.sqrt(root)) if square > 0 else math.inf
+    return float(moved) if at.min() < moved < at.max() else 0.0

@@ -4,28 +4,31 @@ Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models", section 
 Scaling: A replication attempt", found the published numbers off the minimum: the optimizer had stopped early, on the
 mean of the Huber losses where its default tolerance is too wide for it. Hence here: the sum; every start of a grid,
 each from the best E, A and B for its exponents (variable projection); exact derivatives; and a second solver that must
-not find better.
+not find better (descent.py).
 """
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
-from scipy.optimize import minimize
 
 from transformer.errors import UserError
-from transformer.scaling.laws import huber, newton
-from transformer.scaling.laws.law import Allocation, Fit, Law, Warned
+from transformer.scaling.laws import descent
+from transformer.scaling.laws.descent import Convergence, Headline, ParametricFit, Problem
+from transformer.scaling.laws.how import How
+from transformer.scaling.laws.law import Allocation, Law
 from transformer.scaling.laws.table import Table
 
 NUMBERS = 5
 """That the law has."""
 EXPONENTS = 0.01, 3.0
 """Bounds of alpha and beta: published ones lie between 0.05 and 0.7."""
-_GRID = np.linspace(0.05, 1.1, 8)
+SMALLEST = 1e-9
+"""A term that is a billionth of the loss is none."""
+GRID = np.linspace(0.05, 1.1, 8)
 """Exponents that fits start from, each with each."""
-_SETTLED = 1e-5
-"""The share of its objective that a converged fit may still lose to another solver: what five printed digits do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,76 +62,91 @@ class Chinchilla(Law):
         return Allocation(params, flops / (6 * params))
 
 
-class Convergence(NamedTuple):
-    """How near a minimum a fit is."""
-
-    objective: float
-    gradient: float
-    """Length of the gradient, each parameter in the unit that the objective's curvature gives it; bounds count."""
-    better: float
-    """The share of the objective that another solver, or another start, takes off."""
-
-    @property
-    def converged(self) -> bool:
-        return self.better < _SETTLED
-
-
-class Minimum(NamedTuple):
-    """A minimum of the objective."""
-
-    objective: float
-    law: Chinchilla
-    starts: int
-    """Starts of the grid that ended there."""
-
-
 @dataclasses.dataclass(frozen=True)
-class ParametricFit(Fit):
-    """A fit, with what is known of its minimum."""
+class Centred(Problem):
+    """A form of the *centred* log sizes and log tokens, with the loss in units of its middle.
 
-    law: Chinchilla
-    convergence: Convergence = dataclasses.field(kw_only=True)
-    minima: tuple[Minimum, ...] = dataclasses.field(kw_only=True)
-    """The lowest first, which is the fit; then runners-up."""
-    condition: float = dataclasses.field(kw_only=True)
-    """Of log L_hat's derivatives, columns scaled to length one (Belsley et al. 1980: from 30 on, trouble)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """A table as newton.py wants it."""
+    The size's factor A' is then its part of the loss at the middle size, and it and alpha are hardly correlated, where
+    A and alpha are nearly one. Where A is fixed, n is not centred: A' is A. So it is with d and B.
+    """
 
     n: np.ndarray
-    """[R] log N, centred."""
+    """[R] log N less `middle_n`."""
     d: np.ndarray
-    """[R] log D, centred."""
-    y: np.ndarray
-    """[R] log loss, centred."""
+    """[R] log D less `middle_d`."""
     middle_n: float
     middle_d: float
     middle_y: float
 
+    @staticmethod
+    def centred(table: Table, how: How) -> dict[str, Any]:
+        """Returns the fields but for the bounds, by name."""
+        logs = {"n": np.log(table.params), "d": np.log(table.tokens), "y": np.log(table.loss)}
+        known = {"n": "A" in how.fixed, "d": "B" in how.fixed, "y": False}
+        middles = {name: 0.0 if known[name] else float(log.mean()) for name, log in logs.items()}
+        fields = {name: log - middles[name] for name, log in logs.items()}
+        return {"how": how, **fields, **{f"middle_{name}": middle for name, middle in middles.items()}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Terms(Centred):
+    """L_hat = E + A' exp(-alpha n) + B' exp(-beta d), theta = (E, A', B', alpha, beta).
+
+    E, A' and B' are not logs: so a fit whose E is 0 gets there.
+    """
+
     @classmethod
-    def of(cls, table: Table) -> "Problem":
-        n, d, y = np.log(table.params), np.log(table.tokens), np.log(table.loss)
-        middles = float(n.mean()), float(d.mean()), float(y.mean())
-        return cls(n - middles[0], d - middles[1], y - middles[2], *middles)
+    def of(cls, table: Table, how: How = How()) -> "Terms":
+        """Returns the problem of a table.
 
-    @property
-    def lower(self) -> np.ndarray:
-        """[5]: a term that is a billionth of the loss is none."""
-        return np.array([*[1e-9] * 3, EXPONENTS[0], EXPONENTS[0]])
+        Raises:
+          UserError: a parameter cannot be fixed at the value that `how` gives it.
+        """
+        fixed = how.fixed
+        highest, any_factor = float(table.loss.max()), (1e-300, 1e300)
+        how.within(
+            "chinchilla", {"E": (0, highest), "A": any_factor, "B": any_factor, "alpha": EXPONENTS, "beta": EXPONENTS}
+        )
+        centred = cls.centred(table, how)
+        unit, top = math.exp(centred["middle_y"]), math.exp(float(centred["y"].max()))
+        lower = np.array([*[SMALLEST] * 3, EXPONENTS[0], EXPONENTS[0]])
+        # At the middle of the table no term is far above the highest loss.
+        upper = np.array([top, 3 * top, 3 * top, EXPONENTS[1], EXPONENTS[1]])
+        for k, (name, scale) in enumerate((("E", unit), ("A", unit), ("B", unit), ("alpha", 1.0), ("beta", 1.0))):
+            if name in fixed:
+                lower[k] = upper[k] = max(fixed[name] / scale, SMALLEST if name == "E" else 0.0)
+        return cls(lower=lower, upper=upper, **centred)
 
-    @property
-    def upper(self) -> np.ndarray:
-        """[5]: at the middle of the table no term is far above the highest loss."""
-        top = float(np.exp(self.y.max()))
-        return np.array([top, 3 * top, 3 * top, EXPONENTS[1], EXPONENTS[1]])
+    def _parts(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns L_hat, and its derivatives by A' and B': [K, R] each."""
+        e, a, b, alpha, beta = (theta[:, k, None] for k in range(5))
+        by_a, by_b = np.exp(-alpha * self.n), np.exp(-beta * self.d)
+        return e + a * by_a + b * by_b, by_a, by_b
+
+    def errors(self, theta: np.ndarray) -> np.ndarray:
+        return np.log(self._parts(theta)[0]) - self.y
+
+    def slopes(self, theta: np.ndarray) -> np.ndarray:
+        loss, by_a, by_b = self._parts(theta)
+        by_alpha, by_beta = -theta[:, 1, None] * by_a * self.n, -theta[:, 2, None] * by_b * self.d
+        return np.stack([np.ones_like(loss), by_a, by_b, by_alpha, by_beta], -1) / loss[..., None]
+
+    def bends(self, theta: np.ndarray, pull: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+        loss, by_a, by_b = self._parts(theta)
+        # The second derivative of log L is L'' / L - J J^T.
+        hessian = (slopes * -pull[..., None]).transpose(0, 2, 1) @ slopes
+        share = pull / loss
+        for level, exponent, x, by in ((1, 3, self.n, share * by_a), (2, 4, self.d, share * by_b)):
+            crossed = by @ x
+            hessian[:, level, exponent] -= crossed
+            hessian[:, exponent, level] -= crossed
+            hessian[:, exponent, exponent] += theta[:, level] * (by @ (x * x))
+        return hessian
 
     def law(self, theta: np.ndarray) -> Chinchilla:
         unit = np.exp(self.middle_y)
         e, a, b, alpha, beta = (float(value) for value in theta)
-        e = 0.0 if e <= self.lower[0] * 1.001 else e
+        e = 0.0 if e <= SMALLEST * 1.001 else e
         large, small = np.exp(alpha * self.middle_n), np.exp(beta * self.middle_d)
         return Chinchilla(float(unit * e), float(unit * a * large), float(unit * b * small), alpha, beta)
 
@@ -137,101 +155,101 @@ class Problem:
         a, b = law.A * np.exp(-law.alpha * self.middle_n), law.B * np.exp(-law.beta * self.middle_d)
         return np.array([law.E / unit, a / unit, b / unit, law.alpha, law.beta])
 
-    def solve(self, theta: np.ndarray, weights: np.ndarray | None = None) -> newton.Solved:
-        """Returns the minima next to the starts [K, 5], with every run weighted alike or as [K, R] says."""
-        weights = np.ones((1, len(self.n))) if weights is None else weights
-        return newton.solve(theta, weights, self.n, self.d, self.y, self.lower, self.upper)
-
     def starts(self) -> np.ndarray:
-        """Returns [K, 5]: for each pair of exponents of a grid, the E, A' and B' of least squared relative error.
+        """Returns [K, 5]: for each pair of exponents of a grid, the E, A' and B' of least squared relative error."""
+        grids = [GRID if self.free[k] else self.lower[k : k + 1] for k in (3, 4)]
+        alpha, beta = (axis.ravel() for axis in np.meshgrid(*grids))
+        held = np.where(self.free, np.nan, self.lower)[:3]
+        return np.concatenate([project(alpha, beta, self.n, self.d, self.y, held), alpha[:, None], beta[:, None]], 1)
 
-        Variable projection (Golub and Pereyra 1973): with the exponents fixed the law is linear in the rest.
-        """
-        alpha, beta = (axis.ravel() for axis in np.meshgrid(_GRID, _GRID))
-        terms = np.stack(
-            [np.ones((len(alpha), len(self.n))), np.exp(-alpha[:, None] * self.n), np.exp(-beta[:, None] * self.d)], -1
-        )
-        terms = terms * np.exp(-self.y)[:, None]
-        normal = np.einsum("krp,krq->kpq", terms, terms) + 1e-12 * np.eye(3)
-        linear = np.linalg.solve(normal, terms.sum(1)[..., None])[..., 0]
-        # A term that least squares would have negative starts small.
-        return np.concatenate([np.maximum(linear, 1e-3), alpha[:, None], beta[:, None]], 1)
+    def shown(self, theta: np.ndarray) -> list[tuple[str, str]]:
+        levels = shown_levels(("E", "A/N^alpha", "B/D^beta"), theta)
+        return [*levels, ("alpha", f"{theta[3]:.3g}"), ("beta", f"{theta[4]:.3g}")]
 
-    def descend(self, start: np.ndarray) -> tuple[np.ndarray, float]:
-        """Returns where L-BFGS-B gets from a start [5], and the objective there: another solver than `solve`."""
-        ones = np.ones((1, len(self.n)))
-        # Below that, a fit is perfect, and only rounding is left to chase.
-        first = max(float(newton.objective(start[None], ones, self.n, self.d, self.y)[0]), 1e-14 * len(self.y))
-
-        def scaled(theta: np.ndarray) -> tuple[float, np.ndarray]:
-            found = newton.derivatives(theta[None], ones, self.n, self.d, self.y)
-            return float(found.objective[0]) / first, found.gradient[0] / first
-
-        options = {"maxiter": 2000, "maxfun": 4000, "ftol": 1e-14, "gtol": 1e-8, "maxcor": 20}
-        bounds = list(zip(self.lower, self.upper, strict=True))
-        ended = minimize(scaled, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-        return ended.x, float(ended.fun) * first
+    def headlines(self, law: Chinchilla) -> Mapping[str, Headline]:
+        return {"a": Headline(law.a, 0.01)}
 
 
-def fit(table: Table) -> ParametricFit:
-    """Fits E, A, B, alpha and beta; the objective is the sum of Huber(log L_hat - log L), delta 1e-3.
+def shown_levels(names: Sequence[str], theta: np.ndarray) -> list[tuple[str, str]]:
+    """Returns the first parameters, levels of the loss, in words for where they are at a bound: Problem.shown."""
+    return [(name, "0" if theta[k] < 1e-6 else "as large as the loss") for k, name in enumerate(names)]
+
+
+def project(
+    alpha: np.ndarray, beta: np.ndarray, n: np.ndarray, d: np.ndarray, y: np.ndarray, held: np.ndarray
+) -> np.ndarray:
+    """Returns E, A' and B' [K, 3] of least squared relative error for each pair of exponents.
+
+    Variable projection (Golub and Pereyra 1973): with the exponents fixed the law is linear in the rest.
+
+    Args:
+      alpha: [K].
+      beta: [K].
+      n: [R] centred log sizes.
+      d: [R] centred log tokens.
+      y: [R] log loss.
+      held: [3] factors that are known; NaN for those to find.
+    """
+    terms = [np.ones((len(alpha), len(n))), np.exp(-alpha[:, None] * n), np.exp(-beta[:, None] * d)]
+    terms = np.stack(terms, -1) * np.exp(-y)[:, None]
+    free = np.isnan(held)
+    rest = 1 - terms[..., ~free] @ held[~free]
+    terms = terms[..., free]
+    normal = terms.transpose(0, 2, 1) @ terms + 1e-12 * np.eye(int(free.sum()))
+    factors = np.tile(held, (len(terms), 1))
+    # A term that least squares would have negative starts small.
+    factors[:, free] = np.maximum(
+        np.linalg.solve(normal, np.einsum("krp,kr->kp", terms, rest)[..., None])[..., 0], 1e-3
+    )
+    return factors
+
+
+def fit(table: Table, how: How = How()) -> ParametricFit:
+    """Fits E, A, B, alpha and beta, but for those that `how` holds fixed; the objective is how's.
 
     Raises:
-      UserError: the table cannot tell five numbers: too few cells, sizes or tokens, one ratio of tokens to size, or
+      UserError: the table cannot tell the numbers: too few cells, sizes or tokens, one ratio of tokens to size, or
         losses that do not fall with the size, or with the tokens.
     """
-    _require(table)
-    problem = Problem.of(table)
-    solved = problem.solve(problem.starts())
-    minima = _distinct(problem, solved)
-    theta = problem.theta(minima[0].law)
+    how.check("chinchilla", [field.name for field in dataclasses.fields(Chinchilla)])
+    _require(table, NUMBERS - len(how.fixed))
+    problem = Terms.of(table, how)
+    found = descent.fit(problem)
+    assert isinstance(found.law, Chinchilla)
+    theta = problem.theta(found.law)
     for term, what in ((1, "size"), (2, "number of tokens")):
-        if theta[term] <= problem.lower[term] * 1.001:
+        if problem.free[term] and theta[term] <= SMALLEST * 1.001:
             raise UserError(
                 f"chinchilla: the losses of these {len(table)} runs do not fall with the {what}; look for runs that "
                 "diverged or that were measured otherwise, or add runs further apart"
             )
-    convergence = _judge(problem, theta, others=[problem.starts()[int(np.argmax(solved.objective))]])
-    condition = _condition(problem, theta)
-    warned = [*_not_converged(convergence), *_at_bound(problem, theta), *_runner_up(minima)]
-    if condition > 100:
-        line = (
-            f"condition number {condition:.3g}: some parameters look alike to these runs; vary N and D more, and apart"
-        )
-        warned.append(Warned("ill-conditioned", line))
-    law = minima[0].law
-    return ParametricFit(
-        law, minima[0].objective, len(table), tuple(warned), convergence=convergence, minima=minima, condition=condition
-    )
+    return found
 
 
 def judge(table: Table, law: Chinchilla) -> Convergence:
-    """Returns how near the minimum of a table's objective any given numbers are, wherever they are from."""
-    problem = Problem.of(table)
-    theta = problem.theta(law)
+    """Returns how near the minimum of a table's summed Huber any given numbers are, wherever they are from."""
+    problem = Terms.of(table)
     best = problem.solve(problem.starts())
-    return _judge(problem, theta, others=[best.theta[int(np.argmin(best.objective))]])
+    return descent.judge(problem, problem.theta(law), others=[best.theta[int(np.argmin(best.objective))]])
 
 
-def resampled(table: Table, law: Chinchilla, weights: np.ndarray) -> list[Chinchilla]:
-    """Returns the fits where run r counts weights[k, r] times, for every k, all solved together.
-
-    Each starts at `law`, the whole table's fit, and again at the fit of another k; the lower minimum is taken.
+def resampled(
+    table: Table, laws: list[Law], weights: np.ndarray, how: How = How(), tick: descent.Tick | None = None
+) -> list[Law]:
+    """Returns the fits where run r counts weights[k, r] times, for every k, as descent.refit.
 
     Args:
       table: [R] runs.
-      law: fitted to them.
+      laws: fitted to them: the minima, the fit first.
       weights: [K, R], such as a bootstrap's counts, or ones with one zero.
+      how: as the law was fitted.
+      tick: told of fits done.
     """
-    problem = Problem.of(table)
-    first = problem.solve(np.tile(problem.theta(law), (len(weights), 1)), weights)
-    second = problem.solve(np.roll(first.theta, 1, axis=0), weights)
-    theta = np.where((second.objective < first.objective)[:, None], second.theta, first.theta)
-    return [problem.law(each) for each in theta]
+    return descent.refit(Terms.of(table, how), laws, weights, tick)
 
 
-def _require(table: Table) -> None:
-    huber.require_cells(table, "chinchilla", NUMBERS)
+def _require(table: Table, numbers: int) -> None:
+    descent.require_cells(table, "chinchilla", numbers)
     for column, what in ((table.params, "sizes"), (table.tokens, "numbers of tokens")):
         # Sizes within a percent are one: it takes three to see a power law end in a floor.
         distinct = len(np.unique(np.round(np.log(column), 2)))
@@ -243,71 +261,3 @@ def _require(table: Table) -> None:
             f"chinchilla: every run reads {np.exp(ratio.mean()):.3g} tokens per parameter, so that size and tokens "
             "look alike; add runs that read more or fewer"
         )
-
-
-def _distinct(problem: Problem, solved: newton.Solved) -> tuple[Minimum, ...]:
-    """Returns the minima that starts converged to, the lowest first; the lowest point of all, if none did."""
-    order = np.argsort(solved.objective)
-    ended = [k for k in order if solved.converged[k]] or [order[0]]
-    found: list[Minimum] = []
-    for k in ended:
-        value, law = float(solved.objective[k]), problem.law(solved.theta[k])
-        same = [
-            i
-            for i, minimum in enumerate(found)
-            if value <= minimum.objective * (1 + 1e-6) + 1e-15 * len(problem.y) and abs(law.a - minimum.law.a) < 1e-3
-        ]
-        if same:
-            found[same[0]] = found[same[0]]._replace(starts=found[same[0]].starts + 1)
-        else:
-            found.append(Minimum(value, law, 1))
-    return tuple(found)
-
-
-def _judge(problem: Problem, theta: np.ndarray, others: list[np.ndarray]) -> Convergence:
-    now = newton.derivatives(theta[None], np.ones((1, len(problem.n))), problem.n, problem.d, problem.y)
-    objective, gradient = float(now.objective[0]), now.gradient[0]
-    outward = ((theta <= problem.lower) & (gradient > 0)) | ((theta >= problem.upper) & (gradient < 0))
-    length = float(np.linalg.norm(np.where(outward, 0.0, gradient / now.scale[0])))
-    best = min(problem.descend(np.clip(start, problem.lower, problem.upper))[1] for start in (theta, *others))
-    # What rounding makes of a perfect fit is no progress.
-    better = max(0.0, objective - best - 1e-18 * len(problem.y)) / max(objective, 1e-300)
-    return Convergence(objective, length, better)
-
-
-def _condition(problem: Problem, theta: np.ndarray) -> float:
-    columns = newton.slopes(theta[None], problem.n, problem.d)[0]
-    lengths = np.linalg.norm(columns, axis=0)
-    return float(np.linalg.cond(columns / lengths)) if lengths.all() else float("inf")
-
-
-def _not_converged(found: Convergence) -> list[Warned]:
-    if found.converged:
-        return []
-    line = f"another solver or start lowers the objective by {found.better:.1%}: these numbers are not at the minimum"
-    return [Warned("not-converged", line)]
-
-
-def _at_bound(problem: Problem, theta: np.ndarray) -> list[Warned]:
-    warned = []
-    for k, name in enumerate(("E", "A/N^alpha", "B/D^beta", "alpha", "beta")):
-        if theta[k] <= problem.lower[k] * 1.001 or theta[k] >= problem.upper[k] * 0.999:
-            value = (
-                f"{theta[k]:.3g}" if name in ("alpha", "beta") else "0" if theta[k] < 1e-6 else "as large as the loss"
-            )
-            line = f"{name} is {value}, at its bound: these runs do not say it; vary sizes, tokens and budgets more"
-            warned.append(Warned("parameter-at-bound", line))
-    return warned
-
-
-def _runner_up(minima: tuple[Minimum, ...]) -> list[Warned]:
-    best = minima[0]
-    for other in minima[1:]:
-        near = other.objective < best.objective * 1.02
-        if near and abs(other.law.a - best.law.a) > 0.01:
-            line = (
-                f"another minimum is {other.objective / best.objective - 1:.2%} above: a {other.law.a:.3f} in place of "
-                f"{best.law.a:.3f}; runs that tell them apart are missing"
-            )
-            return [Warned("runner-up", line)]
-    return []

@@ -118,7 +118,7 @@ def require_allocation(fitted: Fitted, found: AllocationPrediction) -> None:
 def _noise(fitted: Fitted, count: int) -> np.ndarray:
     """Returns [count] residuals, drawn evenly, and widened by what the fit took of them."""
     off = fitted.residuals
-    numbers = len(dataclasses.fields(method(fitted.fit.law.name).law))
+    numbers = len(dataclasses.fields(method(fitted.fit.law.name).law)) - len(fitted.fit.fixed)
     if len(off) <= numbers:
         return np.full(count, np.nan)
     return np.random.default_rng(0).choice(off, count) * np.sqrt(len(off) / (len(off) - numbers))

@@ -12,7 +12,6 @@ from transformer.scaling.laws.cell_numbers import Unclear, decimal_mark, parse
 from transformer.scaling.laws.columns import Columns as Columns
 from transformer.scaling.laws.columns import resolve, usual
 from transformer.scaling.laws.csv_file import CsvFile
-from transformer.scaling.laws.nearest import nearest
 from transformer.scaling.laws.table import Table
 
 _SMALLEST, _LARGEST = 1e-30, 1e60
@@ -36,7 +35,7 @@ def read(path: str | Path, columns: Columns = Columns(), where: Sequence[str] = 
     used = [
         name for name in (columns.params, columns.tokens, columns.flops, columns.loss, columns.unique_tokens) if name
     ]
-    by_name = dict(zip(used, _numbers(file, used), strict=True))
+    by_name = dict(zip(used, numbers(file, used), strict=True))
 
     params, tokens, flops, loss, unique = (
         None if name is None else by_name[name]
@@ -82,10 +81,9 @@ def read_sweeps(
     if loss is None:
         names = usual(file, "loss")
         loss = names[0] if len(names) == 1 else "loss"
-    for flag, name in (("setting", setting), ("loss", loss), *(("by", name) for name in by)):
-        if (times := file.header.count(name)) != 1:
-            raise UserError(f"{file.path} has {times} columns {name!r} (--{flag}; {nearest(name, file.header)})")
-    swept, losses, *others = _numbers(file, [setting, loss, *by], diverged=loss)
+    if wrong := file.wrong_names([("setting", setting), ("loss", loss), *(("by", name) for name in by)]):
+        raise file.lacking(wrong)
+    swept, losses, *others = numbers(file, [setting, loss, *by], diverged=loss)
     return swept, losses, dict(zip(by, others, strict=True))
 
 
@@ -100,8 +98,18 @@ def drop_highest(table: Table, count: int) -> Table:
     return table.take(np.sort(np.argsort(table.loss, kind="stable")[: len(table) - count]))
 
 
-def _numbers(file: CsvFile, names: Sequence[str], diverged: str | None = None) -> list[np.ndarray]:
-    """Returns columns of positive finite numbers; in that of runs that may have diverged, an empty cell is NaN."""
+def numbers(file: CsvFile, names: Sequence[str], diverged: str | None = None) -> list[np.ndarray]:
+    """Returns columns [R] of positive finite numbers, of a file that has each once.
+
+    Args:
+      file: its rows.
+      names: the columns.
+      diverged: the one of these where a run may have diverged: an empty cell is NaN there, and what is not finite
+        stays.
+
+    Raises:
+      UserError: a cell is no such number, or could be two.
+    """
     cells = [file.column(name) for name in names]
     try:
         mark = decimal_mark(text for column in cells for text in column)

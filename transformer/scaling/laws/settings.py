@@ -17,7 +17,6 @@ import numpy as np
 from transformer.errors import UserError
 from transformer.scaling.laws.cell_numbers import all_numbers, is_number
 from transformer.scaling.laws.csv_file import CsvFile
-from transformer.scaling.laws.nearest import nearest
 from transformer.scaling.laws.warned import Warned
 
 _REPEATS = {"seed", "repeat", "trial", "replicate", "fold", "run", "name", "id", "index", "line", "date"}
@@ -36,21 +35,18 @@ def where(file: CsvFile, chosen: Sequence[str]) -> tuple[CsvFile, list[str]]:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
             raise UserError(f"--where {text}: give COLUMN=VALUE, such as --where setting=tuned")
-        if file.header.count(name.strip()) != 1:
-            raise UserError(
-                f"{file.path} has {file.header.count(name.strip())} columns {name.strip()!r} (--where); "
-                + nearest(name.strip(), file.header)
-            )
+        if wrong := file.wrong_names([("where", name.strip())]):
+            raise file.lacking(wrong)
         values.setdefault(name.strip(), []).append(value.strip())
     rows = list(range(len(file.rows)))
     for name, wanted in values.items():
         cells = file.column(name)
-        kept = [row for row in rows if any(_same(cells[row], value) for value in wanted)]
-        if not kept:
-            had = sorted({cells[row] for row in rows})
-            shown = ", ".join(had[:8]) + (f" and {len(had) - 8} more" if len(had) > 8 else "")
-            raise UserError(f"--where {name}={wanted[0]}: no row of {file.path} has it; its values are: {shown}")
-        rows = kept
+        for value in wanted:
+            if not any(_same(cells[row], value) for row in rows):
+                had = sorted({cells[row] for row in rows})
+                shown = ", ".join(had[:8]) + (f" and {len(had) - 8} more" if len(had) > 8 else "")
+                raise UserError(f"--where {name}={value}: no row of {file.path} has it; its values are: {shown}")
+        rows = [row for row in rows if any(_same(cells[row], value) for value in wanted)]
     return file._replace(rows=[file.rows[row] for row in rows]), list(values)
 
 

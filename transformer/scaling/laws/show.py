@@ -50,15 +50,19 @@ def describe(fitted: Fitted) -> Iterator[str]:
     law, refits, found = fitted.fit.law, fitted.bootstrap, fitted.findings
     errors, intervals = refits.standard_errors(), refits.intervals()
     count = len(refits.laws) + refits.failed
+    what = f" ({fitted.fit.minimised})" if fitted.fit.minimised else ""
     yield ""
     failed = f" ({refits.failed} failed)" if refits.failed else ""
     yield (
-        f"{law.name}: {words.count(fitted.fit.rows, 'run')}, objective {fitted.fit.objective:.6g}, "
+        f"{law.name}: {words.count(fitted.fit.rows, 'run')}, objective {fitted.fit.objective:.6g}{what}, "
         f"{words.count(count, 'refit')}{failed}{_goodness(fitted)}"
     )
     yield f"  {'':10}{'value':>12}{'s.e.':>12}   95 % interval"
     for name, value in law.parameters().items():
         line = f"  {name:10}{value:>12.5g}"
+        if name in fitted.fit.fixed:
+            yield f"{line}{'fixed':>12}"
+            continue
         if not refits.laws or intervals[name][0] != intervals[name][0]:  # NaN
             yield line
             continue

@@ -53,8 +53,12 @@ class Table:
         )
 
     def cells(self) -> np.ndarray:
-        """Returns [R] int, from 0: rows are repeats of a cell where all that a run is agrees, unique tokens too."""
-        optional = [column for column in (self.unique_tokens, self.setting) if column is not None]
+        """Returns [R] int, from 0: rows are repeats of a cell where all that a run is agrees, unique tokens too.
+
+        A corpus that is larger than what was read of it is any such.
+        """
+        unique = None if self.unique_tokens is None else np.minimum(self.unique_tokens, self.tokens)
+        optional = [column for column in (unique, self.setting) if column is not None]
         key = np.stack([self.params, self.tokens, self.flops, *optional])
         return np.unique(key, axis=1, return_inverse=True)[1].ravel()
 

@@ -1,7 +1,8 @@
 """Whether N, D and C are in one unit: refused where they contradict each other, warned of where they look odd.
 
 - C of a run over 300 times more or less than 6 N D: refused. Over 10 times, for the median run: a warning.
-- More than 1e7 tokens per parameter in the median run (N in millions): refused. Fewer than a thousandth: a warning.
+- More than 1e10 tokens per parameter in the median run (N in millions beside FLOPs): refused. More than 1e6, or fewer
+  than a thousandth: a warning.
 - A median N below 1e4, or a median loss above 20 (a perplexity?): a warning.
 """
 
@@ -34,13 +35,14 @@ def check(path: str, table: Table) -> list[Warned]:
             "--flops 6ND to leave the column of C out"
         )
     ratio = float(np.median(np.log10(table.tokens) - np.log10(table.params)))
-    if ratio > 7:
+    if ratio > 10:
         raise UserError(
             f"{path}: the median run reads {10**ratio:.2g} tokens per parameter: N is in another unit, such as "
             "millions; give parameters, tokens and FLOPs themselves"
         )
-    if ratio < -3:
-        line = f"the median run reads {10**ratio:.2g} tokens per parameter: is D, or C, in another unit?"
+    if not -3 < ratio < 6:
+        which = "N" if ratio > 0 else "D, or C,"
+        line = f"the median run reads {10**ratio:.2g} tokens per parameter: is {which} in another unit?"
         warned.append(Warned("units", line))
     if abs(middle := float(np.median(off))) > 1:
         line = f"C is {10**middle:.2g} times 6 N D in the median run: is it counted otherwise, or in another unit?"

@@ -1,0 +1,144 @@
+"""How an imported model generates where nobody says otherwise: as its folder declares."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Self
+
+from etils import epath
+
+from transformer.errors import UserError
+from transformer.inference.beam_search import BeamSearch
+from transformer.inference.rules import Rules
+from transformer.inference.sampling import Sampling
+from transformer.interop import generation
+from transformer.interop.convert import ORIGIN
+
+DEFAULT_TOP_K = 50
+"""What `generate` of Hugging Face Transformers draws among where a folder asks for drawing and does not say."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Defaults of generation, with the meanings that Hugging Face Transformers' `generate` gives them."""
+
+    source: str
+    """The file that declares them: generation_config.json, or config.json where there is none."""
+    how: Sampling | BeamSearch
+    rules: Rules
+    num: int
+    """Continuations for each text."""
+    stop_ids: tuple[int, ...]
+    """Tokens that end a text; none declared: the tokenizer's own end does."""
+    start_id: int | None
+    """The token that an encoder-decoder's answers begin after; None: its architecture's."""
+    max_new_tokens: int | None
+    max_length: int | None
+    """Tokens of a continuation with what the decoder read before it; `max_new_tokens` goes first."""
+    min_new_tokens: int | None
+    min_length: int
+    """As `max_length`; `min_new_tokens` goes first."""
+    not_applied: tuple[str, ...]
+    """What the file declares and is not applied here, each with its value."""
+
+    @classmethod
+    def of(cls, checkpoint: epath.Path) -> Self | None:
+        """Returns what the folder declares that a checkpoint was imported from, or None if it was not imported.
+
+        Raises:
+          UserError: a setting that cannot be, by file and name.
+        """
+        origin = checkpoint / "record" / ORIGIN
+        return cls.read(origin) if origin.exists() else None
+
+    @classmethod
+    def read(cls, folder: epath.PathLike) -> Self:
+        """Returns what a folder in the Hugging Face format declares; raises `UserError` as `of`."""
+        source, declared, not_applied = generation.read(folder)
+        rules = [field.name for field in dataclasses.fields(Rules)]
+        bos = declared.get("bos_token_id", ())
+        try:
+            return cls(
+                source=source,
+                how=_how(declared),
+                rules=Rules(**{name: declared[name] for name in rules if name in declared}),
+                num=declared.get("num_return_sequences", 1),
+                stop_ids=declared.get("eos_token_id", ()),
+                start_id=declared.get("decoder_start_token_id", bos[0] if bos else None),
+                max_new_tokens=declared.get("max_new_tokens"),
+                max_length=declared.get("max_length"),
+                min_new_tokens=declared.get("min_new_tokens"),
+                min_length=declared.get("min_length", 0),
+                not_applied=not_applied,
+            )
+        except UserError as error:
+            raise UserError(f"{epath.Path(folder) / source}: {str(error).lstrip('-')}") from error
+
+    def max_new(self, prompt_lengths: Sequence[int]) -> list[int] | None:
+        """Returns the tokens that each text may get at most, or None if nothing is declared.
+
+        Args:
+          prompt_lengths: tokens that the decoder reads of each before it says any.
+
+        Raises:
+          UserError: a prompt that fills `max_length`.
+        """
+        if self.max_new_tokens is not None:
+            return [self.max_new_tokens] * len(prompt_lengths)
+        if self.max_length is None:
+            return None
+        if (longest := max(prompt_lengths)) >= self.max_length:
+            raise UserError(
+                f"a text has {longest} tokens and {self.source} declares a max_length of {self.max_length} with the "
+                "text: give --max-new-tokens, or a shorter text"
+            )
+        return [self.max_length - length for length in prompt_lengths]
+
+    def min_new(self, prompt_lengths: Sequence[int]) -> list[int]:
+        """Returns the tokens that each text gets at least."""
+        if self.min_new_tokens is not None:
+            return [self.min_new_tokens] * len(prompt_lengths)
+        return [max(self.min_length - length, 0) for length in prompt_lengths]
+
+    def __str__(self) -> str:
+        """What is declared, in a line."""
+        words = [_described(self.how)]
+        words += [f"{name} {value}" for name, value in _changed(self.rules).items()]
+        lengths = ("max_new_tokens", "max_length", "min_new_tokens", "min_length")
+        words += [f"{name} {getattr(self, name)}" for name in lengths if getattr(self, name)]
+        words += [f"{self.num} texts each"] if self.num > 1 else []
+        words += [f"ends at {', '.join(map(str, self.stop_ids))}"] if self.stop_ids else []
+        return ", ".join(words)
+
+
+def _how(declared: dict[str, Any]) -> Sampling | BeamSearch:
+    if (beams := declared.get("num_beams", 1)) > 1:
+        names = ("length_penalty", "early_stopping")
+        return BeamSearch(beams, **{name: declared[name] for name in names if name in declared})
+    if not declared.get("do_sample", False):
+        return Sampling(temperature=0.0)
+    top_p = declared.get("top_p", 1.0)
+    return Sampling(
+        temperature=declared.get("temperature", 1.0),
+        top_k=declared.get("top_k", DEFAULT_TOP_K) or None,
+        top_p=None if top_p >= 1 else top_p,
+        min_p=declared.get("min_p"),
+    )
+
+
+def _described(how: Sampling | BeamSearch) -> str:
+    if isinstance(how, Sampling) and how.temperature == 0:
+        return "greedy"
+    name = "beam search" if isinstance(how, BeamSearch) else "drawn"
+    fields = {field.name: getattr(how, field.name) for field in dataclasses.fields(how)}
+    return f"{name} ({', '.join(f'{field} {value}' for field, value in fields.items() if value is not None)})"
+
+
+def _changed(rules: Rules) -> dict[str, Any]:
+    """Returns the rules that do something; of long lists, how many they hold."""
+    found = {}
+    for field in dataclasses.fields(rules):
+        value = getattr(rules, field.name)
+        if value != field.default:
+            long = isinstance(value, tuple) and len(value) > 4
+            found[field.name] = f"({len(value)} of them)" if long else value
+    return found
