@@ -92,7 +92,7 @@ def test_no_random_start_ends_lower(seed):
 
 
 def test_what_a_table_cannot_say_is_refused():
-    with pytest.raises(UserError, match="every run has the same size, 1e.08; --law kaplan-d fits the other alone"):
+    with pytest.raises(UserError, match="every run has the same size, 1e.08; --law kaplan-d fits the tokens alone"):
         kaplan.fit(synthetic.study(JOINT, 1e8, TOKENS))
     with pytest.raises(UserError, match="every run has the same number of tokens, 1e.10; --law kaplan-n"):
         kaplan.fit(synthetic.study(JOINT, SIZES, 1e10))

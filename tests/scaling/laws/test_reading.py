@@ -70,6 +70,7 @@ def test_the_highest_losses_are_dropped(write):
         ("N,D,loss\n1,2,\n", "line 2: loss is '', which is no number"),
         ("N,D,loss\n1,2\n", "line 2: 2 cells, where the header has 3 names"),
         ("N,D,loss\n1e6,2e7,3,5\n", "line 2: 4 cells, where the header has 3 names; a decimal comma"),
+        ("runs of 2024\nN,D,loss\n1e6,2e7,3\n", "line 1 is read as the header: begin it with # if it is none"),
         ("N;D,loss\n1;2,3\n", "can be split by commas and by semicolons alike"),
         ("N;D;loss\n1e6;2e7;3,125\n", "loss is '3,125', which is 3125 or 3.125: write it without a comma"),
         ("N;D;loss\n1e6;2e7;3,25\n2e6;2e7;3.25\n", "write all in one way"),

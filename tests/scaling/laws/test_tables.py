@@ -94,11 +94,49 @@ def test_runs_of_two_settings_are_no_repeats_and_warned_of(call, write):
     assert len(reading.read(path, where=["setting=tuned", "setting=raw", "lr=x"])) == 32
     for chosen, said in (
         ("setting=none", "its values are: raw, tuned"),
+        ("setting=raw setting=none", "--where setting=none: no row"),
         ("settings=raw", "did you mean setting"),
         ("raw", "give COLUMN=VALUE"),
     ):
         with pytest.raises(UserError, match=said):
-            reading.read(path, where=[chosen])
+            reading.read(path, where=chosen.split())
+
+
+def test_lowest_losses_that_rise_with_the_budget_are_refused(refused, write):
+    """Parabolas and loss curves with sound lowest points, each higher than those of smaller budgets."""
+    budgets, factors = np.geomspace(1e18, 1e21, 4), np.geomspace(0.25, 4, 5)
+    flops = np.repeat(budgets, 5)
+    params = 0.1 * flops**0.5 * np.tile(factors, 4)
+    loss = 3 + 0.05 * np.log(flops / 1e18) + 0.1 * np.log(params / (0.1 * flops**0.5)) ** 2
+    path = write(_rows("N", "C", "loss", N=params, C=flops, loss=loss))
+    assert (
+        "isoflop: the lowest loss does not fall as the budget grows: it is 3 at 1e+18 FLOPs and 3.345 at 1e"
+        in refused("fit", path, "--law", "isoflop")
+    )
+    sizes, flops = np.repeat(np.geomspace(1e7, 1e9, 9), 9), np.tile(np.geomspace(1e18, 1e20, 9), 9)
+    loss = 3 + 0.05 * np.log(flops / 1e18) + 0.1 * np.log(sizes / (0.01 * flops**0.5)) ** 2
+    path = write(_rows("N", "C", "loss", N=sizes, C=flops, loss=loss))
+    for law in ("isoflop", "envelope"):
+        assert f"{law}: the lowest loss does not fall" in refused("fit", path, "--law", law, "--bootstrap", 2)
+
+
+def test_text_that_says_how_runs_were_planned_is_no_setting(write):
+    """As in OLMo's ladder: the column `xC` tells the ratio of tokens to size."""
+    sizes, ratios = np.repeat(GRID.params[::4], 5), np.tile([10, 20, 40, 100, 200], 4)
+    loss = TRUTH.loss(sizes, ratios * sizes)
+    path = write(
+        _rows("N", "D", "loss", "xC", N=sizes, D=ratios * sizes, loss=loss, xC=[f"{r / 20}xC" for r in ratios])
+    )
+    assert reading.read(path).warned == ()
+
+
+def test_copies_of_a_row_are_said_and_are_no_repeats(call, write):
+    text = _rows("N", "D", "loss")
+    path = write(text + "".join(text.splitlines(keepends=True)[1:6]))
+    code, out, _ = call("fit", path, "--law", "chinchilla", "--bootstrap", 0)
+    assert code == 0
+    assert "copied-rows: 5 rows repeat another in every cell, such as line 18: " in out
+    assert "noise" not in out
 
 
 @pytest.mark.parametrize("column", ["seed", "name", "accuracy"])
@@ -234,3 +272,20 @@ def test_a_file_given_first_is_a_table(refused, tmp_path):
     assert "no such file or folder" in refused("fit", tmp_path / "none.csv")
     assert "is a folder" in refused("fit", "--table", tmp_path)
     assert "--where: a study has no use for that" in refused("fit", tmp_path, "--where", "a=b")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ((), "--pairs FILE; none given"),
+        (("FILE", "--pairs", "FILE"), "--pairs FILE; 2 given"),
+        (("FILE", "--pair-columns", "C", "N", "sd", "--log-deviation"), "--pair-columns and --log-deviation: a table"),
+        (("--pairs", "FILE", "--fix", "a=0.5"), "--fix: a fit of optimal pairs has no use for that"),
+        (("FILE", "--setting", "lr", "--by", "N", "--law", "kaplan"), "--law: a law of a setting has no use for that"),
+        (("FILE", "--law", "Kaplam"), "did you mean kaplan?"),
+        (("FILE", "--json", "."), "--json .: it is a folder"),
+    ],
+)
+def test_a_flag_that_says_nothing_of_what_is_fitted_is_refused(refused, write, flags, said):
+    path = write(_rows("N", "D", "loss"))
+    assert said in refused("fit", *(path if flag == "FILE" else flag for flag in flags))

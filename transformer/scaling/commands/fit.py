@@ -75,7 +75,7 @@ _IDLE = {
     "a study": (*_OF_COLUMNS, *_OF_PAIRS),
     "a table of runs": _OF_PAIRS,
     "a law of a setting": (*_OF_LAWS, *_OF_PAIRS, "law", "params", "tokens", "flops", "unique_tokens"),
-    "--pairs": (*_OF_LAWS, "law", *_OF_COLUMNS[:-1]),
+    "a fit of optimal pairs": (*_OF_LAWS, "law", *_OF_COLUMNS[:-1]),
 }
 """Flags that say nothing of what is fitted: to ignore one would be to answer another question."""
 
@@ -85,7 +85,7 @@ def fit(asked: Fit) -> None:
     asked, kind = _checked(asked)
     if kind == "a law of a setting":
         fit_setting(asked)
-    elif kind == "--pairs":
+    elif kind == "a fit of optimal pairs":
         fit_pairs(asked)
     else:
         fit_laws(asked)
@@ -105,9 +105,10 @@ def _checked(asked: Fit) -> tuple[Fit, str]:
     sources = [source for source in (asked.study, asked.table, asked.pairs) if source is not None]
     if len(sources) != 1:
         raise UserError(
-            f"fit takes a table of runs (a CSV file), the folder of a study, or --pairs FILE; {len(sources)} given"
+            "fit takes a table of runs (a CSV file), the folder of a study, or --pairs FILE; "
+            f"{len(sources) or 'none'} given"
         )
-    kind = "a study" if asked.study else "a table of runs" if asked.table else "--pairs"
+    kind = "a study" if asked.study else "a table of runs" if asked.table else "a fit of optimal pairs"
     if asked.setting is not None or asked.by:
         if asked.table is None or asked.setting is None or not asked.by:
             raise UserError("a law of a setting takes a table of sweeps: --table FILE --setting learning_rate --by N D")
@@ -165,7 +166,7 @@ def _side_by_side(table: "Table", asked: Fit, how: "How", heading: list[str]) ->
             count = min(asked.bootstrap, BESIDE) if fitted else asked.bootstrap
             fitted.append(_fit_law(table, name, count, asked.seed, how))
         except UserError as error:
-            reasons.append(f"{name}: {str(error).removeprefix(f'{name}: ')}")
+            reasons.append(f"{name}: {str(error).removeprefix(name).lstrip(': ')}")
             if name == "kaplan":  # what both cannot say, one may
                 names += [other for other in ("kaplan-n", "kaplan-d") if f"--law {other} " in str(error)]
             continue

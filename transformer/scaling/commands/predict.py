@@ -53,8 +53,7 @@ def predict(asked: Predict) -> None:
     else:
         lines = show.of_model(fitted, values["params"], values["tokens"])
         values["flops"] = 6 * values["params"] * values["tokens"]
-    print("\n".join(lines))
-    print("\n".join(show.warnings([*extrapolation(source, **values), *fitted.fit.warnings])))
+    print("\n".join([*lines, *show.warnings([*extrapolation(source, **values), *fitted.fit.warnings])]))
 
 
 def _file(path: str) -> str:

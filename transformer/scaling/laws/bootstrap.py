@@ -75,8 +75,8 @@ def interval(values: np.ndarray | Sequence[float], level: float = LEVEL) -> Inte
     """Returns the percentiles that leave the same share on either side; NaN where at most half of the values are known,
     or where all are the same: then there was nothing to draw, and nothing is known of the uncertainty.
     """
-    known = np.asarray(values)[np.isfinite(values)]
-    if 2 * len(known) <= len(values) or len(known) < 2 or np.ptp(known) == 0:
+    known = _known(np.asarray(values))
+    if known is None:
         return float("nan"), float("nan")
     low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
@@ -90,8 +90,16 @@ def of_vectors(law: type[Law], vectors: Mapping[str, Sequence[float]], failed: i
 
 
 def _spread(values: np.ndarray) -> float:
-    known = values[np.isfinite(values)]
-    if 2 * len(known) <= len(values) or len(known) < 2 or np.ptp(known) <= 1e-14 * np.abs(known).max():
+    known = _known(values)
+    if known is None:
         return float("nan")
     with np.errstate(over="ignore"):  # of a stray refit; `standard_errors` says that nothing is known
         return float(known.std(ddof=1))
+
+
+def _known(values: np.ndarray) -> np.ndarray | None:
+    """Returns the refits that say a number; None where at most half do, or where all say the same but for rounding."""
+    known = values[np.isfinite(values)]
+    if 2 * len(known) <= len(values) or len(known) < 2 or np.ptp(known) <= 1e-14 * np.abs(known).max():
+        return None
+    return known

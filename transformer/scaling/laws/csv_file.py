@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from transformer.errors import UserError, nearest
+from transformer.scaling.laws import words
 
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
@@ -113,8 +114,8 @@ def _split(path: Path, lines: Sequence[tuple[int, str]]) -> list[Row]:
         raise failed[0]
     even = [mark for mark, rows in tried.items() if all(len(row.cells) == len(rows[0].cells) > 1 for row in rows)]
     if len(even) > 1:
-        words = " and by ".join(names[mark] for mark in even)
-        raise UserError(f"{path} can be split by {words} alike: quote the cells that hold the other mark")
+        marks = " and by ".join(names[mark] for mark in even)
+        raise UserError(f"{path} can be split by {marks} alike: quote the cells that hold the other mark")
     if even:
         return tried[even[0]]
     return _require_even(path, max(tried.values(), key=lambda rows: len(rows[0].cells)))
@@ -134,14 +135,19 @@ def _require_even(path: Path, rows: list[Row]) -> list[Row]:
     for row in rows[1:]:
         count = len(row.cells)
         if count != wide:
-            cells, names = f"{count} {'cell' if count == 1 else 'cells'}", f"{wide} {'name' if wide == 1 else 'names'}"
-            hint = (
-                "a decimal comma or a comma between thousands makes two cells of one: quote such cells, or separate "
-                "them by semicolons"
-                if count > wide
-                else "leave no cell out: an empty one still has its delimiter"
+            if wide == 1:
+                hint = f"line {rows[0].line} is read as the header: begin it with # if it is none"
+            elif count > wide:
+                hint = (
+                    "a decimal comma or a comma between thousands makes two cells of one: quote such cells, or "
+                    "separate them by semicolons"
+                )
+            else:
+                hint = "leave no cell out: an empty one still has its delimiter"
+            raise UserError(
+                f"{path}, line {row.line}: {words.count(count, 'cell')}, where the header has "
+                f"{words.count(wide, 'name')}; {hint}"
             )
-            raise UserError(f"{path}, line {row.line}: {cells}, where the header has {names}; {hint}")
     return rows
 
 

@@ -11,13 +11,14 @@ from transformer.scaling.laws import diagnostics, methods
 from transformer.scaling.laws.bootstrap import Bootstrap
 from transformer.scaling.laws.descent import ParametricFit, Tick
 from transformer.scaling.laws.how import How
-from transformer.scaling.laws.law import Fit, Law, Warned
+from transformer.scaling.laws.law import LEAST_FALL, Fit, Law, Warned
 from transformer.scaling.laws.law_file import Fitted, Goodness
 from transformer.scaling.laws.table import Table
 
 _WEIGHT = (
     "units",
     "several-settings",
+    "copied-rows",
     "not-converged",
     "unidentified",
     "parameter-at-bound",
@@ -74,10 +75,6 @@ def _goodness(table: Table, law: Law) -> Goodness:
     return Goodness(1 - mean / spread if spread > 0 else math.nan, mean**0.5)
 
 
-_LEAST_FALL = 1e-3
-"""The share of a loss that all of the table's sizes, or tokens, must make by the law: less is nothing that runs say."""
-
-
 def _require_falling(table: Table, law: Law) -> None:
     """Refuses a law by which the loss hardly falls with what it reads.
 
@@ -93,11 +90,12 @@ def _require_falling(table: Table, law: Law) -> None:
             for end in (values.min(), values.max())
         ]
         fall = np.log(ends[0]) - np.log(ends[1])
-        if not np.any(fall[np.isfinite(fall)] > _LEAST_FALL):
+        if not np.any(fall[np.isfinite(fall)] > LEAST_FALL):
             flat.append(words[column])
     if flat:
-        other = {"the size": "kaplan-d", "the number of tokens": "kaplan-n"}.get(" ".join(flat), "")
-        hint = f"; --law {other} fits the other alone" if other and len(law.reads) > 1 else ""
+        others = {"the size": "kaplan-d fits the tokens", "the number of tokens": "kaplan-n fits the size"}
+        other = others.get(" ".join(flat))
+        hint = f"; --law {other} alone" if other and len(law.reads) > 1 else ""
         raise UserError(
             f"{law.name}: the losses of these {len(table)} runs do not fall with {', or with '.join(flat)}{hint}"
         )

@@ -241,11 +241,12 @@ def fit(table: Table, how: How = How()) -> ParametricFit:
       UserError: the table has too few cells, or one size or number of tokens alone.
     """
     how.check("kaplan", [field.name for field in dataclasses.fields(Kaplan)])
-    for column, what, other in ((table.params, "size", "kaplan-d"), (table.tokens, "number of tokens", "kaplan-n")):
+    for column, what, other in (
+        (table.params, "size", "kaplan-d fits the tokens"),
+        (table.tokens, "number of tokens", "kaplan-n fits the size"),
+    ):
         if len(np.unique(column)) == 1:
-            raise UserError(
-                f"kaplan: every run has the same {what}, {column[0]:.3g}; --law {other} fits the other alone"
-            )
+            raise UserError(f"kaplan: every run has the same {what}, {column[0]:.3g}; --law {other} alone")
     descent.require_cells(table, "kaplan", 4 - len(how.fixed))
     return descent.fit(Joint.of(table, how))
 

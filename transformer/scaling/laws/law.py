@@ -11,6 +11,9 @@ from transformer.errors import UserError
 from transformer.scaling.laws.table import Table
 from transformer.scaling.laws.warned import Warned as Warned
 
+LEAST_FALL = 1e-3
+"""The share of a loss by which it must fall over all that was varied: less is nothing that runs say."""
+
 
 class Allocation(NamedTuple):
     """The best use of a budget."""
@@ -25,6 +28,8 @@ class Law(abc.ABC):
 
     name: ClassVar[str]
     """What `--law` calls it."""
+    fitted_to: ClassVar[str] = "run"
+    """What a row of its table is."""
     reads: ClassVar[tuple[str, ...]] = ("params", "tokens")
     """The columns that its loss must fall with; none where it says no loss of a model."""
 

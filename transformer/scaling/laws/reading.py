@@ -13,6 +13,7 @@ from transformer.scaling.laws.columns import Columns as Columns
 from transformer.scaling.laws.columns import resolve, usual
 from transformer.scaling.laws.csv_file import CsvFile
 from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.warned import Warned
 
 _SMALLEST, _LARGEST = 1e-30, 1e60
 """Beyond these no number is of a run, and products of them are none."""
@@ -64,7 +65,7 @@ def read(path: str | Path, columns: Columns = Columns(), where: Sequence[str] = 
         setting=setting,
         columns=dataclasses.asdict(columns) | ({"where": " ".join(where)} if where else {}),
     )
-    return dataclasses.replace(table, warned=(*warned, *units.check(str(path), table)))
+    return dataclasses.replace(table, warned=(*_copies(file), *warned, *units.check(str(path), table)))
 
 
 def read_sweeps(
@@ -85,6 +86,19 @@ def read_sweeps(
         raise file.lacking(wrong)
     swept, losses, *others = numbers(file, [setting, loss, *by], diverged=loss)
     return swept, losses, dict(zip(by, others, strict=True))
+
+
+def _copies(file: CsvFile) -> list[Warned]:
+    """Returns a warning of rows that are there twice."""
+    first: dict[tuple[str, ...], int] = {}
+    copies = [row.line for row in file.rows if first.setdefault(tuple(row.cells), row.line) != row.line]
+    if not copies:
+        return []
+    line = (
+        f"{words.count(len(copies), 'row')} repeat another in every cell, such as line {copies[0]}: they count twice, "
+        "and make intervals too narrow; take them out"
+    )
+    return [Warned("copied-rows", line)]
 
 
 def drop_highest(table: Table, count: int) -> Table:

@@ -7,7 +7,8 @@ A column of the table that is neither N, D, C, loss nor named in --where holds *
 - in at least two cells (rows of equal N, D and unique tokens), or in the only one that has several rows, rows with
   different values of it differ in their loss by over 0.1 %;
 - or, where no cell has rows of several values: it is text, with two to six values on three rows or more each, and each
-  value is on several N and several D. (Text that goes with the size, such as `small`, is no setting.)
+  value is on several N, D, budgets, and ratios of D to N. (Text that goes with one of these, such as `small` or
+  `20 tokens per parameter`, tells how the runs were planned and is no setting.)
 """
 
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from transformer.scaling.laws.warned import Warned
 _REPEATS = {"seed", "repeat", "trial", "replicate", "fold", "run", "name", "id", "index", "line", "date"}
 _APART = 1e-3
 """Losses further apart than this share are different."""
+_PLANNED = 0.05
+"""Sizes, tokens, budgets or ratios within this share were planned alike."""
 
 
 def where(file: CsvFile, chosen: Sequence[str]) -> tuple[CsvFile, list[str]]:
@@ -98,12 +101,14 @@ def _splits(values: Sequence[str], loss: np.ndarray, place: np.ndarray) -> bool:
 
 
 def _stands_apart(values: Sequence[str], place: np.ndarray, cell: Sequence[np.ndarray]) -> bool:
-    """Whether text that splits no cell has a few values, each over sizes and tokens of its own."""
+    """Whether text that splits no cell has a few values, each over sizes, tokens and ratios of its own."""
     rows = {value: np.array([each == value for each in values]) for value in dict.fromkeys(values)}
     if all_numbers(values) or not 2 <= len(rows) <= 6 or "" in rows:
         return False
     shared = any(len({values[int(row)] for row in np.flatnonzero(place == each)}) > 1 for each in np.unique(place))
-    over = all(mask.sum() >= 3 and all(len(np.unique(x[mask])) > 1 for x in cell[:2]) for mask in rows.values())
+    size, tokens = np.log(cell[0]), np.log(cell[1])
+    plans = size, tokens, size + tokens, tokens - size
+    over = all(mask.sum() >= 3 and all(np.ptp(plan[mask]) > _PLANNED for plan in plans) for mask in rows.values())
     return over and not shared
 
 

@@ -9,7 +9,7 @@ from transformer.scaling.laws.law import Warned
 from transformer.scaling.laws.law_file import Fitted, Source
 from transformer.scaling.laws.power_law import PowerFit
 
-OF_TABLE = "units", "several-settings"
+OF_TABLE = "units", "several-settings", "copied-rows"
 """Codes that are said once of a table, not again of each law."""
 
 
@@ -37,7 +37,7 @@ def of_budget(fitted: Fitted, flops: float) -> list[str]:
     predicting.require_allocation(fitted, found)
     return [
         f"{fitted.fit.law.name}, C {flops:.4g} (6 N D)",
-        f"  loss   {found.loss:<9.5f}  {interval(found.of_loss, '.5f')}",
+        f"  loss   {_known(found.loss, '.5f', 'not known'):<9}  {interval(found.of_loss, '.5f')}".rstrip(),
         f"  N      {found.params:<9.3g}  {interval(found.of_params, '.3g')}",
         f"  D      {found.tokens:<9.3g}  {interval(found.of_tokens, '.3g')}",
         f"  D / N  {found.tokens / found.params:<9.3g}",
@@ -54,20 +54,19 @@ def describe(fitted: Fitted) -> Iterator[str]:
     yield ""
     failed = f" ({refits.failed} failed)" if refits.failed else ""
     yield (
-        f"{law.name}: {words.count(fitted.fit.rows, 'run')}, objective {fitted.fit.objective:.6g}{what}, "
+        f"{law.name}: {words.count(fitted.fit.rows, law.fitted_to)}, objective {fitted.fit.objective:.6g}{what}, "
         f"{words.count(count, 'refit')}{failed}{_goodness(fitted)}"
     )
     yield f"  {'':10}{'value':>12}{'s.e.':>12}   95 % interval"
     for name, value in law.parameters().items():
-        line = f"  {name:10}{value:>12.5g}"
+        line = f"  {name:10}{_known(value, '.5g', 'not known'):>12}"
         if name in fitted.fit.fixed:
             yield f"{line}{'fixed':>12}"
             continue
         if not refits.laws or intervals[name][0] != intervals[name][0]:  # NaN
             yield line
             continue
-        error = f"{errors[name]:.3g}" if errors[name] == errors[name] else "not known"
-        yield f"{line}{error:>12}   {interval(intervals[name], '.4g')}"
+        yield f"{line}{_known(errors[name], '.3g', 'not known'):>12}   {interval(intervals[name], '.4g')}"
     if found:
         yield from (f"  {line}" for line in findings.describe(found))
     yield from warnings([each for each in fitted.fit.warnings if each.code not in OF_TABLE])
@@ -87,8 +86,8 @@ def compare(fitted: Sequence[Fitted], flops: float) -> Iterator[str]:
         yield (f"  {each.fit.law.name:14}" + " ".join(parts)).rstrip()
 
 
-def _known(value: float, form: str) -> str:
-    return "-" if value != value else f"{value:{form}}"  # NaN
+def _known(value: float, form: str, unknown: str = "-") -> str:
+    return unknown if value != value else f"{value:{form}}"  # NaN
 
 
 def _goodness(fitted: Fitted) -> str:
