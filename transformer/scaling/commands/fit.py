@@ -97,17 +97,16 @@ def _checked(asked: Fit) -> tuple[Fit, str]:
     Raises:
       UserError: there is nothing to fit, or more than one thing, or a flag that does not concern it.
     """
-    if asked.study is not None and not Path(asked.study).expanduser().is_dir():
-        if not Path(asked.study).expanduser().exists():
-            raise UserError(f"{asked.study}: no such file or folder: give a table of runs, or plan a study first")
-        if asked.table is None:
-            asked = dataclasses.replace(asked, study=None, table=asked.study)
     sources = [source for source in (asked.study, asked.table, asked.pairs) if source is not None]
     if len(sources) != 1:
         raise UserError(
             "fit takes a table of runs (a CSV file), the folder of a study, or --pairs FILE; "
             f"{len(sources) or 'none'} given"
         )
+    if asked.study is not None and not Path(asked.study).expanduser().is_dir():
+        if not Path(asked.study).expanduser().exists():
+            raise UserError(f"{asked.study}: no such file or folder: give a table of runs, or plan a study first")
+        asked = dataclasses.replace(asked, study=None, table=asked.study)
     kind = "a study" if asked.study else "a table of runs" if asked.table else "a fit of optimal pairs"
     if asked.setting is not None or asked.by:
         if asked.table is None or asked.setting is None or not asked.by:
