@@ -76,6 +76,7 @@ def test_the_highest_losses_are_dropped(write):
         ("N;D;loss\n1e6;2e7;3,25\n2e6;2e7;3.25\n", "write all in one way"),
         ("N,D,loss\n1,2,three\n", "line 2: loss is 'three', which is no number"),
         (b"\xff\xfe\x00", "is no CSV file"),
+        ('[{"N": 1e6, "D": 2e7,\n"loss": 3}]\n', "is JSON: give a CSV file"),
     ],
 )
 def test_what_is_no_table_is_refused(write, text, said):

@@ -92,6 +92,8 @@ def _lines(path: Path) -> list[tuple[int, str]]:
         raise UserError(f"{path} is no CSV file: {error}") from error
     if "\0" in text:
         raise UserError(f"{path} is no CSV file: it has zero bytes")
+    if text.lstrip()[:1] in ("{", "["):
+        raise UserError(f"{path} is JSON: give a CSV file, with a header line and a row for each run")
     return list(enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1))
 
 
