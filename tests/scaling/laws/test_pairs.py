@@ -34,7 +34,7 @@ def test_deviations_that_are_too_small_and_too_few_pairs_are_said():
     found = pairs.fit(GIVEN._replace(deviations=DEVIATIONS / 10))
     assert [each.code for each in found.fit.warnings] == ["lack-of-fit"]
     with pytest.raises(UserError, match="needs 3 pairs or more; 2 here"):
-        pairs.fit(Pairs(*(column[:2] for column in GIVEN)))
+        pairs.fit(Pairs(GIVEN.flops[:2], GIVEN.params[:2], GIVEN.deviations[:2]))
 
 
 def test_the_tool_takes_them(capsys, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,6 +83,8 @@ _IDLE = {
 
 def fit(asked: Fit) -> None:
     """Prints the fitted laws; writes them."""
+    # Read as NumPy is imported. Over matrices of seven columns threads only wait for each other.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     asked, kind = _checked(asked)
     if kind == "a law of a setting":
         fit_setting(asked)
