@@ -11,12 +11,14 @@ A column of the table that is neither N, D, C, loss nor named in --where holds *
   `20 tokens per parameter`, tells how the runs were planned and is no setting.)
 """
 
+import contextlib
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from transformer.errors import UserError
-from transformer.scaling.laws.cell_numbers import all_numbers, is_number
+from transformer.scaling.laws.cell_numbers import Unclear, all_numbers, parse
 from transformer.scaling.laws.csv_file import CsvFile
 from transformer.scaling.laws.warned import Warned
 
@@ -113,7 +115,13 @@ def _stands_apart(values: Sequence[str], place: np.ndarray, cell: Sequence[np.nd
 
 
 def _same(cell: str, value: str) -> bool:
-    try:
-        return cell == value or (is_number(cell) and is_number(value) and float(cell) == float(value))
-    except ValueError:
-        return False
+    return cell == value or not _readings(cell).isdisjoint(_readings(value))
+
+
+def _readings(text: str) -> set[float]:
+    """Returns the finite numbers that a text says, with a decimal point or with a decimal comma."""
+    found = set()
+    for mark in ".,":
+        with contextlib.suppress(Unclear):
+            found.add(parse(text, mark))
+    return set(filter(math.isfinite, found))
