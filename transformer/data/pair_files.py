@@ -1,25 +1,35 @@
-"""Pairs in files: parallel text files in a folder, a .tsv file, a .jsonl file; each may be compressed (.gz, .zst)."""
+"""Pairs in files: parallel text files in a folder, a .tsv file, a .jsonl file; each may be compressed (.gz, .zst).
+
+With a validation fraction of 1, all pairs are validation, in order: a test set, which may be parallel files of any name.
+"""
 
 import functools
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from transformer.data import receipts
 from transformer.data.config import DataConfig
+from transformer.data.header import find_header
 from transformer.data.jsonl import jsonl_text
 from transformer.data.pair_split import HashSplit, numbered
 from transformer.data.pair_table import PairTable
 from transformer.data.pairs import PairSource, check_fields
-from transformer.data.pieces import decode_utf8
+from transformer.data.pieces import decode_utf8, digest_text
 from transformer.data.readable import Part, Split
-from transformer.data.readers import COMPRESSED, is_compressed, is_jsonl, is_parquet, is_tsv, raw_lines, rough_text_size
+from transformer.data.readers import COMPRESSED, is_compressed, is_jsonl, is_tsv, raw_lines, rough_text_size
 from transformer.data.receipts import Facts, Scan, Unit
+from transformer.data.sources import existing
+from transformer.data.tables import is_table
 from transformer.errors import UserError
 
-_TRAIN, _VALIDATION = ("train",), ("val", "valid", "validation", "dev")
+_TRAIN, _VALIDATION, _TEST = ("train",), ("val", "valid", "validation", "dev"), ("test",)
+
+
+Columns = tuple[str, str] | tuple[int, int] | None
+"""Which fields of a JSONL line, or which columns of a .tsv line, are source and target; None: the first two columns."""
 
 
 class Lines(NamedTuple):
@@ -42,17 +52,27 @@ def _cut(cuts: Sequence[Sequence[int]], files: int) -> list[Lines]:
 
 
 class ParallelFiles(PairSource):
-    """{train,val}.{xx,yy}, a pair a line: line i of one file belongs to line i of the other."""
+    """{train,val}.{xx,yy}, a pair a line: line i of one file belongs to line i of the other.
 
-    def __init__(self, root: Path, fields: tuple[str, str], config: DataConfig):
+    Where all pairs are validation: those of the first of `names` that the folder has.
+    """
+
+    def __init__(self, root: Path, fields: tuple[str, str], config: DataConfig, names: Sequence[str] = _TEST):
         super().__init__(config.cache_dir)
         self.name, self.fields, self._fraction = str(root), fields, config.validation_fraction
-        train, validation = (self._find(root, names) for names in (_TRAIN, _VALIDATION))
+        if self._fraction == 1:
+            names = names if names != _TEST else (*_TEST, *_VALIDATION, *_TRAIN)
+            train, validation = self._find(root, names), None
+        else:
+            names = _TRAIN
+            train, validation = (self._find(root, names) for names in (_TRAIN, _VALIDATION))
         if train is None:
-            wanted = " and ".join(f"train.{field}" for field in fields)
+            wanted = " and ".join(f"{names[0]}.{field}" for field in fields)
             raise UserError(
                 f"{root} has no {wanted} (or .gz, .zst): put them there, or name others with --data.fields."
             )
+        if self._fraction == 1:
+            self.name = " and ".join(map(str, train))
         self._files: dict[str, tuple[Path, Path]] = {"train": train, "validation": validation or train}
         self._is_carved = validation is None
 
@@ -99,6 +119,10 @@ class ParallelFiles(PairSource):
     def parts(self, split: Split) -> Sequence[Part]:
         return _cut(self.facts[-1 if split == "validation" else 0]["cuts"], 2)
 
+    @property
+    def notes(self) -> list[str]:
+        return _empty_note(self.name, sum(facts.get("empty", 0) for facts in self.facts))
+
     def part_pairs(self, part: Part, split: Split) -> Iterator[tuple[str, str]]:
         _, _, line, _ = part
         for number, (source, target) in enumerate(_parallel(self._files[split], part), start=line):
@@ -125,20 +149,20 @@ def _unequal(files: Sequence[Path]) -> UserError:
 def _scan_parallel(unit: Unit, *, part_bytes: int, is_carved: bool) -> Facts:
     """Finds the hashes of two parallel files, and where they can be cut; if they are to be split, their pairs too."""
     files = [Path(file) for file in unit.files]
-    digests = [receipts.hash_file(file) for file in files]
+    digests = [digest_text(file) for file in files]
     can_seek = not any(map(is_compressed, files))
-    cuts, ends, count = [[0, 0, 0, 0]], [0, 0], 0
+    cuts, ends, count, empty = [[0, 0, 0, 0]], [0, 0], 0, 0
     for lines in itertools.zip_longest(*map(_raw_lines, files)):
         if None in lines:
             raise _unequal(files)
-        for path, line, end in zip(files, lines, ends, strict=True):
-            decode_utf8(line, path, end)  # bad text is found before hours of tokenising
+        # Bad text is found before hours of tokenising.
+        empty += not all([decode_utf8(*each).strip() for each in zip(lines, files, ends, strict=True)])
         sizes = [end + len(line) - begin for end, line, begin in zip(ends, lines, cuts[-1][:2], strict=True)]
         if can_seek and sum(sizes) > part_bytes and count > cuts[-1][2]:
             cuts.append([*ends, count, count])
         ends = [end + len(line) for end, line in zip(ends, lines, strict=True)]
         count += 1
-    return {"digests": digests, "cuts": cuts} | (numbered(count) if is_carved else {})
+    return {"digests": digests, "cuts": cuts, "empty": empty} | (numbered(count) if is_carved else {})
 
 
 class PairLines(PairSource):
@@ -147,24 +171,35 @@ class PairLines(PairSource):
     def __init__(self, path: Path, config: DataConfig):
         super().__init__(config.cache_dir)
         self.name, self._path, self._fraction = str(path), path, config.validation_fraction
-        self._jsonl = is_jsonl(path)
+        self._jsonl, self._header = is_jsonl(path), config.header
         self.fields = check_fields(config) if self._jsonl else (config.fields or ("source", "target"))
 
+        self._named = config.fields
+
     @property
-    def _columns(self) -> tuple[str, str] | None:
-        """The fields of a JSONL file; None for the columns of a .tsv file."""
-        return self.fields if self._jsonl else None
+    def _columns(self) -> Columns:
+        """The fields of a JSONL file, or the columns that the header of a .tsv file names; None: its first two."""
+        if self._jsonl:
+            return self.fields
+        header = self.facts[0]["header"]
+        return (header[0], header[1]) if header else None
 
     @property
     def _key(self) -> tuple[object, ...]:
-        return ("pairs", os.path.abspath(self._path), self._columns)
+        if self._jsonl:
+            return ("pairs", os.path.abspath(self._path), self.fields)
+        return ("tsv", os.path.abspath(self._path), self._named, self._header)
 
     def _units(self) -> list[Unit]:
         return [Unit("", (os.path.abspath(self._path),))]
 
     @property
     def _scan(self) -> Scan:
-        return functools.partial(_scan_pairs, path=self._path, columns=self._columns, part_bytes=self._part_bytes)
+        fields = self.fields if self._jsonl else None
+        header = None if self._jsonl else functools.partial(find_header, fields=self._named, asked=self._header)
+        return functools.partial(
+            _scan_pairs, path=self._path, fields=fields, find=header, part_bytes=self._part_bytes
+        )
 
     @functools.cached_property
     def _split(self) -> HashSplit:
@@ -181,59 +216,103 @@ class PairLines(PairSource):
     def parts(self, split: Split) -> Sequence[Part]:
         return _cut(self.facts[0]["cuts"], 1)
 
+    @property
+    def notes(self) -> list[str]:
+        [facts] = self.facts
+        named = " and ".join(facts.get("names", ()))
+        header = [f"{self.name}: its first line names the columns {named}, and is no pair"] if named else []
+        return header + _empty_note(self.name, facts.get("empty", 0))
+
     def part_pairs(self, part: Part, split: Split) -> Iterator[tuple[str, str]]:
         found = _pair_lines(self._path, self._columns, part)
-        for number, (_, _, *pair) in enumerate(found, start=part.pair):
+        pairs = (pair for pair in found if pair[2].strip() and pair[3].strip())
+        for number, (_, _, source, target) in enumerate(pairs, start=part.pair):
             if self._split(number) == split:
-                yield pair[0], pair[1]
+                yield source, target
 
 
-def _scan_pairs(unit: Unit, *, path: Path, columns: tuple[str, str] | None, part_bytes: int) -> Facts:
-    digest, count = receipts.hash_file(unit.files[0]), 0
-    cuts = [[0, 0, 0]]
-    for offset, line, _, _ in _pair_lines(path, columns, Lines((0,), None, 0, 0)):
+def _scan_pairs(
+    unit: Unit,
+    *,
+    path: Path,
+    fields: tuple[str, str] | None,
+    find: Callable[[str], tuple[int, int] | None] | None,
+    part_bytes: int,
+) -> Facts:
+    digest, count, empty = digest_text(Path(unit.files[0])), 0, 0
+    header, first = _header(path, find) if find else (None, [0, 0, 0])
+    columns: Columns = fields if find is None else header
+    names = _names(path, header) if header else []
+    cuts = [first]
+    for offset, line, source, target in _pair_lines(path, columns, _cut(cuts, 1)[0]):
+        if not (source.strip() and target.strip()):
+            empty += 1
+            continue
         if not is_compressed(path) and offset - cuts[-1][0] > part_bytes:
             cuts.append([offset, line, count])
         count += 1
-    return {"digests": [digest], "cuts": cuts, **numbered(count)}
+    return {"digests": [digest], "cuts": cuts, "header": header, "names": names, "empty": empty, **numbered(count)}
 
 
-def _pair_lines(path: Path, columns: tuple[str, str] | None, part: Lines) -> Iterator[tuple[int, int, str, str]]:
-    """The pairs with two sides in some lines of a file: byte and number of the line, source, target."""
+def _header(path: Path, find: Callable[[str], tuple[int, int] | None]) -> tuple[tuple[int, int] | None, list[int]]:
+    """The columns that the first line names, if it does; and where the pairs begin, as a cut."""
+    first = next(_raw_lines(path))
+    header = find(decode_utf8(first, path, 0).rstrip("\r\n"))
+    return header, [len(first), 1, 0] if header else [0, 0, 0]
+
+
+def _names(path: Path, header: tuple[int, int]) -> list[str]:
+    cells = next(text_lines(path)).split("\t")
+    return [cells[column].strip() for column in header]
+
+
+def _empty_note(name: str, empty: int) -> list[str]:
+    return [f"{name}: {empty:,} pair{'s' * (empty != 1)} with an empty side left out"] if empty else []
+
+
+def _pair_lines(path: Path, columns: Columns, part: Lines) -> Iterator[tuple[int, int, str, str]]:
+    """The pairs in some lines of a file, but for blank lines: byte and number of the line, source, target."""
     offset, stop = part.starts[0], part.stops[0] if part.stops else None
     for number, raw in enumerate(_raw_lines(path, offset, stop), start=part.line):
         line = decode_utf8(raw, path, offset).rstrip("\r\n")
         if line.strip():
-            source, target = _parse(line, columns, f"{path}:{number + 1}")
-            if source.strip() and target.strip():
-                yield offset, number, source, target
+            yield offset, number, *_parse(line, columns, f"{path}:{number + 1}")
         offset += len(raw)
 
 
-def _parse(line: str, columns: tuple[str, str] | None, where: str) -> tuple[str, str]:
-    if columns is not None:
-        source, target = (jsonl_text(line, where, field, "--data.fields") for field in columns)
-        return source, target
-    found = line.split("\t")
+def _parse(line: str, columns: Columns, where: str) -> tuple[str, str]:
+    source, target = columns or (0, 1)
+    if isinstance(source, str) and isinstance(target, str):
+        return jsonl_text(line, where, source, "--data.fields"), jsonl_text(line, where, target, "--data.fields")
+    found, needed = line.split("\t"), 1 + max(int(source), int(target))
     if len(found) < 2:
         raise UserError(f"{where}: one column. A .tsv file has a source, a tab and a target a line.")
-    return found[0], found[1]
+    if len(found) < needed:
+        raise UserError(f"{where}: {len(found)} columns, and the header names column {needed}.")
+    return found[int(source)], found[int(target)]
 
 
 def open_pair_path(path: str, config: DataConfig) -> PairSource:
-    """The pairs at `path`: a folder of parallel files, a .tsv, .jsonl or .parquet file; UserError if there are none."""
-    root = Path(path).expanduser()
-    if not root.exists():
-        raise UserError(
-            f"{root}: no such file or folder. Set --data.path to a folder of parallel files, .tsv, .jsonl or .parquet."
-        )
+    """The pairs at `path`: a folder of parallel files, or a .tsv, .jsonl, .json, .csv or .parquet file; where all pairs
+    are validation, also what parallel files have in common (`test` of test.en and test.de).
+
+    Raises:
+      UserError: there are none.
+    """
+    prefix = Path(os.path.expanduser(path))
+    if config.validation_fraction == 1 and config.fields and prefix.name and not prefix.is_dir():
+        if any(_existing(prefix.parent, f"{prefix.name}.{field}") for field in config.fields):
+            return ParallelFiles(prefix.parent, check_fields(config), config, (prefix.name,))
+    root = existing(path, "a folder of parallel files, or a .tsv, .jsonl, .json, .csv or .parquet file")
     if root.is_dir():
         return ParallelFiles(root, check_fields(config), config)
-    if is_parquet(root):
-        return PairTable(root, check_fields(config), config)
     if is_tsv(root) or is_jsonl(root):
         return PairLines(root, config)
-    raise UserError(f"{root} holds no pairs: give a folder of parallel files, a .tsv, a .jsonl or a .parquet file.")
+    if is_table(root):
+        return PairTable(root, check_fields(config), config)
+    raise UserError(
+        f"{root} holds no pairs: give a folder of parallel files, or a .tsv, .jsonl, .json, .csv or .parquet file."
+    )
 
 
 def text_lines(path: Path, start: int = 0, stop: int | None = None) -> Iterator[str]:
