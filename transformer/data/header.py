@@ -24,16 +24,22 @@ _NAMES = (
 
 # ISO 639-1.
 _CODES = frozenset(
-    "aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en eo "
-    "es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it iu ja jv ka kg "
-    "ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn mr ms mt my na nb nd ne ng nl nn "
-    "no nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg si sk sl sm sn so sq sr ss st su sv sw ta "
-    "te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu".split()
+    """
+    aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz
+    ee el en eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik
+    io is it iu ja jv ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml
+    mn mr ms mt my na nb nd ne ng nl nn no nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd
+    se sg si sk sl sm sn so sq sr ss st su sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi
+    vo wa wo xh yi yo za zh zu
+    """.split()  # noqa: SIM905 - a list would be a page long
 )
 _LANGUAGES = frozenset(
-    "arabic bengali bulgarian catalan chinese croatian czech danish dutch english estonian finnish french german greek "
-    "hebrew hindi hungarian indonesian italian japanese korean latvian lithuanian norwegian persian polish portuguese "
-    "romanian russian serbian slovak slovenian spanish swedish thai turkish ukrainian urdu vietnamese".split()
+    """
+    arabic bengali bulgarian catalan chinese croatian czech danish dutch english estonian finnish french
+    german greek hebrew hindi hungarian indonesian italian japanese korean latvian lithuanian norwegian
+    persian polish portuguese romanian russian serbian slovak slovenian spanish swedish thai turkish ukrainian
+    urdu vietnamese
+    """.split()  # noqa: SIM905 - a list would be a page long
 )
 _FLORES = re.compile(r"[a-z]{3}_[a-z]{4}")  # eng_Latn, in small letters
 
@@ -41,8 +47,8 @@ _FLORES = re.compile(r"[a-z]{3}_[a-z]{4}")  # eng_Latn, in small letters
 def find_header(line: str, fields: tuple[str, str] | None, asked: bool | None) -> tuple[int, int] | None:
     """The columns of source and target, where the first line of a .tsv file names its columns; None where it is a pair.
 
-    It names them if two of its cells are `fields`, or a known pair of names (source and target, src and tgt, ...), or if
-    its first two are two languages (`en` and `de`, `en-US`, `eng_Latn`, `English`), whatever their case.
+    It names them if two of its cells are `fields`, or a known pair of names (source and target, src and tgt, ...), or
+    if its first two are two languages (`en` and `de`, `en-US`, `eng_Latn`, `English`), whatever their case.
 
     Args:
       line: without its end.

@@ -35,7 +35,7 @@ def _items(path: Path) -> Iterator[tuple[int, Any]]:
     with open_text(path) as file:
         file.seek(len(BOM) if file.peek(len(BOM)).startswith(BOM) else 0)  # type: ignore[attr-defined]
         try:
-            for index, item in enumerate(ijson.items(file, "item", use_float=True)):  # noqa: B007 - for the message
+            for index, item in enumerate(ijson.items(file, "item", use_float=True)):
                 yield index, item
         except (ijson.JSONError, ValueError, RecursionError, OverflowError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")

@@ -24,13 +24,14 @@ def jsonl_text(line: str, where: str, field: str, flag: str = "--data.text-field
         record = json.loads(line.removeprefix("\ufeff"))
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{where}: not JSON ({error.msg} at column {error.colno}). A .jsonl file has one object a line; a .json file "
-            "too, or one array."
+            f"{where}: not JSON ({error.msg} at column {error.colno}). A .jsonl file has one object a line; "
+            "a .json file too, or one array."
         ) from None
     except RecursionError:
         raise UserError(f"{where}: its JSON is nested too deeply to be read. Remove the line.") from None
     except ValueError as error:  # an integer of more digits than Python reads
-        raise UserError(f"{where}: its JSON cannot be read ({str(error).partition(';')[0]}). Remove the line.") from None
+        reason = str(error).partition(";")[0]
+        raise UserError(f"{where}: its JSON cannot be read ({reason}). Remove the line.") from None
     return field_text(record, where, field, flag)
 
 

@@ -164,9 +164,7 @@ def raw_lines(path: Path, start: int = 0, stop: int | None = None) -> Iterator[b
     with open_text(path, start) as file:
         while (stop is None or offset < stop) and (line := file.readline()):
             if not offset and not line.endswith(b"\n") and b"\r" in line.rstrip(b"\r\n"):
-                raise UserError(
-                    f"{path} ends its lines with carriage returns alone. Convert it (`tr '\\r' '\\n'`)."
-                )
+                raise UserError(f"{path} ends its lines with carriage returns alone. Convert it (`tr '\\r' '\\n'`).")
             yield line
             offset += len(line)
 

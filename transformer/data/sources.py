@@ -2,7 +2,8 @@
 
 A source has two splits, "train" and "validation". A single text file is one document, whose last part is validation;
 other corpora are split by document, by a hash of its name or index, so that adding documents does not reshuffle the
-others. With a validation fraction of 1 all of it is validation, in order: what is evaluated on, never trained on. A source is opened without reading it; what the split and the cuts need is read once, into a receipt.
+others. With a validation fraction of 1 all of it is validation, in order: what is evaluated on, never trained on. A
+source is opened without reading it; what the split and the cuts need is read once, into a receipt.
 """
 
 import abc
@@ -270,7 +271,7 @@ def _read_as_text_once(path: Path) -> bool:
 
 
 def existing(path: str, kinds: str) -> Path:
-    """The file or folder that `path` names; UserError where there is none, which lists the `kinds` that may be there."""
+    """The file or folder that `path` names; UserError where there is none, which lists the `kinds` that may be."""
     if not path:
         raise UserError(f"--data.path is empty: set it to {kinds}.")
     root = Path(os.path.expanduser(path))

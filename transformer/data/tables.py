@@ -1,4 +1,4 @@
-"""Files that are read by rows: Parquet, .csv and .tsv files with a header, and JSON arrays. Parquet alone can be cut."""
+"""Files that are read by rows: Parquet, .csv and .tsv files with a header, JSON arrays. Parquet alone can be cut."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
