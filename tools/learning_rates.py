@@ -64,7 +64,7 @@ def main(args: list[str]) -> None:
     low, high = asked.exponents
     if len(asked.widths) < 2 or high - low < 2:
         raise UserError("give two --widths or more, and --exponents at least two apart")
-    figure = command.new_figure(10, 4.2)
+    figure = command.new_figure(10, 4.2, asked.out)
     command.start_jax()
     from transformer.training.mup import MupConfig
 

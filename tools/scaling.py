@@ -16,6 +16,7 @@ import tyro
 
 from transformer import command
 from transformer.errors import UserError
+from transformer.paths import check_file
 
 if TYPE_CHECKING:  # SciPy and JAX take seconds to import, after the flags are known to be good
     from transformer.scaling.laws.law_file import Source
@@ -324,8 +325,8 @@ def _of_table(asked: Fit) -> "tuple[Table, Source]":
     from transformer.scaling.laws import law_file
     from transformer.scaling.laws.reading import Columns, drop_highest, read
 
-    if asked.json is not None and not Path(asked.json).expanduser().parent.is_dir():
-        raise UserError(f"--json {asked.json}: no such folder")
+    if asked.json is not None:
+        check_file(asked.json, "--json")
     columns = Columns(asked.params, asked.tokens, asked.loss, asked.flops, asked.unique_tokens)
     path = str(asked.table)
     table = drop_highest(read(path, columns), asked.drop_highest)

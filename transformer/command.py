@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import errno
 import importlib.util
 import io
 import logging
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from transformer.errors import Interrupted, UserError
+from transformer.paths import check_file, explain
 
 
 def run(main: Callable[[], None]) -> int:
@@ -25,15 +25,9 @@ def run(main: Callable[[], None]) -> int:
         return _refuse(str(error), error, error.exit_code)
     except KeyboardInterrupt as error:
         return _refuse("interrupted; nothing was lost that had been saved", error)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            _leave(error, traceback.format_exc(), 1)
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        return _refuse(
-            f"{where}{error.strerror}: make room or choose another folder, then run the same command again", error
-        )
     except Exception as error:
+        if (line := explain(error)) is not None:
+            return _refuse(line, error)
         _leave(error, traceback.format_exc(), 1)
         raise
     return 0
@@ -84,16 +78,21 @@ def start_jax(*, distributed: bool = False) -> None:
         follow()
 
 
-def new_figure(width: float, height: float) -> Any:
-    """Returns an empty matplotlib Figure, in inches; raises UserError where the library is not installed.
+def new_figure(width: float, height: float, path: str) -> Any:
+    """Returns an empty matplotlib Figure, in inches; raises UserError where it could not be saved as `path`.
 
     Called before anything is computed that would be lost without it.
     """
+    check_file(path, "--out")
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UserError("drawing needs matplotlib: pip install -e '.[plot]'") from error
-    return Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
+    ending, known = Path(path).suffix[1:].lower(), figure.canvas.get_supported_filetypes()
+    if ending and ending not in known:
+        raise UserError(f"--out {path}: .{ending} is not supported: give {', '.join(f'.{name}' for name in known)}")
+    return figure
 
 
 def save_figure(figure: Any, path: str) -> None:
@@ -132,6 +131,7 @@ def _number(variable: str) -> int | None:
 
 
 def _refuse(message: str, error: BaseException, exit_code: int = UserError.exit_code) -> int:
+    message = re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found[0])[1:-1], message)  # of names: it stays one line
     if exit_code != Interrupted.exit_code:  # on which all processes agreed
         _leave(error, f"error: {message}", exit_code)
     print(f"error: {message}", file=sys.stderr)

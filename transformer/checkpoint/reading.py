@@ -61,6 +61,8 @@ def steps(folder: epath.Path) -> list[int]:
     """
     if not folder.exists():
         return []
+    if is_local(folder) and not folder.is_dir():
+        raise UserError(f"{folder} is a file, and a run keeps its checkpoints in a folder of that name: move it away")
     named = [entry for entry in folder.iterdir() if entry.name.isdigit()]
     if not is_local(folder):
         named = [entry for entry in named if (entry / "commit_success.txt").exists()]

@@ -47,5 +47,7 @@ class DataConfig:
     same."""
 
     def __post_init__(self) -> None:
+        if not self.cache_dir:
+            raise UserError("--data.cache-dir is empty: name a folder")
         if self.workers < 0:
             raise UserError(f"--data.workers is {self.workers}: it must be 0 (none) or the number of processes")

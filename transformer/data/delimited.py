@@ -43,9 +43,10 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Rows that are not blank, with the number of the line that each ends at."""
     csv.field_size_limit(sys.maxsize)  # a document may be a cell
     lines = _lines(path)
-    reader = (
-        csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if is_tsv(path) else csv.reader(lines, strict=True)
-    )
+    if is_tsv(path):
+        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.reader(lines, strict=True)
     try:
         for row in reader:
             if row:
