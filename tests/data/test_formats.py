@@ -1,0 +1,233 @@
+"""What is in a file is read the same whatever the format holds around it: marks, line ends, headers, arrays."""
+
+import csv
+import gzip
+import io
+import json
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transformer.data.header import find_header
+from transformer.data.pieces import digest_text
+from transformer.data.sources import open_path
+
+from .test_readers import joined, read, read_pairs, refused, table
+
+MARK = b"\xef\xbb\xbf"
+TEXTS = [f"text {i} é" for i in range(40)]
+PAIRS = [(f"source {i}", f"target {i} é") for i in range(40)]
+FIELDS = ("q", "a")
+
+
+def as_csv(rows) -> bytes:
+    held = io.StringIO()
+    csv.writer(held).writerows(rows)
+    return held.getvalue().encode()
+
+
+TEXT_FILES = {
+    "a.txt": "".join(f"{text}\n" for text in TEXTS).encode(),
+    "a.jsonl": "".join(json.dumps({"text": text}) + "\n" for text in TEXTS).encode(),
+    "a.json": json.dumps([{"id": i, "text": text} for i, text in enumerate(TEXTS)]).encode(),
+    "strings.json": json.dumps(TEXTS, indent=1).encode(),
+    "lines.json": "".join(json.dumps({"text": text}) + "\n" for text in TEXTS).encode(),
+    "a.csv": as_csv([("id", "text"), *enumerate(TEXTS)]),
+    "a.tsv": "".join(f"{a}\t{b}\n" for a, b in [("id", "text"), *enumerate(TEXTS)]).encode(),
+}
+PAIR_FILES = {
+    "a.tsv": "".join(f"{a}\t{b}\n" for a, b in PAIRS).encode(),
+    "named.tsv": "".join(f"{i}\t{b}\t{a}\n" for i, (a, b) in [("id", FIELDS), *enumerate(PAIRS)]).encode(),
+    "a.jsonl": "".join(json.dumps({"q": a, "a": b}) + "\n" for a, b in PAIRS).encode(),
+    "a.json": json.dumps([{"a": b, "q": a} for a, b in PAIRS]).encode(),
+    "a.csv": as_csv([("a", "n", "q"), *((b, 1, a) for a, b in PAIRS)]),
+}
+PACK = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}
+packed = pytest.mark.parametrize("suffix", PACK)
+
+
+@packed
+@pytest.mark.parametrize("name", TEXT_FILES)
+def test_texts_are_read_whatever_the_format_and_a_mark_is_no_text(tmp_path, name, suffix):
+    found = []
+    for mark in (b"", MARK):
+        path = tmp_path / f"{name}{suffix}"
+        path.write_bytes(PACK[suffix](mark + TEXT_FILES[name]))
+        found.append(read(path))
+    assert found[0] == found[1]
+    texts = joined(found[0])
+    assert ("".join(texts).splitlines() if name == "a.txt" else sorted(texts)) == (
+        TEXTS if name == "a.txt" else sorted(TEXTS)
+    )
+
+
+@packed
+@pytest.mark.parametrize("name", PAIR_FILES)
+def test_pairs_are_read_whatever_the_format_and_a_mark_is_no_text(tmp_path, name, suffix):
+    for mark in (b"", MARK):
+        path = tmp_path / f"{name}{suffix}"
+        path.write_bytes(PACK[suffix](mark + PAIR_FILES[name]))
+        assert sorted(joined(read_pairs(path, FIELDS))) == sorted(PAIRS)
+
+
+@packed
+def test_a_mark_is_no_text_of_parallel_files(tmp_path, suffix):
+    for side, name in enumerate(("en", "de")):
+        content = MARK + "".join(f"{pair[side]}\r\n" for pair in PAIRS).encode()
+        (tmp_path / f"train.{name}{suffix}").write_bytes(PACK[suffix](content))
+    assert sorted(joined(read_pairs(tmp_path, ("en", "de")))) == sorted(PAIRS)
+
+
+def test_a_mark_gives_another_fingerprint_than_when_it_was_text(tmp_path):
+    plain, marked = tmp_path / "a.txt", tmp_path / "b.txt"
+    plain.write_bytes(TEXT_FILES["a.txt"])
+    marked.write_bytes(MARK + TEXT_FILES["a.txt"])
+    assert digest_text(marked) not in (digest_text(plain), open_path(str(plain), _config(tmp_path)).fingerprint)
+
+
+def _config(tmp_path):
+    from transformer.data.config import DataConfig
+
+    return DataConfig(cache_dir=str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "latin-1"])
+@pytest.mark.parametrize("name", [*TEXT_FILES, "plays"])
+def test_other_encodings_are_named(tmp_path, name, encoding):
+    text = TEXT_FILES.get(name, TEXT_FILES["a.txt"]).decode().replace("\\u00e9", "é")
+    path = tmp_path / name
+    path.write_bytes(b"\xfe\xff" * (encoding == "utf-16-be") + text.encode(encoding))
+    refused(lambda: read(path), name, *(["iconv"] if name[-4:] != "json" else []))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+@pytest.mark.parametrize(
+    "value", ["9" * 5000, "[" * 100_000 + "]" * 100_000, "[" * 100_000, '"' + "\\ud800", "01", "{", "nul"]
+)
+def test_bad_json_is_one_line_with_its_place(tmp_path, name, value):
+    path = tmp_path / name
+    if name == "a.jsonl":
+        path.write_text('{"text": "a"}\n{"text": "b"}\n{"n": %s, "text": "c"}\n' % value)
+        refused(lambda: read(path), f"{path}:3: ", "JSON")
+        refused(lambda: read_pairs(path, ("text", "n")), path, ":")
+    else:
+        path.write_text('[{"text": "a"}, {"text": "b"}, {"n": %s, "text": "c"}]' % value)
+        try:
+            assert sorted(joined(read(path))) == ["a", "b", "c"]  # an array's reader minds neither depth nor digits
+            assert value[0] in "9["
+        except Exception as error:
+            assert "\n" not in str(error)
+            assert f"{path}: not JSON after item 2" in str(error)
+
+
+def test_what_is_no_record_is_named(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"data": TEXTS}))
+    refused(lambda: read(path), f"{path}:1", "no field 'text'; its fields are: data")
+    path.write_text(json.dumps({"data": TEXTS}, indent=1))
+    refused(lambda: read(path), f"{path}:1", "a .json file too, or one array")
+    path.write_text('[{"text": "a"}, {"body": "b"}]')
+    refused(lambda: read(path), f"{path}: item 2", "'text'", "body")
+    refused(lambda: read_pairs(path, ("text", "body")), f"{path}: item 1", "'body'", "--data.fields")
+    path.write_text("[1, 2]")
+    refused(lambda: read(path), f"{path}: item 1", "int")
+    path.write_text("[]")
+    refused(lambda: read(path), path, "holds 0 document")
+    for content, words in {
+        "id,body\n1,a\n": ["no column 'text'", "id, body", ".txt"],
+        "text,text\n1,a\n": ["more than one column 'text'"],
+        "text,n\na,1\nb\n": [":3: 1 cells, and the header has 2"],
+        "text,n\na,1,2\n": [":2: 3 cells"],
+        'text,n\na,1\n"b,2\nc,3\n': ["not comma-separated"],
+    }.items():
+        (tmp_path / "a.csv").write_text(content)
+        refused(lambda: read(tmp_path / "a.csv"), tmp_path / "a.csv", *words)
+
+
+def test_cells_hold_lines_and_long_documents(tmp_path):
+    texts = ["a\nb\r\nc", 'say "x", y', "word " * 100_000, " "]
+    (tmp_path / "a.csv").write_bytes(as_csv([("text",), *((text,) for text in texts)]))
+    assert sorted(joined(read(tmp_path / "a.csv"))) == sorted(texts)
+
+
+def test_line_ends(tmp_path):
+    """A line ends with a line feed; what else a program might take for an end is text."""
+    odd = [f"a\u2028b {i}\x0b\x0c\x85 \u2029" for i in range(30)]
+    lines = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\r\n\r\n" for text in odd)
+    (tmp_path / "a.jsonl").write_bytes(lines.encode())
+    assert sorted(joined(read(tmp_path / "a.jsonl"))) == sorted(odd)
+    (tmp_path / "a.tsv").write_bytes("".join(f"{text}\tx\r\n\r\n" for text in odd).encode())
+    assert sorted(joined(read_pairs(tmp_path / "a.tsv", None))) == sorted((text, "x") for text in odd)
+    for name in ("a.jsonl", "a.tsv"):
+        content = (tmp_path / name).read_bytes().replace(b"\n", b"")
+        (tmp_path / name).write_bytes(content)
+        refused(lambda name=name: read_pairs(tmp_path / name, FIELDS), name, "carriage returns alone")
+
+
+def test_null_cells_are_no_documents_and_no_pairs(tmp_path):
+    table(tmp_path / "a.parquet", {"q": ["a", None, "b"], "a": ["x", "y", "z"]})
+    assert sorted(joined(read_pairs(tmp_path / "a.parquet", FIELDS))) == [("a", "x"), ("b", "z")]
+
+
+@pytest.mark.parametrize(
+    ("line", "columns"),
+    [
+        ("source\ttarget", (0, 1)),
+        ("ID\tTGT\tSRC", (2, 1)),
+        ("en\tde", (0, 1)),
+        ("en-US\tzh_Hans\tscore", (0, 1)),
+        ("eng_Latn\tdeu_Latn", (0, 1)),
+        ("English\tGerman", (0, 1)),
+        ("q\ta", None),
+        ("en\ten", None),
+        ("hello\thallo", None),
+        ("no\tnein", None),
+        ("en", None),
+        ("", None),
+    ],
+)
+def test_headers(line, columns):
+    assert find_header(line, None, None) == columns
+    assert find_header(line, None, False) is None
+    assert find_header(line, None, True) == (columns or (0, 1))
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\t\r\n"), min_size=13), min_size=2, max_size=5))
+def test_sentences_are_no_header(cells):
+    assert find_header("\t".join(cells), None, None) is None
+
+
+def test_a_header_is_no_pair_and_said(tmp_path):
+    from transformer.data.config import DataConfig
+    from transformer.data.mixture import open_pairs
+
+    path = tmp_path / "a.tsv"
+    path.write_text("en\tde\n" + "".join(f"{a}\t{b}\n" for a, b in PAIRS) + "lonely\t \n")
+
+    def opened(**flags):
+        [(pairs, _)] = open_pairs(DataConfig(path=str(path), cache_dir=str(tmp_path / "cache"), **flags))
+        return [*pairs.pairs("train"), *pairs.pairs("validation")], pairs.notes, pairs.fingerprint
+
+    found, notes, fingerprint = opened()
+    assert sorted(found) == sorted(PAIRS)
+    assert notes == [
+        f"{path}: its first line names the columns en and de, and is no pair",
+        f"{path}: 1 pair with an empty side left out",
+    ]
+    found, notes, other = opened(header=False)
+    assert sorted(found) == sorted([*PAIRS, ("en", "de")])
+    assert other != fingerprint
+    assert len(notes) == 1
+    turned, *_ = opened(fields=("de", "en"))
+    assert sorted(turned) == sorted((b, a) for a, b in PAIRS)
+    refused(lambda: opened(fields=("fr", "es"), header=True), "no such columns; it has: en, de")
+
+
+def test_paths_that_name_nothing(tmp_path):
+    refused(lambda: open_path("", _config(tmp_path)), "--data.path is empty")
+    refused(lambda: open_path(f"{tmp_path}/*.txt", _config(tmp_path)), "no such file or folder", "not expanded")
+    refused(lambda: open_path(f"{tmp_path}/{'x' * 300}", _config(tmp_path)), "no such file or folder")
+    refused(lambda: open_path("/dev/null", _config(tmp_path)), "/dev/null is empty")
+    refused(lambda: open_path("~nobody-here/a.txt", _config(tmp_path)), "no such file or folder")
