@@ -1,5 +1,8 @@
 """The one exception that is a person's to mend: `train.py` and the tools print it as a line and exit with code 2."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Bad input: a flag, file, checkpoint, tokenizer, mesh or corpus. It says what is wrong, where, and what to do."""
@@ -12,3 +15,10 @@ class Interrupted(UserError):
 
     exit_code = 75
     """EX_TEMPFAIL of sysexits.h: run the same command again. What Slurm's RequeueExit is to be set to."""
+
+
+def choice_hint(name: str, choices: Iterable[str]) -> str:
+    """Returns what to do about a name that is none of the choices: the one probably meant, or all of them."""
+    choices = list(choices)
+    near = difflib.get_close_matches(name, choices, 1)
+    return f"did you mean {near[0]}?" if near else f"choose from: {', '.join(choices)}"

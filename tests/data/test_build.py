@@ -272,7 +272,7 @@ if __name__ == "__main__":
 def large(tmp_path_factory):
     root = tmp_path_factory.mktemp("large")
     texts = [make_text(200, i) for i in range(20)]
-    write_jsonl(root / "a.jsonl", [texts[i % 20] + str(i) for i in range(4000)])
+    write_jsonl(root / "a.jsonl", [texts[i % 20] + str(i) for i in range(8000)])
     return root / "a.jsonl"
 
 

@@ -99,7 +99,13 @@ def test_greedy_equals_transformers(pair, penalty):
         assert generated.tokens == expected
 
 
-@pytest.mark.parametrize("how", BEAMS.values(), ids=BEAMS)
+@pytest.mark.parametrize(
+    "how",
+    [
+        *(pytest.param(how, id=name) for name, how in BEAMS.items()),
+        pytest.param(BeamSearch(beams=3, early_stopping="never"), marks=pytest.mark.exhaustive, id="never early"),
+    ],
+)
 def test_beam_search_equals_transformers(pair, how):
     model = pair.config.build(Execution())
     ours = generate(model, pair.params, TEXTS, max_new_tokens=NEW, how=how, num=how.beams, stop_ids=[STOP])

@@ -93,15 +93,9 @@ def generate(
         max_new = [min(number, context - (0 if answers else longest)) for number in max_new]
     width = round_up(longest) if context is None else min(round_up(longest), context)
     if answers:
-        source, source_segment_ids = padded(texts, width)
-        prompt = np.full((len(texts), 1), model.config.decoder_start_id if start_id is None else start_id, np.int32)
-        inputs = {"prompt": prompt, "prompt_segment_ids": np.ones_like(prompt)}
-        inputs |= {"source": source, "source_segment_ids": source_segment_ids}
+        inputs = _answered(texts, width, model.config.decoder_start_id if start_id is None else start_id)
     else:
-        # On the left: every row's next token then goes to the same slot of the cache.
-        prompt, prompt_segment_ids = padded(texts, width, left=True)
-        inputs = {"prompt": prompt, "prompt_segment_ids": prompt_segment_ids}
-        inputs |= {"prefix": prompt_segment_ids} if prefix else {}
+        inputs = _continued(texts, width, prefix)
     stops = tuple(sorted(set(stop_ids)))
     processors = Processors.of(
         rules,
@@ -119,6 +113,22 @@ def generate(
     said, scores = _generate(model, params, inputs, keys_B, processors, new, how, num, stops)
     rows = zip(np.asarray(said).tolist(), np.asarray(scores).tolist(), strict=True)
     return [[_generated(*row) for row in zip(*text, strict=True)] for text in rows]
+
+
+def _answered(texts: Sequence[Sequence[int]], width: int, start_id: int) -> dict[str, np.ndarray]:
+    """Returns what an encoder-decoder reads: the texts, and the token that answers begin after."""
+    source, source_segment_ids = padded(texts, width)
+    prompt = np.full((len(texts), 1), start_id, np.int32)
+    inputs = {"prompt": prompt, "prompt_segment_ids": np.ones_like(prompt)}
+    return inputs | {"source": source, "source_segment_ids": source_segment_ids}
+
+
+def _continued(texts: Sequence[Sequence[int]], width: int, prefix: bool) -> dict[str, np.ndarray]:
+    """Returns what a decoder reads: the texts, from both sides where `prefix` says so."""
+    # On the left: every row's next token then goes to the same slot of the cache.
+    prompt, prompt_segment_ids = padded(texts, width, left=True)
+    inputs = {"prompt": prompt, "prompt_segment_ids": prompt_segment_ids}
+    return inputs | ({"prefix": prompt_segment_ids} if prefix else {})
 
 
 @functools.partial(jax.jit, static_argnames=("model", "new", "how", "num", "stop_ids"))

@@ -120,13 +120,8 @@ class Processors(struct.PyTreeNode):
 
     def repeat(self, num: int) -> Self:
         """Returns the same for `num` rows in place of each."""
-        again = lambda array: None if array is None else jnp.repeat(array, num, axis=0)  # noqa: E731
-        return self.replace(
-            prompt_lengths_R=again(self.prompt_lengths_R),
-            read_RS=again(self.read_RS),
-            min_new_R=again(self.min_new_R),
-            max_new_R=again(self.max_new_R),
-        )
+        of_rows = {name: getattr(self, name) for name in ("prompt_lengths_R", "read_RS", "min_new_R", "max_new_R")}
+        return self.replace(**jax.tree.map(lambda array: jnp.repeat(array, num, axis=0), of_rows))
 
     def __call__(self, scores_RV: jax.Array, history_RL: jax.Array, index: jax.Array, end: jax.Array) -> jax.Array:
         """Returns the scores of next tokens after all rules, in the order of `generate`.

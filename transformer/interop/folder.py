@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from transformer.checkpoint.files import check_new
 from transformer.errors import UserError
@@ -42,7 +43,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Returns config.json; raises UserError naming the file."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    return _json(folder / CONFIG)
+    return read_json(folder / CONFIG)
 
 
 @contextlib.contextmanager
@@ -60,7 +61,7 @@ def open_tensors(folder: Path, *, pickle: bool = False) -> Iterator[Mapping[str,
         yield _unpickled(folder)
         return
     if (folder / INDEX).exists():
-        shards = _json(folder / INDEX).get("weight_map")
+        shards = read_json(folder / INDEX).get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
             raise UserError(f"{folder / INDEX}: no weight_map of names to files")
     elif (folder / WEIGHTS).exists():
@@ -190,7 +191,7 @@ def _unpickled(folder: Path) -> dict[str, np.ndarray]:
     except ImportError as error:
         raise UserError("reading a pickle needs PyTorch: pip install torch") from error
     if (folder / PICKLE_INDEX).exists():
-        names = sorted(set(_json(folder / PICKLE_INDEX)["weight_map"].values()))
+        names = sorted(set(read_json(folder / PICKLE_INDEX)["weight_map"].values()))
     else:
         names = [PICKLE]
     tensors: dict[str, np.ndarray] = {}
@@ -211,7 +212,9 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _json(path: Path) -> Any:
+def read_json(path: epath.PathLike) -> dict[str, Any]:
+    """Returns a file's JSON object; raises UserError naming the file where there is none."""
+    path = epath.Path(path)
     try:
         record = json.loads(path.read_text())
     except OSError as error:

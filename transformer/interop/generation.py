@@ -7,9 +7,9 @@ from typing import Any
 from etils import epath
 
 from transformer.errors import UserError
+from transformer.interop.folder import CONFIG, read_json
 
 FILE = "generation_config.json"
-CONFIG = "config.json"
 
 
 def read(folder: epath.PathLike) -> tuple[str, dict[str, Any], tuple[str, ...]]:
@@ -26,13 +26,7 @@ def read(folder: epath.PathLike) -> tuple[str, dict[str, Any], tuple[str, ...]]:
     """
     folder = epath.Path(folder)
     source = FILE if (folder / FILE).exists() else CONFIG
-    try:
-        fields = json.loads((folder / source).read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / source}: {error}") from error
-    if not isinstance(fields, dict):
-        raise UserError(f"{folder / source}: not a JSON object")
-    fields = {name: value for name, value in fields.items() if value is not None}
+    fields = {name: value for name, value in read_json(folder / source).items() if value is not None}
     if source == CONFIG:
         if fields.pop("force_bos_token_to_be_generated", False):
             fields["forced_bos_token_id"] = fields.get("bos_token_id")

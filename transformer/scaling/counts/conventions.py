@@ -9,10 +9,9 @@ Shape letters: L layers, D model width, H heads, K head width, S length of the e
 the only one, V vocabulary, E embedding width, N parameters.
 """
 
-import difflib
 from collections.abc import Callable
 
-from transformer.errors import UserError
+from transformer.errors import UserError, choice_hint
 from transformer.models.architecture import Architecture
 from transformer.scaling.counts.flops import attentions, embedding_table, flops_by_kind, params_by_kind
 
@@ -126,9 +125,7 @@ CONVENTIONS: dict[str, Convention] = {
 def convention(name: str) -> Convention:
     """Returns one of `CONVENTIONS`; raises UserError for another name, with the nearest."""
     if name not in CONVENTIONS:
-        near = difflib.get_close_matches(name, CONVENTIONS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"choose from: {', '.join(CONVENTIONS)}"
-        raise UserError(f"unknown convention {name!r} of counting FLOPs: {hint}")
+        raise UserError(f"unknown convention {name!r} of counting FLOPs: {choice_hint(name, CONVENTIONS)}")
     return CONVENTIONS[name]
 
 

@@ -15,6 +15,7 @@ from scipy.optimize import minimize
 
 from transformer.errors import UserError
 from transformer.scaling.laws import newton
+from transformer.scaling.laws.how import How
 from transformer.scaling.laws.law import Fit, Law, Warned
 from transformer.scaling.laws.newton import Solved
 from transformer.scaling.laws.objective import Objective
@@ -80,7 +81,8 @@ class Problem(abc.ABC):
 
     y: np.ndarray
     """[R] log loss, less any level that the form takes out."""
-    objective: Objective
+    how: How
+    """What a person chooses of the fit; what it holds fixed, the bounds hold too."""
     lower: np.ndarray
     """[P] bounds of theta; equal ones hold a parameter fixed."""
     upper: np.ndarray
@@ -117,6 +119,11 @@ class Problem(abc.ABC):
     @abc.abstractmethod
     def headlines(self, law: Any) -> Mapping[str, Headline]:
         """Returns the numbers by which two minima differ, or do not."""
+
+    @property
+    def objective(self) -> Objective:
+        """What is minimised."""
+        return self.how.objective
 
     @property
     def free(self) -> np.ndarray:
@@ -174,7 +181,7 @@ def fit(problem: Problem) -> ParametricFit:
         )
         warned.append(Warned("ill-conditioned", line))
     return ParametricFit(
-        minima[0].law,
+        problem.how.hold(minima[0].law),
         minima[0].objective,
         len(problem.y),
         tuple(warned),
@@ -205,7 +212,7 @@ def refit(problem: Problem, laws: list[Law], weights: np.ndarray, tick: Tick | N
             lower = solved.objective < objective
             theta = np.where(lower[:, None], solved.theta, theta)
             objective = np.where(lower, solved.objective, objective)
-        found += [problem.law(each) for each in theta]
+        found += [problem.how.hold(problem.law(each)) for each in theta]
         if tick is not None:
             tick(len(block))
     return found

@@ -10,7 +10,10 @@ from scipy import stats
 from transformer.errors import UserError
 from transformer.scaling.laws import parametric
 from transformer.scaling.laws.bootstrap import Bootstrap
+from transformer.scaling.laws.kaplan import Kaplan
 from transformer.scaling.laws.law import Allocation, Law, Warned
+from transformer.scaling.laws.parametric import Chinchilla
+from transformer.scaling.laws.repeat import Repeat
 from transformer.scaling.laws.table import Table
 
 _FAR, _LEAST = 6.0, 0.01
@@ -86,12 +89,11 @@ def residuals(table: Table, law: Law) -> np.ndarray:
 
 
 def exponent(law: Law) -> float:
-    """Returns a of N* ~ C^a, which runs decide; NaN where the form has none, or leaves no choice."""
-    return float(getattr(law, "a")) if law.name in ALLOCATING else math.nan  # noqa: B009 (a law of these names has it)
+    """Returns a of N* ~ C^a, which runs decide; NaN where the form has none, or leaves no choice.
 
-
-ALLOCATING = "chinchilla", "kaplan", "repeat"
-"""Laws whose runs say how the best size grows (over-training's grows as C^0.5, and its `a` is a factor)."""
+    Over-training's best size grows as C^0.5 whatever the runs say, and its `a` is a factor.
+    """
+    return law.a if isinstance(law, Chinchilla | Kaplan | Repeat) else math.nan
 
 
 def outliers(table: Table, law: Law, fit: Callable[[Table], Law]) -> Outliers:

@@ -104,7 +104,7 @@ class Joint(Problem):
         for k, name in enumerate(("N_c", "D_c", "alpha_N", "alpha_D")):
             if name in fixed:
                 lower[k] = upper[k] = 0.0 if k < 2 else fixed[name]
-        return cls(np.log(table.loss), how.objective, lower, upper, n - middle_n, d - middle_d, middle_n, middle_d)
+        return cls(np.log(table.loss), how, lower, upper, n - middle_n, d - middle_d, middle_n, middle_d)
 
     def _parts(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns the log of the sum, and the size's share of it: [K, R]; and alpha_N and alpha_D [K, 1]."""
@@ -195,7 +195,7 @@ class _Line(Problem):
             lower[0] = upper[0] = 0.0
         if alpha in how.fixed:
             lower[1] = upper[1] = how.fixed[alpha]
-        return cls(np.log(table.loss), how.objective, lower, upper, form, np.log(column) - middle, middle)
+        return cls(np.log(table.loss), how, lower, upper, form, np.log(column) - middle, middle)
 
     def errors(self, theta: np.ndarray) -> np.ndarray:
         return theta[:, :1] - theta[:, 1:] * self.x - self.y
@@ -245,8 +245,7 @@ def fit(table: Table, how: How = How()) -> ParametricFit:
                 f"kaplan: every run has the same {what}, {column[0]:.3g}; --law {other} fits the other alone"
             )
     descent.require_cells(table, "kaplan", 4 - len(how.fixed))
-    found = descent.fit(Joint.of(table, how))
-    return dataclasses.replace(found, law=how.hold(found.law))
+    return descent.fit(Joint.of(table, how))
 
 
 def fit_params(table: Table, how: How = How()) -> ParametricFit:
@@ -265,7 +264,7 @@ def resampled(
     """Returns the fits where run r counts weights[k, r] times, of whichever of the three laws: descent.refit."""
     first = laws[0]
     problem = Joint.of(table, how) if isinstance(first, Kaplan) else _Line.of(table, type(first), how)  # pyright: ignore
-    return [how.hold(law) for law in descent.refit(problem, laws, weights, tick)]
+    return descent.refit(problem, laws, weights, tick)
 
 
 def _fit_line(
@@ -274,8 +273,7 @@ def _fit_line(
     how.check(form.name, _names(form))
     if len(np.unique(column)) < 3:
         raise UserError(f"{form.name} has 2 numbers to fit: it needs runs of 3 {what}; {len(np.unique(column))} here")
-    found = descent.fit(_Line.of(table, form, how))
-    return dataclasses.replace(found, law=how.hold(found.law))
+    return descent.fit(_Line.of(table, form, how))
 
 
 def _names(form: type[Law]) -> tuple[str, str]:

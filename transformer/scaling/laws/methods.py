@@ -1,13 +1,12 @@
 """The laws, by the names that `--law` takes, and how each is fitted and fitted again."""
 
 import contextlib
-import difflib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from transformer.errors import UserError
+from transformer.errors import UserError, choice_hint
 from transformer.scaling.laws import bootstrap, envelope, isoflop, kaplan, overtrain, parametric, repeat_fit
 from transformer.scaling.laws.allocation import PairsLaw
 from transformer.scaling.laws.bootstrap import Bootstrap
@@ -55,9 +54,7 @@ SIDE_BY_SIDE = "chinchilla", "isoflop", "envelope", "kaplan", "overtrain", "repe
 def method(name: str) -> Method:
     """Returns one of `METHODS`; raises UserError for another name, with the nearest."""
     if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, 1)
-        hint = f"did you mean {near[0]}?" if near else f"choose from: {', '.join(METHODS)}"
-        raise UserError(f"--law {name}: no such law; {hint}")
+        raise UserError(f"--law {name}: no such law; {choice_hint(name, METHODS)}")
     return METHODS[name]
 
 

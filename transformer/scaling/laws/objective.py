@@ -6,11 +6,10 @@ published fits are. One objective for all forms: their minima can be compared.
 """
 
 import dataclasses
-import difflib
 
 import numpy as np
 
-from transformer.errors import UserError
+from transformer.errors import UserError, choice_hint
 
 DELTA = 1e-3
 """Where Huber's loss turns from a square to a line, in log loss."""
@@ -54,7 +53,5 @@ def named(name: str) -> Objective:
     """Returns the objective of a name; raises UserError for another, with the nearest."""
     choices = {each.name: each for each in (HUBER, SQUARES)}
     if name not in choices:
-        near = difflib.get_close_matches(name, choices, 1)
-        hint = f"did you mean {near[0]}?" if near else f"choose from: {', '.join(choices)}"
-        raise UserError(f"--objective {name}: no such objective; {hint}")
+        raise UserError(f"--objective {name}: no such objective; {choice_hint(name, choices)}")
     return choices[name]

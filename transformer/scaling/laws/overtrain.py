@@ -17,7 +17,7 @@ from transformer.scaling.laws import descent
 from transformer.scaling.laws.descent import Headline, ParametricFit, Problem
 from transformer.scaling.laws.how import How
 from transformer.scaling.laws.law import Allocation, Law
-from transformer.scaling.laws.parametric import Chinchilla, Terms, project
+from transformer.scaling.laws.parametric import Chinchilla, Terms, project, shown_levels
 from transformer.scaling.laws.table import Table
 
 
@@ -69,7 +69,7 @@ class Tied(Problem):
         plain = Terms.of(raised, dataclasses.replace(how, fixed=fixed))
         eta = [how.fixed["eta"]] * 2 if "eta" in how.fixed else _ETA
         lower, upper = np.array([*plain.lower[:3], eta[0]]), np.array([*plain.upper[:3], eta[1]])
-        return cls(plain.y, how.objective, lower, upper, plain)
+        return cls(plain.y, how, lower, upper, plain)
 
     def errors(self, theta: np.ndarray) -> np.ndarray:
         return self.plain.errors(theta @ _TIE.T)
@@ -91,14 +91,12 @@ class Tied(Problem):
     def starts(self) -> np.ndarray:
         """Returns [K, 4]: a grid of eta; for each, the other three are linear."""
         eta = np.geomspace(0.02, 1, 20) if self.free[3] else self.lower[3:]
-        by_n, by_d = (np.exp(-2 * eta[:, None] * x) for x in (self.plain.n, self.plain.d))
         held = np.where(self.free, np.nan, self.lower)[:3]
-        return np.concatenate([project(np.stack([np.ones_like(by_n), by_n, by_d], -1), self.y, held), eta[:, None]], 1)
+        levels = project(2 * eta, 2 * eta, self.plain.n, self.plain.d, self.y, held)
+        return np.concatenate([levels, eta[:, None]], 1)
 
     def shown(self, theta: np.ndarray) -> list[tuple[str, str]]:
-        names = "E", "a", "b"
-        levels = [(name, "0" if theta[k] < 1e-6 else "as large as the loss") for k, name in enumerate(names)]
-        return [*levels, ("eta", f"{theta[3]:.3g}")]
+        return [*shown_levels(("E", "a", "b"), theta), ("eta", f"{theta[3]:.3g}")]
 
     def headlines(self, law: OverTrain) -> Mapping[str, Headline]:
         return {"eta": Headline(law.eta, 0.01)}
@@ -122,12 +120,11 @@ def fit(table: Table, how: How = How()) -> ParametricFit:
             f"overtrain: every run has {np.exp(log_m[0]):.3g} tokens per parameter, so a and b look alike; "
             "add runs that are trained for longer"
         )
-    found = descent.fit(Tied.of(table, how))
-    return dataclasses.replace(found, law=how.hold(found.law))
+    return descent.fit(Tied.of(table, how))
 
 
 def resampled(
     table: Table, laws: list[Law], weights: np.ndarray, how: How = How(), tick: descent.Tick | None = None
 ) -> list[Law]:
     """Returns the fits where run r counts weights[k, r] times: descent.refit."""
-    return [how.hold(law) for law in descent.refit(Tied.of(table, how), laws, weights, tick)]
+    return descent.refit(Tied.of(table, how), laws, weights, tick)

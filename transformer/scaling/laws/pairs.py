@@ -4,7 +4,6 @@ N* = k C^a by least squares in logs, each pair weighted by 1 / sd^2 of its log N
 given: the intervals are what they leave open, of draws of every N* about its published value.
 """
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from scipy import stats
 
 from transformer.errors import UserError
-from transformer.scaling.laws import bootstrap
+from transformer.scaling.laws import bootstrap, reading
 from transformer.scaling.laws.allocation import PairsLaw
 from transformer.scaling.laws.law import Fit, Warned
 from transformer.scaling.laws.law_file import Fitted
@@ -49,34 +48,21 @@ def read(path: str | Path, columns: Sequence[str], log: bool = False) -> Pairs:
       UserError: no such file or column, or a value that is no positive number.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
     if len(columns) != 3:
         raise UserError(f"--pair-columns takes three names, of C, N* and its standard deviation; {len(columns)} given")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is no CSV file: {error}") from error
-    header = [name.strip() for name in rows[0]] if rows else []
+    header, rows = reading.rows(path)
     missing = [name for name in columns if header.count(name) != 1]
     if missing:
         raise UserError(
-            f"{path}: no single column {', '.join(map(repr, missing))}; it has: {', '.join(header) or 'nothing'}; "
+            f"{path}: no single column {', '.join(map(repr, missing))}; it has: {', '.join(header)}; "
             "name those of C, N* and its standard deviation with --pair-columns"
         )
-    values = np.empty((len(rows) - 1, 3))
-    for number, row in enumerate(rows[1:], 2):
+    values = np.empty((len(rows), 3))
+    for at, (number, row) in zip(values, rows, strict=True):
         if len(row) != len(header):
-            raise UserError(f"{path}, row {number}: {len(row)} cells under a header of {len(header)}")
+            raise UserError(f"{path}, line {number}: {len(row)} cells under a header of {len(header)}")
         for k, name in enumerate(columns):
-            text = row[header.index(name)].strip()
-            try:
-                values[number - 2, k] = float(text)
-            except ValueError:
-                raise UserError(f"{path}, row {number}: {name} is {text!r}, which is no number") from None
-            if not 0 < values[number - 2, k] < math.inf:
-                raise UserError(f"{path}, row {number}: {name} is {text}: it must be positive and finite")
+            at[k] = reading.number_of(f"{path}, line {number}: {name}", row[header.index(name)].strip())
     flops, params, deviations = values.T
     return Pairs(flops, params, deviations if log else deviations / params)
 

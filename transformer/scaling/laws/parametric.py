@@ -9,7 +9,7 @@ not find better (descent.py).
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -63,12 +63,11 @@ class Chinchilla(Law):
 
 
 @dataclasses.dataclass(frozen=True)
-class Terms(Problem):
-    """L_hat = E + A' exp(-alpha n) + B' exp(-beta d), theta = (E, A', B', alpha, beta), loss in units of its middle.
+class Centred(Problem):
+    """A form of the *centred* log sizes and log tokens, with the loss in units of its middle.
 
-    n and d are the *centred* log sizes and log tokens: A' is the size's part of the loss at the middle size, and it and
-    alpha are hardly correlated, where A and alpha are nearly one. E, A' and B' are not logs: so a fit whose E is 0 gets
-    there. Where A is fixed, n is not centred: A' is A, and it and alpha cannot be mistaken for each other.
+    The size's factor A' is then its part of the loss at the middle size, and it and alpha are hardly correlated, where
+    A and alpha are nearly one. Where A is fixed, n is not centred: A' is A. So it is with d and B.
     """
 
     n: np.ndarray
@@ -78,6 +77,23 @@ class Terms(Problem):
     middle_n: float
     middle_d: float
     middle_y: float
+
+    @staticmethod
+    def centred(table: Table, how: How) -> dict[str, Any]:
+        """Returns the fields but for the bounds, by name."""
+        logs = {"n": np.log(table.params), "d": np.log(table.tokens), "y": np.log(table.loss)}
+        known = {"n": "A" in how.fixed, "d": "B" in how.fixed, "y": False}
+        middles = {name: 0.0 if known[name] else float(log.mean()) for name, log in logs.items()}
+        fields = {name: log - middles[name] for name, log in logs.items()}
+        return {"how": how, **fields, **{f"middle_{name}": middle for name, middle in middles.items()}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Terms(Centred):
+    """L_hat = E + A' exp(-alpha n) + B' exp(-beta d), theta = (E, A', B', alpha, beta).
+
+    E, A' and B' are not logs: so a fit whose E is 0 gets there.
+    """
 
     @classmethod
     def of(cls, table: Table, how: How = How()) -> "Terms":
@@ -91,17 +107,15 @@ class Terms(Problem):
         how.within(
             "chinchilla", {"E": (0, highest), "A": any_factor, "B": any_factor, "alpha": EXPONENTS, "beta": EXPONENTS}
         )
-        n, d, y = np.log(table.params), np.log(table.tokens), np.log(table.loss)
-        middle_n, middle_d = 0.0 if "A" in fixed else float(n.mean()), 0.0 if "B" in fixed else float(d.mean())
-        middle_y = float(y.mean())
-        unit, top = math.exp(middle_y), math.exp(float(y.max()) - middle_y)
+        centred = cls.centred(table, how)
+        unit, top = math.exp(centred["middle_y"]), math.exp(float(centred["y"].max()))
         lower = np.array([*[SMALLEST] * 3, EXPONENTS[0], EXPONENTS[0]])
         # At the middle of the table no term is far above the highest loss.
         upper = np.array([top, 3 * top, 3 * top, EXPONENTS[1], EXPONENTS[1]])
         for k, (name, scale) in enumerate((("E", unit), ("A", unit), ("B", unit), ("alpha", 1.0), ("beta", 1.0))):
             if name in fixed:
                 lower[k] = upper[k] = max(fixed[name] / scale, SMALLEST if name == "E" else 0.0)
-        return cls(y - middle_y, how.objective, lower, upper, n - middle_n, d - middle_d, middle_n, middle_d, middle_y)
+        return cls(lower=lower, upper=upper, **centred)
 
     def _parts(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns L_hat, and its derivatives by A' and B': [K, R] each."""
@@ -136,7 +150,7 @@ class Terms(Problem):
         large, small = np.exp(alpha * self.middle_n), np.exp(beta * self.middle_d)
         return Chinchilla(float(unit * e), float(unit * a * large), float(unit * b * small), alpha, beta)
 
-    def theta(self, law: Any) -> np.ndarray:
+    def theta(self, law: Chinchilla) -> np.ndarray:
         unit = np.exp(self.middle_y)
         a, b = law.A * np.exp(-law.alpha * self.middle_n), law.B * np.exp(-law.beta * self.middle_d)
         return np.array([law.E / unit, a / unit, b / unit, law.alpha, law.beta])
@@ -145,32 +159,39 @@ class Terms(Problem):
         """Returns [K, 5]: for each pair of exponents of a grid, the E, A' and B' of least squared relative error."""
         grids = [GRID if self.free[k] else self.lower[k : k + 1] for k in (3, 4)]
         alpha, beta = (axis.ravel() for axis in np.meshgrid(*grids))
-        terms = np.stack(
-            [np.ones((len(alpha), len(self.n))), np.exp(-alpha[:, None] * self.n), np.exp(-beta[:, None] * self.d)], -1
-        )
         held = np.where(self.free, np.nan, self.lower)[:3]
-        return np.concatenate([project(terms, self.y, held), alpha[:, None], beta[:, None]], 1)
+        return np.concatenate([project(alpha, beta, self.n, self.d, self.y, held), alpha[:, None], beta[:, None]], 1)
 
     def shown(self, theta: np.ndarray) -> list[tuple[str, str]]:
-        names = "E", "A/N^alpha", "B/D^beta"
-        levels = [(name, "0" if theta[k] < 1e-6 else "as large as the loss") for k, name in enumerate(names)]
+        levels = shown_levels(("E", "A/N^alpha", "B/D^beta"), theta)
         return [*levels, ("alpha", f"{theta[3]:.3g}"), ("beta", f"{theta[4]:.3g}")]
 
     def headlines(self, law: Chinchilla) -> Mapping[str, Headline]:
         return {"a": Headline(law.a, 0.01)}
 
 
-def project(terms: np.ndarray, y: np.ndarray, held: np.ndarray) -> np.ndarray:
-    """Returns the factors [K, P] of terms [K, R, P] for which the sum is nearest to exp(y), by squared relative error.
+def shown_levels(names: Sequence[str], theta: np.ndarray) -> list[tuple[str, str]]:
+    """Returns the first parameters, levels of the loss, in words for where they are at a bound: Problem.shown."""
+    return [(name, "0" if theta[k] < 1e-6 else "as large as the loss") for k, name in enumerate(names)]
 
-    Variable projection (Golub and Pereyra 1973): with the exponents fixed a law is linear in the rest.
+
+def project(
+    alpha: np.ndarray, beta: np.ndarray, n: np.ndarray, d: np.ndarray, y: np.ndarray, held: np.ndarray
+) -> np.ndarray:
+    """Returns E, A' and B' [K, 3] of least squared relative error for each pair of exponents.
+
+    Variable projection (Golub and Pereyra 1973): with the exponents fixed the law is linear in the rest.
 
     Args:
-      terms: [K, R, P].
+      alpha: [K].
+      beta: [K].
+      n: [R] centred log sizes.
+      d: [R] centred log tokens.
       y: [R] log loss.
-      held: [P] factors that are known; NaN for those to find.
+      held: [3] factors that are known; NaN for those to find.
     """
-    terms = terms * np.exp(-y)[:, None]
+    terms = [np.ones((len(alpha), len(n))), np.exp(-alpha[:, None] * n), np.exp(-beta[:, None] * d)]
+    terms = np.stack(terms, -1) * np.exp(-y)[:, None]
     free = np.isnan(held)
     rest = 1 - terms[..., ~free] @ held[~free]
     terms = terms[..., free]
@@ -194,6 +215,7 @@ def fit(table: Table, how: How = How()) -> ParametricFit:
     _require(table, NUMBERS - len(how.fixed))
     problem = Terms.of(table, how)
     found = descent.fit(problem)
+    assert isinstance(found.law, Chinchilla)
     theta = problem.theta(found.law)
     for term, what in ((1, "size"), (2, "number of tokens")):
         if problem.free[term] and theta[term] <= SMALLEST * 1.001:
@@ -201,7 +223,7 @@ def fit(table: Table, how: How = How()) -> ParametricFit:
                 f"chinchilla: the losses of these {len(table)} runs do not fall with the {what}; look for runs that "
                 "diverged or that were measured otherwise, or add runs further apart"
             )
-    return dataclasses.replace(found, law=how.hold(found.law))
+    return found
 
 
 def judge(table: Table, law: Chinchilla) -> Convergence:
@@ -213,7 +235,7 @@ def judge(table: Table, law: Chinchilla) -> Convergence:
 
 def resampled(
     table: Table, laws: list[Law], weights: np.ndarray, how: How = How(), tick: descent.Tick | None = None
-) -> list[Chinchilla]:
+) -> list[Law]:
     """Returns the fits where run r counts weights[k, r] times, for every k, as descent.refit.
 
     Args:
@@ -223,7 +245,7 @@ def resampled(
       how: as the law was fitted.
       tick: told of fits done.
     """
-    return [how.hold(each) for each in descent.refit(Terms.of(table, how), laws, weights, tick)]  # pyright: ignore
+    return descent.refit(Terms.of(table, how), laws, weights, tick)
 
 
 def _require(table: Table, numbers: int) -> None:

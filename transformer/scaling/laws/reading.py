@@ -35,7 +35,7 @@ def read(path: str | Path, columns: Columns = Columns()) -> Table:
     Raises:
       UserError: no such file, no rows, no such column, or a value that is no positive finite number.
     """
-    names, lines = _rows(Path(path).expanduser())
+    names, lines = rows(Path(path).expanduser())
     if columns.tokens is None and columns.flops is None:
         columns = dataclasses.replace(columns, tokens="tokens")
     params, loss = (
@@ -73,7 +73,7 @@ def read_sweeps(
     Raises:
       UserError: as `read`.
     """
-    names, lines = _rows(Path(path).expanduser())
+    names, lines = rows(Path(path).expanduser())
     columns = {name: _column(path, names, lines, "by", name) for name in by}
     losses = _column(path, names, lines, "loss", loss, diverged=True)
     return _column(path, names, lines, "setting", setting), losses, columns
@@ -90,8 +90,12 @@ def drop_highest(table: Table, count: int) -> Table:
     return table.take(np.sort(np.argsort(table.loss, kind="stable")[: len(table) - count]))
 
 
-def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Returns the header, and the rows with their line numbers; blank lines are none."""
+def rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Returns the header of a CSV file, and its rows with their line numbers; blank lines are none.
+
+    Raises:
+      UserError: no such file, no CSV, or no row.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
@@ -126,13 +130,20 @@ def _column(
     values = np.empty(len(lines))
     for row, (number, cells) in enumerate(lines):
         text = cells[place].strip() if place < len(cells) else ""
-        try:
-            values[row] = float(text or "nan") if diverged else float(text)
-        except ValueError:
-            raise UserError(f"{path}, line {number}: {name} is {text!r}, which is no number") from None
-        if not (values[row] > 0 if math.isfinite(values[row]) else diverged):
-            raise UserError(
-                f"{path}, line {number}: {name} is {text}: it must be positive and finite; take the row out if the run "
-                "failed"
-            )
+        values[row] = number_of(f"{path}, line {number}: {name}", text, diverged=diverged)
     return values
+
+
+def number_of(what: str, text: str, *, diverged: bool = False) -> float:
+    """Returns the positive number of a cell; where runs may have diverged, NaN for an empty one, or what is not finite.
+
+    Raises:
+      UserError: it is none; `what` says where it stands.
+    """
+    try:
+        value = float(text or "nan") if diverged else float(text)
+    except ValueError:
+        raise UserError(f"{what} is {text!r}, which is no number") from None
+    if not (value > 0 if math.isfinite(value) else diverged):
+        raise UserError(f"{what} is {text}: it must be positive and finite; take the row out if the run failed")
+    return value

@@ -9,10 +9,10 @@ import numpy as np
 
 from transformer.errors import UserError
 from transformer.scaling.laws import descent
-from transformer.scaling.laws.descent import Headline, ParametricFit, Problem
+from transformer.scaling.laws.descent import Headline, ParametricFit
 from transformer.scaling.laws.how import How
 from transformer.scaling.laws.law import Warned
-from transformer.scaling.laws.parametric import EXPONENTS, SMALLEST, project
+from transformer.scaling.laws.parametric import EXPONENTS, SMALLEST, Centred, project
 from transformer.scaling.laws.repeat import Repeat
 from transformer.scaling.laws.table import Table
 
@@ -58,22 +58,15 @@ def _excess(x: np.ndarray, v: np.ndarray, p: np.ndarray) -> _Excess:
 
 
 @dataclasses.dataclass(frozen=True)
-class Terms(Problem):
+class Terms(Centred):
     """L_hat = E + exp(g_1) + exp(g_2), theta = (E, log A', log B', alpha, beta, log R_D*, log R_N*), centred.
 
     g_1 = log A' - alpha log N' and g_2 = log B' - beta log D'; the size that N' decays beyond is exp(V),
     V = (log(alpha A' / (beta B')) + beta u) / alpha, so that N' depends on all of Chinchilla's numbers.
     """
 
-    n: np.ndarray
-    """[R] log N less `middle_n`."""
-    d: np.ndarray
-    """[R] log D less `middle_d`."""
     u: np.ndarray
     """[R] log of the unique tokens less `middle_d`."""
-    middle_n: float
-    middle_d: float
-    middle_y: float
 
     @classmethod
     def of(cls, table: Table, how: How = How()) -> "Terms":
@@ -87,11 +80,9 @@ class Terms(Problem):
         bounds |= {"alpha": EXPONENTS, "beta": EXPONENTS, "R_D": _DECAYS, "R_N": _DECAYS}
         how.within("repeat", bounds)
         assert table.unique_tokens is not None
-        n, d, y = np.log(table.params), np.log(table.tokens), np.log(table.loss)
-        u = np.log(np.minimum(table.tokens, table.unique_tokens))
-        middle_n, middle_d = 0.0 if "A" in fixed else float(n.mean()), 0.0 if "B" in fixed else float(d.mean())
-        middle_y = float(y.mean())
-        top = float(y.max()) - middle_y
+        centred = cls.centred(table, how)
+        u = np.log(np.minimum(table.tokens, table.unique_tokens)) - centred["middle_d"]
+        middle_y, top = centred["middle_y"], float(centred["y"].max())
         lower = np.array([SMALLEST, -20.0, -20.0, *[EXPONENTS[0]] * 2, *[math.log(_DECAYS[0])] * 2])
         upper = np.array([math.exp(top), *[top + math.log(3)] * 2, *[EXPONENTS[1]] * 2, *[math.log(_DECAYS[1])] * 2])
         places = {"alpha": 3, "beta": 4}
@@ -103,10 +94,7 @@ class Terms(Problem):
             else:
                 place = {"A": 1, "B": 2, "R_D": 5, "R_N": 6}[name]
                 lower[place] = upper[place] = math.log(value) - (middle_y if place < 3 else 0.0)
-        y = y - middle_y
-        return cls(
-            y, how.objective, lower, upper, n - middle_n, d - middle_d, u - middle_d, middle_n, middle_d, middle_y
-        )
+        return cls(lower=lower, upper=upper, u=u, **centred)
 
     def _log_unique(self, theta: np.ndarray) -> np.ndarray:
         """Returns V [K, R]."""
@@ -209,11 +197,7 @@ class Terms(Problem):
         for worth_d in sorted({worth_d for worth_d, _ in _WORTHS}):
             log_d = math.log(worth_d) if self.free[5] else self.lower[5]
             tokens = _excess(self.d, self.u, np.array(log_d)).m
-            terms = np.stack(
-                [np.ones((len(alpha), len(self.n))), np.exp(-alpha[:, None] * self.n), np.exp(-beta[:, None] * tokens)],
-                -1,
-            )
-            factors = project(terms, self.y, held)
+            factors = project(alpha, beta, self.n, tokens, self.y, held)
             factors[:, 1:] = np.log(factors[:, 1:])
             for worth_n in sorted({worth_n for _, worth_n in _WORTHS}):
                 rest = np.broadcast_to([log_d, math.log(worth_n)], (len(alpha), 2))
@@ -262,7 +246,7 @@ def fit(table: Table, how: How = How()) -> ParametricFit:
             "tell size from tokens, and badly; add runs that read more or fewer"
         )
     found = descent.fit(Terms.of(table, how))
-    law = how.hold(found.law)
+    law = found.law
     assert isinstance(law, Repeat)
     warned = list(found.warnings)
     if "R_N" not in how.fixed and not law.excess(table).any():
@@ -286,5 +270,5 @@ def resampled(
     for law, weight in zip(drawn, weights, strict=True):
         assert isinstance(law, Repeat)
         seen = law.excess(table.take(np.flatnonzero(weight > 0))).any()
-        found.append(how.hold(law if seen or "R_N" in how.fixed else dataclasses.replace(law, R_N=math.nan)))
+        found.append(law if seen or "R_N" in how.fixed else dataclasses.replace(law, R_N=math.nan))
     return found
