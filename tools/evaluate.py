@@ -2,17 +2,17 @@
 
 import dataclasses
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from transformer import command
 from transformer.errors import UserError
 from transformer.inference.scoring import BleuTokenizer
-from transformer.paths import check_file
+from transformer.paths import check_file, write_file
 
 if TYPE_CHECKING:  # these take a second to import, after the flags are known to be good
+    from transformer.data.config import DataConfig
     from transformer.inference.restored import Restored
     from transformer.training.experiment import Experiment
 
@@ -29,9 +29,17 @@ class Command:
     metric: tuple[Literal["loss", "bleu", "chrf"], ...] = ("loss",)
     """loss: the objective's own, with its accuracies. bleu, chrf: of an encoder-decoder's answers to the sources,
     against the targets, by sacrebleu (BLEU detokenised, cased)."""
-    path: str | None = None
+    path: Annotated[str | None, tyro.conf.arg(aliases=["--data.path"])] = None
     """Other data of the same kind, such as a test set: all of it is evaluated on. Of pairs: a file, a folder with
     test.en and test.de (or else val, or train), or the beginning of two parallel files' names (DATA/newstest)."""
+    fields: Annotated[tuple[str, str] | None, tyro.conf.arg(name="data.fields")] = None
+    """What --path calls source and target; None: as in training."""
+    text_field: Annotated[str | None, tyro.conf.arg(name="data.text-field")] = None
+    """What --path calls its text; None: as in training."""
+    header: Annotated[bool | None, tyro.conf.arg(name="data.header")] = None
+    """Whether --path, a .tsv file of pairs, begins with a line of column names; None: as that line looks."""
+    cache_dir: Annotated[str | None, tyro.conf.arg(name="data.cache-dir")] = None
+    """The folder that keeps prepared data; None: as in training."""
     bleu_tokenize: BleuTokenizer = "13a"
     """How BLEU cuts text into words, by sacrebleu's names: zh for Chinese, ja-mecab for Japanese, ko-mecab for Korean,
     char or flores200 where words are not set apart by spaces."""
@@ -65,9 +73,7 @@ def main(args: list[str]) -> None:
 
     found = checkpoint.find(asked.run)
     experiment = experiments.read(found / "record" / "experiment.json")
-    if asked.path is not None:
-        other = dataclasses.replace(experiment.data, path=asked.path, tfds=None, mixture=())
-        experiment = dataclasses.replace(experiment, data=other)
+    experiment = dataclasses.replace(experiment, data=data_of(asked, experiment.data))
     if "loss" in asked.metric:
         show_loss(experiment, asked)
     if others := [metric for metric in asked.metric if metric != "loss"]:
@@ -76,12 +82,27 @@ def main(args: list[str]) -> None:
         score_answers(restore(found, experiment.execution), experiment, others, asked)
 
 
+def data_of(asked: Command, recorded: "DataConfig") -> "DataConfig":
+    """Returns what to evaluate on: the data of the run, or other data, which is named as flags say."""
+    names = ("fields", "text_field", "header")
+    named = {name: value for name in names if (value := getattr(asked, name)) is not None}
+    if named and asked.path is None:
+        raise UserError(f"--data.{next(iter(named)).replace('_', '-')} is of --path, which is not given")
+    cache_dir = recorded.cache_dir if asked.cache_dir is None else asked.cache_dir
+    if asked.path is None:
+        return dataclasses.replace(recorded, cache_dir=cache_dir)
+    other = dataclasses.replace(recorded, path=asked.path, tfds=None, mixture=(), header=None, cache_dir=cache_dir)
+    return dataclasses.replace(other, **named)
+
+
 def show_loss(experiment: "Experiment", asked: Command) -> None:
     """Prints the objective's loss and accuracies on all validation data, or on all of other data."""
     from transformer.training.loop import evaluate_checkpoint
 
-    evaluation = evaluate_checkpoint(experiment, asked.run, whole=asked.path is not None, say=print)
-    print(f"loss on {_what(asked)}: {evaluation.targets:,.0f} targets")
+    evaluation, corpus = evaluate_checkpoint(experiment, asked.run, whole=asked.path is not None, say=print)
+    kind = "pair" if experiment.objective.reading(experiment.train.seq_len).kind == "pairs" else "document"
+    count = corpus.figures.documents
+    print(f"loss on {_what(asked)}: {count:,} {kind}{'s' * (count != 1)}, {evaluation.targets:,.0f} targets")
     print(f"loss {evaluation.loss:.4f} nats a target, perplexity {evaluation.perplexity:.2f}")
     for name, value in evaluation.metrics.items():
         print(f"{name.replace('_', ' ')} {value:.4f}")
@@ -119,8 +140,8 @@ def score_answers(restored: "Restored", experiment: "Experiment", metrics: list[
     fitting = fitting_tokenizer(targets)
     if "bleu" in metrics and asked.bleu_tokenize == "13a" and fitting is not None:
         print(
-            "warning: at least half of the letters of the targets are of scripts whose words 13a does not find: BLEU says "
-            f"little; --bleu-tokenize {fitting}",
+            "warning: at least half of the letters of the targets are of scripts whose words 13a does not find, so this "
+            f"BLEU says little: give --bleu-tokenize {fitting}",
             file=sys.stderr,
         )
     found = TextGenerator(restored)(
@@ -132,8 +153,7 @@ def score_answers(restored: "Restored", experiment: "Experiment", metrics: list[
     )
     answers = [one.text for [one] in found]
     if asked.out is not None:
-        lines = "".join(f"{' '.join(answer.split())}\n" for answer in answers)
-        Path(asked.out).expanduser().write_text(lines, encoding="utf-8")
+        write_file(asked.out, "".join(f"{' '.join(answer.split())}\n" for answer in answers))
     for source, target, answer in list(zip(sources, targets, answers, strict=True))[:SAMPLES]:
         print(f"\nsource  {source}\ntarget  {target}\nanswer  {answer}")
     print()

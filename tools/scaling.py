@@ -16,7 +16,7 @@ import tyro
 
 from transformer import command
 from transformer.errors import UserError
-from transformer.paths import check_file
+from transformer.paths import check_file, write_file
 
 if TYPE_CHECKING:  # SciPy and JAX take seconds to import, after the flags are known to be good
     from transformer.scaling.laws.law_file import Source
@@ -245,6 +245,8 @@ def fit(asked: Fit) -> None:
     from transformer.scaling.laws.how import How, parse_fixed
 
     how = How(objective.named(asked.objective), parse_fixed(asked.fix), asked.isoflop_window)
+    if asked.json is not None:
+        check_file(asked.json, "--json")
     if asked.setting is not None or asked.by:
         fit_setting(asked)
         return
@@ -316,7 +318,7 @@ def fit_setting(asked: Fit) -> None:
     if asked.json is not None:
         record = {"setting": asked.setting, **dataclasses.asdict(found.law), "standard_errors": found.errors}
         record |= {"error": found.error, "warnings": [warned._asdict() for warned in found.warnings]}
-        Path(asked.json).expanduser().write_text(json.dumps(law_file.plain(record), allow_nan=False) + "\n")
+        write_file(asked.json, json.dumps(law_file.plain(record), allow_nan=False) + "\n")
         print(f"written: {asked.json}")
 
 
@@ -325,8 +327,6 @@ def _of_table(asked: Fit) -> "tuple[Table, Source]":
     from transformer.scaling.laws import law_file
     from transformer.scaling.laws.reading import Columns, drop_highest, read
 
-    if asked.json is not None:
-        check_file(asked.json, "--json")
     columns = Columns(asked.params, asked.tokens, asked.loss, asked.flops, asked.unique_tokens)
     path = str(asked.table)
     table = drop_highest(read(path, columns), asked.drop_highest)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from transformer.errors import Interrupted, UserError
-from transformer.paths import check_file, explain
+from transformer.paths import check_file, explain, write_file
 
 
 def run(main: Callable[[], None]) -> int:
@@ -25,6 +25,10 @@ def run(main: Callable[[], None]) -> int:
         return _refuse(str(error), error, error.exit_code)
     except KeyboardInterrupt as error:
         return _refuse("interrupted; nothing was lost that had been saved", error)
+    except BrokenPipeError as error:
+        if not _output_closed():
+            raise
+        return _refuse("what this command prints is read no further", error)
     except Exception as error:
         if (line := explain(error)) is not None:
             return _refuse(line, error)
@@ -96,11 +100,20 @@ def new_figure(width: float, height: float, path: str) -> Any:
 
 
 def save_figure(figure: Any, path: str) -> None:
-    """Writes a picture; raises UserError for an ending that matplotlib does not know."""
+    """Writes a picture, whole or not at all."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format=Path(path).suffix[1:].lower() or None, dpi=120)
+    write_file(path, picture.getvalue())
+
+
+def _output_closed() -> bool:
+    """Whether nobody reads the standard output any more, as after `| head`; what is left of it is thrown away then."""
     try:
-        figure.savefig(path, dpi=120)
-    except ValueError as error:
-        raise UserError(f"--out {path}: {error}") from error
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def cpu_alone() -> bool:

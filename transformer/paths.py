@@ -1,7 +1,9 @@
 """Places on disk as people name them: known to be writable before anything is computed that would be lost."""
 
+import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from transformer.errors import UserError
@@ -11,18 +13,64 @@ _BAD_NAME = (errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _NO_HOME = "Could not determine home directory"
 _INSIDE = 256
 """Bytes that the names of the files in a folder may take."""
+_SHORT = 32
+"""Characters of a file's name that the name of its unfinished copy has: a longer one may not fit."""
 
 
-def explain(error: Exception) -> str | None:
-    """Returns one line for an error of the file system that a person can mend, or None: it is a bug's, or unknown."""
+def explain(error: Exception, place: str | os.PathLike[str] | None = None) -> str | None:
+    """Returns one line for an error of the file system that a person can mend, or None: it is a bug's, or unknown.
+
+    Args:
+      place: what was being written, where the error does not say.
+    """
     if isinstance(error, RuntimeError) and str(error).startswith(_NO_HOME):
         return "a path begins with ~ and a name that is no user's"
     if not isinstance(error, OSError) or error.errno not in (*_NO_ROOM, *_BAD_NAME):
         return None
-    where = f"{error.filename}: " if error.filename else ""
+    name = error.filename or place
+    where = f"{os.fspath(name)}: " if name else ""
     if error.errno in _NO_ROOM:
         return f"{where}{error.strerror}: make room or choose another folder, then run the same command again"
     return f"{where}{error.strerror}: give another path" if where else None
+
+
+@contextlib.contextmanager
+def errors_at(place: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns an error of the file system that a person can mend into a UserError that names the place."""
+    try:
+        yield
+    except OSError as error:
+        if (line := explain(error, place)) is None:
+            raise
+        raise UserError(line) from error
+
+
+def expanded(name: str) -> Path:
+    """Returns the path that a person names, ~ being a home; UserError for an empty name, and a user who is not there."""
+    if not name:
+        raise UserError("a path is empty: name a file or a folder")
+    return Path(_expanded(name))
+
+
+def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Replaces a file by a complete new one, or leaves it as it was; what is no regular file (a pipe) is written to.
+
+    Raises:
+      UserError: the disk is full, or the file cannot be written.
+    """
+    place = Path(os.path.realpath(_expanded(os.fspath(path))))
+    data = content.encode() if isinstance(content, str) else content
+    with errors_at(place):
+        if place.exists() and not place.is_file():
+            place.write_bytes(data)
+            return
+        partial = place.with_name(f".{place.name[:_SHORT]}.{os.getpid()}.partial")
+        try:
+            partial.write_bytes(data)
+            partial.replace(place)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:
@@ -73,12 +121,17 @@ def _check_name(name: str, inside: int = 0) -> Path:
         raise UserError(f"{name!r} is not UTF-8: give another path") from None
     if "\0" in name:
         raise UserError(f"{name!r} holds a NUL: give another path")
-    place = os.path.abspath(os.path.expanduser(name))
-    if name.startswith("~") and os.path.expanduser(name) == name:
-        raise UserError(f"{name}: there is no such user: write ./{name} if it is a name")
+    place = os.path.abspath(_expanded(name))
     if len(os.fsencode(place)) + inside > os.pathconf("/", "PC_PATH_MAX"):
         raise UserError(f"{_short(name)} is too long: give a shorter path")
     return Path(place)
+
+
+def _expanded(name: str) -> str:
+    home = os.path.expanduser(name)
+    if name.startswith("~") and home == name:
+        raise UserError(f"{name}: there is no such user: write ./{name} if it is a name")
+    return home
 
 
 def _check_parents(name: str, place: Path) -> None:

@@ -57,5 +57,9 @@ def to_json(record: Mapping[str, Any]) -> bytes:
 def write_atomically(path: epath.Path, content: bytes) -> None:
     """Replaces a file by a complete new one, or leaves it as it was."""
     partial = path.parent / f".{path.name}.partial"
-    partial.write_bytes(content)
-    partial.replace(path)
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise

@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import math
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -42,6 +43,8 @@ def find(path: epath.PathLike) -> epath.Path:
     Raises:
       UserError: there is none.
     """
+    if not os.fspath(path):
+        raise UserError("a path is empty: name a run folder, or one of its checkpoints")
     path = absolute(path)
     if (path / "record").exists():
         return path

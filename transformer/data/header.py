@@ -44,37 +44,52 @@ _LANGUAGES = frozenset(
 _FLORES = re.compile(r"[a-z]{3}_[a-z]{4}")  # eng_Latn, in small letters
 
 
-def find_header(line: str, fields: tuple[str, str] | None, asked: bool | None) -> tuple[int, int] | None:
+_LONGEST_WORD = 24
+"""Characters; a longer cell is a sentence, in a script without spaces too."""
+
+
+def find_header(
+    line: str, following: str, fields: tuple[str, str] | None, declared: bool | None
+) -> tuple[int, int] | None:
     """The columns of source and target, where the first line of a .tsv file names its columns; None where it is a pair.
 
     It names them if two of its cells are `fields`, or a known pair of names (source and target, src and tgt, ...), or
-    if its first two are two languages (`en` and `de`, `en-US`, `eng_Latn`, `English`), whatever their case.
+    if its first two are two languages (`en` and `de`, `en-US`, `eng_Latn`, `English`), whatever their case. Codes of
+    two letters are words too ("to" is "zu" in German): they name columns only where a sentence follows, for in a list
+    of words they may be its first pair.
 
     Args:
       line: without its end.
+      following: the line after it, likewise.
       fields: what a person calls the two.
-      asked: True or False where a person says whether the line is a header.
+      declared: True or False where a person says whether the line is a header.
 
     Raises:
       UserError: it is said to be one, and lacks the fields.
     """
-    if asked is False:
+    if declared is False:
         return None
     cells = [cell.strip().casefold() for cell in line.split("\t")]
     for source, target in (*([fields] if fields else []), *_NAMES):
         if source.casefold() in cells and target.casefold() in cells:
             return cells.index(source.casefold()), cells.index(target.casefold())
-    if len(cells) >= 2 and cells[0] != cells[1] and all(map(_is_language, cells[:2])):
+    languages = len(cells) >= 2 and cells[0] != cells[1] and all(map(_is_language, cells[:2]))
+    if languages and (not _CODES.issuperset(cells[:2]) or _has_sentence(following)):
         return 0, 1
-    if asked and fields:
+    if declared and fields:
         raise UserError(
             f"--data.fields {' '.join(fields)}: the header has no such columns; it has: {_listed(line.split(chr(9)))}."
         )
-    return (0, 1) if asked else None
+    return (0, 1) if declared else None
 
 
 def _listed(cells: Sequence[str]) -> str:
     return ", ".join(cell.strip() for cell in cells)
+
+
+def _has_sentence(line: str) -> bool:
+    cells = [cell.strip() for cell in line.split("\t")[:2]]
+    return any(" " in cell or len(cell) > _LONGEST_WORD for cell in cells)
 
 
 def _is_language(cell: str) -> bool:

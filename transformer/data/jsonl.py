@@ -25,7 +25,7 @@ def jsonl_text(line: str, where: str, field: str, flag: str = "--data.text-field
     except json.JSONDecodeError as error:
         raise UserError(
             f"{where}: not JSON ({error.msg} at column {error.colno}). A .jsonl file has one object a line; "
-            "a .json file too, or one array."
+            "a .json file too, or one array; to read it as plain text, name it .txt."
         ) from None
     except RecursionError:
         raise UserError(f"{where}: its JSON is nested too deeply to be read. Remove the line.") from None

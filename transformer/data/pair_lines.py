@@ -1,6 +1,7 @@
 """Pairs in one file, a line each: two columns of a .tsv file, two fields of a .jsonl file."""
 
 import functools
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from transformer.errors import UserError
 
 Columns = tuple[str, str] | tuple[int, int] | None
 """Which fields of a JSONL line, or which columns of a .tsv line, are source and target; None: the first two columns."""
+FindHeader = Callable[[str, str], tuple[int, int] | None]
+"""`find_header` of the first two lines."""
 
 
 class PairLines(PairSource):
@@ -30,7 +33,6 @@ class PairLines(PairSource):
         self.name, self._path, self._fraction = str(path), path, config.validation_fraction
         self._jsonl, self._header = is_jsonl(path), config.header
         self.fields = check_fields(config) if self._jsonl else (config.fields or ("source", "target"))
-
         self._named = config.fields
 
     @property
@@ -53,7 +55,7 @@ class PairLines(PairSource):
     @property
     def _scan(self) -> Scan:
         fields = self.fields if self._jsonl else None
-        header = None if self._jsonl else functools.partial(find_header, fields=self._named, asked=self._header)
+        header = None if self._jsonl else functools.partial(find_header, fields=self._named, declared=self._header)
         return functools.partial(_scan_pairs, path=self._path, fields=fields, find=header, part_bytes=self._part_bytes)
 
     @functools.cached_property
@@ -75,8 +77,8 @@ class PairLines(PairSource):
     def notes(self) -> list[str]:
         [facts] = self.facts
         named = " and ".join(facts.get("names", ()))
-        header = [f"{self.name}: its first line names the columns {named}, and is no pair"] if named else []
-        return header + empty_note(self.name, facts.get("empty", 0))
+        header = [f"{self.name}: its first line names the columns {named}, and is no pair (--data.header False: it is)"]
+        return (header if named else []) + empty_note(self.name, facts.get("empty", 0))
 
     def part_pairs(self, part: Part, split: Split) -> Iterator[tuple[str, str]]:
         found = _pair_lines(self._path, self._columns, part)
@@ -91,7 +93,7 @@ def _scan_pairs(
     *,
     path: Path,
     fields: tuple[str, str] | None,
-    find: Callable[[str], tuple[int, int] | None] | None,
+    find: FindHeader | None,
     part_bytes: int,
 ) -> Facts:
     digest, count, empty = digest_text(Path(unit.files[0])), 0, 0
@@ -109,10 +111,10 @@ def _scan_pairs(
     return {"digests": [digest], "cuts": cuts, "header": header, "names": names, "empty": empty, **numbered(count)}
 
 
-def _header(path: Path, find: Callable[[str], tuple[int, int] | None]) -> tuple[tuple[int, int] | None, list[int]]:
+def _header(path: Path, find: FindHeader) -> tuple[tuple[int, int] | None, list[int]]:
     """The columns that the first line names, if it does; and where the pairs begin, as a cut."""
-    first = next(lines_of(path))
-    header = find(decode_utf8(first, path, 0).rstrip("\r\n"))
+    first, second = itertools.islice(itertools.chain(lines_of(path), [b""]), 2)
+    header = find(decode_utf8(first, path, 0).rstrip("\r\n"), decode_utf8(second, path, len(first)).rstrip("\r\n"))
     return header, [len(first), 1, 0] if header else [0, 0, 0]
 
 

@@ -21,6 +21,8 @@ from transformer.data.windows import TextWindows, Windows
 class TextFigures:
     """What general compressors make of the validation text: the marks to beat."""
 
+    documents: int
+    """Of pairs: how many there are."""
     text_bytes: int
     """UTF-8 bytes of all validation text: divide the summed loss by it for bits per byte."""
     targets: int
@@ -150,6 +152,7 @@ def cut(*stores: TokenStore, reading: Reading, drop_remainder: bool) -> Records:
 
 def _figures(stores: Sequence[TokenStore]) -> TextFigures:
     return TextFigures(
+        documents=sum(store.meta.documents for store in stores),
         text_bytes=sum(store.meta.text_bytes for store in stores),
         targets=sum(store.meta.tokens - store.meta.documents for store in stores),
         measured_bytes=sum(store.meta.measured_bytes or 0 for store in stores),

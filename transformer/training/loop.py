@@ -304,10 +304,11 @@ def evaluate_checkpoint(
     *,
     whole: bool = False,
     say: Callable[[str], None] = lambda line: None,
-) -> Evaluation:
+) -> tuple[Evaluation, Corpora]:
     """Evaluates the weights that `path` names, a run or a checkpoint, on all of the validation text and on all devices.
 
-    With `whole`, all of the corpus is validation text.
+    Returns:
+      What came of it, and the corpus; with `whole`, all of the corpus is validation text.
 
     Raises:
       UserError: there is no checkpoint, or something about the data is wrong.
@@ -323,7 +324,7 @@ def evaluate_checkpoint(
         say(f"{left_out:,} pairs are left out of the loss: they are longer than a row")
     with jax.set_mesh(mesh):
         _, params = checkpoint.restore_model(found, mesh)
-        return evaluate_now(experiment, program, params, corpus, mesh)
+        return evaluate_now(experiment, program, params, corpus, mesh), corpus
 
 
 def to_devices(batches: Iterable[Batch], layout: BatchLayout) -> Iterator[Batch]:

@@ -117,10 +117,7 @@ class Run:
         along.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not self.begun and self.tokenizer.exists():
-            self.tokenizer.rmtree()
-        if not self.tokenizer.exists():
-            tokenizer.save(str(self.tokenizer))
+        # First: by it a folder that a full disk leaves unfinished is known as this run's.
         record = {
             "experiment.json": to_json(experiments.to_dict(experiment)),
             "architecture.json": to_json(architecture_to_dict(experiment.model)),
@@ -128,5 +125,14 @@ class Run:
         }
         for name, content in record.items():
             write_atomically(self.folder / name, content)
+        if not self.begun and self.tokenizer.exists():
+            self.tokenizer.rmtree()
+        if not self.tokenizer.exists():
+            try:
+                tokenizer.save(str(self.tokenizer))
+            except OSError:
+                if self.tokenizer.exists():
+                    self.tokenizer.rmtree()
+                raise
         record[provenance.NAME] = provenance.written_by("train.py")
         return record | {f"tokenizer/{path.name}": path.read_bytes() for path in self.tokenizer.iterdir()}
