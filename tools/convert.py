@@ -15,7 +15,7 @@ class Import:
     """Write a folder in the Hugging Face format as a checkpoint in a new run folder."""
 
     hf_folder: tyro.conf.Positional[str]
-    """config.json, safetensors (one file, or shards with an index) and tokenizer files."""
+    """config.json, safetensors or Flax's msgpack (one file, or shards with an index) and tokenizer files."""
     run: tyro.conf.Positional[str]
     """A new run folder."""
     head: str | None = None
@@ -36,6 +36,8 @@ class Export:
     """A new folder."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Of the weights on disk; None: as they were imported, or float32."""
+    flax: bool = False
+    """Write flax_model.msgpack, for the Flax classes of Transformers 4, in safetensors' place."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +94,8 @@ def import_(asked: Import) -> None:
         print(f"new, initialised: {path}")
     for name in imported.left:
         print(f"left out (of another head): {name}")
-    print(f"tokenizer   {tokenizer}")
+    for line in tokenizer:
+        print(f"tokenizer   {line}")
     if settings is not None:
         print(f"generation  {settings} ({settings.source})")
         for words in settings.not_applied:
@@ -104,7 +107,7 @@ def export(asked: Export) -> None:
     """Exports, and says what came of it."""
     from transformer.interop import convert
 
-    family = convert.export(asked.checkpoint, expanded(asked.hf_folder), dtype=asked.dtype)
+    family = convert.export(asked.checkpoint, expanded(asked.hf_folder), dtype=asked.dtype, flax=asked.flax)
     print(f"{family.model_type}: {asked.hf_folder}")
 
 

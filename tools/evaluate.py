@@ -137,11 +137,10 @@ def score_answers(restored: "Restored", experiment: "Experiment", metrics: list[
         f"{_what(asked)}"
     )
     sources, targets = zip(*pairs, strict=True)
-    fitting = fitting_tokenizer(targets)
-    if "bleu" in metrics and asked.bleu_tokenize == "13a" and fitting is not None:
+    if "bleu" in metrics and asked.bleu_tokenize == "13a" and (fitting := fitting_tokenizer(targets)) is not None:
         print(
-            "warning: at least half of the letters of the targets are of scripts whose words 13a does not find, so this "
-            f"BLEU says little: give --bleu-tokenize {fitting}",
+            "warning: half of the targets' letters or more are of scripts whose words 13a does not find; this BLEU "
+            f"says little: give --bleu-tokenize {fitting}",
             file=sys.stderr,
         )
     found = TextGenerator(restored)(

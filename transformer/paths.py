@@ -46,7 +46,7 @@ def errors_at(place: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def expanded(name: str) -> Path:
-    """Returns the path that a person names, ~ being a home; UserError for an empty name, and a user who is not there."""
+    """Returns the path that a person names, ~ being a home; UserError for an empty name, or of a user unknown here."""
     if not name:
         raise UserError("a path is empty: name a file or a folder")
     return Path(_expanded(name))

@@ -8,7 +8,7 @@ import pytest
 import sentencepiece
 from google.protobuf import descriptor_pb2
 
-from transformer.data.sentencepiece_model import _FIELDS, read_spec
+from transformer.data.sentencepiece_model import _FIELDS, read_pieces, read_spec
 
 
 def sentencepieces_own() -> dict[str, dict[str, descriptor_pb2.FieldDescriptorProto]]:
@@ -22,7 +22,9 @@ def sentencepieces_own() -> dict[str, dict[str, descriptor_pb2.FieldDescriptorPr
         if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "AddSerializedFile"
     ]
     file = descriptor_pb2.FileDescriptorProto.FromString(serialized)
-    return {message.name: {field.name: field for field in message.field} for message in file.message_type}
+    messages = {message.name: message for message in file.message_type}
+    [messages["Piece"]] = messages["ModelProto"].nested_type
+    return {name: {field.name: field for field in message.field} for name, message in messages.items()}
 
 
 def test_numbers_and_defaults_are_sentencepieces_own():
@@ -31,10 +33,10 @@ def test_numbers_and_defaults_are_sentencepieces_own():
         for name, (number, _, default) in fields.items():
             field = theirs[message][name]
             assert field.number == number
-            if name == "model_type":
-                assert (field.default_value, default) == ("UNIGRAM", "1")
+            if name in ("model_type", "type"):
+                assert (field.default_value, default) == ("UNIGRAM" if name == "model_type" else "NORMAL", "1")
             elif default:
-                assert (field.default_value or "false") == default
+                assert (field.default_value or {"unk_id": "0", "score": "0"}.get(name, "false")) == default
 
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe", "char"])
@@ -56,3 +58,9 @@ def test_reads_what_a_model_was_trained_with(kind, rule, prefix):
     spec = read_spec(model.getvalue())
     assert (spec.is_unigram, spec.is_bpe, spec.byte_fallback) == (kind == "unigram", kind == "bpe", True)
     assert spec.changes_text == (rule != "identity" or prefix)
+    pieces, theirs = read_pieces(model.getvalue()), sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    numbers = range(theirs.get_piece_size())
+    assert pieces.scored == [(theirs.id_to_piece(i), theirs.get_score(i)) for i in numbers]
+    assert pieces.symbols == [(theirs.id_to_piece(i), True) for i in numbers if theirs.is_control(i)]
+    assert (pieces.unknown, pieces.begin, pieces.end) == ((0, "<unk>"), "<s>", "</s>")
+    assert bool(pieces.charsmap) == (rule != "identity")

@@ -174,12 +174,13 @@ def test_bad_folders_are_refused_by_name_and_nothing_is_written(saved, tmp_path,
     ("weight_map", "message"),
     [
         ({"wte.weight": "missing.safetensors"}, "missing.safetensors: no such file: a shard is missing"),
-        ({"wte.weight": "../hf/model.safetensors"}, "names a file outside of its folder"),
-        ({"nothing": "model.safetensors"}, "lacks tensor 'nothing'"),
+        ({"wte.weight": "../hf/shard.safetensors"}, "names a file outside of its folder"),
+        ({"nothing": "shard.safetensors"}, "lacks tensor 'nothing'"),
         ([], "no weight_map"),
     ],
 )
 def test_bad_indexes_are_refused(saved, tmp_path, weight_map, message):
+    (saved / "model.safetensors").rename(saved / "shard.safetensors")
     (saved / folder.INDEX).write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(UserError, match=message):
         tool.main(["import", str(saved), str(tmp_path / "run")])
@@ -277,6 +278,11 @@ KINDS = {
 }
 
 
+def quick(kinds, *first):
+    """Returns the kinds as parameters of a test, all but the first given ones for the exhaustive suite alone."""
+    return [kind if kind in first else pytest.param(kind, marks=pytest.mark.exhaustive) for kind in kinds]
+
+
 def test_every_model_type_is_here():
     assert set(KINDS) == {family.model_type for family in families.FAMILIES}
 
@@ -286,7 +292,7 @@ def test_every_model_type_goes_in_and_out(kind, tmp_path, capsys):
     """What Transformers saved is imported, computes the same, and goes out as it was."""
     family = next(family for family in families.FAMILIES if family.model_type == kind)
     there = parity.make_pair(family, KINDS[kind])
-    if kind == "mt5":  # Transformers makes it tied, loads it untied, and no published one is tied
+    if kind == "mt5":  # Transformers makes it tied, and no published one is
         params = jax.tree.map(lambda leaf: leaf + 0.01 * np.arange(leaf.size).reshape(leaf.shape) % 1, there.params)
         folder.write_folder(tmp_path / "hf", family.write_config(there.config), family.stream(params, there.config))
     else:
@@ -301,3 +307,13 @@ def test_every_model_type_goes_in_and_out(kind, tmp_path, capsys):
         if name in after:  # a tied tensor may have been written under two names
             np.testing.assert_array_equal(after[name], array, err_msg=name)
     assert after.keys() >= {name for name in before if "embed_tokens" not in name and "decoder" not in name}
+    configs = [json.loads((tmp_path / side / "config.json").read_text()) for side in ("hf", "out")]
+    assert configs[0]["model_type"] == configs[1]["model_type"] == kind
+    assert configs[0]["architectures"] == configs[1]["architectures"]
+
+
+def test_of_two_model_types_that_compute_the_same_the_imported_one_goes_out():
+    windowless = KINDS["llama"]
+    assert families.of_architecture(windowless).model_type == "llama"
+    assert families.of_architecture(windowless, "mistral").model_type == "mistral"
+    assert families.of_architecture(KINDS["mistral"], "llama").model_type == "mistral"  # a LLaMA has no window

@@ -51,5 +51,16 @@ class ByteTokenizer:
             raise UserError(f"The bytes tokenizer has no special {name!r}; it has {', '.join(RESERVED[:8])} and so on.")
         return RESERVED.index(name)
 
+    def name_of(self, token: int) -> str | None:
+        if not 0 <= token < self.vocab_size:
+            return None
+        return RESERVED[token] if token < _FIRST else f"<0x{token - _FIRST:02X}>"
+
+    def template(self) -> tuple[list[int], list[int]]:
+        return [self.bos_id], []
+
+    def encode_framed(self, text: str) -> list[int]:
+        return [self.bos_id, *self.encode(text)]
+
     def save(self, folder: epath.PathLike) -> None:
         write_kind(folder, "bytes")

@@ -1,18 +1,24 @@
 """A Hugging Face tokenizer.json, read by the `tokenizers` library."""
 
 import functools
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 from etils import epath
 
-from transformer.data.tokenizer import Dividing, Spans, hash_bytes, write_kind
+from transformer.data.tokenizer import Dividing, Spans, hash_bytes, read_tokenizer_file, write_kind
 from transformer.errors import UserError
 
 # A tokenizer.json does not say which special is which; these are the names that published ones use.
 _END = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "[SEP]", "<|im_end|>", "<|end▁of▁sentence|>")
 _BEGIN = ("<s>", "<|startoftext|>", "<|begin_of_text|>", "<bos>", "[CLS]", "<|begin▁of▁sentence|>")
+# Names of ends that were refused once: a begin is looked for among the later names only with a later end, so that a
+# tokenizer of an older checkpoint keeps its ids.
+_LATER_END = ("<\uff5cend\u2581of\u2581sentence\uff5c>", "<|eot_id|>", "<EOS>", "[EOS]")
+_LATER_BEGIN = ("<\uff5cbegin\u2581of\u2581sentence\uff5c>", "<BOS>", "[BOS]")
 _PAD = ("<pad>", "[PAD]", "<|pad|>", "<|padding|>", "<|finetune_right_pad_id|>")
 
 # GPT-2's alphabet of bytes: printable ones stand for themselves, the others for U+0100 and on, in order.
@@ -20,31 +26,73 @@ _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _OTHER = [byte for byte in range(256) if byte not in _PRINTABLE]
 _BYTES = {chr(byte): byte for byte in _PRINTABLE} | {chr(0x100 + i): byte for i, byte in enumerate(_OTHER)}
 
+_FILE, _SETTINGS = "tokenizer.json", "settings.json"
+# The names by which objectives ask for the special of a role, and those that may have it otherwise.
+_ASKED = {"mask_token": ("[MASK]", "<mask>"), "cls_token": ("[CLS]", "<cls>"), "sep_token": ("[SEP]", "<sep>")}
+_OTHERWISE = {"mask_token": (), "cls_token": ("<s>",), "sep_token": ("</s>",)}
+
 
 class HuggingFaceTokenizer:
-    """Wraps the bytes of a `tokenizer.json`; `name` is for messages. Text that spells a special encodes as text."""
+    """Wraps the bytes of a `tokenizer.json`. Text that spells a special encodes as text, but for `encode_framed`.
 
-    def __init__(self, data: bytes, name: str):
-        import tokenizers
+    Args:
+      data: the file's content.
+      name: of the file, for messages.
+      settings: what a tokenizer.json does not say, as `tokenizer_config.json` has it: the specials by role (eos_token,
+        bos_token, pad_token, mask_token, cls_token, sep_token), and split_special_tokens. Where a role is missing, its
+        special is looked for by the names that published ones have.
+    """
 
-        try:
-            self._tokenizer = tokenizer = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
-        except Exception as error:  # the library raises a bare Exception
-            raise UserError(f"{name} is not a tokenizer.json ({error}). Check --data.tokenizer.") from None
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
+    def __init__(self, data: bytes, name: str, settings: Mapping[str, Any] | None = None):
+        self._tokenizer = tokenizer = _parsed(data, name)
         tokenizer.encode_special_tokens = True
-        self._data, self._name = data, name
+        self._data, self._name, self._settings = data, name, dict(settings or {})
         # Ids may have gaps, so the count of pieces is no bound.
         self.vocab_size: int = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
-        end = self._first(_END)
+        self._declared = {role: i for role, token in self._settings.items() if (i := self._id(token)) is not None}
+        guessed = self._guessed()
+        found = {"eos_token": self._declared.get("sep_token"), "bos_token": self._declared.get("cls_token")}
+        found = {**guessed, **{role: i for role, i in found.items() if i is not None}, **self._declared}
+        if "eos_token" not in found:
+            names = ", ".join((*_END, *_LATER_END))
+            raise UserError(
+                f"{name} has no end-of-sequence token; one of these is needed, or an eos_token in the "
+                f"tokenizer_config.json of an imported folder: {names}."
+            )
+        self.bos_id, self.eos_id, self.pad_id = _begin_end_pad(found)
+        ids = json.dumps(self._declared, sort_keys=True).encode() if self._decides(guessed) else b""
+        self.fingerprint = hash_bytes("huggingface", data + ids)
+
+    @classmethod
+    def read(cls, folder: epath.PathLike) -> Self:
+        """The tokenizer that `save` wrote; raises UserError if it is damaged."""
+        place = epath.Path(folder)
+        settings = {}
+        if (place / _SETTINGS).exists():
+            try:
+                settings = json.loads(read_tokenizer_file(place / _SETTINGS))
+            except ValueError:
+                raise UserError(f"{place / _SETTINGS} is damaged. Restore it, or import the model again.") from None
+        return cls(read_tokenizer_file(place / _FILE), str(place / _FILE), settings)
+
+    def _guessed(self) -> dict[str, int]:
+        """The specials of a tokenizer.json that nobody declares, by the names that published ones have."""
+        end, begin = self._first(_END), self._first(_BEGIN)
         if end is None:
-            raise UserError(f"{name} has no end-of-sequence token; one of these is needed: {', '.join(_END)}.")
-        begin, pad = self._first(_BEGIN), self._first(_PAD)
-        self.eos_id: int = end
-        self.bos_id: int = end if begin is None else begin  # GPT-2 has one special that serves for both
-        self.pad_id: int = end if pad is None else pad
-        self.fingerprint = hash_bytes("huggingface", data)
+            end = self._first(_LATER_END)
+            begin = self._first(_LATER_BEGIN) if begin is None else begin
+        found = {"eos_token": end, "bos_token": begin, "pad_token": self._first(_PAD)}
+        return {role: i for role, i in found.items() if i is not None}
+
+    def _decides(self, guessed: dict[str, int]) -> bool:
+        """Whether any special has another id than the tokenizer.json alone would give it."""
+        if "eos_token" not in guessed or _begin_end_pad(guessed) != (self.bos_id, self.eos_id, self.pad_id):
+            return True
+        asked = {role: self._first((*names, *_OTHERWISE[role])) for role, names in _ASKED.items()}
+        return any(self._declared.get(role, i) != i for role, i in asked.items())
+
+    def _id(self, name: Any) -> int | None:
+        return self._tokenizer.token_to_id(name) if isinstance(name, str) else None
 
     def _first(self, names: Sequence[str]) -> int | None:
         return next((i for i in map(self._tokenizer.token_to_id, names) if i is not None), None)
@@ -112,25 +160,55 @@ class HuggingFaceTokenizer:
         return [text.get(i) for i in range(self.vocab_size)]
 
     def special_id(self, name: str) -> int:
-        found = self._tokenizer.token_to_id(name)
+        declared = (self._declared.get(role) for role, names in _ASKED.items() if name in names)
+        found = next(declared, None)
+        found = self._tokenizer.token_to_id(name) if found is None else found
         if found is None:
             raise UserError(f"{self._name} has no special {name!r}.")
         return found
 
     def template(self) -> tuple[list[int], list[int]]:
-        """The specials that the file's own template puts before a text and after it; none where it has no template."""
-        row = self._tokenizer.encode("a")
-        is_text = [not special for special in row.special_tokens_mask]
-        if not any(is_text):
-            return [], []
-        return row.ids[: is_text.index(True)], row.ids[len(is_text) - is_text[::-1].index(True) :]
+        for probe in itertools.chain("a0.", self._tokenizer.get_vocab(with_added_tokens=False)):
+            row = self._tokenizer.encode(probe)
+            is_text = [not special for special in row.special_tokens_mask]
+            if any(is_text):
+                return row.ids[: is_text.index(True)], row.ids[len(is_text) - is_text[::-1].index(True) :]
+        return [], []
+
+    def encode_framed(self, text: str) -> list[int]:
+        reading = self._tokenizer if self._settings.get("split_special_tokens") else self._reading_specials
+        return reading.encode(text).ids
+
+    @functools.cached_property
+    def _reading_specials(self) -> Any:
+        """The same tokenizer, for which text that spells a special is the special."""
+        return _parsed(self._data, self._name)
 
     def name_of(self, token: int) -> str | None:
-        """How an id, a special's too, is spelled in the tokenizer.json; None for an unused one."""
         return self._tokenizer.id_to_token(token)
 
     def save(self, folder: epath.PathLike) -> None:
-        (write_kind(folder, "huggingface") / "tokenizer.json").write_bytes(self._data)
+        place = write_kind(folder, "huggingface")
+        (place / _FILE).write_bytes(self._data)
+        if self._settings:
+            (place / _SETTINGS).write_text(json.dumps(self._settings, indent=2) + "\n")
+
+
+def _begin_end_pad(found: Mapping[str, int]) -> tuple[int, int, int]:
+    end = found["eos_token"]
+    return found.get("bos_token", end), end, found.get("pad_token", end)  # GPT-2 has one special that serves for all
+
+
+def _parsed(data: bytes, name: str) -> Any:
+    import tokenizers
+
+    try:
+        tokenizer = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
+    except Exception as error:  # the library raises a bare Exception
+        raise UserError(f"{name} is not a tokenizer.json ({error}). Check --data.tokenizer.") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def _from_byte_level(piece: str) -> str:

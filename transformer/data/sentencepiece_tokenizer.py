@@ -121,6 +121,17 @@ class SentencePieceTokenizer:
             raise UserError(f"{self._name} has no special {name!r}.")
         return found
 
+    def name_of(self, token: int) -> str | None:
+        return self._processor.id_to_piece(token) if 0 <= token < self.vocab_size else None
+
+    def template(self) -> tuple[list[int], list[int]]:
+        """Begins a text where the model has a begin, as LLaMA's has; else ends it, as T5's does."""
+        return ([self._processor.bos_id()], []) if self._processor.bos_id() >= 0 else ([], [self.eos_id])
+
+    def encode_framed(self, text: str) -> list[int]:
+        begin, end = self.template()
+        return [*begin, *self.encode(text), *end]
+
     def save(self, folder: epath.PathLike) -> None:
         (write_kind(folder, "sentencepiece") / "tokenizer.model").write_bytes(self._model)
 

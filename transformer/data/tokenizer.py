@@ -116,6 +116,18 @@ class Tokenizer(Protocol):
         """The id of a reserved piece such as `<mask>`; UserError if this tokenizer has none of that name."""
         ...
 
+    def name_of(self, token: int) -> str | None:
+        """How an id, a special's too, is spelled in the tokenizer's files; None for an unused one."""
+        ...
+
+    def template(self) -> tuple[list[int], list[int]]:
+        """The specials before a text and after it, as the tokenizer's own files frame one; each may be empty."""
+        ...
+
+    def encode_framed(self, text: str) -> list[int]:
+        """The ids of a text that a person gives an imported model: framed, and with specials where it spells them."""
+        ...
+
     def save(self, folder: epath.PathLike) -> None:
         """Writes what `load_tokenizer` reads."""
         ...

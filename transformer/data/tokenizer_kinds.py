@@ -28,7 +28,9 @@ def load_tokenizer(folder: epath.PathLike) -> Tokenizer:
     if kind == "sentencepiece":
         return _sentencepiece(epath.Path(folder) / "tokenizer.model")
     if kind == "huggingface":
-        return _huggingface(epath.Path(folder) / "tokenizer.json")
+        from transformer.data.huggingface_tokenizer import HuggingFaceTokenizer
+
+        return HuggingFaceTokenizer.read(folder)
     if kind == "marian":
         from transformer.data.marian_tokenizer import MarianTokenizer
 
@@ -67,12 +69,22 @@ def is_file(name: str) -> bool:
     return name.endswith((_HUGGING_FACE, _SENTENCEPIECE))
 
 
-def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
+TRAINING = "set --model.vocab-size to at least {pieces}."
+AS_IMPORTED = (
+    "resize the embedding (resize_token_embeddings({pieces}) in Transformers), or take what is beyond it out of the "
+    "tokenizer's files, and import again."
+)
+
+
+def check_vocabulary(
+    tokenizer: Tokenizer, vocab_size: int, advice: str = TRAINING, subject: str = "The tokenizer"
+) -> None:
     """UserError if the tokenizer's ids do not fit a model of `vocab_size` ids. A larger model is fine."""
-    if tokenizer.vocab_size > vocab_size:
+    pieces = tokenizer.vocab_size
+    if pieces > vocab_size:
         raise UserError(
-            f"The tokenizer has {tokenizer.vocab_size} pieces and the model room for {vocab_size}: "
-            f"set --model.vocab-size to at least {tokenizer.vocab_size}."
+            f"{subject} has {pieces} pieces and the model room for {vocab_size} (id {pieces - 1} is "
+            f"{tokenizer.name_of(pieces - 1)!r}): {advice.format(pieces=pieces)}"
         )
 
 

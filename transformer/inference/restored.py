@@ -8,7 +8,7 @@ from etils import epath
 
 from transformer import checkpoint
 from transformer.data.tokenizer import Tokenizer
-from transformer.data.tokenizer_kinds import load_tokenizer
+from transformer.data.tokenizer_kinds import AS_IMPORTED, check_vocabulary, load_tokenizer
 from transformer.errors import UserError
 from transformer.layers.execution import Execution
 from transformer.models.architecture import Architecture
@@ -36,7 +36,8 @@ def restore(path: epath.PathLike, execution: Execution = Execution()) -> Restore
     """Returns the model of a run's newest checkpoint, or of the checkpoint that `path` names.
 
     Raises:
-      UserError: there is no checkpoint, it is not complete, or it came without a tokenizer.
+      UserError: there is no checkpoint, it is not complete, it came without a tokenizer, or with one that has ids
+        beyond the model's.
     """
     found = checkpoint.find(path)
     record = found / "record"
@@ -45,5 +46,7 @@ def restore(path: epath.PathLike, execution: Execution = Execution()) -> Restore
     experiment = record / "experiment.json"
     objective = experiments.read(experiment).objective if experiment.exists() else None
     tokenizer = load_tokenizer(str(record / "tokenizer"))
+    rows = checkpoint.read_architecture(found).vocab_size
+    check_vocabulary(tokenizer, rows, AS_IMPORTED, f"{found}: its tokenizer")
     architecture, params = checkpoint.restore_model(found, make_mesh(MeshConfig(data=1)))
     return Restored(architecture, architecture.build(execution), params, execution, tokenizer, objective, found)

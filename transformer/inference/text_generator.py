@@ -136,14 +136,19 @@ class TextGenerator:
     def encode(self, text: str) -> list[int]:
         """Returns what the model reads of a text: framed as it was trained to read it.
 
-        An encoder-decoder also reads the specials that its pretraining put into texts, as they are spelled: sentinels,
-        <mask>, and the paradigms of UL2.
+        An imported model reads what its folder's tokenizer makes of the text: framed by its template, specials where
+        the text spells them. Where that is nothing, it reads the begin, from which Transformers' `generate` starts too.
+
+        A decoder trained here reads the begin of a document first. An encoder-decoder trained here also reads the
+        specials that its pretraining put into texts, as they are spelled: sentinels, <mask>, and the paradigms of UL2.
         """
         tokenizer = self.restored.tokenizer
         begin, end = [tokenizer.bos_id], [tokenizer.eos_id]
+        if self.restored.objective is None:
+            return tokenizer.encode_framed(text) or begin
         if not self.answers:
             return begin + tokenizer.encode(text)
-        return (begin if self._begins else []) + self._spelled.encode(text) + end
+        return (begin if self.restored.objective.begins_source else []) + self._spelled.encode(text) + end
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Returns the text of what the model said; an encoder-decoder's sentinels are spelled out."""
@@ -162,12 +167,6 @@ class TextGenerator:
         if self.settings and least is None:
             return mosts, self.settings.min_new(prompt_lengths)
         return mosts, [least or 0] * len(rows)
-
-    @property
-    def _begins(self) -> bool:
-        """Whether an encoder reads <s> first."""
-        objective = self.restored.objective
-        return self.restored.architecture.begins_source if objective is None else objective.begins_source
 
     def _stop_id(self, piece: str) -> int:
         tokenizer = self.restored.tokenizer

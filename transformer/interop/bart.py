@@ -8,6 +8,7 @@ import numpy as np
 from transformer.errors import UserError
 from transformer.interop.engine import Rule, Table
 from transformer.interop.family import Family
+from transformer.interop.flax_names import FlaxClasses
 from transformer.interop.hf_config import ACTIVATIONS, Field
 from transformer.interop.transforms import FLAT, kernel
 from transformer.models.bart import BartConfig
@@ -138,4 +139,8 @@ BART = Family(
     normalise=functools.partial(drop_legacy, normalize_embedding=(True,), static_position_embeddings=(False,)),
     # Transformers' LayerNorms have PyTorch's epsilon, whatever config.json says.
     fits=lambda config: config.norm_epsilon == 1e-5,
+    flax=FlaxClasses(
+        heads=("language_model", "sequence_classification", "question_answering", "none"),
+        constants=("final_logits_bias",),
+    ),
 )

@@ -6,6 +6,7 @@ from transformer.errors import UserError
 from transformer.interop.encoder_rules import EncoderNames, MaskedLMNames, bert_fields, block, embeddings
 from transformer.interop.engine import Rule
 from transformer.interop.family import Family
+from transformer.interop.flax_names import ENCODER_HEADS, FlaxClasses
 from transformer.models.bert import BertConfig
 
 BERT_PINNED = {
@@ -90,4 +91,5 @@ BERT = Family(
     pinned=BERT_PINNED,
     harmless=BERT_HARMLESS,
     normalise=bert_normal,
+    flax=FlaxClasses(heads=ENCODER_HEADS),
 )

@@ -13,13 +13,18 @@ from transformer.checkpoint import provenance
 from transformer.checkpoint.files import check_new
 from transformer.errors import UserError
 from transformer.interop import families, folder, tokenizers
-from transformer.interop.family import Family
+from transformer.interop.family import Family, count_labels
 from transformer.models import Architecture, architecture_to_dict
 from transformer.models.graft import graft
 from transformer.sharding import MeshConfig, make_mesh
 
 ORIGIN = "huggingface"
 """Folder of a checkpoint's record with the files that it was imported from, other than weights: they go out again."""
+DTYPES = "huggingface_dtypes.json"
+"""File of the record: what the tensors that it was imported from were in, by our parameters' paths."""
+
+_DTYPE_FIELDS = ("dtype", "torch_dtype")
+_FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Imported:
     """Parameters that the folder does not have: of a head that was asked for."""
     left: list[str]
     """Tensors that no part of the architecture takes: of other heads."""
+    dtypes: dict[str, Any]
+    """What the folder's tensors were in, by our parameters' paths: as `engine.Loaded` says."""
 
 
 def import_folder(
@@ -56,14 +63,16 @@ def import_folder(
         raise UserError(f"--head {head!r}: a {family.model_type} model can have {', '.join(family.heads)}")
     with folder.open_tensors(path, pickle=pickle) as tensors:
         found, left = families.choose_head(family, config, tensors)
-        labels = families.count_labels(config)
+        labels = count_labels(config)
         architecture = family.read_config(config, found, labels)
-        params = _to_jax(family.from_hf(tensors, architecture, leave=left))
+        loaded = family.load(tensors, architecture, leave=left)
+    params = _to_jax(loaded.params)
     if head is None and num_labels is None:
-        return Imported(family, architecture, params, [], left)
+        return Imported(family, architecture, params, [], left, loaded.dtypes)
     wanted = dataclasses.replace(architecture, head=head or found, num_labels=num_labels or labels)
     params, new, dropped = graft(architecture, wanted, params)
-    return Imported(family, wanted, params, new, [*left, *dropped])
+    dtypes = {path: dtype for path, dtype in loaded.dtypes.items() if path not in {*new, *dropped}}
+    return Imported(family, wanted, params, new, [*left, *dropped], dtypes)
 
 
 def _to_jax(params: dict[str, Any]) -> dict[str, Any]:
@@ -76,11 +85,11 @@ def _to_jax(params: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def save(imported: Imported, path: Path, run: epath.PathLike) -> tuple[epath.Path, str]:
+def save(imported: Imported, path: Path, run: epath.PathLike) -> tuple[epath.Path, list[str]]:
     """Writes a checkpoint of an imported model into a new run folder.
 
     Returns:
-      The checkpoint, and what became of the folder's tokenizer, in words.
+      The checkpoint, and what became of the folder's tokenizer, a sentence a line.
 
     Raises:
       UserError: the run folder is not empty, or cannot be written.
@@ -91,8 +100,9 @@ def save(imported: Imported, path: Path, run: epath.PathLike) -> tuple[epath.Pat
     kept = tokenizers.files(path)
     record |= {f"{ORIGIN}/{name}": content for name, content in kept.items()}
     record[f"{ORIGIN}/{folder.CONFIG}"] = (path / folder.CONFIG).read_bytes()
+    record[DTYPES] = checkpoint.to_json(imported.dtypes)
     record[provenance.NAME] = provenance.written_by("tools/convert.py import", [path])
-    tokenizer, said = tokenizers.read(path)
+    tokenizer, said = tokenizers.read(path, imported.architecture.vocab_size)
     record |= {f"tokenizer/{name}": content for name, content in tokenizer.items()}
     place = run / "checkpoints" / "0"
     try:
@@ -104,35 +114,56 @@ def save(imported: Imported, path: Path, run: epath.PathLike) -> tuple[epath.Pat
 
 
 def export(
-    path: epath.PathLike, out: Path, *, dtype: str | None = None, shard_bytes: int = folder.SHARD_BYTES
+    path: epath.PathLike,
+    out: Path,
+    *,
+    dtype: str | None = None,
+    shard_bytes: int = folder.SHARD_BYTES,
+    flax: bool = False,
 ) -> Family:
     """Writes a checkpoint as a folder that Transformers loads; returns the family it is there.
 
     Args:
       path: a run or a checkpoint.
       out: the new folder.
-      dtype: of the weights: float32, bfloat16 or float16. None: as they were imported, or float32.
+      dtype: of the weights: float32, bfloat16 or float16. None: each tensor as it was imported, or float32.
       shard_bytes: more than this goes to several files with an index.
+      flax: write flax_model.msgpack, for the Flax classes of Transformers 4, in safetensors' place.
 
     Raises:
       UserError: no checkpoint, an architecture that Transformers does not have, a folder that cannot be written.
     """
     check_new(out)
     found = checkpoint.find(path)
-    family = families.of_architecture(checkpoint.read_architecture(found))
-    architecture, params = checkpoint.restore_model(found, make_mesh(MeshConfig(data=1)))
-    config = family.write_config(architecture)
-    origin = found / "record" / ORIGIN
-    files: dict[str, bytes] = {}
+    architecture = checkpoint.read_architecture(found)
+    record = found / "record"
+    origin, stored = record / ORIGIN, record / DTYPES
     if origin.exists():
         files = {file.name: file.read_bytes() for file in origin.iterdir()}
         before = json.loads(files.pop(folder.CONFIG))
-        config = {**{name: before[name] for name in family.bookkeeping(before)}, **config}
-        dtype = dtype or before.get("dtype") or before.get("torch_dtype")
+        family = families.of_architecture(architecture, before.get("model_type"))
+        config = _with_dtype(family.rewrite_config(architecture, before), dtype)
     else:
-        files, ids = tokenizers.export(found / "record" / "tokenizer")
-        config = {**ids, **config}
-    folder.write_folder(
-        out, config, family.stream(params, architecture), files, dtype=dtype or "float32", shard_bytes=shard_bytes
-    )
+        files, ids = tokenizers.export(record / "tokenizer")
+        family = families.of_architecture(architecture)
+        config = {**ids, **family.write_config(architecture), "dtype": dtype or "float32"}
+    if flax:
+        family.check_flax(architecture)
+    _, params = checkpoint.restore_model(found, make_mesh(MeshConfig(data=1)))
+    dtypes = json.loads(stored.read_text()) if stored.exists() else {}
+    tensors = (family.flax_stream if flax else family.stream)(params, architecture, dtypes)
+    folder.write_folder(out, config, tensors, files, dtype=dtype, shard_bytes=shard_bytes, flax=flax)
     return family
+
+
+def _with_dtype(config: dict[str, Any], dtype: str | None) -> dict[str, Any]:
+    """Returns a config.json that names a dtype; without one, what it names itself, as Transformers can read it."""
+    if dtype is not None:
+        return {name: value for name, value in config.items() if name not in _DTYPE_FIELDS} | {"dtype": dtype}
+    for name in _DTYPE_FIELDS:
+        value = config.get(name)
+        if isinstance(value, str):
+            config[name] = value.removeprefix("torch.")
+        if name in config and config[name] not in (None, *_FLOATS):  # such as "auto"
+            del config[name]
+    return config

@@ -2,6 +2,7 @@
 
 from transformer.interop.encoder_rules import EncoderNames, MaskedLMNames, block, embeddings
 from transformer.interop.family import Family
+from transformer.interop.flax_names import ENCODER_HEADS, FlaxClasses
 from transformer.interop.hf_config import ACTIVATIONS, Field
 from transformer.models.distilbert import DistilBertConfig
 
@@ -19,6 +20,11 @@ _NAMES = EncoderNames(
     masked_lm=MaskedLMNames("vocab_transform", "vocab_layer_norm", "vocab_projector.bias", "vocab_projector"),
     pooler="pre_classifier",
 )
+
+
+def _untied(config: DistilBertConfig) -> str:
+    return "has no unembedding of its own" if config.head == "masked_lm" and not config.tie_embeddings else ""
+
 
 DISTILBERT = Family(
     model_type="distilbert",
@@ -49,4 +55,5 @@ DISTILBERT = Family(
     pinned={"sinusoidal_pos_embds": False},
     harmless=("tie_weights_",),
     fits=lambda config: config.norm_epsilon == 1e-12,  # not theirs to choose
+    flax=FlaxClasses(heads=ENCODER_HEADS, refusal=_untied),
 )

@@ -8,9 +8,11 @@ is missing, left over or of another shape is refused by name.
 import dataclasses
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
+import ml_dtypes
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -18,6 +20,7 @@ from transformer.errors import UserError
 from transformer.interop.transforms import IDENTITY, Transform
 
 _SHOWN = 5
+_FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +48,11 @@ class Table:
     prefix: str = ""
     """Starts the names of the backbone where a head is saved with it; checkpoints of bare backbones lack it."""
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """A second name -> the first name of the same tensor: read if equal, never written."""
+    """A second name -> the first name of the same tensor: read if equal or alone, never written."""
+    twins: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """A tensor -> another: where a file has one of them alone it is both, and the first is written if they differ."""
+    defaults: Mapping[str, Callable[[], np.ndarray]] = dataclasses.field(default_factory=dict)
+    """Tensors of the rules that a file may leave out, and what Transformers then has in their place."""
     constants: Mapping[str, Callable[[], np.ndarray]] = dataclasses.field(default_factory=dict)
     """Tensors of theirs that we compute (sinusoids) or leave out (zeros): refused if different, written when saved."""
     ignored: tuple[str, ...] = ()
@@ -56,8 +63,20 @@ class Table:
     """Whether the backbone is all there is: its names are then written without the prefix, and read either way."""
 
 
-def load(table: Table, tensors: Mapping[str, np.ndarray], abstract_params: Any, *, leave: Collection[str] = ()) -> Any:
-    """Returns our tree of float32 numpy parameters from their tensors.
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """What a file of weights holds."""
+
+    params: Any
+    """Our tree, float32 numpy arrays."""
+    dtypes: dict[str, Any]
+    """Dtype's name of each parameter by its path, and of each constant by its name: one, or a list of the layers'."""
+
+
+def load(
+    table: Table, tensors: Mapping[str, np.ndarray], abstract_params: Any, *, leave: Collection[str] = ()
+) -> Loaded:
+    """Returns our parameters from their tensors, and the dtypes that these were in.
 
     Args:
       table: the family's.
@@ -67,7 +86,7 @@ def load(table: Table, tensors: Mapping[str, np.ndarray], abstract_params: Any, 
       leave: names of theirs that may be left over.
 
     Raises:
-      UserError: missing or unexpected names, or a wrong shape.
+      UserError: missing or unexpected names, a wrong shape, or numbers that float32 does not hold.
     """
     shapes = _flat(abstract_params)
     names = _their_names(table, tensors)
@@ -77,11 +96,13 @@ def load(table: Table, tensors: Mapping[str, np.ndarray], abstract_params: Any, 
     if problems:
         raise UserError(f"the weights do not fit the architecture: {'; '.join(problems)}")
     for alias, name in table.aliases.items():
-        if alias in names and not np.array_equal(tensors[names[alias]], tensors[names[name]]):
+        same = alias not in names or names[alias] == names[name]
+        if not same and not np.array_equal(tensors[names[alias]], tensors[names[name]]):
             raise UserError(f"tensor {alias!r} differs from {name!r}, to which the architecture ties it")
-    for name, constant in table.constants.items():
-        if name in names and not _same(np.asarray(tensors[names[name]]), constant()):
-            raise UserError(f"tensor {name!r} is not the constant that the architecture has in its place")
+    dtypes: dict[str, Any] = {}
+    for name in table.constants:
+        if name in names:
+            dtypes[name] = _check_constant(table, name, tensors[names[name]])
 
     ours: dict[str, np.ndarray] = {}
     for rule in table.rules:
@@ -89,34 +110,52 @@ def load(table: Table, tensors: Mapping[str, np.ndarray], abstract_params: Any, 
         one_layer = [shapes[path][1:] if layers else shapes[path] for path in rule.ours]
         for path in rule.ours:
             ours[path] = np.empty(shapes[path], np.float32)
+        stored = []
         for layer, name in enumerate(_expand(rule, layers)):
-            tensor = np.asarray(tensors[names[name]])
+            tensor = np.asarray(tensors[names[name]] if name in names else table.defaults[name]())
             shape = rule.transform.their_shape(one_layer)
             if tensor.shape != shape:
                 raise UserError(f"tensor {name!r} has shape {tensor.shape}; the architecture needs {shape}")
+            stored.append(tensor.dtype.name)
+            tensor = _float32(name, tensor)
             for path, part in zip(rule.ours, rule.transform.load(tensor, one_layer), strict=True):
-                ours[path][layer if layers else ...] = part.astype(np.float32)
+                ours[path][layer if layers else ...] = part
+        dtypes |= dict.fromkeys(rule.ours, stored[0] if len(set(stored)) == 1 else stored)
     unfilled = sorted(shapes.keys() - ours.keys())
     if unfilled:
         raise ValueError(f"the table has no rule for {some(unfilled)}")
-    return unflatten_dict(ours, sep="/")
+    return Loaded(unflatten_dict(ours, sep="/"), dtypes)
 
 
-def stream(table: Table, params: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """Gives their tensors, by name, from our tree of parameters, one at a time: the inverse of `load`."""
-    ours = flatten_dict(nn.meta.unbox(params), sep="/")
-    shapes = {path: tuple(leaf.shape) for path, leaf in ours.items()}  # type: ignore[union-attr]
+def stream(
+    table: Table, params: Any, dtypes: Mapping[str, Any] = MappingProxyType({})
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Gives their tensors, by name, from our tree of parameters, one at a time: the inverse of `load`.
+
+    Args:
+      table: the family's.
+      params: our tree.
+      dtypes: as `load` returned them; of what is not there, float32.
+    """
+    ours: dict[str, Any] = flatten_dict(nn.meta.unbox(params), sep="/")
+    shapes = {path: tuple(leaf.shape) for path, leaf in ours.items()}
     left = sorted(ours.keys() - {path for rule in table.rules for path in rule.ours})
     if left:
         raise ValueError(f"the table has no rule for {some(left)}")
+    held = {rule.theirs: rule.ours[0] for rule in table.rules}
     for rule in table.rules:
+        if rule.theirs in table.twins and np.array_equal(ours[rule.ours[0]], ours[held[table.twins[rule.theirs]]]):
+            continue
         layers = _layers(rule, shapes)
         parts = [np.asarray(ours[path]) for path in rule.ours]
+        stored = dtypes.get(rule.ours[0], "float32")
         for layer, name in enumerate(_expand(rule, layers)):
             name = name.removeprefix(table.prefix) if table.bare else name
-            yield name, np.ascontiguousarray(rule.transform.save([part[layer] if layers else part for part in parts]))
+            tensor = rule.transform.save([part[layer] if layers else part for part in parts])
+            dtype = stored if isinstance(stored, str) else stored[layer]
+            yield name, np.ascontiguousarray(tensor.astype(np.dtype(dtype), copy=False))
     for name, constant in table.constants.items():
-        yield name, constant()
+        yield name, constant().astype(np.dtype(dtypes.get(name, "float32")), copy=False)
 
 
 def save(table: Table, params: Any) -> dict[str, np.ndarray]:
@@ -130,7 +169,17 @@ def misfits(table: Table, tensors: Iterable[str], abstract_params: Any) -> tuple
     names = _their_names(table, tensors)
     wanted = {name for rule in table.rules for name in _expand(rule, _layers(rule, shapes))}
     known = wanted | table.aliases.keys() | table.constants.keys()
-    return sorted(wanted - names.keys()), sorted(names[name] for name in names.keys() - known)
+    return sorted(wanted - names.keys() - table.defaults.keys()), sorted(names[name] for name in names.keys() - known)
+
+
+def expanded(rule: Rule, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Returns a rule's full names, of every layer; `shapes` are those of our parameters, by path."""
+    return _expand(rule, _layers(rule, shapes))
+
+
+def flat_shapes(abstract_params: Any) -> dict[str, tuple[int, ...]]:
+    """Returns path -> shape of our tree."""
+    return _flat(abstract_params)
 
 
 def _flat(abstract_params: Any) -> dict[str, tuple[int, ...]]:
@@ -149,20 +198,52 @@ def _expand(rule: Rule, layers: int) -> list[str]:
     return [rule.theirs.format(layer=layer) for layer in range(layers)] if rule.layered else [rule.theirs]
 
 
-def _same(theirs: np.ndarray, ours: np.ndarray) -> bool:
-    """Whether a constant is ours, up to the rounding of the dtype it was stored in."""
-    rounding = {8: 1e-6, 4: 1e-6, 2: 1e-2}[theirs.dtype.itemsize]
-    return theirs.shape == ours.shape and bool(np.allclose(theirs.astype(np.float32), ours, rtol=0, atol=rounding))
+def _check_constant(table: Table, name: str, theirs: np.ndarray) -> str:
+    """Returns a constant's dtype's name; raises UserError where it is not ours, up to that dtype's rounding."""
+    ours, theirs = table.constants[name](), np.asarray(theirs)
+    if theirs.dtype.name not in _FLOATS:
+        raise UserError(_not_a_float(name, theirs))
+    # Half of the distance between its neighbours, and what float32 sums are off by.
+    near = np.abs(ours) * (float(ml_dtypes.finfo(theirs.dtype).eps) / 2) + 1e-6
+    if theirs.shape != ours.shape or not np.all(np.abs(theirs.astype(np.float64) - ours) <= near):
+        raise UserError(f"tensor {name!r} is not the constant that the architecture has in its place")
+    return theirs.dtype.name
+
+
+def _float32(name: str, tensor: np.ndarray) -> np.ndarray:
+    """Returns a tensor as float32, which has to hold all its numbers as they are."""
+    if tensor.dtype.name not in _FLOATS:
+        raise UserError(_not_a_float(name, tensor))
+    with np.errstate(over="ignore"):  # which is said below
+        narrow = tensor.astype(np.float32, copy=False)
+    if tensor.dtype.itemsize > narrow.dtype.itemsize and not np.array_equal(narrow, tensor, equal_nan=True):
+        raise UserError(
+            f"tensor {name!r} is {tensor.dtype.name}, with numbers that float32, which weights are held in here, would "
+            "round: save it as float32"
+        )
+    return narrow
+
+
+def _not_a_float(name: str, tensor: np.ndarray) -> str:
+    return f"tensor {name!r} is of {tensor.dtype.name}: weights are {', '.join(_FLOATS)}"
 
 
 def _their_names(table: Table, tensors: Iterable[str]) -> dict[str, str]:
     """Returns full name -> name in `tensors`, without what holds no weights."""
     bare = table.prefix and not any(name.startswith(table.prefix) for name in tensors)
-    plain = {*table.aliases, *table.constants}
+    plain = {*table.aliases, *table.constants, *(rule.theirs for rule in table.rules)}
     full = {f"{table.prefix}{name}" if bare and name not in plain else name: name for name in tensors}
     for pattern, new in table.renames.items():
         full = {re.sub(pattern, new, name): key for name, key in full.items()}
-    return {name: key for name, key in full.items() if not any(re.fullmatch(p, name) for p in table.ignored)}
+    names = {name: key for name, key in full.items() if not any(re.fullmatch(p, name) for p in table.ignored)}
+    for other, name in table.aliases.items():
+        if other in names:
+            names.setdefault(name, names[other])
+    for other, name in table.twins.items():
+        if other in names or name in names:
+            names.setdefault(name, names.get(other, ""))
+            names.setdefault(other, names[name])
+    return names
 
 
 def some(names: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from transformer.interop.albert import ALBERT
 from transformer.interop.bart import BART
 from transformer.interop.bert import BERT
 from transformer.interop.distilbert import DISTILBERT
-from transformer.interop.family import Family
+from transformer.interop.family import Family, count_labels
 from transformer.interop.gpt2 import GPT2
 from transformer.interop.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from transformer.interop.marian import MARIAN
@@ -47,15 +47,18 @@ def of_folder(config: Mapping[str, Any]) -> Family:
     raise UserError(f"config.json: model_type {config.get('model_type')!r} is not supported; known: {known}")
 
 
-def of_architecture(architecture: Architecture) -> Family:
-    """Returns the family that Transformers would call an architecture; raises UserError where it has none."""
-    for family in FAMILIES:
-        if family.config is type(architecture) and family.fits(architecture):
-            return family
-    raise UserError(
-        f"Transformers has no model of this {architecture.family} architecture: it cannot be exported "
-        "(it does not compute these numbers, or does not know the family)"
-    )
+def of_architecture(architecture: Architecture, model_type: str | None = None) -> Family:
+    """Returns the family that Transformers would call an architecture; raises UserError where it has none.
+
+    Several may compute the same numbers, as a Mistral without a window is a LLaMA: `model_type` is then preferred.
+    """
+    fitting = [family for family in FAMILIES if family.config is type(architecture) and family.fits(architecture)]
+    if not fitting:
+        raise UserError(
+            f"Transformers has no model of this {architecture.family} architecture: it cannot be exported "
+            "(it does not compute these numbers, or does not know the family)"
+        )
+    return next((family for family in fitting if family.model_type == model_type), fitting[0])
 
 
 def choose_head(family: Family, config: Mapping[str, Any], names: Collection[str]) -> tuple[str, list[str]]:
@@ -89,8 +92,3 @@ def choose_head(family: Family, config: Mapping[str, Any], names: Collection[str
         raise UserError(f"the weights do not fit {family.heads[best]}: missing {engine.some(missing[best])}")
     head = min((head for head in order if not missing[head]), key=lambda head: len(left[head]))
     return head, left[head]
-
-
-def count_labels(config: Mapping[str, Any]) -> int:
-    """Returns the number of a classifier's classes; Transformers' default is 2."""
-    return len(config["id2label"]) if config.get("id2label") else config.get("num_labels") or 2

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,32 @@ import numpy as np
 from transformer.errors import UserError
 from transformer.interop import engine, hf_config
 from transformer.interop.engine import Table
+from transformer.interop.flax_names import FlaxClasses, to_flax
 from transformer.interop.hf_config import Field
 from transformer.models.architecture import Architecture
 
 LABELLED = ("sequence_classification", "token_classification")
 """Heads whose classes a person counts."""
+
+_LABELS = ("id2label", "label2id", "num_labels", "_num_labels", "problem_type")
+"""Fields of config.json that are about those classes."""
+
+
+def count_labels(config: Mapping[str, Any]) -> int:
+    """Returns the number of a classifier's classes in a config.json; Transformers' default is 2."""
+    labels, number = config.get("id2label"), config.get("num_labels")
+    if labels is not None and not isinstance(labels, Mapping):
+        raise UserError(f"config.json: id2label = {labels!r} is not a table of labels")
+    if number is not None and (not isinstance(number, int) or number < 1):
+        raise UserError(f"config.json: num_labels = {number!r} is not a number of labels")
+    return len(labels) if labels else number or 2
+
+
+def _num_labels(config: Any) -> int | None:
+    """Returns how many labels a head has; None: of this head, Transformers does not count them."""
+    if config.head == "question_answering":  # a start and an end
+        return 2
+    return config.num_labels if config.head in LABELLED else None
 
 
 def _unchanged(config: dict[str, Any]) -> dict[str, Any]:
@@ -43,6 +65,8 @@ class Family:
     """The table's fields -> config.json."""
     fits: Callable[[Any], bool] = lambda config: True
     """Whether this model type computes what an architecture of `config`'s class says."""
+    flax: FlaxClasses | None = None
+    """What Transformers 4 had of it in Flax; None: nothing."""
 
     def read_config(self, config: Mapping[str, Any], head: str, num_labels: int = 2) -> Any:
         """Returns the architecture that a config.json describes, with a head.
@@ -65,18 +89,67 @@ class Family:
             theirs |= {"id2label": labels, "label2id": {name: int(label) for label, name in labels.items()}}
         return {"model_type": self.model_type, "architectures": [self.heads[values["head"]]], **theirs}
 
+    def rewrite_config(self, config: Architecture, before: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the config.json of an architecture that was imported, with what the folder's own said beside.
+
+        Args:
+          config: the architecture, perhaps with another head.
+          before: the config.json that came. Its bookkeeping stays, labels too where the head has as many.
+        """
+        written = self.write_config(config)
+        ours = {"architectures", "model_type", *self.pinned, *(field.theirs for field in self.fields)}
+        kept = {name: before[name] for name in self.bookkeeping(before) if name not in ours}
+        num_labels = _num_labels(config)
+        if num_labels == count_labels(before):
+            written = {name: value for name, value in written.items() if name not in _LABELS}
+        elif num_labels:
+            kept = {name: value for name, value in kept.items() if name not in _LABELS}
+        return {**written, **kept}
+
     def bookkeeping(self, config: Mapping[str, Any]) -> list[str]:
         """Returns the fields of a config.json that change neither weights nor scores, such as special ids."""
         return [name for name in config if name in hf_config.HARMLESS or name in self.harmless]
 
     def from_hf(self, tensors: Mapping[str, np.ndarray], config: Architecture, *, leave: Collection[str] = ()) -> Any:
         """Returns our parameters (numpy, float32) from Transformers' tensors; strict, as `engine.load`."""
+        return self.load(tensors, config, leave=leave).params
+
+    def load(
+        self, tensors: Mapping[str, np.ndarray], config: Architecture, *, leave: Collection[str] = ()
+    ) -> engine.Loaded:
+        """Returns what `from_hf` does, and the dtypes that the tensors were in."""
         return engine.load(self.table(config), tensors, config.abstract_params(), leave=leave)
 
     def to_hf(self, params: Any, config: Architecture) -> dict[str, np.ndarray]:
         """Returns Transformers' tensors from our parameters; a tied tensor is written once."""
         return engine.save(self.table(config), params)
 
-    def stream(self, params: Any, config: Architecture) -> Iterator[tuple[str, np.ndarray]]:
-        """Gives what `to_hf` returns, a tensor at a time."""
-        return engine.stream(self.table(config), params)
+    def stream(
+        self, params: Any, config: Architecture, dtypes: Mapping[str, Any] = MappingProxyType({})
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """Gives what `to_hf` returns, a tensor at a time, in the dtypes that `load` found, or float32."""
+        return engine.stream(self.table(config), params, dtypes)
+
+    def flax_stream(
+        self, params: Any, config: Architecture, dtypes: Mapping[str, Any] = MappingProxyType({})
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """Gives what `stream` gives under the paths of Transformers 4's Flax classes.
+
+        Raises:
+          UserError: no such class computes the architecture.
+        """
+        self.check_flax(config)
+        assert self.flax is not None
+        table = dataclasses.replace(self.table(config), twins={})  # Flax's classes tie nothing by equality
+        return to_flax(
+            table, self.flax, engine.flat_shapes(config.abstract_params()), engine.stream(table, params, dtypes)
+        )
+
+    def check_flax(self, config: Architecture) -> None:
+        """Raises UserError where Transformers 4 has no Flax class that computes an architecture."""
+        if self.flax is None or config.head not in self.flax.heads:  # type: ignore[attr-defined]
+            raise UserError(
+                f"Transformers 4 has no Flax{self.heads[config.head]}: export without --flax"  # type: ignore[attr-defined]
+            )
+        if reason := self.flax.refusal(config):
+            raise UserError(f"Flax{self.heads[config.head]} {reason}: export without --flax")  # type: ignore[attr-defined]

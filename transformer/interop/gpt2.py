@@ -4,6 +4,7 @@ from transformer.errors import UserError
 from transformer.interop.decoder_heads import head_rules
 from transformer.interop.engine import Rule, Table
 from transformer.interop.family import Family
+from transformer.interop.flax_names import FlaxClasses
 from transformer.interop.hf_config import ACTIVATIONS, Field
 from transformer.interop.transforms import FLAT, fused, kernel
 from transformer.models.gpt import GPTConfig
@@ -100,4 +101,5 @@ GPT2 = Family(
         "summary_use_proj",
     ),
     fits=lambda config: config.band is None,
+    flax=FlaxClasses(heads=("language_model", "none")),
 )

@@ -11,6 +11,7 @@ from transformer.errors import UserError
 from transformer.interop.decoder_heads import head_rules
 from transformer.interop.engine import Rule, Table
 from transformer.interop.family import Family
+from transformer.interop.flax_names import FlaxClasses
 from transformer.interop.hf_config import ACTIVATIONS, Field
 from transformer.interop.transforms import FLAT, kernel
 from transformer.layers.positions import Llama3Scaling
@@ -177,6 +178,19 @@ def _heads(name: str) -> dict[str, str]:
     }
 
 
+def _not_in_flax(config: LlamaConfig) -> str:
+    """Says what the Flax classes, which read fewer fields of config.json, would compute otherwise."""
+    if config.rotary_base != 10000.0 or config.rotary_scaling is not None:
+        return "knows no rotary positions but those of base 10000"
+    if config.head_width * config.num_heads != config.width:
+        return "knows no width of heads but the model's divided by their number"
+    if config.mlp_biases:
+        return "has no biases in the feed-forward layers"
+    if config.window is not None and config.window < config.context_length:
+        return "looks one token further back than sliding_window says"
+    return ""
+
+
 LLAMA = Family(
     model_type="llama",
     config=LlamaConfig,
@@ -197,6 +211,7 @@ LLAMA = Family(
         and config.attention_biases != "qkv"
         and config.width % config.num_heads == 0
     ),
+    flax=FlaxClasses(heads=("language_model", "none"), scale="weight", ties=False, refusal=_not_in_flax),
 )  # fmt: skip
 
 MISTRAL = Family(
@@ -211,6 +226,7 @@ MISTRAL = Family(
     normalise=_from_mistral,
     denormalise=_without_rotary,
     fits=lambda config: config.attention_biases == "none" and not config.mlp_biases and not config.head_norms,
+    flax=FlaxClasses(heads=("language_model", "none"), scale="weight", ties=False, refusal=_not_in_flax),
 )  # fmt: skip
 
 QWEN2 = Family(

@@ -3,9 +3,12 @@
 import functools
 from typing import Any
 
+import numpy as np
+
 from transformer.interop.bart import FIELDS, HARMLESS, PINNED, drop_legacy, layer_rules, word_rules
 from transformer.interop.engine import Rule, Table
 from transformer.interop.family import Family
+from transformer.interop.flax_names import FlaxClasses
 from transformer.interop.hf_config import Field
 from transformer.interop.transforms import Transform
 from transformer.models.marian import MarianConfig, sinusoid_table
@@ -34,11 +37,14 @@ def _table(config: MarianConfig) -> Table:
     prefix = "" if config.head == "none" else "model."
     words, aliases = word_rules(prefix, config.head)
     rules = [words, *layer_rules(prefix, "encoder"), *layer_rules(prefix, "decoder")]
+    defaults = {}
     if config.head == "language_model":
         rules.append(Rule("final_logits_bias", ("head/bias",), _ROW))
+        # A buffer: dict(model.named_parameters()) lacks it.
+        defaults["final_logits_bias"] = functools.partial(np.zeros, (1, config.vocab_size), np.float32)
     sinusoids = functools.partial(sinusoid_table, config.context_length, config.width)
     constants = {f"{prefix}{side}.embed_positions.weight": sinusoids for side in ("encoder", "decoder")}
-    return Table(tuple(rules), prefix=prefix, aliases=aliases, constants=constants)
+    return Table(tuple(rules), prefix=prefix, aliases=aliases, constants=constants, defaults=defaults)
 
 
 MARIAN = Family(
@@ -52,4 +58,5 @@ MARIAN = Family(
     normalise=_normalise,
     denormalise=_denormalise,
     fits=lambda config: config.norm_epsilon == 1e-5,
+    flax=FlaxClasses(heads=("language_model", "none")),
 )

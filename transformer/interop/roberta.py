@@ -5,6 +5,7 @@ from typing import Any
 from transformer.interop.bert import BERT_HARMLESS, BERT_PINNED, bert_backbone, bert_normal
 from transformer.interop.encoder_rules import EncoderNames, MaskedLMNames, bert_fields, dense
 from transformer.interop.family import Family
+from transformer.interop.flax_names import ENCODER_HEADS, FlaxClasses
 from transformer.models.roberta import RobertaConfig
 
 _NAMES = EncoderNames(
@@ -47,4 +48,5 @@ ROBERTA = Family(
     harmless=BERT_HARMLESS,
     normalise=_from_rows,
     denormalise=_to_rows,
+    flax=FlaxClasses(heads=ENCODER_HEADS),
 )

@@ -6,6 +6,7 @@ from typing import Any
 from transformer.errors import UserError
 from transformer.interop.engine import Rule, Table
 from transformer.interop.family import Family
+from transformer.interop.flax_names import FlaxClasses
 from transformer.interop.hf_config import ACTIVATIONS, Field
 from transformer.interop.transforms import kernel
 from transformer.models.t5 import T5Config
@@ -101,14 +102,17 @@ def _table(config: T5Config) -> Table:
     rules = [Rule(words, ("backbone/token_embedding/embedding",))]
     rules += _side_rules("encoder", config.gated) + _side_rules("decoder", config.gated)
     aliases = {f"{side}.embed_tokens.weight": words for side in ("encoder", "decoder")}
+    twins = {}
     if config.head == "language_model":
         if config.tie_embeddings:
             aliases["lm_head.weight"] = words
         else:
             rules.append(Rule("lm_head.weight", ("head/kernel",)))
+            # Transformers 5 ties every T5 that it makes, also where it does not scale the head's input.
+            twins["lm_head.weight"] = words
     # The first files have this one too, which nothing reads.
     unused = (r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",)
-    return Table(tuple(rules), aliases=aliases, ignored=unused)
+    return Table(tuple(rules), aliases=aliases, twins=twins, ignored=unused)
 
 
 def _has_name(config: T5Config) -> bool:
@@ -126,6 +130,7 @@ T5 = Family(
     normalise=_normalise_t5,
     denormalise=_denormalise,
     fits=_has_name,
+    flax=FlaxClasses(heads=("language_model", "none"), scale="weight"),
 )
 
 MT5 = dataclasses.replace(

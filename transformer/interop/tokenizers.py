@@ -1,25 +1,30 @@
 """The tokenizer files of a folder in the Hugging Face format, as one of our tokenizers, and back."""
 
 import json
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from etils import epath
+from tokenizers import Tokenizer as Library
 
 from transformer.checkpoint import to_json
 from transformer.data.huggingface_tokenizer import HuggingFaceTokenizer
+from transformer.data.marian_tokenizer import FILES, MarianTokenizer
 from transformer.data.tokenizer import Tokenizer
-from transformer.data.tokenizer_kinds import load_tokenizer
+from transformer.data.tokenizer_kinds import AS_IMPORTED, check_vocabulary, load_tokenizer
 from transformer.data.vocabulary import Vocabulary
 from transformer.errors import UserError
+from transformer.interop.tokenizer_build import build
+from transformer.interop.tokenizer_declared import JSON, Declared, read_declared
+from transformer.interop.tokenizer_marian import marian_settings
 
-_JSON = "tokenizer.json"
-_SPM = ("tokenizer.model", "spiece.model")
 # What Transformers' tokenizers read, and generation's defaults.
 _KEPT = (
-    _JSON,
-    *_SPM,
+    JSON,
+    "tokenizer.model",
+    "spiece.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -37,15 +42,26 @@ def files(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in _KEPT if (folder / name).exists()}
 
 
-def read(folder: Path) -> tuple[dict[str, bytes], str]:
-    """Returns the files of our tokenizer for a folder's, and in words where it comes from or why there is none."""
+def read(folder: Path, vocab_size: int | None = None) -> tuple[dict[str, bytes], list[str]]:
+    """Returns the files of our tokenizer for a folder's, and in words where it comes from or why there is none.
+
+    The ids are those of Transformers' AutoTokenizer on the same folder.
+
+    Args:
+      folder: in the Hugging Face format.
+      vocab_size: rows of the model's vocabulary, beyond which ids are named; None: not known.
+    """
     try:
-        tokenizer, source = _find(folder)
+        tokenizer, said = _find(folder)
     except UserError as error:
-        return {}, f"left out: {error}"
+        return {}, [f"left out: {error}"]
+    try:
+        check_vocabulary(tokenizer, tokenizer.vocab_size if vocab_size is None else vocab_size, AS_IMPORTED)
+    except UserError as error:
+        said.append(f"refused where it is used: {error}")
     with tempfile.TemporaryDirectory() as saved:
         tokenizer.save(saved)
-        return {file.name: file.read_bytes() for file in Path(saved).iterdir()}, f"from {source}"
+        return {file.name: file.read_bytes() for file in Path(saved).iterdir()}, said
 
 
 def export(folder: epath.Path) -> tuple[dict[str, bytes], dict[str, Any]]:
@@ -72,46 +88,49 @@ def _names_of_specials(tokenizer: HuggingFaceTokenizer) -> dict[str, str | None]
     return {name: tokenizer.name_of(token) for name, token in ids.items()}
 
 
-def _find(folder: Path) -> tuple[Tokenizer, str]:
-    if (folder / _JSON).exists():
-        return HuggingFaceTokenizer((folder / _JSON).read_bytes(), str(folder / _JSON)), _JSON
-    if (folder / "source.spm").exists():
-        from transformer.data.marian_tokenizer import MarianTokenizer
-
-        return MarianTokenizer.read(folder), "source.spm, target.spm and vocab.json"
-    for name in _SPM:
-        if (folder / name).exists():
-            from transformer.data.sentencepiece_tokenizer import SentencePieceTokenizer
-
-            return SentencePieceTokenizer.read(folder / name), name
-    if (folder / "vocab.txt").exists():
-        return HuggingFaceTokenizer(_word_pieces(folder), str(folder / "vocab.txt")), "vocab.txt"
-    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-        return HuggingFaceTokenizer(_byte_pairs(folder), str(folder / "vocab.json")), "vocab.json and merges.txt"
-    raise UserError(f"{folder} has no {_JSON}, {', '.join(_SPM)}, vocab.txt, or vocab.json with merges.txt")
-
-
-def _word_pieces(folder: Path) -> bytes:
-    """BERT's vocab.txt, the only file of old folders, as a tokenizer.json."""
-    import tokenizers
-
-    settings = folder / "tokenizer_config.json"
-    lowercase = json.loads(settings.read_text()).get("do_lower_case", True) if settings.exists() else True
-    made = tokenizers.BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=lowercase)
-    return made.to_str().encode()
+def _find(folder: Path) -> tuple[Tokenizer, list[str]]:
+    declared = read_declared(folder)
+    if declared.kind == "MarianTokenizer":
+        return MarianTokenizer.read(folder, marian_settings(declared)), [f"from {', '.join(FILES[:2])} and {FILES[2]}"]
+    built = build(declared)
+    data, differs = _serialised(built.tokenizer, declared)
+    settings: dict[str, Any] = dict(built.specials)
+    if declared.options.get("split_special_tokens"):
+        settings["split_special_tokens"] = True
+    said = [f"from {built.source}"]
+    if differs:
+        parts = ", ".join(differs)
+        said.append(f"{parts}: as Transformers' {declared.kind} has it by the other files, not as {JSON} has it")
+    for number, token in sorted(declared.added.items()):
+        if (given := built.tokenizer.token_to_id(token.content)) != number:
+            said.append(
+                f"{declared.added_from} gives {token.content!r} the id {number}; Transformers numbers it {given}"
+            )
+    return HuggingFaceTokenizer(data, str(folder / built.source), settings), said
 
 
-def _byte_pairs(folder: Path) -> bytes:
-    """GPT-2's, RoBERTa's and BART's vocab.json and merges.txt as a tokenizer.json."""
-    import tokenizers
+def _serialised(tokenizer: Library, declared: Declared) -> tuple[bytes, list[str]]:
+    """Returns a tokenizer.json: the folder's own where it says the same; and the parts where it differs from that."""
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    made = tokenizer.to_str()
+    if declared.file is None:
+        return made.encode(), []
+    content = (declared.folder / JSON).read_bytes()
+    own = Library.from_str(content.decode())
+    own.no_truncation()
+    own.no_padding()
+    ours, theirs = json.loads(made), json.loads(own.to_str())
+    differs = [part for part in ours if not _equal(ours[part], theirs.get(part))]
+    return (made.encode() if differs else content), differs
 
-    vocabulary = json.loads((folder / "vocab.json").read_text())
-    if any(piece.endswith("</w>") for piece in vocabulary):  # GPT-1's pieces are of characters, not of bytes
-        made = tokenizers.CharBPETokenizer(
-            str(folder / "vocab.json"), str(folder / "merges.txt"), unk_token="<unk>", lowercase=True
-        )
-    else:
-        made = tokenizers.ByteLevelBPETokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
-    specials = ("<s>", "<pad>", "</s>", "<unk>", "<mask>", "<|endoftext|>")
-    made.add_special_tokens([piece for piece in specials if piece in vocabulary])
-    return made.to_str().encode()
+
+def _equal(ours: Any, theirs: Any) -> bool:
+    """Whether two parts of a tokenizer.json say the same; scores are read to the last bit but one."""
+    if isinstance(ours, float) and isinstance(theirs, float):
+        return math.isclose(ours, theirs, rel_tol=1e-14)
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return ours.keys() == theirs.keys() and all(_equal(value, theirs[name]) for name, value in ours.items())
+    if isinstance(ours, list) and isinstance(theirs, list):
+        return len(ours) == len(theirs) and all(map(_equal, ours, theirs))
+    return ours == theirs

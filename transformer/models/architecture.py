@@ -25,8 +25,6 @@ class Architecture(abc.ABC):
     tasks: ClassVar[frozenset[str]] = frozenset()
     """What it can be pretrained to tell besides words: "sentence" (whether B follows A, or their order), "boundary"
     (words, from what is around their span)."""
-    begins_source: ClassVar[bool] = False
-    """Whether the published models' encoder reads <s> before a text that the decoder answers (BART)."""
     first_position: ClassVar[int] = 0
     """The row of a table of positions that a first token takes; those before it are never looked up."""
     pre_norm: ClassVar[bool] = False

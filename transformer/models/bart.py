@@ -26,7 +26,6 @@ class BartConfig(TransformerConfig):
     """A BART model; the defaults are BART base's (139,420,416 parameters)."""
 
     family: ClassVar[str] = "bart"
-    begins_source: ClassVar[bool] = True
     # fairseq counts positions from the padding token's id, 1, plus 1: its tables have two rows more than the context.
     first_position: ClassVar[int] = 2
 

@@ -1,0 +1,164 @@
+"""Flax's weight files: flax_model.msgpack, one file or shards with an index. No pickle: nothing is executed.
+
+A file is a tree of maps whose leaves are arrays. Its leaves are found first, by one pass over the file that keeps no
+array; each is then read when it is looked up: memory stays near the largest array.
+"""
+
+import contextlib
+import mmap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+from flax import serialization
+from flax.traverse_util import unflatten_dict
+
+from transformer.errors import UserError
+from transformer.interop.lfs import check_fetched
+
+WEIGHTS = "flax_model.msgpack"
+INDEX = f"{WEIGHTS}.index.json"
+
+_CHUNKED = "__msgpack_chunked_array__"
+_DEPTH = 32
+
+
+class Arrays(Mapping[str, np.ndarray]):
+    """The arrays of several files, by their paths joined by "/"."""
+
+    def __init__(self, files: Mapping[str, "_File"]):
+        self._files = {path: file for file in files.values() for path in file.leaves}
+
+    def __getitem__(self, path: str) -> np.ndarray:
+        return self._files[path].read(path)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+@contextlib.contextmanager
+def open_arrays(folder: Path, weight_map: Mapping[str, str] | None) -> Iterator[Arrays]:
+    """Gives the arrays of a folder.
+
+    Args:
+      folder: holds the files.
+      weight_map: path of an array -> its shard; None: there is one file.
+
+    Raises:
+      UserError: a missing, truncated or foreign file, a shard that lacks what the index says.
+    """
+    names = sorted(set(weight_map.values())) if weight_map is not None else [WEIGHTS]
+    with contextlib.ExitStack() as stack:
+        files = {}
+        for name in names:
+            if Path(name).name != name:
+                raise UserError(f"{folder / INDEX} names a file outside of its folder: {name!r}")
+            files[name] = stack.enter_context(_File(folder / name))
+        for path, name in (weight_map or {}).items():
+            if path not in files[name].leaves:
+                raise UserError(f"{folder / name} lacks array {path!r}, which {INDEX} says it holds")
+        yield Arrays(files)
+
+
+def save(arrays: Mapping[str, np.ndarray], path: Path) -> None:
+    """Writes one file: a tree from paths joined by "/". Beside the arrays, one of them is in memory as bytes."""
+    with path.open("wb") as file:
+        _pack(unflatten_dict(dict(arrays), sep="/"), file)
+
+
+def _pack(tree: Any, file: Any) -> None:
+    if not isinstance(tree, dict):
+        file.write(serialization.msgpack_serialize(tree))
+        return
+    packer = msgpack.Packer()
+    file.write(packer.pack_map_header(len(tree)))
+    for name, part in tree.items():
+        file.write(packer.pack(name))
+        _pack(part, file)
+
+
+class _File:
+    """One file, and where in it each array lies."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        if not path.exists():
+            raise UserError(f"{path}: no such file: a shard is missing")
+        try:
+            check_fetched(path)
+            self.leaves = _leaves(path)
+        except msgpack.OutOfData as error:
+            raise UserError(f"{path}: not a whole file: it ends in the middle of an array") from error
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror or error}") from error
+        except (msgpack.UnpackException, ValueError) as error:
+            raise UserError(f"{path}: not a tree of Flax's arrays: {error}") from error
+
+    def __enter__(self) -> "_File":
+        self._file = self._path.open("rb")
+        self._bytes = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bytes.close()
+        self._file.close()
+
+    def read(self, path: str) -> np.ndarray:
+        """Returns one array; raises UserError where its bytes are none."""
+        start, end = self.leaves[path]
+        try:
+            array = serialization.msgpack_restore(self._bytes[start:end])
+        except Exception as error:  # whatever a damaged header makes NumPy say
+            raise UserError(f"{self._path}: {path!r} cannot be read: {error}") from error
+        if not isinstance(array, np.ndarray):
+            raise UserError(f"{self._path}: {path!r} is no array: a training state, not a model's weights?")
+        return array
+
+
+def _leaves(path: Path) -> dict[str, tuple[int, int]]:
+    """Returns path of a leaf -> where its bytes start and end."""
+    leaves: dict[str, tuple[int, int]] = {}
+    with path.open("rb") as file, path.open("rb") as ahead:
+        unpacker = msgpack.Unpacker(file, read_size=1 << 20, max_buffer_size=0)
+
+        def entries(start: int) -> int | None:
+            """Returns the number of a map's entries, its header read; None where there is no map, nothing read."""
+            ahead.seek(start)
+            kind = ahead.read(1)
+            if not kind:
+                raise msgpack.OutOfData
+            if not (0x80 <= kind[0] <= 0x8F or kind[0] in (0xDE, 0xDF)):
+                return None
+            return unpacker.read_map_header()
+
+        def walk(prefix: str, depth: int) -> None:
+            start = unpacker.tell()
+            count = entries(start)
+            if count is None:
+                if not prefix:
+                    raise ValueError("it is no map")
+                unpacker.skip()
+                leaves[prefix] = start, unpacker.tell()
+                return
+            if depth > _DEPTH:
+                raise ValueError(f"more than {_DEPTH} levels")
+            for _ in range(count):
+                name = unpacker.unpack()
+                if not isinstance(name, str):
+                    raise ValueError(f"a key is {type(name).__name__}, not a string")
+                if name == _CHUNKED:  # a large array in parts: what is left of this map is a part of the leaf
+                    for _ in range(2 * (count - 1) + 1):
+                        unpacker.skip()
+                    leaves[prefix] = start, unpacker.tell()
+                    return
+                walk(f"{prefix}/{name}" if prefix else name, depth + 1)
+
+        walk("", 0)
+        if unpacker.tell() != path.stat().st_size:
+            raise ValueError("there is more after its end")
+    return leaves
