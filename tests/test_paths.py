@@ -1,21 +1,33 @@
 """Bad places are one line and exit code 2 before anything is computed, in every command that writes."""
 
 import errno
+import json
 import os
+import re
+import subprocess
+import sys
 
 import pytest
+from etils import epath
 
 import train
-from tools import convert, coordinate_check, evaluate, learning_rates, plot, scaling
+from tools import convert, coordinate_check, evaluate, generate, learning_rates, plot, prepare, scaling
 from transformer import command, paths
 from transformer.checkpoint.files import check_new
 from transformer.cluster import agreement
+from transformer.data.byte_tokenizer import ByteTokenizer
 from transformer.data.config import DataConfig
 from transformer.data.sources import open_path
 from transformer.errors import UserError
+from transformer.training import lock, loop
 from transformer.training.run import Run
 
+from .processes import ROOT
 from .tool_calls import caller, refuser
+
+CPU = ["--data.tokenizer", "bytes", "--mesh.data", 1]
+TINY = ["--model.width", 16, "--model.num-layers", 1, "--model.num-heads", 2, "--model.vocab-size", 400]
+TINY += ["--model.context-length", 32, "--train.seq-len", 32, "--train.batch-size", 8]
 
 
 @pytest.fixture(autouse=True)
@@ -28,60 +40,36 @@ def refused(capsys):
     return lambda main, *args: refuser(caller(main, capsys))(*args)
 
 
-def places(root):
-    """Folders that cannot be made, by what is wrong with them."""
-    (root / "file").write_text("x")
-    (root / "dangling").symlink_to(root / "nowhere")
-    (root / "loop").symlink_to(root / "loop")
-    return {
-        "under a file": (root / "file" / "run", "is a file, not a folder"),
-        "deep under a file": (root / "file" / "a" / "b", "is a file, not a folder"),
-        "long name": (root / ("x" * 300), "300 bytes is too long"),
-        "long name below": (root / "new" / ("é" * 200) / "run", "400 bytes is too long"),
-        "long path": (root / "/".join(["x" * 200] * 25), "is too long"),
-        "dangling": (root / "dangling", "which is not there"),
-        "below dangling": (root / "dangling" / "run", "which is not there"),
-        "loop": (root / "loop", "which is not there"),
-        "/dev/null": ("/dev/null/run", "/dev/null is a file"),
-        "surrogate": (f"{root}/\udcff", "not UTF-8"),
-        "no user": ("~nobody-here/run", "no such user"),
-    }
+BAD_FOLDERS = {
+    "under a file": ("file/run", "is a file, not a folder"),
+    "deep under a file": ("file/a/b", "is a file, not a folder"),
+    "a long name": ("x" * 300, "300 bytes is too long"),
+    "a long name below": (f"new/{'é' * 200}/run", "400 bytes is too long"),
+    "a long path": ("/".join(["x" * 200] * 25), "is too long"),
+    "a dangling link": ("dangling", "which is not there"),
+    "below a dangling link": ("dangling/run", "which is not there"),
+    "a loop": ("loop", "which is not there"),
+    "below a device": ("/dev/null/run", "/dev/null is a file"),
+    "no text": ("\udcff", "not UTF-8"),
+    "no user": ("~nobody-here/run", "no such user"),
+}
+"""Folders that cannot be made, by what is wrong with them."""
 
 
-KINDS = list(
-    places.__code__.co_consts
-    and [
-        *(
-            "under a file",
-            "deep under a file",
-            "long name",
-            "long name below",
-            "long path",
-            "dangling",
-            "below dangling",
-        ),
-        *("loop", "/dev/null", "surrogate", "no user"),
-    ]
-)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_folders_that_cannot_be_made(tmp_path, kind, refused):
-    place, words = places(tmp_path)[kind]
+@pytest.mark.parametrize("kind", BAD_FOLDERS)
+def test_folders_that_cannot_be_made(tmp_path, kind, refused, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    monkeypatch.chdir(tmp_path)
+    place, words = BAD_FOLDERS[kind]
     before = sorted(tmp_path.iterdir())
-    for check in (paths.check_folder, check_new):
-        with pytest.raises(UserError, match=words):
-            check(os.fspath(place) if check is paths.check_folder else epath_of(place))
-    corpus = tmp_path / "file"
-    line = refused(train.main, "gpt-text", "--workdir", place, "--data.path", corpus, "--mesh.data", 1)
-    assert words in line
+    with pytest.raises(UserError, match=words):
+        paths.check_folder(place)
+    with pytest.raises(UserError, match=words):
+        check_new(epath.Path(place))
+    assert words in refused(train.main, "gpt-text", "--workdir", place, "--data.path", "file", "--mesh.data", 1)
     assert sorted(tmp_path.iterdir()) == before
-
-
-def epath_of(place):
-    from etils import epath
-
-    return epath.Path(place)
 
 
 def test_folders_that_can_be_made(tmp_path):
@@ -137,15 +125,11 @@ def test_files(tmp_path):
             paths.check_file(place, "--out")
 
 
-def bad_file(tmp_path):
-    return tmp_path / "no" / "such" / "out"
-
-
 def test_every_tool_looks_at_where_it_is_to_write_first(tmp_path, refused):
     table = tmp_path / "runs.csv"
     table.write_text("params,tokens,loss\n")
-    out = bad_file(tmp_path)
-    (tmp_path / "file").touch()
+    out = tmp_path / "no" / "such" / "out"
+    (tmp_path / "file").write_text("line\n" * 100)
     pairs = ["--widths", 8, 16, "--out"]
     for main, *args in [
         (plot.main, "nowhere", "--out", out),
@@ -155,11 +139,38 @@ def test_every_tool_looks_at_where_it_is_to_write_first(tmp_path, refused):
         (scaling.main, "fit", "--table", table, "--json", out),
         (scaling.main, "plan", tmp_path / "file" / "study"),
         (convert.main, "import", tmp_path, tmp_path / "file" / "run"),
+        (
+            prepare.main,
+            "gpt-text",
+            "--data.path",
+            tmp_path / "file",
+            "--data.cache-dir",
+            tmp_path / "file" / "cache",
+            *CPU,
+        ),
     ]:
         line = refused(main, *args)
-        assert "no such" in line or "is a file" in line, line
+        assert re.search("no such|is a file|Not a directory", line), line
     assert "not supported" in refused(learning_rates.main, *pairs, tmp_path / "a.doc")
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("run", ["", "file", "file/run", "x" * 300, "\udcff", "~nobody-here/run", "empty"])
+def test_every_tool_that_reads_a_run_says_that_it_is_none(tmp_path, run, refused, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    for main, *args in [
+        (generate.main, run),
+        (evaluate.main, run),
+        (convert.main, "export", run, "out"),
+        (convert.main, "import", run, "out"),
+        (convert.main, "verify", run),
+        (plot.main, run),
+        (scaling.main, "report", run),
+    ]:
+        refused(main, *args)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]
 
 
 def test_names_that_a_run_needs_for_itself(tmp_path):
@@ -183,7 +194,6 @@ def test_names_that_a_run_needs_for_itself(tmp_path):
 
 def test_caches_that_cannot_be_made(tmp_path):
     from transformer.data.build import build_store
-    from transformer.data.byte_tokenizer import ByteTokenizer
 
     (tmp_path / "a.txt").write_text("line\n" * 100)
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
@@ -216,5 +226,85 @@ def test_other_errors_keep_their_traceback(error):
     def fail():
         raise error
 
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="odd|no") as raised:
         command.run(fail)
+    assert raised.value is error
+
+
+def full(*args, **options):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class TestFullDisk:
+    def test_a_file_is_whole_or_as_it_was(self, tmp_path, monkeypatch):
+        place = tmp_path / "out"
+        paths.write_file(place, "old")
+        monkeypatch.setattr(paths.Path, "replace", full)
+        with pytest.raises(UserError, match="out: No space left on device: make room"):
+            paths.write_file(place, "new")
+        assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("out", "old")]
+
+    def test_what_is_no_file_is_written_to(self, tmp_path):
+        paths.write_file("/dev/null", "text")
+        (tmp_path / "link").symlink_to(tmp_path / "target")
+        paths.write_file(tmp_path / "link", b"text")
+        assert (tmp_path / "target").read_text() == "text"
+        assert (tmp_path / "link").is_symlink()
+        paths.write_file(tmp_path / ("x" * 255), "text")
+
+    def test_a_device_that_is_full(self):
+        if not os.path.exists("/dev/full"):
+            pytest.skip("no /dev/full here")
+        with pytest.raises(UserError, match="/dev/full: No space left on device"):
+            paths.write_file("/dev/full", "text")
+
+    @pytest.mark.parametrize("place", ["lock.json", "experiment.json", "data.json", "tokenizer"])
+    def test_a_run_that_finds_no_room_begins_when_there_is_some(self, tmp_path, place, monkeypatch, refused, capsys):
+        corpus = tmp_path / "corpus.txt"
+        corpus.write_text("".join(f"line {n}: to be, or not to be\n" for n in range(200)))
+        folder = tmp_path / "run"
+        flags = ["--workdir", folder, "--data.path", corpus, "--data.cache-dir", tmp_path / "cache", *CPU, *TINY]
+        with monkeypatch.context() as patched:
+            fill(patched, place)
+            line = refused(train.main, "gpt-text", *flags)
+        assert line.startswith(f"error: {folder}: No space left on device: make room")
+        left = {path.name for path in folder.iterdir()}
+        assert left <= {"experiment.json", "architecture.json", "data.json"}
+        for name in left:
+            json.loads((folder / name).read_text())
+        with monkeypatch.context() as patched:  # as far as the same place, which has room now
+            patched.setattr(loop, "start", stop)
+            assert "stopped here" in caller(train.main, capsys)("gpt-text", *flags)[2]
+        assert {path.name for path in folder.iterdir()} >= {"experiment.json", "data.json", "tokenizer"}
+
+
+def fill(patched, place):
+    """Leaves no room for what a run writes at a place."""
+    if place == "lock.json":
+        patched.setattr(lock, "to_json", full)
+    elif place == "tokenizer":
+        write = ByteTokenizer.save
+
+        def half(self, folder):
+            write(self, folder)
+            full()
+
+        patched.setattr(ByteTokenizer, "save", half)
+    else:
+        replace = epath.Path(place).replace.__func__
+        kind = type(epath.Path(place))
+        patched.setattr(kind, "replace", lambda path, to: full() if to.name == place else replace(path, to))
+
+
+def stop(*args):
+    raise UserError("stopped here")
+
+
+def test_output_that_nobody_reads(tmp_path):
+    """As of `train.py --list | head -1`."""
+    program = "import sys, train; from transformer.command import run; sys.exit(run(lambda: train.main(['--list'])))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run([sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (2, "error: what this command prints is read no further\n")

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import re
+import select
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ def run(main: Callable[[], None]) -> int:
     """Returns the exit code of `main`; prints a person's mistake as a line. A traceback is for our bugs only."""
     try:
         main()
+        sys.stdout.flush()
     except UserError as error:
         return _refuse(str(error), error, error.exit_code)
     except KeyboardInterrupt as error:
@@ -109,11 +111,15 @@ def save_figure(figure: Any, path: str) -> None:
 def _output_closed() -> bool:
     """Whether nobody reads the standard output any more, as after `| head`; what is left of it is thrown away then."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        output = sys.stdout.fileno()
+    except OSError:  # a test's
+        return False
+    poll = select.poll()
+    poll.register(output, 0)
+    if not poll.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
 
 
 def cpu_alone() -> bool:
@@ -144,7 +150,8 @@ def _number(variable: str) -> int | None:
 
 
 def _refuse(message: str, error: BaseException, exit_code: int = UserError.exit_code) -> int:
-    message = re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found[0])[1:-1], message)  # of names: it stays one line
+    # Of names: it stays one line, which any terminal shows.
+    message = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", lambda found: repr(found[0])[1:-1], message)
     if exit_code != Interrupted.exit_code:  # on which all processes agreed
         _leave(error, f"error: {message}", exit_code)
     print(f"error: {message}", file=sys.stderr)

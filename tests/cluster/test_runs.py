@@ -30,9 +30,7 @@ def test_what_one_sees_before_it_trains_holds_for_both(tmp_path):
     [line] = set(found["another_folder"])
     assert line.endswith("own-1 is not the same folder on HOST and on HOST: --workdir must name one that all machines "
                          "of a job share")  # fmt: skip
-    assert found["full_folder"][0] == (
-        f"{tmp_path / 'full'}: No space left on device: make room or choose another folder, then run the same command again"
-    )
+    assert found["full_folder"][0].startswith(f"{tmp_path / 'full'}: No space left on device: make room or choose ")
     assert all(first == second for first, second in found.values())
     assert not any((tmp_path / name).exists() for name in ("data", "flags"))
     assert not list((tmp_path / "full").iterdir())
