@@ -167,4 +167,5 @@ def open_pair_path(path: str, config: DataConfig) -> PairSource:
 
 
 def _existing(root: Path, name: str) -> Path | None:
-    return next((path for suffix in ("", *COMPRESSED) if (path := root / f"{name}{suffix}").is_file()), None)
+    paths = (root / f"{name}{suffix}" for suffix in ("", *COMPRESSED))
+    return next((path for path in paths if os.path.isfile(path)), None)  # pathlib's raises for a long name

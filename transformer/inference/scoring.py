@@ -39,7 +39,7 @@ def fitting_tokenizer(texts: Sequence[str]) -> BleuTokenizer | None:
     that of most of these letters, but the Japanese one as soon as a tenth of them are kana.
     """
     counts: Counter[str] = Counter()
-    for letter, count in Counter("".join(texts)).items():
+    for letter, count in Counter(unicodedata.normalize("NFKC", "".join(texts))).items():
         if letter.isalpha():
             counts[_SPACELESS.get(unicodedata.name(letter, "").split(" ")[0].split("-")[0], "13a")] += count
     total = counts.total()
