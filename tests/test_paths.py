@@ -252,6 +252,14 @@ class TestFullDisk:
         assert (tmp_path / "link").is_symlink()
         paths.write_file(tmp_path / ("x" * 255), "text")
 
+    def test_a_file_in_a_folder_where_none_can_be_made_is_written_to(self, tmp_path, monkeypatch):
+        (tmp_path / "out").write_text("old")
+        monkeypatch.setattr(paths.os, "access", lambda place, mode: place != tmp_path)
+        monkeypatch.setattr(paths.Path, "replace", full)
+        assert paths.check_file(tmp_path / "out", "--out") == tmp_path / "out"
+        paths.write_file(tmp_path / "out", "new")
+        assert (tmp_path / "out").read_text() == "new"
+
     def test_a_device_that_is_full(self):
         if not os.path.exists("/dev/full"):
             pytest.skip("no /dev/full here")

@@ -53,7 +53,9 @@ def expanded(name: str) -> Path:
 
 
 def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Replaces a file by a complete new one, or leaves it as it was; what is no regular file (a pipe) is written to.
+    """Replaces a file by a complete new one, or leaves it as it was.
+
+    What is no regular file (a pipe), and a file in a folder where none can be made, is written to as it is.
 
     Raises:
       UserError: the disk is full, or the file cannot be written.
@@ -61,7 +63,7 @@ def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
     place = Path(os.path.realpath(_expanded(os.fspath(path))))
     data = content.encode() if isinstance(content, str) else content
     with errors_at(place):
-        if place.exists() and not place.is_file():
+        if place.exists() and not (place.is_file() and os.access(place.parent, os.W_OK | os.X_OK)):
             place.write_bytes(data)
             return
         partial = place.with_name(f".{place.name[:_SHORT]}.{os.getpid()}.partial")

@@ -122,16 +122,23 @@ def test_a_bad_line_of_jsonl_is_named_with_its_place(tmp_path, kind):
 def test_a_bad_item_of_an_array_is_named_with_its_place(tmp_path, kind):
     path = tmp_path / "a.json"
     path.write_text(f'[{{"text": "a"}}, {{"text": "b"}}, {{"n": {BAD_VALUES[kind]}, "text": "c"}}]')
-    if kind in ("digits", "brackets"):  # which are JSON; this reader minds neither
-        assert sorted(joined(read(path))) == ["a", "b", "c"]
-    else:
-        refused(lambda: read(path), f"{path}: not JSON after item 2 (")
+    refused(lambda: read(path), f"{path}: not JSON that can be read, after item 2 (")
+
+
+def test_nested_items_are_read(tmp_path):
+    items = [{"n": [[{"a": [i]}]], "text": f"text {i}"} for i in range(5)]
+    (tmp_path / "a.json").write_text(json.dumps(items))
+    assert sorted(joined(read(tmp_path / "a.json"))) == [f"text {i}" for i in range(5)]
+    (tmp_path / "a.json").write_text('["a", "b", {"text": "c"}]')
+    assert sorted(joined(read(tmp_path / "a.json"))) == ["a", "b", "c"]
 
 
 def test_what_is_no_record_is_named(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"data": TEXTS}))
-    refused(lambda: read(path), f"{path}:1", "no field 'text'; its fields are: data")
+    refused(lambda: read(path), path, "holds 1 document")
+    path.write_text(2 * (json.dumps({"data": TEXTS}) + "\n"))
+    refused(lambda: read(path), f"{path}:", "no field 'text'; its fields are: data")
     path.write_text(json.dumps({"data": TEXTS}, indent=1))
     refused(lambda: read(path), f"{path}:1", "a .json file too, or one array")
     path.write_text('[{"text": "a"}, {"body": "b"}]')

@@ -73,13 +73,13 @@ def find_header(
     for source, target in (*([fields] if fields else []), *_NAMES):
         if source.casefold() in cells and target.casefold() in cells:
             return cells.index(source.casefold()), cells.index(target.casefold())
-    languages = len(cells) >= 2 and cells[0] != cells[1] and all(map(_is_language, cells[:2]))
-    if languages and (not _CODES.issuperset(cells[:2]) or _has_sentence(following)):
-        return 0, 1
     if declared and fields:
         raise UserError(
             f"--data.fields {' '.join(fields)}: the header has no such columns; it has: {_listed(line.split(chr(9)))}."
         )
+    languages = len(cells) >= 2 and cells[0] != cells[1] and all(map(_is_language, cells[:2]))
+    if languages and (not _CODES.issuperset(cells[:2]) or _has_sentence(following)):
+        return 0, 1
     return (0, 1) if declared else None
 
 
