@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# NumPy's BLAS threads only wait for each other over small matrices: with two, fits of laws take twice the time.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import hypothesis
 import jax

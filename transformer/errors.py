@@ -17,8 +17,15 @@ class Interrupted(UserError):
     """EX_TEMPFAIL of sysexits.h: run the same command again. What Slurm's RequeueExit is to be set to."""
 
 
+def nearest(name: str, choices: Iterable[str]) -> str | None:
+    """Returns the choice that a name which is none of them probably means, in whatever case; None if none is near."""
+    by_lower = {choice.lower(): choice for choice in choices}
+    near = difflib.get_close_matches(name.lower(), by_lower, 1)
+    return by_lower[near[0]] if near else None
+
+
 def choice_hint(name: str, choices: Iterable[str]) -> str:
     """Returns what to do about a name that is none of the choices: the one probably meant, or all of them."""
     choices = list(choices)
-    near = difflib.get_close_matches(name, choices, 1)
-    return f"did you mean {near[0]}?" if near else f"choose from: {', '.join(choices)}"
+    near = nearest(name, choices)
+    return f"did you mean {near}?" if near else f"choose from: {', '.join(choices)}"

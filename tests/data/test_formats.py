@@ -149,10 +149,10 @@ def test_what_is_no_record_is_named(tmp_path):
     path.write_text("[]")
     refused(lambda: read(path), path, "holds 0 document")
     for content, words in {
-        "id,body\n1,a\n": ["no column 'text'", "id, body", ".txt"],
-        "text,text\n1,a\n": ["more than one column 'text'"],
+        "id,body\n1,a\n2,b\n": ["no column 'text'", "id, body", ".txt"],
+        "text,text\n1,a\n2,b\n": ["more than one column 'text'"],
         "text,n\na,1\nb\n": [":3: 1 cells, and the header has 2"],
-        "text,n\na,1,2\n": [":2: 3 cells"],
+        "text,n\na,1,2\nb,1\n": [":2: 3 cells"],
         'text,n\na,1\n"b,2\nc,3\n': ["not comma-separated"],
     }.items():
         (tmp_path / "a.csv").write_text(content)

@@ -35,6 +35,23 @@ def test_any_joint_law_comes_back(alpha_n, alpha_d, middle, share):
     assert found.objective < 1e-15
 
 
+def test_a_scale_beyond_any_float_is_refused():
+    """Noise alone: alpha_N goes to its bound and N_c to 1e680; cut to a float, that law would be another."""
+    rng = np.random.default_rng(2)
+    flat = synthetic.study(JOINT, SIZES[:, None], TOKENS)
+    refused = 0
+    for _ in range(4):
+        table = dataclasses.replace(flat, loss=2 * (1 + 1e-4 * rng.standard_normal(30)))
+        try:
+            law = kaplan.fit(table).law
+        except UserError as error:
+            assert "--law kaplan-d fits the tokens alone" in str(error)  # noqa: PT017
+            refused += 1
+        else:
+            assert np.max(np.abs(np.log(law.predict(table) / table.loss))) < 1e-3
+    assert refused
+
+
 def test_a_term_that_no_run_feels_is_said():
     size_alone = dataclasses.replace(JOINT, D_c=1.0)
     found = kaplan.fit(synthetic.study(size_alone, SIZES[:, None], TOKENS))
@@ -92,7 +109,7 @@ def test_no_random_start_ends_lower(seed):
 
 
 def test_what_a_table_cannot_say_is_refused():
-    with pytest.raises(UserError, match="every run has the same size, 1e.08; --law kaplan-d fits the other alone"):
+    with pytest.raises(UserError, match="every run has the same size, 1e.08; --law kaplan-d fits the tokens alone"):
         kaplan.fit(synthetic.study(JOINT, 1e8, TOKENS))
     with pytest.raises(UserError, match="every run has the same number of tokens, 1e.10; --law kaplan-n"):
         kaplan.fit(synthetic.study(JOINT, SIZES, 1e10))

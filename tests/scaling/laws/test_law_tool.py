@@ -98,7 +98,7 @@ def test_every_law_side_by_side(call, table, tmp_path):
         "kaplan",
         "overtrain",
     ]
-    assert "  isoflop: isoflop needs budgets" in out or "  isoflop: " in out[out.index("not fitted:") :]
+    assert "  isoflop: needs budgets of three sizes" in out[out.index("not fitted:") :]
     assert "  repeat: the table does not say how many tokens are unique" in out
     code, out, _ = call("predict", tmp_path / "law.json", "--law", "kaplan", "--flops", "1e22")
     assert code == 0
@@ -110,7 +110,9 @@ def test_mistakes(refused, table, tmp_path):
     assert "--law chinchila: no such law; did you mean chinchilla?" in refused(
         "fit", "--table", table, *columns, "--law", "chinchila"
     )
-    assert "0 columns 'loss'" in refused("fit", "--table", table, "--params", "N", "--tokens", "D")
+    assert "no column for the loss (--loss); its columns are: N, D, C, final" in refused(
+        "fit", "--table", table, "--params", "N", "--tokens", "D"
+    )
     assert "--bootstrap -1" in refused("fit", "--table", table, *columns, "--bootstrap", -1)
     assert "no such folder" in refused("fit", "--table", table, *columns, "--json", tmp_path / "no" / "law.json")
     assert "no such file" in refused("predict", tmp_path / "law.json", "--flops", "1e21")
@@ -170,7 +172,7 @@ def test_a_law_of_the_learning_rate(call, refused, tmp_path):
     assert "  diverged-run: 6 of 36 runs have no finite loss" in out
     assert json.loads(law.read_text())["exponents"] == pytest.approx({"N": -0.713, "D": 0.307})
     assert "law.json is no law file" in refused("predict", law, "--flops", "1e20").replace("rates", "law")
-    assert "columns 'C'; give --by one of: N, D, rate, loss" in refused("fit", *sweeps, "C")
+    assert "0 columns 'C' (--by); its columns are: N, D, rate, loss" in refused("fit", *sweeps, "C")
     assert "takes a table of sweeps: --table FILE" in refused("fit", *sweeps[:4])
     (tmp_path / "sweeps.csv").write_text("N,D,rate,loss\n1e7,1e9,0.1,3\n")
     assert "needs 3 sweeps that bracket their best of values of rate; 0 here" in refused("fit", *sweeps, "N", "D")

@@ -107,8 +107,8 @@ def test_a_run_that_diverged_is_named_and_left_out(planned, call):
     [
         (("run", "nowhere"), "plan a study first"),
         (("fit", "nowhere"), "plan a study first"),
-        (("fit",), "the folder of a study, or --table"),
-        (("fit", "x", "--table", "y"), "the folder of a study, or --table"),
+        (("fit",), "the folder of a study, or --pairs"),
+        (("fit", "x", "--table", "y"), "the folder of a study, or --pairs"),
         (("plan", "new", "--preset", "gtp-scaling"), "gpt-scaling"),
         (("plan", "new", "--budgets", "1e12", "--no-probe"), "--hold-out 1"),
         (("plan", "new", "--budgetz", "1e12"), "--budgets"),

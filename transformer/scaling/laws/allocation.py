@@ -7,7 +7,8 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from scipy.optimize import fminbound
 
-from transformer.scaling.laws.law import Allocation, Law, Warned
+from transformer.errors import UserError
+from transformer.scaling.laws.law import LEAST_FALL, Allocation, Law, Warned
 
 
 class Optima(NamedTuple):
@@ -30,6 +31,8 @@ class AllocationLaw(Law):
     Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models", section 3: N_opt ~ C^a, D_opt ~ C^b. It
     says what is best, and the loss of that, but no loss of any other model: `loss` is NaN.
     """
+
+    reads: ClassVar[tuple[str, ...]] = ()
 
     k_N: float
     a: float
@@ -55,6 +58,23 @@ class PairsLaw(AllocationLaw):
     """N*(C) = k_N C^a, D* = C / (6 N*); of the loss it says nothing."""
 
     name: ClassVar[str] = "pairs"
+    fitted_to: ClassVar[str] = "pair"
+
+
+def require_falling(optima: Optima, law: str) -> None:
+    """Refuses budgets whose lowest loss does not fall as they grow: nothing is best then.
+
+    Raises:
+      UserError: so it is; its words begin with the law's name.
+    """
+    fall = -power(optima.flops, optima.loss)[1] * np.ptp(np.log(optima.flops))
+    if fall < LEAST_FALL:
+        least, most = int(np.argmin(optima.flops)), int(np.argmax(optima.flops))
+        raise UserError(
+            f"{law}: the lowest loss does not fall as the budget grows: it is {optima.loss[least]:.4g} at "
+            f"{optima.flops[least]:.3g} FLOPs and {optima.loss[most]:.4g} at {optima.flops[most]:.3g}; look for runs "
+            "that diverged or that were measured otherwise"
+        )
 
 
 def growth(optima: Optima) -> tuple[dict[str, float], list[Warned]]:

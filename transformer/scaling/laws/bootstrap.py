@@ -7,6 +7,7 @@ as few as 85 where small runs are noisier than large ones.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -33,8 +34,15 @@ class Bootstrap:
         return {name: self._with_failed([row[name] for row in rows]) for name in rows[0]} if rows else {}
 
     def standard_errors(self) -> dict[str, float]:
-        """Returns the standard deviation of each number over the refits; NaN where most have none, or all the same."""
-        return {name: _spread(values) for name, values in self.parameters().items()}
+        """Returns the standard deviation of each number over the refits; NaN where most have none.
+
+        NaN too where it is wider than the whole interval: then a few stray refits make it, and it says nothing.
+        """
+        found = {}
+        for name, values in self.parameters().items():
+            (low, high), spread = interval(values), _spread(values)
+            found[name] = math.nan if spread > high - low else spread
+        return found
 
     def intervals(self) -> dict[str, Interval]:
         """Returns the percentile interval of each number; NaN where most refits have none."""
@@ -46,7 +54,7 @@ class Bootstrap:
 
     def allocations(self, flops: float) -> np.ndarray:
         """Returns [K, 3]: each refit's best size and tokens for a budget, and the loss it expects of them."""
-        rows = [(*law.optimum(flops), law.optimal_loss(flops)) for law in self.laws]
+        rows = [law.best(flops) for law in self.laws]
         return np.stack([self._with_failed([row[column] for row in rows]) for column in range(3)], 1)
 
     def _with_failed(self, values: list[float]) -> np.ndarray:
@@ -67,8 +75,8 @@ def interval(values: np.ndarray | Sequence[float], level: float = LEVEL) -> Inte
     """Returns the percentiles that leave the same share on either side; NaN where at most half of the values are known,
     or where all are the same: then there was nothing to draw, and nothing is known of the uncertainty.
     """
-    known = np.asarray(values)[np.isfinite(values)]
-    if 2 * len(known) <= len(values) or len(known) < 2 or np.ptp(known) == 0:
+    known = _known(np.asarray(values))
+    if known is None:
         return float("nan"), float("nan")
     low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
@@ -82,7 +90,16 @@ def of_vectors(law: type[Law], vectors: Mapping[str, Sequence[float]], failed: i
 
 
 def _spread(values: np.ndarray) -> float:
+    known = _known(values)
+    if known is None:
+        return float("nan")
+    with np.errstate(over="ignore"):  # of a stray refit; `standard_errors` says that nothing is known
+        return float(known.std(ddof=1))
+
+
+def _known(values: np.ndarray) -> np.ndarray | None:
+    """Returns the refits that say a number; None where at most half do, or where all say the same but for rounding."""
     known = values[np.isfinite(values)]
     if 2 * len(known) <= len(values) or len(known) < 2 or np.ptp(known) <= 1e-14 * np.abs(known).max():
-        return float("nan")
-    return float(known.std(ddof=1))
+        return None
+    return known

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 from transformer.errors import UserError
-from transformer.scaling.laws import parametric
+from transformer.scaling.laws import parametric, words
 from transformer.scaling.laws.bootstrap import Bootstrap
 from transformer.scaling.laws.kaplan import Kaplan
 from transformer.scaling.laws.law import Allocation, Law, Warned
@@ -71,14 +71,14 @@ def of_table(table: Table) -> list[Warned]:
     """Returns what to say against a table, whatever the law."""
     warned = []
     if len(table) < 3 * parametric.NUMBERS:
-        line = f"{len(table)} runs: 15 and more say how sure the numbers are, fewer hardly do; add runs"
+        line = f"{words.count(len(table), 'run')}: 15 and more say how sure the numbers are, fewer hardly do; add runs"
         warned.append(Warned("too-few-runs", line))
     if np.ptp(np.log(table.flops)) < np.log(1.2):
         line = f"every run costs about {table.flops[0]:.3g} FLOPs: what changes with the budget is a guess; add budgets"
         warned.append(Warned("one-budget", line))
     repeated = 0 if table.unique_tokens is None else int(np.sum(table.tokens > table.unique_tokens))
     if repeated:
-        line = f"{repeated} runs read tokens twice, which only the law `repeat` knows of"
+        line = f"{words.count(repeated, 'run')} read tokens twice, which only the law `repeat` knows of"
         warned.append(Warned("repeated-tokens", line))
     return warned
 
@@ -133,15 +133,19 @@ def influence(table: Table, law: Law, resampled: Callable[[np.ndarray], list[Any
 def lack_of_fit(table: Table, law: Law, numbers: int) -> LackOfFit | None:
     """Returns the F test of a law with so many numbers against the noise of repeats; None where no cell has any.
 
-    Draper and Smith 1998, "Applied Regression Analysis", section 2.1: pure error and lack of fit, of log loss.
+    Draper and Smith 1998, "Applied Regression Analysis", section 2.1: pure error and lack of fit, of log loss. Runs of
+    a cell whose losses agree to the last digit are copies of one run, and say nothing of the noise.
     """
-    _, cell, size = np.unique(np.stack([table.params, table.tokens]), axis=1, return_inverse=True, return_counts=True)
+    _, kept = np.unique(np.stack([table.cells(), table.loss]), axis=1, return_index=True)
+    table = table.take(np.sort(kept))
+    cell = table.cells()
+    size = np.bincount(cell)
     off = residuals(table, law)
-    mean = np.bincount(cell.ravel(), off) / size
+    mean = np.bincount(cell, off) / size
     degrees, freedom = len(off) - len(size), len(size) - numbers
     if degrees == 0 or freedom < 1:
         return None
-    noise = float(np.sum((off - mean[cell.ravel()]) ** 2)) / degrees
+    noise = float(np.sum((off - mean[cell]) ** 2)) / degrees
     ratio = float(np.sum(size * mean**2)) / freedom / max(noise, 1e-30)
     return LackOfFit(noise**0.5, degrees, ratio, float(stats.f.sf(ratio, freedom, degrees)))
 
@@ -209,7 +213,7 @@ def of_findings(
         change = "; too few runs are left without" if found.law is None else ""
         if found.law is not None and not math.isnan(ours):
             change = f"; without, a is {exponent(found.law):.3f}, not {ours:.3f}"
-        warned.append(Warned("outliers", f"{len(found.rows)} runs are far off the law: {shown}{change}"))
+        warned.append(Warned("outliers", f"{words.count(len(found.rows), 'run')} far off the law: {shown}{change}"))
     if misfit is not None and misfit.probability < 0.01:
         line = (
             f"the law misses the cells' means by more than their noise of {misfit.noise:.2%} explains: F "

@@ -97,7 +97,7 @@ def fit(table: Table, how: How = How()) -> Fit:
 
     Raises:
       UserError: fewer than three sizes have a loss curve, fewer than two are ever the best among others, or only over
-        a short range of budgets.
+        a short range of budgets, or the lowest loss does not fall as the budget grows.
     """
     how.check("envelope", [])
     found = optima(table)
@@ -113,6 +113,7 @@ def fit(table: Table, how: How = How()) -> Fit:
             f"envelope: sizes were measured to both sides of the best over budgets that span {span:.2f} times alone, "
             "which says no exponent; add sizes, or longer runs of the small and shorter runs of the large"
         )
+    allocation.require_falling(found, "envelope")
     fields, warned = allocation.growth(found)
     law = Envelope(**fields)
     first = []

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from transformer.scaling.laws import words
+
 
 def describe(found: Mapping[str, Any]) -> Iterator[str]:
     """Yields convergence, other minima, outliers, influence, drift and lack of fit, as far as there are any."""
@@ -14,10 +16,11 @@ def describe(found: Mapping[str, Any]) -> Iterator[str]:
         f"condition number {found['condition']:.3g}"
     )
     for other in found["minima"][1:]:
-        yield f"another minimum: objective {other['objective']:.6g}, {_shown(other)}; {other['starts']} starts"
+        starts = words.count(other["starts"], "start")
+        yield f"another minimum: objective {other['objective']:.6g}, {_shown(other)}; {starts}"
     if found["outliers"]["without"]:
         without = found["outliers"]["without"]
-        yield f"without {len(found['outliers']['rows'])} outliers: {_shown(without)}"
+        yield f"without {words.count(len(found['outliers']['rows']), 'outlier')}: {_shown(without)}"
     yield (
         "leaving out one run: "
         + (f"a {moved['a']:.3f} without {moved['row']}; " if _known(moved["a"]) else "")

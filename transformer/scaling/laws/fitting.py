@@ -6,15 +6,19 @@ from typing import Any
 
 import numpy as np
 
+from transformer.errors import UserError
 from transformer.scaling.laws import diagnostics, methods
 from transformer.scaling.laws.bootstrap import Bootstrap
 from transformer.scaling.laws.descent import ParametricFit, Tick
 from transformer.scaling.laws.how import How
-from transformer.scaling.laws.law import Fit, Law, Warned
-from transformer.scaling.laws.law_file import Fitted
+from transformer.scaling.laws.law import LEAST_FALL, Fit, Law, Warned
+from transformer.scaling.laws.law_file import Fitted, Goodness
 from transformer.scaling.laws.table import Table
 
 _WEIGHT = (
+    "units",
+    "several-settings",
+    "copied-rows",
     "not-converged",
     "unidentified",
     "parameter-at-bound",
@@ -37,11 +41,17 @@ def fit(table: Table, law: str, count: int = 1000, seed: int = 0, how: How = How
     Raises:
       UserError: the table says nothing of this law, or there is no such law.
     """
+    with methods.refusing(law):
+        return _fit(table, law, count, seed, how, tick)
+
+
+def _fit(table: Table, law: str, count: int, seed: int, how: How, tick: Tick | None) -> Fitted:
     found = methods.method(law).fit(table, how)
+    _require_falling(table, found.law)
     refits = methods.resample(table, found, count, seed, how, tick) if count else Bootstrap(())
     off = diagnostics.residuals(table, found.law)
     off = off[np.isfinite(off)]
-    warned = [*diagnostics.of_table(table), *found.warnings]
+    warned = [*table.warned, *diagnostics.of_table(table), *found.warnings]
     findings: dict[str, Any] = {}
     if isinstance(found, ParametricFit):
         more, findings = _examine(table, found, refits, how)
@@ -51,7 +61,44 @@ def fit(table: Table, law: str, count: int = 1000, seed: int = 0, how: How = How
         warned = [each for each in warned if each.code != "repeated-tokens"]
     warned.sort(key=lambda each: _WEIGHT.index(each.code) if each.code in _WEIGHT else len(_WEIGHT))
     plain = Fit(found.law, found.objective, found.rows, tuple(warned), found.minimised, tuple(how.fixed))
-    return Fitted(plain, refits, off, findings)
+    return Fitted(plain, refits, off, findings, _goodness(table, found.law))
+
+
+def _goodness(table: Table, law: Law) -> Goodness:
+    """Returns how well a law describes the rows whose loss it says; NaN where it says none."""
+    off = diagnostics.residuals(table, law)
+    said = np.isfinite(off)
+    if said.sum() < 2:
+        return Goodness(math.nan, math.nan)
+    spread = float(np.var(np.log(table.loss[said])))
+    mean = float(np.mean(off[said] ** 2))
+    return Goodness(1 - mean / spread if spread > 0 else math.nan, mean**0.5)
+
+
+def _require_falling(table: Table, law: Law) -> None:
+    """Refuses a law by which the loss hardly falls with what it reads.
+
+    Raises:
+      UserError: it names the columns.
+    """
+    words = {"params": "the size", "tokens": "the number of tokens"}
+    flat = []
+    for column in law.reads:
+        values = getattr(table, column)
+        ends = [
+            law.predict(dataclasses.replace(table, **{column: np.full_like(values, end)}))
+            for end in (values.min(), values.max())
+        ]
+        fall = np.log(ends[0]) - np.log(ends[1])
+        if not np.any(fall[np.isfinite(fall)] > LEAST_FALL):
+            flat.append(words[column])
+    if flat:
+        others = {"the size": "kaplan-d fits the tokens", "the number of tokens": "kaplan-n fits the size"}
+        other = others.get(" ".join(flat))
+        hint = f"; --law {other} alone" if other and len(law.reads) > 1 else ""
+        raise UserError(
+            f"{law.name}: the losses of these {len(table)} runs do not fall with {', or with '.join(flat)}{hint}"
+        )
 
 
 def _examine(table: Table, found: ParametricFit, refits: Bootstrap, how: How) -> tuple[list[Warned], dict[str, Any]]:
@@ -60,7 +107,8 @@ def _examine(table: Table, found: ParametricFit, refits: Bootstrap, how: How) ->
     assert method.resampled is not None
 
     def again(runs: Table) -> Law:
-        return method.fit(runs, how).law
+        with methods.refusing(law.name):
+            return method.fit(runs, how).law
 
     def resampled(weights: np.ndarray) -> list[Law]:
         assert method.resampled is not None

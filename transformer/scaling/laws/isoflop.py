@@ -15,7 +15,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from transformer.errors import UserError
-from transformer.scaling.laws import allocation, parabola
+from transformer.scaling.laws import allocation, parabola, words
 from transformer.scaling.laws.allocation import AllocationLaw, Optima
 from transformer.scaling.laws.how import WINDOW, How
 from transformer.scaling.laws.law import Fit, Warned
@@ -118,21 +118,22 @@ def fit(table: Table, how: How = How(), tolerance: float = TOLERANCE, share: flo
       share: of the cubics' move that N* makes (`SHARES`).
 
     Raises:
-      UserError: fewer than two budgets have a lowest point inside their sizes.
+      UserError: fewer than two budgets have a lowest point inside their sizes, or their losses do not fall as the
+        budget grows.
     """
     how.check("isoflop", [])
     found = profiles(table, tolerance, how.window)
     if not found:
         raise UserError(
             f"isoflop needs budgets of three sizes or more; no window of FLOPs {2 * tolerance:.0%} wide has them in "
-            f"these {len(table)} rows; fit --law chinchilla, which needs no grid"
+            f"these {words.count(len(table), 'row')}; fit --law chinchilla, which needs no grid"
         )
     verdicts = [each.valley.judge(f"budget {each.flops:.3g}", "sizes") for each in found]
     good = [each for each in found if each.valley.inside]
     if not good:
         codes = [warned[0].code for warned in verdicts]
         raise UserError(
-            f"isoflop: of {len(found)} budgets none has its lowest loss inside its sizes "
+            f"isoflop: of {words.count(len(found), 'budget')} none has its lowest loss inside its sizes "
             f"({codes.count('minimum-at-edge')} at the edge, {codes.count('non-convex-parabola')} open downwards); "
             + verdicts[0][0].message
         )
@@ -141,7 +142,9 @@ def fit(table: Table, how: How = How(), tolerance: float = TOLERANCE, share: flo
             f"isoflop: one budget, {good[0].flops:.3g} FLOPs, has its lowest loss inside its sizes (at "
             f"{good[0].valley.lowest:.3g}): that says nothing of how sizes grow with the budget; add a budget"
         )
-    fields, warned = allocation.growth(_optima(good, share))
+    optima = _optima(good, share)
+    allocation.require_falling(optima, "isoflop")
+    fields, warned = allocation.growth(optima)
     warned = [warning for verdict in verdicts for warning in verdict] + _of_the_grid(table, found, good) + warned
     warned += _bias(table, good, IsoFLOP(**fields))
     used = sum(each.used for each in good)

@@ -25,6 +25,7 @@ class KaplanParams(Law):
     """L(N) = (N_c / N)^alpha_N, equation 1.1: models trained to convergence, on more tokens than they can use."""
 
     name: ClassVar[str] = "kaplan-n"
+    reads: ClassVar[tuple[str, ...]] = ("params",)
 
     alpha_N: float
     N_c: float
@@ -42,6 +43,7 @@ class KaplanTokens(Law):
     """L(D) = (D_c / D)^alpha_D, equation 1.2: a model larger than the tokens deserve, stopped when it overfits."""
 
     name: ClassVar[str] = "kaplan-d"
+    reads: ClassVar[tuple[str, ...]] = ("tokens",)
 
     alpha_D: float
     D_c: float
@@ -236,16 +238,23 @@ def fit(table: Table, how: How = How()) -> ParametricFit:
       how: the objective, and what is fixed.
 
     Raises:
-      UserError: the table has too few cells, or one size or number of tokens alone.
+      UserError: the table has too few cells, one size or number of tokens alone, or losses that do not fall with the
+        size: then N_c is beyond any float.
     """
     how.check("kaplan", [field.name for field in dataclasses.fields(Kaplan)])
-    for column, what, other in ((table.params, "size", "kaplan-d"), (table.tokens, "number of tokens", "kaplan-n")):
+    for column, what, other in (
+        (table.params, "size", "kaplan-d fits the tokens"),
+        (table.tokens, "number of tokens", "kaplan-n fits the size"),
+    ):
         if len(np.unique(column)) == 1:
-            raise UserError(
-                f"kaplan: every run has the same {what}, {column[0]:.3g}; --law {other} fits the other alone"
-            )
+            raise UserError(f"kaplan: every run has the same {what}, {column[0]:.3g}; --law {other} alone")
     descent.require_cells(table, "kaplan", 4 - len(how.fixed))
-    return descent.fit(Joint.of(table, how))
+    found = descent.fit(Joint.of(table, how))
+    if abs(math.log(found.law.parameters()["N_c"])) > _FARTHEST - 1e-6:
+        raise UserError(
+            "kaplan: the losses of these runs do not fall with the size; --law kaplan-d fits the tokens alone"
+        )
+    return found
 
 
 def fit_params(table: Table, how: How = How()) -> ParametricFit:
@@ -284,7 +293,11 @@ def _names(form: type[Law]) -> tuple[str, str]:
 
 def _exp(value: float) -> float:
     """Returns a scale that is always a float: a bound's may be beyond any."""
-    return math.exp(min(max(value, -700.0), 700.0))
+    return math.exp(min(max(value, -_FARTHEST), _FARTHEST))
+
+
+_FARTHEST = 700.0
+"""Log of a scale that a float still holds."""
 
 
 _BOUNDS = 1e-3, 10.0

@@ -9,15 +9,10 @@ import numpy as np
 
 from transformer.errors import UserError
 from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.warned import Warned as Warned
 
-
-class Warned(NamedTuple):
-    """Something that a reader must know before believing a number."""
-
-    code: str
-    """A short name that programs can match, such as `minimum-at-edge`."""
-    message: str
-    """One line: what was seen, where, and what would mend it."""
+LEAST_FALL = 1e-3
+"""The share of a loss by which it must fall over all that was varied: less is nothing that runs say."""
 
 
 class Allocation(NamedTuple):
@@ -33,6 +28,10 @@ class Law(abc.ABC):
 
     name: ClassVar[str]
     """What `--law` calls it."""
+    fitted_to: ClassVar[str] = "run"
+    """What a row of its table is."""
+    reads: ClassVar[tuple[str, ...]] = ("params", "tokens")
+    """The columns that its loss must fall with; none where it says no loss of a model."""
 
     def parameters(self) -> Mapping[str, float]:
         """Returns the fitted numbers by name, exponents of the allocation included (`a`: N* ~ C^a)."""
@@ -57,6 +56,17 @@ class Law(abc.ABC):
     def predict(self, table: Table) -> np.ndarray:
         """Returns the predicted loss of every row, from whatever columns the form reads; NaN as in `loss`."""
         return np.asarray(self.loss(table.params, table.tokens), np.float64)
+
+    def best(self, flops: float) -> tuple[float, float, float]:
+        """Returns the size, the tokens and the loss of `optimum`; all NaN where no float holds the first two."""
+        try:
+            with np.errstate(all="ignore"):
+                params, tokens = self.optimum(flops)
+                if not (0 < params < np.inf and 0 < tokens < np.inf):
+                    return np.nan, np.nan, np.nan
+                return float(params), float(tokens), self.optimal_loss(flops)
+        except ArithmeticError:
+            return np.nan, np.nan, np.nan
 
     def optimal_loss(self, flops: float) -> float:
         """Returns the lowest loss for a budget of 6 N D FLOPs, in nats; NaN where the form says none."""

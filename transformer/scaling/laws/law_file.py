@@ -4,6 +4,7 @@ format, version     "scaling-law", 1
 law                 the first law's name; then, beside it in the file, all that is of that law:
   E, A, ...           its numbers, and `a` of N* ~ C^a where it has one; null where the runs did not say
   objective, rows     what was minimised, over how many runs; `minimised` says what that is
+  goodness            r_squared and rms_error of log loss
   fixed               the numbers that were given and not fitted: they have no error and no interval
   standard_errors, intervals      of each number: of the refits, 95 % percentiles
   bootstrap           how many refits were tried, how many failed
@@ -20,7 +21,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,6 +38,15 @@ NAME = "law.json"
 FORMAT, VERSION = "scaling-law", 1
 
 
+class Goodness(NamedTuple):
+    """How well a law describes the runs it was fitted to; NaN where it says no loss of a run."""
+
+    r_squared: float
+    """Of log loss: 1 less the mean square of the residuals over the variance."""
+    rms_error: float
+    """Root mean square of the residuals of log loss: the relative error of a run."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Fitted:
     """A law with its uncertainty."""
@@ -47,6 +57,7 @@ class Fitted:
     """[R] log loss less the law's; empty where it says no loss."""
     findings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Plain values, for the file and the reader."""
+    goodness: Goodness = Goodness(math.nan, math.nan)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +137,7 @@ def _to_record(fitted: Fitted) -> dict[str, Any]:
         "minimised": fit.minimised,
         "fixed": list(fit.fixed),
         "rows": fit.rows,
+        "goodness": fitted.goodness._asdict(),
         "standard_errors": refits.standard_errors(),
         "intervals": refits.intervals(),
         "interval_kind": "95 % percentiles of refits to runs drawn with replacement",
@@ -151,7 +163,9 @@ def _from_record(record: Mapping[str, Any]) -> Fitted:
     samples = record["samples"]
     vectors = {name: [_number(value) for value in samples[name]] for name in fields}
     refits = bootstraps.of_vectors(law, vectors, record["bootstrap"]["failed"])
-    return Fitted(fit, refits, np.array(record["residuals"], np.float64), record["findings"])
+    # Files of before `goodness` was kept lack it.
+    goodness = Goodness(*(_number(record.get("goodness", {}).get(name)) for name in Goodness._fields))
+    return Fitted(fit, refits, np.array(record["residuals"], np.float64), record["findings"], goodness)
 
 
 def _number(value: float | None) -> float:

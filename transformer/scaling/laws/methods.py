@@ -1,7 +1,7 @@
 """The laws, by the names that `--law` takes, and how each is fitted and fitted again."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,6 +58,22 @@ def method(name: str) -> Method:
     return METHODS[name]
 
 
+@contextlib.contextmanager
+def refusing(law: str) -> Iterator[None]:
+    """Fits in silence: an overflow on the way of a descent is no news, and what it ends at is judged.
+
+    Raises:
+      UserError: there, in place of the arithmetic's own error, which runs far off make.
+    """
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    except (ArithmeticError, np.linalg.LinAlgError) as error:
+        raise UserError(
+            f"{law}: the numbers of these runs are beyond it ({error}); look for runs that are off"
+        ) from error
+
+
 _MINIMA = 3
 """Of the whole table, from which every draw of its runs is fitted again."""
 
@@ -80,7 +96,7 @@ def resample(
     shares = np.random.default_rng(seed).permutation(np.linspace(*isoflop.SHARES, count))
     refitted = []
     for rows, share in zip(drawn, shares, strict=True):
-        with contextlib.suppress(UserError):  # too few different runs were drawn
+        with contextlib.suppress(UserError), refusing(law.name):  # too few different runs were drawn
             runs, of_bias = table.take(rows), {"share": float(share)} if isinstance(law, IsoFLOP) else {}
             refitted.append(again.fit(runs, how, **of_bias).law)
         if tick is not None:

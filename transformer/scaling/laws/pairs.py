@@ -13,11 +13,15 @@ import numpy as np
 from scipy import stats
 
 from transformer.errors import UserError
-from transformer.scaling.laws import bootstrap, reading
+from transformer.scaling.laws import bootstrap, csv_file, reading, settings, units
 from transformer.scaling.laws.allocation import PairsLaw
+from transformer.scaling.laws.columns import of_pairs
 from transformer.scaling.laws.law import Fit, Warned
 from transformer.scaling.laws.law_file import Fitted
 from transformer.scaling.laws.table import Table
+
+_WIDE, _NARROW = 5.0, 1e-6
+"""A standard deviation of log N* beyond a factor of 150, or of a millionth, is of something else."""
 
 
 class Pairs(NamedTuple):
@@ -29,6 +33,10 @@ class Pairs(NamedTuple):
     """[K] N*."""
     deviations: np.ndarray
     """[K] standard deviation of log N*."""
+    columns: tuple[str, str, str] = ("C", "N", "sd")
+    """What these are called in the file."""
+    warned: tuple[Warned, ...] = ()
+    """What was seen as they were read."""
 
     def table(self) -> Table:
         """Returns them as runs of unknown loss: what a law file says of its data."""
@@ -36,35 +44,29 @@ class Pairs(NamedTuple):
         return Table(self.params, self.flops / (6 * self.params), unknown, self.flops)
 
 
-def read(path: str | Path, columns: Sequence[str], log: bool = False) -> Pairs:
+def read(path: str | Path, columns: Sequence[str] = (), log: bool = False, where: Sequence[str] = ()) -> Pairs:
     """Returns the pairs of a CSV file with a header line.
 
     Args:
       path: the file.
-      columns: the names of C, N* and the standard deviation.
+      columns: the names of C, N* and the standard deviation; by default they go by their usual names.
       log: whether the deviation is of log N*, and not of N*.
+      where: COLUMN=VALUE, rows to take, as `settings.where`.
 
     Raises:
-      UserError: no such file or column, or a value that is no positive number.
+      UserError: no such file or column, a value that is no positive number, or units that contradict each other.
     """
-    path = Path(path).expanduser()
-    if len(columns) != 3:
-        raise UserError(f"--pair-columns takes three names, of C, N* and its standard deviation; {len(columns)} given")
-    header, rows = reading.rows(path)
-    missing = [name for name in columns if header.count(name) != 1]
-    if missing:
-        raise UserError(
-            f"{path}: no single column {', '.join(map(repr, missing))}; it has: {', '.join(header)}; "
-            "name those of C, N* and its standard deviation with --pair-columns"
-        )
-    values = np.empty((len(rows), 3))
-    for at, (number, row) in zip(values, rows, strict=True):
-        if len(row) != len(header):
-            raise UserError(f"{path}, line {number}: {len(row)} cells under a header of {len(header)}")
-        for k, name in enumerate(columns):
-            at[k] = reading.number_of(f"{path}, line {number}: {name}", row[header.index(name)].strip())
-    flops, params, deviations = values.T
-    return Pairs(flops, params, deviations if log else deviations / params)
+    file, _ = settings.where(csv_file.read(path), where)
+    names = of_pairs(file, columns)
+    flops, params, deviations = reading.numbers(file, names)
+    deviations = deviations if log else deviations / params
+    found = Pairs(flops, params, deviations, names)
+    middle = float(np.median(deviations))
+    if log and middle > _WIDE:
+        raise UserError(f"{file.path}: {names[2]} is {middle:.2g}, too wide for log N*: leave --log-deviation out")
+    if not log and middle < _NARROW:
+        raise UserError(f"{file.path}: {names[2]} is {middle:.1g} of N*: if it is of log N*, give --log-deviation")
+    return found._replace(warned=tuple(units.check(str(file.path), found.table())))
 
 
 def fit(pairs: Pairs, count: int = 1000, seed: int = 0) -> Fitted:
@@ -97,7 +99,7 @@ def fit(pairs: Pairs, count: int = 1000, seed: int = 0) -> Fitted:
     off = y - math.log(law.k_N) - law.a * x
     chi_squared, freedom = float(weights @ off**2), rows - 2
     probability = float(stats.chi2.sf(chi_squared, freedom))
-    warned = []
+    warned = list(pairs.warned)
     if probability < 0.01:
         line = (
             f"the pairs are further from the power law than their standard deviations explain: chi^2 {chi_squared:.3g} "

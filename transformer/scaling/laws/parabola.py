@@ -7,6 +7,9 @@ import numpy as np
 
 from transformer.scaling.laws.law import Warned
 
+_FAR = 1e3
+"""A factor beyond the window, from which on a parabola's lowest point is a slope's."""
+
 
 class Parabola(NamedTuple):
     """loss = depth + curvature * (log x - log lowest)^2, through the points of one valley."""
@@ -43,9 +46,9 @@ class Parabola(NamedTuple):
             return [Warned("non-convex-parabola", line)]
         if not self.inside:
             side = "smaller" if self.lowest <= self.smallest else "larger"
-            line = (
-                f"{where}: the lowest loss, at {self.lowest:.3g}, is not inside {window}; left out; add {side} {what}"
-            )
+            near = self.smallest / _FAR < self.lowest < self.largest * _FAR  # beyond, the number says nothing
+            at = f", at {self.lowest:.3g}," if near else ""
+            line = f"{where}: the lowest loss{at} is not inside {window}; left out; add {side} {what}"
             return [Warned("minimum-at-edge", line)]
         found = []
         centre = math.sqrt(self.smallest) * math.sqrt(self.largest)

@@ -4,10 +4,11 @@ Losses extrapolate and allocations drift: many a pair of size and tokens has nea
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from transformer.errors import UserError
 from transformer.scaling.laws.bootstrap import Interval, interval
 from transformer.scaling.laws.law import Warned
 from transformer.scaling.laws.law_file import Fitted, Source
@@ -58,12 +59,9 @@ def loss(fitted: Fitted, params: float, tokens: float) -> LossPrediction:
 def allocation(fitted: Fitted, flops: float) -> AllocationPrediction:
     """Returns the size and tokens of the lowest loss for a budget of 6 N D FLOPs, and that loss."""
     law = fitted.fit.law
-    best = law.optimum(flops)
     refits = fitted.bootstrap.allocations(flops)
     return AllocationPrediction(
-        float(best.params),
-        float(best.tokens),
-        law.optimal_loss(flops),
+        *law.best(flops),
         *(interval(refits[:, column]) for column in range(3)),
     )
 
@@ -80,6 +78,41 @@ def extrapolation(source: Source, **asked: float) -> list[Warned]:
             line = f"{name} {value:.3g} is {decades:.2f} decades {where} that was trained, {edge:.3g}"
             warned.append(Warned("extrapolation", line))
     return warned
+
+
+def record(fitted: Fitted, source: Source, unique_tokens: float | None, **given: float) -> dict[str, Any]:
+    """Returns a prediction as plain values, for JSON: of `params` and `tokens`, or of `flops`; intervals are 95 %.
+
+    Raises:
+      UserError: the law says no loss of a model, or no best size of a budget.
+    """
+    said: dict[str, Any] = {"law": fitted.fit.law.name, **given, "unique_tokens": unique_tokens}
+    if "tokens" in given:
+        found = loss(fitted, given["params"], given["tokens"])
+        require_loss(fitted, found)
+        said |= {"loss": found.loss, "interval_of_law": found.of_law, "interval_of_run": found.of_run}
+        given = {**given, "flops": 6 * given["params"] * given["tokens"]}
+    else:
+        best = allocation(fitted, given["flops"])
+        require_allocation(fitted, best)
+        values = {"params": best.params, "tokens": best.tokens, "loss": best.loss}
+        said |= {**values, "intervals": {name: getattr(best, f"of_{name}") for name in values}}
+    warned = [*extrapolation(source, **given), *fitted.fit.warnings]
+    return {**said, "warnings": [each._asdict() for each in warned]}
+
+
+def require_loss(fitted: Fitted, found: LossPrediction) -> None:
+    """Raises UserError where a law says no loss of a model."""
+    if np.isnan(found.loss):
+        raise UserError(
+            f"the law {fitted.fit.law.name!r} says what is best for a budget, and no model's loss: give --flops"
+        )
+
+
+def require_allocation(fitted: Fitted, found: AllocationPrediction) -> None:
+    """Raises UserError where a law says no best size."""
+    if np.isnan(found.params):
+        raise UserError(f"the law {fitted.fit.law.name!r} says no best size of a budget: give --params and --tokens")
 
 
 def _noise(fitted: Fitted, count: int) -> np.ndarray:

@@ -1,70 +1,75 @@
-"""Reading anybody's table of runs: a CSV file with columns for the size, the tokens or FLOPs, and the loss."""
+"""Reading anybody's table of runs: a CSV file with columns for two of N, D and C, and for the loss."""
 
-import csv
 import dataclasses
-import difflib
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from transformer.errors import UserError
+from transformer.scaling.laws import csv_file, settings, units, words
+from transformer.scaling.laws.cell_numbers import Unclear, decimal_mark, parse
+from transformer.scaling.laws.columns import Columns as Columns
+from transformer.scaling.laws.columns import resolve, usual
+from transformer.scaling.laws.csv_file import CsvFile
 from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.warned import Warned
+
+_SMALLEST, _LARGEST = 1e-30, 1e60
+"""Beyond these no number is of a run, and products of them are none."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Columns:
-    """What the columns are called."""
+def read(path: str | Path, columns: Columns = Columns(), where: Sequence[str] = ()) -> Table:
+    """Returns the runs of a CSV file with a header line.
 
-    params: str = "params"
-    """N of a run."""
-    tokens: str | None = None
-    """D, tokens read in training; not needed where there is --flops: D = C / (6 N). None: `tokens`, or from --flops."""
-    loss: str = "loss"
-    """Loss of the trained model, nats."""
-    flops: str | None = None
-    """C, FLOPs of the training; None: C = 6 N D."""
-    unique_tokens: str | None = None
-    """Tokens that the corpus has, where they were read more than once; None: none was."""
-
-
-def read(path: str | Path, columns: Columns = Columns()) -> Table:
-    """Returns the runs of a CSV file with a header line, whose other columns do not matter.
+    Args:
+      path: of the file.
+      columns: what they are called; those that are not named go by their usual names.
+      where: COLUMN=VALUE, rows to take, as `settings.where`.
 
     Raises:
-      UserError: no such file, no rows, no such column, or a value that is no positive finite number.
+      UserError: no such file, no rows, no such column, a value that is no positive finite number, or units that
+        contradict each other.
     """
-    names, lines = rows(Path(path).expanduser())
-    if columns.tokens is None and columns.flops is None:
-        columns = dataclasses.replace(columns, tokens="tokens")
-    params, loss = (
-        _column(path, names, lines, "params", columns.params),
-        _column(path, names, lines, "loss", columns.loss),
+    file, chosen = settings.where(csv_file.read(path), where)
+    columns = resolve(file, columns)
+    used = [
+        name for name in (columns.params, columns.tokens, columns.flops, columns.loss, columns.unique_tokens) if name
+    ]
+    by_name = dict(zip(used, numbers(file, used), strict=True))
+
+    params, tokens, flops, loss, unique = (
+        None if name is None else by_name[name]
+        for name in (columns.params, columns.tokens, columns.flops, columns.loss, columns.unique_tokens)
     )
-    flops = None if columns.flops is None else _column(path, names, lines, "flops", columns.flops)
-    if columns.tokens is not None:
-        tokens = _column(path, names, lines, "tokens", columns.tokens)
-    else:
+    counted = flops is None or params is None or tokens is None
+    if params is None:
+        assert flops is not None
+        assert tokens is not None
+        params = flops / (6 * tokens)
+    if tokens is None:
         assert flops is not None
         tokens = flops / (6 * params)
-    unique = None
-    if columns.unique_tokens is not None:
-        unique = _column(path, names, lines, "unique-tokens", columns.unique_tokens)
-    convention = "6ND" if flops is None or columns.tokens is None else f"column {columns.flops}"
-    return Table(
+    flops = 6 * params * tokens if flops is None else flops
+    assert loss is not None
+    cell = [params, tokens] if unique is None else [params, tokens, unique]
+    setting, warned = settings.told(file, chosen, used, loss, *cell)
+    table = Table(
         params=params,
         tokens=tokens,
         loss=loss,
-        flops=6 * params * tokens if flops is None else flops,
+        flops=flops,
         unique_tokens=unique,
-        names=tuple(f"line {number}" for number, _ in lines),
-        convention=convention,
+        names=tuple(f"line {row.line}" for row in file.rows),
+        convention="6ND" if counted else f"column {columns.flops}",
+        setting=setting,
+        columns=dataclasses.asdict(columns) | ({"where": " ".join(where)} if where else {}),
     )
+    return dataclasses.replace(table, warned=(*_copies(file), *warned, *units.check(str(path), table)))
 
 
 def read_sweeps(
-    path: str | Path, setting: str, by: Sequence[str], loss: str
+    path: str | Path, setting: str, by: Sequence[str], loss: str | None, where: Sequence[str] = ()
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Returns what `power_law.fit` takes of a CSV file: [R] the setting that was swept, the loss, and what it is by.
 
@@ -73,10 +78,27 @@ def read_sweeps(
     Raises:
       UserError: as `read`.
     """
-    names, lines = rows(Path(path).expanduser())
-    columns = {name: _column(path, names, lines, "by", name) for name in by}
-    losses = _column(path, names, lines, "loss", loss, diverged=True)
-    return _column(path, names, lines, "setting", setting), losses, columns
+    file, _ = settings.where(csv_file.read(path), where)
+    if loss is None:
+        names = usual(file, "loss")
+        loss = names[0] if len(names) == 1 else "loss"
+    if wrong := file.wrong_names([("setting", setting), ("loss", loss), *(("by", name) for name in by)]):
+        raise file.lacking(wrong)
+    swept, losses, *others = numbers(file, [setting, loss, *by], diverged=loss)
+    return swept, losses, dict(zip(by, others, strict=True))
+
+
+def _copies(file: CsvFile) -> list[Warned]:
+    """Returns a warning of rows that are there twice."""
+    first: dict[tuple[str, ...], int] = {}
+    copies = [row.line for row in file.rows if first.setdefault(tuple(row.cells), row.line) != row.line]
+    if not copies:
+        return []
+    line = (
+        f"{words.count(len(copies), 'row')} repeat another in every cell, such as line {copies[0]}: they count twice, "
+        "and make intervals too narrow; take them out"
+    )
+    return [Warned("copied-rows", line)]
 
 
 def drop_highest(table: Table, count: int) -> Table:
@@ -86,64 +108,39 @@ def drop_highest(table: Table, count: int) -> Table:
       UserError: there are not so many, or the count is negative.
     """
     if not 0 <= count < len(table):
-        raise UserError(f"--drop-highest {count}: the table has {len(table)} rows")
+        raise UserError(f"--drop-highest {count}: the table has {words.count(len(table), 'row')}")
     return table.take(np.sort(np.argsort(table.loss, kind="stable")[: len(table) - count]))
 
 
-def rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Returns the header of a CSV file, and its rows with their line numbers; blank lines are none.
+def numbers(file: CsvFile, names: Sequence[str], diverged: str | None = None) -> list[np.ndarray]:
+    """Returns columns [R] of positive finite numbers, of a file that has each once.
+
+    Args:
+      file: its rows.
+      names: the columns.
+      diverged: the one of these where a run may have diverged: an empty cell is NaN there, and what is not finite
+        stays.
 
     Raises:
-      UserError: no such file, no CSV, or no row.
+      UserError: a cell is no such number, or could be two.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+    cells = [file.column(name) for name in names]
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            lines = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is no CSV file: {error}") from error
-    if not lines:
-        raise UserError(f"{path} is empty: it needs a header line and a row for each run")
-    names = [name.strip() for name in lines[0][1]]
-    if len(lines) == 1:
-        raise UserError(f"{path} has a header and no row")
-    return names, lines[1:]
-
-
-def _column(
-    path: str | Path,
-    names: list[str],
-    lines: list[tuple[int, list[str]]],
-    flag: str,
-    name: str,
-    *,
-    diverged: bool = False,
-) -> np.ndarray:
-    """Returns a column; where runs may have diverged, NaN for an empty cell, and what is not finite as it is."""
-    if names.count(name) != 1:
-        near = difflib.get_close_matches(name, names, 1)
-        hint = f"did you mean --{flag} {near[0]}?" if near else f"give --{flag} one of: {', '.join(names)}"
-        raise UserError(f"{path} has {names.count(name)} columns {name!r}; {hint}")
-    place = names.index(name)
-    values = np.empty(len(lines))
-    for row, (number, cells) in enumerate(lines):
-        text = cells[place].strip() if place < len(cells) else ""
-        values[row] = number_of(f"{path}, line {number}: {name}", text, diverged=diverged)
-    return values
-
-
-def number_of(what: str, text: str, *, diverged: bool = False) -> float:
-    """Returns the positive number of a cell; where runs may have diverged, NaN for an empty one, or what is not finite.
-
-    Raises:
-      UserError: it is none; `what` says where it stands.
-    """
-    try:
-        value = float(text or "nan") if diverged else float(text)
-    except ValueError:
-        raise UserError(f"{what} is {text!r}, which is no number") from None
-    if not (value > 0 if math.isfinite(value) else diverged):
-        raise UserError(f"{what} is {text}: it must be positive and finite; take the row out if the run failed")
-    return value
+        mark = decimal_mark(text for column in cells for text in column)
+    except Unclear as error:
+        raise UserError(f"{file.path}: {error}") from None
+    found = np.empty((len(names), len(file.rows)))
+    for name, column, values in zip(names, cells, found, strict=True):
+        for place, (row, text) in enumerate(zip(file.rows, column, strict=True)):
+            where = f"{file.path}, line {row.line}: {name} is"
+            try:
+                values[place] = parse(text or ("nan" if name == diverged else ""), mark)
+            except Unclear as error:
+                raise UserError(f"{where} {text!r}, {error}") from None
+            if not np.isfinite(values[place]) and name == diverged:
+                continue
+            if not (np.isfinite(values[place]) and values[place] > 0):
+                raise UserError(f"{where} {text}: it must be positive and finite; take the row out if the run failed")
+            if not _SMALLEST < values[place] < _LARGEST:
+                raise UserError(f"{where} {text}: no run has that")
+    return list(found)

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from transformer.errors import UserError
-from transformer.scaling.laws import findings
+from transformer.scaling.laws import findings, words
 from transformer.scaling.laws import predict as predicting
 from transformer.scaling.laws.law import Warned
 from transformer.scaling.laws.law_file import Fitted, Source
 from transformer.scaling.laws.power_law import PowerFit
+
+OF_TABLE = "units", "several-settings", "copied-rows"
+"""Codes that are said once of a table, not again of each law."""
 
 
 def of_model(fitted: Fitted, params: float, tokens: float) -> list[str]:
@@ -18,10 +20,7 @@ def of_model(fitted: Fitted, params: float, tokens: float) -> list[str]:
       UserError: the law says no loss of a model.
     """
     found = predicting.loss(fitted, params, tokens)
-    if found.loss != found.loss:
-        raise UserError(
-            f"the law {fitted.fit.law.name!r} says what is best for a budget, and no model's loss: give --flops"
-        )
+    predicting.require_loss(fitted, found)
     return [
         f"{fitted.fit.law.name}, N {params:.4g}, D {tokens:.4g}, C {6 * params * tokens:.4g}",
         f"  loss   {found.loss:.5f}   law {interval(found.of_law, '.5f')}   one run {interval(found.of_run, '.5f')}",
@@ -35,11 +34,10 @@ def of_budget(fitted: Fitted, flops: float) -> list[str]:
       UserError: the law says none.
     """
     found = predicting.allocation(fitted, flops)
-    if found.params != found.params:
-        raise UserError(f"the law {fitted.fit.law.name!r} says no best size of a budget: give --params and --tokens")
+    predicting.require_allocation(fitted, found)
     return [
         f"{fitted.fit.law.name}, C {flops:.4g} (6 N D)",
-        f"  loss   {found.loss:<9.5f}  {interval(found.of_loss, '.5f')}",
+        f"  loss   {_known(found.loss, '.5f', 'not known'):<9}  {interval(found.of_loss, '.5f')}".rstrip(),
         f"  N      {found.params:<9.3g}  {interval(found.of_params, '.3g')}",
         f"  D      {found.tokens:<9.3g}  {interval(found.of_tokens, '.3g')}",
         f"  D / N  {found.tokens / found.params:<9.3g}",
@@ -54,31 +52,47 @@ def describe(fitted: Fitted) -> Iterator[str]:
     count = len(refits.laws) + refits.failed
     what = f" ({fitted.fit.minimised})" if fitted.fit.minimised else ""
     yield ""
-    yield f"{law.name}: {fitted.fit.rows} runs, objective {fitted.fit.objective:.6g}{what}, {count} refits"
+    failed = f" ({refits.failed} failed)" if refits.failed else ""
+    yield (
+        f"{law.name}: {words.count(fitted.fit.rows, law.fitted_to)}, objective {fitted.fit.objective:.6g}{what}, "
+        f"{words.count(count, 'refit')}{failed}{_goodness(fitted)}"
+    )
     yield f"  {'':10}{'value':>12}{'s.e.':>12}   95 % interval"
     for name, value in law.parameters().items():
-        line = f"  {name:10}{value:>12.5g}"
+        line = f"  {name:10}{_known(value, '.5g', 'not known'):>12}"
         if name in fitted.fit.fixed:
             yield f"{line}{'fixed':>12}"
             continue
-        known = refits.laws and errors[name] == errors[name]  # not NaN
-        yield line + (f"{errors[name]:>12.3g}   {interval(intervals[name], '.4g')}" if known else "")
+        if not refits.laws or intervals[name][0] != intervals[name][0]:  # NaN
+            yield line
+            continue
+        yield f"{line}{_known(errors[name], '.3g', 'not known'):>12}   {interval(intervals[name], '.4g')}"
     if found:
         yield from (f"  {line}" for line in findings.describe(found))
-    yield from warnings(fitted.fit.warnings)
+    yield from warnings([each for each in fitted.fit.warnings if each.code not in OF_TABLE])
 
 
 def compare(fitted: Sequence[Fitted], flops: float) -> Iterator[str]:
     """Yields the laws side by side: what each says of a budget."""
-    yield f"a decade on, {flops:.3g} FLOPs:{'':8}N*{'':27}D*{'':27}loss"
+    yield f"a decade on, {flops:.3g} FLOPs:{'':8}N*{'':27}D*{'':27}loss{'':23}R2"
     for each in fitted:
         found = predicting.allocation(each, flops)
         parts = (
-            f"{found.params:<8.3g} {interval(found.of_params, '.3g'):20}",
-            f"{found.tokens:<8.3g} {interval(found.of_tokens, '.3g'):20}",
-            f"{found.loss:<8.4f} {interval(found.of_loss, '.4f')}",
+            f"{_known(found.params, '.3g'):<8} {interval(found.of_params, '.3g'):20}",
+            f"{_known(found.tokens, '.3g'):<8} {interval(found.of_tokens, '.3g'):20}",
+            f"{_known(found.loss, '.4f'):<8} {interval(found.of_loss, '.4f'):17}",
+            _known(each.goodness.r_squared, ".4f"),
         )
-        yield f"  {each.fit.law.name:14}" + " ".join(parts)
+        yield (f"  {each.fit.law.name:14}" + " ".join(parts)).rstrip()
+
+
+def _known(value: float, form: str, unknown: str = "-") -> str:
+    return unknown if value != value else f"{value:{form}}"  # NaN
+
+
+def _goodness(fitted: Fitted) -> str:
+    r_squared, error = fitted.goodness
+    return "" if error != error else f", R2 {_known(r_squared, '.4f')}, rms error {error:.2%}"
 
 
 def of_setting(found: PowerFit, what: str) -> Iterator[str]:

@@ -2,13 +2,16 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
+
+from transformer.scaling.laws.warned import Warned
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Runs, a row each; rows with the same size and tokens are repeats of a cell."""
+    """Runs, a row each; rows that `cells` says are of one cell are repeats."""
 
     params: np.ndarray
     """[R] float64: N, by the convention that the table's reader names."""
@@ -24,6 +27,12 @@ class Table:
     """What to call each row in a message; by default its number in the file."""
     convention: str = "6ND"
     """How `params` and `flops` were counted."""
+    setting: np.ndarray | None = None
+    """[R] int: which of several settings a run is of; None where there is one."""
+    columns: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+    """What is called what in the file, and the rows chosen of it."""
+    warned: tuple[Warned, ...] = ()
+    """What was seen as the table was read."""
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -40,7 +49,18 @@ class Table:
             flops=self.flops[rows],
             unique_tokens=unique,
             names=names,
+            setting=None if self.setting is None else self.setting[rows],
         )
+
+    def cells(self) -> np.ndarray:
+        """Returns [R] int, from 0: rows are repeats of a cell where all that a run is agrees, unique tokens too.
+
+        A corpus that is larger than what was read of it is any such.
+        """
+        unique = None if self.unique_tokens is None else np.minimum(self.unique_tokens, self.tokens)
+        optional = [column for column in (unique, self.setting) if column is not None]
+        key = np.stack([self.params, self.tokens, self.flops, *optional])
+        return np.unique(key, axis=1, return_inverse=True)[1].ravel()
 
     def digest(self) -> str:
         """Returns the SHA-256 of the numbers: the mark of the data that a fitted law carries."""

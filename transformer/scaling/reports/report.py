@@ -11,7 +11,7 @@ from etils import epath
 
 from transformer.checkpoint import write_atomically
 from transformer.errors import UserError
-from transformer.scaling.laws import findings, isoflop
+from transformer.scaling.laws import findings, isoflop, words
 from transformer.scaling.laws.allocation import AllocationLaw
 from transformer.scaling.laws.law_file import Fitted
 from transformer.scaling.laws.parametric import Chinchilla
@@ -119,8 +119,8 @@ def _notices(found: Results, folder: epath.Path) -> Iterator[tuple[str, str]]:
         if run.state == "not finite":
             yield "not-finite", f"{name} ended with a loss that is not finite; it is in no table and no fit"
         elif run.state == "unfinished":
-            words = run.last_words or f"python tools/scaling.py run {folder} goes on with it"
-            yield "unfinished", f"{name} is at update {run.steps[-1]} of {run.cell.steps}: {words}"
+            said = run.last_words or f"python tools/scaling.py run {folder} goes on with it"
+            yield "unfinished", f"{name} is at update {run.steps[-1]} of {run.cell.steps}: {said}"
         elif run.last_words:
             yield "failed", f"{name}: {run.last_words}"
     waiting = sum(run.state == "not begun" and not run.last_words for run in found.runs)
@@ -263,7 +263,7 @@ def _laws(found: Results, drawing: Drawing) -> Iterator[str]:
         yield page.heading(law.name, 3)
         form = AllocationLaw.__doc__ if isinstance(law, AllocationLaw) else type(law).__doc__
         form = (form or "").splitlines()[0]
-        yield page.paragraph(f"{form} {each.fit.rows} runs, objective {each.fit.objective:.6g}.")
+        yield page.paragraph(f"{form} {words.count(each.fit.rows, law.fitted_to)}, objective {each.fit.objective:.6g}.")
         yield _numbers(each)
         yield page.warnings(each.fit.warnings)
         if each.findings:
