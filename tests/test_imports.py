@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 # From the ground up. A room may import what stands on a lower floor, and itself, but no room on its own floor.
 FLOORS = [
     {"transformer.errors"},
+    {"transformer.paths"},
     {"transformer.ops", "transformer.data", "transformer.sharding", "transformer.cluster"},
     {"transformer.layers", "transformer.objectives"},
     {"transformer.models"},

@@ -2,12 +2,12 @@
 
 import dataclasses
 import sys
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from transformer import command
+from transformer.paths import expanded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ def main(args: list[str]) -> None:
     else:
         from transformer.interop.verify import verify
 
-        verify(Path(asked.hf_folder).expanduser(), length=asked.length, tolerance=asked.tolerance, pickle=asked.pickle)
+        verify(expanded(asked.hf_folder), length=asked.length, tolerance=asked.tolerance, pickle=asked.pickle)
 
 
 def import_(asked: Import) -> None:
@@ -83,8 +83,8 @@ def import_(asked: Import) -> None:
     from transformer.inference.settings import Settings
     from transformer.interop import convert
 
-    path = Path(asked.hf_folder).expanduser()
-    check_new(Path(asked.run).expanduser())
+    path = expanded(asked.hf_folder)
+    check_new(expanded(asked.run))
     imported = convert.import_folder(path, head=asked.head, num_labels=asked.num_labels, pickle=asked.pickle)
     architecture = imported.architecture
     generates = architecture.kind != "encoder" and architecture.head == "language_model"
@@ -108,7 +108,7 @@ def export(asked: Export) -> None:
     """Exports, and says what came of it."""
     from transformer.interop import convert
 
-    family = convert.export(asked.checkpoint, Path(asked.hf_folder).expanduser(), dtype=asked.dtype, flax=asked.flax)
+    family = convert.export(asked.checkpoint, expanded(asked.hf_folder), dtype=asked.dtype, flax=asked.flax)
     print(f"{family.model_type}: {asked.hf_folder}")
 
 

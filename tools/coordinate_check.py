@@ -59,7 +59,7 @@ def main(args: list[str]) -> None:
     asked = command.parse(Command, args, prog="tools/coordinate_check.py")
     if len(asked.widths) < 2 or min(asked.steps, asked.seeds, asked.layers) < 1:
         raise UserError("give two --widths or more, and --steps, --seeds and --layers of at least 1")
-    figure = command.new_figure(10, 6)
+    figure = command.new_figure(10, 6, asked.out)
     command.start_jax()
     from transformer.training.mup import MupConfig
 

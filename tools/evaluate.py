@@ -2,15 +2,17 @@
 
 import dataclasses
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from transformer import command
 from transformer.errors import UserError
+from transformer.inference.scoring import BleuTokenizer
+from transformer.paths import check_file, write_file
 
 if TYPE_CHECKING:  # these take a second to import, after the flags are known to be good
+    from transformer.data.config import DataConfig
     from transformer.inference.restored import Restored
     from transformer.training.experiment import Experiment
 
@@ -20,15 +22,27 @@ SAMPLES = 3
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Evaluate the newest checkpoint of a run on the validation part of its data."""
+    """Evaluate the newest checkpoint of a run on the validation part of its data, or on all of other data."""
 
     run: tyro.conf.Positional[str]
     """A run folder, or one of its checkpoints (RUN/checkpoints/STEP)."""
     metric: tuple[Literal["loss", "bleu", "chrf"], ...] = ("loss",)
     """loss: the objective's own, with its accuracies. bleu, chrf: of an encoder-decoder's answers to the sources,
-    against the targets, by sacrebleu (BLEU detokenised, cased, 13a)."""
-    path: str | None = None
-    """Other data of the same kind, in place of the run's --data.path."""
+    against the targets, by sacrebleu (BLEU detokenised, cased)."""
+    path: Annotated[str | None, tyro.conf.arg(aliases=["--data.path"])] = None
+    """Other data of the same kind, such as a test set: all of it is evaluated on. Of pairs: a file, a folder with
+    test.en and test.de (or else val, or train), or the beginning of two parallel files' names (DATA/newstest)."""
+    fields: Annotated[tuple[str, str] | None, tyro.conf.arg(name="data.fields")] = None
+    """What --path calls source and target; None: as in training."""
+    text_field: Annotated[str | None, tyro.conf.arg(name="data.text-field")] = None
+    """What --path calls its text; None: as in training."""
+    header: Annotated[bool | None, tyro.conf.arg(name="data.header")] = None
+    """Whether --path, a .tsv file of pairs, begins with a line of column names; None: as that line looks."""
+    cache_dir: Annotated[str | None, tyro.conf.arg(name="data.cache-dir")] = None
+    """The folder that keeps prepared data; None: as in training."""
+    bleu_tokenize: BleuTokenizer = "13a"
+    """How BLEU cuts text into words, by sacrebleu's names: zh for Chinese, ja-mecab for Japanese, ko-mecab for Korean,
+    char or flores200 where words are not set apart by spaces."""
     limit: int | None = None
     """Pairs to answer, from the front; None: all."""
     beams: int = 4
@@ -49,14 +63,17 @@ def main(args: list[str]) -> None:
     for field in ("limit", "batch_size", "max_new_tokens"):
         if (value := getattr(asked, field)) is not None and value < 1:
             raise UserError(f"--{field.replace('_', '-')} is {value}: it must be at least 1")
+    if asked.bleu_tokenize != "13a" and "bleu" not in asked.metric:
+        raise UserError(f"--bleu-tokenize {asked.bleu_tokenize} is for --metric bleu")
+    if asked.out is not None:
+        check_file(asked.out, "--out")
     command.start_jax()
     from transformer import checkpoint
     from transformer.training import experiment as experiments
 
     found = checkpoint.find(asked.run)
     experiment = experiments.read(found / "record" / "experiment.json")
-    if asked.path is not None:
-        experiment = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, path=asked.path))
+    experiment = dataclasses.replace(experiment, data=data_of(asked, experiment.data))
     if "loss" in asked.metric:
         show_loss(experiment, asked)
     if others := [metric for metric in asked.metric if metric != "loss"]:
@@ -65,11 +82,27 @@ def main(args: list[str]) -> None:
         score_answers(restore(found, experiment.execution), experiment, others, asked)
 
 
+def data_of(asked: Command, recorded: "DataConfig") -> "DataConfig":
+    """Returns what to evaluate on: the data of the run, or other data, which is named as flags say."""
+    names = ("fields", "text_field", "header")
+    named = {name: value for name in names if (value := getattr(asked, name)) is not None}
+    if named and asked.path is None:
+        raise UserError(f"--data.{next(iter(named)).replace('_', '-')} is of --path, which is not given")
+    cache_dir = recorded.cache_dir if asked.cache_dir is None else asked.cache_dir
+    if asked.path is None:
+        return dataclasses.replace(recorded, cache_dir=cache_dir)
+    other = dataclasses.replace(recorded, path=asked.path, tfds=None, mixture=(), header=None, cache_dir=cache_dir)
+    return dataclasses.replace(other, **named)
+
+
 def show_loss(experiment: "Experiment", asked: Command) -> None:
-    """Prints the objective's loss and accuracies on all validation data."""
+    """Prints the objective's loss and accuracies on all validation data, or on all of other data."""
     from transformer.training.loop import evaluate_checkpoint
 
-    evaluation = evaluate_checkpoint(experiment, asked.run)
+    evaluation, corpus = evaluate_checkpoint(experiment, asked.run, whole=asked.path is not None, say=print)
+    kind = "pair" if experiment.objective.reading(experiment.train.seq_len).kind == "pairs" else "document"
+    count = corpus.figures.documents
+    print(f"loss on {_what(asked)}: {count:,} {kind}{'s' * (count != 1)}, {evaluation.targets:,.0f} targets")
     print(f"loss {evaluation.loss:.4f} nats a target, perplexity {evaluation.perplexity:.2f}")
     for name, value in evaluation.metrics.items():
         print(f"{name.replace('_', ' ')} {value:.4f}")
@@ -79,11 +112,11 @@ def show_loss(experiment: "Experiment", asked: Command) -> None:
 
 def score_answers(restored: "Restored", experiment: "Experiment", metrics: list[str], asked: Command) -> None:
     """Answers the validation sources, prints the scores against the targets, and a few answers to look at."""
-    from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
     from transformer.data.mixture import open_pairs
     from transformer.inference.beam_search import BeamSearch
+    from transformer.inference.scoring import bleu, fitting_tokenizer
     from transformer.inference.text_generator import TextGenerator
 
     if experiment.objective.reading(experiment.train.seq_len).kind != "pairs":
@@ -91,8 +124,25 @@ def score_answers(restored: "Restored", experiment: "Experiment", metrics: list[
             f"--metric {metrics[0]} compares answers with targets, and the objective {experiment.objective.name} has "
             "no pairs: use --metric loss"
         )
-    pairs = [pair for corpus, _ in open_pairs(experiment.data) for pair in corpus.pairs("validation")][: asked.limit]
+    scorers = {metric: bleu(asked.bleu_tokenize) if metric == "bleu" else CHRF() for metric in metrics}
+    corpora = [corpus for corpus, _ in open_pairs(experiment.data, whole=asked.path is not None)]
+    every = [pair for corpus in corpora for pair in corpus.pairs("validation")]
+    if not every:
+        raise UserError(f"{_what(asked)} has no pair with two sides")
+    pairs = every[: asked.limit]
+    if "loss" not in asked.metric:  # which has said so
+        print("".join(f"{note}\n" for corpus in corpora for note in corpus.notes), end="")
+    print(
+        f"answers {f'the first {len(pairs):,}' if len(pairs) < len(every) else 'all'} of {len(every):,} pairs of "
+        f"{_what(asked)}"
+    )
     sources, targets = zip(*pairs, strict=True)
+    if "bleu" in metrics and asked.bleu_tokenize == "13a" and (fitting := fitting_tokenizer(targets)) is not None:
+        print(
+            "warning: half of the targets' letters or more are of scripts whose words 13a does not find; this BLEU "
+            f"says little: give --bleu-tokenize {fitting}",
+            file=sys.stderr,
+        )
     found = TextGenerator(restored)(
         sources,
         max_new_tokens=asked.max_new_tokens,
@@ -102,13 +152,16 @@ def score_answers(restored: "Restored", experiment: "Experiment", metrics: list[
     )
     answers = [one.text for [one] in found]
     if asked.out is not None:
-        Path(asked.out).write_text("".join(f"{' '.join(answer.split())}\n" for answer in answers))
+        write_file(asked.out, "".join(f"{' '.join(answer.split())}\n" for answer in answers))
     for source, target, answer in list(zip(sources, targets, answers, strict=True))[:SAMPLES]:
         print(f"\nsource  {source}\ntarget  {target}\nanswer  {answer}")
     print()
-    for metric in metrics:
-        scorer = BLEU() if metric == "bleu" else CHRF()
+    for scorer in scorers.values():
         print(f"{scorer.corpus_score(answers, [targets])}  ({len(pairs):,} pairs; {scorer.get_signature()})")
+
+
+def _what(asked: Command) -> str:
+    return "the validation part of the run's data" if asked.path is None else f"all of {asked.path}"
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from transformer import command
 from transformer.errors import UserError
+from transformer.paths import write_file
 
 if TYPE_CHECKING:
     from transformer.training.mup import MupConfig
@@ -64,7 +65,7 @@ def main(args: list[str]) -> None:
     low, high = asked.exponents
     if len(asked.widths) < 2 or high - low < 2:
         raise UserError("give two --widths or more, and --exponents at least two apart")
-    figure = command.new_figure(10, 4.2)
+    figure = command.new_figure(10, 4.2, asked.out)
     command.start_jax()
     from transformer.training.mup import MupConfig
 
@@ -81,7 +82,7 @@ def main(args: list[str]) -> None:
     panels[0].legend(title="width")
     command.save_figure(figure, asked.out)
     record = Path(asked.out).with_suffix(".json")
-    record.write_text(json.dumps({"command": dataclasses.asdict(asked), "losses": every}, indent=1) + "\n")
+    write_file(record, json.dumps({"command": dataclasses.asdict(asked), "losses": every}, indent=1) + "\n")
     print(f"{asked.out}, {record}")
 
 

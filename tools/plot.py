@@ -29,7 +29,7 @@ def main(args: list[str]) -> None:
     if not asked.runs:
         raise UserError("no run is named: python tools/plot.py RUN [RUN ...]")
     curves = {run: read(epath.Path(run)) for run in asked.runs}
-    figure = command.new_figure(7, 4)
+    figure = command.new_figure(7, 4, asked.out)
     axes = figure.add_subplot()
     for number, (run, (trained, evaluated)) in enumerate(curves.items()):
         colour, name = COLOURS[number % len(COLOURS)], epath.Path(run).name

@@ -101,6 +101,8 @@ def prepare(experiment: Any, maker: "Maker") -> "Corpora":
         maker=maker,
         report=report,
     )
+    for note in corpora.notes:
+        print(note)
     records = sum(map(len, corpora.train))
     print(f"tokenizer {experiment.data.tokenizer}: {corpora.tokenizer.vocab_size:,} pieces; ", end="")
     print(f"{records:,} training records; {time.perf_counter() - begun:.1f} s in all")

@@ -2,12 +2,12 @@
 
 import contextlib
 import ctypes
-import errno
 import importlib.util
 import io
 import logging
 import os
 import re
+import select
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -15,25 +15,25 @@ from pathlib import Path
 from typing import Any
 
 from transformer.errors import Interrupted, UserError
+from transformer.paths import check_file, explain, write_file
 
 
 def run(main: Callable[[], None]) -> int:
     """Returns the exit code of `main`; prints a person's mistake as a line. A traceback is for our bugs only."""
     try:
         main()
+        sys.stdout.flush()
     except UserError as error:
         return _refuse(str(error), error, error.exit_code)
     except KeyboardInterrupt as error:
         return _refuse("interrupted; nothing was lost that had been saved", error)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            _leave(error, traceback.format_exc(), 1)
+    except BrokenPipeError as error:
+        if not _output_closed():
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        return _refuse(
-            f"{where}{error.strerror}: make room or choose another folder, then run the same command again", error
-        )
+        return _refuse("what this command prints is read no further", error)
     except Exception as error:
+        if (line := explain(error)) is not None:
+            return _refuse(line, error)
         _leave(error, traceback.format_exc(), 1)
         raise
     return 0
@@ -84,24 +84,42 @@ def start_jax(*, distributed: bool = False) -> None:
         follow()
 
 
-def new_figure(width: float, height: float) -> Any:
-    """Returns an empty matplotlib Figure, in inches; raises UserError where the library is not installed.
+def new_figure(width: float, height: float, path: str) -> Any:
+    """Returns an empty matplotlib Figure, in inches; raises UserError where it could not be saved as `path`.
 
     Called before anything is computed that would be lost without it.
     """
+    check_file(path, "--out")
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UserError("drawing needs matplotlib: pip install -e '.[plot]'") from error
-    return Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
+    ending, known = Path(path).suffix[1:].lower(), figure.canvas.get_supported_filetypes()
+    if ending and ending not in known:
+        raise UserError(f"--out {path}: .{ending} is not supported: give {', '.join(f'.{name}' for name in known)}")
+    return figure
 
 
 def save_figure(figure: Any, path: str) -> None:
-    """Writes a picture; raises UserError for an ending that matplotlib does not know."""
+    """Writes a picture, whole or not at all."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format=Path(path).suffix[1:].lower() or None, dpi=120)
+    write_file(path, picture.getvalue())
+
+
+def _output_closed() -> bool:
+    """Whether nobody reads the standard output any more, as after `| head`; what is left of it is thrown away then."""
     try:
-        figure.savefig(path, dpi=120)
-    except ValueError as error:
-        raise UserError(f"--out {path}: {error}") from error
+        output = sys.stdout.fileno()
+    except OSError:  # a test's
+        return False
+    poll = select.poll()
+    poll.register(output, 0)
+    if not poll.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
 
 
 def cpu_alone() -> bool:
@@ -132,6 +150,8 @@ def _number(variable: str) -> int | None:
 
 
 def _refuse(message: str, error: BaseException, exit_code: int = UserError.exit_code) -> int:
+    # Of names: it stays one line, which any terminal shows.
+    message = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", lambda found: repr(found[0])[1:-1], message)
     if exit_code != Interrupted.exit_code:  # on which all processes agreed
         _leave(error, f"error: {message}", exit_code)
     print(f"error: {message}", file=sys.stderr)

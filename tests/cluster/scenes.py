@@ -86,6 +86,17 @@ def another_folder() -> str:
         return train(f"own-{own_index()}").replace(os.uname().nodename, "HOST")
 
 
+def full_folder() -> str:
+    """The first, which records the run, has no room for it."""
+    from transformer.training import run
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    with mock.patch.object(run, "write_atomically", full):
+        return train("full")
+
+
 def late() -> str:
     """The first begins the run folder long before the second looks."""
     time.sleep(3 * own_index())

@@ -21,7 +21,7 @@ def outcomes(folder, *scenes):
 
 
 def test_what_one_sees_before_it_trains_holds_for_both(tmp_path):
-    found = outcomes(tmp_path, "data", "other_data", "flags", "another_folder")
+    found = outcomes(tmp_path, "data", "other_data", "flags", "another_folder", "full_folder")
     assert "07.txt" in found["data"][0]
     assert found["other_data"] == 2 * [
         "process 1 of 2 has another corpus than process 0: the content of --data must be the same on all machines"
@@ -30,8 +30,24 @@ def test_what_one_sees_before_it_trains_holds_for_both(tmp_path):
     [line] = set(found["another_folder"])
     assert line.endswith("own-1 is not the same folder on HOST and on HOST: --workdir must name one that all machines "
                          "of a job share")  # fmt: skip
+    assert found["full_folder"][0].startswith(f"{tmp_path / 'full'}: No space left on device: make room or choose ")
     assert all(first == second for first, second in found.values())
     assert not any((tmp_path / name).exists() for name in ("data", "flags"))
+    assert not list((tmp_path / "full").iterdir())
+
+
+def test_a_workdir_that_the_first_cannot_make_ends_both(tmp_path):
+    (tmp_path / "file").touch()
+    args = ["train.py", "gpt-text", "--distributed", "--workdir", str(tmp_path / "file" / "run")]
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("line\n" * 100)
+    cache = tmp_path / "cache"
+    began = time.monotonic()
+    both = processes.run([*args, "--data.path", str(corpus), "--data.cache-dir", str(cache), "--mesh.data", "2"], 2)
+    assert time.monotonic() - began < 90
+    line = f"error: {tmp_path}/file/run: {tmp_path}/file is a file, not a folder: give another path"
+    assert [(one.code, one.error_lines) for one in both] == 2 * [(2, [line])], both
+    assert not cache.exists()
 
 
 def test_a_late_start_and_a_checkpoint_that_one_sees_damaged(tmp_path):

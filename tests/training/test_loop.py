@@ -148,8 +148,8 @@ def test_training_in_float16_is_refused_and_using_it_is_not(experiment, whole, t
     with pytest.raises(UserError, match=r"--execution.dtype float16 does not train: .*: choose bfloat16"):
         train(half, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    full = loop.evaluate_checkpoint(experiment, whole[1]).loss
-    assert loop.evaluate_checkpoint(half, whole[1]).loss == pytest.approx(full, rel=0.01)
+    full = loop.evaluate_checkpoint(experiment, whole[1])[0].loss
+    assert loop.evaluate_checkpoint(half, whole[1])[0].loss == pytest.approx(full, rel=0.01)
 
 
 def test_find_names_what_is_missing(tmp_path):

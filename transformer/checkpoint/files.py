@@ -1,6 +1,7 @@
 """Small files of a checkpoint, beside its arrays."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax
 from etils import epath
 
 from transformer.errors import UserError
+from transformer.paths import check_folder
 
 
 class Files:
@@ -38,9 +40,13 @@ class Files:
 
 
 def check_new(folder: Any) -> None:
-    """Raises `UserError` where something is in a folder (a path of pathlib or epath) that is to be written."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    """Raises `UserError` where something is in a folder (a path of pathlib or epath) that is to be written, or where it
+    cannot be.
+    """
+    exists = folder.exists() if "://" in str(folder) else os.path.exists(folder)  # pathlib's raises for a long name
+    if exists and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not empty: give a new folder")
+    check_folder(folder)
 
 
 def to_json(record: Mapping[str, Any]) -> bytes:
@@ -51,5 +57,9 @@ def to_json(record: Mapping[str, Any]) -> bytes:
 def write_atomically(path: epath.Path, content: bytes) -> None:
     """Replaces a file by a complete new one, or leaves it as it was."""
     partial = path.parent / f".{path.name}.partial"
-    partial.write_bytes(content)
-    partial.replace(path)
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise

@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import math
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -42,6 +43,8 @@ def find(path: epath.PathLike) -> epath.Path:
     Raises:
       UserError: there is none.
     """
+    if not os.fspath(path):
+        raise UserError("a path is empty: name a run folder, or one of its checkpoints")
     path = absolute(path)
     if (path / "record").exists():
         return path
@@ -61,6 +64,8 @@ def steps(folder: epath.Path) -> list[int]:
     """
     if not folder.exists():
         return []
+    if is_local(folder) and not folder.is_dir():
+        raise UserError(f"{folder} is a file, and a run keeps its checkpoints in a folder of that name: move it away")
     named = [entry for entry in folder.iterdir() if entry.name.isdigit()]
     if not is_local(folder):
         named = [entry for entry in named if (entry / "commit_success.txt").exists()]

@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeVar
 import jax
 
 from transformer.errors import UserError
+from transformer.paths import explain
 
 T = TypeVar("T")
 
@@ -126,6 +127,8 @@ def _agree_on(what: str, error: Exception | None, deadline: float) -> None:
 def describe(error: BaseException) -> dict[str, Any]:
     """Returns an error as JSON values, for `raise_again` on another process."""
     message = " ".join(str(error).split()) if str(error).strip() else type(error).__name__
+    if isinstance(error, Exception) and (line := explain(error)) is not None:
+        return {"message": line, "exit_code": UserError.exit_code}
     if not isinstance(error, UserError):
         message = f"{message} (in {process_name()} on {socket.gethostname()})"
     return {"message": message, "exit_code": getattr(error, "exit_code", 1)}

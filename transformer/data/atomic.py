@@ -10,6 +10,12 @@ from pathlib import Path
 
 from transformer.errors import UserError
 
+_REFUSED = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
+)
+"""Errors of a folder that a person named badly, or that may not be written to."""
+
 
 @contextlib.contextmanager
 def exclusive(lock: Path) -> Iterator[None]:
@@ -89,7 +95,7 @@ def errors_named(folder: Path) -> Iterator[None]:
         with full_disk_named(folder):
             yield
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in _REFUSED:
             raise UserError(
                 f"Cannot write to {folder} ({error.strerror}). Set --data.cache-dir to another folder."
             ) from error

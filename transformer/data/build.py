@@ -6,6 +6,7 @@ outlive a build that is stopped: the next one goes on with the others.
 
 import hashlib
 import lzma
+import os
 import shutil
 import sys
 import time
@@ -108,7 +109,7 @@ def find_or_build(
     place = Path(cache_dir).expanduser() / "stores" / f"{split}-{key}"
     if (store := _open(place)) is not None:
         return Built(store)
-    if place.exists():
+    if os.path.exists(place):  # False too for a name that is too long
         print(f"The token store {place} is damaged; it is built again.", file=sys.stderr)
     with exclusive(place.with_name(f".{place.name}.lock")):
         if (store := _open(place)) is not None:  # another process built it meanwhile

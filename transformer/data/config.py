@@ -8,8 +8,8 @@ from transformer.errors import UserError
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     path: str | None = None
-    """A file of UTF-8 text, .jsonl (one JSON object a line) or .parquet, or a folder of such; text and .jsonl may be
-    compressed (.gz, .zst). Overrides `tfds`."""
+    """A file of UTF-8 text, .jsonl (one JSON object a line), .json (the same, or one array), .csv, .tsv or .parquet, or
+    a folder of such; all but .parquet may be compressed (.gz, .zst). Overrides `tfds`."""
 
     tfds: str | None = None
     """A TFDS dataset, NAME or NAME/CONFIG. `python_stdlib` is the embedded corpus: Python's own standard library."""
@@ -19,11 +19,15 @@ class DataConfig:
     proportion to the weights."""
 
     text_field: str = "text"
-    """The JSONL or TFDS field, or the Parquet column, that holds the text."""
+    """The JSON or TFDS field, or the column, that holds the text."""
 
     fields: tuple[str, str] | None = None
     """For objectives on pairs, the names of source and target: the suffixes of parallel files (`en de` for train.en and
-    train.de), the JSONL or TFDS fields, or the Parquet columns. The columns of a .tsv file need none."""
+    train.de), the JSON or TFDS fields, or the columns. The columns of a .tsv file need none."""
+
+    header: bool | None = None
+    """Whether a .tsv file of pairs begins with a line of column names; None: where that line has `fields`, or a known
+    pair of names (source and target, src and tgt, ...), or begins with two languages (en and de)."""
 
     changed: bool = False
     """The corpus is meant to be another than the one that the run began with. Not recorded: it holds for one start."""
@@ -43,5 +47,7 @@ class DataConfig:
     same."""
 
     def __post_init__(self) -> None:
+        if not self.cache_dir:
+            raise UserError("--data.cache-dir is empty: name a folder")
         if self.workers < 0:
             raise UserError(f"--data.workers is {self.workers}: it must be 0 (none) or the number of processes")

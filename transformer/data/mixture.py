@@ -1,5 +1,6 @@
 """Which sources a config names, and how much of each."""
 
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -22,18 +23,26 @@ class WeightedPairs(NamedTuple):
     weight: float
 
 
-def open_sources(config: DataConfig) -> list[Weighted]:
+def open_sources(config: DataConfig, *, whole: bool = False) -> list[Weighted]:
     """The sources of `config`, opened: of its mixture, else its path, else its TFDS dataset.
+
+    With `whole`, all that they hold is validation text, whatever `validation_fraction` is.
 
     Raises:
       UserError: nothing named, a malformed mixture item, a source that cannot be opened.
     """
-    return [Weighted(_open(name, config), weight) for name, weight in _named(config)]
+    names, config = _named(config), _all_held_out(config) if whole else config
+    return [Weighted(_open(name, config), weight) for name, weight in names]
 
 
-def open_pairs(config: DataConfig) -> list[WeightedPairs]:
+def open_pairs(config: DataConfig, *, whole: bool = False) -> list[WeightedPairs]:
     """The same as `open_sources`, for sources of pairs."""
-    return [WeightedPairs(_open_pairs(name, config), weight) for name, weight in _named(config)]
+    names, config = _named(config), _all_held_out(config) if whole else config
+    return [WeightedPairs(_open_pairs(name, config), weight) for name, weight in names]
+
+
+def _all_held_out(config: DataConfig) -> DataConfig:
+    return dataclasses.replace(config, validation_fraction=1.0)
 
 
 def named(config: DataConfig) -> list[str]:

@@ -14,7 +14,9 @@ class HashSplit:
     """
 
     def __init__(self, facts: Facts, fraction: float, name: str):
-        if facts["pairs"] < 2:
+        if not facts["pairs"]:
+            raise UserError(f"{name} holds 0 pair(s).")
+        if facts["pairs"] < 2 and fraction < 1:
             raise UserError(
                 f"{name} holds {facts['pairs']} pair(s): two are needed, one to train on and one to validate."
             )

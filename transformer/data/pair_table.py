@@ -1,4 +1,4 @@
-"""Pairs in a Parquet file: two of its columns, a pair a row."""
+"""Pairs in a table (a Parquet or .csv file, a JSON array): two of its columns or fields, a pair a row."""
 
 import functools
 import itertools
@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from transformer.data import parquet, receipts
+from transformer.data import receipts, tables
 from transformer.data.config import DataConfig
 from transformer.data.pair_split import HashSplit, numbered
 from transformer.data.pairs import PairSource
@@ -15,7 +15,7 @@ from transformer.data.receipts import Facts, Scan, Unit
 
 
 class PairTable(PairSource):
-    """A Parquet file with a pair a row; `fields` names the columns."""
+    """A table with a pair a row; `fields` names the columns."""
 
     def __init__(self, path: Path, fields: tuple[str, str], config: DataConfig):
         super().__init__(config.cache_dir)
@@ -52,13 +52,13 @@ class PairTable(PairSource):
 
     def part_pairs(self, part: Part, split: Split) -> Iterator[tuple[str, str]]:
         start, stop = part
-        for row, (source, target) in parquet.texts(self._path, self.fields, start, stop, "--data.fields"):
+        for row, (source, target) in tables.texts(self._path, self.fields, start, stop, "--data.fields"):
             if source.strip() and target.strip() and self._split(row) == split:
                 yield source, target
 
 
 def _scan_table(unit: Unit, *, path: Path, part_bytes: int) -> Facts:
-    table = parquet.layout(path)
+    table = tables.layout(path)
     cuts = [group.start for group in table.cuts(part_bytes)]
-    digests = [receipts.hash_file(unit.files[0])]
+    digests = [tables.digest(path)]
     return {"digests": digests, "bytes": table.size, "cuts": cuts, **numbered(table.rows)}

@@ -54,6 +54,10 @@ class _Side(Source):
         return self._pairs.verify(mapper)
 
     @property
+    def notes(self) -> list[str]:
+        return self._pairs.notes
+
+    @property
     def _receipt(self) -> Path:
         return self._pairs._receipt
 

@@ -3,11 +3,13 @@
 A document is one or more consecutive pieces; the last one says so. Its text is theirs, one after the other.
 """
 
+import codecs
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from transformer.data.readers import open_text
+from transformer.data import receipts
+from transformer.data.readers import BOM, open_text
 from transformer.errors import UserError
 
 PIECE_CHARS = 1 << 16
@@ -50,7 +52,14 @@ def cut_document(text: str) -> Iterator[Piece]:
 
 
 def decode_utf8(data: bytes, path: Path, offset: int) -> str:
-    """The text of `data`, found at byte `offset` of `path`; UserError names the file and byte that is not text."""
+    """The text of `data`, found at byte `offset` of `path`; UserError names the file and byte that is not text.
+
+    The one decoder of all formats: a byte order mark that a file begins with is no part of its text.
+    """
+    if not offset:
+        _check_start(path, data)
+        if data.startswith(BOM):
+            data, offset = data[len(BOM) :], len(BOM)
     nul = data.find(b"\0")
     if nul >= 0:
         raise UserError(f"{path} is binary, not text: NUL at byte {offset + nul}. Remove it from the corpus.")
@@ -61,6 +70,25 @@ def decode_utf8(data: bytes, path: Path, offset: int) -> str:
             f"{path} is not UTF-8: byte 0x{data[error.start]:02x} at offset {offset + error.start}. "
             "Convert it (`iconv -t utf-8`) or remove it from the corpus."
         ) from None
+
+
+def _check_start(path: Path, data: bytes) -> None:
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(f"{path} is UTF-16, not UTF-8: convert it (`iconv -f utf-16 -t utf-8`).")
+
+
+def digest_text(path: Path) -> str:
+    """A hash of a text file's bytes; of one with a byte order mark another than of the bytes alone, which was its hash
+    when the mark was taken for text.
+
+    Raises:
+      UserError: the file cannot be read, or is UTF-16.
+    """
+    digest = receipts.hash_file(path)
+    with open_text(path) as file:
+        start = file.read(len(BOM))
+    _check_start(path, start)
+    return receipts.combine("after a byte order mark", digest) if start == BOM else digest
 
 
 def file_pieces(path: Path, start: int, stop: int) -> Iterator[Piece]:

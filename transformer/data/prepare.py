@@ -21,6 +21,8 @@ from transformer.data.windows import TextWindows, Windows
 class TextFigures:
     """What general compressors make of the validation text: the marks to beat."""
 
+    documents: int
+    """Of pairs: how many there are."""
     text_bytes: int
     """UTF-8 bytes of all validation text: divide the summed loss by it for bits per byte."""
     targets: int
@@ -61,6 +63,8 @@ class Corpora:
     """Source, as the config names it -> a hash of its content and of what decides its split."""
     fingerprint: str
     """Of the text and the tokens: changes if a resumed run would see other data."""
+    notes: tuple[str, ...] = ()
+    """What people should know of how the sources are read, a line each."""
 
 
 def prepare(
@@ -69,6 +73,7 @@ def prepare(
     vocab_size: int,
     reading: Reading,
     tokenizer: Tokenizer | None = None,
+    whole: bool = False,
     maker: Maker | None = None,
     report: Callable[[Built], None] = lambda built: None,
 ) -> Corpora:
@@ -80,13 +85,14 @@ def prepare(
       vocab_size: the model's; a tokenizer may have fewer pieces, not more.
       reading: which records the objective reads.
       tokenizer: a resumed run's own; without it the config decides.
+      whole: all of the corpus is validation text, and there is none to train on: to evaluate on; needs a tokenizer.
       maker: who reads the corpora and makes the stores, where they are not there; by default this process.
       report: called with each store.
 
     Raises:
       UserError: anything about the corpus, the tokenizer or the disk that a person can mend.
     """
-    corpora = open_corpora(config, reading)
+    corpora = open_corpora(config, reading, whole=whole)
     if maker is not None:
         for sources, _ in corpora:
             sources[0].read(maker.map)
@@ -103,12 +109,12 @@ def prepare(
         report(built)
         return built.store
 
-    train, validation = stores("train"), stores("validation")
+    train, validation = [] if whole else stores("train"), stores("validation")
     return Corpora(
         tokenizer=tokenizer,
         vocabulary=Vocabulary.of(tokenizer),
         train=tuple(cut(*parts, reading=reading, drop_remainder=True) for parts in train),
-        weights=tuple(weight for _, weight in corpora),
+        weights=() if whole else tuple(weight for _, weight in corpora),
         validation=JoinedRecords([cut(*parts, reading=reading, drop_remainder=False) for parts in validation]),
         figures=_figures([parts[-1] for parts in validation]),
         fingerprints={
@@ -116,14 +122,17 @@ def prepare(
             for name, (sources, _) in zip(named(config), corpora, strict=True)
         },
         fingerprint="-".join((*(store.meta.corpus for parts in train for store in parts), tokenizer.fingerprint)),
+        notes=tuple(note for sources, _ in corpora for note in sources[0].notes),
     )
 
 
-def open_corpora(config: DataConfig, reading: Reading) -> list[tuple[tuple[Source, ...], float]]:
+def open_corpora(
+    config: DataConfig, reading: Reading, *, whole: bool = False
+) -> list[tuple[tuple[Source, ...], float]]:
     """The sources that `config` names, or both sides of its pairs, each with its weight."""
     if reading.kind == "pairs":
-        return [(pairs.sides, weight) for pairs, weight in open_pairs(config)]
-    return [((source,), weight) for source, weight in open_sources(config)]
+        return [(pairs.sides, weight) for pairs, weight in open_pairs(config, whole=whole)]
+    return [((source,), weight) for source, weight in open_sources(config, whole=whole)]
 
 
 def cut(*stores: TokenStore, reading: Reading, drop_remainder: bool) -> Records:
@@ -143,6 +152,7 @@ def cut(*stores: TokenStore, reading: Reading, drop_remainder: bool) -> Records:
 
 def _figures(stores: Sequence[TokenStore]) -> TextFigures:
     return TextFigures(
+        documents=sum(store.meta.documents for store in stores),
         text_bytes=sum(store.meta.text_bytes for store in stores),
         targets=sum(store.meta.tokens - store.meta.documents for store in stores),
         measured_bytes=sum(store.meta.measured_bytes or 0 for store in stores),

@@ -78,6 +78,11 @@ class Readable(abc.ABC):
     @abc.abstractmethod
     def _hash(self) -> str: ...
 
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know of how the corpus is read, a line each."""
+        return []
+
     @abc.abstractmethod
     def size(self, split: Split) -> int:
         """Roughly the bytes of a split: for progress bars and for sampling, never for results."""

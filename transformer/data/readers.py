@@ -1,9 +1,10 @@
 """Files by their names: what they hold, and their text as a stream of bytes, whether compressed or not.
 
 `.gz` and `.zst` are decompressed on the way, several members or frames too. `.jsonl` and `.ndjson` hold an object a
-line, `.tsv` columns, `.parquet` a table (`parquet.py`); all others are text.
+line; `.json` too, or one array; `.tsv` and `.csv` columns, `.parquet` a table (`parquet.py`); all others are text.
 """
 
+import codecs
 import contextlib
 import gzip
 import io
@@ -15,6 +16,7 @@ from typing import BinaryIO
 from transformer.errors import UserError
 
 COMPRESSED = (".gz", ".zst")
+BOM = codecs.BOM_UTF8
 _BLOCK_BYTES = 1 << 20
 _EXPANSION = 3  # text is about three times as long as what gzip makes of it
 
@@ -24,11 +26,28 @@ def is_compressed(path: Path) -> bool:
 
 
 def is_jsonl(path: Path) -> bool:
-    return _content_suffix(path) in (".jsonl", ".ndjson")
+    """Whether a file holds an object a line; a .json file is looked into."""
+    return _content_suffix(path) in (".jsonl", ".ndjson") or (is_json(path) and not is_json_array(path))
+
+
+def is_json(path: Path) -> bool:
+    return _content_suffix(path) == ".json"
+
+
+def is_json_array(path: Path) -> bool:
+    """Whether a .json file is one array: it begins with a bracket."""
+    if not is_json(path):
+        return False
+    with open_text(path) as file:
+        return file.read(_BLOCK_BYTES).removeprefix(BOM).lstrip()[:1] == b"["
 
 
 def is_tsv(path: Path) -> bool:
     return _content_suffix(path) == ".tsv"
+
+
+def is_csv(path: Path) -> bool:
+    return _content_suffix(path) == ".csv"
 
 
 def is_parquet(path: Path) -> bool:
@@ -137,10 +156,15 @@ class _Zstandard(io.RawIOBase):
 
 
 def raw_lines(path: Path, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-    """The lines in bytes [start, stop) of a file's text, with their ends; UserError for what cannot be read."""
+    """The lines in bytes [start, stop) of a file's text, with their ends; UserError for what cannot be read.
+
+    A line ends with a line feed, before which a carriage return may stand.
+    """
     offset = start
     with open_text(path, start) as file:
         while (stop is None or offset < stop) and (line := file.readline()):
+            if not offset and not line.endswith(b"\n") and b"\r" in line.rstrip(b"\r\n"):
+                raise UserError(f"{path} ends its lines with carriage returns alone. Convert it (`tr '\\r' '\\n'`).")
             yield line
             offset += len(line)
 

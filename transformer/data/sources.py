@@ -1,8 +1,9 @@
-"""Where documents come from: text, JSONL and Parquet files, folders of them. TFDS datasets are in `tfds_source`.
+"""Where documents come from: text, JSONL and tables, folders of them. TFDS datasets are in `tfds_source`.
 
 A source has two splits, "train" and "validation". A single text file is one document, whose last part is validation;
 other corpora are split by document, by a hash of its name or index, so that adding documents does not reshuffle the
-others. A source is opened without reading it; what the split and the cuts need is read once, into a receipt.
+others. With a validation fraction of 1 all of it is validation, in order: what is evaluated on, never trained on. A
+source is opened without reading it; what the split and the cuts need is read once, into a receipt.
 """
 
 import abc
@@ -14,12 +15,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from transformer.data import parquet, receipts
+from transformer.data import receipts, tables
 from transformer.data.config import DataConfig
 from transformer.data.jsonl import jsonl_lines, jsonl_text
-from transformer.data.pieces import Piece, decode_utf8, file_pieces, join_documents, whole_document
+from transformer.data.pieces import Piece, decode_utf8, digest_text, file_pieces, join_documents, whole_document
 from transformer.data.readable import Part, Readable, Split
-from transformer.data.readers import is_compressed, is_jsonl, is_parquet, open_text, text_size
+from transformer.data.readers import is_compressed, is_csv, is_json, is_jsonl, is_tsv, open_text, text_size
 from transformer.data.receipts import Facts, Scan, Unit
 from transformer.errors import UserError
 
@@ -55,8 +56,8 @@ def unit_hash(key: str) -> float:
 
 def choose_split(hashed: float, fraction: float, lowest: float, highest: float) -> Split:
     """Validation if the document's hash is below `fraction`; the extremes of a small corpus are forced to opposite
-    sides, so that neither side is ever empty."""
-    if hashed == lowest:
+    sides, so that neither side is ever empty. With a fraction of 1, all are validation."""
+    if hashed == lowest or fraction == 1:
         return "validation"
     return "validation" if hashed < fraction and hashed != highest else "train"
 
@@ -117,7 +118,7 @@ class TextFile(Source):
 
 def _scan_text(unit: Unit, *, fraction: float) -> Facts:
     path = Path(unit.files[0])
-    digest, size = receipts.hash_file(path), text_size(path)
+    digest, size = digest_text(path), text_size(path)
     return {"digests": [digest], "bytes": size, "cut": _find_cut(path, size, fraction)}
 
 
@@ -132,6 +133,8 @@ def _find_cut(path: Path, size: int, fraction: float) -> int:
     """Where the validation text of a text file begins: at a line, if the text has more than one near there."""
     if not size:
         raise UserError(f"{path} is empty.")
+    if fraction == 1:
+        return 0
     target = min(int(size * (1 - fraction)), size - 1)
     with open_text(path, target) as file:
         line = file.readline()
@@ -168,7 +171,9 @@ class FileCollection(Source):
 
     @property
     def _key(self) -> tuple[object, ...]:
-        return ("files", os.path.abspath(self._root))
+        # Records of these kinds were once read as text: what was found in them then is not what is there.
+        records = any(map(_read_as_text_once, self._files))
+        return ("files", os.path.abspath(self._root), *(("records",) if records else ()))
 
     def _units(self) -> list[Unit]:
         return [Unit(self._relative(path), (os.path.abspath(path),)) for path in self._files]
@@ -184,7 +189,7 @@ class FileCollection(Source):
     def _extremes(self) -> tuple[float, float]:
         found = [facts["extremes"] for facts in self.facts if facts["extremes"] is not None]
         lowest, highest = min((low for low, _ in found), default=0.0), max((high for _, high in found), default=0.0)
-        if lowest == highest:
+        if lowest == highest and (self._fraction < 1 or not found):
             count = min(len(found), 1)
             raise UserError(
                 f"{self.name} holds {count} document(s): two are needed, one to train on and one to validate."
@@ -195,7 +200,8 @@ class FileCollection(Source):
         names = [self._relative(path) for path in self._files]
         digests = [facts["digests"] for facts in self.facts]
         _ = self._extremes  # a corpus that cannot be split has no use for a fingerprint
-        return receipts.combine("files", self._fraction, self._field, names, digests)
+        kinds = [name for name, path in zip(names, self._files, strict=True) if _read_as_text_once(path)]
+        return receipts.combine("files", self._fraction, self._field, names, digests, *([kinds] if kinds else []))
 
     def size(self, split: Split) -> int:
         total = sum(facts["bytes"] for facts in self.facts)
@@ -222,8 +228,8 @@ class FileCollection(Source):
         for number, start, stop, first in part:
             path = self._files[number]
             name = self._relative(path)
-            if is_parquet(path):
-                for index, (text,) in parquet.texts(path, [self._field], start, stop, "--data.text-field"):
+            if tables.is_table(path):
+                for index, (text,) in tables.texts(path, [self._field], start, stop, "--data.text-field"):
                     if self._split(f"{name}:{index}") == split:
                         yield from whole_document(text)
             elif is_jsonl(path):
@@ -238,9 +244,9 @@ class FileCollection(Source):
 def _scan_file(unit: Unit, *, part_bytes: int) -> Facts:
     """Finds a file's hash, its documents' extreme hashes, and where it can be cut: [byte, number of the line] each."""
     path = Path(unit.files[0])
-    digest = receipts.hash_file(path)
-    if is_parquet(path):
-        table = parquet.layout(path)
+    digest = tables.digest(path)
+    if tables.is_table(path):
+        table = tables.layout(path)
         cuts = [list(group) for group in table.cuts(part_bytes)]
         found = extremes(f"{unit.name}:{row}" for row in range(table.rows))
         return {"digests": [digest], "bytes": table.size, "extremes": found and list(found), "cuts": cuts}
@@ -260,13 +266,24 @@ def _scan_file(unit: Unit, *, part_bytes: int) -> Facts:
     return {"digests": [digest], "bytes": size, "extremes": found and list(found), "cuts": cuts}
 
 
+def _read_as_text_once(path: Path) -> bool:
+    return is_json(path) or is_csv(path) or is_tsv(path)
+
+
+def existing(path: str, kinds: str) -> Path:
+    """The file or folder that `path` names; UserError where there is none, which lists the `kinds` that may be."""
+    if not path:
+        raise UserError(f"--data.path is empty: set it to {kinds}.")
+    root = Path(os.path.expanduser(path))
+    if not os.path.exists(root):
+        hint = " (patterns are not expanded: name the folder)" if any(mark in path for mark in "*?[") else ""
+        raise UserError(f"{root}: no such file or folder{hint}. Set --data.path to {kinds}.")
+    return root
+
+
 def open_path(path: str, config: DataConfig) -> Source:
-    """The source at `path`: a text, .jsonl or .parquet file or a folder; UserError if there is none or it is empty."""
-    root = Path(path).expanduser()
-    if not root.exists():
-        raise UserError(
-            f"{root}: no such file or folder. Set --data.path to a text, .jsonl or .parquet file, or a folder of them."
-        )
+    """The source at `path`: a text file, records, or a folder of them; UserError if there is none or it is empty."""
+    root = existing(path, "a text, .jsonl, .json, .csv or .parquet file, or a folder of them")
     if root.is_dir():
         found = sorted(p for p in root.rglob("*") if p.is_file() and not _hidden(p.relative_to(root)))
         if not found:
@@ -280,7 +297,7 @@ def open_path(path: str, config: DataConfig) -> Source:
         files = [root]
         if root.stat().st_size == 0:
             raise UserError(f"{root} is empty.")
-    if len(files) == 1 and not is_jsonl(files[0]) and not is_parquet(files[0]):
+    if len(files) == 1 and not is_jsonl(files[0]) and not tables.is_table(files[0]):
         return TextFile(files[0], config.validation_fraction, config.cache_dir)
     return FileCollection(root, files, config)
 

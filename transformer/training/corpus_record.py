@@ -8,7 +8,7 @@ from transformer.data.prepare import Corpora
 from transformer.errors import UserError
 
 NAME = "data.json"
-FIELDS = ("data.path", "data.tfds", "data.mixture", "data.text_field", "data.fields")
+FIELDS = ("data.path", "data.tfds", "data.mixture", "data.text_field", "data.fields", "data.header")
 """Fields of an experiment that name its corpus."""
 
 

@@ -138,9 +138,13 @@ class _Kernels:
             file.close()  # its holder removed it meanwhile: the lock is another file's
         lock = cls(local, file)
         if create:
-            file.truncate()
-            file.write(to_json(record))
-            file.flush()
+            try:
+                file.truncate()
+                file.write(to_json(record))
+                file.flush()
+            except OSError:
+                lock.release()
+                raise
         return lock
 
     def release(self, *, remove: bool = True) -> None:

@@ -188,8 +188,10 @@ def known_tokenizer(experiment: Experiment, run: Run, *, begun: bool) -> Tokeniz
     return transfer.tokenizer_for(experiment) if experiment.init_from else None
 
 
-def prepare_corpus(experiment: Experiment, tokenizer: Tokenizer | None = None) -> Corpora:
+def prepare_corpus(experiment: Experiment, tokenizer: Tokenizer | None = None, *, whole: bool = False) -> Corpora:
     """Returns the corpus as tokens, by this tokenizer, or by the one that the experiment asks for.
+
+    With `whole`, all of it is validation text.
 
     Raises:
       UserError: the tokenizer lacks a special, or anything about the corpus.
@@ -199,6 +201,7 @@ def prepare_corpus(experiment: Experiment, tokenizer: Tokenizer | None = None) -
         vocab_size=experiment.model.vocab_size,
         reading=experiment.objective.reading(experiment.train.seq_len),
         tokenizer=tokenizer,
+        whole=whole,
     )
     experiment.objective.check(_setting(experiment, corpus))
     return corpus
@@ -295,8 +298,17 @@ def validation_batches(experiment: Experiment, corpus: Corpora) -> tuple[int, in
     return min(total, experiment.train.eval_batches or total), total
 
 
-def evaluate_checkpoint(experiment: Experiment, path: epath.PathLike) -> Evaluation:
+def evaluate_checkpoint(
+    experiment: Experiment,
+    path: epath.PathLike,
+    *,
+    whole: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[Evaluation, Corpora]:
     """Evaluates the weights that `path` names, a run or a checkpoint, on all of the validation text and on all devices.
+
+    Returns:
+      What came of it, and the corpus; with `whole`, all of the corpus is validation text.
 
     Raises:
       UserError: there is no checkpoint, or something about the data is wrong.
@@ -305,10 +317,14 @@ def evaluate_checkpoint(experiment: Experiment, path: epath.PathLike) -> Evaluat
     experiment = dataclasses.replace(experiment, train=everything, mesh=MeshConfig())
     found, mesh = checkpoint.find(path), make_mesh(experiment.mesh)
     program = build(experiment, mesh, trains=False)
-    corpus = prepare_corpus(experiment, transfer.tokenizer_of(str(found)))
+    corpus = prepare_corpus(experiment, transfer.tokenizer_of(str(found)), whole=whole)
+    for note in corpus.notes:
+        say(note)
+    if left_out := sum(records.left_out for records in corpus.validation.parts):
+        say(f"{left_out:,} pairs are left out of the loss: they are longer than a row")
     with jax.set_mesh(mesh):
         _, params = checkpoint.restore_model(found, mesh)
-        return evaluate_now(experiment, program, params, corpus, mesh)
+        return evaluate_now(experiment, program, params, corpus, mesh), corpus
 
 
 def to_devices(batches: Iterable[Batch], layout: BatchLayout) -> Iterator[Batch]:
@@ -345,6 +361,8 @@ def describe(
         f"{length.steps:,} steps of {length.batch_size} x {shape} = {tokens:,} tokens, from step {first:,}, "
         f"on {devices}{f' ({axes})' if axes else ''}, {experiment.execution.dtype}, in {run.folder}"
     )
+    for note in corpus.notes:
+        say(note)
     evaluated, total = validation_batches(experiment, corpus)
     more = "; --train.eval-batches None for all" if evaluated < total else ""
     say(f"evaluates on {evaluated:,} of {total:,} validation batches{more}")

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
 from transformer.cluster.agreement import LONG, exchange, from_lead, lead_does, own_index, process_name, together
 from transformer.data.prepare import Corpora
 from transformer.errors import UserError
+from transformer.paths import errors_at
 from transformer.training import corpus_record
 from transformer.training import experiment as experiments
 from transformer.training.experiment import Experiment
@@ -68,7 +70,8 @@ def begin(
     files: dict[str, bytes] = {}
     with together("beginning the run", deadline=LONG):
         if own_index() == 0:
-            files = record()
+            with errors_at(os.fspath(run.folder)):
+                files = record()
     holder = from_lead("who leads the run", lock.record)
     with together("finding the run folder"):
         if own_index() > 0:

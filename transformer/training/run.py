@@ -1,5 +1,6 @@
 """A run's folder: what it records, and whether an experiment may go on in it."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformer.checkpoint.reading import reachable, steps
 from transformer.data.tokenizer import Tokenizer
 from transformer.errors import UserError
 from transformer.models import architecture_to_dict
+from transformer.paths import check_folder
 from transformer.training import corpus_record, lock
 from transformer.training import experiment as experiments
 from transformer.training.experiment import Experiment
@@ -25,6 +27,8 @@ class Run:
     """
 
     def __init__(self, folder: epath.PathLike):
+        if not os.fspath(folder):
+            raise UserError("the run folder's name is empty: --workdir must name a folder")
         self.folder = reachable(epath.Path(folder).expanduser())
 
     @property
@@ -72,14 +76,21 @@ class Run:
         Raises:
           UserError: the folder holds another experiment, or something else than a run.
         """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"{self.folder} is a file: --workdir must name a folder")
+        check_folder(self.folder)
         if not self.folder.exists():
             return {}
-        if not self.folder.is_dir():
-            raise UserError(f"{self.folder} is a file: --workdir must name a folder")
         if not self.experiment_path.exists():
             if any(path.name != lock.NAME for path in self.folder.iterdir()):
                 raise UserError(f"{self.folder} is not empty and holds no run: give another --workdir")
             return {}
+        for place in (self.checkpoints, self.tokenizer, self.tensorboard, self.spikes):
+            if place.exists() and not place.is_dir():
+                raise UserError(f"{place} is a file, and a run keeps a folder of that name: move it away")
+        for place in (self.experiment_path, self.metrics, self.data):
+            if place.is_dir():
+                raise UserError(f"{place} is a folder, and a run keeps a file of that name: move it away")
         if not self.begun:
             return {}
         changed = experiments.differences(experiments.read(self.experiment_path), experiment)
@@ -106,10 +117,7 @@ class Run:
         along.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not self.begun and self.tokenizer.exists():
-            self.tokenizer.rmtree()
-        if not self.tokenizer.exists():
-            tokenizer.save(str(self.tokenizer))
+        # First: by it a folder that a full disk leaves unfinished is known as this run's.
         record = {
             "experiment.json": to_json(experiments.to_dict(experiment)),
             "architecture.json": to_json(architecture_to_dict(experiment.model)),
@@ -117,5 +125,14 @@ class Run:
         }
         for name, content in record.items():
             write_atomically(self.folder / name, content)
+        if not self.begun and self.tokenizer.exists():
+            self.tokenizer.rmtree()
+        if not self.tokenizer.exists():
+            try:
+                tokenizer.save(str(self.tokenizer))
+            except OSError:
+                if self.tokenizer.exists():
+                    self.tokenizer.rmtree()
+                raise
         record[provenance.NAME] = provenance.written_by("train.py")
         return record | {f"tokenizer/{path.name}": path.read_bytes() for path in self.tokenizer.iterdir()}

@@ -283,7 +283,7 @@ def test_a_file_given_first_is_a_table(refused, tmp_path):
         (("--pairs", "FILE", "--fix", "a=0.5"), "--fix: a fit of optimal pairs has no use for that"),
         (("FILE", "--setting", "lr", "--by", "N", "--law", "kaplan"), "--law: a law of a setting has no use for that"),
         (("FILE", "--law", "Kaplam"), "did you mean kaplan?"),
-        (("FILE", "--json", "."), "--json .: it is a folder"),
+        (("FILE", "--json", "."), "--json . is a folder"),
     ],
 )
 def test_a_flag_that_says_nothing_of_what_is_fitted_is_refused(refused, write, flags, said):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from transformer.errors import UserError
+from transformer.paths import check_file, write_file
 
 if TYPE_CHECKING:  # SciPy and JAX take seconds to import, after the flags are known to be good
     from transformer.scaling.laws.how import How
@@ -122,9 +123,7 @@ def _checked(asked: Fit) -> tuple[Fit, str]:
     if asked.bootstrap < 0:
         raise UserError(f"--bootstrap {asked.bootstrap}: it is a number of refits")
     if asked.json is not None:
-        out = Path(asked.json).expanduser()
-        if not out.parent.is_dir() or out.is_dir():
-            raise UserError(f"--json {asked.json}: {'it is a folder' if out.is_dir() else 'no such folder'}")
+        check_file(asked.json, "--json")
     return asked, kind
 
 
@@ -220,7 +219,7 @@ def fit_setting(asked: Fit) -> None:
     if asked.json is not None:
         record = {"setting": asked.setting, **dataclasses.asdict(found.law), "standard_errors": found.errors}
         record |= {"error": found.error, "warnings": [warned._asdict() for warned in found.warnings]}
-        Path(asked.json).expanduser().write_text(json.dumps(law_file.plain(record), allow_nan=False) + "\n")
+        write_file(asked.json, json.dumps(law_file.plain(record), allow_nan=False) + "\n")
         print(f"written: {asked.json}")
 
 

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from transformer.errors import UserError
+from transformer.paths import write_file
 from transformer.scaling.laws import bootstrap as bootstraps
 from transformer.scaling.laws.bootstrap import Bootstrap
 from transformer.scaling.laws.law import Fit, Warned
@@ -86,7 +87,7 @@ def write(path: str | Path, fitted: Sequence[Fitted], source: Source) -> None:
     """Writes the laws, the first on top."""
     first, *others = (_to_record(each) for each in fitted)
     record = {"format": FORMAT, "version": VERSION, **first, "table": dataclasses.asdict(source), "beside": others}
-    Path(path).expanduser().write_text(json.dumps(plain(record), allow_nan=False) + "\n")
+    write_file(path, json.dumps(plain(record), allow_nan=False) + "\n")
 
 
 def read(path: str | Path, law: str | None = None) -> tuple[Fitted, Source]:
