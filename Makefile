@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test test-all check bench crash study-gpt study-bert clean
+.PHONY: train test test-all test-published check bench crash study-gpt study-bert clean
 .DELETE_ON_ERROR:
 
 # Pinned installs: pyproject.toml says what is needed, constraints.txt which versions.
@@ -38,6 +38,12 @@ test: $(VENV)/.installed-test
 # What is exhaustive (matrices over meshes and processes, long kills), and nothing that `test` runs.
 test-all: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 -m exhaustive
+
+# Published weights: REAL_WEIGHTS=DIR, where DIR/minilm and DIR/smollm2-135m are Hugging Face folders of all-MiniLM-L6-v2
+# and SmolLM2-135M-Instruct.
+test-published: $(VENV)/.installed-test
+	$(if $(REAL_WEIGHTS),,$(error give REAL_WEIGHTS=DIR, a folder with minilm and smollm2-135m))
+	REAL_WEIGHTS="$(REAL_WEIGHTS)" $(BIN)/python -m pytest -q tests/published
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python tools/bench.py

@@ -31,3 +31,16 @@ def mesh_2x2x2():
     from transformer.sharding import MeshConfig, make_mesh
 
     return make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """The local folder behind gs://bucket."""
+    from tests.training import fake_gcs
+
+    root = tmp_path_factory.mktemp("store")
+    server = fake_gcs.serve(root)
+    (root / "bucket").mkdir()
+    yield root / "bucket"
+    server.shutdown()
+    server.server_close()

@@ -304,3 +304,19 @@ def test_ctrl_c_saves_and_says_how_to_go_on(corpus, tmp_path):
     assert found, errors
     assert "Traceback" not in errors
     assert (folder / "checkpoints" / found[1]).is_dir()
+
+
+def test_published_weights_that_are_not_there_are_one_line(tmp_path):
+    """And without the variable nothing of them is collected, nor skipped."""
+    (tmp_path / "minilm").mkdir()
+    (tmp_path / "minilm" / "config.json").write_text("{}")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/published"]
+    for variable, code, said in [
+        ({"REAL_WEIGHTS": str(tmp_path)}, 4, f"{tmp_path} has no Hugging Face folder called smollm2-135m"),
+        ({}, 5, "no tests ran"),
+    ]:
+        environment = {name: value for name, value in os.environ.items() if name != "REAL_WEIGHTS"} | variable
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if line]
+        assert (done.returncode, len(lines)) == (code, 1), lines
+        assert said in lines[0]

@@ -159,7 +159,7 @@ def test_published_configs_are_read():
     [
         ("normalize_before", True, "normalize_before = True is not supported, only False"),
         ("normalize_embedding", False, "normalize_embedding = False is not supported, only True"),
-        ("num_hidden_layers", 3, "num_hidden_layers = 3 is not supported, only 6"),
+        ("num_hidden_layers", 3, "num_hidden_layers = 3 is not supported, only encoder_layers's 6"),
         ("encoder_layerdrop", 0.1, "encoder_layerdrop = 0.1 is not supported, only 0.0"),
         ("tie_word_embeddings", False, "tie_word_embeddings = False is not supported, only True"),
         ("activation_function", "mish", "activation_function = 'mish' is not supported"),

@@ -65,8 +65,8 @@ def test_gradients_of_pretraining_are_transformers(shape):
         ("add_cross_attention", True, "add_cross_attention = True is not supported"),
         ("classifier_dropout", 0.3, "classifier_dropout = 0.3 is not supported, only hidden_dropout_prob's 0.1"),
         ("hidden_act", "mish", "hidden_act = 'mish' is not supported"),
-        ("pruned_heads", {"0": [1]}, "unknown fields, which may change the model: pruned_heads"),
-        ("embedding_size", 128, "unknown fields, which may change the model: embedding_size"),
+        ("pruned_heads", {"0": [1]}, "pruned_heads = .* is not supported, only {}"),
+        ("embedding_size", 128, "embedding_size = 128 is not supported, only hidden_size's 768"),
         ("num_attention_heads", 7, "num_heads 7 does not divide width 768"),
     ],
 )

@@ -66,7 +66,6 @@ def test_the_published_config_file_is_read():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("sinusoidal_pos_embds", True, "sinusoidal_pos_embds = True is not supported"),
         ("activation", "mish", "activation = 'mish' is not supported"),
         ("layer_norm_eps", 1e-5, "unknown fields, which may change the model: layer_norm_eps"),
         ("type_vocab_size", 2, "unknown fields, which may change the model: type_vocab_size"),

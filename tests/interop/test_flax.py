@@ -19,6 +19,7 @@ from transformer.interop.gpt2 import GPT2
 from transformer.interop.llama import LLAMA, MISTRAL, QWEN2
 from transformer.interop.verify import compared
 from transformer.layers.execution import Execution
+from transformer.models.gpt import GPTConfig
 from transformer.models.llama import LlamaConfig
 
 from . import parity
@@ -283,10 +284,16 @@ def test_what_flax_would_compute_otherwise_is_refused(family, fields, said):
         family.check_flax(dataclasses.replace(TINY, **fields))
 
 
+@pytest.mark.parametrize("fields", [{"divide_scores_by_layer": True}, {"scale_scores": False}])
+def test_scores_that_flax_scales_otherwise_are_refused(fields):
+    config = GPTConfig(vocab_size=11, context_length=8, width=8, num_layers=1, num_heads=2, **fields)
+    with pytest.raises(UserError, match="FlaxGPT2LMHeadModel divides all scores by the square root of the head width"):
+        GPT2.check_flax(config)
+
+
 def test_a_refused_export_leaves_no_folder(tmp_path):
     from transformer import checkpoint
     from transformer.models import architecture_to_dict
-    from transformer.models.gpt import GPTConfig
 
     config = GPTConfig(
         vocab_size=11, context_length=8, width=8, num_layers=1, num_heads=2, head="sequence_classification"

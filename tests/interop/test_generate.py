@@ -34,6 +34,7 @@ _POST_NORM = {
 _DECODER = {"vocab_size": VOCABULARY, "context_length": 64, "width": 24, "num_layers": 2, "num_heads": 4}
 FAMILIES = {
     "gpt2": (GPT2, GPTConfig(**_DECODER)),
+    "gpt2, scores by layer": (GPT2, GPTConfig(**_DECODER, divide_scores_by_layer=True)),
     "llama": (LLAMA, LlamaConfig(**_DECODER, num_kv_heads=2, head_width=6, mlp_width=32)),
     "t5": (
         T5,

@@ -1,6 +1,7 @@
 """GPT-2 against Transformers' on random weights, in odd shapes, and there and back."""
 
 import dataclasses
+import json
 
 import flax.linen as nn
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tools import convert as tool
 from transformer.errors import UserError
 from transformer.interop.gpt2 import GPT2
 from transformer.models.gpt import GPTConfig
@@ -24,7 +26,17 @@ SHAPES = {
         vocab_size=101, context_length=80, width=17, num_layers=2, num_heads=1, activation="relu", norm_epsilon=1e-2
     ),
     "exact gelu": GPTConfig(vocab_size=7, context_length=9, width=24, num_layers=4, num_heads=2, activation="gelu"),
-}
+    "scores by layer": GPTConfig(
+        vocab_size=29, context_length=21, width=24, num_layers=5, num_heads=3, divide_scores_by_layer=True
+    ),
+    "scores unscaled, by layer": GPTConfig(
+        vocab_size=29, context_length=21, width=12, num_layers=3, num_heads=2, scale_scores=False,
+        divide_scores_by_layer=True,
+    ),
+    "scores unscaled": GPTConfig(
+        vocab_size=29, context_length=21, width=12, num_layers=2, num_heads=2, scale_scores=False
+    ),
+}  # fmt: skip
 
 
 @pytest.fixture(params=SHAPES, scope="module")
@@ -45,9 +57,10 @@ def test_logits_are_transformers(pair):
     parity.assert_near(pair.apply(batch).logits, _their_logits(pair.theirs, batch), batch["segment_ids"] > 0)
 
 
-def test_gradients_are_transformers():
+@pytest.mark.parametrize("shape", ["tied", "scores unscaled, by layer"])
+def test_gradients_are_transformers(shape):
     """Of the mean loss over real tokens, with dropout off."""
-    pair = parity.make_pair(GPT2, SHAPES["tied"])
+    pair = parity.make_pair(GPT2, SHAPES[shape])
     batch = parity.rows(pair.config, 17)
     targets, weights = np.roll(batch["tokens"], -1, axis=1), (batch["segment_ids"] > 0).astype(np.float32)
 
@@ -73,6 +86,21 @@ def test_transformers_loads_what_is_written(pair, tmp_path):
     parity.assert_reloads(pair, tmp_path / "out", lambda model: _their_logits(model, batch))
 
 
+def test_a_stanford_folder_is_transformers(tmp_path):
+    """Both of its settings, as its config.json has them: the numbers of Transformers' own path for them, and back."""
+    fields = {"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True}
+    pair = parity.make_pair(GPT2, SHAPES["scores by layer"], **fields)
+    batch = parity.rows(pair.config, 19)
+    parity.assert_near(pair.apply(batch).logits, _their_logits(pair.theirs, batch), batch["segment_ids"] > 0)
+    pair.theirs.save_pretrained(tmp_path / "hf")
+    tool.main(["verify", str(tmp_path / "hf")])
+    tool.main(["import", str(tmp_path / "hf"), str(tmp_path / "run")])
+    tool.main(["export", str(tmp_path / "run"), str(tmp_path / "out")])
+    assert fields.items() <= json.loads((tmp_path / "out" / "config.json").read_text()).items()
+    again = type(pair.theirs).from_pretrained(tmp_path / "out", attn_implementation="eager").eval()
+    torch.testing.assert_close(_their_logits(again, batch), _their_logits(pair.theirs, batch), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("head", ["sequence_classification", "token_classification", "question_answering", "none"])
 def test_every_head_is_transformers(head, tmp_path):
     config = dataclasses.replace(SHAPES["untied, narrow mlp"], head=head)
@@ -92,7 +120,7 @@ def test_banded_attention_is_refused_by_name():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("scale_attn_by_inverse_layer_idx", True, "scale_attn_by_inverse_layer_idx = True is not supported"),
+        ("add_cross_attention", True, "add_cross_attention = True is not supported"),
         ("activation_function", "mish", "activation_function = 'mish' is not supported"),
         ("attn_pdrop", 0.2, "resid_pdrop, embd_pdrop, attn_pdrop that differ"),
         ("model_type", "llama", "model_type is 'llama'"),

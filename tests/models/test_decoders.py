@@ -24,6 +24,10 @@ CONFIGS = {
     "gpt, banded": GPTConfig(
         vocab_size=38, context_length=24, width=20, num_layers=4, num_heads=2, dropout=0.0, band=3
     ),
+    "gpt, banded, scores by layer": GPTConfig(
+        vocab_size=38, context_length=24, width=20, num_layers=4, num_heads=2, dropout=0.0, band=3,
+        divide_scores_by_layer=True,
+    ),
     "gpt1": GPT1Config(vocab_size=38, context_length=24, width=20, num_layers=2, num_heads=2, dropout=0.0),
     "llama": LlamaConfig(
         vocab_size=38, context_length=24, width=20, num_layers=2, num_heads=4, num_kv_heads=2, head_width=6,

@@ -2,7 +2,6 @@
 
 import pytest
 
-from tests.training import fake_gcs
 from tools.crash import write_corpus
 from transformer.checkpoint import CheckpointConfig
 from transformer.data.config import DataConfig
@@ -30,14 +29,3 @@ def experiment(tmp_path_factory) -> Experiment:
         mesh=MeshConfig(data=1),
         checkpoint=CheckpointConfig(every=4),
     )
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    """The local folder behind gs://bucket."""
-    root = tmp_path_factory.mktemp("store")
-    server = fake_gcs.serve(root)
-    (root / "bucket").mkdir()
-    yield root / "bucket"
-    server.shutdown()
-    server.server_close()

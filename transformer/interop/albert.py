@@ -3,7 +3,7 @@
 from transformer.interop.encoder_rules import EncoderNames, MaskedLMNames, bert_fields, block, dense, embeddings
 from transformer.interop.family import Family
 from transformer.interop.flax_names import ENCODER_HEADS, FlaxClasses
-from transformer.interop.hf_config import Field
+from transformer.interop.hf_config import Field, Same
 from transformer.models.albert import AlbertConfig
 
 _NAMES = EncoderNames(
@@ -43,6 +43,7 @@ ALBERT = Family(
     },
     table=_NAMES.table,
     pinned={"num_hidden_groups": 1, "inner_group_num": 1, "position_embedding_type": "absolute"},
+    inert={"classifier_dropout": (Same("classifier_dropout_prob"),)},
     # Of layers that the released models do not have; Transformers reads none of them.
     harmless=("down_scale_factor", "gap_size", "layers_to_keep", "net_structure_type", "num_memory_blocks"),
     flax=FlaxClasses(heads=ENCODER_HEADS),

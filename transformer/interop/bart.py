@@ -1,15 +1,13 @@
 """BART in Transformers, and what Marian's models there have in common with it."""
 
 import functools
-from typing import Any
 
 import numpy as np
 
-from transformer.errors import UserError
 from transformer.interop.engine import Rule, Table
 from transformer.interop.family import Family
 from transformer.interop.flax_names import FlaxClasses
-from transformer.interop.hf_config import ACTIVATIONS, Field
+from transformer.interop.hf_config import ACTIVATIONS, Field, Same
 from transformer.interop.transforms import FLAT, kernel
 from transformer.models.bart import BartConfig
 
@@ -35,30 +33,20 @@ FIELDS = (
 
 PINNED = {"encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0, "tie_word_embeddings": True}
 
-HARMLESS = ("init_std", "classif_dropout", "extra_pos_embeddings", "_num_labels")
+HARMLESS = ("init_std", "classif_dropout", "extra_pos_embeddings")
 
-# Of Transformers' first versions, when one class was BART, mBART, Marian and Blenderbot; gone since.
-_LEGACY = {
+INERT = {
+    # Of Transformers' first versions, when one class was BART, mBART, Marian and Blenderbot; gone since.
     "add_bias_logits": (False,),
     "add_final_layer_norm": (False,),
     "normalize_before": (False,),
     "do_blenderbot_90_layernorm": (False,),
+    # Transformers' other names of the sizes.
+    "hidden_size": (Same("d_model"),),
+    "num_attention_heads": (Same("encoder_attention_heads"),),
+    "num_hidden_layers": (Same("encoder_layers"),),
 }
-
-
-def drop_legacy(config: dict[str, Any], **further: tuple[Any, ...]) -> dict[str, Any]:
-    """Returns config.json without older fields; raises `UserError` where one has none of the given values.
-
-    Args:
-      config: config.json.
-      **further: a family's own older fields, and the values that are what we compute.
-    """
-    legacy = {**_LEGACY, "num_hidden_layers": (config.get("encoder_layers"),), **further}
-    for name, values in legacy.items():
-        if name in config and config[name] not in values:
-            supported = " or ".join(map(repr, values))
-            raise UserError(f"config.json: {name} = {config[name]!r} is not supported, only {supported}")
-    return {name: value for name, value in config.items() if name not in legacy}
+"""Fields that Marian's have too -> the values with which they change nothing."""
 
 
 def layer_rules(prefix: str, side: str) -> tuple[Rule, ...]:
@@ -136,7 +124,7 @@ BART = Family(
     table=_table,
     pinned=PINNED,
     harmless=HARMLESS,
-    normalise=functools.partial(drop_legacy, normalize_embedding=(True,), static_position_embeddings=(False,)),
+    inert={**INERT, "normalize_embedding": (True,), "static_position_embeddings": (False,)},
     # Transformers' LayerNorms have PyTorch's epsilon, whatever config.json says.
     fits=lambda config: config.norm_epsilon == 1e-5,
     flax=FlaxClasses(

@@ -1,20 +1,23 @@
 """BERT in Transformers."""
 
-from typing import Any
-
-from transformer.errors import UserError
 from transformer.interop.encoder_rules import EncoderNames, MaskedLMNames, bert_fields, block, embeddings
 from transformer.interop.engine import Rule
 from transformer.interop.family import Family
 from transformer.interop.flax_names import ENCODER_HEADS, FlaxClasses
+from transformer.interop.hf_config import Same
 from transformer.models.bert import BertConfig
 
 BERT_PINNED = {
     "position_embedding_type": "absolute",
     "is_decoder": False,
     "add_cross_attention": False,
-    "classifier_dropout": None,
 }
+
+BERT_INERT = {
+    "classifier_dropout": (Same("hidden_dropout_prob"),),
+    "embedding_size": (Same("hidden_size"),),  # what factorises the embedding has another width
+}
+"""What says again what another field says."""
 
 BERT_HARMLESS = (
     "directionality",
@@ -44,18 +47,6 @@ def bert_backbone(prefix: str) -> tuple[Rule, ...]:
             ),
         ),
     )
-
-
-def bert_normal(config: dict[str, Any]) -> dict[str, Any]:
-    """Takes out a rate of dropout for classifiers that is the hidden layers', and an empty list of pruned heads."""
-    rate, hidden = config.get("classifier_dropout"), config.get("hidden_dropout_prob", 0.1)
-    if rate is not None and rate != hidden:
-        raise UserError(
-            f"config.json: classifier_dropout = {rate!r} is not supported, only hidden_dropout_prob's {hidden!r}"
-        )
-    if not config.get("pruned_heads", True):
-        del config["pruned_heads"]
-    return {**config, "classifier_dropout": None}
 
 
 _NAMES = EncoderNames(
@@ -90,6 +81,6 @@ BERT = Family(
     table=_NAMES.table,
     pinned=BERT_PINNED,
     harmless=BERT_HARMLESS,
-    normalise=bert_normal,
     flax=FlaxClasses(heads=ENCODER_HEADS),
+    inert=BERT_INERT,
 )

@@ -11,15 +11,17 @@ from etils import epath
 from transformer import checkpoint
 from transformer.checkpoint import provenance
 from transformer.checkpoint.files import check_new
+from transformer.checkpoint.seal import sealed_files
 from transformer.errors import UserError
-from transformer.interop import families, folder, tokenizers
+from transformer.interop import families, folder, sentence_transformers, tokenizers
 from transformer.interop.family import Family, count_labels
 from transformer.models import Architecture, architecture_to_dict
 from transformer.models.graft import graft
 from transformer.sharding import MeshConfig, make_mesh
 
 ORIGIN = "huggingface"
-"""Folder of a checkpoint's record with the files that it was imported from, other than weights: they go out again."""
+"""Folder of a checkpoint's record with the files that it was imported from, those of its subfolders too, other than
+weights: they go out again."""
 DTYPES = "huggingface_dtypes.json"
 """File of the record: what the tensors that it was imported from were in, by our parameters' paths."""
 
@@ -57,6 +59,7 @@ def import_folder(
     Raises:
       UserError: what is wrong with the folder, by file, field or tensor.
     """
+    sentence_transformers.modules(path)  # first: where the transformer lies in a folder of its own, it says so
     config = folder.read_config(path)
     family = families.of_folder(config)
     if head is not None and head not in family.heads:
@@ -89,7 +92,7 @@ def save(imported: Imported, path: Path, run: epath.PathLike) -> tuple[epath.Pat
     """Writes a checkpoint of an imported model into a new run folder.
 
     Returns:
-      The checkpoint, and what became of the folder's tokenizer, a sentence a line.
+      The checkpoint, and lines on what became of the folder's other files.
 
     Raises:
       UserError: the run folder is not empty, or cannot be written.
@@ -104,13 +107,18 @@ def save(imported: Imported, path: Path, run: epath.PathLike) -> tuple[epath.Pat
     record[provenance.NAME] = provenance.written_by("tools/convert.py import", [path])
     tokenizer, said = tokenizers.read(path, imported.architecture.vocab_size)
     record |= {f"tokenizer/{name}": content for name, content in tokenizer.items()}
+    lines = [f"tokenizer   {line}" for line in said]
+    if not imported.new:  # a model with a new head is none of sentences
+        kept, sentences = sentence_transformers.read(path, dataclasses.asdict(imported.architecture)["width"])
+        record |= {f"{ORIGIN}/{name}": content for name, content in kept.items()}
+        lines += [f"sentences   {sentences}"] if sentences else []
     place = run / "checkpoints" / "0"
     try:
         checkpoint.save_params(place, imported.params, record)
     except BaseException:
         run.rmtree(missing_ok=True)  # it was new: nothing half-written stays
         raise
-    return place, said
+    return place, lines
 
 
 def export(
@@ -139,7 +147,7 @@ def export(
     record = found / "record"
     origin, stored = record / ORIGIN, record / DTYPES
     if origin.exists():
-        files = {file.name: file.read_bytes() for file in origin.iterdir()}
+        files = {name: file.read_bytes() for name, file in sealed_files(origin).items()}
         before = json.loads(files.pop(folder.CONFIG))
         family = families.of_architecture(architecture, before.get("model_type"))
         config = _with_dtype(family.rewrite_config(architecture, before), dtype)

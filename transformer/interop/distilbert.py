@@ -1,9 +1,11 @@
 """DistilBERT in Transformers."""
 
+from typing import Any
+
 from transformer.interop.encoder_rules import EncoderNames, MaskedLMNames, block, embeddings
 from transformer.interop.family import Family
 from transformer.interop.flax_names import ENCODER_HEADS, FlaxClasses
-from transformer.interop.hf_config import ACTIVATIONS, Field
+from transformer.interop.hf_config import ACTIVATIONS, Field, Same
 from transformer.models.distilbert import DistilBertConfig
 
 _NAMES = EncoderNames(
@@ -24,6 +26,15 @@ _NAMES = EncoderNames(
 
 def _untied(config: DistilBertConfig) -> str:
     return "has no unembedding of its own" if config.head == "masked_lm" and not config.tie_embeddings else ""
+
+
+def _with_table(config: dict[str, Any]) -> dict[str, Any]:
+    """Leaves out whether the positions' table started as sinusoids: it is in the file, whatever it started as.
+
+    It is written as false: the Flax class computes sinusoids otherwise, and reads no table.
+    """
+    config.pop("sinusoidal_pos_embds", None)
+    return config
 
 
 DISTILBERT = Family(
@@ -52,8 +63,15 @@ DISTILBERT = Family(
         "none": "DistilBertModel",
     },
     table=_NAMES.table,
-    pinned={"sinusoidal_pos_embds": False},
     harmless=("tie_weights_",),
+    inert={
+        "hidden_size": (Same("dim"),),
+        "num_attention_heads": (Same("n_heads"),),
+        "num_hidden_layers": (Same("n_layers"),),
+    },
+    spelled={"sinusoidal_pos_embds": bool},
+    normalise=_with_table,
+    denormalise=lambda config: {**config, "sinusoidal_pos_embds": False},
     fits=lambda config: config.norm_epsilon == 1e-12,  # not theirs to choose
     flax=FlaxClasses(heads=ENCODER_HEADS, refusal=_untied),
 )

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from transformer.errors import UserError
-from transformer.interop import engine
+from transformer.interop import engine, hf_config
 from transformer.interop.albert import ALBERT
 from transformer.interop.bart import BART
 from transformer.interop.bert import BERT
@@ -40,6 +40,8 @@ FAMILIES: tuple[Family, ...] = (
 
 def of_folder(config: Mapping[str, Any]) -> Family:
     """Returns the family of a config.json; raises UserError where its model type is not known."""
+    for name, kind in {"architectures": list | None, "id2label": dict | None, "num_labels": int | None}.items():
+        hf_config.checked(name, config.get(name), kind)
     for family in FAMILIES:
         if family.model_type == config.get("model_type"):
             return family

@@ -1,6 +1,8 @@
 """A family as Transformers has it: its config.json, its classes, its weights' names."""
 
 import dataclasses
+import re
+import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -59,6 +61,10 @@ class Family:
     """Field of theirs -> the only value supported, which is also Transformers' default; written too."""
     harmless: Collection[str] = ()
     """Further fields that change neither weights nor scores."""
+    inert: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    """Further field -> the values with which it changes nothing; `hf_config.Same`: what another field says."""
+    spelled: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Field that `normalise` takes apart or fills in -> its type, as `hf_config.checked` knows it; or null."""
     normalise: Callable[[dict[str, Any]], dict[str, Any]] = _unchanged
     """config.json -> the same in the fields of this table: older or nested spellings; raises `UserError`."""
     denormalise: Callable[[dict[str, Any]], dict[str, Any]] = _unchanged
@@ -76,9 +82,15 @@ class Family:
         """
         if config.get("model_type") != self.model_type:
             raise UserError(f"config.json: model_type is {config.get('model_type')!r}, not {self.model_type!r}")
-        normal = self.normalise(dict(config))
-        values = hf_config.read(normal, self.fields, pinned=self.pinned, harmless=self.harmless)
-        return self.config(**values, head=head, **({"num_labels": num_labels} if head in LABELLED else {}))
+        reading = self._reading
+        hf_config.check_kinds(config, reading)
+        values = hf_config.read(self.normalise(dict(config)), reading)
+        labels = {"num_labels": num_labels} if head in LABELLED else {}
+        try:
+            return self.config(**values, head=head, **labels)
+        except UserError as error:  # it names our fields
+            theirs = [field.theirs for field in self.fields if re.search(rf"\b{field.ours}\b", str(error))]
+            raise UserError(f"config.json: {', '.join(theirs)}: {error}") from error
 
     def write_config(self, config: Architecture) -> dict[str, Any]:
         """Returns the config.json of an architecture."""
@@ -108,7 +120,18 @@ class Family:
 
     def bookkeeping(self, config: Mapping[str, Any]) -> list[str]:
         """Returns the fields of a config.json that change neither weights nor scores, such as special ids."""
-        return [name for name in config if name in hf_config.HARMLESS or name in self.harmless]
+        ours = {*self.pinned, *self.spelled, *(field.theirs for field in self.fields)}
+        reading = self._reading
+        return [
+            name
+            for name, value in config.items()
+            if name not in ours and hf_config.changes_nothing(name, value, config, reading)
+        ]
+
+    @property
+    def _reading(self) -> hf_config.Reading:
+        kinds = typing.get_type_hints(self.config)
+        return hf_config.Reading(self.fields, kinds, self.pinned, self.harmless, self.inert, self.spelled)
 
     def from_hf(self, tensors: Mapping[str, np.ndarray], config: Architecture, *, leave: Collection[str] = ()) -> Any:
         """Returns our parameters (numpy, float32) from Transformers' tensors; strict, as `engine.load`."""

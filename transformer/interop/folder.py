@@ -150,7 +150,7 @@ def write_folder(
       folder: new or empty.
       config: config.json.
       tensors: (Transformers' name, weights), each asked for once.
-      files: further files, of the tokenizer, by name.
+      files: further files, of the tokenizer, by name, with a slash for those of a subfolder.
       dtype: float32, bfloat16 or float16, of the weights on disk. None: each tensor's own.
       shard_bytes: more than this goes to several files with an index.
       flax: write flax_model.msgpack; the names are then paths joined by "/".
@@ -163,6 +163,7 @@ def write_folder(
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder, tensors, dtype, shard_bytes, flax)
         for name, content in (files or {}).items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
         # Last: a folder without config.json is no model, so that one cut short is not taken for whole.
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")

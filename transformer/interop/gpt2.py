@@ -5,13 +5,21 @@ from transformer.interop.decoder_heads import head_rules
 from transformer.interop.engine import Rule, Table
 from transformer.interop.family import Family
 from transformer.interop.flax_names import FlaxClasses
-from transformer.interop.hf_config import ACTIVATIONS, Field
+from transformer.interop.hf_config import ACTIVATIONS, Field, Same
 from transformer.interop.transforms import FLAT, fused, kernel
 from transformer.models.gpt import GPTConfig
 
 _LAYER = "backbone/stack/layers"
 _MATRIX = kernel(transposed=False)
 _QKV = tuple(f"{_LAYER}/attention/{name}" for name in ("query", "key", "value"))
+
+GPT_ALIASES = {
+    "hidden_size": (Same("n_embd"),),
+    "max_position_embeddings": (Same("n_positions"),),
+    "num_attention_heads": (Same("n_head"),),
+    "num_hidden_layers": (Same("n_layer"),),
+}
+"""Transformers' other names of the sizes, which it takes where config.json has them."""
 
 _FIELDS = (
     Field("vocab_size", "vocab_size"),
@@ -25,6 +33,8 @@ _FIELDS = (
     Field("embd_pdrop", "dropout", 0.1),
     Field("attn_pdrop", "dropout", 0.1),
     Field("layer_norm_epsilon", "norm_epsilon", 1e-5),
+    Field("scale_attn_weights", "scale_scores", True),
+    Field("scale_attn_by_inverse_layer_idx", "divide_scores_by_layer", False),
     Field("tie_word_embeddings", "tie_embeddings", True),
 )
 
@@ -74,6 +84,12 @@ def _table(config: GPTConfig) -> Table:
     return Table(rules, prefix=prefix, aliases=aliases, ignored=buffers)
 
 
+def _not_in_flax(config: GPTConfig) -> str:
+    if config.divide_scores_by_layer or not config.scale_scores:
+        return "divides all scores by the square root of the head width alone"
+    return ""
+
+
 GPT2 = Family(
     model_type="gpt2",
     config=GPTConfig,
@@ -86,14 +102,13 @@ GPT2 = Family(
         "none": "GPT2Model",
     },
     table=_table,
-    pinned={
-        "scale_attn_weights": True,
-        "scale_attn_by_inverse_layer_idx": False,
-        "reorder_and_upcast_attn": False,
-        "add_cross_attention": False,
-    },
+    pinned={"add_cross_attention": False},
+    inert=GPT_ALIASES,
     harmless=(
         "n_ctx",
+        # Whether half-precision scores are computed in float32, with the keys scaled first. Here scores always are
+        # float32, in every dtype: the equation is the same.
+        "reorder_and_upcast_attn",
         "summary_activation",
         "summary_first_dropout",
         "summary_proj_to_labels",
@@ -101,5 +116,5 @@ GPT2 = Family(
         "summary_use_proj",
     ),
     fits=lambda config: config.band is None,
-    flax=FlaxClasses(heads=("language_model", "none")),
+    flax=FlaxClasses(heads=("language_model", "none"), refusal=_not_in_flax),
 )

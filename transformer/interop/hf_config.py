@@ -1,10 +1,17 @@
-"""config.json, both ways: a field is mapped to ours, pinned to the one value that we compute, or does not matter."""
+"""config.json, both ways: a field is mapped to ours, pinned to the one value that we compute, or changes nothing.
+
+What changes nothing is told by a rule: a field that Transformers keeps for itself (`_...`), null in a field that it
+does not know, a field of `harmless.HARMLESS` or of the family's own list, or one that says again what another says.
+"""
 
 import dataclasses
+import types
+import typing
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from transformer.errors import UserError
+from transformer.interop.harmless import HARMLESS, INERT
 
 ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
@@ -17,67 +24,9 @@ ACTIVATIONS = {
 }
 """Theirs -> ours; the first of several names is the one written."""
 
-HARMLESS = frozenset(
-    {
-        "t",
-        "_name_or_path",
-        "architectures",
-        "bos_token_id",
-        "chunk_size_feed_forward",
-        "dtype",
-        "eos_token_id",
-        "finetuning_task",
-        "id2label",
-        "initializer_range",
-        "is_decoder",
-        "is_encoder_decoder",
-        "keys_to_ignore_at_inference",
-        "label2id",
-        "model_type",
-        "name_or_path",
-        "num_labels",
-        "output_attentions",
-        "output_hidden_states",
-        "output_past",
-        "pad_token_id",
-        "problem_type",
-        "return_dict",
-        "return_dict_in_generate",
-        "sep_token_id",
-        "task_specific_params",
-        "tokenizer_class",
-        "torch_dtype",
-        "transformers_version",
-        "use_cache",
-        "gradient_checkpointing",
-        # Of generation, before it had a file of its own.
-        "bad_words_ids",
-        "begin_suppress_tokens",
-        "diversity_penalty",
-        "do_sample",
-        "early_stopping",
-        "encoder_no_repeat_ngram_size",
-        "force_bos_token_to_be_generated",
-        "forced_bos_token_id",
-        "forced_eos_token_id",
-        "length_penalty",
-        "max_length",
-        "min_length",
-        "no_repeat_ngram_size",
-        "num_beam_groups",
-        "num_beams",
-        "num_return_sequences",
-        "output_scores",
-        "prefix",
-        "repetition_penalty",
-        "suppress_tokens",
-        "temperature",
-        "top_k",
-        "top_p",
-        "typical_p",
-    }
-)
-"""Fields of every config that change neither weights nor scores: bookkeeping, generation, the output's format."""
+_LARGEST = 2**31 - 1  # of a size: what an index of 32 bits holds
+_NAMES = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a string", list: "a list",
+          dict: "an object"}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,46 +42,156 @@ class Field:
     """Their values -> ours, where they differ; any other is refused."""
 
 
-def read(
-    config: Mapping[str, Any],
-    fields: Sequence[Field],
-    *,
-    pinned: Mapping[str, Any],
-    harmless: Collection[str] = (),
-) -> dict[str, Any]:
-    """Returns our fields' values.
+@dataclasses.dataclass(frozen=True)
+class Same:
+    """The value of another field, in a list of values that change nothing."""
+
+    theirs: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How the config.json of a model type is read."""
+
+    fields: Sequence[Field]
+    """What is mapped."""
+    kinds: Mapping[str, Any]
+    """Field of ours -> its type, as annotated: `int | None`."""
+    pinned: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Field of theirs -> the only value that is supported, which is also Transformers' default."""
+    harmless: Collection[str] = ()
+    """Further fields that change nothing, whatever they say."""
+    inert: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    """Further field -> the values with which it changes nothing; `Same`: what another field says."""
+    spelled: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Field of theirs that the family spells out itself before it is read here -> its type."""
+
+
+def check_kinds(config: Mapping[str, Any], reading: Reading) -> None:
+    """Checks the fields as they stand in config.json, null aside: a family may know what it stands for.
+
+    Raises:
+      UserError: a value of the wrong type, by its field.
+    """
+    kinds = {field.theirs: reading.kinds[field.ours] for field in reading.fields if field.values is None}
+    for name, kind in {**kinds, **reading.spelled}.items():
+        if config.get(name) is not None:
+            checked(name, config[name], kind)
+
+
+def checked(name: str, value: Any, kind: Any) -> Any:
+    """Returns a value of config.json, a whole number as a float where it is one of those.
+
+    Transformers' own configs refuse the same values: a number in quotes, a size with a decimal point.
 
     Args:
-      config: config.json.
-      fields: what is mapped.
-      pinned: field of theirs -> the only value that is supported, which is also Transformers' default.
-      harmless: further fields of this family that change nothing.
+      name: of the field.
+      value: as JSON has it.
+      kind: int, float, bool, str, list, dict, or one of them or None; of any other type nothing is asked.
+
+    Raises:
+      UserError: it is of another type, not finite, or a whole number that is no size.
+    """
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if value is None and type(None) in kinds:
+        return None
+    [kind] = [kind for kind in kinds if kind is not type(None)]
+    if kind not in _NAMES:
+        return value
+    if kind is float and isinstance(value, int | float) and type(value) is not bool and -1e308 <= value <= 1e308:
+        return float(value)
+    if kind is float or type(value) is not kind:
+        raise UserError(f"config.json: {name} = {shown(value)} is not {_NAMES[kind]}")
+    if isinstance(value, int) and not -_LARGEST <= value <= _LARGEST:
+        raise UserError(f"config.json: {name} = {shown(value)} is too large")
+    return value
+
+
+def shown(value: Any) -> str:
+    """Returns a value as a person can read it in one line."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of thousands of digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def changes_nothing(name: str, value: Any, config: Mapping[str, Any], reading: Reading) -> bool:
+    """Whether a field that is neither mapped nor pinned changes neither weights nor scores.
+
+    Args:
+      name: of the field.
+      value: what it says.
+      config: the whole config.json.
+      reading: of its model type.
+    """
+    inert = {**INERT, **reading.inert}
+    if name in inert:
+        allowed = [_said(v, config, reading) if isinstance(v, Same) else v for v in inert[name]]
+        return value is None or any(_equal(value, v) for v in allowed)
+    return value is None or name.startswith("_") or name in HARMLESS or name in reading.harmless
+
+
+def _equal(value: Any, other: Any) -> bool:
+    return value == other and isinstance(value, bool) == isinstance(other, bool)  # to Python, False is 0
+
+
+def _said(same: Same, config: Mapping[str, Any], reading: Reading) -> Any:
+    defaults = [field.default for field in reading.fields if field.theirs == same.theirs]
+    return config.get(same.theirs, *defaults[:1])
+
+
+def read(config: Mapping[str, Any], reading: Reading) -> dict[str, Any]:
+    """Returns our fields' values from a config.json in the fields of `reading`.
 
     Raises:
       UserError: a missing or unknown field, or a value that is not supported, by name.
     """
-    for field, value in pinned.items():
-        if field in config and config[field] != value:
-            raise UserError(f"config.json: {field} = {config[field]!r} is not supported, only {value!r}")
-    unknown = sorted(config.keys() - {f.theirs for f in fields} - pinned.keys() - HARMLESS - set(harmless))
-    if unknown:
-        raise UserError(f"config.json: unknown fields, which may change the model: {', '.join(unknown)}")
-    missing = sorted(field.theirs for field in fields if field.default is ... and field.theirs not in config)
+    for name, value in reading.pinned.items():
+        if name in config and not _equal(config[name], value):
+            raise UserError(f"config.json: {name} = {shown(config[name])} is not supported, only {value!r}")
+    _refuse_unknown(config, reading)
+    missing = sorted(f.theirs for f in reading.fields if f.default is ... and f.theirs not in config)
     if missing:
         raise UserError(f"config.json: missing {', '.join(missing)}")
     ours: dict[str, Any] = {}
-    for field in fields:
+    for field in reading.fields:
         value = config.get(field.theirs, field.default)
-        if field.values is not None:
-            if value not in field.values:
-                known = ", ".join(map(str, field.values))
-                raise UserError(f"config.json: {field.theirs} = {value!r} is not supported, only {known}")
-            value = field.values[value]
+        if field.values is None:
+            value = checked(field.theirs, value, reading.kinds[field.ours])
+        else:
+            value = _translated(field, field.values, value)
         if field.ours in ours and ours[field.ours] != value:
-            same = [f.theirs for f in fields if f.ours == field.ours]
+            same = [f.theirs for f in reading.fields if f.ours == field.ours]
             raise UserError(f"config.json: {', '.join(same)} that differ are not supported")
         ours[field.ours] = value
     return ours
+
+
+def _refuse_unknown(config: Mapping[str, Any], reading: Reading) -> None:
+    mapped = {field.theirs for field in reading.fields}
+    unknown = sorted(
+        name
+        for name in config.keys() - mapped - reading.pinned.keys()
+        if not changes_nothing(name, config[name], config, reading)
+    )
+    for name in unknown:
+        if name in (inert := {**INERT, **reading.inert}):
+            only = [
+                f"{v.theirs}'s {shown(_said(v, config, reading))}" if isinstance(v, Same) else repr(v)
+                for v in inert[name]
+            ]
+            raise UserError(f"config.json: {name} = {shown(config[name])} is not supported, only {' or '.join(only)}")
+    if unknown:
+        raise UserError(f"config.json: unknown fields, which may change the model: {', '.join(unknown)}")
+
+
+def _translated(field: Field, values: Mapping[Any, Any], value: Any) -> Any:
+    for theirs, ours in values.items():
+        if _equal(value, theirs):
+            return ours
+    known = ", ".join(map(str, values))
+    raise UserError(f"config.json: {field.theirs} = {shown(value)} is not supported, only {known}")
 
 
 def write(ours: Mapping[str, Any], fields: Sequence[Field]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from transformer.interop.decoder_heads import head_rules
 from transformer.interop.engine import Rule, Table
 from transformer.interop.family import Family
 from transformer.interop.flax_names import FlaxClasses
-from transformer.interop.hf_config import ACTIVATIONS, Field
+from transformer.interop.hf_config import ACTIVATIONS, Field, checked
 from transformer.interop.transforms import FLAT, kernel
 from transformer.layers.positions import Llama3Scaling
 from transformer.models.llama import LlamaConfig
@@ -21,6 +21,10 @@ _LAYER = "backbone/stack/layers"
 _MATRIX = kernel(transposed=True)
 _QKV = {"q_proj": "query", "k_proj": "key", "v_proj": "value"}
 _MLP = {"gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
+
+# What is spelled out before it is read: `_with_rotary`, `_one_window`.
+_ROTARY = {"rope_theta": float, "rope_scaling": dict, "rope_parameters": dict, "layer_types": list}
+_SLIDING = {**_ROTARY, "use_sliding_window": bool, "max_window_layers": int}
 
 # Llama3Scaling's field -> theirs.
 _SCALING = {
@@ -86,11 +90,19 @@ def _table(config: LlamaConfig, *, answers: str = "transformer.") -> Table:
     return Table((*rules, *head), prefix=prefix, aliases=aliases, ignored=ignored)
 
 
+def _positive(rope: dict[str, Any], name: str) -> Any:
+    """Takes a number out of rope_scaling, and returns it."""
+    value = checked(f"rope_scaling's {name}", rope.pop(name), int if name == _SCALING["original_context"] else float)
+    if value <= 0:
+        raise UserError(f"config.json: rope_scaling's {name} is {value}: it must be above 0")
+    return value
+
+
 def _with_rotary(config: dict[str, Any]) -> dict[str, Any]:
     """Reads `rope_theta` and `rope_scaling`, or the newer `rope_parameters`; fills in what follows from sizes."""
     scaling, parameters = config.pop("rope_scaling", None), config.pop("rope_parameters", None)
     rope = dict(scaling or parameters or {})
-    config["rope_theta"] = float(rope.pop("rope_theta", config.get("rope_theta", 10000.0)))
+    config["rope_theta"] = checked("rope_theta", rope.pop("rope_theta", config.get("rope_theta", 10000.0)), float)
     kind = rope.pop("rope_type", rope.pop("type", "default"))
     rope.pop("type", None)  # older than rope_type, and written beside it
     config["rope_scaling"] = None
@@ -99,7 +111,7 @@ def _with_rotary(config: dict[str, Any]) -> dict[str, Any]:
         missing = [theirs for theirs in _SCALING.values() if theirs not in rope]
         if missing:
             raise UserError(f"config.json: rope_scaling lacks {', '.join(missing)}")
-        config["rope_scaling"] = Llama3Scaling(**{ours: rope.pop(theirs) for ours, theirs in _SCALING.items()})
+        config["rope_scaling"] = Llama3Scaling(**{ours: _positive(rope, theirs) for ours, theirs in _SCALING.items()})
     elif kind != "default":
         raise UserError(f"config.json: rope_type = {kind!r} is not supported, only default, llama3")
     if rope:
@@ -108,7 +120,7 @@ def _with_rotary(config: dict[str, Any]) -> dict[str, Any]:
     heads = config.get("num_attention_heads")
     if config.get("num_key_value_heads", ...) is None:
         config["num_key_value_heads"] = heads
-    if config.get("head_dim") is None and heads and "hidden_size" in config:
+    if config.get("head_dim") is None and heads and config.get("hidden_size") is not None:
         config["head_dim"] = config["hidden_size"] // heads
     return config
 
@@ -130,9 +142,9 @@ def _one_window(config: dict[str, Any], window: int | None, first: int = 0) -> i
       window: of the layers that slide.
       first: the first layer that slides, where there is no list.
     """
-    layers = range(config.get("num_hidden_layers", 0))
-    slide = ["sliding_attention" if window is not None and layer >= first else "full_attention" for layer in layers]
-    kinds = set(config.pop("layer_types", None) or slide)
+    sliding = 0 if window is None else (config.get("num_hidden_layers") or 0) - max(first, 0)
+    slide = ["sliding_attention"] * (sliding > 0) + ["full_attention"] * (window is None or first > 0)
+    kinds = {checked("layer_types", kind, str) for kind in config.pop("layer_types", None) or slide}
     if kinds <= {"full_attention"}:
         return None
     if kinds == {"sliding_attention"} and window is not None:
@@ -154,7 +166,8 @@ def _from_mistral(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_qwen(config: dict[str, Any]) -> dict[str, Any]:
-    slides, first = config.pop("use_sliding_window", False), config.pop("max_window_layers", 28)
+    slides = checked("use_sliding_window", config.pop("use_sliding_window", False), bool)
+    first = checked("max_window_layers", config.pop("max_window_layers", 28), int)
     window = config.get("sliding_window", 4096) if slides else None
     config["sliding_window"] = _one_window(config, window, first)
     if config["model_type"] == "qwen3":
@@ -202,6 +215,7 @@ LLAMA = Family(
     table=_table,
     pinned={"pretraining_tp": 1},  # otherwise sums are taken in parts
     harmless=("is_llama_config", "max_sequence_length", "rope_interleaved", "transformers.js_config"),  # read by nobody
+    spelled=_ROTARY,
     normalise=_from_llama,
     denormalise=_without_rotary,
     # Transformers' own check of the config, also where the width of heads is given.
@@ -223,6 +237,7 @@ MISTRAL = Family(
     ),
     heads=_heads("Mistral"),
     table=functools.partial(_table, answers="model."),
+    spelled=_ROTARY,
     normalise=_from_mistral,
     denormalise=_without_rotary,
     fits=lambda config: config.attention_biases == "none" and not config.mlp_biases and not config.head_norms,
@@ -239,6 +254,7 @@ QWEN2 = Family(
     heads=_heads("Qwen2"),
     table=_table,
     pinned={"use_mrope": False},  # Qwen2-VL's
+    spelled=_SLIDING,
     normalise=_from_qwen,
     denormalise=_to_qwen,
     fits=lambda config: config.attention_biases == "qkv" and not config.mlp_biases and not config.head_norms,
@@ -252,6 +268,7 @@ QWEN3 = Family(
     ),
     heads=_heads("Qwen3"),
     table=_table,
+    spelled=_SLIDING,
     normalise=_from_qwen,
     denormalise=_to_qwen,
     fits=lambda config: config.head_norms and config.attention_biases != "qkv" and not config.mlp_biases,

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from transformer.interop.bart import FIELDS, HARMLESS, PINNED, drop_legacy, layer_rules, word_rules
+from transformer.interop.bart import FIELDS, HARMLESS, INERT, PINNED, layer_rules, word_rules
 from transformer.interop.engine import Rule, Table
 from transformer.interop.family import Family
 from transformer.interop.flax_names import FlaxClasses
@@ -22,7 +22,6 @@ _ROW = Transform(
 
 
 def _normalise(config: dict[str, Any]) -> dict[str, Any]:
-    config = drop_legacy(config, normalize_embedding=(False,), static_position_embeddings=(True,))
     if config.get("decoder_vocab_size") is None:
         config["decoder_vocab_size"] = config.get("vocab_size")
     return config
@@ -55,6 +54,7 @@ MARIAN = Family(
     table=_table,
     pinned={**PINNED, "share_encoder_decoder_embeddings": True},
     harmless=(*HARMLESS, "classifier_dropout"),
+    inert={**INERT, "normalize_embedding": (False,), "static_position_embeddings": (True,)},
     normalise=_normalise,
     denormalise=_denormalise,
     fits=lambda config: config.norm_epsilon == 1e-5,

@@ -3,7 +3,7 @@
 from transformer.interop.decoder_heads import head_rules
 from transformer.interop.engine import Table
 from transformer.interop.family import Family
-from transformer.interop.gpt2 import block_rules, embedding_rules
+from transformer.interop.gpt2 import GPT_ALIASES, block_rules, embedding_rules
 from transformer.interop.hf_config import Field
 from transformer.models.gpt1 import GPT1Config
 
@@ -48,6 +48,7 @@ OPENAI_GPT = Family(
     heads=_HEADS,
     table=_table,
     pinned={"n_special": 0},  # rows of the embedding beyond the vocabulary
+    inert=GPT_ALIASES,
     harmless=(
         "n_ctx",
         "predict_special_tokens",

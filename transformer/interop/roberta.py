@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from transformer.interop.bert import BERT_HARMLESS, BERT_PINNED, bert_backbone, bert_normal
+from transformer.interop.bert import BERT_HARMLESS, BERT_INERT, BERT_PINNED, bert_backbone
 from transformer.interop.encoder_rules import EncoderNames, MaskedLMNames, bert_fields, dense
 from transformer.interop.family import Family
 from transformer.interop.flax_names import ENCODER_HEADS, FlaxClasses
@@ -20,9 +20,9 @@ _NAMES = EncoderNames(
 
 def _from_rows(config: dict[str, Any]) -> dict[str, Any]:
     """Theirs counts the table's rows; ours the tokens that it has places for."""
-    if "max_position_embeddings" in config:
+    if config.get("max_position_embeddings") is not None:
         config["max_position_embeddings"] -= RobertaConfig.first_position
-    return bert_normal(config)
+    return config
 
 
 def _to_rows(config: dict[str, Any]) -> dict[str, Any]:
@@ -46,6 +46,7 @@ ROBERTA = Family(
     table=_NAMES.table,
     pinned={**BERT_PINNED, "pad_token_id": 1},  # positions start one above it
     harmless=BERT_HARMLESS,
+    inert=BERT_INERT,
     normalise=_from_rows,
     denormalise=_to_rows,
     flax=FlaxClasses(heads=ENCODER_HEADS),

@@ -7,7 +7,7 @@ from transformer.errors import UserError
 from transformer.interop.engine import Rule, Table
 from transformer.interop.family import Family
 from transformer.interop.flax_names import FlaxClasses
-from transformer.interop.hf_config import ACTIVATIONS, Field
+from transformer.interop.hf_config import ACTIVATIONS, Field, Same
 from transformer.interop.transforms import kernel
 from transformer.models.t5 import T5Config
 
@@ -36,6 +36,8 @@ _FIELDS = (
 def _normalise(config: dict[str, Any], feed_forward: str) -> dict[str, Any]:
     """Returns config.json with `feed_forward_proj` (by default `feed_forward`) taken apart and the decoder's layers."""
     name = config.pop("feed_forward_proj", feed_forward)
+    if name is None:
+        raise UserError("config.json: feed_forward_proj = None is not supported")
     gate, _, activation = name.rpartition("-")
     if gate not in ("", "gated"):
         raise UserError(f"config.json: feed_forward_proj = {name!r} is not supported")
@@ -127,6 +129,12 @@ T5 = Family(
     heads={"language_model": "T5ForConditionalGeneration", "none": "T5Model"},
     table=_table,
     harmless=("n_positions", "initializer_factor", "classifier_dropout"),
+    inert={
+        "hidden_size": (Same("d_model"),),
+        "num_attention_heads": (Same("num_heads"),),
+        "num_hidden_layers": (Same("num_layers"),),
+    },
+    spelled={"feed_forward_proj": str, "scale_decoder_outputs": bool},
     normalise=_normalise_t5,
     denormalise=_denormalise,
     fits=_has_name,

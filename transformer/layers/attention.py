@@ -70,6 +70,7 @@ class Attention(nn.Module):
         positions_BT: jax.Array | None = None,
         cache: LayerCache | None = None,
         bias: jax.Array | None = None,
+        scale: jax.Array | None = None,
         deterministic: bool = True,
     ) -> tuple[jax.Array, KeysValues | None]:
         """Returns [B, T, D] of self-attention and, with a cache, the new tokens' keys and values to write into it.
@@ -80,11 +81,14 @@ class Attention(nn.Module):
           positions_BT: int32, for rotary attention.
           cache: keys and values of earlier tokens.
           bias: added to the scores, broadcastable to [B, H, T, S].
+          scale: of the scores, float32 scalar, where it is data (a layer's own); None: the module's.
           deterministic: no dropout.
         """
         new = self.keys_values(x_BTD, positions_BT)
         every = new if cache is None else cache.extended(*new)
-        out_BTD = self.attend(x_BTD, every, mask, positions_BT=positions_BT, bias=bias, deterministic=deterministic)
+        out_BTD = self.attend(
+            x_BTD, every, mask, positions_BT=positions_BT, bias=bias, scale=scale, deterministic=deterministic
+        )
         return out_BTD, None if cache is None else new
 
     def keys_values(self, x_BSD: jax.Array, positions_BS: jax.Array | None = None) -> KeysValues:
@@ -104,6 +108,7 @@ class Attention(nn.Module):
         *,
         positions_BT: jax.Array | None = None,
         bias: jax.Array | None = None,
+        scale: jax.Array | None = None,
         deterministic: bool = True,
     ) -> jax.Array:
         """Returns [B, T, D]: the queries of `x_BTD` over given keys and values, as in cross-attention."""
@@ -118,7 +123,7 @@ class Attention(nn.Module):
             *keys_values,
             mask,
             bias=bias,
-            scale=self.scale,
+            scale=self.scale if scale is None else scale,
             implementation=self.execution.attention,
             dropout_rate=rate,
             dropout_key=self.make_rng("dropout") if rate else None,

@@ -29,8 +29,6 @@ class Architecture(abc.ABC):
     """The row of a table of positions that a first token takes; those before it are never looked up."""
     pre_norm: ClassVar[bool] = False
     """Whether what is added to the stream of a block is normed alone (pre-norm), not together with the stream."""
-    scales_scores: ClassVar[bool] = True
-    """Whether attention divides its scores by the square root of the head width."""
 
     vocab_size: int
     """Kinds of tokens: the tokenizer has at most so many."""
@@ -55,6 +53,11 @@ class Architecture(abc.ABC):
     def flops_per_token(self, length: int, target_length: int = 0) -> float:
         """Returns `flops_per_example`, a token read by encoder or decoder."""
         return self.flops_per_example(length, target_length) / (length + target_length)
+
+    @property
+    def scales_scores(self) -> bool:
+        """Whether attention divides its scores by the square root of the head width."""
+        return True
 
     @property
     def embedding_scale(self) -> float:

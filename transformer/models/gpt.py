@@ -1,7 +1,9 @@
 """GPT-2 and GPT-3: a decoder of pre-norm blocks with learned positions.
 
 Radford et al. 2019, "Language models are unsupervised multitask learners"; Brown et al. 2020, section 2.1. GPT-3 has
-"alternating dense and locally banded sparse attention patterns in the layers": a config's `band`.
+"alternating dense and locally banded sparse attention patterns in the layers": a config's `band`. Stanford CRFM's
+GPT-2s (Karamcheti et al. 2021, "Mistral - a journey towards reproducible language model training") also divide the
+scores of layer n by n: `divide_scores_by_layer`.
 
 Shape letters: B batch, T length, D model width, V vocabulary, N layers.
 """
@@ -14,6 +16,7 @@ from typing import ClassVar, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from transformer.layers.activations import check_activation
 from transformer.layers.attention import Attention, KeysValues
@@ -59,6 +62,10 @@ class GPTConfig(Architecture):
     """Of the feed-forward layers: gelu_tanh (GPT-2), gelu, relu or silu."""
     band: int | None = None
     """Tokens back that every second layer sees, the token itself included, from the second layer on; None: all."""
+    scale_scores: bool = True
+    """Whether attention divides its scores by the square root of the head width."""
+    divide_scores_by_layer: bool = False
+    """Whether attention divides its scores by the layer's number too, counted from 1 (Stanford CRFM's GPT-2s)."""
     tie_embeddings: bool = True
     """Whether the head multiplies with the embedding, or with a matrix of its own."""
     head: DecoderHead = "language_model"
@@ -95,9 +102,25 @@ class GPTConfig(Architecture):
         return self.num_heads
 
     @property
+    def scales_scores(self) -> bool:
+        """Whether attention divides its scores by the square root of the head width."""
+        return self.scale_scores
+
+    @property
     def tied_norms(self) -> tuple[str, ...]:
         """Paths of the norms whose output meets the embedding as unembedding."""
         return ("backbone/final_norm",) if self.tie_embeddings and self.head == "language_model" else ()
+
+    def score_scales(self) -> jax.Array | None:
+        """Returns what each layer's attention multiplies its scores with, float32 [N]; None: all alike."""
+        if not self.divide_scores_by_layer:
+            return None
+        return jnp.float32(self.score_scale) / jnp.arange(1, self.num_layers + 1, dtype=jnp.float32)
+
+    @property
+    def score_scale(self) -> float:
+        """What attention multiplies its scores with, before a division by the layer's number."""
+        return self.head_width**-0.5 if self.scale_scores else 1.0
 
     @property
     def attention_windows(self) -> tuple[int | None, ...]:
@@ -127,6 +150,15 @@ class GPTConfig(Architecture):
         return length * (6.0 * weights + 12.0 * self.num_layers * self.width * keys)
 
 
+class GPTLayer(struct.PyTreeNode):
+    """What differs from layer to layer besides the parameters; stacked on the first axis, what all layers get."""
+
+    cache: LayerCache | None
+    """Keys and values of earlier tokens."""
+    score_scale: jax.Array | None
+    """What attention multiplies its scores with, float32 scalar; None: the config's `score_scale`."""
+
+
 class GPTBlock(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)): GPT-2's pre-norm block."""
 
@@ -135,7 +167,7 @@ class GPTBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BTD: jax.Array, cache: LayerCache | None, mask: Mask, *, deterministic: bool
+        self, x_BTD: jax.Array, layer: GPTLayer, mask: Mask, *, deterministic: bool
     ) -> tuple[jax.Array, KeysValues | None]:
         """Returns [B, T, D] and, with a cache, this layer's new keys and values."""
         config, dtype = self.config, self.execution.compute_dtype
@@ -146,6 +178,7 @@ class GPTBlock(nn.Module):
             config.num_heads,
             config.head_width,
             self.execution,
+            scale=config.score_scale,
             dropout=config.dropout,
             out_init=out_init,
             name="attention",
@@ -154,7 +187,9 @@ class GPTBlock(nn.Module):
         drop = functools.partial(Dropout(config.dropout), deterministic=deterministic)
 
         normed_BTD = LayerNorm(config.norm_epsilon, dtype, name="attention_norm")(x_BTD)
-        attended_BTD, new = attention(normed_BTD, mask, cache=cache, deterministic=deterministic)
+        attended_BTD, new = attention(
+            normed_BTD, mask, cache=layer.cache, scale=layer.score_scale, deterministic=deterministic
+        )
         x_BTD = constrain(x_BTD + drop(attended_BTD), *RESIDUAL)
         normed_BTD = LayerNorm(config.norm_epsilon, dtype, name="mlp_norm")(x_BTD)
         return constrain(x_BTD + drop(mlp(normed_BTD)), *RESIDUAL), new
@@ -168,17 +203,17 @@ class GPTPair(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BTD: jax.Array, caches: LayerCache | None, dense: Mask, banded: Mask, *, deterministic: bool
+        self, x_BTD: jax.Array, layers: GPTLayer, dense: Mask, banded: Mask, *, deterministic: bool
     ) -> tuple[jax.Array, KeysValues | None]:
         """Returns [B, T, D] and, with a cache, both layers' new keys and values, [2, ...]."""
         every = []
         for index, (name, mask) in enumerate((("dense", dense), ("banded", banded))):
-            cache = None if caches is None else jax.tree.map(operator.itemgetter(index), caches)
+            layer = jax.tree.map(operator.itemgetter(index), layers)
             x_BTD, new = GPTBlock(self.config, self.execution, name=name)(
-                x_BTD, cache, mask, deterministic=deterministic
+                x_BTD, layer, mask, deterministic=deterministic
             )
             every.append(new)
-        return x_BTD, None if caches is None else jax.tree.map(lambda *new: jnp.stack(new), *every)
+        return x_BTD, None if layers.cache is None else jax.tree.map(lambda *new: jnp.stack(new), *every)
 
 
 class GPTBackbone(nn.Module):
@@ -214,10 +249,11 @@ class GPTBackbone(nn.Module):
         masks, caches, cache = causal_masks(cache, positions_BT, segment_ids_BT, prefix_BT, *windows)
         x_BTD = self.token_embedding(tokens_BT) + self.position_embedding(positions_BT)
         x_BTD = constrain(self.dropout(x_BTD, deterministic=deterministic), *RESIDUAL)
+        layers = GPTLayer(caches, self.config.score_scales())
         if self.config.band is None:
-            x_BTD, new = self.stack(x_BTD, caches, *masks, deterministic=deterministic)
-        else:  # the cache is a layer's, the stack's parts a pair's
-            pairs = jax.tree.map(lambda leaf: leaf.reshape(-1, 2, *leaf.shape[1:]), caches)
+            x_BTD, new = self.stack(x_BTD, layers, *masks, deterministic=deterministic)
+        else:  # what a layer gets is its own, the stack's parts are a pair's
+            pairs = jax.tree.map(lambda leaf: leaf.reshape(-1, 2, *leaf.shape[1:]), layers)
             x_BTD, new = self.stack(x_BTD, pairs, *masks, deterministic=deterministic)
             new = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), new)
         return self.final_norm(x_BTD), None if cache is None else cache.write(*new)

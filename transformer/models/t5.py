@@ -34,7 +34,6 @@ class T5Config(EncoderDecoderConfig):
 
     family: ClassVar[str] = "t5"
     pre_norm: ClassVar[bool] = True
-    scales_scores: ClassVar[bool] = False
 
     vocab_size: int = 32128
     """SentencePiece's 32,000 pieces, 100 sentinels, and padding to a multiple of 128."""
@@ -82,6 +81,11 @@ class T5Config(EncoderDecoderConfig):
         self.require_rates("dropout")
         self.require(self.norm_epsilon > 0, f"norm_epsilon is {self.norm_epsilon}: it must be above 0")
         check_activation(self.activation)
+
+    @property
+    def scales_scores(self) -> bool:
+        """Whether attention divides its scores by the square root of the head width: it does not."""
+        return False
 
     @property
     def decoder_heads(self) -> tuple[int, int]:

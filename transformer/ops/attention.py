@@ -26,7 +26,7 @@ def attention(
     mask: Mask,
     *,
     bias: jax.Array | None = None,
-    scale: float | None = None,
+    scale: float | jax.Array | None = None,
     implementation: str = "auto",
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
@@ -39,7 +39,7 @@ def attention(
       v_BSGK: values.
       mask: who sees whom. A query that sees nothing gets zeros.
       bias: added to the scores, broadcastable to [B, H, T, S] (T5's relative positions).
-      scale: of the scores; K ** -0.5 by default.
+      scale: of the scores, a number or a float32 scalar; K ** -0.5 by default.
       implementation: a name of `IMPLEMENTATIONS`, or "auto".
       dropout_rate: of the attention probabilities; 0 does not need `dropout_key`.
       dropout_key: a random key.
@@ -177,6 +177,8 @@ def _cudnn(q_BTHK, k_BSGK, v_BSGK, mask: Mask, bias, scale, dropout_rate, key):
     in_kernel = mask.aligned and mask.causal and mask.kv_prefix_BS is None
     rest = mask.replace(causal=False, window=None) if in_kernel else mask
     dense_B1TS = rest.dense(q_BTHK.shape[1], k_BSGK.shape[1])
+    if isinstance(scale, jax.Array):  # the kernel's is a constant of the program
+        q_BTHK, scale = scaled(q_BTHK, scale), 1.0
     # JAX counts the neighbours on each side, the token itself apart: a window of w tokens is w - 1 to the left.
     window = (mask.window - 1, 0) if in_kernel and mask.window is not None else None
     out_BTHK = jax.nn.dot_product_attention(

@@ -1,0 +1,111 @@
+"""A sentence-transformers folder: modules.json lists what makes a sentence's vector, and how out of the words' vectors.
+
+Only the transformer among the modules has weights; the settings of the others are kept with the checkpoint and go out
+again as they came. https://sbert.net, "Creating Custom Models", has the layout.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from transformer.errors import UserError
+from transformer.interop.folder import read_json
+from transformer.interop.lfs import check_fetched
+
+MODULES = "modules.json"
+
+_KNOWN = ("Transformer", "Pooling", "Normalize")
+"""The library's classes that have no weights but the transformer's; its releases move them between Python modules."""
+
+_SETTINGS = ("config_sentence_transformers.json", *(f"sentence_{kind}_config.json" for kind in (
+    "bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet",
+)))  # fmt: skip
+"""Files beside modules.json: prompts and similarity; the longest text, under the names of older releases too."""
+
+_WIDTHS = ("embedding_dimension", "word_embedding_dimension")
+_MODE = "pooling_mode_"
+
+
+@dataclasses.dataclass(frozen=True)
+class Module:
+    """An entry of modules.json."""
+
+    path: str
+    """Folder of its settings; "" is the model's own."""
+    kind: str
+    """Its class, with the Python module that it is of."""
+
+    @property
+    def name(self) -> str:
+        """Its class alone where it is one of the known ones, else with its module."""
+        package, _, name = self.kind.rpartition(".")
+        return name if package.split(".")[0] == "sentence_transformers" and name in _KNOWN else self.kind
+
+
+def modules(folder: Path) -> list[Module]:
+    """Returns what modules.json lists, in order; nothing where there is none.
+
+    Raises:
+      UserError: it is no such list, or the transformer is not in the folder itself.
+    """
+    path = folder / MODULES
+    if not path.exists():
+        return []
+    check_fetched(path)
+    try:
+        entries = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON ({error})") from error
+    listed = [_module(path, entry) for entry in entries] if isinstance(entries, list) else []
+    if not listed or listed[0].name != "Transformer":
+        raise UserError(f"{path}: not a list of sentence-transformers modules that begins with a Transformer")
+    if listed[0].path:
+        raise UserError(f"{path}: the transformer lies in a folder of its own: give {folder / listed[0].path}")
+    return listed
+
+
+def _module(path: Path, entry: Any) -> Module:
+    where, kind = (entry.get(name) if isinstance(entry, Mapping) else None for name in ("path", "type"))
+    if not isinstance(where, str) or not isinstance(kind, str):
+        raise UserError(f"{path}: {entry!r} is no module with a path and a type")
+    if PurePosixPath(where).is_absolute() or ".." in PurePosixPath(where).parts:
+        raise UserError(f"{path} names a folder outside of its own: {where!r}")
+    return Module(where, kind)
+
+
+def read(folder: Path, width: int) -> tuple[dict[str, bytes], str]:
+    """Returns the files that make a folder a sentence-transformers one, by name, and what they say, in words.
+
+    There are none without modules.json, and none where it has a module whose numbers are not known here, which is said.
+
+    Args:
+      folder: in the Hugging Face format.
+      width: of the vectors of words.
+
+    Raises:
+      UserError: modules.json or the settings of a module do not fit.
+    """
+    listed = modules(folder)
+    if not listed:
+        return {}, ""
+    unknown = [module.name for module in listed[1:] if module.name not in _KNOWN[1:] or not module.path]
+    if unknown:
+        return {}, f"left out: {MODULES} has what is not known here: {', '.join(unknown)}"
+    kept, words = [MODULES, *_SETTINGS], []
+    for module in listed[1:]:
+        kept.append(name := f"{module.path}/config.json")
+        words.append(_pooled(folder / name, width) if module.name == "Pooling" else "normalised")
+    files = {name: (folder / name).read_bytes() for name in kept if (folder / name).exists()}
+    return files, ", ".join(words)
+
+
+def _pooled(path: Path, width: int) -> str:
+    """Returns in words how the vectors of words become one; raises `UserError` where they are of another width."""
+    settings = read_json(path)
+    for name in _WIDTHS:
+        if settings.get(name, width) != width:
+            raise UserError(f"{path}: {name} = {settings[name]!r}, and the model's vectors have {width} values")
+    flags = [name.removeprefix(_MODE) for name, value in settings.items() if name.startswith(_MODE) and value is True]
+    return f"pooled by {' and '.join(flags) or settings.get('pooling_mode', 'mean')}"
