@@ -28,6 +28,7 @@ _KEPT = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    "chat_template.jinja",
     "generation_config.json",
     "vocab.txt",
     "vocab.json",
