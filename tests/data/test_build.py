@@ -249,9 +249,10 @@ def test_a_file_that_cannot_be_read_ends_the_reading_of_others():
     assert time.monotonic() - begun < 100
 
 
-# As tools/prepare.py, without the model's libraries: two workers, on a corpus that takes them a few seconds.
+# As tools/prepare.py, without the model's libraries: two workers, on a corpus that takes them a minute.
 _BUILD = """
 import sys
+from tests.data.slow_source import SlowSource
 from transformer import command
 from transformer.data import readable
 from transformer.data.build import build_store
@@ -262,6 +263,7 @@ from transformer.data.sources import open_path
 readable.PART_BYTES = 1 << 19
 def main():
     source = open_path(sys.argv[1], DataConfig(validation_fraction=0.3, cache_dir=sys.argv[2]))
+    source.__class__ = SlowSource
     build_store(source, "train", ByteTokenizer(), sys.argv[2], Workers(2))
 if __name__ == "__main__":
     sys.exit(command.run(main))
@@ -272,7 +274,7 @@ if __name__ == "__main__":
 def large(tmp_path_factory):
     root = tmp_path_factory.mktemp("large")
     texts = [make_text(200, i) for i in range(20)]
-    write_jsonl(root / "a.jsonl", [texts[i % 20] + str(i) for i in range(8000)])
+    write_jsonl(root / "a.jsonl", [texts[i % 20] + str(i) for i in range(4000)])
     return root / "a.jsonl"
 
 

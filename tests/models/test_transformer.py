@@ -150,7 +150,7 @@ def _both(config):
             one = "norm" in name and name.endswith("weight")
             parameter.normal_(1.0 if one else 0.0, 0.2, generator=generator)
     tensors = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
-    return theirs, engine.load(_table(), tensors, config.abstract_params())
+    return theirs, engine.load(_table(), tensors, config.abstract_params()).params
 
 
 @pytest.mark.parametrize("name", CONFIGS)
