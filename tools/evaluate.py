@@ -133,7 +133,7 @@ def score_answers(restored: "Restored", experiment: "Experiment", metrics: list[
     if "loss" not in asked.metric:  # which has said so
         print("".join(f"{note}\n" for corpus in corpora for note in corpus.notes), end="")
     print(
-        f"answers {f'the first {len(pairs):,}' if len(pairs) < len(every) else 'all'} of {len(every):,} pairs of "
+        f"answers {f'the first {len(pairs):,} of' if len(pairs) < len(every) else 'all'} {len(every):,} pairs of "
         f"{_what(asked)}"
     )
     sources, targets = zip(*pairs, strict=True)
@@ -161,7 +161,7 @@ def score_answers(restored: "Restored", experiment: "Experiment", metrics: list[
 
 
 def _what(asked: Command) -> str:
-    return "the validation part of the run's data" if asked.path is None else f"all of {asked.path}"
+    return "the validation part of the run's data" if asked.path is None else asked.path
 
 
 if __name__ == "__main__":
