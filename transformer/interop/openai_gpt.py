@@ -1,13 +1,13 @@
 """GPT (2018) in Transformers: `OpenAIGPTLMHeadModel`, with GPT-2's Conv1D kernels and fused q, k, v."""
 
-from transformer.interop.decoder_heads import head_rules
 from transformer.interop.engine import Table
 from transformer.interop.family import Family
-from transformer.interop.gpt2 import GPT_ALIASES, block_rules, embedding_rules
+from transformer.interop.gpt2 import GPT_ALIASES, backbone_rules
 from transformer.interop.hf_config import Field
+from transformer.interop.rules import decoder_head
 from transformer.models.gpt1 import GPT1Config
 
-# Of this model type alone, "gelu" is the tanh approximation.
+# In this model type alone, "gelu" is the tanh approximation.
 _ACTIVATIONS = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
 
 _HEADS = {
@@ -33,9 +33,8 @@ _FIELDS = (
 
 def _table(config: GPT1Config) -> Table:
     prefix = "" if config.head == "none" else "transformer."
-    words, positions = f"{prefix}tokens_embed.weight", f"{prefix}positions_embed.weight"
-    head, aliases = head_rules(config.head, tied=config.tie_embeddings, embedding=words)
-    rules = (*embedding_rules(words, positions), *block_rules(prefix), *head)
+    head, aliases = decoder_head(config.head, tied=config.tie_embeddings, words=f"{prefix}tokens_embed.weight")
+    rules = (*backbone_rules(prefix, "tokens_embed", "positions_embed"), *head)
     # The causal mask, and the numbers of the positions.
     buffers = (r"(transformer\.)?h\.\d+\.attn\.bias", r"(transformer\.)?position_ids")
     return Table(rules, prefix=prefix, aliases=aliases, ignored=buffers)
