@@ -156,7 +156,7 @@ def export(
         family = families.of_architecture(architecture)
         config = {**ids, **family.write_config(architecture), "dtype": dtype or "float32"}
     if flax:
-        family.check_flax(architecture)
+        family.flax_classes(architecture)  # refused before anything is read
     _, params = checkpoint.restore_model(found, make_mesh(MeshConfig(data=1)))
     dtypes = json.loads(stored.read_text()) if stored.exists() else {}
     tensors = (family.flax_stream if flax else family.stream)(params, architecture, dtypes)

@@ -6,12 +6,14 @@ family's table pairs it with is called. All other parts stay, joined by "/" inst
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from transformer.interop.engine import Table, expanded
+from transformer.interop import engine
+from transformer.interop.engine import Table
 
 ENCODER_HEADS = (
     "pretraining",
@@ -70,25 +72,23 @@ class TorchNames(Mapping[str, np.ndarray]):
         return len(self._paths)
 
 
-def to_flax(
-    table: Table, classes: FlaxClasses, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[tuple[str, np.ndarray]]
+def stream(
+    table: Table, classes: FlaxClasses, params: Any, dtypes: Mapping[str, Any] = MappingProxyType({})
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Gives Flax's paths and arrays from PyTorch's names and arrays, one at a time.
+    """Gives Flax's paths and arrays from our tree of parameters, one at a time.
 
     Args:
       table: the family's, of the architecture.
       classes: the family's in Flax.
-      shapes: of our parameters, by path.
-      tensors: as `engine.stream` gives them.
+      params: our tree.
+      dtypes: as `engine.load` returned them.
     """
-    leaves = {name: rule.ours[0].rpartition("/")[2] for rule in table.rules for name in expanded(rule, shapes)}
-    prefix = table.prefix if table.bare else ""
-    leaves |= {name.removeprefix(prefix): leaf for name, leaf in leaves.items()}
+    table = dataclasses.replace(table, twins={})  # Flax's classes tie nothing by equality
     copies = {} if classes.ties else {first: alias for alias, first in table.aliases.items()}
-    for name, array in tensors:
-        if name in table.constants and name not in classes.constants:
+    for name, array, rule in engine.stream(table, params, dtypes):
+        if rule is None and name not in classes.constants:
             continue
-        leaf = leaves.get(name, "")
+        leaf = rule.ours[0].rpartition("/")[2] if rule else ""
         yield _flax_path(name, classes.scale if leaf == "scale" else leaf), array.T if leaf == "kernel" else array
         if name in copies:
             yield _flax_path(copies[name], "kernel"), array.T
