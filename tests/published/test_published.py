@@ -15,7 +15,7 @@ from transformer.errors import UserError
 from transformer.inference.decode import generate
 from transformer.inference.restored import restore
 from transformer.inference.text_generator import TextGenerator
-from transformer.interop import folder, verify
+from transformer.interop import verify, weights
 
 SENTENCES = ["A man is eating food.", "A man is eating a piece of bread.", "The girl is carrying a baby."]
 COSINES = [0.7553, -0.1050]
@@ -56,7 +56,7 @@ def test_a_thousandth_in_one_layer_is_noticed(source, figures, monkeypatch):
 
 
 def test_every_tensor_goes_out_bit_for_bit(source, exported, figures):
-    with folder.open_tensors(source) as before, folder.open_tensors(exported) as after:
+    with weights.open_tensors(source) as before, weights.open_tensors(exported) as after:
         assert before.keys() - after.keys() <= {"embeddings.position_ids"}  # a buffer: 0, 1, 2, ...
         assert after.keys() <= before.keys()
         for name, tensor in after.items():

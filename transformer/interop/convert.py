@@ -13,7 +13,7 @@ from transformer.checkpoint import provenance
 from transformer.checkpoint.files import check_new
 from transformer.checkpoint.seal import sealed_files
 from transformer.errors import UserError
-from transformer.interop import families, folder, sentence_transformers, tokenizers
+from transformer.interop import families, folder, sentence_transformers, tokenizers, weights
 from transformer.interop.family import Family, count_labels
 from transformer.models import Architecture, architecture_to_dict
 from transformer.models.graft import graft
@@ -64,7 +64,7 @@ def import_folder(
     family = families.of_folder(config)
     if head is not None and head not in family.heads:
         raise UserError(f"--head {head!r}: a {family.model_type} model can have {', '.join(family.heads)}")
-    with folder.open_tensors(path, pickle=pickle) as tensors:
+    with weights.open_tensors(path, pickle=pickle) as tensors:
         found, left = families.choose_head(family, config, tensors)
         labels = count_labels(config)
         architecture = family.read_config(config, found, labels)

@@ -14,6 +14,7 @@ import numpy as np
 
 from transformer.interop import engine
 from transformer.interop.engine import Table
+from transformer.interop.lazy import LazyArrays
 
 ENCODER_HEADS = (
     "pretraining",
@@ -47,29 +48,20 @@ class FlaxClasses:
     """An architecture -> why the Flax classes would compute other numbers; empty: they do not."""
 
 
-class TorchNames(Mapping[str, np.ndarray]):
-    """Flax's arrays under PyTorch's names; each is read when it is looked up."""
+def torch_names(arrays: Mapping[str, np.ndarray]) -> LazyArrays:
+    """Returns Flax's arrays, by their paths joined by "/", under PyTorch's names; each is read when it is looked up."""
+    paths = {_torch_name(path): path for path in arrays}
+    # A masked language model's own decoder has no bias in Flax: the head's is the one that is added.
+    for name, path in list(paths.items()):
+        head = path.removesuffix("/decoder/kernel")
+        if head != path and f"{head}/bias" in arrays:
+            paths.setdefault(name.removesuffix("weight") + "bias", f"{head}/bias")
 
-    def __init__(self, arrays: Mapping[str, np.ndarray]):
-        """Takes arrays by their paths, joined by "/"."""
-        self._arrays = arrays
-        self._paths = {_torch_name(path): path for path in arrays}
-        # A masked language model's own decoder has no bias in Flax: the head's is the one that is added.
-        for name, path in list(self._paths.items()):
-            head = path.removesuffix("/decoder/kernel")
-            if head != path and f"{head}/bias" in arrays:
-                self._paths.setdefault(name.removesuffix("weight") + "bias", f"{head}/bias")
+    def read(path: str) -> np.ndarray:
+        array = arrays[path]
+        return array.T if path.rpartition("/")[2] == "kernel" and array.ndim == 2 else array
 
-    def __getitem__(self, name: str) -> np.ndarray:
-        path = self._paths[name]
-        array = self._arrays[path]
-        return array.T if _is_kernel(path) and array.ndim == 2 else array
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._paths)
-
-    def __len__(self) -> int:
-        return len(self._paths)
+    return LazyArrays(paths, read)
 
 
 def stream(
@@ -99,12 +91,8 @@ def _torch_name(path: str) -> str:
     return ".".join([*modules, "weight" if leaf in _WEIGHTS else leaf])
 
 
-def _is_kernel(path: str) -> bool:
-    return path.rpartition("/")[2] == "kernel"
-
-
 def _flax_path(name: str, leaf: str) -> str:
-    if name.endswith(".decoder.bias"):  # the other half of what TorchNames does
+    if name.endswith(".decoder.bias"):  # the other half of what torch_names does
         name = name.removesuffix(".decoder.bias") + ".bias"
     if name.endswith(".weight"):
         name = name.removesuffix("weight") + leaf
