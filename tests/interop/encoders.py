@@ -51,7 +51,7 @@ def make_pair(family: Any, shape: Any, head: str) -> parity.Pair:
     labels = 3 if head in ("sequence_classification", "token_classification") else 2
 
     def without_unread_bias(model):
-        """Of an untied head, Transformers reads the decoder's own bias alone, and we keep no other."""
+        """In an untied head, Transformers reads the decoder's own bias alone, and we keep no other."""
         names = {name for name, _ in model.named_parameters()}
         for name, parameter in model.named_parameters():
             if not shape.tie_embeddings and name.endswith(("predictions.bias", "lm_head.bias")):

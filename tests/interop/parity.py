@@ -98,8 +98,8 @@ def randomise(model: torch.nn.Module) -> None:
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:  # sinusoids
                 continue
-            one = parameter.ndim == 1 and name.endswith("weight")  # a norm's scale
-            parameter.normal_(1.0 if one else 0.0, 0.2, generator=generator)
+            is_scale = parameter.ndim == 1 and name.endswith("weight")  # a norm's
+            parameter.normal_(1.0 if is_scale else 0.0, 0.2, generator=generator)
 
 
 def rows(config: Architecture, length: int, *, seed: int = 0, low: int = 0) -> dict[str, np.ndarray]:
@@ -171,8 +171,7 @@ def assert_there_and_back(pair: Pair) -> None:
     want = in_memory(pair.theirs) | pair.tensors
     for name, array in back.items():
         np.testing.assert_array_equal(array, want[name], err_msg=name)
-    again = pair.family.from_hf(back, pair.config)
-    jax.tree.map(np.testing.assert_array_equal, again, pair.params)
+    jax.tree.map(np.testing.assert_array_equal, pair.family.from_hf(back, pair.config), pair.params)
     head, labels = pair.config.head, pair.config.num_labels
     assert pair.family.read_config(pair.family.write_config(pair.config), head, labels) == pair.config
     assert pair.family.read_config(pair.theirs.config.to_dict(), head, labels) == pair.config
@@ -188,9 +187,9 @@ def assert_reloads(pair: Pair, folder: Any, outputs: Any) -> None:
     """
     write_folder(folder, pair.family.write_config(pair.config), pair.family.stream(pair.params, pair.config))
     cls = type(pair.theirs)
-    again, report = cls.from_pretrained(folder, output_loading_info=True, attn_implementation="eager")
-    problems = {name: found for name, found in report.items() if found}
+    reloaded, report = cls.from_pretrained(folder, output_loading_info=True, attn_implementation="eager")
+    problems = {kind: names for kind, names in report.items() if names}
     assert not problems, problems
     with torch.no_grad():
         # Not 0: PyTorch's sums depend on where in memory the weights lie.
-        torch.testing.assert_close(outputs(again.eval()), outputs(pair.theirs), rtol=0, atol=1e-6)
+        torch.testing.assert_close(outputs(reloaded.eval()), outputs(pair.theirs), rtol=0, atol=1e-6)

@@ -36,13 +36,13 @@ def _model(kind, **fields):
 def test_what_transformers_makes_and_saves_is_read(kind, tied, tmp_path):
     """Whatever the config says of ties, the saved folder is read, and gives what Transformers gives for it."""
     _model(kind, tie_word_embeddings=tied).save_pretrained(tmp_path / "hf")
-    assert verify(tmp_path / "hf", length=9, tolerance=1e-5, say=lambda line: None) <= 1e-5
+    assert verify(tmp_path / "hf", num_tokens=9, tolerance=1e-5, report=lambda line: None) <= 1e-5
 
 
 @pytest.mark.parametrize("kind", ["bart", "marian"])
 def test_sides_with_tables_of_their_own_are_refused(kind, tmp_path):
     _model(kind, tie_word_embeddings=True).save_pretrained(tmp_path / "tied")
-    assert verify(tmp_path / "tied", length=9, tolerance=1e-5, say=lambda line: None) <= 1e-5
+    assert verify(tmp_path / "tied", num_tokens=9, tolerance=1e-5, report=lambda line: None) <= 1e-5
     _model(kind, tie_word_embeddings=False).save_pretrained(tmp_path / "untied")
     with pytest.raises(UserError, match="tie_word_embeddings = False is not supported"):
         convert.import_folder(tmp_path / "untied")
