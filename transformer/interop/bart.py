@@ -8,7 +8,7 @@ from transformer.interop.engine import Rule, Table
 from transformer.interop.family import Family
 from transformer.interop.flax_names import FlaxClasses
 from transformer.interop.hf_config import ACTIVATIONS, Field, Same
-from transformer.interop.rules import Module, Modules, attention, dense, embedding, norm, under
+from transformer.interop.rules import Part, Parts, attention, dense, embedding, norm, under
 from transformer.models.bart import BartConfig
 
 FIELDS = (
@@ -48,19 +48,19 @@ INERT = {
 
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
-_ENCODER_LAYER: dict[str, Module] = {
+_ENCODER_LAYER: dict[str, Part] = {
     **attention("self_attn", "attention", _PROJECTIONS),
     "self_attn_layer_norm": norm("attention_norm"),
     "fc1": dense("mlp/up"),
     "fc2": dense("mlp/down"),
     "final_layer_norm": norm("mlp_norm"),
 }
-_DECODER_LAYER: dict[str, Module] = {
+_DECODER_LAYER: dict[str, Part] = {
     **_ENCODER_LAYER,
     **attention("encoder_attn", "cross_attention", _PROJECTIONS),
     "encoder_attn_layer_norm": norm("cross_attention_norm"),
 }
-_HEADS: dict[str, Modules] = {
+_HEADS: dict[str, Parts] = {
     "sequence_classification": {
         "classification_head.dense": dense("head/dense"),
         "classification_head.out_proj": dense("head/out"),

@@ -4,7 +4,7 @@ from transformer.interop.encoders import EMBEDDINGS, EncoderNames, MaskedLMNames
 from transformer.interop.family import Family
 from transformer.interop.flax_names import ENCODER_HEADS, FlaxClasses
 from transformer.interop.hf_config import Same
-from transformer.interop.rules import Module, attention, dense, norm
+from transformer.interop.rules import Part, attention, dense, norm
 from transformer.models.bert import BertConfig
 
 BERT_PINNED = {
@@ -30,7 +30,7 @@ BERT_HARMLESS = (
 """Google's bookkeeping, which Transformers does not read."""
 
 BERT_LAYER = "encoder.layer.{layer}"
-BERT_BLOCK: dict[str, Module] = {
+BERT_BLOCK: dict[str, Part] = {
     **attention("attention", "attention", ("self.query", "self.key", "self.value", "output.dense")),
     "attention.output.LayerNorm": norm("attention_norm"),
     "intermediate.dense": dense("mlp/up"),

@@ -11,7 +11,7 @@ from transformer.models.distilbert import DistilBertConfig
 
 _NAMES = EncoderNames(
     prefix="distilbert.",
-    embeddings={name: module for name, module in EMBEDDINGS.items() if "token_type" not in name},
+    embeddings={name: part for name, part in EMBEDDINGS.items() if "token_type" not in name},
     layer="transformer.layer.{layer}",
     block={
         **attention("attention", "attention", ("q_lin", "k_lin", "v_lin", "out_lin")),

@@ -8,22 +8,22 @@ import numpy as np
 
 from transformer.interop.engine import Rule, Table
 from transformer.interop.hf_config import ACTIVATIONS, Field
-from transformer.interop.rules import LAYERS, Module, Modules, dense, embedding, norm, under, unembedding
+from transformer.interop.rules import LAYERS, Part, Parts, dense, embedding, norm, under, unembedding
 from transformer.models.encoder import EncoderConfig
 
 # Checkpoints converted from TensorFlow, such as bert-base-uncased.
 _RENAMES = {r"LayerNorm\.gamma$": "LayerNorm.weight", r"LayerNorm\.beta$": "LayerNorm.bias"}
 
-EMBEDDINGS: dict[str, Module] = {
+EMBEDDINGS: dict[str, Part] = {
     "embeddings.word_embeddings": embedding("token_embedding"),
     "embeddings.position_embeddings": embedding("position_embedding"),
     "embeddings.token_type_embeddings": embedding("type_embedding"),
     "embeddings.LayerNorm": norm("embedding_norm"),
 }
-"""Modules of the backbone, below its prefix."""
+"""Parts of the backbone, below its prefix."""
 
 _CLASSIFIER = {"classifier": dense("head/out")}
-_HEADS: dict[str, Modules] = {
+_HEADS: dict[str, Parts] = {
     "sequence_classification": _CLASSIFIER,
     "token_classification": _CLASSIFIER,
     "multiple_choice": _CLASSIFIER,
@@ -67,32 +67,32 @@ class EncoderNames:
 
     prefix: str
     """Starts the backbone's names, and the pooler's where it is in the backbone."""
-    embeddings: Modules
+    embeddings: Parts
     """What comes before the layers, below the prefix."""
     layer: str
-    """What the names of a layer's modules begin with, below the prefix."""
-    block: Modules
-    """The modules of a layer."""
+    """What the names of a layer's parts begin with, below the prefix."""
+    block: Parts
+    """The parts of a layer."""
     masked_lm: MaskedLMNames
     pooler: str
     sentence: str = ""
     """The head of sentence pairs; empty: none."""
-    sequence_classifier: Modules = dataclasses.field(default_factory=lambda: _CLASSIFIER)
+    sequence_classifier: Parts = dataclasses.field(default_factory=lambda: _CLASSIFIER)
 
     def table(self, config: EncoderConfig) -> Table:
         """Returns the names of an architecture's weights."""
         head, heads = config.head, {**_HEADS, "sequence_classification": self.sequence_classifier}
-        modules: dict[str, Module] = {}
+        parts: dict[str, Part] = {}
         if head in config.pooled_heads:
-            modules[self.pooler] = dense("pooler/dense")
+            parts[self.pooler] = dense("pooler/dense")
             if head in ("pretraining", "next_sentence"):
-                modules[self.sentence] = dense("sentence/out")
-        modules |= heads.get(head, {})
+                parts[self.sentence] = dense("sentence/out")
+        parts |= heads.get(head, {})
         table = Table(
             rules=(
                 *under(self.prefix, "backbone/", self.embeddings),
                 *under(f"{self.prefix}{self.layer}.", LAYERS, self.block),
-                *under("", "", modules),
+                *under("", "", parts),
             ),
             prefix=self.prefix,
             ignored=(rf"{re.escape(self.prefix)}embeddings\.(position_ids|token_type_ids)",),  # buffers
@@ -104,7 +104,7 @@ class EncoderNames:
     def _with_masked_lm(self, table: Table, config: EncoderConfig) -> Table:
         names = self.masked_lm
         weight, bias = f"{names.decoder}.weight", f"{names.decoder}.bias"
-        modules: dict[str, Module] = {names.transform: dense("head/transform"), names.norm: norm("head/norm")}
+        parts: dict[str, Part] = {names.transform: dense("head/transform"), names.norm: norm("head/norm")}
         more: dict[str, Any] = {}
         if config.tie_embeddings:
             scores = (Rule(names.bias, ("head/unembedding/bias",)),)
@@ -115,4 +115,4 @@ class EncoderNames:
             if bias != names.bias:  # Transformers keeps the other bias and does not read it
                 more["constants"] = {names.bias: lambda: np.zeros(config.vocab_size, np.float32)}
                 more["ignored"] = (*table.ignored, re.escape(names.bias))
-        return dataclasses.replace(table, rules=(*table.rules, *under("", "", modules), *scores), **more)
+        return dataclasses.replace(table, rules=(*table.rules, *under("", "", parts), *scores), **more)

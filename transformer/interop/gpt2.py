@@ -7,11 +7,11 @@ from transformer.interop.engine import Rule, Table
 from transformer.interop.family import Family
 from transformer.interop.flax_names import FlaxClasses
 from transformer.interop.hf_config import ACTIVATIONS, Field, Same
-from transformer.interop.rules import LAYERS, Module, decoder_head, dense, embedding, norm, under
+from transformer.interop.rules import LAYERS, Part, decoder_head, dense, embedding, norm, under
 from transformer.models.gpt import GPTConfig
 
 _conv1d = functools.partial(dense, transposed=False)
-_LAYER: dict[str, Module] = {
+_LAYER: dict[str, Part] = {
     "ln_1": norm("attention_norm"),
     "attn.c_attn": _conv1d("attention/query", "attention/key", "attention/value"),
     "attn.c_proj": _conv1d("attention/out", inputs=2),
@@ -28,22 +28,29 @@ GPT_ALIASES = {
 }
 """Transformers' other names of the sizes, which it takes where config.json has them."""
 
-_FIELDS = (
+GPT_FIELDS = (
     Field("vocab_size", "vocab_size"),
     Field("n_positions", "context_length"),
     Field("n_embd", "width"),
     Field("n_layer", "num_layers"),
     Field("n_head", "num_heads"),
-    Field("n_inner", "mlp_width", None),
-    Field("activation_function", "activation", "gelu_new", ACTIVATIONS),
     Field("resid_pdrop", "dropout", 0.1),
     Field("embd_pdrop", "dropout", 0.1),
     Field("attn_pdrop", "dropout", 0.1),
     Field("layer_norm_epsilon", "norm_epsilon", 1e-5),
-    Field("scale_attn_weights", "scale_scores", True),
-    Field("scale_attn_by_inverse_layer_idx", "divide_scores_by_layer", False),
     Field("tie_word_embeddings", "tie_embeddings", True),
 )
+"""Fields of GPT and GPT-2."""
+
+GPT_HARMLESS = (
+    "n_ctx",
+    "summary_activation",
+    "summary_first_dropout",
+    "summary_proj_to_labels",
+    "summary_type",
+    "summary_use_proj",
+)
+"""Fields of both that change nothing."""
 
 
 def backbone_rules(prefix: str, words: str, positions: str) -> tuple[Rule, ...]:
@@ -78,7 +85,13 @@ def _not_in_flax(config: GPTConfig) -> str:
 GPT2 = Family(
     model_type="gpt2",
     config=GPTConfig,
-    fields=_FIELDS,
+    fields=(
+        *GPT_FIELDS,
+        Field("n_inner", "mlp_width", None),
+        Field("activation_function", "activation", "gelu_new", ACTIVATIONS),
+        Field("scale_attn_weights", "scale_scores", True),
+        Field("scale_attn_by_inverse_layer_idx", "divide_scores_by_layer", False),
+    ),
     heads={
         "language_model": "GPT2LMHeadModel",
         "sequence_classification": "GPT2ForSequenceClassification",
@@ -90,15 +103,10 @@ GPT2 = Family(
     pinned={"add_cross_attention": False},
     inert=GPT_ALIASES,
     harmless=(
-        "n_ctx",
+        *GPT_HARMLESS,
         # Whether half-precision scores are computed in float32, with the keys scaled first. Here scores always are
         # float32, in every dtype: the equation is the same.
         "reorder_and_upcast_attn",
-        "summary_activation",
-        "summary_first_dropout",
-        "summary_proj_to_labels",
-        "summary_type",
-        "summary_use_proj",
     ),
     fits=lambda config: config.band is None,
     flax=FlaxClasses(heads=("language_model", "none"), refusal=_not_in_flax),

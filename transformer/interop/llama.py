@@ -12,7 +12,7 @@ from transformer.interop.engine import Table
 from transformer.interop.family import Family
 from transformer.interop.flax_names import FlaxClasses
 from transformer.interop.hf_config import ACTIVATIONS, Field, checked
-from transformer.interop.rules import LAYERS, Module, attention, decoder_head, dense, embedding, norm, under
+from transformer.interop.rules import LAYERS, Part, attention, decoder_head, dense, embedding, norm, under
 from transformer.layers.positions import Llama3Scaling
 from transformer.models.llama import LlamaConfig
 
@@ -53,7 +53,7 @@ def _always(model_type: str, ours: str, value: Any) -> Field:
     return Field("model_type", ours, values={model_type: value})
 
 
-def _layer(config: LlamaConfig) -> dict[str, Module]:
+def _layer(config: LlamaConfig) -> dict[str, Part]:
     """Returns the modules of a layer."""
     projections = ("q_proj", "k_proj", "v_proj", "o_proj")
     head_norms = {

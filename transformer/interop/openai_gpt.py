@@ -2,7 +2,7 @@
 
 from transformer.interop.engine import Table
 from transformer.interop.family import Family
-from transformer.interop.gpt2 import GPT_ALIASES, backbone_rules
+from transformer.interop.gpt2 import GPT_ALIASES, GPT_FIELDS, GPT_HARMLESS, backbone_rules
 from transformer.interop.hf_config import Field
 from transformer.interop.rules import decoder_head
 from transformer.models.gpt1 import GPT1Config
@@ -15,20 +15,6 @@ _HEADS = {
     "sequence_classification": "OpenAIGPTForSequenceClassification",
     "none": "OpenAIGPTModel",
 }
-
-_FIELDS = (
-    Field("vocab_size", "vocab_size"),
-    Field("n_positions", "context_length"),
-    Field("n_embd", "width"),
-    Field("n_layer", "num_layers"),
-    Field("n_head", "num_heads"),
-    Field("afn", "activation", "gelu", _ACTIVATIONS),
-    Field("resid_pdrop", "dropout", 0.1),
-    Field("embd_pdrop", "dropout", 0.1),
-    Field("attn_pdrop", "dropout", 0.1),
-    Field("layer_norm_epsilon", "norm_epsilon", 1e-5),
-    Field("tie_word_embeddings", "tie_embeddings", True),
-)
 
 
 def _table(config: GPT1Config) -> Table:
@@ -43,19 +29,11 @@ def _table(config: GPT1Config) -> Table:
 OPENAI_GPT = Family(
     model_type="openai-gpt",
     config=GPT1Config,
-    fields=_FIELDS,
+    fields=(*GPT_FIELDS, Field("afn", "activation", "gelu", _ACTIVATIONS)),
     heads=_HEADS,
     table=_table,
     pinned={"n_special": 0},  # rows of the embedding beyond the vocabulary
     inert=GPT_ALIASES,
-    harmless=(
-        "n_ctx",
-        "predict_special_tokens",
-        "summary_activation",
-        "summary_first_dropout",
-        "summary_proj_to_labels",
-        "summary_type",
-        "summary_use_proj",
-    ),
+    harmless=(*GPT_HARMLESS, "predict_special_tokens"),
     fits=lambda config: config.head in _HEADS and config.activation in _ACTIVATIONS.values(),
 )

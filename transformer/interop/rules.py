@@ -1,40 +1,41 @@
-"""What the families' tables are written with: modules of theirs and the parameters of ours that hold their tensors.
+"""The parts that families' tables are written with: dense layers, norms, embeddings, attentions, heads.
 
-A table maps names of modules to modules, below the names that all of them begin with on both sides:
+A table maps the names of their modules to parts, which say where ours are; `under` puts them in place on both sides:
 
     under("h.{layer}.", LAYERS, {"ln_1": norm("attention_norm"), "mlp.c_fc": dense("mlp/up")})
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from transformer.interop.engine import Rule
 from transformer.interop.transforms import FLAT, fused, kernel
 from transformer.models.decoder import DecoderHead
 
-Module = tuple[Rule, ...]
-"""A module's tensors: its weight, and a bias if it has one. Names and paths are relative, as in "weight"."""
-Modules = Mapping[str, Module]
-"""Name of a module of theirs, perhaps relative -> its tensors."""
+Part = tuple[Rule, ...]
+"""Rules of a module's tensors, its weight and perhaps a bias. Their names are relative to it, as in "weight"."""
+Parts = Mapping[str, Part]
+"""Name of a module of theirs -> the rules of its tensors."""
 
 LAYERS = "backbone/stack/layers/"
-"""Where the layers of a model with one stack are."""
+"""Path of the layers of a model with one stack."""
 _PROJECTIONS = ("query", "key", "value", "out")
 
 
-def under(theirs: str, ours: str, modules: Modules) -> tuple[Rule, ...]:
-    """Returns the rules of modules, their names starting with `theirs` and our paths with `ours`."""
+def under(theirs: str, ours: str, parts: Parts) -> tuple[Rule, ...]:
+    """Returns the rules of parts, their names starting with `theirs` and our paths with `ours`."""
     return tuple(
         Rule(f"{theirs}{name}.{rule.theirs}", tuple(f"{ours}{path}" for path in rule.ours), rule.transform)
-        for name, module in modules.items()
-        for rule in module
+        for name, part in parts.items()
+        for rule in part
     )
 
 
-def dense(*ours: str, inputs: int = 1, bias: bool = True, transposed: bool = True) -> Module:
+def dense(*ours: str, inputs: int = 1, bias: bool = True, transposed: bool = True) -> Part:
     """A dense layer.
 
     Args:
-      *ours: modules of ours: several are fused to one of theirs, along the outputs.
+      *ours: paths of our modules: several are fused to one of theirs, along the outputs.
       inputs: how many input dimensions our kernel has.
       bias: whether there is one.
       transposed: their weight is [outputs, inputs] (PyTorch's Linear), not [inputs, outputs] (GPT-2's Conv1D).
@@ -46,24 +47,26 @@ def dense(*ours: str, inputs: int = 1, bias: bool = True, transposed: bool = Tru
     return (kernels, Rule("bias", tuple(f"{path}/bias" for path in ours), flat)) if bias else (kernels,)
 
 
-def norm(ours: str, *, bias: bool = True) -> Module:
+def norm(ours: str, *, bias: bool = True) -> Part:
     """A LayerNorm, or without a bias a root-mean-square norm."""
     scale = Rule("weight", (f"{ours}/scale",))
     return (scale, Rule("bias", (f"{ours}/bias",))) if bias else (scale,)
 
 
-def embedding(ours: str) -> Module:
+def embedding(ours: str) -> Part:
     """A table with a row for each word, position or kind."""
     return (Rule("weight", (f"{ours}/embedding",)),)
 
 
-def unembedding(ours: str, *, bias: bool = False) -> Module:
+def unembedding(ours: str, *, bias: bool = False) -> Part:
     """The layer from the last hidden state to the words' scores, a row for each word on both sides."""
     rows = Rule("weight", (f"{ours}/kernel",))
     return (rows, Rule("bias", (f"{ours}/bias",))) if bias else (rows,)
 
 
-def attention(theirs: str, ours: str, names: Sequence[str], *, biases: str = "all") -> dict[str, Module]:
+def attention(
+    theirs: str, ours: str, names: Sequence[str], *, biases: Literal["all", "qkv", "none"] = "all"
+) -> dict[str, Part]:
     """The four projections of an attention.
 
     Args:
@@ -95,11 +98,11 @@ def decoder_head(
     """
     if head == "language_model" and tied:
         return (), {"lm_head.weight": words}
-    modules: dict[DecoderHead, Modules] = {
+    parts: dict[DecoderHead, Parts] = {
         "language_model": {"lm_head": unembedding("head")},
         "sequence_classification": {"score": dense("head/out", bias=False)},
         "token_classification": {token_classifier: dense("head/out")},
         "question_answering": {"qa_outputs": dense("head/out")},
         "none": {},
     }
-    return under("", "", modules[head]), {}
+    return under("", "", parts[head]), {}

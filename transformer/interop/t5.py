@@ -8,7 +8,7 @@ from transformer.interop.engine import Table
 from transformer.interop.family import Family
 from transformer.interop.flax_names import FlaxClasses
 from transformer.interop.hf_config import ACTIVATIONS, Field, Same
-from transformer.interop.rules import Module, attention, dense, embedding, norm, under, unembedding
+from transformer.interop.rules import Part, attention, dense, embedding, norm, under, unembedding
 from transformer.models.t5 import T5Config
 
 _FIELDS = (
@@ -71,16 +71,16 @@ def _denormalise(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "feed_forward_proj": f"gated-{name}" if gated else name}
 
 
-_BACKBONE: dict[str, Module] = {
+_BACKBONE: dict[str, Part] = {
     "block.0.layer.0.SelfAttention.relative_attention_bias": embedding("relative_bias"),
     "final_layer_norm": norm("final_norm", bias=False),
 }
 """The modules of a side beside its layers."""
 
 
-def _layer(side: str, gated: bool) -> dict[str, Module]:
+def _layer(side: str, gated: bool) -> dict[str, Part]:
     """Returns the modules of a side's layer: two or three sublayers, each with its norm, counted."""
-    layer: dict[str, Module] = {
+    layer: dict[str, Part] = {
         "0.layer_norm": norm("attention_norm", bias=False),
         **attention("0.SelfAttention", "attention", "qkvo", biases="none"),
     }
