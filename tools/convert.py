@@ -74,7 +74,7 @@ def main(args: list[str]) -> None:
     else:
         from transformer.interop.verify import verify
 
-        verify(expanded(asked.hf_folder), length=asked.length, tolerance=asked.tolerance, pickle=asked.pickle)
+        verify(expanded(asked.hf_folder), num_tokens=asked.length, tolerance=asked.tolerance, pickle=asked.pickle)
 
 
 def import_(asked: Import) -> None:

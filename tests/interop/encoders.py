@@ -49,14 +49,17 @@ def their_scores(pair: parity.Pair, batch: dict[str, np.ndarray], model: Any = N
 def make_pair(family: Any, shape: Any, head: str) -> parity.Pair:
     """Returns both sides of a shape under a head, of three classes where the head has classes."""
     labels = 3 if head in ("sequence_classification", "token_classification") else 2
-    pair = parity.make_pair(family, dataclasses.replace(shape, head=head, num_labels=labels))
-    if "decoder.bias" in " ".join(pair.tensors) and not shape.tie_embeddings:
-        # Transformers then does not read the other bias, and we keep none.
-        for name, parameter in pair.theirs.named_parameters():
-            if name in ("cls.predictions.bias", "lm_head.bias", "predictions.bias"):
+
+    def without_unread_bias(model):
+        """In an untied head, Transformers reads the decoder's own bias alone, and we keep no other."""
+        names = {name for name, _ in model.named_parameters()}
+        for name, parameter in model.named_parameters():
+            if not shape.tie_embeddings and name.endswith(("predictions.bias", "lm_head.bias")):
+                assert name.removesuffix("bias") + "decoder.bias" in names
                 parameter.data.zero_()
-                pair.tensors[name][:] = 0
-    return pair
+
+    config = dataclasses.replace(shape, head=head, num_labels=labels)
+    return parity.make_pair(family, config, change=without_unread_bias)
 
 
 def our_scores(out: Any, config: Any) -> list[jax.Array]:

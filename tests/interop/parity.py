@@ -1,10 +1,14 @@
 """What every family is held to: Transformers' own model with random weights, in odd shapes.
 
-Numbers of all outputs, gradients of a loss, weights there and back, and a folder that Transformers loads again.
+Numbers of all outputs, gradients of a loss, weights there and back, and a folder that Transformers loads again. Weights
+are compared by the names in the files that Transformers saves, which need not be those of a model's `state_dict()`.
 """
 
+import copy
 import dataclasses
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
+from safetensors.numpy import load_file
 
 from transformer.interop.family import Family
 from transformer.interop.folder import write_folder
@@ -30,7 +35,7 @@ class Pair:
     theirs: Any
     """Transformers' model, in evaluation mode."""
     tensors: dict[str, np.ndarray]
-    """Its state_dict."""
+    """Those of the file that it saves."""
     params: Any
     """Ours, from those tensors."""
 
@@ -39,12 +44,15 @@ class Pair:
         return jax.jit(self.config.build(Execution()).apply)({"params": self.params}, **inputs)
 
 
-def make_pair(family: Family, config: Architecture, **hf_fields: Any) -> Pair:
+def make_pair(
+    family: Family, config: Architecture, *, change: Callable[[Any], None] = lambda model: None, **hf_fields: Any
+) -> Pair:
     """Returns both sides: their model made from the config.json that we write, its weights random.
 
     Args:
       family: of Transformers.
       config: ours.
+      change: what else is done to their model's weights.
       **hf_fields: further fields of theirs that our config does not have (special ids).
     """
     fields = family.write_config(config) | hf_fields
@@ -54,8 +62,33 @@ def make_pair(family: Family, config: Architecture, **hf_fields: Any) -> Pair:
     hf_config._attn_implementation = "eager"
     model = getattr(transformers, cls)(hf_config).eval()
     randomise(model)
-    tensors = {name: tensor.detach().numpy().copy() for name, tensor in model.state_dict().items()}
+    change(model)
+    tensors = saved(model)
     return Pair(family, config, model, tensors, family.from_hf(tensors, config))
+
+
+def saved(model: Any) -> dict[str, np.ndarray]:
+    """Returns the tensors of the file that Transformers saves, a tied one under the first of its names alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return load_file(Path(folder) / "model.safetensors")
+
+
+def in_memory(model: Any) -> dict[str, np.ndarray]:
+    """Returns the tensors by every name that the model has for them, as older files hold them."""
+    return {name: tensor.detach().numpy().copy() for name, tensor in model.state_dict().items()}
+
+
+def saved_gradients(model: Any) -> dict[str, np.ndarray]:
+    """Returns the gradients of a model's parameters by the names in its file; what has none is left out."""
+    gradients = copy.deepcopy(model)
+    with torch.no_grad():
+        for buffer in gradients.buffers():
+            if buffer.is_floating_point():
+                buffer.fill_(torch.nan)
+        for gradient, parameter in zip(gradients.parameters(), model.parameters(), strict=True):
+            gradient.copy_(torch.full_like(parameter, torch.nan) if parameter.grad is None else parameter.grad)
+    return {name: array for name, array in saved(gradients).items() if not np.isnan(array).all()}
 
 
 def randomise(model: torch.nn.Module) -> None:
@@ -65,8 +98,8 @@ def randomise(model: torch.nn.Module) -> None:
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:  # sinusoids
                 continue
-            one = parameter.ndim == 1 and name.endswith("weight")  # a norm's scale
-            parameter.normal_(1.0 if one else 0.0, 0.2, generator=generator)
+            is_scale = parameter.ndim == 1 and name.endswith("weight")  # a norm's
+            parameter.normal_(1.0 if is_scale else 0.0, 0.2, generator=generator)
 
 
 def rows(config: Architecture, length: int, *, seed: int = 0, low: int = 0) -> dict[str, np.ndarray]:
@@ -102,7 +135,7 @@ def assert_near(have: Any, want: Any, real: np.ndarray | None = None, tolerance:
 def assert_gradients(
     pair: Pair, inputs: Mapping[str, Any], score: Any, their_score: Any, tolerance: float = 1e-5
 ) -> None:
-    """Asserts equal gradients of a scalar, compared by Transformers' names.
+    """Asserts equal gradients of a scalar, compared by the names in Transformers' files.
 
     Args:
       pair: both sides.
@@ -115,13 +148,10 @@ def assert_gradients(
     gradients = jax.jit(jax.grad(lambda params: score(model.apply({"params": params}, **inputs))))(pair.params)
     pair.theirs.zero_grad()
     their_score(pair.theirs).backward()
-    have = pair.family.to_hf(gradients, pair.config)
-    compared = 0
-    for name, parameter in pair.theirs.named_parameters():
-        if parameter.requires_grad and parameter.grad is not None:
-            np.testing.assert_allclose(have[name], parameter.grad, atol=tolerance, rtol=1e-5, err_msg=name)
-            compared += 1
-    assert compared > 5
+    have, want = pair.family.to_hf(gradients, pair.config), saved_gradients(pair.theirs)
+    for name, gradient in want.items():
+        np.testing.assert_allclose(have[name], gradient, atol=tolerance, rtol=1e-5, err_msg=name)
+    assert len(want) > 5
 
 
 def weighted_sum(scores: jax.Array, seed: int = 0) -> tuple[jax.Array, np.ndarray]:
@@ -131,12 +161,17 @@ def weighted_sum(scores: jax.Array, seed: int = 0) -> tuple[jax.Array, np.ndarra
 
 
 def assert_there_and_back(pair: Pair) -> None:
-    """Asserts that the weights go out as they came in, bit for bit, and that our configs survive the journey."""
+    """Asserts that the weights go out as they came in, bit for bit, and that our configs survive the journey.
+
+    What goes out is what Transformers saves, and constants that it leaves out, such as Marian's sinusoids.
+    """
     back = pair.family.to_hf(pair.params, pair.config)
+    constants = pair.family.table(pair.config).constants.keys()
+    assert back.keys() - constants <= pair.tensors.keys() <= back.keys()
+    want = in_memory(pair.theirs) | pair.tensors
     for name, array in back.items():
-        np.testing.assert_array_equal(array, pair.tensors[name], err_msg=name)
-    again = pair.family.from_hf(back, pair.config)
-    jax.tree.map(np.testing.assert_array_equal, again, pair.params)
+        np.testing.assert_array_equal(array, want[name], err_msg=name)
+    jax.tree.map(np.testing.assert_array_equal, pair.family.from_hf(back, pair.config), pair.params)
     head, labels = pair.config.head, pair.config.num_labels
     assert pair.family.read_config(pair.family.write_config(pair.config), head, labels) == pair.config
     assert pair.family.read_config(pair.theirs.config.to_dict(), head, labels) == pair.config
@@ -152,9 +187,9 @@ def assert_reloads(pair: Pair, folder: Any, outputs: Any) -> None:
     """
     write_folder(folder, pair.family.write_config(pair.config), pair.family.stream(pair.params, pair.config))
     cls = type(pair.theirs)
-    again, report = cls.from_pretrained(folder, output_loading_info=True, attn_implementation="eager")
-    problems = {name: found for name, found in report.items() if found}
+    reloaded, report = cls.from_pretrained(folder, output_loading_info=True, attn_implementation="eager")
+    problems = {kind: names for kind, names in report.items() if names}
     assert not problems, problems
     with torch.no_grad():
         # Not 0: PyTorch's sums depend on where in memory the weights lie.
-        torch.testing.assert_close(outputs(again.eval()), outputs(pair.theirs), rtol=0, atol=1e-6)
+        torch.testing.assert_close(outputs(reloaded.eval()), outputs(pair.theirs), rtol=0, atol=1e-6)

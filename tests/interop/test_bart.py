@@ -75,8 +75,8 @@ def test_transformers_loads_what_is_written(pair, tmp_path):
 
 @pytest.fixture(scope="module")
 def small():
-    """Transformers' tensors of a language model."""
-    return parity.make_pair(BART, BASE).tensors
+    """Transformers' tensors of a language model, by every name."""
+    return parity.in_memory(parity.make_pair(BART, BASE).theirs)
 
 
 def test_published_files_are_read(small):

@@ -103,7 +103,7 @@ def published():
     pair = encoders.make_pair(BERT, DEEP, "pretraining")
     old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
     tensors = {}
-    for name, array in pair.tensors.items():
+    for name, array in parity.in_memory(pair.theirs).items():
         for new, before in old.items():
             name = name.replace(new, before)
         tensors[name] = array

@@ -17,7 +17,7 @@ from tests.tiny_models import TINY
 from tools import convert as tool
 from transformer import checkpoint
 from transformer.errors import UserError
-from transformer.interop import convert, families, folder
+from transformer.interop import convert, families, folder, weights
 from transformer.interop.gpt2 import GPT2
 from transformer.models.gpt import GPTConfig
 
@@ -39,7 +39,7 @@ def saved(pair, tmp_path):
 
 
 def _tensors(path):
-    with folder.open_tensors(path) as tensors:
+    with weights.open_tensors(path) as tensors:
         return dict(tensors)
 
 
@@ -181,7 +181,7 @@ def test_bad_folders_are_refused_by_name_and_nothing_is_written(saved, tmp_path,
 )
 def test_bad_indexes_are_refused(saved, tmp_path, weight_map, message):
     (saved / "model.safetensors").rename(saved / "shard.safetensors")
-    (saved / folder.INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    (saved / weights.INDEX).write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(UserError, match=message):
         tool.main(["import", str(saved), str(tmp_path / "run")])
 

@@ -134,7 +134,7 @@ LABELS = {
     ids=lambda value: value if isinstance(value, str) else value.config.family,
 )
 def test_labels_stay_and_a_head_of_other_labels_has_fresh_ones(family, head):
-    """Of every family and head that has labels, by its config.json alone."""
+    """Every family and head that has labels, by its config.json alone."""
     kind = next(c for k, c in KINDS.items() if k == family.model_type)
     kind = kind if isinstance(kind, family.config) else family.config()
     config = dataclasses.replace(kind, head=head, num_labels=3)

@@ -281,14 +281,14 @@ TINY = LlamaConfig(
 )
 def test_what_flax_would_compute_otherwise_is_refused(family, fields, said):
     with pytest.raises(UserError, match=said):
-        family.check_flax(dataclasses.replace(TINY, **fields))
+        family.flax_classes(dataclasses.replace(TINY, **fields))
 
 
 @pytest.mark.parametrize("fields", [{"divide_scores_by_layer": True}, {"scale_scores": False}])
 def test_scores_that_flax_scales_otherwise_are_refused(fields):
     config = GPTConfig(vocab_size=11, context_length=8, width=8, num_layers=1, num_heads=2, **fields)
     with pytest.raises(UserError, match="FlaxGPT2LMHeadModel divides all scores by the square root of the head width"):
-        GPT2.check_flax(config)
+        GPT2.flax_classes(config)
 
 
 def test_a_refused_export_leaves_no_folder(tmp_path):

@@ -59,7 +59,7 @@ def test_logits_are_transformers(pair):
 
 @pytest.mark.parametrize("shape", ["tied", "scores unscaled, by layer"])
 def test_gradients_are_transformers(shape):
-    """Of the mean loss over real tokens, with dropout off."""
+    """Those of the mean loss over real tokens, with dropout off."""
     pair = parity.make_pair(GPT2, SHAPES[shape])
     batch = parity.rows(pair.config, 17)
     targets, weights = np.roll(batch["tokens"], -1, axis=1), (batch["segment_ids"] > 0).astype(np.float32)

@@ -46,14 +46,14 @@ SHAPES = {
 
 
 def _make_pair(config):
-    # A padding id would take its row's gradient away. OPUS-MT's biases are buffers, and not zero.
-    pair = parity.make_pair(MARIAN, config, pad_token_id=None)
-    if config.head == "none":
-        return pair
-    bias = np.random.default_rng(0).normal(size=(1, config.vocab_size)).astype(np.float32)
-    pair.theirs.final_logits_bias.copy_(torch.tensor(bias))
-    tensors = {**pair.tensors, "final_logits_bias": bias}
-    return dataclasses.replace(pair, tensors=tensors, params=MARIAN.from_hf(tensors, config))
+    def with_bias(model):
+        """OPUS-MT's biases are buffers, and not zero."""
+        if config.head != "none":
+            bias = np.random.default_rng(0).normal(size=(1, config.vocab_size)).astype(np.float32)
+            model.final_logits_bias.copy_(torch.tensor(bias))
+
+    # A padding id would take its row's gradient away.
+    return parity.make_pair(MARIAN, config, change=with_bias, pad_token_id=None)
 
 
 @pytest.fixture(params=SHAPES, scope="module")
@@ -83,7 +83,7 @@ def test_transformers_loads_what_is_written(pair, tmp_path):
 
 
 def test_other_sinusoids_are_refused_and_missing_ones_are_not():
-    tensors = _make_pair(BASE).tensors
+    tensors = parity.in_memory(_make_pair(BASE).theirs)
     name = "model.encoder.embed_positions.weight"
     with pytest.raises(UserError, match="is not the constant"):
         MARIAN.from_hf({**tensors, name: tensors[name][:, ::-1]}, BASE)

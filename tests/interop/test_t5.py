@@ -51,14 +51,14 @@ SHAPES: dict[str, tuple[Family, T5Config]] = {
 
 
 def _make_pair(family, config):
-    pair = parity.make_pair(family, config)
-    if config.head == "none" or config.tie_embeddings:
-        return pair
-    # Transformers 5 ties every T5 that it makes; it unties where a file holds two different tables.
-    kernel = np.random.default_rng(0).normal(scale=0.2, size=(config.vocab_size, config.width)).astype(np.float32)
-    pair.theirs.lm_head.weight = torch.nn.Parameter(torch.tensor(kernel))
-    tensors = {**pair.tensors, "lm_head.weight": kernel}
-    return dataclasses.replace(pair, tensors=tensors, params=family.from_hf(tensors, config))
+    def untied(model):
+        """Transformers 5 ties every T5 that it makes; it unties where a file holds two different tables."""
+        if config.head == "language_model" and not config.tie_embeddings:
+            shape = config.vocab_size, config.width
+            kernel = np.random.default_rng(0).normal(scale=0.2, size=shape).astype(np.float32)
+            model.lm_head.weight = torch.nn.Parameter(torch.tensor(kernel))
+
+    return parity.make_pair(family, config, change=untied)
 
 
 @pytest.fixture(params=SHAPES, scope="module")
@@ -87,7 +87,7 @@ def test_transformers_loads_what_is_written(pair, tmp_path):
 
 def test_the_first_files_are_read():
     """They hold the table of words under four names, and a bias that nothing reads."""
-    tensors = _make_pair(*SHAPES["1.0"]).tensors
+    tensors = parity.in_memory(_make_pair(*SHAPES["1.0"]).theirs)
     assert {"shared.weight", "encoder.embed_tokens.weight", "lm_head.weight"} < tensors.keys()
     unused = {"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight": np.zeros((8, 5), np.float32)}
     T5.from_hf({**tensors, **unused}, BASE)

@@ -36,13 +36,13 @@ def _model(kind, **fields):
 def test_what_transformers_makes_and_saves_is_read(kind, tied, tmp_path):
     """Whatever the config says of ties, the saved folder is read, and gives what Transformers gives for it."""
     _model(kind, tie_word_embeddings=tied).save_pretrained(tmp_path / "hf")
-    assert verify(tmp_path / "hf", length=9, tolerance=1e-5, say=lambda line: None) <= 1e-5
+    assert verify(tmp_path / "hf", num_tokens=9, tolerance=1e-5, report=lambda line: None) <= 1e-5
 
 
 @pytest.mark.parametrize("kind", ["bart", "marian"])
 def test_sides_with_tables_of_their_own_are_refused(kind, tmp_path):
     _model(kind, tie_word_embeddings=True).save_pretrained(tmp_path / "tied")
-    assert verify(tmp_path / "tied", length=9, tolerance=1e-5, say=lambda line: None) <= 1e-5
+    assert verify(tmp_path / "tied", num_tokens=9, tolerance=1e-5, report=lambda line: None) <= 1e-5
     _model(kind, tie_word_embeddings=False).save_pretrained(tmp_path / "untied")
     with pytest.raises(UserError, match="tie_word_embeddings = False is not supported"):
         convert.import_folder(tmp_path / "untied")
@@ -62,7 +62,7 @@ def test_any_name_of_a_tied_tensor_is_enough(kind, tmp_path):
 @pytest.mark.parametrize("family", [BART, MARIAN], ids=lambda family: family.model_type)
 def test_each_name_of_the_words_alone_and_with_bare_names(family):
     config = KINDS[family.model_type]
-    tensors = parity.make_pair(family, config, pad_token_id=None).tensors
+    tensors = parity.in_memory(parity.make_pair(family, config, pad_token_id=None).theirs)
     want = family.from_hf(tensors, config)
     names = [name for name in tensors if "embed_tokens" in name or name in ("model.shared.weight", "lm_head.weight")]
     assert len(names) == 4
@@ -82,7 +82,7 @@ def test_constants_that_differ_by_more_than_their_rounding_are_refused(kind, dty
     import ml_dtypes
 
     family, config = {"marian": MARIAN, "bart": BART}[kind], KINDS[kind]
-    tensors = parity.make_pair(family, config, pad_token_id=None).tensors
+    tensors = parity.in_memory(parity.make_pair(family, config, pad_token_id=None).theirs)
     name = {"marian": "model.decoder.embed_positions.weight", "bart": "final_logits_bias"}[kind]
     stored = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
     family.from_hf({**tensors, name: tensors[name].astype(stored)}, config)
@@ -93,7 +93,7 @@ def test_constants_that_differ_by_more_than_their_rounding_are_refused(kind, dty
 def test_a_bias_that_is_a_buffer_may_be_left_out():
     """Transformers then has zeros, with no key missing."""
     config = KINDS["marian"]
-    tensors = parity.make_pair(MARIAN, config, pad_token_id=None).tensors
+    tensors = parity.in_memory(parity.make_pair(MARIAN, config, pad_token_id=None).theirs)
     params = MARIAN.from_hf({key: array for key, array in tensors.items() if key != "final_logits_bias"}, config)
     assert not params["head"]["bias"].any()
 

@@ -18,7 +18,7 @@ from . import parity
 from .test_convert import KINDS, quick
 
 LLAMA = dataclasses.replace(KINDS["llama"], num_kv_heads=KINDS["llama"].num_heads)
-"""Of queries and keys in one shape, which can be swapped."""
+"""Its queries and keys have one shape, and can be swapped."""
 
 
 def family_of(kind):
@@ -54,11 +54,11 @@ def saved(request, tmp_path_factory):
 
 def test_a_right_model_passes(saved):
     said = []
-    worst = verify.verify(saved, length=9, say=said.append)
+    worst = verify.verify(saved, num_tokens=9, report=said.append)
     assert worst < verify.TOLERANCE
     assert "largest difference" in said[-1]
     # Held to half of that, it passes as well: PyTorch's own float32 is as far from its float64.
-    assert verify.verify(saved, length=9, tolerance=worst / 2, say=said.append) == worst
+    assert verify.verify(saved, num_tokens=9, tolerance=worst / 2, report=said.append) == worst
     assert "from float64: ours" in said[-1]
 
 
@@ -99,7 +99,7 @@ def test_a_wrong_model_is_not_taken_for_rounding(wrong, saved, monkeypatch):
     other = dataclasses.replace(imported, params=unflatten_dict(tree, sep="/"), architecture=architecture)
     monkeypatch.setattr(verify.convert, "import_folder", lambda path, **how: other)
     with pytest.raises(UserError, match="above the tolerance of 1e-05"):
-        verify.verify(saved, length=9, say=lambda line: None)
+        verify.verify(saved, num_tokens=9, report=lambda line: None)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -127,13 +127,13 @@ def test_what_transformers_does_not_compute_in_float64_is_said(tmp_path):
     model.save_pretrained(tmp_path / "hf")
     said = []
     with pytest.raises(UserError, match="above the tolerance of 1e-12"):
-        verify.verify(tmp_path / "hf", length=9, tolerance=1e-12, say=said.append)
+        verify.verify(tmp_path / "hf", num_tokens=9, tolerance=1e-12, report=said.append)
     assert any("not compared with float64, in which Transformers fails: RuntimeError" in line for line in said)
 
 
 @pytest.mark.parametrize("head", ["language_model", "sequence_classification"])
 def test_ids_that_the_table_lacks_are_no_obstacle(head, tmp_path, capsys):
-    """Of a small GPT-2, config.json keeps the ids of the published one's vocabulary, Transformers' default."""
+    """A small GPT-2's config.json keeps the ids of the published one's vocabulary, Transformers' default."""
     config = GPTConfig(vocab_size=211, context_length=19, width=30, num_layers=2, num_heads=5, head=head)
     ids = {"bos_token_id": 50256, "eos_token_id": 50256}
     parity.make_pair(family_of("gpt2"), config, **ids).theirs.save_pretrained(tmp_path / "hf")

@@ -42,7 +42,7 @@ def byte_pairs(specials: list[str]) -> Files:
 
 
 def gpt1() -> Files:
-    """Of characters, the last of a word marked."""
+    """Words as characters, the last of each marked."""
     letters = ["<unk>", *LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
     return {**config("openai-gpt"), **_merged(letters, ["t h", "th e</w>", "c a", "ca t</w>"])}
 

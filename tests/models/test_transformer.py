@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from transformer.interop import engine
-from transformer.interop.engine import Rule, Table
-from transformer.interop.transforms import FLAT, fused, kernel
+from transformer.interop.engine import Table
+from transformer.interop.rules import dense, embedding, norm, under
 from transformer.layers.execution import Execution
 from transformer.models.transformer import TransformerConfig
 
@@ -53,29 +53,28 @@ CONFIGS = {
 S, T = 13, 9
 
 
+def _attention(theirs, ours):
+    """PyTorch's attention, whose three input projections are one matrix with names of its own."""
+    qkv = dense(f"{ours}/query", f"{ours}/key", f"{ours}/value")
+    return {
+        theirs: [dataclasses.replace(rule, theirs=f"in_proj_{rule.theirs}") for rule in qkv],
+        f"{theirs}.out_proj": dense(f"{ours}/out", inputs=2),
+    }
+
+
 def _table():
-    """PyTorch's names. Its attention's three input projections are one matrix."""
-    rules = [Rule("words.weight", ("backbone/token_embedding/embedding",))]
-    for side in ("encoder", "decoder"):
-        ours, theirs = f"backbone/{side}/stack/layers", f"{side}.layers.{{layer}}"
-        attentions = {"self_attn": "attention"} | ({"multihead_attn": "cross_attention"} if side == "decoder" else {})
-        norms = [f"{attention}_norm" for attention in attentions.values()] + ["mlp_norm"]
-        for name, attention in attentions.items():
-            parts = [f"{ours}/{attention}/{projection}" for projection in ("query", "key", "value")]
-            weights, biases = tuple(f"{part}/kernel" for part in parts), tuple(f"{part}/bias" for part in parts)
-            matrix = fused(kernel(transposed=True), axis=0)
-            rules += [Rule(f"{theirs}.{name}.in_proj_weight", weights, matrix)]
-            rules += [Rule(f"{theirs}.{name}.in_proj_bias", biases, fused(FLAT))]
-            out = f"{ours}/{attention}/out"
-            rules += [Rule(f"{theirs}.{name}.out_proj.weight", (f"{out}/kernel",), kernel(2, transposed=True))]
-            rules += [Rule(f"{theirs}.{name}.out_proj.bias", (f"{out}/bias",))]
-        for name, matrix in {"linear1": "mlp/up", "linear2": "mlp/down"}.items():
-            rules += [Rule(f"{theirs}.{name}.weight", (f"{ours}/{matrix}/kernel",), kernel(transposed=True))]
-            rules += [Rule(f"{theirs}.{name}.bias", (f"{ours}/{matrix}/bias",))]
-        for index, norm in enumerate(norms):
-            rules += [Rule(f"{theirs}.norm{index + 1}.weight", (f"{ours}/{norm}/scale",))]
-            rules += [Rule(f"{theirs}.norm{index + 1}.bias", (f"{ours}/{norm}/bias",))]
-    return Table(tuple(rules))
+    """PyTorch's names."""
+    feed_forward = {"linear1": dense("mlp/up"), "linear2": dense("mlp/down"), "norm1": norm("attention_norm")}
+    encoder = _attention("self_attn", "attention") | feed_forward | {"norm2": norm("mlp_norm")}
+    norms = {"norm2": norm("cross_attention_norm"), "norm3": norm("mlp_norm")}
+    decoder = encoder | _attention("multihead_attn", "cross_attention") | norms
+    return Table(
+        (
+            *under("", "backbone/", {"words": embedding("token_embedding")}),
+            *under("encoder.layers.{layer}.", "backbone/encoder/stack/layers/", encoder),
+            *under("decoder.layers.{layer}.", "backbone/decoder/stack/layers/", decoder),
+        )
+    )
 
 
 class Theirs(torch.nn.Module):

@@ -15,7 +15,7 @@ from transformer.errors import UserError
 from transformer.inference.decode import generate
 from transformer.inference.restored import restore
 from transformer.inference.text_generator import TextGenerator
-from transformer.interop import folder, verify
+from transformer.interop import verify, weights
 
 SENTENCES = ["A man is eating food.", "A man is eating a piece of bread.", "The girl is carrying a baby."]
 COSINES = [0.7553, -0.1050]
@@ -34,9 +34,9 @@ ANSWER = [7042, 30, 198, 198, 504, 2988, 314, 42, 216, 34, 32, 33, 40]
 
 def test_outputs_are_transformers(source, figures):
     said = []
-    worst = verify.verify(source, say=said.append)
+    worst = verify.verify(source, report=said.append)
     # Held to a little less than that, it is compared with float64 too.
-    verify.verify(source, tolerance=0.999 * worst, say=said.append)
+    verify.verify(source, tolerance=0.999 * worst, report=said.append)
     shown = {line for line in said if "largest difference" in line or "from float64" in line}
     for line in sorted(shown):
         figures[f"verify, {line[:24].strip()}, {'float64' if 'float64' in line else 'float32'}"] = line[24:].strip()
@@ -51,12 +51,12 @@ def test_a_thousandth_in_one_layer_is_noticed(source, figures, monkeypatch):
     changed = dataclasses.replace(imported, params=unflatten_dict(tree, sep="/"))
     monkeypatch.setattr(verify.convert, "import_folder", lambda path, **how: changed)
     with pytest.raises(UserError, match="above the tolerance") as error:
-        verify.verify(source, say=lambda line: None)
+        verify.verify(source, report=lambda line: None)
     figures["the same, one matrix times 1.001"] = str(error.value).split(": ", 1)[1]
 
 
 def test_every_tensor_goes_out_bit_for_bit(source, exported, figures):
-    with folder.open_tensors(source) as before, folder.open_tensors(exported) as after:
+    with weights.open_tensors(source) as before, weights.open_tensors(exported) as after:
         assert before.keys() - after.keys() <= {"embeddings.position_ids"}  # a buffer: 0, 1, 2, ...
         assert after.keys() <= before.keys()
         for name, tensor in after.items():

@@ -8,10 +8,8 @@ from transformer.interop.engine import Rule, Table
 from transformer.interop.family import Family
 from transformer.interop.flax_names import FlaxClasses
 from transformer.interop.hf_config import ACTIVATIONS, Field, Same
-from transformer.interop.transforms import FLAT, kernel
+from transformer.interop.rules import Part, Parts, attention, dense, embedding, norm, under
 from transformer.models.bart import BartConfig
-
-_MATRIX = kernel(transposed=True)
 
 FIELDS = (
     Field("vocab_size", "vocab_size"),
@@ -36,7 +34,7 @@ PINNED = {"encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0, "tie_word_embeddin
 HARMLESS = ("init_std", "classif_dropout", "extra_pos_embeddings")
 
 INERT = {
-    # Of Transformers' first versions, when one class was BART, mBART, Marian and Blenderbot; gone since.
+    # Transformers' first versions had these, when one class was BART, mBART, Marian and Blenderbot.
     "add_bias_logits": (False,),
     "add_final_layer_norm": (False,),
     "normalize_before": (False,),
@@ -49,66 +47,57 @@ INERT = {
 """Fields that Marian's have too -> the values with which they change nothing."""
 
 
-def layer_rules(prefix: str, side: str) -> tuple[Rule, ...]:
-    """Returns the rules of the blocks of a side, "encoder" or "decoder"."""
-    ours, theirs = f"backbone/{side}/stack/layers", f"{prefix}{side}.layers.{{layer}}"
-    attentions = {"self_attn": "attention"} | ({"encoder_attn": "cross_attention"} if side == "decoder" else {})
-    norms = {f"{name}_layer_norm": f"{attention}_norm" for name, attention in attentions.items()}
-    rules = []
-    for name, attention in attentions.items():
-        for projection in ("query", "key", "value"):
-            path, weight = f"{ours}/{attention}/{projection}", f"{theirs}.{name}.{projection[0]}_proj"
-            rules += [Rule(f"{weight}.weight", (f"{path}/kernel",), _MATRIX)]
-            rules += [Rule(f"{weight}.bias", (f"{path}/bias",), FLAT)]
-        out = kernel(2, transposed=True)
-        rules += [Rule(f"{theirs}.{name}.out_proj.weight", (f"{ours}/{attention}/out/kernel",), out)]
-        rules += [Rule(f"{theirs}.{name}.out_proj.bias", (f"{ours}/{attention}/out/bias",))]
-    for name, matrix in {"fc1": "mlp/up", "fc2": "mlp/down"}.items():
-        rules += dense_rules(f"{theirs}.{name}", f"{ours}/{matrix}")
-    for name, norm in {**norms, "final_layer_norm": "mlp_norm"}.items():
-        rules += norm_rules(f"{theirs}.{name}", f"{ours}/{norm}")
-    return tuple(rules)
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
+_ENCODER_LAYER: dict[str, Part] = {
+    **attention("self_attn", "attention", _PROJECTIONS),
+    "self_attn_layer_norm": norm("attention_norm"),
+    "fc1": dense("mlp/up"),
+    "fc2": dense("mlp/down"),
+    "final_layer_norm": norm("mlp_norm"),
+}
+_DECODER_LAYER: dict[str, Part] = {
+    **_ENCODER_LAYER,
+    **attention("encoder_attn", "cross_attention", _PROJECTIONS),
+    "encoder_attn_layer_norm": norm("cross_attention_norm"),
+}
+_HEADS: dict[str, Parts] = {
+    "sequence_classification": {
+        "classification_head.dense": dense("head/dense"),
+        "classification_head.out_proj": dense("head/out"),
+    },
+    "question_answering": {"qa_outputs": dense("head/out")},
+}
 
 
-def dense_rules(theirs: str, ours: str) -> tuple[Rule, Rule]:
-    """Returns the rules of a PyTorch Linear with a bias."""
-    return Rule(f"{theirs}.weight", (f"{ours}/kernel",), _MATRIX), Rule(f"{theirs}.bias", (f"{ours}/bias",))
-
-
-def norm_rules(theirs: str, ours: str) -> tuple[Rule, Rule]:
-    """Returns the rules of a PyTorch LayerNorm."""
-    return Rule(f"{theirs}.weight", (f"{ours}/scale",)), Rule(f"{theirs}.bias", (f"{ours}/bias",))
-
-
-def word_rules(prefix: str, head: str) -> tuple[Rule, dict[str, str]]:
-    """Returns the rule of the one table of words, and its other names."""
+def common_rules(prefix: str, head: str) -> tuple[tuple[Rule, ...], dict[str, str]]:
+    """Returns the rules of the one table of words and of both sides' layers, and the table's other names."""
     words = f"{prefix}shared.weight"
     aliases = {f"{prefix}{side}.embed_tokens.weight": words for side in ("encoder", "decoder")}
     if head == "language_model":
         aliases["lm_head.weight"] = words
-    return Rule(words, ("backbone/token_embedding/embedding",)), aliases
+    return (
+        *under(prefix, "backbone/", {"shared": embedding("token_embedding")}),
+        *under(f"{prefix}encoder.layers.{{layer}}.", "backbone/encoder/stack/layers/", _ENCODER_LAYER),
+        *under(f"{prefix}decoder.layers.{{layer}}.", "backbone/decoder/stack/layers/", _DECODER_LAYER),
+    ), aliases
 
 
 def _table(config: BartConfig) -> Table:
     prefix = "" if config.head == "none" else "model."
-    words, aliases = word_rules(prefix, config.head)
-    rules = [words]
-    for side in ("encoder", "decoder"):
-        embed = f"backbone/{side}/embed"
-        rules += [Rule(f"{prefix}{side}.embed_positions.weight", (f"{embed}/position_embedding/embedding",))]
-        rules += norm_rules(f"{prefix}{side}.layernorm_embedding", f"{embed}/norm")
-        rules += layer_rules(prefix, side)
+    rules, aliases = common_rules(prefix, config.head)
+    embed = {"embed_positions": embedding("position_embedding"), "layernorm_embedding": norm("norm")}
     constants = {}
     if config.head == "language_model":
         # A buffer, for Marian's sake: no BART has anything in it.
         constants["final_logits_bias"] = functools.partial(np.zeros, (1, config.vocab_size), np.float32)
-    if config.head == "sequence_classification":
-        rules += dense_rules("classification_head.dense", "head/dense")
-        rules += dense_rules("classification_head.out_proj", "head/out")
-    if config.head == "question_answering":
-        rules += dense_rules("qa_outputs", "head/out")
+    rules = (
+        *rules,
+        *under(f"{prefix}encoder.", "backbone/encoder/embed/", embed),
+        *under(f"{prefix}decoder.", "backbone/decoder/embed/", embed),
+        *under("", "", _HEADS.get(config.head, {})),
+    )
     versions = (r"(model\.)?(encoder|decoder)\.version",)
-    return Table(tuple(rules), prefix=prefix, aliases=aliases, constants=constants, ignored=versions)
+    return Table(rules, prefix=prefix, aliases=aliases, constants=constants, ignored=versions)
 
 
 BART = Family(

@@ -1,10 +1,10 @@
 """BERT in Transformers."""
 
-from transformer.interop.encoder_rules import EncoderNames, MaskedLMNames, bert_fields, block, embeddings
-from transformer.interop.engine import Rule
+from transformer.interop.encoders import EMBEDDINGS, EncoderNames, MaskedLMNames, bert_fields
 from transformer.interop.family import Family
 from transformer.interop.flax_names import ENCODER_HEADS, FlaxClasses
 from transformer.interop.hf_config import Same
+from transformer.interop.rules import Part, attention, dense, norm
 from transformer.models.bert import BertConfig
 
 BERT_PINNED = {
@@ -29,30 +29,21 @@ BERT_HARMLESS = (
 )
 """Google's bookkeeping, which Transformers does not read."""
 
-
-def bert_backbone(prefix: str) -> tuple[Rule, ...]:
-    """Returns the rules of BERT's backbone, which RoBERTa's names equal but for the prefix."""
-    tables = ("word_embeddings", "position_embeddings", "token_type_embeddings")
-    return (
-        *embeddings(f"{prefix}embeddings.", tables),
-        *block(
-            f"{prefix}encoder.layer.{{layer}}.",
-            ("attention.self.query", "attention.self.key", "attention.self.value"),
-            (
-                "attention.output.dense",
-                "attention.output.LayerNorm",
-                "intermediate.dense",
-                "output.dense",
-                "output.LayerNorm",
-            ),
-        ),
-    )
-
+BERT_LAYER = "encoder.layer.{layer}"
+BERT_BLOCK: dict[str, Part] = {
+    **attention("attention", "attention", ("self.query", "self.key", "self.value", "output.dense")),
+    "attention.output.LayerNorm": norm("attention_norm"),
+    "intermediate.dense": dense("mlp/up"),
+    "output.dense": dense("mlp/down"),
+    "output.LayerNorm": norm("mlp_norm"),
+}
+"""The modules of a layer, which RoBERTa names alike."""
 
 _NAMES = EncoderNames(
     prefix="bert.",
-    backbone=bert_backbone("bert."),
-    words="bert.embeddings.word_embeddings.weight",
+    embeddings=EMBEDDINGS,
+    layer=BERT_LAYER,
+    block=BERT_BLOCK,
     masked_lm=MaskedLMNames(
         "cls.predictions.transform.dense",
         "cls.predictions.transform.LayerNorm",

@@ -13,7 +13,7 @@ from transformer.checkpoint import provenance
 from transformer.checkpoint.files import check_new
 from transformer.checkpoint.seal import sealed_files
 from transformer.errors import UserError
-from transformer.interop import families, folder, sentence_transformers, tokenizers
+from transformer.interop import families, folder, sentence_transformers, tokenizers, weights
 from transformer.interop.family import Family, count_labels
 from transformer.models import Architecture, architecture_to_dict
 from transformer.models.graft import graft
@@ -23,7 +23,7 @@ ORIGIN = "huggingface"
 """Folder of a checkpoint's record with the files that it was imported from, those of its subfolders too, other than
 weights: they go out again."""
 DTYPES = "huggingface_dtypes.json"
-"""File of the record: what the tensors that it was imported from were in, by our parameters' paths."""
+"""File of the record with the dtypes of the tensors that it was imported from, by our parameters' paths."""
 
 _DTYPE_FIELDS = ("dtype", "torch_dtype")
 _FLOATS = ("float32", "bfloat16", "float16", "float64")
@@ -38,11 +38,11 @@ class Imported:
     params: Any
     """float32 jax arrays in the host's memory."""
     new: list[str]
-    """Parameters that the folder does not have: of a head that was asked for."""
+    """Parameters that the folder does not have, as those of a head that was asked for."""
     left: list[str]
-    """Tensors that no part of the architecture takes: of other heads."""
+    """Tensors that no part of the architecture takes, as those of other heads."""
     dtypes: dict[str, Any]
-    """What the folder's tensors were in, by our parameters' paths: as `engine.Loaded` says."""
+    """Dtypes of the folder's tensors, by our parameters' paths, as `engine.Loaded` has them."""
 
 
 def import_folder(
@@ -64,15 +64,15 @@ def import_folder(
     family = families.of_folder(config)
     if head is not None and head not in family.heads:
         raise UserError(f"--head {head!r}: a {family.model_type} model can have {', '.join(family.heads)}")
-    with folder.open_tensors(path, pickle=pickle) as tensors:
-        found, left = families.choose_head(family, config, tensors)
+    with weights.open_tensors(path, pickle=pickle) as tensors:
+        own_head, left = families.choose_head(family, config, tensors)
         labels = count_labels(config)
-        architecture = family.read_config(config, found, labels)
+        architecture = family.read_config(config, own_head, labels)
         loaded = family.load(tensors, architecture, leave=left)
     params = _to_jax(loaded.params)
     if head is None and num_labels is None:
         return Imported(family, architecture, params, [], left, loaded.dtypes)
-    wanted = dataclasses.replace(architecture, head=head or found, num_labels=num_labels or labels)
+    wanted = dataclasses.replace(architecture, head=head or own_head, num_labels=num_labels or labels)
     params, new, dropped = graft(architecture, wanted, params)
     dtypes = {path: dtype for path, dtype in loaded.dtypes.items() if path not in {*new, *dropped}}
     return Imported(family, wanted, params, new, [*left, *dropped], dtypes)
@@ -105,20 +105,20 @@ def save(imported: Imported, path: Path, run: epath.PathLike) -> tuple[epath.Pat
     record[f"{ORIGIN}/{folder.CONFIG}"] = (path / folder.CONFIG).read_bytes()
     record[DTYPES] = checkpoint.to_json(imported.dtypes)
     record[provenance.NAME] = provenance.written_by("tools/convert.py import", [path])
-    tokenizer, said = tokenizers.read(path, imported.architecture.vocab_size)
+    tokenizer, notes = tokenizers.read(path, imported.architecture.vocab_size)
     record |= {f"tokenizer/{name}": content for name, content in tokenizer.items()}
-    lines = [f"tokenizer   {line}" for line in said]
+    lines = [f"tokenizer   {line}" for line in notes]
     if not imported.new:  # a model with a new head is none of sentences
         kept, sentences = sentence_transformers.read(path, dataclasses.asdict(imported.architecture)["width"])
         record |= {f"{ORIGIN}/{name}": content for name, content in kept.items()}
         lines += [f"sentences   {sentences}"] if sentences else []
-    place = run / "checkpoints" / "0"
+    checkpoint_dir = run / "checkpoints" / "0"
     try:
-        checkpoint.save_params(place, imported.params, record)
+        checkpoint.save_params(checkpoint_dir, imported.params, record)
     except BaseException:
         run.rmtree(missing_ok=True)  # it was new: nothing half-written stays
         raise
-    return place, lines
+    return checkpoint_dir, lines
 
 
 def export(
@@ -142,9 +142,9 @@ def export(
       UserError: no checkpoint, an architecture that Transformers does not have, a folder that cannot be written.
     """
     check_new(out)
-    found = checkpoint.find(path)
-    architecture = checkpoint.read_architecture(found)
-    record = found / "record"
+    checkpoint_dir = checkpoint.find(path)
+    architecture = checkpoint.read_architecture(checkpoint_dir)
+    record = checkpoint_dir / "record"
     origin, stored = record / ORIGIN, record / DTYPES
     if origin.exists():
         files = {name: file.read_bytes() for name, file in sealed_files(origin).items()}
@@ -156,8 +156,8 @@ def export(
         family = families.of_architecture(architecture)
         config = {**ids, **family.write_config(architecture), "dtype": dtype or "float32"}
     if flax:
-        family.check_flax(architecture)
-    _, params = checkpoint.restore_model(found, make_mesh(MeshConfig(data=1)))
+        family.flax_classes(architecture)  # refused before anything is read
+    _, params = checkpoint.restore_model(checkpoint_dir, make_mesh(MeshConfig(data=1)))
     dtypes = json.loads(stored.read_text()) if stored.exists() else {}
     tensors = (family.flax_stream if flax else family.stream)(params, architecture, dtypes)
     folder.write_folder(out, config, tensors, files, dtype=dtype, shard_bytes=shard_bytes, flax=flax)

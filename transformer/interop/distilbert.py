@@ -2,23 +2,24 @@
 
 from typing import Any
 
-from transformer.interop.encoder_rules import EncoderNames, MaskedLMNames, block, embeddings
+from transformer.interop.encoders import EMBEDDINGS, EncoderNames, MaskedLMNames
 from transformer.interop.family import Family
 from transformer.interop.flax_names import ENCODER_HEADS, FlaxClasses
 from transformer.interop.hf_config import ACTIVATIONS, Field, Same
+from transformer.interop.rules import attention, dense, norm
 from transformer.models.distilbert import DistilBertConfig
 
 _NAMES = EncoderNames(
     prefix="distilbert.",
-    backbone=(
-        *embeddings("distilbert.embeddings.", ("word_embeddings", "position_embeddings")),
-        *block(
-            "distilbert.transformer.layer.{layer}.",
-            ("attention.q_lin", "attention.k_lin", "attention.v_lin"),
-            ("attention.out_lin", "sa_layer_norm", "ffn.lin1", "ffn.lin2", "output_layer_norm"),
-        ),
-    ),
-    words="distilbert.embeddings.word_embeddings.weight",
+    embeddings={name: part for name, part in EMBEDDINGS.items() if "token_type" not in name},
+    layer="transformer.layer.{layer}",
+    block={
+        **attention("attention", "attention", ("q_lin", "k_lin", "v_lin", "out_lin")),
+        "sa_layer_norm": norm("attention_norm"),
+        "ffn.lin1": dense("mlp/up"),
+        "ffn.lin2": dense("mlp/down"),
+        "output_layer_norm": norm("mlp_norm"),
+    },
     masked_lm=MaskedLMNames("vocab_transform", "vocab_layer_norm", "vocab_projector.bias", "vocab_projector"),
     pooler="pre_classifier",
 )

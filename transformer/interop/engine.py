@@ -9,7 +9,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import ml_dtypes
@@ -38,6 +38,11 @@ class Rule:
     def layered(self) -> bool:
         """Whether there is one tensor of theirs a layer."""
         return "{layer}" in self.theirs
+
+    def names(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+        """Returns the full names, in the order of layers; `shapes` are those of our parameters, by path."""
+        layers = shapes[self.ours[0]][0] if self.layered else 1
+        return [self.theirs.format(layer=layer) for layer in range(layers)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +78,15 @@ class Loaded:
     """Dtype's name of each parameter by its path, and of each constant by its name: one, or a list of the layers'."""
 
 
+class Written(NamedTuple):
+    """A tensor of theirs, to be written."""
+
+    name: str
+    array: np.ndarray
+    rule: Rule | None
+    """None: a constant."""
+
+
 def load(
     table: Table, tensors: Mapping[str, np.ndarray], abstract_params: Any, *, leave: Collection[str] = ()
 ) -> Loaded:
@@ -88,7 +102,7 @@ def load(
     Raises:
       UserError: missing or unexpected names, a wrong shape, or numbers that float32 does not hold.
     """
-    shapes = _flat(abstract_params)
+    shapes = _shapes(abstract_params)
     names = _their_names(table, tensors)
     missing, unexpected = misfits(table, tensors, abstract_params)
     unexpected = [name for name in unexpected if name not in leave]
@@ -106,12 +120,11 @@ def load(
 
     ours: dict[str, np.ndarray] = {}
     for rule in table.rules:
-        layers = _layers(rule, shapes)
-        one_layer = [shapes[path][1:] if layers else shapes[path] for path in rule.ours]
+        one_layer = [shapes[path][1:] if rule.layered else shapes[path] for path in rule.ours]
         for path in rule.ours:
             ours[path] = np.empty(shapes[path], np.float32)
         stored = []
-        for layer, name in enumerate(_expand(rule, layers)):
+        for layer, name in enumerate(rule.names(shapes)):
             tensor = np.asarray(tensors[names[name]] if name in names else table.defaults[name]())
             shape = rule.transform.their_shape(one_layer)
             if tensor.shape != shape:
@@ -119,7 +132,7 @@ def load(
             stored.append(tensor.dtype.name)
             tensor = _float32(name, tensor)
             for path, part in zip(rule.ours, rule.transform.load(tensor, one_layer), strict=True):
-                ours[path][layer if layers else ...] = part
+                ours[path][layer if rule.layered else ...] = part
         dtypes |= dict.fromkeys(rule.ours, stored[0] if len(set(stored)) == 1 else stored)
     unfilled = sorted(shapes.keys() - ours.keys())
     if unfilled:
@@ -127,18 +140,16 @@ def load(
     return Loaded(unflatten_dict(ours, sep="/"), dtypes)
 
 
-def stream(
-    table: Table, params: Any, dtypes: Mapping[str, Any] = MappingProxyType({})
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Gives their tensors, by name, from our tree of parameters, one at a time: the inverse of `load`.
+def stream(table: Table, params: Any, dtypes: Mapping[str, Any] = MappingProxyType({})) -> Iterator[Written]:
+    """Gives their tensors from our tree of parameters, one at a time: the inverse of `load`.
 
     Args:
       table: the family's.
       params: our tree.
-      dtypes: as `load` returned them; of what is not there, float32.
+      dtypes: as `load` returned them; float32 for what is not there.
     """
     ours: dict[str, Any] = flatten_dict(nn.meta.unbox(params), sep="/")
-    shapes = {path: tuple(leaf.shape) for path, leaf in ours.items()}
+    shapes = _shapes(params)
     left = sorted(ours.keys() - {path for rule in table.rules for path in rule.ours})
     if left:
         raise ValueError(f"the table has no rule for {some(left)}")
@@ -146,56 +157,35 @@ def stream(
     for rule in table.rules:
         if rule.theirs in table.twins and np.array_equal(ours[rule.ours[0]], ours[held[table.twins[rule.theirs]]]):
             continue
-        layers = _layers(rule, shapes)
         parts = [np.asarray(ours[path]) for path in rule.ours]
         stored = dtypes.get(rule.ours[0], "float32")
-        for layer, name in enumerate(_expand(rule, layers)):
+        for layer, name in enumerate(rule.names(shapes)):
             name = name.removeprefix(table.prefix) if table.bare else name
-            tensor = rule.transform.save([part[layer] if layers else part for part in parts])
+            tensor = rule.transform.save([part[layer] if rule.layered else part for part in parts])
             dtype = stored if isinstance(stored, str) else stored[layer]
-            yield name, np.ascontiguousarray(tensor.astype(np.dtype(dtype), copy=False))
+            yield Written(name, np.ascontiguousarray(tensor.astype(np.dtype(dtype), copy=False)), rule)
     for name, constant in table.constants.items():
-        yield name, constant().astype(np.dtype(dtypes.get(name, "float32")), copy=False)
+        yield Written(name, constant().astype(np.dtype(dtypes.get(name, "float32")), copy=False), None)
 
 
 def save(table: Table, params: Any) -> dict[str, np.ndarray]:
-    """Returns all that `stream` gives."""
-    return dict(stream(table, params))
+    """Returns all that `stream` gives, by name."""
+    return {name: array for name, array, _ in stream(table, params)}
 
 
 def misfits(table: Table, tensors: Iterable[str], abstract_params: Any) -> tuple[list[str], list[str]]:
     """Returns the full names that `load` would miss, and those of the given names that it would not know, sorted."""
-    shapes = _flat(abstract_params)
+    shapes = _shapes(abstract_params)
     names = _their_names(table, tensors)
-    wanted = {name for rule in table.rules for name in _expand(rule, _layers(rule, shapes))}
+    wanted = {name for rule in table.rules for name in rule.names(shapes)}
     known = wanted | table.aliases.keys() | table.constants.keys()
     return sorted(wanted - names.keys() - table.defaults.keys()), sorted(names[name] for name in names.keys() - known)
 
 
-def expanded(rule: Rule, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Returns a rule's full names, of every layer; `shapes` are those of our parameters, by path."""
-    return _expand(rule, _layers(rule, shapes))
-
-
-def flat_shapes(abstract_params: Any) -> dict[str, tuple[int, ...]]:
-    """Returns path -> shape of our tree."""
-    return _flat(abstract_params)
-
-
-def _flat(abstract_params: Any) -> dict[str, tuple[int, ...]]:
-    """Returns path -> shape."""
-    leaves = flatten_dict(nn.meta.unbox(abstract_params), sep="/")
+def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
+    """Returns path -> shape of a tree of parameters, boxed or not."""
+    leaves = flatten_dict(nn.meta.unbox(params), sep="/")
     return {path: tuple(leaf.shape) for path, leaf in leaves.items()}  # type: ignore[union-attr]
-
-
-def _layers(rule: Rule, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Returns how many tensors a layered rule stands for; 0 if it is not layered."""
-    return shapes[rule.ours[0]][0] if rule.layered else 0
-
-
-def _expand(rule: Rule, layers: int) -> list[str]:
-    """Returns the rule's full names, in the order of layers."""
-    return [rule.theirs.format(layer=layer) for layer in range(layers)] if rule.layered else [rule.theirs]
 
 
 def _check_constant(table: Table, name: str, theirs: np.ndarray) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from transformer.errors import UserError
-from transformer.interop import engine, hf_config
+from transformer.interop import engine, flax_names, hf_config
 from transformer.interop.engine import Table
-from transformer.interop.flax_names import FlaxClasses, to_flax
+from transformer.interop.flax_names import FlaxClasses
 from transformer.interop.hf_config import Field
 from transformer.models.architecture import Architecture
 
@@ -151,7 +151,7 @@ class Family:
         self, params: Any, config: Architecture, dtypes: Mapping[str, Any] = MappingProxyType({})
     ) -> Iterator[tuple[str, np.ndarray]]:
         """Gives what `to_hf` returns, a tensor at a time, in the dtypes that `load` found, or float32."""
-        return engine.stream(self.table(config), params, dtypes)
+        return ((name, array) for name, array, _ in engine.stream(self.table(config), params, dtypes))
 
     def flax_stream(
         self, params: Any, config: Architecture, dtypes: Mapping[str, Any] = MappingProxyType({})
@@ -161,18 +161,13 @@ class Family:
         Raises:
           UserError: no such class computes the architecture.
         """
-        self.check_flax(config)
-        assert self.flax is not None
-        table = dataclasses.replace(self.table(config), twins={})  # Flax's classes tie nothing by equality
-        return to_flax(
-            table, self.flax, engine.flat_shapes(config.abstract_params()), engine.stream(table, params, dtypes)
-        )
+        return flax_names.stream(self.table(config), self.flax_classes(config), params, dtypes)
 
-    def check_flax(self, config: Architecture) -> None:
-        """Raises UserError where Transformers 4 has no Flax class that computes an architecture."""
-        if self.flax is None or config.head not in self.flax.heads:  # type: ignore[attr-defined]
-            raise UserError(
-                f"Transformers 4 has no Flax{self.heads[config.head]}: export without --flax"  # type: ignore[attr-defined]
-            )
+    def flax_classes(self, config: Any) -> FlaxClasses:
+        """Returns what Transformers 4 had in Flax; raises UserError where no class of it computes an architecture."""
+        cls = f"Flax{self.heads[config.head]}"
+        if self.flax is None or config.head not in self.flax.heads:
+            raise UserError(f"Transformers 4 has no {cls}: export without --flax")
         if reason := self.flax.refusal(config):
-            raise UserError(f"Flax{self.heads[config.head]} {reason}: export without --flax")  # type: ignore[attr-defined]
+            raise UserError(f"{cls} {reason}: export without --flax")
+        return self.flax

@@ -6,12 +6,15 @@ family's table pairs it with is called. All other parts stay, joined by "/" inst
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from transformer.interop.engine import Table, expanded
+from transformer.interop import engine
+from transformer.interop.engine import Table
+from transformer.interop.lazy import LazyArrays
 
 ENCODER_HEADS = (
     "pretraining",
@@ -45,50 +48,39 @@ class FlaxClasses:
     """An architecture -> why the Flax classes would compute other numbers; empty: they do not."""
 
 
-class TorchNames(Mapping[str, np.ndarray]):
-    """Flax's arrays under PyTorch's names; each is read when it is looked up."""
+def torch_names(arrays: Mapping[str, np.ndarray]) -> LazyArrays:
+    """Returns Flax's arrays, by their paths joined by "/", under PyTorch's names; each is read when it is looked up."""
+    paths = {_torch_name(path): path for path in arrays}
+    # A masked language model's own decoder has no bias in Flax: the head's is the one that is added.
+    for name, path in list(paths.items()):
+        head = path.removesuffix("/decoder/kernel")
+        if head != path and f"{head}/bias" in arrays:
+            paths.setdefault(name.removesuffix("weight") + "bias", f"{head}/bias")
 
-    def __init__(self, arrays: Mapping[str, np.ndarray]):
-        """Takes arrays by their paths, joined by "/"."""
-        self._arrays = arrays
-        self._paths = {_torch_name(path): path for path in arrays}
-        # A masked language model's own decoder has no bias in Flax: the head's is the one that is added.
-        for name, path in list(self._paths.items()):
-            head = path.removesuffix("/decoder/kernel")
-            if head != path and f"{head}/bias" in arrays:
-                self._paths.setdefault(name.removesuffix("weight") + "bias", f"{head}/bias")
+    def read(path: str) -> np.ndarray:
+        array = arrays[path]
+        return array.T if path.rpartition("/")[2] == "kernel" and array.ndim == 2 else array
 
-    def __getitem__(self, name: str) -> np.ndarray:
-        path = self._paths[name]
-        array = self._arrays[path]
-        return array.T if _is_kernel(path) and array.ndim == 2 else array
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._paths)
-
-    def __len__(self) -> int:
-        return len(self._paths)
+    return LazyArrays(paths, read)
 
 
-def to_flax(
-    table: Table, classes: FlaxClasses, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[tuple[str, np.ndarray]]
+def stream(
+    table: Table, classes: FlaxClasses, params: Any, dtypes: Mapping[str, Any] = MappingProxyType({})
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Gives Flax's paths and arrays from PyTorch's names and arrays, one at a time.
+    """Gives Flax's paths and arrays from our tree of parameters, one at a time.
 
     Args:
       table: the family's, of the architecture.
       classes: the family's in Flax.
-      shapes: of our parameters, by path.
-      tensors: as `engine.stream` gives them.
+      params: our tree.
+      dtypes: as `engine.load` returned them.
     """
-    leaves = {name: rule.ours[0].rpartition("/")[2] for rule in table.rules for name in expanded(rule, shapes)}
-    prefix = table.prefix if table.bare else ""
-    leaves |= {name.removeprefix(prefix): leaf for name, leaf in leaves.items()}
+    table = dataclasses.replace(table, twins={})  # Flax's classes tie nothing by equality
     copies = {} if classes.ties else {first: alias for alias, first in table.aliases.items()}
-    for name, array in tensors:
-        if name in table.constants and name not in classes.constants:
+    for name, array, rule in engine.stream(table, params, dtypes):
+        if rule is None and name not in classes.constants:
             continue
-        leaf = leaves.get(name, "")
+        leaf = rule.ours[0].rpartition("/")[2] if rule else ""
         yield _flax_path(name, classes.scale if leaf == "scale" else leaf), array.T if leaf == "kernel" else array
         if name in copies:
             yield _flax_path(copies[name], "kernel"), array.T
@@ -99,12 +91,8 @@ def _torch_name(path: str) -> str:
     return ".".join([*modules, "weight" if leaf in _WEIGHTS else leaf])
 
 
-def _is_kernel(path: str) -> bool:
-    return path.rpartition("/")[2] == "kernel"
-
-
 def _flax_path(name: str, leaf: str) -> str:
-    if name.endswith(".decoder.bias"):  # the other half of what TorchNames does
+    if name.endswith(".decoder.bias"):  # the other half of what torch_names does
         name = name.removesuffix(".decoder.bias") + ".bias"
     if name.endswith(".weight"):
         name = name.removesuffix("weight") + leaf

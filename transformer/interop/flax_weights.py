@@ -16,7 +16,8 @@ from flax import serialization
 from flax.traverse_util import unflatten_dict
 
 from transformer.errors import UserError
-from transformer.interop.lfs import check_fetched
+from transformer.interop.files import read_weight_map, shard_path
+from transformer.interop.lazy import LazyArrays
 
 WEIGHTS = "flax_model.msgpack"
 INDEX = f"{WEIGHTS}.index.json"
@@ -25,44 +26,22 @@ _CHUNKED = "__msgpack_chunked_array__"
 _DEPTH = 32
 
 
-class Arrays(Mapping[str, np.ndarray]):
-    """The arrays of several files, by their paths joined by "/"."""
-
-    def __init__(self, files: Mapping[str, "_File"]):
-        self._files = {path: file for file in files.values() for path in file.leaves}
-
-    def __getitem__(self, path: str) -> np.ndarray:
-        return self._files[path].read(path)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-
 @contextlib.contextmanager
-def open_arrays(folder: Path, weight_map: Mapping[str, str] | None) -> Iterator[Arrays]:
-    """Gives the arrays of a folder.
-
-    Args:
-      folder: holds the files.
-      weight_map: path of an array -> its shard; None: there is one file.
+def open_arrays(folder: Path) -> Iterator[LazyArrays]:
+    """Gives the arrays of a folder, of its one file or else of the shards in its index, by paths joined by "/".
 
     Raises:
       UserError: a missing, truncated or foreign file, a shard that lacks what the index says.
     """
-    names = sorted(set(weight_map.values())) if weight_map is not None else [WEIGHTS]
+    weight_map = {} if (folder / WEIGHTS).exists() else read_weight_map(folder / INDEX)
     with contextlib.ExitStack() as stack:
-        files = {}
-        for name in names:
-            if Path(name).name != name:
-                raise UserError(f"{folder / INDEX} names a file outside of its folder: {name!r}")
-            files[name] = stack.enter_context(_File(folder / name))
-        for path, name in (weight_map or {}).items():
+        names = sorted(set(weight_map.values())) or [WEIGHTS]
+        files = {name: stack.enter_context(_File(shard_path(folder / INDEX, name))) for name in names}
+        for path, name in weight_map.items():
             if path not in files[name].leaves:
                 raise UserError(f"{folder / name} lacks array {path!r}, which {INDEX} says it holds")
-        yield Arrays(files)
+        places = {path: (file, path) for file in files.values() for path in file.leaves}
+        yield LazyArrays(places, lambda place: place[0].read(place[1]))
 
 
 def save(arrays: Mapping[str, np.ndarray], path: Path) -> None:
@@ -87,10 +66,7 @@ class _File:
 
     def __init__(self, path: Path):
         self._path = path
-        if not path.exists():
-            raise UserError(f"{path}: no such file: a shard is missing")
         try:
-            check_fetched(path)
             self.leaves = _leaves(path)
         except msgpack.OutOfData as error:
             raise UserError(f"{path}: not a whole file: it ends in the middle of an array") from error

@@ -1,63 +1,27 @@
-"""A folder in the Hugging Face format: config.json; safetensors, one file or shards with an index; tokenizer files."""
+"""A folder in the Hugging Face format: reading its config.json, and writing all of it."""
 
-import contextlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
-from etils import epath
 
 from transformer.checkpoint.files import check_new
 from transformer.errors import UserError
 from transformer.interop import flax_weights
-from transformer.interop.flax_names import TorchNames
-from transformer.interop.lfs import check_fetched
-from transformer.interop.pickles import unpickled
-from transformer.interop.wrappers import unwrapped
+from transformer.interop.files import check_fetched, read_json
+from transformer.interop.weights import WEIGHTS
 
 CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-PICKLE = "pytorch_model.bin"
-PICKLE_INDEX = "pytorch_model.bin.index.json"
 
 SHARD_BYTES = 2_000_000_000
 """A shard holds at most so many bytes, unless one tensor is larger."""
 
-
 _SMALL_FILES = (".json", ".jinja", ".model", ".spm", ".txt")
 """Endings of what lies beside the weights: settings and tokenizers."""
-
-
-class Tensors(Mapping[str, np.ndarray]):
-    """The tensors of several safetensors files, each read from disk when it is asked for."""
-
-    def __init__(self, files: Mapping[str, Any], shards: Mapping[str, str], separator: str = "."):
-        """Takes open files by name, the tensors' files, and what to give "." in the tensors' names as."""
-        self._files, self._separator = files, separator
-        self._shards = {name.replace(".", separator): shard for name, shard in shards.items()}
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        file = self._files[self._shards[name]]
-        stored = name.replace(self._separator, ".")
-        try:
-            return file.get_tensor(stored)
-        except (AttributeError, TypeError) as error:  # NumPy has no such dtype
-            kind = file.get_slice(stored).get_dtype()
-            raise UserError(
-                f"tensor {name!r} of {self._shards[name]} is {kind}: quantised weights are not supported; save them as "
-                "float32, float16 or bfloat16"
-            ) from error
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._shards)
-
-    def __len__(self) -> int:
-        return len(self._shards)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -68,70 +32,6 @@ def read_config(folder: Path) -> dict[str, Any]:
         if path.suffix in _SMALL_FILES and path.is_file():
             check_fetched(path)
     return read_json(folder / CONFIG)
-
-
-@contextlib.contextmanager
-def open_tensors(folder: Path, *, pickle: bool = False) -> Iterator[Mapping[str, np.ndarray]]:
-    """Gives the weights of a folder, by name; each is read when it is looked up.
-
-    Where a folder has several files of weights, the one that Transformers reads is read: model.safetensors, before
-    shards with an index. Names are without the prefixes of trainers' wrappers.
-
-    Args:
-      folder: in the Hugging Face format.
-      pickle: read PyTorch's pickle file instead, with weights-only loading, which executes nothing but needs PyTorch.
-
-    Raises:
-      UserError: no weights, a missing or truncated file, an index that does not fit, a tensor in two shards.
-    """
-    if pickle:
-        names = _shards(folder / PICKLE_INDEX) if not (folder / PICKLE).exists() else [PICKLE]
-        yield unwrapped(unpickled(folder, names))
-        return
-    if (folder / WEIGHTS).exists():
-        names = [WEIGHTS]
-    elif (folder / INDEX).exists():
-        names = _shards(folder / INDEX)
-    elif (folder / flax_weights.WEIGHTS).exists() or (folder / flax_weights.INDEX).exists():
-        weight_map = None if (folder / flax_weights.WEIGHTS).exists() else _weight_map(folder / flax_weights.INDEX)
-        with flax_weights.open_arrays(folder, weight_map) as arrays:
-            yield TorchNames(arrays)
-        return
-    elif (folder / PICKLE).exists() or (folder / PICKLE_INDEX).exists():
-        raise UserError(
-            f"{folder} holds its weights as a pickle alone ({PICKLE}), which can execute code: if you trust where it "
-            "comes from, ask for it by name with --pickle (read with PyTorch's weights-only loading)"
-        )
-    else:
-        raise UserError(f"{folder}: no weights ({WEIGHTS}, or shards with {INDEX})")
-    with contextlib.ExitStack() as stack:
-        files = {name: stack.enter_context(_open(folder, name)) for name in names}
-        shards: dict[str, str] = {}
-        for file, opened in files.items():
-            for name in opened.keys():  # noqa: SIM118 - the library's files are no mappings
-                if name in shards:
-                    raise UserError(f"{folder / shards[name]} and {folder / file} both hold tensor {name!r}")
-                shards[name] = file
-        for name, file in _weight_map(folder / INDEX).items() if names != [WEIGHTS] else ():
-            if shards.get(name) != file:
-                raise UserError(f"{folder / file} lacks tensor {name!r}, which {INDEX} says it holds")
-        if any((file.metadata() or {}).get("format") == "flax" for file in files.values()):
-            yield TorchNames(Tensors(files, shards, separator="/"))
-        else:
-            yield unwrapped(Tensors(files, shards))
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    """Returns an index's names and the files that hold them."""
-    weight_map = read_json(index).get("weight_map")
-    if not weight_map or not isinstance(weight_map, dict) or not all(isinstance(f, str) for f in weight_map.values()):
-        raise UserError(f"{index}: no weight_map of names to files")
-    return weight_map
-
-
-def _shards(index: Path) -> list[str]:
-    """Returns the files that an index names, in order."""
-    return sorted(set(_weight_map(index).values()))
 
 
 def write_folder(
@@ -225,37 +125,3 @@ def _save(arrays: dict[str, np.ndarray], path: Path) -> None:
 def _shard_names(weights: str, count: int) -> list[str]:
     stem, kind = weights.rsplit(".", 1)
     return [f"{stem}-{number:05}-of-{count:05}.{kind}" for number in range(1, count + 1)]
-
-
-@contextlib.contextmanager
-def _open(folder: Path, name: str) -> Iterator[Any]:
-    """Opens one safetensors file, which must lie in the folder itself."""
-    from safetensors import SafetensorError, safe_open
-
-    path = folder / name
-    if Path(name).name != name:
-        raise UserError(f"{folder / INDEX} names a file outside of its folder: {name!r}")
-    if not path.exists():
-        raise UserError(f"{path}: no such file: a shard is missing")
-    check_fetched(path)
-    try:
-        file = safe_open(path, framework="numpy")
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a whole safetensors file: {error}") from error
-    with file as opened:
-        yield opened
-
-
-def read_json(path: epath.PathLike) -> dict[str, Any]:
-    """Returns a file's JSON object; raises UserError naming the file where there is none."""
-    path = epath.Path(path)
-    check_fetched(path)
-    try:
-        record = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error})") from error
-    if not isinstance(record, dict):
-        raise UserError(f"{path}: not a JSON object")
-    return record

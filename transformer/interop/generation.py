@@ -7,7 +7,8 @@ from typing import Any
 from etils import epath
 
 from transformer.errors import UserError
-from transformer.interop.folder import CONFIG, read_json
+from transformer.interop.files import read_json
+from transformer.interop.folder import CONFIG
 
 FILE = "generation_config.json"
 

@@ -127,7 +127,7 @@ def changes_nothing(name: str, value: Any, config: Mapping[str, Any], reading: R
     """
     inert = {**INERT, **reading.inert}
     if name in inert:
-        allowed = [_said(v, config, reading) if isinstance(v, Same) else v for v in inert[name]]
+        allowed = [_value_of(v, config, reading) if isinstance(v, Same) else v for v in inert[name]]
         return value is None or any(_equal(value, v) for v in allowed)
     return value is None or name.startswith("_") or name in HARMLESS or name in reading.harmless
 
@@ -136,7 +136,7 @@ def _equal(value: Any, other: Any) -> bool:
     return value == other and isinstance(value, bool) == isinstance(other, bool)  # to Python, False is 0
 
 
-def _said(same: Same, config: Mapping[str, Any], reading: Reading) -> Any:
+def _value_of(same: Same, config: Mapping[str, Any], reading: Reading) -> Any:
     defaults = [field.default for field in reading.fields if field.theirs == same.theirs]
     return config.get(same.theirs, *defaults[:1])
 
@@ -178,7 +178,7 @@ def _refuse_unknown(config: Mapping[str, Any], reading: Reading) -> None:
     for name in unknown:
         if name in (inert := {**INERT, **reading.inert}):
             only = [
-                f"{v.theirs}'s {shown(_said(v, config, reading))}" if isinstance(v, Same) else repr(v)
+                f"{v.theirs}'s {shown(_value_of(v, config, reading))}" if isinstance(v, Same) else repr(v)
                 for v in inert[name]
             ]
             raise UserError(f"config.json: {name} = {shown(config[name])} is not supported, only {' or '.join(only)}")

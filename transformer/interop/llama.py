@@ -8,19 +8,13 @@ import functools
 from typing import Any
 
 from transformer.errors import UserError
-from transformer.interop.decoder_heads import head_rules
-from transformer.interop.engine import Rule, Table
+from transformer.interop.engine import Table
 from transformer.interop.family import Family
 from transformer.interop.flax_names import FlaxClasses
 from transformer.interop.hf_config import ACTIVATIONS, Field, checked
-from transformer.interop.transforms import FLAT, kernel
+from transformer.interop.rules import LAYERS, Part, attention, decoder_head, dense, embedding, norm, under
 from transformer.layers.positions import Llama3Scaling
 from transformer.models.llama import LlamaConfig
-
-_LAYER = "backbone/stack/layers"
-_MATRIX = kernel(transposed=True)
-_QKV = {"q_proj": "query", "k_proj": "key", "v_proj": "value"}
-_MLP = {"gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
 
 # What is spelled out before it is read: `_with_rotary`, `_one_window`.
 _ROTARY = {"rope_theta": float, "rope_scaling": dict, "rope_parameters": dict, "layer_types": list}
@@ -59,35 +53,37 @@ def _always(model_type: str, ours: str, value: Any) -> Field:
     return Field("model_type", ours, values={model_type: value})
 
 
+def _layer(config: LlamaConfig) -> dict[str, Part]:
+    """Returns the modules of a layer."""
+    projections = ("q_proj", "k_proj", "v_proj", "o_proj")
+    head_norms = {
+        "self_attn.q_norm": norm("attention/query_norm", bias=False),
+        "self_attn.k_norm": norm("attention/key_norm", bias=False),
+    }
+    return {
+        "input_layernorm": norm("attention_norm", bias=False),
+        **attention("self_attn", "attention", projections, biases=config.attention_biases),
+        **(head_norms if config.head_norms else {}),
+        "post_attention_layernorm": norm("mlp_norm", bias=False),
+        "mlp.gate_proj": dense("mlp/gate", bias=config.mlp_biases),
+        "mlp.up_proj": dense("mlp/up", bias=config.mlp_biases),
+        "mlp.down_proj": dense("mlp/down", bias=config.mlp_biases),
+    }
+
+
 def _table(config: LlamaConfig, *, answers: str = "transformer.") -> Table:
     """Returns the names; `answers` starts those of a question answerer's backbone."""
     prefix = {"none": "", "question_answering": answers}.get(config.head, "model.")
-    layer = f"{prefix}layers.{{layer}}"
-    attention, mlp = f"{_LAYER}/attention", f"{_LAYER}/mlp"
-    rules = [
-        Rule(f"{prefix}embed_tokens.weight", ("backbone/token_embedding/embedding",)),
-        Rule(f"{layer}.input_layernorm.weight", (f"{_LAYER}/attention_norm/scale",)),
-        *(Rule(f"{layer}.self_attn.{hf}.weight", (f"{attention}/{us}/kernel",), _MATRIX) for hf, us in _QKV.items()),
-        Rule(f"{layer}.self_attn.o_proj.weight", (f"{attention}/out/kernel",), kernel(2, transposed=True)),
-        Rule(f"{layer}.post_attention_layernorm.weight", (f"{_LAYER}/mlp_norm/scale",)),
-        *(Rule(f"{layer}.mlp.{hf}.weight", (f"{mlp}/{us}/kernel",), _MATRIX) for hf, us in _MLP.items()),
-        Rule(f"{prefix}norm.weight", ("backbone/final_norm/scale",)),
-    ]
-    if config.attention_biases != "none":
-        rules += [Rule(f"{layer}.self_attn.{hf}.bias", (f"{attention}/{us}/bias",), FLAT) for hf, us in _QKV.items()]
-    if config.attention_biases == "all":
-        rules += [Rule(f"{layer}.self_attn.o_proj.bias", (f"{attention}/out/bias",))]
-    if config.mlp_biases:
-        rules += [Rule(f"{layer}.mlp.{hf}.bias", (f"{mlp}/{us}/bias",)) for hf, us in _MLP.items()]
-    if config.head_norms:
-        rules += [
-            Rule(f"{layer}.self_attn.{hf}.weight", (f"{attention}/{us}/scale",))
-            for hf, us in (("q_norm", "query_norm"), ("k_norm", "key_norm"))
-        ]
-    head, aliases = head_rules(config.head, tied=config.tie_embeddings, embedding=f"{prefix}embed_tokens.weight")
+    head, aliases = decoder_head(config.head, tied=config.tie_embeddings, words=f"{prefix}embed_tokens.weight")
+    rules = (
+        *under(prefix, "backbone/", {"embed_tokens": embedding("token_embedding")}),
+        *under(f"{prefix}layers.{{layer}}.", LAYERS, _layer(config)),
+        *under(prefix, "backbone/", {"norm": norm("final_norm", bias=False)}),
+        *head,
+    )
     # Old checkpoints hold the frequencies of the rotary positions as a buffer.
     ignored = (r".*layers\.\d+\.self_attn\.rotary_emb\.inv_freq",)
-    return Table((*rules, *head), prefix=prefix, aliases=aliases, ignored=ignored)
+    return Table(rules, prefix=prefix, aliases=aliases, ignored=ignored)
 
 
 def _positive(rope: dict[str, Any], name: str) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from transformer.interop.bart import FIELDS, HARMLESS, INERT, PINNED, layer_rules, word_rules
+from transformer.interop.bart import FIELDS, HARMLESS, INERT, PINNED, common_rules
 from transformer.interop.engine import Rule, Table
 from transformer.interop.family import Family
 from transformer.interop.flax_names import FlaxClasses
@@ -34,16 +34,15 @@ def _denormalise(config: dict[str, Any]) -> dict[str, Any]:
 
 def _table(config: MarianConfig) -> Table:
     prefix = "" if config.head == "none" else "model."
-    words, aliases = word_rules(prefix, config.head)
-    rules = [words, *layer_rules(prefix, "encoder"), *layer_rules(prefix, "decoder")]
+    rules, aliases = common_rules(prefix, config.head)
     defaults = {}
     if config.head == "language_model":
-        rules.append(Rule("final_logits_bias", ("head/bias",), _ROW))
+        rules = (*rules, Rule("final_logits_bias", ("head/bias",), _ROW))
         # A buffer: dict(model.named_parameters()) lacks it.
         defaults["final_logits_bias"] = functools.partial(np.zeros, (1, config.vocab_size), np.float32)
     sinusoids = functools.partial(sinusoid_table, config.context_length, config.width)
     constants = {f"{prefix}{side}.embed_positions.weight": sinusoids for side in ("encoder", "decoder")}
-    return Table(tuple(rules), prefix=prefix, aliases=aliases, constants=constants, defaults=defaults)
+    return Table(rules, prefix=prefix, aliases=aliases, constants=constants, defaults=defaults)
 
 
 MARIAN = Family(

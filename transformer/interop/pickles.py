@@ -1,6 +1,6 @@
 """PyTorch's pickles of weights: a state_dict, one inside a training checkpoint, parameters by name."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,43 +8,19 @@ import ml_dtypes
 import numpy as np
 
 from transformer.errors import UserError
-from transformer.interop.lfs import check_fetched
+from transformer.interop.files import read_weight_map, shard_path
+from transformer.interop.lazy import LazyArrays
 
 _INSIDE = ("state_dict", "model_state_dict", "model", "module")
 """Where training checkpoints hold their weights."""
 
 
-class Pickled(Mapping[str, np.ndarray]):
-    """PyTorch's tensors as NumPy's, each when it is looked up."""
-
-    def __init__(self, tensors: Mapping[str, Any]):
-        self._tensors = tensors
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        import torch
-
-        tensor = self._tensors[name].detach()
-        try:
-            if tensor.dtype == torch.bfloat16:  # NumPy has none of its own
-                return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-            return tensor.numpy()
-        except (TypeError, RuntimeError) as error:  # float8, quantised, sparse, on no device
-            what = f"{str(tensor.dtype).removeprefix('torch.')} ({tensor.layout}, on {tensor.device})"
-            raise UserError(f"tensor {name!r} is {what}: save plain float32, float16 or bfloat16 weights") from error
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
+WEIGHTS = "pytorch_model.bin"
+INDEX = "pytorch_model.bin.index.json"
 
 
-def unpickled(folder: Path, names: Sequence[str]) -> Pickled:
-    """Reads pickles with PyTorch's weights-only loading, which executes nothing, all into memory.
-
-    Args:
-      folder: where they are.
-      names: of the files.
+def read(folder: Path) -> LazyArrays:
+    """Reads a folder's pickles with PyTorch's weights-only loading, which executes nothing, all into memory.
 
     Raises:
       UserError: no PyTorch, no such file, something else than tensors by name, or one name in two files.
@@ -55,11 +31,9 @@ def unpickled(folder: Path, names: Sequence[str]) -> Pickled:
         raise UserError("reading a pickle needs PyTorch: pip install torch") from error
     tensors: dict[str, Any] = {}
     files: dict[str, str] = {}
+    names = [WEIGHTS] if (folder / WEIGHTS).exists() else sorted(set(read_weight_map(folder / INDEX).values()))
     for name in names:
-        path = folder / name
-        if Path(name).name != name or not path.exists():
-            raise UserError(f"{path}: no such file")
-        check_fetched(path)
+        path = shard_path(folder / INDEX, name)
         try:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever a damaged or hostile pickle makes of it
@@ -68,7 +42,20 @@ def unpickled(folder: Path, names: Sequence[str]) -> Pickled:
             if key in tensors:
                 raise UserError(f"{path} and {folder / files[key]} both hold tensor {key!r}")
             tensors[key], files[key] = tensor, name
-    return Pickled(tensors)
+    return LazyArrays({name: (name, tensor) for name, tensor in tensors.items()}, lambda place: _to_numpy(*place))
+
+
+def _to_numpy(name: str, tensor: Any) -> np.ndarray:
+    import torch
+
+    tensor = tensor.detach()
+    try:
+        if tensor.dtype == torch.bfloat16:  # NumPy has none of its own
+            return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return tensor.numpy()
+    except (TypeError, RuntimeError) as error:  # float8, quantised, sparse, on no device
+        what = f"{str(tensor.dtype).removeprefix('torch.')} ({tensor.layout}, on {tensor.device})"
+        raise UserError(f"tensor {name!r} is {what}: save plain float32, float16 or bfloat16 weights") from error
 
 
 def _named_tensors(loaded: Any, where: str) -> Mapping[str, Any]:

@@ -2,19 +2,21 @@
 
 from typing import Any
 
-from transformer.interop.bert import BERT_HARMLESS, BERT_INERT, BERT_PINNED, bert_backbone
-from transformer.interop.encoder_rules import EncoderNames, MaskedLMNames, bert_fields, dense
+from transformer.interop.bert import BERT_BLOCK, BERT_HARMLESS, BERT_INERT, BERT_LAYER, BERT_PINNED
+from transformer.interop.encoders import EMBEDDINGS, EncoderNames, MaskedLMNames, bert_fields
 from transformer.interop.family import Family
 from transformer.interop.flax_names import ENCODER_HEADS, FlaxClasses
+from transformer.interop.rules import dense
 from transformer.models.roberta import RobertaConfig
 
 _NAMES = EncoderNames(
     prefix="roberta.",
-    backbone=bert_backbone("roberta."),
-    words="roberta.embeddings.word_embeddings.weight",
+    embeddings=EMBEDDINGS,
+    layer=BERT_LAYER,
+    block=BERT_BLOCK,
     masked_lm=MaskedLMNames("lm_head.dense", "lm_head.layer_norm", "lm_head.bias", "lm_head.decoder"),
     pooler="roberta.pooler.dense",
-    sequence_classifier=(*dense("classifier.dense", "head/dense"), *dense("classifier.out_proj", "head/out")),
+    sequence_classifier={"classifier.dense": dense("head/dense"), "classifier.out_proj": dense("head/out")},
 )
 
 

@@ -5,14 +5,12 @@ again as they came. https://sbert.net, "Creating Custom Models", has the layout.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from transformer.errors import UserError
-from transformer.interop.folder import read_json
-from transformer.interop.lfs import check_fetched
+from transformer.interop.files import parse_json, read_json
 
 MODULES = "modules.json"
 
@@ -53,11 +51,7 @@ def modules(folder: Path) -> list[Module]:
     path = folder / MODULES
     if not path.exists():
         return []
-    check_fetched(path)
-    try:
-        entries = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error})") from error
+    entries = parse_json(path)
     listed = [_module(path, entry) for entry in entries] if isinstance(entries, list) else []
     if not listed or listed[0].name != "Transformer":
         raise UserError(f"{path}: not a list of sentence-transformers modules that begins with a Transformer")

@@ -4,14 +4,12 @@ import dataclasses
 from typing import Any
 
 from transformer.errors import UserError
-from transformer.interop.engine import Rule, Table
+from transformer.interop.engine import Table
 from transformer.interop.family import Family
 from transformer.interop.flax_names import FlaxClasses
 from transformer.interop.hf_config import ACTIVATIONS, Field, Same
-from transformer.interop.transforms import kernel
+from transformer.interop.rules import Part, attention, dense, embedding, norm, under, unembedding
 from transformer.models.t5 import T5Config
-
-_MATRIX = kernel(transposed=True)
 
 _FIELDS = (
     Field("vocab_size", "vocab_size"),
@@ -73,45 +71,43 @@ def _denormalise(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "feed_forward_proj": f"gated-{name}" if gated else name}
 
 
-def _side_rules(side: str, gated: bool) -> list[Rule]:
-    ours, theirs = f"backbone/{side}/stack/layers", f"{side}.block.{{layer}}.layer"
-    attentions = {"0.SelfAttention": "attention"} | (
-        {"1.EncDecAttention": "cross_attention"} if side == "decoder" else {}
-    )
-    mlp = len(attentions)
-    rules = [
-        Rule(f"{side}.final_layer_norm.weight", (f"backbone/{side}/final_norm/scale",)),
-        Rule(
-            f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
-            (f"backbone/{side}/relative_bias/embedding",),
-        ),
-        Rule(f"{theirs}.{mlp}.layer_norm.weight", (f"{ours}/mlp_norm/scale",)),
-    ]
-    for index, (name, attention) in enumerate(attentions.items()):
-        rules.append(Rule(f"{theirs}.{index}.layer_norm.weight", (f"{ours}/{attention}_norm/scale",)))
-        for projection in ("query", "key", "value", "out"):
-            transform = kernel(2, transposed=True) if projection == "out" else _MATRIX
-            weight = f"{theirs}.{name}.{projection[0]}.weight"
-            rules.append(Rule(weight, (f"{ours}/{attention}/{projection}/kernel",), transform))
+_BACKBONE: dict[str, Part] = {
+    "block.0.layer.0.SelfAttention.relative_attention_bias": embedding("relative_bias"),
+    "final_layer_norm": norm("final_norm", bias=False),
+}
+"""The modules of a side beside its layers."""
+
+
+def _layer(side: str, gated: bool) -> dict[str, Part]:
+    """Returns the modules of a side's layer: two or three sublayers, each with its norm, counted."""
+    layer: dict[str, Part] = {
+        "0.layer_norm": norm("attention_norm", bias=False),
+        **attention("0.SelfAttention", "attention", "qkvo", biases="none"),
+    }
+    if side == "decoder":
+        layer["1.layer_norm"] = norm("cross_attention_norm", bias=False)
+        layer |= attention("1.EncDecAttention", "cross_attention", "qkvo", biases="none")
+    index = 2 if side == "decoder" else 1
+    layer[f"{index}.layer_norm"] = norm("mlp_norm", bias=False)
     matrices = {"wi_0": "gate", "wi_1": "up", "wo": "down"} if gated else {"wi": "up", "wo": "down"}
     for name, matrix in matrices.items():
-        rules.append(Rule(f"{theirs}.{mlp}.DenseReluDense.{name}.weight", (f"{ours}/mlp/{matrix}/kernel",), _MATRIX))
-    return rules
+        layer[f"{index}.DenseReluDense.{name}"] = dense(f"mlp/{matrix}", bias=False)
+    return layer
 
 
 def _table(config: T5Config) -> Table:
-    words = "shared.weight"
-    rules = [Rule(words, ("backbone/token_embedding/embedding",))]
-    rules += _side_rules("encoder", config.gated) + _side_rules("decoder", config.gated)
-    aliases = {f"{side}.embed_tokens.weight": words for side in ("encoder", "decoder")}
-    twins = {}
-    if config.head == "language_model":
-        if config.tie_embeddings:
-            aliases["lm_head.weight"] = words
-        else:
-            rules.append(Rule("lm_head.weight", ("head/kernel",)))
-            # Transformers 5 ties every T5 that it makes, also where it does not scale the head's input.
-            twins["lm_head.weight"] = words
+    words, aliases, twins = "shared.weight", {}, {}
+    rules = [*under("", "backbone/", {"shared": embedding("token_embedding")})]
+    for side in ("encoder", "decoder"):
+        rules += under(f"{side}.", f"backbone/{side}/", _BACKBONE)
+        rules += under(f"{side}.block.{{layer}}.layer.", f"backbone/{side}/stack/layers/", _layer(side, config.gated))
+        aliases[f"{side}.embed_tokens.weight"] = words
+    if config.head == "language_model" and config.tie_embeddings:
+        aliases["lm_head.weight"] = words
+    elif config.head == "language_model":
+        rules += under("", "", {"lm_head": unembedding("head")})
+        # Transformers 5 ties every T5 that it makes, also where it does not scale the head's input.
+        twins["lm_head.weight"] = words
     # The first files have this one too, which nothing reads.
     unused = (r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",)
     return Table(tuple(rules), aliases=aliases, twins=twins, ignored=unused)

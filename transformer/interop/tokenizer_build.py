@@ -60,8 +60,8 @@ def _finish(declared: Declared, started: Started) -> Built:
     tokenizer.add_tokens(tokens)
     names = {name: content_of(token) for name, token in roles.items()}
     if started.adds_again:
-        again = dict.fromkeys(map(content_of, (*everything.values(), *further)))
-        tokenizer.add_tokens([AddedToken(name, special=True) for name in again])
+        contents = dict.fromkeys(map(content_of, (*everything.values(), *further)))
+        tokenizer.add_tokens([AddedToken(name, special=True) for name in contents])
     if started.template is not None:
         tokenizer.post_processor = started.template(tokenizer, names)
     elif tokenizer.post_processor is None or "add_bos_token" in options or "add_eos_token" in options:

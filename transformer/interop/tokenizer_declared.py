@@ -17,6 +17,7 @@ from typing import Any
 from tokenizers import AddedToken
 
 from transformer.errors import UserError
+from transformer.interop.files import read_json
 
 CONFIG, TOKENIZER, JSON = "config.json", "tokenizer_config.json", "tokenizer.json"
 ADDED, SPECIALS = "added_tokens.json", "special_tokens_map.json"
@@ -197,13 +198,8 @@ def _required(token: str | AddedToken | None) -> str | AddedToken:
 
 
 def _json(path: Path, *, whole: bool = False) -> dict[str, Any]:
-    """Returns a file's object; an empty one where there is no such file."""
-    if not path.exists():
-        return {}
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
-    if not isinstance(found, dict) or (whole and not isinstance(found.get("model"), dict)):
-        raise UserError(f"{path}: not a {'tokenizer' if whole else 'JSON object'}")
-    return found
+    """Returns a file's object, of a whole tokenizer if asked; an empty one where there is no such file."""
+    record = read_json(path) if path.exists() else {}
+    if whole and not isinstance(record.get("model"), dict):
+        raise UserError(f"{path}: not a tokenizer")
+    return record

@@ -86,5 +86,5 @@ def scored(
 def _charsmap(normalizer: dict[str, Any]) -> bytes:
     """The first table of replacements in the normaliser of a tokenizer.json."""
     parts = normalizer.get("normalizers", [normalizer]) if normalizer.get("type") == "Sequence" else [normalizer]
-    found = next((part for part in parts if part.get("type") == "Precompiled"), {})
-    return base64.b64decode(found.get("precompiled_charsmap") or "")
+    precompiled = next((part for part in parts if part.get("type") == "Precompiled"), {})
+    return base64.b64decode(precompiled.get("precompiled_charsmap") or "")

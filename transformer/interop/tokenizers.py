@@ -53,16 +53,16 @@ def read(folder: Path, vocab_size: int | None = None) -> tuple[dict[str, bytes],
       vocab_size: rows of the model's vocabulary, beyond which ids are named; None: not known.
     """
     try:
-        tokenizer, said = _find(folder)
+        tokenizer, notes = _made(folder)
     except UserError as error:
         return {}, [f"left out: {error}"]
     try:
         check_vocabulary(tokenizer, tokenizer.vocab_size if vocab_size is None else vocab_size, AS_IMPORTED)
     except UserError as error:
-        said.append(f"refused where it is used: {error}")
+        notes.append(f"refused where it is used: {error}")
     with tempfile.TemporaryDirectory() as saved:
         tokenizer.save(saved)
-        return {file.name: file.read_bytes() for file in Path(saved).iterdir()}, said
+        return {file.name: file.read_bytes() for file in Path(saved).iterdir()}, notes
 
 
 def export(folder: epath.Path) -> tuple[dict[str, bytes], dict[str, Any]]:
@@ -89,7 +89,7 @@ def _names_of_specials(tokenizer: HuggingFaceTokenizer) -> dict[str, str | None]
     return {name: tokenizer.name_of(token) for name, token in ids.items()}
 
 
-def _find(folder: Path) -> tuple[Tokenizer, list[str]]:
+def _made(folder: Path) -> tuple[Tokenizer, list[str]]:
     declared = read_declared(folder)
     if declared.kind == "MarianTokenizer":
         return MarianTokenizer.read(folder, marian_settings(declared)), [f"from {', '.join(FILES[:2])} and {FILES[2]}"]
@@ -98,16 +98,16 @@ def _find(folder: Path) -> tuple[Tokenizer, list[str]]:
     settings: dict[str, Any] = dict(built.specials)
     if declared.options.get("split_special_tokens"):
         settings["split_special_tokens"] = True
-    said = [f"from {built.source}"]
+    notes = [f"from {built.source}"]
     if differs:
         parts = ", ".join(differs)
-        said.append(f"{parts}: as Transformers' {declared.kind} has it by the other files, not as {JSON} has it")
+        notes.append(f"{parts}: as Transformers' {declared.kind} has it by the other files, not as {JSON} has it")
     for number, token in sorted(declared.added.items()):
         if (given := built.tokenizer.token_to_id(token.content)) != number:
-            said.append(
+            notes.append(
                 f"{declared.added_from} gives {token.content!r} the id {number}; Transformers numbers it {given}"
             )
-    return HuggingFaceTokenizer(data, str(folder / built.source), settings), said
+    return HuggingFaceTokenizer(data, str(folder / built.source), settings), notes
 
 
 def _serialised(tokenizer: Library, declared: Declared) -> tuple[bytes, list[str]]:

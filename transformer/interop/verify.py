@@ -1,6 +1,6 @@
 """A folder's model here and in Transformers, on the same random tokens: how far apart, and from which layer on.
 
-Shape letters: B batch, T length, D model width.
+Shape letters: B batch, T tokens, D model width.
 """
 
 import contextlib
@@ -29,10 +29,10 @@ _ROWS, _PADDED = 2, 3
 def verify(
     path: Path,
     *,
-    length: int = 32,
+    num_tokens: int = 32,
     tolerance: float = TOLERANCE,
     pickle: bool = False,
-    say: Callable[[str], None] = print,
+    report: Callable[[str], None] = print,
 ) -> float:
     """Prints how far each output is from Transformers', relative to its size, and returns the largest of these.
 
@@ -44,10 +44,10 @@ def verify(
 
     Args:
       path: a folder in the Hugging Face format.
-      length: tokens of the random sequences, of which the second is padded on the right.
+      num_tokens: length of the random sequences, of which the second is padded on the right.
       tolerance: the largest difference allowed, relative to the output's size.
       pickle: the weights are a pickle.
-      say: gets the lines.
+      report: gets the lines.
 
     Raises:
       UserError: PyTorch or Transformers is missing, the folder cannot be read by either side, or the difference is too
@@ -66,7 +66,7 @@ def verify(
     with _their_failures(path):
         theirs = cls.from_pretrained(path, attn_implementation="eager", dtype=torch.float32).eval()
     pad, eos = (_word(architecture, getattr(theirs.config, name, None)) for name in ("pad_token_id", "eos_token_id"))
-    inputs = random_inputs(architecture, length, pad=pad, eos=eos)
+    inputs = random_inputs(architecture, num_tokens, pad=pad, eos=eos)
     model = architecture.build(Execution(attention="reference"))
 
     @jax.jit
@@ -78,22 +78,22 @@ def verify(
     with torch.no_grad(), _their_failures(path):
         outputs = theirs(**named, output_hidden_states=True)
 
-    rows, length = inputs["tokens"].shape
-    say(f"{cls.__name__}, {architecture.num_params():,} parameters, {rows} x {length} random tokens, float32")
+    rows, num_tokens = inputs["tokens"].shape
+    report(f"{cls.__name__}, {architecture.num_params():,} parameters, {rows} x {num_tokens} random tokens, float32")
     real = inputs.get("decoder_segment_ids", inputs["segment_ids"]) > 0
     worst = 0.0
     for name, have, want in compared(ours, outputs):
         difference, size = _difference(have, want, real)
         worst = float(np.maximum(worst, difference))  # not a number stays one
-        say(_line(name, difference, size))
-    if worst <= tolerance or _is_rounding(ours, outputs, (theirs, named), real, tolerance, say):
+        report(_line(name, difference, size))
+    if worst <= tolerance or _is_rounding(ours, outputs, (theirs, named), real, tolerance, report):
         return worst
     for name, have, want, mask in layers(architecture, intermediates["intermediates"], outputs, inputs):
         difference, size = _difference(have, want, mask)
         if not difference <= tolerance:
-            say(f"{_line(name, difference, size)}  <- the first")
+            report(f"{_line(name, difference, size)}  <- the first")
             break
-        say(_line(name, difference, size))
+        report(_line(name, difference, size))
     raise UserError(
         f"{path}: the largest difference is {worst:.3g} of its output's largest value, above the tolerance of "
         f"{tolerance:g}"
@@ -105,7 +105,7 @@ def _line(name: str, difference: float, size: float) -> str:
 
 
 def _is_rounding(
-    ours: Any, outputs: Any, theirs: tuple[Any, Any], real: np.ndarray, tolerance: float, say: Callable[[str], None]
+    ours: Any, outputs: Any, theirs: tuple[Any, Any], real: np.ndarray, tolerance: float, report: Callable[[str], None]
 ) -> bool:
     """Whether what is beyond the tolerance is what float32 rounds, and says how far both sides are from float64.
 
@@ -115,20 +115,20 @@ def _is_rounding(
       theirs: its model and inputs.
       real: which tokens are no padding.
       tolerance: relative to an output's size.
-      say: gets the lines.
+      report: gets the lines.
     """
     from transformer.interop.rounding import in_float64
 
     try:
         wide = in_float64(*theirs)
     except Exception as error:  # whatever Transformers' code raises: some of it insists on float32
-        say(f"not compared with float64, in which Transformers fails: {type(error).__name__}")
+        report(f"not compared with float64, in which Transformers fails: {type(error).__name__}")
         return False
     near = True
     for (name, have, narrow), (_, _, truth) in zip(compared(ours, outputs), compared(ours, wide), strict=True):
         error, _ = _difference(have, truth, real)
         own, _ = _difference(narrow, truth, real)
-        say(f"{name:24} from float64: ours {error:.3g} of the largest value, PyTorch's float32 {own:.3g}")
+        report(f"{name:24} from float64: ours {error:.3g} of the largest value, PyTorch's float32 {own:.3g}")
         near &= error <= max(tolerance, min(_OWN_ERRORS * own, _MOST * tolerance))
     return near
 
@@ -152,7 +152,7 @@ def _word(architecture: Architecture, special: Any) -> int | None:
 
 
 def random_inputs(
-    architecture: Architecture, length: int, *, pad: int | None, eos: int | None, seed: int = 0
+    architecture: Architecture, num_tokens: int, *, pad: int | None, eos: int | None, seed: int = 0
 ) -> dict[str, np.ndarray]:
     """Returns inputs of a model, int32 [B, T]: random tokens, the second row padded on the right.
 
@@ -161,22 +161,22 @@ def random_inputs(
     reads one row, unpadded.
     """
     rng = np.random.default_rng(seed)
-    length = min(length, getattr(architecture, "context_length", length))
+    num_tokens = min(num_tokens, getattr(architecture, "context_length", num_tokens))
     words = np.setdiff1d(
         np.arange(architecture.vocab_size, dtype=np.int32), [special for special in (pad, eos) if special is not None]
     )
     finds_padding = architecture.head == "sequence_classification" and architecture.kind == "decoder"
-    rows, padded = (1, 0) if finds_padding and pad is None else (_ROWS, min(_PADDED, length - 1))
+    rows, padded = (1, 0) if finds_padding and pad is None else (_ROWS, min(_PADDED, num_tokens - 1))
     inputs = {}
     for prefix in ("", "decoder_") if architecture.kind == "encoder_decoder" else ("",):
-        tokens = rng.choice(words, (rows, length))
+        tokens = rng.choice(words, (rows, num_tokens))
         segments = np.ones_like(tokens)
-        segments[1:, length - padded :] = 0
+        segments[1:, num_tokens - padded :] = 0
         if eos is not None:
             tokens[np.arange(rows), segments.sum(axis=1) - 1] = eos
         if pad is not None:
             tokens[segments == 0] = pad
-        positions = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
+        positions = np.broadcast_to(np.arange(num_tokens, dtype=np.int32), tokens.shape)
         inputs |= {f"{prefix}tokens": tokens, f"{prefix}positions": positions, f"{prefix}segment_ids": segments}
     return inputs
 
@@ -223,7 +223,7 @@ def layers(
         pairs = {"encoder": "encoder_hidden_states", "decoder": "decoder_hidden_states"}
     backbone = architecture.abstract_params()["backbone"]
     for prefix, name in pairs.items():
-        stack = _find(intermediates, prefix)
+        stack = _stack_states(intermediates, prefix)
         last_norm = "final_norm" in (backbone[prefix] if prefix else backbone)
         states = [state.numpy() for state in theirs[name]]
         ours = [stack["embedded"], *stack["layers"]["hidden"]]
@@ -233,13 +233,13 @@ def layers(
             yield f"{prefix} {label}".strip(), np.asarray(have), want, mask
 
 
-def _find(tree: Any, prefix: str) -> Any:
-    """Returns what a stack left, below the module called `prefix` if one is given."""
+def _stack_states(tree: Any, prefix: str) -> Any:
+    """Returns the intermediates of a stack, below the module called `prefix` if one is given."""
     if not isinstance(tree, Mapping):
         return None
     if "embedded" in tree and not prefix:
         return tree
-    parts = (_find(part, "" if name == prefix else prefix) for name, part in tree.items())
+    parts = (_stack_states(part, "" if name == prefix else prefix) for name, part in tree.items())
     return next((part for part in parts if part is not None), None)
 
 

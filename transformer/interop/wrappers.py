@@ -1,32 +1,17 @@
 """Names that the wrappers of PyTorch's trainers leave in saved weights: taken off, wherever they are whole."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
 from transformer.errors import UserError
+from transformer.interop.lazy import LazyArrays
 
 _ANYWHERE = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-"""Of torch.compile, FSDP and activation checkpointing, around any module."""
+"""What torch.compile, FSDP and activation checkpointing put around any module."""
 _ALL_BEGIN = "module."
-"""Of DataParallel and DistributedDataParallel, around the whole model: also an ordinary name, so all must have it."""
-
-
-class _Renamed(Mapping[str, np.ndarray]):
-    """Tensors by other names; each is still read when it is looked up."""
-
-    def __init__(self, tensors: Mapping[str, np.ndarray], names: Mapping[str, str]):
-        self._tensors, self._names = tensors, names
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._tensors[self._names[name]]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+"""What DataParallel and DistributedDataParallel put around the whole model: an ordinary name, so all must have it."""
 
 
 def unwrapped(tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
@@ -45,4 +30,4 @@ def unwrapped(tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         if short in names:
             raise UserError(f"tensors {names[short]!r} and {name!r} are both {short!r}, without a trainer's wrappers")
         names[short] = name
-    return _Renamed(tensors, names)
+    return LazyArrays(names, tensors.__getitem__)

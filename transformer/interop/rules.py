@@ -1,0 +1,108 @@
+"""The parts that families' tables are written with: dense layers, norms, embeddings, attentions, heads.
+
+A table maps the names of their modules to parts, which say where ours are; `under` puts them in place on both sides:
+
+    under("h.{layer}.", LAYERS, {"ln_1": norm("attention_norm"), "mlp.c_fc": dense("mlp/up")})
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from transformer.interop.engine import Rule
+from transformer.interop.transforms import FLAT, fused, kernel
+from transformer.models.decoder import DecoderHead
+
+Part = tuple[Rule, ...]
+"""Rules of a module's tensors, its weight and perhaps a bias. Their names are relative to it, as in "weight"."""
+Parts = Mapping[str, Part]
+"""Name of a module of theirs -> the rules of its tensors."""
+
+LAYERS = "backbone/stack/layers/"
+"""Path of the layers of a model with one stack."""
+_PROJECTIONS = ("query", "key", "value", "out")
+
+
+def under(theirs: str, ours: str, parts: Parts) -> tuple[Rule, ...]:
+    """Returns the rules of parts, their names starting with `theirs` and our paths with `ours`."""
+    return tuple(
+        Rule(f"{theirs}{name}.{rule.theirs}", tuple(f"{ours}{path}" for path in rule.ours), rule.transform)
+        for name, part in parts.items()
+        for rule in part
+    )
+
+
+def dense(*ours: str, inputs: int = 1, bias: bool = True, transposed: bool = True) -> Part:
+    """A dense layer.
+
+    Args:
+      *ours: paths of our modules: several are fused to one of theirs, along the outputs.
+      inputs: how many input dimensions our kernel has.
+      bias: whether there is one.
+      transposed: their weight is [outputs, inputs] (PyTorch's Linear), not [inputs, outputs] (GPT-2's Conv1D).
+    """
+    weight, flat = kernel(inputs, transposed=transposed), FLAT
+    if len(ours) > 1:
+        weight, flat = fused(weight, axis=0 if transposed else 1), fused(flat)
+    kernels = Rule("weight", tuple(f"{path}/kernel" for path in ours), weight)
+    return (kernels, Rule("bias", tuple(f"{path}/bias" for path in ours), flat)) if bias else (kernels,)
+
+
+def norm(ours: str, *, bias: bool = True) -> Part:
+    """A LayerNorm, or without a bias a root-mean-square norm."""
+    scale = Rule("weight", (f"{ours}/scale",))
+    return (scale, Rule("bias", (f"{ours}/bias",))) if bias else (scale,)
+
+
+def embedding(ours: str) -> Part:
+    """A table with a row for each word, position or kind."""
+    return (Rule("weight", (f"{ours}/embedding",)),)
+
+
+def unembedding(ours: str, *, bias: bool = False) -> Part:
+    """The layer from the last hidden state to the words' scores, a row for each word on both sides."""
+    rows = Rule("weight", (f"{ours}/kernel",))
+    return (rows, Rule("bias", (f"{ours}/bias",))) if bias else (rows,)
+
+
+def attention(
+    theirs: str, ours: str, names: Sequence[str], *, biases: Literal["all", "qkv", "none"] = "all"
+) -> dict[str, Part]:
+    """The four projections of an attention.
+
+    Args:
+      theirs: its name.
+      ours: its path.
+      names: of the projections to queries, keys and values, and of the output's, below `theirs`.
+      biases: which of them have one: "all", "qkv" (all but the output's) or "none".
+    """
+    return {
+        f"{theirs}.{name}": dense(
+            f"{ours}/{projection}",
+            inputs=2 if projection == "out" else 1,
+            bias=biases == "all" or (biases == "qkv" and projection != "out"),
+        )
+        for name, projection in zip(names, _PROJECTIONS, strict=True)
+    }
+
+
+def decoder_head(
+    head: DecoderHead, *, tied: bool, words: str, token_classifier: str = "score"
+) -> tuple[tuple[Rule, ...], dict[str, str]]:
+    """Returns the rules of a decoder-only model's head, and the aliases of a tied one: all families name them alike.
+
+    Args:
+      head: ours.
+      tied: whether the unembedding is the embedding.
+      words: the embedding's name.
+      token_classifier: what the family calls the layer of its token classifier.
+    """
+    if head == "language_model" and tied:
+        return (), {"lm_head.weight": words}
+    parts: dict[DecoderHead, Parts] = {
+        "language_model": {"lm_head": unembedding("head")},
+        "sequence_classification": {"score": dense("head/out", bias=False)},
+        "token_classification": {token_classifier: dense("head/out")},
+        "question_answering": {"qa_outputs": dense("head/out")},
+        "none": {},
+    }
+    return under("", "", parts[head]), {}
