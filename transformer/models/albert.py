@@ -91,9 +91,6 @@ class AlbertConfig(EncoderConfig):
         """Returns the model below its head."""
         return AlbertBackbone(self, execution)
 
-    def _token_head_weights(self) -> int:
-        return super()._token_head_weights() + self.embedding_width * self.width
-
 
 class AlbertBackbone(nn.Module):
     """Narrow embeddings, normalised, then widened; one block, again and again."""

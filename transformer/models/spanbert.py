@@ -64,10 +64,6 @@ class SpanBertConfig(BertConfig):
         names = ("boundary_left", "boundary_right", "boundary_offset") if self.head == "pretraining" else ()
         return super().example_inputs(batch, length) | dict.fromkeys(names, jnp.zeros((batch, 1), jnp.int32))
 
-    def _token_head_weights(self) -> int:
-        boundary = (3 * self.width + self.boundary_width + self.vocab_size) * self.width
-        return super()._token_head_weights() + (boundary if self.head == "pretraining" else 0)
-
 
 class SpanBert(Encoder):
     """An encoder that has a boundary head as well, where it is pretrained."""

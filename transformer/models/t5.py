@@ -122,12 +122,6 @@ class T5Config(EncoderDecoderConfig):
         """Returns the decoder above the words' embedding."""
         return T5Side(self, T5DecoderBlock, self.num_decoder_layers, False, execution)
 
-    def flops_per_example(self, length: int, target_length: int = 0) -> float:
-        """Returns the FLOPs of training on a pair of sequences: `count_flops`."""
-        attention_width = self.num_heads * self.head_width
-        mlp_weights = (3 if self.gated else 2) * self.width * self.mlp_width
-        return self.count_flops(length, target_length, (attention_width, attention_width), (mlp_weights, mlp_weights))
-
 
 class T5EncoderBlock(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""

@@ -133,11 +133,6 @@ class TransformerConfig(EncoderDecoderConfig):
             init=self.matrix_init,
         )
 
-    def flops_per_example(self, length: int, target_length: int = 0) -> float:
-        """Returns the FLOPs of training on a pair of sequences: `count_flops`."""
-        mlp_weights = 2 * self.width * self.encoder_mlp_width, 2 * self.width * self.decoder_mlp_width
-        return self.count_flops(length, target_length, (self.width, self.width), mlp_weights)
-
 
 class PostNormSide(nn.Module):
     """An encoder or a decoder: positions join the words, then blocks."""

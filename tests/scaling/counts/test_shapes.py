@@ -12,6 +12,7 @@ import configs
 from transformer.errors import UserError
 from transformer.models import FAMILIES
 from transformer.models.architecture import Architecture
+from transformer.models.conventions import flops_per_token, num_params
 from transformer.models.distilbert import DistilBertConfig
 from transformer.models.gpt import GPTConfig
 from transformer.models.gpt1 import GPT1Config
@@ -20,7 +21,6 @@ from transformer.models.marian import MarianConfig
 from transformer.models.roberta import RobertaConfig
 from transformer.models.spanbert import SpanBertConfig
 from transformer.models.transformer import TransformerConfig
-from transformer.scaling.counts.conventions import flops_per_token, num_params
 from transformer.scaling.counts.shapes import Shaping, proportions, shaped
 from transformer.scaling.counts.sizes import TOKENS_PER_PARAM, around, ladder, sized
 from transformer.sharding import param_names, resolve

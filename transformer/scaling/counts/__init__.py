@@ -1,1 +1,1 @@
-"""What a model has and what it costs: parameters, FLOPs by named conventions, well-shaped sizes."""
+"""Well-shaped sizes of an architecture."""

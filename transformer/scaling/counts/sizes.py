@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from transformer.errors import UserError
 from transformer.models.architecture import Architecture
+from transformer.models.conventions import flops_per_token, kinds_of
+from transformer.models.counting import kind_of
 from transformer.models.encoder_decoder import EncoderDecoderConfig
 from transformer.models.gpt import GPTConfig
-from transformer.scaling.counts.conventions import flops_per_token, kinds_of
-from transformer.scaling.counts.flops import leaves
 from transformer.scaling.counts.shapes import Shaping, aspect, proportions, shaped
 
 _WIDEST = 2**15
@@ -205,10 +205,10 @@ def _params(architecture: Architecture, size: str) -> int:
     """Returns `conventions.num_params`, from the tree of a shallow model, made once a width: layers are all alike."""
     shallow, times = _shallow(architecture)
     kinds, total = kinds_of(size), 0
-    for leaf in leaves(shallow):
-        if leaf.kind in kinds:
-            stack = next((module for module in leaf.path if module in times), "")
-            total += leaf.size * (times[stack] if leaf.layers else 1)
+    for parameter in shallow.counts.parameters:
+        if kind_of(parameter) in kinds:
+            stack = next((module for module in parameter.path if module in times), "")
+            total += parameter.size * (times[stack] if parameter.is_stacked else 1)
     return total
 
 

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from transformer.errors import UserError
-from transformer.models import Architecture
-from transformer.scaling.counts import conventions
+from transformer.models import Architecture, conventions
 from transformer.scaling.counts.shapes import Shaping
 from transformer.scaling.counts.sizes import TOKENS_PER_PARAM, Sized, around, ladder
 from transformer.scaling.laws import power_law
