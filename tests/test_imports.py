@@ -30,6 +30,7 @@ FORBIDDEN = {
     "transformer.ops": {"flax.linen", "optax", "orbax"},
     "transformer.layers": {"optax", "orbax"},
     "transformer.models": {"optax", "orbax"},
+    "configs": {"transformer.scaling"},
 }
 
 

@@ -1,1 +1,0 @@
-"""Well-shaped sizes of an architecture."""
