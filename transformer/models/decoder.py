@@ -46,7 +46,7 @@ class DecoderConfig(Architecture):
     norm_epsilon: float = 1e-5
     """Added to the variance in LayerNorm."""
     activation: str = "gelu_tanh"
-    """Of the feed-forward layers: gelu_tanh, gelu, relu or silu."""
+    """Activation of the feed-forward layers: gelu_tanh, gelu, relu or silu."""
     tie_embeddings: bool = True
     """Whether the head multiplies with the embedding, or with a matrix of its own."""
     head: DecoderHead = "language_model"

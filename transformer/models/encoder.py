@@ -73,7 +73,7 @@ class EncoderConfig(Architecture):
     norm_epsilon: float = 1e-12
     """Added to the variance in LayerNorm."""
     activation: str = "gelu"
-    """Of the feed-forward layers and the masked language model's head: gelu, gelu_tanh, relu or silu."""
+    """Activation of the feed-forward layers and the head of masked words: gelu, gelu_tanh, relu or silu."""
     tie_embeddings: bool = True
     """Whether the head multiplies with the embedding, or with a matrix of its own."""
     head: EncoderHead = "masked_lm"
@@ -109,7 +109,7 @@ class EncoderConfig(Architecture):
 
     @property
     def initializer(self) -> Initializer:
-        """Of every matrix and table; what the PyTorch releases draw from."""
+        """How every matrix and table starts: as in the PyTorch releases."""
         return nn.initializers.normal(0.02)
 
     @property

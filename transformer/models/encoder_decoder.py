@@ -66,7 +66,7 @@ class EncoderDecoderConfig(Architecture):
     @property
     @abc.abstractmethod
     def embedding_init(self) -> Initializer:
-        """Of the words' embedding."""
+        """How the words' embedding starts."""
 
     def language_model_head(self) -> LanguageModelHead:
         """Returns the head of next words: the embedding."""

@@ -59,11 +59,11 @@ class LlamaConfig(DecoderConfig):
     mlp_width: int = 14336
     """Width of the feed-forward layers."""
     activation: str = "silu"
-    """Of the feed-forward layers' gate."""
+    """Activation of the feed-forward layers' gate: silu, gelu, gelu_tanh or relu."""
     norm_epsilon: float = 1e-5
     """Added to the mean square in RMSNorm."""
     rotary_base: float = 500000.0
-    """Of the wavelengths of rotary positions (LLaMA 1 and 2: 10,000)."""
+    """Base of the wavelengths of rotary positions (LLaMA 1 and 2: 10,000)."""
     rotary_scaling: Llama3Scaling | None = None
     """How LLaMA 3.1 stretches the wavelengths to a longer context; None leaves them."""
     window: int | None = None

@@ -47,7 +47,7 @@ class SpanBertConfig(BertConfig):
 
     @property
     def initializer(self) -> Initializer:
-        """Of every matrix and table (its released code, `init_bert_weights`)."""
+        """How every matrix and table starts (its released code, `init_bert_weights`)."""
         return nn.initializers.normal(0.02)
 
     @property

@@ -56,7 +56,7 @@ class T5Config(EncoderDecoderConfig):
     mlp_width: int = 2048
     """Width of the feed-forward layers."""
     activation: str = "relu"
-    """Of the feed-forward layers: relu (1.0), gelu_tanh (1.1), gelu or silu."""
+    """Activation of the feed-forward layers: relu (1.0), gelu_tanh (1.1), gelu or silu."""
     gated: bool = False
     """Whether the feed-forward layers are gated (1.1: GEGLU, Shazeer 2020)."""
     relative_buckets: int = 32
@@ -94,7 +94,7 @@ class T5Config(EncoderDecoderConfig):
 
     @property
     def embedding_init(self) -> Initializer:
-        """Of the words' embedding (Mesh TensorFlow: N(0, 1); a tied head scales it down)."""
+        """How the words' embedding starts (Mesh TensorFlow: N(0, 1); a tied head scales it down)."""
         return nn.initializers.normal(1.0)
 
     @property
