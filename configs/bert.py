@@ -2,8 +2,8 @@
 
 from configs.recipe import SHORT_VOCABULARY, STUDY_VOCABULARY, published, short, study
 from transformer.models.bert import BertConfig
+from transformer.models.resizing import Shaping, scaled
 from transformer.objectives.masked_lm import MaskedLM
-from transformer.scaling.counts.shapes import shaped
 from transformer.training.experiment import Experiment
 from transformer.training.optimizer import OptimizerConfig
 
@@ -42,7 +42,7 @@ def bert_scaling(width: int = 128) -> Experiment:
         attention_dropout=0.0,
         num_token_types=1,
     )
-    return study("bert-scaling", shaped(base, width), MaskedLM(rate=0.25), batch_size=64, seq_len=16)
+    return study("bert-scaling", scaled(base, width, shaping=Shaping()), MaskedLM(rate=0.25), batch_size=64, seq_len=16)
 
 
 def bert_base() -> Experiment:

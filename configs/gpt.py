@@ -5,9 +5,9 @@ import dataclasses
 from configs.recipe import PYTHON_VOCABULARY, STUDY_VOCABULARY, published, small, study
 from transformer.data.config import DataConfig
 from transformer.models.gpt import GPTConfig
+from transformer.models.resizing import Shaping, scaled
 from transformer.objectives.causal_lm import CausalLM
 from transformer.objectives.prefix_lm import PrefixLM
-from transformer.scaling.counts.shapes import shaped
 from transformer.training.experiment import Experiment
 from transformer.training.optimizer import OptimizerConfig
 
@@ -34,7 +34,7 @@ def gpt_prefix_python() -> Experiment:
 def gpt_scaling(width: int = 128) -> Experiment:
     """A GPT of a scaling study, of any width in multiples of 16: seconds to minutes on a CPU."""
     base = GPTConfig(vocab_size=STUDY_VOCABULARY, context_length=128, width=128, num_layers=4, num_heads=8, dropout=0.0)
-    return study("gpt-scaling", shaped(base, width), CausalLM(), batch_size=8, seq_len=128)
+    return study("gpt-scaling", scaled(base, width, shaping=Shaping()), CausalLM(), batch_size=8, seq_len=128)
 
 
 def gpt2_small() -> Experiment:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"transformer.errors"},
     {"transformer.paths"},
-    {"transformer.ops", "transformer.data", "transformer.sharding", "transformer.cluster"},
+    {"transformer.ops", "transformer.data", "transformer.sharding", "transformer.cluster", "transformer.params"},
     {"transformer.layers", "transformer.objectives"},
     {"transformer.models"},
     {"transformer.checkpoint"},
@@ -30,6 +30,7 @@ FORBIDDEN = {
     "transformer.ops": {"flax.linen", "optax", "orbax"},
     "transformer.layers": {"optax", "orbax"},
     "transformer.models": {"optax", "orbax"},
+    "configs": {"transformer.scaling"},
 }
 
 

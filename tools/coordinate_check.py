@@ -82,7 +82,7 @@ def measure(asked: Command, widths: Sequence[int], base: "MupConfig") -> Measure
     import configs
     from transformer.data import pipeline
     from transformer.layers.execution import Execution
-    from transformer.models.resize import resized
+    from transformer.models.resizing import scaled
     from transformer.sharding import BatchLayout, MeshConfig, make_mesh
     from transformer.training import loop
     from transformer.training.coordinates import at_width, coordinates
@@ -90,7 +90,7 @@ def measure(asked: Command, widths: Sequence[int], base: "MupConfig") -> Measure
     preset = configs.get(asked.preset)
     experiment = dataclasses.replace(
         preset,
-        model=resized(preset.model, asked.widths[0], head_width=asked.head_width, layers=asked.layers),
+        model=scaled(preset.model, asked.widths[0], head_width=asked.head_width, layers=asked.layers),
         optimizer=dataclasses.replace(preset.optimizer, name=asked.optimizer, learning_rate=asked.learning_rate),
         train=dataclasses.replace(
             preset.train, steps=asked.steps, batch_size=asked.batch_size, seq_len=asked.seq_len, accumulation=1

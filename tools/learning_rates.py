@@ -90,14 +90,14 @@ def sweep(asked: Command, widths: Sequence[int], base: "MupConfig") -> Losses:
     """Returns the losses at each width and rate; says each as it comes."""
     import configs
     from transformer.data import pipeline
-    from transformer.models.resize import resized
+    from transformer.models.resizing import scaled
     from transformer.sharding import BatchLayout, MeshConfig, make_mesh
     from transformer.training import loop, rates
 
     preset = configs.get(asked.preset)
     experiment = dataclasses.replace(
         preset,
-        model=resized(preset.model, asked.widths[0], head_width=asked.head_width, layers=asked.layers),
+        model=scaled(preset.model, asked.widths[0], head_width=asked.head_width, layers=asked.layers),
         optimizer=dataclasses.replace(preset.optimizer, name=asked.optimizer, warmup_steps=asked.steps // 10),
         train=dataclasses.replace(
             preset.train, steps=asked.steps, batch_size=asked.batch_size, seq_len=asked.seq_len, accumulation=1
@@ -119,7 +119,7 @@ def sweep(asked: Command, widths: Sequence[int], base: "MupConfig") -> Losses:
         validation = list(loop.to_devices(itertools.islice(batches, asked.eval_batches), layout))
     tried, found = [2.0**exponent for exponent in range(asked.exponents[0], asked.exponents[1] + 1)], {}
     for width in widths:
-        wide = dataclasses.replace(experiment, model=resized(experiment.model, width), mup=base)
+        wide = dataclasses.replace(experiment, model=scaled(experiment.model, width), mup=base)
         found[width] = rates.losses(wide, tried, training, validation, mesh)
         print(f"{width:>6}", *(f"{loss:6.3f}" for loss in found[width].values()), flush=True)
     return found

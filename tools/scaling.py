@@ -168,7 +168,7 @@ def run(asked: Run) -> None:
 def flops(asked: Flops) -> None:
     """Prints the account of a preset's model."""
     import configs
-    from transformer.scaling.counts import account
+    from transformer.scaling.commands import account
 
     preset = configs.get(asked.preset)
     length = preset.train.seq_len if asked.length is None else asked.length

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.tiny_models import TINY
-from transformer.models.resize import resized
+from transformer.models.resizing import scaled
 from transformer.objectives import CausalLM, MaskedLM, Seq2Seq
 from transformer.sharding import MeshConfig, make_mesh
 from transformer.training.coordinates import LOGITS, SCORES, STREAM, Coordinates, at_width, coordinates, slope
@@ -26,7 +26,7 @@ def batches():
 
 
 def experiment_of(family: str) -> Experiment:
-    model = resized(dataclasses.replace(TINY[family], vocab_size=VOCABULARY), 64, layers=2)
+    model = scaled(dataclasses.replace(TINY[family], vocab_size=VOCABULARY), 64, layers=2)
     changes = {"gpt": {"band": None}, "bert": {"head": "masked_lm"}, "t5": {"gated": False, "tie_embeddings": True}}
     return Experiment(
         name="tiny",

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from tests.tiny_models import TINY
+from transformer.models import conventions
 from transformer.training import throughput
 from transformer.training.evaluation import evaluate
 from transformer.training.throughput import Throughput, peak_flops
@@ -42,6 +44,13 @@ def test_throughput_leaves_out_what_is_not_stepping(monkeypatch):
     assert report["step_seconds"] == pytest.approx((1 + 2 + 3) / 3)
     assert report["tokens_per_second"] == pytest.approx(50)
     assert report["mfu"] == pytest.approx(50 * 10 / 2000)
+
+
+@pytest.mark.parametrize("name", ["llama", "spanbert", "bart"])
+def test_utilisation_counts_by_the_convention_that_it_names(name):
+    lengths = (12, 7 if name == "bart" else 0)
+    named = conventions.flops_per_token(throughput.MFU_CONVENTION, TINY[name], *lengths)
+    assert TINY[name].flops_per_token(*lengths) == named
 
 
 class Chip:

@@ -16,7 +16,7 @@ from tests.tiny_models import TINY, random_params
 from transformer.errors import UserError
 from transformer.layers.execution import Execution
 from transformer.models.gpt import GPTConfig
-from transformer.models.resize import resized
+from transformer.models.resizing import scaled
 from transformer.models.t5 import T5Config
 from transformer.sharding import MeshConfig, param_names
 from transformer.training import loop
@@ -77,17 +77,17 @@ def test_what_a_family_scales_by_the_width_counts_as_a_part():
     assert rows["backbone/decoder/final_norm/scale"][0] == pytest.approx(1 / 2)
     assert rows["backbone/encoder/final_norm/scale"][0] == 1
     assert rows["backbone/decoder/stack/layers/cross_attention/query/kernel"][0] == pytest.approx(1 / 4)
-    rows = table(resized(TINY["transformer"], 64), MupConfig(16))
+    rows = table(scaled(TINY["transformer"], 64), MupConfig(16))
     assert rows["backbone/token_embedding/embedding"][0] == pytest.approx(1 / 2)
     norm = dataclasses.replace(TINY["transformer"], num_decoder_layers=3)
-    rows = table(resized(norm, 64), MupConfig(16))
+    rows = table(scaled(norm, 64), MupConfig(16))
     np.testing.assert_allclose(rows["backbone/decoder/stack/layers/mlp_norm/scale"][0], [[1], [1], [1 / 2]])
 
 
 @pytest.mark.parametrize("family", TINY)
 def test_every_family(family):
     """What is read from the width outside is as in the base, all within is a quarter; each tied norm is there."""
-    wide = resized(TINY[family], 64)
+    wide = scaled(TINY[family], 64)
     rows = table(wide, MupConfig(16))
     boxed = flatten_dict(nn.meta.unbox(wide.abstract_params()), sep="/")
     for norm in wide.tied_norms:
@@ -232,16 +232,6 @@ def test_muons_updates_have_the_spectral_norm_that_the_base_has():
 def test_refuses(model, mup, optimizer, message):
     with pytest.raises(UserError, match=message):
         scaling(model, MupConfig(**mup), OptimizerConfig(name=optimizer))
-
-
-def test_resizing_keeps_proportions():
-    llama = resized(TINY["llama"], 64, head_width=16, layers=4)
-    assert (llama.width, llama.num_heads, llama.num_kv_heads, llama.head_width) == (64, 8, 4, 16)
-    assert (llama.mlp_width, llama.num_layers) == (96, 4)
-    marian = resized(TINY["marian"], 32, layers=6)
-    assert (marian.num_encoder_heads, marian.num_decoder_heads, marian.encoder_mlp_width) == (8, 4, 64)
-    assert (marian.num_encoder_layers, marian.num_decoder_layers) == (6, 3)
-    assert math.isclose(resized(TINY["gpt"], 64).head_width, TINY["gpt"].head_width)
 
 
 def test_a_run_goes_on_from_its_checkpoint_on_a_mesh(experiment, tmp_path):

@@ -61,7 +61,7 @@ class AlbertConfig(EncoderConfig):
     classifier_dropout: float = 0.1
     """Probability of dropping what a head of classes or sentences reads."""
     activation: str = "gelu_tanh"
-    """Of the feed-forward layers and the masked language model's head: gelu_tanh (version 2), gelu, relu or silu."""
+    """Activation of the feed-forward layers and the head of masked words: gelu_tanh (version 2), gelu, relu or silu."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -70,7 +70,7 @@ class AlbertConfig(EncoderConfig):
 
     @property
     def initializer(self) -> Initializer:
-        """Of every matrix and table: normal, cut at two standard deviations, as BERT's."""
+        """How every matrix and table starts: normal, cut at two standard deviations, as BERT's."""
         return nn.initializers.truncated_normal(0.02)
 
     @property
@@ -90,9 +90,6 @@ class AlbertConfig(EncoderConfig):
     def backbone(self, execution: Execution) -> "AlbertBackbone":
         """Returns the model below its head."""
         return AlbertBackbone(self, execution)
-
-    def _token_head_weights(self) -> int:
-        return super()._token_head_weights() + self.embedding_width * self.width
 
 
 class AlbertBackbone(nn.Module):

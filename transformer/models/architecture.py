@@ -3,7 +3,6 @@
 import abc
 import dataclasses
 import functools
-import math
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
@@ -12,6 +11,8 @@ import jax.numpy as jnp
 
 from transformer.errors import UserError
 from transformer.layers.execution import Execution
+from transformer.models.counting import Counts
+from transformer.params import flat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,23 +37,22 @@ class Architecture(abc.ABC):
     """What the hidden states are for."""
     num_labels: int
     """Classes of a classification head."""
+    width: int
+    """D: model width, of the residual stream or streams."""
 
     @abc.abstractmethod
     def build(self, execution: Execution) -> nn.Module:
         """Returns the module: the model without its weights."""
 
+    @property
     @abc.abstractmethod
-    def flops_per_example(self, length: int, target_length: int = 0) -> float:
-        """Returns the FLOPs of training on one example, forward and backward.
+    def stacks(self) -> dict[str, int]:
+        """Module of the backbone that holds a stack of layers -> how many."""
 
-        Args:
-          length: tokens of the sequence; of the encoder's, where there are two.
-          target_length: tokens of the decoder's sequence, in an encoder-decoder.
-        """
-
-    def flops_per_token(self, length: int, target_length: int = 0) -> float:
-        """Returns `flops_per_example`, a token read by encoder or decoder."""
-        return self.flops_per_example(length, target_length) / (length + target_length)
+    @property
+    def depth(self) -> int:
+        """Layers, of the deeper side where there are two."""
+        return max(self.stacks.values())
 
     @property
     def scales_scores(self) -> bool:
@@ -94,7 +94,25 @@ class Architecture(abc.ABC):
 
     def num_params(self) -> int:
         """Returns the number of parameters, tied ones counted once."""
-        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nn.meta.unbox(self.abstract_params())))
+        return sum(parameter.size for parameter in self.counts.parameters)
+
+    @property
+    def counts(self) -> Counts:
+        """What the model has and what it costs, by kind: parameters, and FLOPs of training."""
+        return _counts(self)
+
+    def flops_per_example(self, length: int, target_length: int = 0) -> float:
+        """Returns the FLOPs of training on one example, forward and backward: the sum of `Counts.flops_by_kind`.
+
+        Args:
+          length: tokens of the sequence; of the encoder's, where there are two.
+          target_length: tokens of the decoder's sequence, in an encoder-decoder.
+        """
+        return sum(self.counts.flops_by_kind(length, target_length).values())
+
+    def flops_per_token(self, length: int, target_length: int = 0) -> float:
+        """Returns `flops_per_example`, a token read by encoder or decoder."""
+        return self.flops_per_example(length, target_length) / (length + target_length)
 
     def require(self, condition: bool, message: str) -> None:
         """Raises `UserError` with the message, unless the condition holds."""
@@ -124,3 +142,9 @@ def _abstract_params(architecture: Architecture) -> Any:
     """Traces the model, which takes a tenth of a second and more: once an architecture, however often it is asked."""
     module = architecture.build(Execution())
     return jax.eval_shape(lambda: module.init(jax.random.key(0), **architecture.example_inputs()))["params"]
+
+
+@functools.lru_cache(maxsize=512)
+def _counts(architecture: Architecture) -> Counts:
+    parameters = flat(architecture.abstract_params())
+    return Counts(parameters, architecture.kind, architecture.head, architecture.stacks, architecture.attention_windows)

@@ -46,7 +46,7 @@ class BartConfig(TransformerConfig):
     decoder_mlp_width: int = 3072
     """Width of the decoder's feed-forward layers."""
     activation: str = "gelu"
-    """Of the feed-forward layers: gelu (section 2.1), gelu_tanh, relu or silu."""
+    """Activation of the feed-forward layers: gelu (section 2.1), gelu_tanh, relu or silu."""
     attention_dropout: float = 0.1
     """Probability of dropping attention probabilities."""
     mlp_dropout: float = 0.1
@@ -70,12 +70,12 @@ class BartConfig(TransformerConfig):
 
     @property
     def embedding_init(self) -> Initializer:
-        """Of the words' embedding (section 2.1: N(0, 0.02), as all else)."""
+        """How the words' embedding starts (section 2.1: N(0, 0.02), as all else)."""
         return nn.initializers.normal(0.02)
 
     @property
     def matrix_init(self) -> Initializer:
-        """Of every other matrix."""
+        """How every other matrix starts."""
         return nn.initializers.normal(0.02)
 
     def embed(self, execution: Execution) -> "BartEmbedding":

@@ -55,7 +55,7 @@ class BertConfig(EncoderConfig):
 
     @property
     def initializer(self) -> Initializer:
-        """Of every matrix and table: normal, cut at two standard deviations (its code's `create_initializer`)."""
+        """How every matrix and table starts: normal, cut at two standard deviations (`create_initializer`)."""
         return nn.initializers.truncated_normal(0.02)
 
     def backbone(self, execution: Execution) -> "BertBackbone":

@@ -3,12 +3,15 @@
 Shape letters: B batch, T length, C classes.
 """
 
-from typing import Any, Literal
+import abc
+import dataclasses
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer.layers.activations import check_activation
 from transformer.layers.cache import KVCache, LayerCache
 from transformer.layers.execution import Execution
 from transformer.layers.heads import (
@@ -18,24 +21,76 @@ from transformer.layers.heads import (
     LanguageModelHead,
     LanguageModelOutput,
 )
+from transformer.models.architecture import Architecture
 from transformer.ops.masks import Mask
 
 DecoderHead = Literal["language_model", "sequence_classification", "token_classification", "question_answering", "none"]
 
 
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig(Architecture):
+    """What every decoder's config has; the defaults are GPT-2 small's."""
+
+    kind: ClassVar[Literal["decoder"]] = "decoder"
+
+    vocab_size: int = 50257
+    """Words."""
+    context_length: int = 1024
+    """Learned positions: the most tokens that the model can look at."""
+    width: int = 768
+    """Model width: of the residual stream."""
+    num_layers: int = 12
+    """Blocks."""
+    num_heads: int = 12
+    """Attention heads; they divide the width."""
+    norm_epsilon: float = 1e-5
+    """Added to the variance in LayerNorm."""
+    activation: str = "gelu_tanh"
+    """Activation of the feed-forward layers: gelu_tanh, gelu, relu or silu."""
+    tie_embeddings: bool = True
+    """Whether the head multiplies with the embedding, or with a matrix of its own."""
+    head: DecoderHead = "language_model"
+    """What the hidden states are for."""
+    num_labels: int = 2
+    """Classes of a classification head."""
+
+    def __post_init__(self):
+        self.require_positive("vocab_size", "context_length", "width", "num_layers", "num_heads", "num_labels")
+        self.require(self.norm_epsilon > 0, f"norm_epsilon is {self.norm_epsilon}: it must be above 0")
+        check_activation(self.activation)
+
+    @abc.abstractmethod
+    def backbone(self, execution: Execution) -> nn.Module:
+        """Returns the model below its head.
+
+        It has a `token_embedding`, is called as backbone(tokens_BT, positions_BT, segment_ids_BT, prefix_BT, cache=...,
+        deterministic=...) and returns [B, T, D] and, where one was given, the cache with the new tokens.
+        """
+
+    def build(self, execution: Execution) -> "Decoder":
+        """Returns the module: the model without its weights."""
+        return Decoder(self, execution)
+
+    @property
+    def stacks(self) -> dict[str, int]:
+        """Module that holds the stack of layers -> how many."""
+        return {"stack": self.num_layers}
+
+    @property
+    def cache_heads(self) -> tuple[int, int]:
+        """Key-value heads, and the width of each."""
+        return self.num_heads, self.width // self.num_heads
+
+
 class Decoder(nn.Module):
-    """Tokens in; next words, classes, or hidden states out.
+    """Tokens in; next words, classes, or hidden states out."""
 
-    The config is a decoder family's: beside its sizes it has `backbone(execution)`, whose module has a
-    `token_embedding` and returns hidden states and, where one was given, the cache with the new tokens.
-    """
-
-    config: Any
+    config: DecoderConfig
     execution: Execution
 
     def setup(self):
         config, dtype = self.config, self.execution.compute_dtype
-        self.backbone = config.backbone(self.execution)
+        self.backbone: Any = config.backbone(self.execution)
         if config.head == "language_model":
             self.head: Any = LanguageModelHead(config.vocab_size, config.tie_embeddings)
         elif config.head != "none":
@@ -85,10 +140,8 @@ class Decoder(nn.Module):
     @nn.nowrap
     def init_cache(self, batch: int, length: int) -> KVCache:
         """Returns an empty cache of `length` slots for `batch` rows, in the compute dtype."""
-        config = self.config
-        return KVCache.empty(
-            config.num_layers, batch, length, config.num_kv_heads, config.head_width, self.execution.compute_dtype
-        )
+        dtype = self.execution.compute_dtype
+        return KVCache.empty(self.config.num_layers, batch, length, *self.config.cache_heads, dtype)
 
 
 def causal_masks(

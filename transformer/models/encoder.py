@@ -73,7 +73,7 @@ class EncoderConfig(Architecture):
     norm_epsilon: float = 1e-12
     """Added to the variance in LayerNorm."""
     activation: str = "gelu"
-    """Of the feed-forward layers and the masked language model's head: gelu, gelu_tanh, relu or silu."""
+    """Activation of the feed-forward layers and the head of masked words: gelu, gelu_tanh, relu or silu."""
     tie_embeddings: bool = True
     """Whether the head multiplies with the embedding, or with a matrix of its own."""
     head: EncoderHead = "masked_lm"
@@ -103,8 +103,13 @@ class EncoderConfig(Architecture):
         return Encoder(self, execution)
 
     @property
+    def stacks(self) -> dict[str, int]:
+        """Module that holds the stack of layers -> how many."""
+        return {"stack": self.num_layers}
+
+    @property
     def initializer(self) -> Initializer:
-        """Of every matrix and table; what the PyTorch releases draw from."""
+        """How every matrix and table starts: as in the PyTorch releases."""
         return nn.initializers.normal(0.02)
 
     @property
@@ -164,29 +169,6 @@ class EncoderConfig(Architecture):
     def pooler(self, dtype: Any) -> Pooler:
         """Returns the layer between the first token and what reads it."""
         return Pooler(dtype, kernel_init=self.initializer)
-
-    def flops_per_example(self, length: int, target_length: int = 0) -> float:
-        """Returns the FLOPs of training on one sequence: T (6 M + 12 N D T) + 6 R.
-
-        M are the weights in matrix products that every token meets: the blocks' and the head's. A masked language
-        model's head is counted for every token, also where only masked ones are scored. R are the weights that a
-        sequence meets once: the pooler's and what reads it. The rest is as in `GPTConfig.flops_per_example`.
-        """
-        del target_length
-        token = self.num_layers * (4 * self.width**2 + 2 * self.width * self.mlp_width) + self._token_head_weights()
-        attention = 12.0 * self.num_layers * self.width * length
-        return length * (6.0 * token + attention) + 6.0 * self._row_head_weights()
-
-    def _token_head_weights(self) -> int:
-        """Returns the weights that every token meets outside of the blocks."""
-        if self.head in ("masked_lm", "pretraining"):
-            return (self.width + self.vocab_size) * self.unembedding_width
-        return self.width * self.num_outputs if self.head in ("token_classification", "question_answering") else 0
-
-    def _row_head_weights(self) -> int:
-        """Returns the weights that a sequence meets once."""
-        scores = {"pretraining": 2, "next_sentence": 2, "sequence_classification": self.num_labels}.get(self.head, 0)
-        return self.width * (self.width + scores) if self.head in self.pooled_heads else 0
 
 
 class Encoder(nn.Module):

@@ -35,8 +35,6 @@ class EncoderDecoderConfig(Architecture):
 
     kind: ClassVar[Literal["encoder_decoder"]] = "encoder_decoder"
 
-    width: int
-    """Model width: of both residual streams."""
     num_encoder_layers: int
     """The encoder's blocks."""
     num_decoder_layers: int
@@ -68,7 +66,7 @@ class EncoderDecoderConfig(Architecture):
     @property
     @abc.abstractmethod
     def embedding_init(self) -> Initializer:
-        """Of the words' embedding."""
+        """How the words' embedding starts."""
 
     def language_model_head(self) -> LanguageModelHead:
         """Returns the head of next words: the embedding."""
@@ -86,33 +84,16 @@ class EncoderDecoderConfig(Architecture):
         """Returns the model below its head."""
         return EncoderDecoderBackbone(self, execution)
 
+    @property
+    def stacks(self) -> dict[str, int]:
+        """Module that holds a side's stack of layers -> how many."""
+        return {"encoder": self.num_encoder_layers, "decoder": self.num_decoder_layers}
+
     def check(self) -> None:
         """Raises `UserError` where a field that all families have is impossible."""
         self.require_positive("vocab_size", "width", "num_encoder_layers", "num_decoder_layers", "num_labels")
         inside = 0 <= self.decoder_start_id < self.vocab_size
         self.require(inside, f"decoder_start_id {self.decoder_start_id} is no token: vocab_size is {self.vocab_size}")
-
-    def count_flops(
-        self, length: int, target_length: int, attention_widths: tuple[int, int], mlp_weights: tuple[int, int]
-    ) -> float:
-        """Returns the FLOPs of training on a pair of S and T tokens, in GPTConfig's convention.
-
-        6 for each token and weight that meet in a product, and attention's two products over all keys, as if nothing
-        were masked: 12 A for each pair of tokens. Source tokens meet the encoder's blocks and the keys' and values'
-        half of the decoder's cross-attention; target tokens meet the rest.
-
-        Args:
-          length: S; `target_length`: T.
-          attention_widths: A, all heads together, of the encoder and of the decoder.
-          mlp_weights: of one block's feed-forward layers, in the encoder and in the decoder.
-        """
-        half, other_half = (2 * self.width * width for width in attention_widths)  # of an attention's four matrices
-        encoder = self.num_encoder_layers * (2 * half + mlp_weights[0])
-        decoder = self.num_decoder_layers * (3 * other_half + mlp_weights[1]) + self.vocab_size * self.width
-        source = length * (encoder + self.num_decoder_layers * other_half)
-        pairs = self.num_encoder_layers * attention_widths[0] * length**2
-        pairs += self.num_decoder_layers * attention_widths[1] * target_length * (target_length + length)
-        return 6.0 * (source + target_length * decoder) + 12.0 * pairs
 
 
 class EncoderDecoderBackbone(nn.Module):

@@ -11,14 +11,13 @@ Shape letters: B batch, T length, D model width, V vocabulary, N layers.
 import dataclasses
 import functools
 import operator
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from transformer.layers.activations import check_activation
 from transformer.layers.attention import Attention, KeysValues
 from transformer.layers.blocks import RESIDUAL
 from transformer.layers.cache import KVCache, LayerCache
@@ -28,53 +27,31 @@ from transformer.layers.execution import Execution
 from transformer.layers.mlp import MLP
 from transformer.layers.norms import LayerNorm
 from transformer.layers.stack import Stack
-from transformer.models.architecture import Architecture
-from transformer.models.decoder import Decoder, DecoderHead, causal_masks
+from transformer.models.decoder import DecoderConfig, causal_masks
 from transformer.ops.masks import Mask
 from transformer.sharding import constrain
 
 
 @dataclasses.dataclass(frozen=True)
-class GPTConfig(Architecture):
+class GPTConfig(DecoderConfig):
     """A GPT-2 or GPT-3 model; the defaults are GPT-2 small's (124,439,808 parameters)."""
 
     family: ClassVar[str] = "gpt"
-    kind: ClassVar[Literal["decoder"]] = "decoder"
     pre_norm: ClassVar[bool] = True
 
-    vocab_size: int = 50257
-    """Words."""
-    context_length: int = 1024
-    """Learned positions: the most tokens that the model can look at."""
-    width: int = 768
-    """Model width: of the residual stream."""
-    num_layers: int = 12
-    """Blocks."""
-    num_heads: int = 12
-    """Attention heads; they divide the width."""
     mlp_width: int | None = None
     """Width of the feed-forward layers; None: four times the model width."""
     dropout: float = 0.1
     """Probability of dropping embeddings, attention probabilities and sublayer outputs (GPT-2: 0.1; GPT-3: 0)."""
-    norm_epsilon: float = 1e-5
-    """Added to the variance in LayerNorm."""
-    activation: str = "gelu_tanh"
-    """Of the feed-forward layers: gelu_tanh (GPT-2), gelu, relu or silu."""
     band: int | None = None
     """Tokens back that every second layer sees, the token itself included, from the second layer on; None: all."""
     scale_scores: bool = True
     """Whether attention divides its scores by the square root of the head width."""
     divide_scores_by_layer: bool = False
     """Whether attention divides its scores by the layer's number too, counted from 1 (Stanford CRFM's GPT-2s)."""
-    tie_embeddings: bool = True
-    """Whether the head multiplies with the embedding, or with a matrix of its own."""
-    head: DecoderHead = "language_model"
-    """What the hidden states are for."""
-    num_labels: int = 2
-    """Classes of a classification head."""
 
     def __post_init__(self):
-        self.require_positive("vocab_size", "context_length", "width", "num_layers", "num_heads", "num_labels")
+        super().__post_init__()
         self.require_divides("num_heads", "width")
         self.require(self.mlp_width is None or self.mlp_width >= 1, f"mlp_width is {self.mlp_width}: at least 1")
         self.require(self.band is None or self.band >= 1, f"band is {self.band}: it must be at least 1")
@@ -83,8 +60,6 @@ class GPTConfig(Architecture):
             f"num_layers is {self.num_layers}: dense and banded layers take turns, so it must be even",
         )
         self.require_rates("dropout")
-        self.require(self.norm_epsilon > 0, f"norm_epsilon is {self.norm_epsilon}: it must be above 0")
-        check_activation(self.activation)
 
     @property
     def head_width(self) -> int:
@@ -95,11 +70,6 @@ class GPTConfig(Architecture):
     def feed_forward_width(self) -> int:
         """`mlp_width`, its default worked out."""
         return 4 * self.width if self.mlp_width is None else self.mlp_width
-
-    @property
-    def num_kv_heads(self) -> int:
-        """Key-value heads."""
-        return self.num_heads
 
     @property
     def scales_scores(self) -> bool:
@@ -127,27 +97,9 @@ class GPTConfig(Architecture):
         """How many tokens back the layers' queries see, in turns."""
         return (None,) if self.band is None else (None, self.band)
 
-    def build(self, execution: Execution) -> Decoder:
-        """Returns the module: the model without its weights."""
-        return Decoder(self, execution)
-
     def backbone(self, execution: Execution) -> "GPTBackbone":
         """Returns the model below its head."""
         return GPTBackbone(self, execution)
-
-    def flops_per_example(self, length: int, target_length: int = 0) -> float:
-        """Returns the FLOPs of training on one sequence: T (6 M + 12 N D T) (Chowdhery et al. 2022, PaLM, appendix B).
-
-        M are the weights in matrix products: the blocks' and the unembedding's, tied or not. The second term is
-        attention's two products over all T keys, as if nothing were masked; a banded layer's T is at most its band. A
-        multiply-add is two FLOPs, and backward takes twice forward. Not counted: biases, norms, softmax, activations,
-        the embedding look-up, the loss, the optimizer, and what rematerialisation computes again.
-        """
-        del target_length
-        block = 4 * self.width**2 + 2 * self.width * self.feed_forward_width
-        weights = self.num_layers * block + self.vocab_size * self.width
-        keys = length if self.band is None else (length + min(length, self.band)) / 2  # of the average layer
-        return length * (6.0 * weights + 12.0 * self.num_layers * self.width * keys)
 
 
 class GPTLayer(struct.PyTreeNode):

@@ -15,7 +15,6 @@ from typing import ClassVar, Literal
 import flax.linen as nn
 import jax
 
-from transformer.layers.activations import check_activation
 from transformer.layers.attention import Attention, KeysValues
 from transformer.layers.blocks import RESIDUAL
 from transformer.layers.cache import KVCache, LayerCache
@@ -25,8 +24,7 @@ from transformer.layers.mlp import GatedMLP
 from transformer.layers.norms import RMSNorm
 from transformer.layers.positions import Llama3Scaling, Rotary
 from transformer.layers.stack import Stack
-from transformer.models.architecture import Architecture
-from transformer.models.decoder import Decoder, DecoderHead, causal_masks
+from transformer.models.decoder import DecoderConfig, causal_masks
 from transformer.ops.masks import Mask
 from transformer.sharding import constrain
 
@@ -38,11 +36,10 @@ _BIASES: dict[str, frozenset[str]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class LlamaConfig(Architecture):
+class LlamaConfig(DecoderConfig):
     """A model of LLaMA's kind; the defaults are LLaMA 3 8B's (8,030,261,248 parameters)."""
 
     family: ClassVar[str] = "llama"
-    kind: ClassVar[Literal["decoder"]] = "decoder"
     pre_norm: ClassVar[bool] = True
 
     vocab_size: int = 128256
@@ -62,11 +59,11 @@ class LlamaConfig(Architecture):
     mlp_width: int = 14336
     """Width of the feed-forward layers."""
     activation: str = "silu"
-    """Of the feed-forward layers' gate."""
+    """Activation of the feed-forward layers' gate: silu, gelu, gelu_tanh or relu."""
     norm_epsilon: float = 1e-5
     """Added to the mean square in RMSNorm."""
     rotary_base: float = 500000.0
-    """Of the wavelengths of rotary positions (LLaMA 1 and 2: 10,000)."""
+    """Base of the wavelengths of rotary positions (LLaMA 1 and 2: 10,000)."""
     rotary_scaling: Llama3Scaling | None = None
     """How LLaMA 3.1 stretches the wavelengths to a longer context; None leaves them."""
     window: int | None = None
@@ -81,17 +78,12 @@ class LlamaConfig(Architecture):
     """Probability of dropping attention probabilities."""
     tie_embeddings: bool = False
     """Whether the head multiplies with the embedding, or with a matrix of its own."""
-    head: DecoderHead = "language_model"
-    """What the hidden states are for."""
-    num_labels: int = 2
-    """Classes of a classification head."""
 
     def __post_init__(self):
-        self.require_positive("vocab_size", "context_length", "width", "num_layers", "num_heads", "num_kv_heads")
-        self.require_positive("head_width", "mlp_width", "num_labels")
+        super().__post_init__()
+        self.require_positive("num_kv_heads", "head_width", "mlp_width")
         self.require_divides("num_kv_heads", "num_heads")
         self.require(self.head_width % 2 == 0, f"head_width is {self.head_width}: rotary positions need an even one")
-        self.require(self.norm_epsilon > 0, f"norm_epsilon is {self.norm_epsilon}: it must be above 0")
         self.require(self.rotary_base > 0, f"rotary_base is {self.rotary_base}: it must be above 0")
         self.require(self.window is None or self.window >= 1, f"window is {self.window}: it must be at least 1")
         self.require(
@@ -99,7 +91,6 @@ class LlamaConfig(Architecture):
             f"unknown attention_biases {self.attention_biases!r}; choose from: {', '.join(_BIASES)}",
         )
         self.require_rates("attention_dropout")
-        check_activation(self.activation)
 
     @property
     def tied_norms(self) -> tuple[str, ...]:
@@ -111,26 +102,14 @@ class LlamaConfig(Architecture):
         """How many tokens back the layers' queries see."""
         return (self.window,)
 
-    def build(self, execution: Execution) -> Decoder:
-        """Returns the module: the model without its weights."""
-        return Decoder(self, execution)
+    @property
+    def cache_heads(self) -> tuple[int, int]:
+        """Key-value heads, and the width of each."""
+        return self.num_kv_heads, self.head_width
 
     def backbone(self, execution: Execution) -> "LlamaBackbone":
         """Returns the model below its head."""
         return LlamaBackbone(self, execution)
-
-    def flops_per_example(self, length: int, target_length: int = 0) -> float:
-        """Returns the FLOPs of training on one sequence: T (6 M + 12 N H K S), in the convention of `GPTConfig`.
-
-        M are the weights in matrix products, and S the keys that a token sees as if nothing were masked: T, or the
-        window where that is shorter.
-        """
-        del target_length
-        attention = 2 * self.width * self.head_width * (self.num_heads + self.num_kv_heads)
-        block = attention + 3 * self.width * self.mlp_width
-        weights = self.num_layers * block + self.vocab_size * self.width
-        keys = length if self.window is None else min(length, self.window)
-        return length * (6.0 * weights + 12.0 * self.num_layers * self.num_heads * self.head_width * keys)
 
 
 class LlamaBlock(nn.Module):

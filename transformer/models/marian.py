@@ -29,7 +29,7 @@ class MarianConfig(TransformerConfig):
     decoder_start_id: int = 58100
     """The token that a decoder's input starts with: padding."""
     activation: str = "silu"
-    """Of the feed-forward layers: silu ("swish"), relu, gelu or gelu_tanh."""
+    """Activation of the feed-forward layers: silu ("swish"), relu, gelu or gelu_tanh."""
     context_length: int = 512
     """Positions of each side: the most tokens that it can look at."""
     scale_embeddings: bool = True
@@ -47,7 +47,7 @@ class MarianConfig(TransformerConfig):
 
     @property
     def embedding_init(self) -> Initializer:
-        """Of the words' embedding: uniform, vectors of about unit length (Marian's embedding layer)."""
+        """How the words' embedding starts: uniform, vectors of about unit length (Marian's embedding layer)."""
         return nn.initializers.variance_scaling(1.0, "fan_out", "uniform")
 
     def embed(self, execution: Execution) -> SinusoidalEmbedding:

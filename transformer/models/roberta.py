@@ -41,7 +41,7 @@ class RobertaConfig(BertConfig):
 
     @property
     def initializer(self) -> Initializer:
-        """Of every matrix and table (fairseq's `init_bert_params`)."""
+        """How every matrix and table starts (fairseq's `init_bert_params`)."""
         return nn.initializers.normal(0.02)
 
     def masked_lm_head(self, dtype: Any) -> MaskedLMHead:

@@ -47,7 +47,7 @@ class SpanBertConfig(BertConfig):
 
     @property
     def initializer(self) -> Initializer:
-        """Of every matrix and table (its released code, `init_bert_weights`)."""
+        """How every matrix and table starts (its released code, `init_bert_weights`)."""
         return nn.initializers.normal(0.02)
 
     @property
@@ -63,10 +63,6 @@ class SpanBertConfig(BertConfig):
         """Returns inputs of the model, all zeros: what its `init` needs."""
         names = ("boundary_left", "boundary_right", "boundary_offset") if self.head == "pretraining" else ()
         return super().example_inputs(batch, length) | dict.fromkeys(names, jnp.zeros((batch, 1), jnp.int32))
-
-    def _token_head_weights(self) -> int:
-        boundary = (3 * self.width + self.boundary_width + self.vocab_size) * self.width
-        return super()._token_head_weights() + (boundary if self.head == "pretraining" else 0)
 
 
 class SpanBert(Encoder):

@@ -56,7 +56,7 @@ class T5Config(EncoderDecoderConfig):
     mlp_width: int = 2048
     """Width of the feed-forward layers."""
     activation: str = "relu"
-    """Of the feed-forward layers: relu (1.0), gelu_tanh (1.1), gelu or silu."""
+    """Activation of the feed-forward layers: relu (1.0), gelu_tanh (1.1), gelu or silu."""
     gated: bool = False
     """Whether the feed-forward layers are gated (1.1: GEGLU, Shazeer 2020)."""
     relative_buckets: int = 32
@@ -94,7 +94,7 @@ class T5Config(EncoderDecoderConfig):
 
     @property
     def embedding_init(self) -> Initializer:
-        """Of the words' embedding (Mesh TensorFlow: N(0, 1); a tied head scales it down)."""
+        """How the words' embedding starts (Mesh TensorFlow: N(0, 1); a tied head scales it down)."""
         return nn.initializers.normal(1.0)
 
     @property
@@ -121,12 +121,6 @@ class T5Config(EncoderDecoderConfig):
     def decoder(self, execution: Execution) -> "T5Side":
         """Returns the decoder above the words' embedding."""
         return T5Side(self, T5DecoderBlock, self.num_decoder_layers, False, execution)
-
-    def flops_per_example(self, length: int, target_length: int = 0) -> float:
-        """Returns the FLOPs of training on a pair of sequences: `count_flops`."""
-        attention_width = self.num_heads * self.head_width
-        mlp_weights = (3 if self.gated else 2) * self.width * self.mlp_width
-        return self.count_flops(length, target_length, (attention_width, attention_width), (mlp_weights, mlp_weights))
 
 
 class T5EncoderBlock(nn.Module):

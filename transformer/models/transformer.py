@@ -55,15 +55,15 @@ class TransformerConfig(EncoderDecoderConfig):
     decoder_mlp_width: int = 2048
     """Width of the decoder's feed-forward layers."""
     activation: str = "relu"
-    """Of the feed-forward layers: relu, gelu, gelu_tanh or silu."""
+    """Activation of the feed-forward layers: relu, gelu, gelu_tanh or silu."""
     norm_epsilon: float = 1e-5
     """Added to the variance in LayerNorm (the paper gives none; this is PyTorch's)."""
     dropout: float = 0.1
     """Probability of dropping the embeddings and the sublayers' outputs (section 5.4; the big model: 0.3)."""
     attention_dropout: float = 0.0
-    """Of dropping attention probabilities. (Not in the paper; its code, Tensor2Tensor, had 0.1.)"""
+    """Probability of dropping attention probabilities. (Not in the paper; its code, Tensor2Tensor, had 0.1.)"""
     mlp_dropout: float = 0.0
-    """Of dropping the feed-forward layers' hidden values. (As above.)"""
+    """Probability of dropping the feed-forward layers' hidden values. (As above.)"""
 
     def __post_init__(self):
         self.check()
@@ -91,12 +91,12 @@ class TransformerConfig(EncoderDecoderConfig):
 
     @property
     def embedding_init(self) -> Initializer:
-        """Of the words' embedding: vectors of about unit length, before they are scaled (Tensor2Tensor)."""
+        """How the words' embedding starts: vectors of about unit length, before they are scaled (Tensor2Tensor)."""
         return nn.initializers.normal(self.width**-0.5)
 
     @property
     def matrix_init(self) -> Initializer:
-        """Of every other matrix: Glorot and Bengio 2010, equation 16."""
+        """How every other matrix starts: Glorot and Bengio 2010, equation 16."""
         return _glorot(self.width)
 
     @property
@@ -132,11 +132,6 @@ class TransformerConfig(EncoderDecoderConfig):
             mlp_dropout=self.mlp_dropout,
             init=self.matrix_init,
         )
-
-    def flops_per_example(self, length: int, target_length: int = 0) -> float:
-        """Returns the FLOPs of training on a pair of sequences: `count_flops`."""
-        mlp_weights = 2 * self.width * self.encoder_mlp_width, 2 * self.width * self.decoder_mlp_width
-        return self.count_flops(length, target_length, (self.width, self.width), mlp_weights)
 
 
 class PostNormSide(nn.Module):

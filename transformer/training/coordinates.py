@@ -18,7 +18,7 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
 from transformer.layers.attention import Attention
-from transformer.models.resize import resized
+from transformer.models.resizing import scaled
 from transformer.training.experiment import Experiment
 from transformer.training.loop import build
 from transformer.training.mup import MupConfig, scaling
@@ -41,7 +41,7 @@ def at_width(experiment: Experiment, width: int, base: MupConfig, *, head_width:
       base: muP's, or none.
       head_width: of its heads; None: as it is, so that their number grows.
     """
-    model = resized(experiment.model, width, head_width=head_width)
+    model = scaled(experiment.model, width, head_width=head_width)
     optimizer = dataclasses.replace(experiment.optimizer, schedule="constant", warmup_steps=0)
     return dataclasses.replace(experiment, model=model, optimizer=optimizer, mup=base)
 

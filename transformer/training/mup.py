@@ -40,7 +40,7 @@ import numpy as np
 from transformer.errors import UserError
 from transformer.layers.execution import Execution
 from transformer.models import Architecture
-from transformer.models.resize import resized
+from transformer.models.resizing import scaled
 from transformer.sharding import param_names
 from transformer.training.optimizer import BLOCK_AXES, Factors, OptimizerConfig, is_matrix, is_names, muon_axes
 
@@ -77,7 +77,7 @@ class MupConfig:
         if self.base_width is None:
             return None
         try:
-            base = resized(architecture, self.base_width, head_width=self.base_head_width, layers=self.base_layers)
+            base = scaled(architecture, self.base_width, head_width=self.base_head_width, layers=self.base_layers)
         except UserError as error:
             raise UserError(f"--mup.base-width {self.base_width}: {error}") from error
         if self.base_layers is not None and not architecture.pre_norm:
@@ -107,12 +107,12 @@ class Scaling(NamedTuple):
         drawn = self.base.build(Execution()).init(jax.random.key(seed), **self.base.example_inputs())
         base = nn.meta.unbox(drawn["params"])
 
-        def scaled(path: tuple, param: jax.Array, other: jax.Array, multiplier: Any, spread: float) -> jax.Array:
+        def initial(path: tuple, param: jax.Array, other: jax.Array, multiplier: Any, spread: float) -> jax.Array:
             if is_matrix(path):  # the others start as constants, the same at any size
                 param = param * (spread * _rms(other) / _rms(param))
             return param * multiplier
 
-        return jax.tree_util.tree_map_with_path(scaled, params, base, self.factors.multiplier, self.spread)
+        return jax.tree_util.tree_map_with_path(initial, params, base, self.factors.multiplier, self.spread)
 
 
 def scaling(architecture: Architecture, mup: MupConfig, optimizer: OptimizerConfig) -> Scaling | None:
@@ -172,7 +172,7 @@ class _Rules:
         """
         ratios = {axis: size / other for axis, (size, other) in enumerate(zip(shape, base, strict=True))}
         layers = ratios.pop(names.index("layers")) if "layers" in names else 1.0
-        width = dataclasses.asdict(self.model)["width"] / dataclasses.asdict(self.base)["width"]
+        width = self.model.width / self.base.width
         wide = any(ratio != 1 for ratio in ratios.values())
         inputs = _inputs(path, names)
         fan_in = math.prod(ratios[axis] for axis in inputs)

@@ -1,4 +1,4 @@
-"""How fast a run is: tokens per second, and model FLOPs utilisation (MFU; PaLM, Chowdhery et al. 2022, appendix B)."""
+"""How fast a run is: tokens per second, and model FLOPs utilisation (MFU; Chowdhery et al. 2022, appendix B)."""
 
 import time
 from collections.abc import Sequence
@@ -6,6 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+MFU_CONVENTION = "exact"
+"""The convention by which utilisation counts a model's FLOPs, wherever it is written or printed: of those in
+`transformer.models.conventions` what `Architecture.flops_per_token` is."""
 
 # Dense bfloat16 FLOP/s of a chip, from the makers' data sheets; keys are matched at the start of `device_kind`, longest
 # first.

@@ -6,7 +6,7 @@ import pytest
 
 import configs
 from transformer.errors import UserError
-from transformer.scaling.counts import conventions
+from transformer.models import conventions
 from transformer.scaling.studies import simulate
 from transformer.scaling.studies.plan import Request, plan
 from transformer.scaling.studies.study import Study, experiment_path, read, write

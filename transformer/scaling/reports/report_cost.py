@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from transformer.scaling.counts import conventions
+from transformer.models import conventions
 from transformer.scaling.reports import energy, page
 from transformer.scaling.reports.energy import Energy, Power
 from transformer.scaling.reports.results import Results, RunResult

@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from transformer.errors import UserError
-from transformer.models import Architecture
-from transformer.scaling.counts import conventions
-from transformer.scaling.counts.shapes import Shaping
-from transformer.scaling.counts.sizes import TOKENS_PER_PARAM, Sized, around, ladder
+from transformer.models import Architecture, conventions
+from transformer.models.resizing import Shaping, head_width
 from transformer.scaling.laws import power_law
+from transformer.scaling.studies.sizes import TOKENS_PER_PARAM, Sized, around, ladder
 from transformer.scaling.studies.study import Cell, Study
 from transformer.training.experiment import Experiment
 from transformer.training.mup import MupConfig
@@ -218,10 +217,7 @@ def _rate_factor(base: Experiment, request: Request, cell: Cell) -> float:
 
 
 def _base_of(model: Architecture) -> MupConfig:
-    fields = dataclasses.asdict(model)
-    heads = fields.get("num_heads", fields.get("num_encoder_heads"))
-    layers = fields.get("num_layers", fields.get("num_encoder_layers")) if model.pre_norm else None
-    return MupConfig(fields["width"], fields.get("head_width", fields["width"] // heads), layers)
+    return MupConfig(model.width, head_width(model), model.depth if model.pre_norm else None)
 
 
 def _ordered(cells: Sequence[Cell]) -> list[Cell]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from transformer.scaling.counts.shapes import Shaping
+from transformer.models.resizing import Shaping
 from transformer.scaling.studies.plan import Request
 from transformer.training.experiment import Experiment
 

@@ -4,7 +4,6 @@ Shape letters: D model width, L layers, N parameters, C training FLOPs.
 """
 
 import bisect
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -12,11 +11,9 @@ from typing import NamedTuple
 
 from transformer.errors import UserError
 from transformer.models.architecture import Architecture
-from transformer.models.encoder_decoder import EncoderDecoderConfig
-from transformer.models.gpt import GPTConfig
-from transformer.scaling.counts.conventions import flops_per_token, kinds_of
-from transformer.scaling.counts.flops import leaves
-from transformer.scaling.counts.shapes import Shaping, aspect, proportions, shaped
+from transformer.models.conventions import flops_per_token, kinds_of
+from transformer.models.counting import kind_of
+from transformer.models.resizing import Shaping, scaled, shallowest
 
 _WIDEST = 2**15
 """Wider than any model so far."""
@@ -59,7 +56,7 @@ def sized(
     if not params >= 1:
         raise UserError(f"sizes: a model of {params:g} parameters: give at least 1")
     widths, wanted = _widths(base, shaping), max(params, above + 1.0)
-    middle = widths[_place(base, widths, wanted, lambda width: _params(shaped(base, width, shaping), size))]
+    middle = widths[_place(base, widths, wanted, lambda width: _params(scaled(base, width, shaping=shaping), size))]
     # N goes as D^2 L, and so as D^3 at one aspect ratio: wider or narrower than this, no depth gives N within stretch.
     reach = (2 * shaping.stretch) ** (1 / 3)
     near = [width for width in widths if 1 / reach <= width / middle <= reach]
@@ -126,7 +123,7 @@ def around(
         raise UserError(f"sizes: {count} sizes over a span of {span:g} at {tokens_per_param:g} tokens a parameter")
 
     def cost(width: int) -> float:
-        architecture = shaped(base, width, shaping)
+        architecture = scaled(base, width, shaping=shaping)
         tokens = tokens_per_param * _params(architecture, size)
         return tokens * flops_per_token(convention, architecture, length, target_length)
 
@@ -141,7 +138,7 @@ def around(
         )
     low, high = widths[place - 1], widths[place]
     share = math.log(flops / cost(low)) / math.log(cost(high) / cost(low))
-    small, large = (_params(shaped(base, width, shaping), size) for width in (low, high))
+    small, large = (_params(scaled(base, width, shaping=shaping), size) for width in (low, high))
     best = small * (large / small) ** share
     steps = [0.0] if count == 1 else [2 * step / (count - 1) - 1 for step in range(count)]
     return ladder(base, [best * span**step for step in steps], size, shaping)
@@ -153,7 +150,7 @@ def _widths(base: Architecture, shaping: Shaping) -> tuple[int, ...]:
 
     def fits(width: int) -> bool:
         try:
-            shaped(base, width, shaping)
+            scaled(base, width, shaping=shaping)
         except UserError:
             return False
         return True
@@ -170,7 +167,7 @@ def _place(base: Architecture, widths: Sequence[int], value: float, key: Callabl
     A bisection would ask for thrice as many keys, and each takes a trace of a model.
     """
     keys: dict[int, float] = {}
-    place = min(bisect.bisect_left(widths, proportions(base)[0]), len(widths) - 1)
+    place = min(bisect.bisect_left(widths, base.width), len(widths) - 1)
     power, last = 3.0, place
     while place not in keys:
         keys[place] = key(widths[place])
@@ -187,37 +184,26 @@ def _depths(base: Architecture, width: int, params: float, size: str, shaping: S
     Where the number of layers is given, the one that has it.
     """
     if shaping.layers is not None:
-        return [shaped(base, width, shaping)]
-    wanted = aspect(base, shaping)
+        return [scaled(base, width, shaping=shaping)]
+    wanted = shaping.width_a_layer(base)
     depths = range(1, math.floor(width * shaping.stretch / wanted) + 1)
     within = [depth for depth in depths if depth >= width / wanted / shaping.stretch] or [1]
 
     def count(depth: int) -> int:
-        return _params(shaped(base, width, shaping, depth), size)
+        return _params(scaled(base, width, depth, shaping=shaping), size)
 
     if count(within[0]) == count(within[-1]):  # one depth, or layers that share their weights
-        return [shaped(base, width, shaping)]
+        return [scaled(base, width, shaping=shaping)]
     above = bisect.bisect_left(within, params, key=count)
-    return [shaped(base, width, shaping, depth) for depth in within[max(above - 1, 0) : above + 1]]
+    return [scaled(base, width, depth, shaping=shaping) for depth in within[max(above - 1, 0) : above + 1]]
 
 
 def _params(architecture: Architecture, size: str) -> int:
     """Returns `conventions.num_params`, from the tree of a shallow model, made once a width: layers are all alike."""
-    shallow, times = _shallow(architecture)
-    kinds, total = kinds_of(size), 0
-    for leaf in leaves(shallow):
-        if leaf.kind in kinds:
-            stack = next((module for module in leaf.path if module in times), "")
-            total += leaf.size * (times[stack] if leaf.layers else 1)
+    shallow, kinds, total = shallowest(architecture), kinds_of(size), 0
+    for parameter in shallow.counts.parameters:
+        if kind_of(parameter) in kinds:
+            stacked = [module for module in parameter.path if parameter.is_stacked and module in shallow.stacks]
+            times = [architecture.stacks[module] // shallow.stacks[module] for module in stacked]
+            total += parameter.size * math.prod(times)
     return total
-
-
-def _shallow(architecture: Architecture) -> tuple[Architecture, dict[str, int]]:
-    """Returns the architecture with the fewest layers that it can have, and module -> how often it has them really."""
-    match architecture:
-        case EncoderDecoderConfig():
-            shallow = dataclasses.replace(architecture, num_encoder_layers=1, num_decoder_layers=1)
-            return shallow, {"encoder": architecture.num_encoder_layers, "decoder": architecture.num_decoder_layers}
-        case GPTConfig(band=int()):
-            return dataclasses.replace(architecture, num_layers=2), {"stack": architecture.num_layers // 2}
-    return dataclasses.replace(architecture, num_layers=1), {"stack": proportions(architecture)[1]}

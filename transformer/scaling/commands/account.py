@@ -1,8 +1,8 @@
 """An account of an architecture: where its parameters and FLOPs are, and what each convention makes of it."""
 
 from transformer.models.architecture import Architecture
-from transformer.scaling.counts.conventions import CONVENTIONS, SIZES, num_params
-from transformer.scaling.counts.flops import FLOP_KINDS, PARAMETER_KINDS, flops_by_kind, params_by_kind
+from transformer.models.conventions import CONVENTIONS, SIZES, num_params
+from transformer.models.counting import FLOP_KINDS, PARAMETER_KINDS
 
 
 def describe(architecture: Architecture, length: int, target_length: int = 0) -> list[str]:
@@ -14,7 +14,8 @@ def describe(architecture: Architecture, length: int, target_length: int = 0) ->
       target_length: tokens of the decoder's sequence, in an encoder-decoder.
     """
     tokens = length + target_length
-    params, flops = params_by_kind(architecture), flops_by_kind(architecture, length, target_length)
+    counts = architecture.counts
+    params, flops = counts.params_by_kind(), counts.flops_by_kind(length, target_length)
     # Attention's pairs have no parameters of their own: they stand below its projections.
     kinds = [*PARAMETER_KINDS]
     kinds.insert(kinds.index("attention") + 1, "scores")

@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 from transformer.errors import UserError, choice_hint
 from transformer.models.architecture import Architecture
-from transformer.scaling.counts.flops import attentions, embedding_table, flops_by_kind, params_by_kind
 
 SIZES = {
     "total": ("embedding", "positions", "attention", "mlp", "norms", "head"),
@@ -25,7 +24,7 @@ alone, without words, positions and head (Kaplan et al. 2020, section 2.1, who a
 
 def num_params(architecture: Architecture, size: str = "total") -> int:
     """Returns N by one of `SIZES`; raises UserError for another name."""
-    counts = params_by_kind(architecture)
+    counts = architecture.counts.params_by_kind()
     return sum(counts[kind] for kind in kinds_of(size))
 
 
@@ -62,7 +61,9 @@ def palm(architecture: Architecture, length: int, target_length: int = 0) -> flo
     layer, three times that in all. T is at most the window, where there is one. The paper's model FLOPs utilisation is
     by this count.
     """
-    return six_n(architecture, length, target_length) + flops_by_kind(architecture, length, target_length)["scores"]
+    return (
+        six_n(architecture, length, target_length) + architecture.counts.flops_by_kind(length, target_length)["scores"]
+    )
 
 
 def chinchilla(architecture: Architecture, length: int, target_length: int = 0) -> float:
@@ -73,10 +74,9 @@ def chinchilla(architecture: Architecture, length: int, target_length: int = 0) 
     with N counting the 13 D D L + V D parameters of relative positions.
     """
     softmax = sum(
-        9.0 * attention.layers * attention.heads * attention.pairs
-        for attention in attentions(architecture, length, target_length)
+        9.0 * attention.heads * attention.pairs for attention in architecture.counts.attentions(length, target_length)
     )
-    embeddings = 6.0 * embedding_table(architecture) * (length + target_length)
+    embeddings = 6.0 * architecture.counts.embedding_table * (length + target_length)
     return exact(architecture, length, target_length) + embeddings + softmax
 
 
@@ -86,7 +86,7 @@ def megatron(architecture: Architecture, length: int, target_length: int = 0) ->
     Theirs is 96 T L D D (1 + T / 6 D + V / 16 L D) a sequence: 4 passes of a block's 24 T D D + 4 T T D, 3 of the
     logits' 2 T D V. What the hardware does, then, where the others count what the model needs.
     """
-    counts = flops_by_kind(architecture, length, target_length)
+    counts = architecture.counts.flops_by_kind(length, target_length)
     return sum(counts.values()) + (counts["attention"] + counts["scores"] + counts["mlp"]) / 3
 
 
@@ -104,7 +104,7 @@ def exact_causal(architecture: Architecture, length: int, target_length: int = 0
 
     What a kernel that skips masked blocks tends to (Dao 2023, "FlashAttention-2", section 4.1, halves so too).
     """
-    return sum(flops_by_kind(architecture, length, target_length, causal=True).values())
+    return sum(architecture.counts.flops_by_kind(length, target_length, causal=True).values())
 
 
 Convention = Callable[[Architecture, int, int], float]

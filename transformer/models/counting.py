@@ -1,0 +1,155 @@
+"""Parameters and FLOPs of any architecture, by kind, derived from its parameter tree.
+
+A weight costs a multiply-add for every token that meets it, two FLOPs, and twice that again in the backward pass. The
+tree says which weights there are, and its paths which tokens meet them: in an encoder-decoder each side's own, of the
+decoder's cross-attention the keys and values the source's. So no family has a formula of its own. Experts are to be
+counted so too: as weights that fewer tokens meet. No family has any yet.
+
+Shape letters: S length of the encoder's sequence, T of the decoder's or the only one, D model width, H heads, K head
+width, V vocabulary, E embedding width.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Literal, NamedTuple
+
+from transformer.params import Parameter
+
+PARAMETER_KINDS: tuple[str, ...] = ("embedding", "positions", "attention", "mlp", "norms", "head")
+"""What a parameter is for: the words' vectors (token types', and what widens them), places, attention's projections,
+feed-forward layers, normalisation, and all that reads the last hidden states. What is tied is embedding."""
+
+FLOP_KINDS: tuple[str, ...] = ("embedding", "attention", "scores", "mlp", "head")
+"""What a product is for: as above, and attention's two products of tokens with tokens."""
+
+_BACKBONE = {
+    "token_embedding": "embedding",
+    "type_embedding": "embedding",
+    "projection": "embedding",
+    "position_embedding": "positions",
+    "relative_bias": "positions",
+    "attention": "attention",
+    "cross_attention": "attention",
+    "mlp": "mlp",
+}
+"""Module -> what its parameters are for, its norms apart."""
+
+_WORD_HEADS = ("language_model", "masked_lm", "pretraining")
+"""The heads that end with a product with the words' vectors."""
+
+_ROW_HEADS = ("sequence_classification", "multiple_choice")
+"""The heads that a sequence meets once."""
+
+
+def kind_of(parameter: Parameter) -> str:
+    """Returns one of `PARAMETER_KINDS`; raises KeyError for a module of the backbone that no kind is known of."""
+    if parameter.path[0] != "backbone":
+        return "head"
+    if any(module.endswith("norm") for module in parameter.path):
+        return "norms"
+    for module in parameter.path:
+        if module in _BACKBONE:
+            return _BACKBONE[module]
+    raise KeyError(f"{'/'.join(parameter.path)}: give one of its modules a kind in {__name__}")
+
+
+class AttentionCount(NamedTuple):
+    """What one attention module computes for one example, in all layers that it stands for."""
+
+    heads: int
+    head_width: int
+    pairs: float
+    """Pairs of a query and a key, added up over the layers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """What a model has and what it costs: its parameters, and what their tree does not say. `Architecture.counts`."""
+
+    parameters: tuple[Parameter, ...]
+    kind: Literal["decoder", "encoder", "encoder_decoder"]
+    head: str
+    stacks: Mapping[str, int]
+    """Module that holds a stack of layers -> how many."""
+    windows: tuple[int | None, ...]
+    """How many tokens back a causal layer's queries see, themselves included; None: all. Layers take turns."""
+
+    def params_by_kind(self) -> dict[str, int]:
+        """Returns each of `PARAMETER_KINDS` -> parameters, tied ones counted once."""
+        counts = dict.fromkeys(PARAMETER_KINDS, 0)
+        for parameter in self.parameters:
+            counts[kind_of(parameter)] += parameter.size
+        return counts
+
+    def flops_by_kind(self, length: int, target_length: int = 0, *, causal: bool = False) -> dict[str, float]:
+        """Returns each of `FLOP_KINDS` -> FLOPs of training on one example, forward and backward (twice forward).
+
+        Counted are products: 6 for a weight and a token that meets it, and 12 H K for a pair of tokens in a layer's
+        attention. Not counted: biases, norms, softmax, activations, the embedding look-up, the loss, the optimizer, and
+        what rematerialisation computes again. A masked language model's head is counted for every token.
+
+        Args:
+          length: S in an encoder-decoder, else T.
+          target_length: T in an encoder-decoder.
+          causal: whether to count only pairs that are seen, which a kernel that skips masked blocks computes; else all,
+            or a window's at each token, as if nothing were masked.
+        """
+        counts = dict.fromkeys(FLOP_KINDS, 0.0)
+        for parameter in self.parameters:
+            if parameter.path[-1] == "kernel":
+                met = self._tokens(parameter, length, target_length) * self._runs(parameter)
+                counts[kind_of(parameter)] += 6.0 * parameter.size * met
+        tokens = target_length if self.kind == "encoder_decoder" else length
+        counts["head"] += 6.0 * self._tied_products() * tokens
+        for attention in self.attentions(length, target_length, causal=causal):
+            counts["scores"] += 12.0 * attention.heads * attention.head_width * attention.pairs
+        return counts
+
+    def attentions(self, length: int, target_length: int = 0, *, causal: bool = False) -> Iterator[AttentionCount]:
+        """Yields what each attention module computes; arguments as `flops_by_kind`'s."""
+        for parameter in self.parameters:
+            if parameter.path[-2:] == ("query", "kernel"):
+                heads, head_width = parameter.shape[-2:]
+                layers = parameter.layers * self._runs(parameter)
+                pairs = layers * self._pairs(parameter, length, target_length, causal=causal)
+                yield AttentionCount(heads, head_width, pairs)
+
+    @property
+    def embedding_table(self) -> int:
+        """V E, the size of the words' table."""
+        return next(each.size for each in self.parameters if each.path[1:2] == ("token_embedding",))
+
+    def _runs(self, parameter: Parameter) -> int:
+        """Returns how often a token meets the weights: more than once only where layers share them (ALBERT)."""
+        if parameter.is_stacked or "layers" not in parameter.path:
+            return 1
+        return next(layers for module, layers in self.stacks.items() if module in parameter.path)
+
+    def _pairs(self, query: Parameter, length: int, target_length: int, *, causal: bool) -> float:
+        """Returns the pairs that one layer's attention multiplies, on average over layers of different windows."""
+        if "cross_attention" in query.path:
+            return target_length * length
+        if self.kind == "encoder" or "encoder" in query.path:
+            return length**2
+        tokens = target_length if self.kind == "encoder_decoder" else length
+        reaches = [tokens if window is None else min(tokens, window) for window in self.windows]
+        # Of the first W tokens the t-th sees t, of the others each W.
+        seen = [reach * (tokens - reach) + reach * (reach + 1) / 2 if causal else tokens * reach for reach in reaches]
+        return sum(seen) / len(seen)
+
+    def _tokens(self, parameter: Parameter, length: int, target_length: int) -> int:
+        """Returns how many tokens of an example meet a weight."""
+        path = parameter.path
+        if path[0] in ("pooler", "sentence") or (path[0] == "head" and self.head in _ROW_HEADS):
+            return 1
+        if self.kind != "encoder_decoder" or "encoder" in path:
+            return length
+        of_source = "cross_attention" in path and path[-2] in ("key", "value")
+        return length if of_source else target_length
+
+    def _tied_products(self) -> int:
+        """Returns the weights of products with the words' own table, which no kernel stands for."""
+        paths = {parameter.path for parameter in self.parameters}
+        untied = ("head", "kernel") in paths or ("head", "unembedding", "kernel") in paths
+        tied = int(self.head in _WORD_HEADS and not untied) + int(any(path[0] == "boundary" for path in paths))
+        return tied * self.embedding_table
