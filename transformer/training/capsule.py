@@ -23,9 +23,10 @@ from transformer.data.prepare import Corpora
 from transformer.sharding import MeshConfig, param_names
 from transformer.training import experiment as experiments
 from transformer.training.experiment import Experiment
+from transformer.training.program import Program
 from transformer.training.run import Run
 from transformer.training.spike import Spike, SpikeDetector
-from transformer.training.step import Batch, Program, TrainState, step_key
+from transformer.training.state import Batch, TrainState, step_key
 
 MOST = 16
 """Capsules that one start of a run writes at most."""

@@ -22,7 +22,7 @@ from transformer.models.resize import resized
 from transformer.training.experiment import Experiment
 from transformer.training.loop import build
 from transformer.training.mup import MupConfig, scaling
-from transformer.training.step import Batch
+from transformer.training.state import Batch
 
 Coordinates = Mapping[str, np.ndarray]
 """Quantity -> float32 [updates + 1, 2], before the first update and after each: the mean absolute value, and the mean

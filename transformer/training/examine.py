@@ -20,7 +20,8 @@ from transformer.checkpoint.digest import paths
 from transformer.sharding import param_names
 from transformer.training.capsule import is_stacked
 from transformer.training.experiment import Experiment
-from transformer.training.step import Batch, Program, TrainState, step_key
+from transformer.training.program import Program
+from transformer.training.state import Batch, TrainState, step_key
 
 _SOWN = "examined by "
 """Before the method's name: what the interceptor leaves in the collection "intermediates"."""

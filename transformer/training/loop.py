@@ -32,11 +32,11 @@ from transformer.training.interrupt import Now, stop_on_signal
 from transformer.training.lock import RunLock
 from transformer.training.metrics import MetricsLog
 from transformer.training.profile import Profiler
-from transformer.training.program import program_of
+from transformer.training.program import Program
 from transformer.training.progress import Progress
 from transformer.training.run import Run
 from transformer.training.saving import Saver
-from transformer.training.step import Batch, Program, TrainState, checkpointables
+from transformer.training.state import Batch, TrainState, checkpointables
 from transformer.training.throughput import Throughput, peak_flops
 
 
@@ -169,7 +169,7 @@ def build(experiment: Experiment, mesh: Mesh, *, trains: bool = True) -> Program
             f"--train.batch-size {length.batch_size}{cut} = {rows} rows are not divided by the mesh's "
             f"data x fsdp = {parts} devices: change one of them"
         )
-    return program_of(experiment, experiment.model, mesh)
+    return Program(experiment, mesh)
 
 
 def compile_together(program: Program, state: TrainState, batch: Batch) -> None:

@@ -14,7 +14,7 @@ from transformer.training.evaluation import evaluate
 from transformer.training.experiment import Experiment
 from transformer.training.loop import build
 from transformer.training.optimizer import make_schedule
-from transformer.training.step import Batch
+from transformer.training.state import Batch
 
 
 def losses(
@@ -29,7 +29,7 @@ def losses(
     with jax.set_mesh(mesh):
         for rate in rates:
             optimizer = dataclasses.replace(experiment.optimizer, learning_rate=rate, adam_learning_rate=None)
-            tuned = program.retuned(make_schedule(optimizer, len(training)))
+            tuned = program.with_schedule(make_schedule(optimizer, len(training)))
             state = tuned.init()
             for batch in training:
                 state, _ = tuned.step(state, batch)

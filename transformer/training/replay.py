@@ -26,8 +26,9 @@ from transformer.training import loop
 from transformer.training.capsule import samples_of
 from transformer.training.examine import Examination, examine
 from transformer.training.experiment import Experiment
+from transformer.training.program import Program
 from transformer.training.run import Run
-from transformer.training.step import Batch, Program, TrainState, checkpointables
+from transformer.training.state import Batch, TrainState, checkpointables
 
 
 @dataclasses.dataclass(frozen=True)
