@@ -78,14 +78,14 @@ def report(result: "Result") -> None:
     import jax
 
     from transformer.training.baseline import baseline
-    from transformer.training.loop import validation_batches
 
-    evaluation, figures, run = result.evaluation, result.corpus.figures, result.run
-    continues = result.experiment.objective.scores_text  # a model of text goes on with a text
+    evaluation, session, run = result.evaluation, result.session, result.run
+    figures = session.dataset.figures
+    continues = session.experiment.objective.scores_text  # a model of text goes on with a text
     prompt, continuation = sampled_continuation(result) if continues else ("", "")
     if jax.process_index() > 0:
         return
-    trivial = baseline(result.experiment, result.corpus)
+    trivial = baseline(session)
     print(
         f"\nvalidation loss {evaluation.loss:.4f} nats a token, perplexity {evaluation.perplexity:.2f}; "
         f"guessing by frequency alone: {trivial.loss:.4f}"
@@ -94,7 +94,7 @@ def report(result: "Result") -> None:
         chance = f" (chance {trivial.sentence_accuracy:.4f})" if name == "sentence_accuracy" else ""
         print(f"  {value:.4f}  {name.replace('_', ' ')}{chance}")
     if evaluation.bits_per_byte is not None:
-        evaluated, total = validation_batches(result.experiment, result.corpus)
+        evaluated, total = session.validation_batches
         part = f" (the model's: of the first {evaluated:,} of its {total:,} batches)" if evaluated < total else ""
         print(f"bits per byte of the validation text{part}:")
         print(f"  {evaluation.bits_per_byte:.4f}  this model")
@@ -116,20 +116,20 @@ def sampled_continuation(result: "Result") -> tuple[str, str]:
     from transformer.inference.decode import generate
     from transformer.inference.sampling import Sampling
 
-    tokenizer = result.corpus.tokenizer
-    length = max(min(PROMPT_TOKENS, result.experiment.train.seq_len // 2), 1)
-    prompt = result.corpus.validation[0]["tokens"][:length].tolist()
-    with jax.set_mesh(result.mesh):
+    experiment, dataset = result.session.experiment, result.session.dataset
+    length = max(min(PROMPT_TOKENS, experiment.train.seq_len // 2), 1)
+    prompt = dataset.validation[0]["tokens"][:length].tolist()
+    with jax.set_mesh(result.session.mesh):
         [[generated]] = generate(
-            result.experiment.model.build(result.experiment.execution),
+            experiment.model.build(experiment.execution),
             result.params,
             [prompt],
             max_new_tokens=SAMPLE_TOKENS,
             how=Sampling(temperature=0.8, top_k=40),
-            seed=result.experiment.train.seed,
-            stop_ids=[tokenizer.eos_id],
+            seed=experiment.train.seed,
+            stop_ids=[dataset.tokenizer.eos_id],
         )
-    return tokenizer.decode(prompt), tokenizer.decode(generated.tokens)
+    return dataset.tokenizer.decode(prompt), dataset.tokenizer.decode(generated.tokens)
 
 
 if __name__ == "__main__":

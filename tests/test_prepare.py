@@ -37,11 +37,10 @@ def test_what_was_prepared_is_what_a_run_finds(call, flags, monkeypatch, tmp_pat
     monkeypatch.setattr(build, "make_shard", lambda *_: pytest.fail("built again"))
     _, out, _ = call(*flags)
     assert out.count("(was there)") == 2
-    from transformer.training.loop import prepare_corpus
+    from transformer.training.session import Session
 
     chosen = train.parse([*flags, "--workdir", str(tmp_path / "run")])
-    corpus = prepare_corpus(chosen.experiment)
-    assert list(corpus.fingerprints) == [flags[2]]
+    assert list(Session(chosen.experiment).dataset.fingerprints) == [flags[2]]
 
 
 def test_verifying_says_what_differs(call, flags, tmp_path):

@@ -87,27 +87,21 @@ class Step:
     def __init__(self, experiment: Experiment):
         import jax
 
-        from transformer.data.pipeline import iterate
-        from transformer.sharding import BatchLayout, make_mesh
-        from transformer.training import loop as training
+        from transformer.training.session import Session
 
-        self._mesh = make_mesh(experiment.mesh)
-        program = training.build(experiment, self._mesh)
-        corpus = training.prepare_corpus(experiment)
-        with iterate(training.training_data(experiment, corpus), 0) as batches:
-            batch = next(iter(batches))
+        self.session = Session(experiment)
         length = experiment.train.seq_len
         self.tokens = experiment.train.batch_size * (length + experiment.objective.target_length(length))
-        with jax.set_mesh(self._mesh):
-            self._batch = BatchLayout(self._mesh, experiment.train.batch_size).place(batch)
-            self._state, self._step = program.init(), program.step
+        with jax.set_mesh(self.session.mesh):
+            self._batch = self.session.batch(1)
+            self._state, self._step = self.session.program.init(), self.session.program.step
         self.run(3)
 
     def run(self, steps: int) -> float:
         """Returns tokens per second over `steps` steps."""
         import jax
 
-        with jax.set_mesh(self._mesh):
+        with jax.set_mesh(self.session.mesh):
             begun = time.perf_counter()
             for _ in range(steps):
                 self._state, metrics = self._step(self._state, self._batch)
@@ -138,13 +132,11 @@ def loop(experiment: Experiment, asked: Command) -> None:
 def pipeline(experiment: Experiment, asked: Command) -> None:
     """The input pipeline alone, against what the step eats."""
     from transformer.data.pipeline import iterate
-    from transformer.training import loop as training
 
     bare = Step(experiment)
-    corpus = training.prepare_corpus(experiment)
 
     def alone() -> float:
-        with iterate(training.training_data(experiment, corpus), 0) as batches:
+        with iterate(bare.session.training_rows, 0) as batches:
             next(batches)
             begun = time.perf_counter()
             for _ in range(200):

@@ -63,15 +63,14 @@ def main(args: list[str]) -> None:
 def measure(objective: Objective, asked: Command) -> None:
     """Prints a line an objective: the median for each number of workers, and how it compares with the first."""
     from transformer.data.pipeline import iterate
-    from transformer.training import loop
+    from transformer.training.session import Session
 
     experiment = shape(configs.get(PRESETS[objective]), asked)
-    corpus = loop.prepare_corpus(experiment)
-    dataset = loop.training_data(experiment, corpus)
+    rows = Session(experiment).training_rows
     tokens = asked.batch_size * (asked.seq_len + experiment.objective.target_length(asked.seq_len))
     with contextlib.ExitStack() as stack:
         made = {
-            workers: stack.enter_context(iterate(dataset, 0, **({"workers": workers} if workers else {})))
+            workers: stack.enter_context(iterate(rows, 0, **({"workers": workers} if workers else {})))
             for workers in asked.workers
         }
         for batches in made.values():

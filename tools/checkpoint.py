@@ -376,10 +376,10 @@ def abstract_weights(architecture: Architecture, mesh: Any) -> dict[str, Any]:
 
 def abstract_state(experiment: "Experiment", architecture: Architecture, mesh: Any) -> dict[str, Any]:
     """Returns the trees of ShapeDtypeStructs, with shardings on a mesh, that a run of the experiment saves."""
-    from transformer.training.program import program_of
-    from transformer.training.step import checkpointables
+    from transformer.training.program import Program
+    from transformer.training.state import checkpointables
 
-    return checkpointables(program_of(experiment, architecture, mesh).abstract)
+    return checkpointables(Program(experiment, mesh, architecture).abstract)
 
 
 @contextmanager

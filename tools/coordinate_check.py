@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformer.training.mup import MupConfig
 
 BLUES = ("#c6dbef", "#9ecae1", "#6baed6", "#3182bd", "#08519c")
-"""Of what comes earlier to what comes later: one hue, told apart by lightness (ColorBrewer)."""
+"""Colours from what comes earlier to what comes later: one hue, told apart by lightness (ColorBrewer)."""
 
 Measured = dict[int, "Coordinates"]
 """Width -> its coordinates."""
@@ -37,7 +37,7 @@ class Command:
     steps: int = 4
     """Updates."""
     learning_rate: float = 0.01
-    """Of every update."""
+    """The rate of every update."""
     optimizer: Literal["adamw", "lion", "muon"] = "adamw"
     """Which optimizer."""
     layers: int = 2
@@ -80,12 +80,11 @@ def main(args: list[str]) -> None:
 def measure(asked: Command, widths: Sequence[int], base: "MupConfig") -> Measured:
     """Returns the coordinates at each width, averaged over the seeds."""
     import configs
-    from transformer.data import pipeline
     from transformer.layers.execution import Execution
     from transformer.models.resizing import scaled
-    from transformer.sharding import BatchLayout, MeshConfig, make_mesh
-    from transformer.training import loop
+    from transformer.sharding import MeshConfig
     from transformer.training.coordinates import at_width, coordinates
+    from transformer.training.session import Session
 
     preset = configs.get(asked.preset)
     experiment = dataclasses.replace(
@@ -98,17 +97,15 @@ def measure(asked: Command, widths: Sequence[int], base: "MupConfig") -> Measure
         mesh=MeshConfig(data=1),
         execution=Execution(),
     )
-    mesh, corpus = make_mesh(experiment.mesh), loop.prepare_corpus(experiment)
-    with pipeline.iterate(loop.training_data(experiment, corpus), 0) as batches:
-        layout = BatchLayout(mesh, asked.batch_size)
-        read = list(loop.to_devices(itertools.islice(batches, asked.steps), layout))
+    with Session(experiment).batches() as batches:
+        read = list(itertools.islice(batches, asked.steps))
     found = {}
     for width in widths:
         wide = at_width(experiment, width, base)
         every = []
         for seed in range(asked.seeds):
             seeded = dataclasses.replace(wide, train=dataclasses.replace(wide.train, seed=seed))
-            every.append(coordinates(seeded, read, mesh))
+            every.append(coordinates(Session(seeded), read))
         found[width] = {name: np.mean([one[name] for one in every], axis=0) for name in every[0]}
     return found
 

@@ -46,9 +46,9 @@ class Command:
     limit: int | None = None
     """Pairs to answer, from the front; None: all."""
     beams: int = 4
-    """Of the beam search; 1 is greedy."""
+    """The beam search's width; 1 is greedy."""
     length_penalty: float = 1.0
-    """Of the beam search: above 0, longer texts gain."""
+    """The beam search's: above 0, longer texts gain."""
     max_new_tokens: int = 128
     """Tokens of an answer, at most."""
     batch_size: int = 64
@@ -97,7 +97,7 @@ def data_of(asked: Command, recorded: "DataConfig") -> "DataConfig":
 
 def show_loss(experiment: "Experiment", asked: Command) -> None:
     """Prints the objective's loss and accuracies on all validation data, or on all of other data."""
-    from transformer.training.loop import evaluate_checkpoint
+    from transformer.training.saved_evaluation import evaluate_checkpoint
 
     evaluation, corpus = evaluate_checkpoint(experiment, asked.run, whole=asked.path is not None, say=print)
     kind = "pair" if experiment.objective.reading(experiment.train.seq_len).kind == "pairs" else "document"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformer.training.mup import MupConfig
 
 BLUES = ("#9ecae1", "#6baed6", "#4292c6", "#2171b5", "#08519c", "#08306b")
-"""Of what is narrow to what is wide: one hue, told apart by lightness (ColorBrewer)."""
+"""Colours from what is narrow to what is wide: one hue, told apart by lightness (ColorBrewer)."""
 ORANGE = "#d55e00"
 
 Losses = dict[int, dict[float, float]]
@@ -89,10 +89,10 @@ def main(args: list[str]) -> None:
 def sweep(asked: Command, widths: Sequence[int], base: "MupConfig") -> Losses:
     """Returns the losses at each width and rate; says each as it comes."""
     import configs
-    from transformer.data import pipeline
     from transformer.models.resizing import scaled
-    from transformer.sharding import BatchLayout, MeshConfig, make_mesh
-    from transformer.training import loop, rates
+    from transformer.sharding import MeshConfig
+    from transformer.training import rates
+    from transformer.training.session import Session
 
     preset = configs.get(asked.preset)
     experiment = dataclasses.replace(
@@ -100,7 +100,12 @@ def sweep(asked: Command, widths: Sequence[int], base: "MupConfig") -> Losses:
         model=scaled(preset.model, asked.widths[0], head_width=asked.head_width, layers=asked.layers),
         optimizer=dataclasses.replace(preset.optimizer, name=asked.optimizer, warmup_steps=asked.steps // 10),
         train=dataclasses.replace(
-            preset.train, steps=asked.steps, batch_size=asked.batch_size, seq_len=asked.seq_len, accumulation=1
+            preset.train,
+            steps=asked.steps,
+            batch_size=asked.batch_size,
+            seq_len=asked.seq_len,
+            accumulation=1,
+            eval_batches=asked.eval_batches,
         ),
         mesh=MeshConfig(data=1),
     )
@@ -108,19 +113,15 @@ def sweep(asked: Command, widths: Sequence[int], base: "MupConfig") -> Losses:
         words = dataclasses.replace(experiment.model, vocab_size=384)
         data = dataclasses.replace(experiment.data, tokenizer="bytes")
         experiment = dataclasses.replace(experiment, model=words, data=data)
-    mesh, corpus = make_mesh(experiment.mesh), loop.prepare_corpus(experiment)
-    layout = BatchLayout(mesh, asked.batch_size)
-    with pipeline.iterate(loop.training_data(experiment, corpus), 0) as batches:
-        training = list(loop.to_devices(itertools.islice(batches, asked.steps), layout))
-    held_out = pipeline.eval_batches(
-        corpus.validation, example=loop.example_maker(experiment, corpus), batch_size=asked.batch_size
-    )
-    with pipeline.iterate(held_out, 0) as batches:
-        validation = list(loop.to_devices(itertools.islice(batches, asked.eval_batches), layout))
+    session = Session(experiment)
+    with session.batches() as batches:
+        training = list(itertools.islice(batches, asked.steps))
+    with session.validation() as batches:
+        validation = list(batches)
     tried, found = [2.0**exponent for exponent in range(asked.exponents[0], asked.exponents[1] + 1)], {}
     for width in widths:
         wide = dataclasses.replace(experiment, model=scaled(experiment.model, width), mup=base)
-        found[width] = rates.losses(wide, tried, training, validation, mesh)
+        found[width] = rates.losses(Session(wide), tried, training, validation)
         print(f"{width:>6}", *(f"{loss:6.3f}" for loss in found[width].values()), flush=True)
     return found
 

@@ -119,9 +119,9 @@ def plan(args: list[str]) -> None:
     command.start_jax()
     seconds, notes = {}, [f"note: {note}" for note in planned.notes]
     if asked.probe:
-        from transformer.training.loop import prepare_corpus
+        from transformer.training.session import Session
 
-        corpus = prepare_corpus(next(iter(planned.experiments.values())))  # which is that of all
+        corpus = Session(next(iter(planned.experiments.values()))).dataset  # which is that of all
         if (epochs := probe.epochs(planned.study.cells, corpus)) > 1:
             notes.append(f"note: the longest run reads its corpus {epochs:.1f} times: beyond 4, tokens are worth less")
         with tqdm(total=len({cell.params for cell in planned.study.cells}), desc="probe", leave=False) as bar:

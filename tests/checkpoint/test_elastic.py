@@ -10,12 +10,11 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from transformer.checkpoint import Checkpoints
-from transformer.layers.execution import Execution
 from transformer.models.gpt import GPTConfig
-from transformer.objectives.causal_lm import CausalLM
 from transformer.sharding import MeshConfig, make_mesh
-from transformer.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from transformer.training.step import make_program
+from transformer.training.experiment import Experiment, TrainConfig
+from transformer.training.optimizer import OptimizerConfig
+from transformer.training.program import Program
 
 LAYOUTS = {
     "one": MeshConfig(data=1),
@@ -30,19 +29,9 @@ LAYOUTS = {
 def abstract():
     """Layout -> the abstract training state on it."""
     model = GPTConfig(vocab_size=64, context_length=16, width=16, num_layers=2, num_heads=8)
-    optimizer = OptimizerConfig(name="adamw")
-    return {
-        name: make_program(
-            model,
-            Execution(),
-            CausalLM(),
-            lambda names, rates: make_optimizer(optimizer, rates, names),
-            make_schedule(optimizer, 10),
-            make_mesh(mesh),
-            seed=0,
-        ).abstract
-        for name, mesh in LAYOUTS.items()
-    }
+    train = TrainConfig(steps=10, batch_size=8, seq_len=16)
+    experiment = Experiment("tiny", model, optimizer=OptimizerConfig(name="adamw"), train=train)
+    return {name: Program(experiment, make_mesh(mesh)).abstract for name, mesh in LAYOUTS.items()}
 
 
 @pytest.fixture(scope="module")

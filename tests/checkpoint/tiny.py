@@ -13,8 +13,8 @@ from transformer.models.gpt import GPTConfig
 from transformer.sharding import MeshConfig, make_mesh
 from transformer.training import experiment as experiments
 from transformer.training.experiment import Experiment, TrainConfig
-from transformer.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from transformer.training.step import make_program
+from transformer.training.optimizer import OptimizerConfig
+from transformer.training.program import Program
 
 MODEL = GPTConfig(vocab_size=32, context_length=8, width=8, num_layers=2, num_heads=2, dropout=0.0)
 EXPERIMENT = Experiment(
@@ -32,15 +32,7 @@ RECORD = {
 
 def program(mesh):
     """The experiment's program on a mesh."""
-    return make_program(
-        MODEL,
-        EXPERIMENT.execution,
-        EXPERIMENT.objective,
-        lambda names, rates: make_optimizer(EXPERIMENT.optimizer, rates, names),
-        make_schedule(EXPERIMENT.optimizer, EXPERIMENT.train.steps),
-        mesh,
-        seed=0,
-    )
+    return Program(EXPERIMENT, mesh)
 
 
 def random_tree(abstract, seed):

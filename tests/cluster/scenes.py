@@ -163,12 +163,12 @@ def capsule_disk() -> str:
 
 def record() -> str:
     """A record that the second cannot read, in the middle of the training."""
-    from transformer.training import loop
+    from transformer.training import session
 
-    make = loop.example_maker
+    maker = session.ExampleMaker
 
-    def maker(*args):
-        made, example = [], make(*args)
+    def bad_maker(*args):
+        made, example = [], maker(*args)
 
         def bad(record, rng):
             made.append(record)
@@ -178,37 +178,30 @@ def record() -> str:
 
         return bad
 
-    with mock.patch.object(loop, "example_maker", maker):
+    with mock.patch.object(session, "ExampleMaker", bad_maker):
         return train("record", fatal=True, train=TrainConfig(steps=5000, batch_size=8, seq_len=32, eval_every=10**6))
 
 
 def slow_data() -> str:
     """The first is still preparing its data when something happens to the second."""
-    from transformer.training import loop
+    from transformer.training import session
 
-    def slow(*_):
+    def slow(*_, **__):
         print("preparing", flush=True)
         time.sleep(90)
 
-    with mock.patch.object(loop, "prepare_corpus", slow):
+    with mock.patch.object(session, "prepare", slow):
         return train("slow", fatal=True)
 
 
 def slow_compilation() -> str:
-    from transformer.training import loop
+    from transformer.training.program import Program
 
-    build = loop.build
+    def slow(self, state, batch):
+        print("compiling", flush=True)
+        time.sleep(90)
 
-    def slow(*args):
-        program = build(*args)
-
-        def step(state, batch):
-            print("compiling", flush=True)
-            time.sleep(90)
-
-        return program._replace(step=step)
-
-    with mock.patch.object(loop, "build", slow):
+    with mock.patch.object(Program, "step", slow):
         return train("compilation", fatal=True)
 
 

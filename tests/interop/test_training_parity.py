@@ -1,5 +1,5 @@
 """Twenty updates equal PyTorch's: here the whole path from text to update, there Transformers' models, losses and
-schedules in a plain loop with torch's AdamW. (GPT-2's are in tests/training/test_step.py.)
+schedules in a plain loop with torch's AdamW. (GPT-2's are in tests/training/test_program.py.)
 """
 
 import dataclasses
@@ -21,15 +21,16 @@ from transformer.data.prepare import prepare
 from transformer.interop.bart import BART
 from transformer.interop.bert import BERT
 from transformer.interop.t5 import T5
-from transformer.layers.execution import Execution
 from transformer.models.bart import BartConfig
 from transformer.models.bert import BertConfig
 from transformer.models.t5 import T5Config
 from transformer.objectives import Denoising, MaskedLM, SpanCorruption
 from transformer.objectives.objective import Setting
 from transformer.sharding import MeshConfig, make_mesh
-from transformer.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from transformer.training.step import Batch, make_program
+from transformer.training.experiment import Experiment, TrainConfig
+from transformer.training.optimizer import OptimizerConfig
+from transformer.training.program import Program
+from transformer.training.state import Batch
 
 from . import parity
 
@@ -184,16 +185,8 @@ def optimizer_of(case: Case) -> OptimizerConfig:
 def our_losses(case: Case, params: Any, batches: list[Batch], accumulation: int = 1) -> np.ndarray:
     """Returns [steps, 2]: losses, and norms of the gradients before they are clipped."""
     mesh, optimizer = make_mesh(MeshConfig(data=1)), optimizer_of(case)
-    program = make_program(
-        case.model,
-        Execution(),
-        case.objective,
-        lambda names, rates: make_optimizer(optimizer, rates, names),
-        make_schedule(optimizer, STEPS),
-        mesh,
-        seed=0,
-        accumulation=accumulation,
-    )
+    train = TrainConfig(steps=STEPS, batch_size=ROWS, seq_len=case.seq_len, accumulation=accumulation)
+    program = Program(Experiment("tiny", case.model, case.objective, optimizer=optimizer, train=train), mesh)
     found = []
     with jax.set_mesh(mesh):
         state = dataclasses.replace(program.init(), params=jax.tree.map(jnp.array, params))

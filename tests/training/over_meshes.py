@@ -15,7 +15,7 @@ from transformer.checkpoint import CheckpointConfig
 from transformer.data.config import DataConfig
 from transformer.models.gpt import GPTConfig
 from transformer.sharding import MESH_AXES, BatchLayout, MeshConfig, make_mesh
-from transformer.training import loop
+from transformer.training import loop, session
 from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.metrics import read_rows
 from transformer.training.optimizer import OptimizerConfig
@@ -53,7 +53,7 @@ def run(folder: str, meshes: list[dict[str, int]]) -> None:
     for number, mesh in enumerate(meshes):
         sizes = {axis: size for axis, size in mesh.items() if axis != "alternate"}
         make = interleaved if "alternate" in mesh else make_mesh
-        loop.make_mesh = make
+        session.make_mesh = make
         workdir = Path(folder) / f"run-{jax.process_count()}-{number}"
         config = MeshConfig(**{"data": 1, **sizes})
         loop.train(experiment(Path(folder) / "corpus", Path(folder) / "cache", config), workdir, say=lambda line: None)

@@ -14,9 +14,9 @@ from transformer.models.bert import BertConfig
 from transformer.objectives import MaskedLM
 from transformer.sharding import MeshConfig
 from transformer.training import baseline as module
-from transformer.training import loop
 from transformer.training.baseline import baseline, guess
 from transformer.training.experiment import Experiment, TrainConfig
+from transformer.training.session import Session
 
 
 def batch(targets, weights=None, **more):
@@ -84,30 +84,29 @@ def experiment(tmp_path_factory) -> Experiment:
 
 
 @pytest.fixture(scope="module")
-def corpus(experiment):
-    return loop.prepare_corpus(experiment)
+def session(experiment):
+    return Session(experiment)
 
 
-def test_a_run_is_measured_on_the_rows_that_it_evaluates(experiment, corpus, monkeypatch):
+def test_a_run_is_measured_on_the_rows_that_it_evaluates(session, monkeypatch):
     monkeypatch.setattr(module, "ROWS", 128)
-    example = loop.example_maker(experiment, corpus)
 
     def made(records, index, rng):
-        found = example(records.draw(index, rng), rng)
+        found = session.example(records.draw(index, rng), rng)
         return {name: np.asarray(found[name])[None] for name in ("targets", "weights", "sentence_targets")}
 
     # The evaluation reads 3 batches of 8 / 2 rows, in order, and hides the same each time.
-    validation = [made(corpus.validation, index, np.random.default_rng(index)) for index in range(12)]
-    steps, kinds = iter(loop.training_data(experiment, corpus)), corpus.tokenizer.vocab_size
+    validation = [made(session.dataset.validation, index, np.random.default_rng(index)) for index in range(12)]
+    steps, kinds = iter(session.training_rows), session.dataset.tokenizer.vocab_size
     training = [next(steps) for _ in range(128 // 8)]
-    assert baseline(experiment, corpus) == guess(training, validation, kinds)
+    assert baseline(session) == guess(training, validation, kinds)
 
 
-def test_the_batch_does_not_change_the_guess(experiment, corpus):
+def test_the_batch_does_not_change_the_guess(experiment, session):
     """All of the validation text is read, however it is cut; and of a long one no more than the first rows."""
     whole = dataclasses.replace(experiment.train, eval_batches=None)
     found = [
-        baseline(dataclasses.replace(experiment, train=dataclasses.replace(whole, batch_size=size)), corpus)
-        for size in (8, 20)
+        baseline(Session(dataclasses.replace(experiment, train=train), dataset=session.dataset))
+        for train in (dataclasses.replace(whole, batch_size=size) for size in (8, 20))
     ]
     assert found[0] == pytest.approx(found[1])

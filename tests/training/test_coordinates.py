@@ -8,11 +8,12 @@ import pytest
 from tests.tiny_models import TINY
 from transformer.models.resizing import scaled
 from transformer.objectives import CausalLM, MaskedLM, Seq2Seq
-from transformer.sharding import MeshConfig, make_mesh
+from transformer.sharding import MeshConfig
 from transformer.training.coordinates import LOGITS, SCORES, STREAM, Coordinates, at_width, coordinates, slope
 from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.mup import MupConfig
 from transformer.training.optimizer import OptimizerConfig
+from transformer.training.session import Session
 
 NARROW, WIDE = 64, 256
 ROWS, LENGTH, VOCABULARY, UPDATES = 4, 16, 32, 3
@@ -44,12 +45,12 @@ def measured(experiment: Experiment) -> Coordinates:
         if experiment.model.kind == "encoder_decoder":
             inputs = inputs | {"decoder_tokens": inputs["tokens"]}
         data.append({"inputs": inputs, "targets": targets, "weights": np.ones(targets.shape, np.float32)})
-    return coordinates(experiment, data, make_mesh(experiment.mesh))
+    return coordinates(Session(experiment), data)
 
 
 @pytest.mark.parametrize("family", OBJECTIVES)
 def test_with_mup_the_width_does_not_matter_and_without_it_does(family):
-    """Of the change after the last update; to a width of 1024: tools/coordinate_check.py (compiling takes longest).
+    """The change after the last update; to a width of 1024: tools/coordinate_check.py (compiling takes longest).
 
     The GPT's heads grow wider, the others' more.
     """
@@ -67,7 +68,7 @@ def test_with_mup_the_width_does_not_matter_and_without_it_does(family):
 
 
 def test_with_base_layers_the_depth_does_not_matter_and_without_it_does():
-    """Of what all blocks together add to the stream of a pre-norm model."""
+    """What all blocks together add to the stream of a pre-norm model."""
     experiment = at_width(experiment_of("gpt"), NARROW, MupConfig())
     shallow = experiment.model.num_layers
     deep = dataclasses.replace(experiment.model, num_layers=8 * shallow)

@@ -12,15 +12,15 @@ from transformer.layers.execution import Execution
 from transformer.models.gpt import GPTConfig
 from transformer.objectives import MaskedLM, SpanCorruption
 from transformer.objectives.causal_lm import CausalLM
-from transformer.sharding import MeshConfig, make_mesh
+from transformer.sharding import MeshConfig
 from transformer.training.examine import Examination, examine, forward_entries
 from transformer.training.experiment import Experiment, TrainConfig
-from transformer.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from transformer.training.step import TrainState, make_program
+from transformer.training.session import Session
+from transformer.training.state import TrainState
 
 MODEL = GPTConfig(vocab_size=32, context_length=16, width=16, num_layers=3, num_heads=2, dropout=0.0)
 LENGTH = TrainConfig(steps=4, batch_size=4, seq_len=16)
-EXPERIMENT = Experiment("tiny", MODEL, train=LENGTH)
+EXPERIMENT = Experiment("tiny", MODEL, train=LENGTH, mesh=MeshConfig(data=1))
 LAYERS = "backbone/stack/layers"
 
 
@@ -46,15 +46,7 @@ def changed(params, path, layer, change):
 @pytest.fixture(scope="module")
 def look():
     """A function from parameters to what is in the step that they make."""
-    program = make_program(
-        MODEL,
-        Execution(),
-        CausalLM(),
-        lambda names, rates: make_optimizer(OptimizerConfig(), rates, names),
-        make_schedule(OptimizerConfig(), 4),
-        make_mesh(MeshConfig(data=1)),
-        seed=0,
-    )
+    session = Session(EXPERIMENT)
     rng = np.random.default_rng(0)
     window = {
         "tokens": rng.integers(0, 32, (4, 17), dtype=np.int32),
@@ -66,7 +58,7 @@ def look():
 
     def run(params) -> Examination:
         state = TrainState(jnp.int32(2), jax.tree.map(jnp.asarray, params), None, None)
-        return examine(EXPERIMENT, program, state, batch)
+        return examine(session, state, batch)
 
     return run
 

@@ -21,6 +21,8 @@ from transformer.training import experiment as experiments
 from transformer.training import loop
 from transformer.training.experiment import TrainConfig
 from transformer.training.optimizer import OptimizerConfig
+from transformer.training.saved_evaluation import evaluate_checkpoint
+from transformer.training.session import Session
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def test_run_folder_holds_what_it_promises(whole, experiment):
     assert json.loads((step / "data" / "metrics.json").read_text())["eval_loss"] == evaluations(folder)[12]
     assert json.loads((step / "data" / "position.json").read_text()) == {"step": 12}
     assert result.evaluation.loss == pytest.approx(evaluations(folder)[12], rel=1e-6)
-    bits = result.evaluation.loss * result.corpus.figures.targets_per_byte / np.log(2)
+    bits = result.evaluation.loss * result.session.dataset.figures.targets_per_byte / np.log(2)
     assert result.evaluation.bits_per_byte == pytest.approx(bits)
 
 
@@ -148,8 +150,8 @@ def test_training_in_float16_is_refused_and_using_it_is_not(experiment, whole, t
     with pytest.raises(UserError, match=r"--execution.dtype float16 does not train: .*: choose bfloat16"):
         train(half, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    full = loop.evaluate_checkpoint(experiment, whole[1])[0].loss
-    assert loop.evaluate_checkpoint(half, whole[1])[0].loss == pytest.approx(full, rel=0.01)
+    full = evaluate_checkpoint(experiment, whole[1])[0].loss
+    assert evaluate_checkpoint(half, whole[1])[0].loss == pytest.approx(full, rel=0.01)
 
 
 def test_find_names_what_is_missing(tmp_path):
@@ -192,7 +194,7 @@ def test_a_damaged_checkpoint_is_passed_over_only_when_asked(experiment, whole, 
     asked = dataclasses.replace(experiment, checkpoint=CheckpointConfig(every=4, fallback=True))
     result = loop.train(asked, folder, say=said.append)
     assert any("It is set aside as" in line and "12.damaged-1" in line for line in said)
-    _, total = loop.validation_batches(asked, result.corpus)
+    _, total = result.session.validation_batches
     assert total > 2
     assert f"evaluates on 2 of {total:,} validation batches; --train.eval-batches None for all" in said
     assert losses(folder) == losses(whole[1])
@@ -201,12 +203,13 @@ def test_a_damaged_checkpoint_is_passed_over_only_when_asked(experiment, whole, 
 
 
 def test_how_much_an_evaluation_reads(experiment, whole):
-    corpus, validation = whole[0].corpus, len(whole[0].corpus.validation)
+    dataset = whole[0].session.dataset
+    validation = len(dataset.validation)
     total = -(-validation // 8)
 
     def batches(**changes):
         changed = dataclasses.replace(experiment.train, **changes)
-        return loop.validation_batches(dataclasses.replace(experiment, train=changed), corpus)
+        return Session(dataclasses.replace(experiment, train=changed), dataset=dataset).validation_batches
 
     assert batches(eval_batches=None) == batches(eval_batches=total) == batches(eval_batches=10**9) == (total, total)
     assert batches(eval_batches=total - 1) == (total - 1, total)

@@ -80,13 +80,13 @@ def check(result, found, capsys, *, improves):
     assert all("eval_bits_per_byte" not in row for row in evaluations)
     assert result.evaluation.bits_per_byte is None
     # The state of the last step evaluates the same again: what is hidden is.
-    again = loop.train(result.experiment, result.run.folder, say=lambda line: None)
+    again = loop.train(result.session.experiment, result.run.folder, say=lambda line: None)
     assert again.evaluation.loss == pytest.approx(evaluations[-1]["eval_loss"], rel=1e-6)
     capsys.readouterr()
     command.report(result)
     report = capsys.readouterr().out
     assert "perplexity" in report
-    assert f"guessing by frequency alone: {baseline(result.experiment, result.corpus).loss:.4f}\n" in report
+    assert f"guessing by frequency alone: {baseline(result.session).loss:.4f}\n" in report
     assert "accuracy" in report
     assert "gzip" not in report
     assert "continu" not in report
@@ -148,7 +148,7 @@ def test_pairs(base, tmp_path, capsys):
     result, found, said = run(experiment, tmp_path / "run")
     check(result, found, capsys, improves=0.5)
     assert "8 x (64 + 48) = 896 tokens" in said
-    assert f"{100 * result.corpus.train[0].padding:.1f} % of the rows' places are padding" in said
+    assert f"{100 * result.session.dataset.train[0].padding:.1f} % of the rows' places are padding" in said
     assert found[0]["nll"] != found[0]["loss"]  # smoothed
 
 

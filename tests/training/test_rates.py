@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from tests.tiny_models import TINY
-from transformer.sharding import MeshConfig, make_mesh
+from transformer.sharding import MeshConfig
 from transformer.training.evaluation import evaluate
 from transformer.training.experiment import Experiment, TrainConfig
-from transformer.training.loop import build
 from transformer.training.mup import MupConfig
 from transformer.training.optimizer import OptimizerConfig
 from transformer.training.rates import best, losses, shift
+from transformer.training.session import Session
 
 
 @pytest.mark.parametrize("mup", [MupConfig(), MupConfig(8)])
@@ -31,11 +31,11 @@ def test_a_traced_rate_is_the_rate(mup):
         mesh=MeshConfig(data=1),
         mup=mup,
     )
-    mesh = make_mesh(experiment.mesh)
-    found = losses(experiment, [0.03, 1e9], batches[:3], batches[3:], mesh)
+    session = Session(experiment)
+    found = losses(session, [0.03, 1e9], batches[:3], batches[3:])
     assert found[1e9] == float("inf") or found[1e9] > 10
-    program = build(experiment, mesh)
-    with jax.set_mesh(mesh):
+    program = session.program
+    with jax.set_mesh(session.mesh):
         state = program.init()
         for batch in batches[:3]:
             state, _ = program.step(state, batch)

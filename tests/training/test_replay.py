@@ -14,7 +14,6 @@ from tools.crash import WORDS
 from transformer import command
 from transformer.checkpoint import CheckpointConfig
 from transformer.errors import UserError
-from transformer.sharding import BatchLayout, make_mesh
 from transformer.training import capsule, loop
 from transformer.training import experiment as experiments
 from transformer.training.capsule import Capsules
@@ -22,6 +21,7 @@ from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.metrics import read_rows
 from transformer.training.replay import replay
 from transformer.training.run import Run
+from transformer.training.session import Session
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +59,10 @@ def usual(experiment, tmp_path_factory):
 @pytest.fixture
 def hurt(monkeypatch):
     """Every run starts with a weight of the second layer that is infinite."""
-    fresh = loop.fresh
+    initial_state = Session.initial_state
 
     def hurting(*args):
-        state = fresh(*args)
+        state = initial_state(*args)
         params = jax.device_get(state.params)
         kernel = params["backbone"]["stack"]["layers"]["mlp"]["down"]["kernel"].copy()
         kernel[1, 3, 5] = np.inf
@@ -71,7 +71,7 @@ def hurt(monkeypatch):
             state, params=jax.device_put(params, jax.tree.map(lambda x: x.sharding, state.params))
         )
 
-    monkeypatch.setattr(loop, "fresh", hurting)
+    monkeypatch.setattr(Session, "initial_state", hurting)
     monkeypatch.setattr(command, "start_jax", lambda **_: None)
 
 
@@ -161,21 +161,14 @@ def test_a_step_that_is_not_there_is_refused(step, words, usual, capsys, monkeyp
 @pytest.fixture(scope="module")
 def watched(experiment, tmp_path_factory):
     """A function from the lines said to `Capsules` of a new run, and a state to look at."""
-    mesh = make_mesh(experiment.mesh)
-    program, corpus = loop.build(experiment, mesh), loop.prepare_corpus(experiment)
-    data = loop.training_data(experiment, corpus)
+    session = Session(experiment)
 
     def make(say):
         run = Run(tmp_path_factory.mktemp("watched"))
+        return run, Capsules(run, session, say)
 
-        def rows(step):
-            return data[step - 1]
-
-        place = BatchLayout(mesh, experiment.train.batch_size).place
-        return run, Capsules(run, experiment, corpus, program, mesh, rows, place, lead=True, say=say)
-
-    with jax.set_mesh(mesh):
-        return make, program.init()
+    with jax.set_mesh(session.mesh):
+        return make, session.initial_state()
 
 
 def test_a_loss_spike_is_written_down(watched, experiment):
@@ -241,17 +234,15 @@ def test_samples_are_left_out_of_a_run_that_goes_on(experiment, usual, tmp_path)
 
 
 def test_the_loss_is_that_of_the_other_rows(experiment):
-    mesh = make_mesh(experiment.mesh)
-    program = loop.build(experiment, mesh)
-    corpus = loop.prepare_corpus(experiment)
+    session = Session(experiment)
     train = dataclasses.replace(experiment.train, skip_samples=(8 * 3 + 1, 8 * 3 + 6))
     skipping = dataclasses.replace(experiment, train=train)
-    whole, without = (loop.training_data(one, corpus)[3] for one in (experiment, skipping))
+    whole, without = (one.training_rows[3] for one in (session, Session(skipping, dataset=session.dataset)))
     others = [0, 2, 3, 4, 5, 7]
-    with jax.set_mesh(mesh):
-        params = program.init().params
-        found = program.evaluate(params, without)
-        expected = program.evaluate(params, jax.tree.map(lambda x: x[np.array(others)], whole))
+    with jax.set_mesh(session.mesh):
+        params = session.program.init().params
+        found = session.program.evaluate(params, without)
+        expected = session.program.evaluate(params, jax.tree.map(lambda x: x[np.array(others)], whole))
     assert found["weight"] == expected["weight"] == whole["weights"][others].sum()
     for name in expected:
         assert float(found[name]) == pytest.approx(float(expected[name]), rel=1e-6)

@@ -8,7 +8,7 @@ from transformer.errors import UserError
 from transformer.training import saving
 from transformer.training.interrupt import StopRequest
 from transformer.training.saving import Saver
-from transformer.training.step import TrainState
+from transformer.training.state import TrainState
 
 STATE = TrainState(step=np.int32(0), params={}, opt_state={}, skipped=np.int32(0))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax._src import monitoring
 
-from tests.training.test_step import OPTIMIZER, make_batch, program_of
+from tests.training.test_program import OPTIMIZER, make_batch, program_of
 from transformer.sharding import batch_sharding
 from transformer.training.optimizer import OptimizerConfig, make_schedule
 

@@ -89,8 +89,9 @@ def test_imported_weights_are_trained_on_with_their_tokenizer(bert, tmp_path):
         init_from=str(tmp_path / "imported"),
     )
     result, _ = _train(asked, tmp_path / "run")
-    assert result.corpus.tokenizer.vocab_size == len(pieces)
-    assert result.corpus.tokenizer.decode(result.corpus.tokenizer.encode("to be, not to be\n")) == "to be, not to be\n"
+    tokenizer = result.session.dataset.tokenizer
+    assert tokenizer.vocab_size == len(pieces)
+    assert tokenizer.decode(tokenizer.encode("to be, not to be\n")) == "to be, not to be\n"
     with pytest.raises(UserError, match=r"embedding \(99, 16\), needed \(384, 16\)"):
         _train(dataclasses.replace(asked, model=GPTConfig(**_SIZES)), tmp_path / "other")
 

@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 
 from transformer.data import pipeline
-from transformer.data.prepare import Corpora
-from transformer.training.experiment import Experiment
-from transformer.training.loop import example_maker
+from transformer.training.session import Session
 
 Batch = Mapping[str, Any]
 """`targets`, `weights` and, of a sentence task, `sentence_targets`; numpy."""
@@ -27,31 +25,31 @@ class Baseline:
     loss: float
     """Nats a target token, guessed by how often each is a target in training."""
     sentence_accuracy: float | None
-    """Of always saying the more frequent class of sentence pairs; None without a sentence task."""
+    """The accuracy of always saying the more frequent class of sentence pairs; None without a sentence task."""
 
 
-def baseline(experiment: Experiment, corpus: Corpora) -> Baseline:
+def baseline(session: Session) -> Baseline:
     """Returns what guessing by frequency alone comes to; on the host, and the same on every host.
 
-    Of a validation text of more than ROWS rows only the first are scored.
+    Only the first rows are scored where the validation text has more than ROWS.
     """
-    example, length = example_maker(experiment, corpus), experiment.train
+    dataset, train = session.dataset, session.experiment.train
     training = pipeline.train_batches(
-        corpus.train,
-        corpus.weights,
-        example=example,
+        dataset.train,
+        dataset.weights,
+        example=session.example,
         batch_size=_BATCH,  # the rows are those of the run, which do not depend on it
-        seed=length.seed,
-        copies=experiment.objective.copies,
+        seed=train.seed,
+        copies=session.experiment.objective.copies,
     )
-    rows = length.batch_size // length.accumulation
-    validation = pipeline.eval_batches(corpus.validation, example=example, batch_size=rows)
+    rows = train.batch_size // train.accumulation
+    validation = pipeline.eval_batches(dataset.validation, example=session.example, batch_size=rows)
     limit = -(-ROWS // rows)
-    if length.eval_batches is not None:
-        limit = min(limit, length.eval_batches)
+    if train.eval_batches is not None:
+        limit = min(limit, train.eval_batches)
     with pipeline.iterate(training, 0) as seen, pipeline.iterate(validation, 0) as unseen:
         return guess(
-            itertools.islice(seen, ROWS // _BATCH), itertools.islice(unseen, limit), corpus.tokenizer.vocab_size
+            itertools.islice(seen, ROWS // _BATCH), itertools.islice(unseen, limit), dataset.tokenizer.vocab_size
         )
 
 

@@ -13,19 +13,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from transformer.checkpoint import reading, to_json, write_atomically
 from transformer.checkpoint.digest import paths
-from transformer.cluster.agreement import alone, together_do
+from transformer.cluster.agreement import alone, own_index, together_do
 from transformer.data import pipeline
-from transformer.data.prepare import Corpora
 from transformer.sharding import MeshConfig, param_names
 from transformer.training import experiment as experiments
-from transformer.training.experiment import Experiment
 from transformer.training.run import Run
+from transformer.training.session import Session
 from transformer.training.spike import Spike, SpikeDetector
-from transformer.training.step import Batch, Program, TrainState, step_key
+from transformer.training.state import Batch, TrainState, step_key
 
 MOST = 16
 """Capsules that one start of a run writes at most."""
@@ -41,33 +40,13 @@ class Capsules:
     """Watches the steps of a run, and writes a capsule for each that spikes.
 
     Args:
-      run: whose folder gets them.
-      experiment: as it is now, which the capsule records.
-      corpus: what is trained on.
-      program: the run's functions.
-      mesh: today's devices.
-      rows: update number -> this host's rows of its batch.
-      place: puts such rows on the devices, as the batch that they are a part of.
-      lead: whether this process writes. All of them compute, as they see the same numbers.
+      run: whose folder gets them. The leading process writes; all compute, as they see the same numbers.
+      session: what is trained.
       say: gets a line for each capsule.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        experiment: Experiment,
-        corpus: Corpora,
-        program: Program,
-        mesh: Mesh,
-        rows: Callable[[int], Batch],
-        place: Callable[[Batch], Batch],
-        *,
-        lead: bool,
-        say: Callable[[str], None],
-    ):
-        self._run, self._experiment, self._corpus = run, experiment, corpus
-        self._rows, self._place = rows, place
-        self._program, self._mesh, self._lead, self._say, self._written = program, mesh, lead, say, 0
+    def __init__(self, run: Run, session: Session, say: Callable[[str], None]):
+        self._run, self._session, self._say, self._written = run, session, say, 0
         self._compute: Callable[..., dict[str, Any]] | None = None  # compiled for the first spike
         self._detector = SpikeDetector()
         self._before: collections.deque[dict[str, Any]] = collections.deque(maxlen=BEFORE)
@@ -93,7 +72,7 @@ class Capsules:
             return False
         try:
             computed = self._computed(spike, state)
-            if self._lead:
+            if own_index() == 0:
                 self._write(spike, before, state, computed)
         except _OfAll:
             raise
@@ -116,28 +95,26 @@ class Capsules:
 
     def _prepared(self, step: int, state: TrainState) -> tuple[Callable[..., dict[str, Any]], Batch]:
         """Returns the compiled function, and the batch of update number `step`."""
-        batch = self._place(self._rows(step))
+        batch = self._session.batch(step)
         compute = self._compute
         if compute is None:
-            jitted = make_compute(self._experiment, self._program, self._mesh)
+            jitted = make_compute(self._session)
             compute = self._compute = jitted.lower(state.params, step - 1, batch).compile()
         return compute, batch
 
     def _write(self, spike: Spike, before: list[dict[str, Any]], state: TrainState, computed: dict[str, Any]) -> None:
         saved = [step for step in reading.steps(self._run.checkpoints) if step < spike.step]
-        length = self._experiment.train
+        session, experiment = self._session, self._session.experiment
         record = {
             **dataclasses.asdict(spike),
             "before": before,
             "checkpoint": f"checkpoints/{saved[-1]}" if saved else None,
-            "seed": length.seed,
-            "samples": samples_of(self._experiment, self._corpus, spike.step),
+            "seed": experiment.train.seed,
+            "samples": samples_of(session, spike.step),
             "norms_at_step": int(state.step),
             **computed,
-            "corpus": self._corpus.fingerprint,
-            "experiment": experiments.to_dict(
-                dataclasses.replace(self._experiment, mesh=MeshConfig(**self._mesh.shape))
-            ),
+            "corpus": session.dataset.fingerprint,
+            "experiment": experiments.to_dict(dataclasses.replace(experiment, mesh=MeshConfig(**session.mesh.shape))),
         }
         self._run.spikes.mkdir(parents=True, exist_ok=True)
         path = self._run.spikes / f"{spike.step}.json"
@@ -149,26 +126,29 @@ class Capsules:
         )
 
 
-def samples_of(experiment: Experiment, corpus: Corpora, step: int) -> list[dict[str, Any]]:
+def samples_of(session: Session, step: int) -> list[dict[str, Any]]:
     """Returns, for each row of update number `step`, its place in the sample stream and what record is there.
 
-    `corpus` is an index of the experiment's mixture, 0 where it has none; `skipped`: whether the run leaves it out.
+    A sample's `corpus` is an index of the experiment's mixture, 0 where it has none; `skipped`: whether the run leaves
+    it out.
     """
-    length = experiment.train
-    origins: Any = pipeline.origins(corpus.train, corpus.weights, seed=length.seed)
-    places = range((step - 1) * length.batch_size, step * length.batch_size)
-    skipped = frozenset(length.skip_samples)
+    train, dataset = session.experiment.train, session.dataset
+    origins: Any = pipeline.origins(dataset.train, dataset.weights, seed=train.seed)
+    places = range((step - 1) * train.batch_size, step * train.batch_size)
+    skipped = frozenset(train.skip_samples)
     return [{"place": place, **origins[place]._asdict(), "skipped": place in skipped} for place in places]
 
 
-def make_compute(experiment: Experiment, program: Program, mesh: Mesh) -> Any:
+def make_compute(session: Session) -> Any:
     """Returns a jitted function (params, updates before, batch) -> `key`, `parameter_norms` and `gradient_norms`.
 
-    The key's data, uint32; and dicts from a parameter's path to its norm (Frobenius's), or to its layers' norms. The
-    gradients are those of the batch's step: its dropout, its microbatches. All processes must call it, in one place.
+    These are the key's data, uint32; and dicts from a parameter's path to its norm (Frobenius's), or to its layers'
+    norms. The gradients are those of the batch's step: its dropout, its microbatches. All processes must call it, in
+    one place.
     """
+    experiment, program = session.experiment, session.program
     names = param_names(experiment.model.abstract_params())
-    replicated = NamedSharding(mesh, PartitionSpec())
+    replicated = NamedSharding(session.mesh, PartitionSpec())
 
     def compute(params: Any, updates: jax.Array, batch: Batch) -> dict[str, Any]:
         _, _, grads = program.gradients(TrainState(updates, params, None, None), batch)

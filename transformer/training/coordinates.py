@@ -15,14 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
-from jax.sharding import Mesh
 
 from transformer.layers.attention import Attention
 from transformer.models.resizing import scaled
 from transformer.training.experiment import Experiment
-from transformer.training.loop import build
 from transformer.training.mup import MupConfig, scaling
-from transformer.training.step import Batch
+from transformer.training.session import Session
+from transformer.training.state import Batch
 
 Coordinates = Mapping[str, np.ndarray]
 """Quantity -> float32 [updates + 1, 2], before the first update and after each: the mean absolute value, and the mean
@@ -46,22 +45,22 @@ def at_width(experiment: Experiment, width: int, base: MupConfig, *, head_width:
     return dataclasses.replace(experiment, model=model, optimizer=optimizer, mup=base)
 
 
-def coordinates(experiment: Experiment, batches: Sequence[Batch], mesh: Mesh) -> Coordinates:
+def coordinates(session: Session, batches: Sequence[Batch]) -> Coordinates:
     """Returns the sizes of activations on the first batch, in the course of one update a batch."""
-    program, look = build(experiment, mesh), jax.jit(_activations(experiment))
+    program, look = session.program, jax.jit(_activations(session.experiment))
 
     def seen(params: Any) -> dict[str, np.ndarray]:
         found = {name: np.asarray(x, np.float32) for name, x in look(params, batches[0]).items()}
         logits = {LOGITS: found.pop(LOGITS)}
         return {f"{name} {n}": x for name, blocks in found.items() for n, x in enumerate(blocks, 1)} | logits
 
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(session.mesh):
         state = program.init()
         found = [seen(state.params)]
         for batch in batches:
             state, _ = program.step(state, batch)
             found.append(seen(state.params))
-    scale = _multipliers(experiment)
+    scale = _multipliers(session.experiment)
     return {
         name: np.array([[np.abs(now[name]).mean(), np.abs(now[name] - first).mean()] for now in found])
         / scale.get(name, 1.0)

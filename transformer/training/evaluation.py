@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from transformer.training.step import Batch
+from transformer.training.state import Batch
 
 
 @dataclasses.dataclass(frozen=True)

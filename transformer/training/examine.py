@@ -20,7 +20,8 @@ from transformer.checkpoint.digest import paths
 from transformer.sharding import param_names
 from transformer.training.capsule import is_stacked
 from transformer.training.experiment import Experiment
-from transformer.training.step import Batch, Program, TrainState, step_key
+from transformer.training.session import Session
+from transformer.training.state import Batch, TrainState, step_key
 
 _SOWN = "examined by "
 """Before the method's name: what the interceptor leaves in the collection "intermediates"."""
@@ -52,7 +53,7 @@ class Examination:
     loss: list[Entry]
     """The mean loss, and the objective's metrics."""
     gradients: list[Entry]
-    """Of the mean loss, in the order in which the backward pass comes to them."""
+    """The mean loss's, in the order in which the backward pass comes to them."""
 
     def first_bad(self) -> tuple[str, Entry] | None:
         """Returns the part and the entry where the first value that is not finite arises; None where all are."""
@@ -76,17 +77,16 @@ class _Output(NamedTuple):
     stats: _Stats
 
 
-def examine(experiment: Experiment, program: Program, state: TrainState, batch: Batch) -> Examination:
+def examine(session: Session, state: TrainState, batch: Batch) -> Examination:
     """Returns what is in the update that `state` and `batch` make; changes neither.
 
     Args:
-      experiment: whose model and objective run.
-      program: its functions.
+      session: whose model and objective run.
       state: before the update.
       batch: of the update, on the devices.
     """
-    names = param_names(experiment.model.abstract_params())
-    forward = forward_entries(experiment, state, batch)
+    names, program = param_names(session.experiment.model.abstract_params()), session.program
+    forward = forward_entries(session.experiment, state, batch)
     place = functools.partial(_place, {(entry.name, entry.layer): at for at, entry in enumerate(forward)})
 
     @jax.jit

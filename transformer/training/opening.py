@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from transformer.checkpoint import Checkpoints, Damaged
 from transformer.cluster.agreement import LONG, exchange, from_lead, lead_does, own_index, process_name, together
 from transformer.data.prepare import Corpora
 from transformer.errors import UserError
@@ -15,6 +16,8 @@ from transformer.training import experiment as experiments
 from transformer.training.experiment import Experiment
 from transformer.training.lock import RunLock
 from transformer.training.run import Run
+from transformer.training.session import Session
+from transformer.training.state import TrainState, checkpointables
 
 _OWN = ("data.path", "data.tfds", "data.mixture", "data.tokenizer", "data.cache_dir")
 """Fields that a process may have of its own: where its machine keeps what all of them read."""
@@ -77,6 +80,30 @@ def begin(
         if own_index() > 0:
             lock.seen(holder)
     return files
+
+
+def start(session: Session, checkpoints: Checkpoints, say: Callable[[str], None]) -> tuple[TrainState, bool]:
+    """Returns the newest checkpoint's state, or the initial one; and whether an evaluation that is due at its step was
+    made already.
+
+    All processes go on from the same state: what is damaged as one of them sees it is damaged for all.
+
+    Raises:
+      Damaged: the newest checkpoint is, and the one before it is not to be used instead.
+    """
+    steps = lead_does("listing the checkpoints", lambda: checkpoints.steps)
+    while steps:
+        step = steps.pop()
+        try:
+            params, rest, evaluated = checkpoints.restore(step, **checkpointables(session.program.abstract))
+        except Damaged as error:  # which all processes raise, whichever of them saw it
+            if not session.experiment.checkpoint.fallback:
+                offer = f" To go on from step {steps[-1]}: --checkpoint.fallback True" if steps else ""
+                raise Damaged(f"{error}.{offer}") from error
+            say(f"{error}. It is set aside as {checkpoints.set_aside(step)}")
+            continue
+        return dataclasses.replace(rest, params=params), evaluated
+    return session.initial_state(say), True
 
 
 def recorded(experiment: Experiment) -> Experiment:

@@ -1,35 +1,180 @@
-"""The compiled functions of an experiment."""
+"""Program: the compiled functions of an experiment on a mesh, of which the update is one."""
 
-from jax.sharding import Mesh
+import copy
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from transformer.models import Architecture
+from transformer.sharding import param_names, with_shardings
 from transformer.training import mup
 from transformer.training.experiment import Experiment
 from transformer.training.optimizer import make_optimizer, make_schedule
-from transformer.training.step import Program, make_program
+from transformer.training.schedule import Rates, Schedule
+from transformer.training.state import Batch, TrainState, state_shardings, step_key
+
+Metrics = dict[str, jax.Array]
+"""Name -> float32 []."""
 
 
-def program_of(experiment: Experiment, architecture: Architecture, mesh: Mesh) -> Program:
-    """Returns what an experiment compiles to; nothing is compiled yet.
+class TracedHyperparameters(NamedTuple):
+    """The numbers that compiled functions take as arguments: runs that differ in nothing else share the functions."""
 
-    Args:
-      experiment: all but the model.
-      architecture: its own, or another that its checkpoint is to fit.
-      mesh: today's devices, or an abstract one.
+    seed: Any
+    """int32: draws the parameters and dropout's masks."""
+    schedule: Schedule
+    """The learning rate's."""
 
-    Raises:
-      UserError: a parameter that the mesh does not divide.
+
+class Program:
+    """What an experiment computes on a mesh. Each function is compiled when it is first called.
+
+    Sums and weights are added over devices and microbatches and divided once: neither changes the update.
     """
-    scaling = mup.scaling(architecture, experiment.mup, experiment.optimizer)
-    factors = None if scaling is None else scaling.factors
-    return make_program(
-        architecture,
-        experiment.execution,
-        experiment.objective,
-        lambda names, rates: make_optimizer(experiment.optimizer, rates, names, factors),
-        make_schedule(experiment.optimizer, experiment.train.steps),
-        mesh,
-        seed=experiment.train.seed,
-        accumulation=experiment.train.accumulation,
-        rescaled=None if scaling is None else scaling.rescaled,
-    )
+
+    abstract: TrainState
+    """ShapeDtypeStructs with shardings: what a restore aims at."""
+
+    def __init__(self, experiment: Experiment, mesh: Mesh, architecture: Architecture | None = None):
+        """The program of all of an experiment but its mesh, on `mesh`.
+
+        Args:
+          experiment: what to compute.
+          mesh: today's devices, or an abstract one.
+          architecture: the model, where it is not the experiment's own.
+
+        Raises:
+          UserError: a parameter that the mesh does not divide.
+        """
+        self._architecture = experiment.model if architecture is None else architecture
+        self._model = self._architecture.build(experiment.execution)
+        self._objective, self._optimizer = experiment.objective, experiment.optimizer
+        self._accumulation = experiment.train.accumulation
+        self._mup = mup.scaling(self._architecture, experiment.mup, experiment.optimizer)
+        boxed = self._architecture.abstract_params()
+        self._names = param_names(boxed)
+        seed = np.asarray(np.int64(experiment.train.seed)).astype(np.int32)
+        self._traced = TracedHyperparameters(seed, make_schedule(experiment.optimizer, experiment.train.steps))
+
+        shardings = state_shardings(boxed, self._update_rule(self._traced.schedule.rates(0)), mesh)
+        self._replicated = NamedSharding(mesh, PartitionSpec())
+        self.abstract = with_shardings(jax.eval_shape(self._init, self._traced), shardings)
+        platform = mesh.devices.flat[0].platform if isinstance(mesh, Mesh) else None
+        options = None if platform is None else experiment.execution.compiler_options(platform) or None
+        jit = functools.partial(jax.jit, compiler_options=options)
+        self._jit_init = jit(self._init, out_shardings=shardings)
+        self._jit_step = jit(self._step, donate_argnums=0, out_shardings=(shardings, self._replicated))
+        self._compiled_step: Callable[..., Any] | None = None
+        self._jit_evaluate = jit(self._evaluate, out_shardings=self._replicated)
+
+    def with_schedule(self, schedule: Schedule) -> "Program":
+        """Returns the program of the same run with another learning-rate schedule; nothing is compiled for it."""
+        other = copy.copy(self)
+        other._traced = self._traced._replace(schedule=schedule)
+        other.__dict__.pop("_placed", None)
+        return other
+
+    def init(self) -> TrainState:
+        """Returns the state before the first update."""
+        return self._jit_init(self._placed)
+
+    def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """Returns the state after an update, to which `state` is donated, and the update's metrics."""
+        return (self._compiled_step or self._jit_step)(state, batch, self._placed)
+
+    def compile_step(self, state: TrainState, batch: Batch) -> None:
+        """Compiles `step` for such arguments, and runs nothing: so that processes begin the first one together."""
+        self._compiled_step = self._jit_step.lower(state, batch, self._placed).compile()
+
+    def evaluate(self, params: Any, batch: Batch) -> Metrics:
+        """Returns sums over the batch, without dropout: `weight` and the objective's metrics."""
+        return self._jit_evaluate(params, batch)
+
+    def gradients(self, state: TrainState, batch: Batch) -> tuple[jax.Array, Metrics, Any]:
+        """Returns what `step` computes before it updates anything; not compiled by itself.
+
+        The sum of losses, the sums of the metrics, and the gradients of the mean loss.
+        """
+        return self._mean_gradients(state, batch, self._traced.seed)
+
+    @functools.cached_property
+    def _placed(self) -> TracedHyperparameters:
+        # `device_put` would ask all processes whether they have the same.
+        place = functools.partial(jax.make_array_from_process_local_data, self._replicated)
+        return jax.tree.map(place, self._traced)
+
+    def _update_rule(self, rates: Rates) -> optax.GradientTransformation:
+        """Returns the optimizer at these rates; what it keeps from update to update does not depend on them."""
+        return make_optimizer(self._optimizer, rates, self._names, None if self._mup is None else self._mup.factors)
+
+    def _init(self, traced: TracedHyperparameters) -> TrainState:
+        drawn = self._model.init(jax.random.key(traced.seed), **self._architecture.example_inputs())
+        params = nn.meta.unbox(drawn["params"])
+        params = params if self._mup is None else self._mup.rescaled(params, traced.seed)
+        zero = jnp.zeros((), jnp.int32)
+        opt_state = self._update_rule(traced.schedule.rates(zero)).init(params)
+        return TrainState(step=zero, params=params, opt_state=opt_state, skipped=zero)
+
+    def _loss(self, params: Any, batch: Batch, key: jax.Array | None) -> tuple[jax.Array, Metrics]:
+        """Returns (loss_sum, sums over the batch); without a key there is no dropout."""
+        rngs = {} if key is None else {"dropout": key}
+        outputs = self._model.apply({"params": params}, **batch["inputs"], deterministic=key is None, rngs=rngs)
+        loss_sum, weight, metrics = self._objective.loss(outputs, batch)
+        return loss_sum, {"weight": weight, **metrics}
+
+    def _evaluate(self, params: Any, batch: Batch) -> Metrics:
+        return self._loss(params, batch, None)[1]
+
+    def _summed_gradients(self, params: Any, batch: Batch, key: jax.Array) -> tuple[tuple[jax.Array, Metrics], Any]:
+        """Returns sums over the batch: (loss_sum, metrics), gradient of loss_sum."""
+        value_and_grad = jax.value_and_grad(self._loss, has_aux=True)
+        parts = self._accumulation
+        if parts == 1:
+            return value_and_grad(params, batch, key)
+        # Row r goes to microbatch r mod A: each keeps rows of every device, so none is idle and nothing moves.
+        micro = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), dict(batch))
+
+        def body(total, index_and_rows):
+            index, rows = index_and_rows
+            return jax.tree.map(jnp.add, total, value_and_grad(params, rows, jax.random.fold_in(key, index))), None
+
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype),
+            jax.eval_shape(value_and_grad, params, jax.tree.map(lambda x: x[0], micro), key),
+        )
+        return jax.lax.scan(body, zeros, (jnp.arange(parts), micro))[0]
+
+    def _mean_gradients(self, state: TrainState, batch: Batch, seed: Any) -> tuple[jax.Array, Metrics, Any]:
+        (loss_sum, sums), grads = self._summed_gradients(state.params, batch, step_key(seed, state.step))
+        weight = jnp.maximum(sums["weight"], 1.0)
+        return loss_sum, sums, jax.tree.map(lambda g: g / weight.astype(g.dtype), grads)
+
+    def _step(self, state: TrainState, batch: Batch, traced: TracedHyperparameters) -> tuple[TrainState, Metrics]:
+        loss_sum, sums, grads = self._mean_gradients(state, batch, traced.seed)
+        # By the step, skipped updates too: the last one has the schedule's last rate.
+        rates = traced.schedule.rates(state.step)
+        weight = jnp.maximum(sums["weight"], 1.0)
+        grad_norm = optax.tree.norm(grads)
+        updates, opt_state = self._update_rule(rates).update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        finite = jnp.isfinite(loss_sum) & jnp.isfinite(grad_norm)
+
+        def keep(new, old):
+            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+        new = TrainState(
+            step=state.step + 1,
+            params=keep(params, state.params),
+            opt_state=keep(opt_state, state.opt_state),
+            skipped=jnp.where(finite, 0, state.skipped + 1),
+        )
+        metrics = {"loss": loss_sum / weight, "grad_norm": grad_norm, "skipped": new.skipped}
+        metrics["learning_rate"] = rates.main
+        return new, metrics | {name: value / weight for name, value in sums.items() if name != "weight"}

@@ -8,28 +8,25 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from transformer.training.evaluation import evaluate
-from transformer.training.experiment import Experiment
-from transformer.training.loop import build
 from transformer.training.optimizer import make_schedule
-from transformer.training.step import Batch
+from transformer.training.session import Session
+from transformer.training.state import Batch
 
 
 def losses(
-    experiment: Experiment, rates: Sequence[float], training: Sequence[Batch], validation: Sequence[Batch], mesh: Mesh
+    session: Session, rates: Sequence[float], training: Sequence[Batch], validation: Sequence[Batch]
 ) -> dict[float, float]:
     """Returns peak learning rate -> loss on `validation` after one update a batch of `training`; inf: it diverged.
 
-    That of muon's AdamW half goes with it.
+    The rate of muon's AdamW half goes with it.
     """
-    program = build(experiment, mesh)
     found = {}
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(session.mesh):
         for rate in rates:
-            optimizer = dataclasses.replace(experiment.optimizer, learning_rate=rate, adam_learning_rate=None)
-            tuned = program.retuned(make_schedule(optimizer, len(training)))
+            optimizer = dataclasses.replace(session.experiment.optimizer, learning_rate=rate, adam_learning_rate=None)
+            tuned = session.program.with_schedule(make_schedule(optimizer, len(training)))
             state = tuned.init()
             for batch in training:
                 state, _ = tuned.step(state, batch)

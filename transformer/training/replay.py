@@ -12,22 +12,18 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from tqdm import tqdm
 
 from transformer.checkpoint import reading
-from transformer.data import pipeline
-from transformer.data.prepare import Corpora
-from transformer.data.tokenizer_kinds import load_tokenizer
 from transformer.errors import UserError
-from transformer.sharding import BatchLayout, MeshConfig, make_mesh
+from transformer.sharding import MeshConfig
 from transformer.training import experiment as experiments
-from transformer.training import loop
 from transformer.training.capsule import samples_of
 from transformer.training.examine import Examination, examine
 from transformer.training.experiment import Experiment
 from transformer.training.run import Run
-from transformer.training.step import Batch, Program, TrainState, checkpointables
+from transformer.training.session import Session
+from transformer.training.state import TrainState, checkpointables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +41,7 @@ class Row:
     loss: float | None
     """Nats a target, without dropout; None of a row without targets."""
     texts: tuple[str, ...]
-    """Of the record: one, or source and target."""
+    """The record's: one, or source and target."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,30 +77,27 @@ def replay(run: Run, step: int | None, *, alone: bool, say: Callable[[str], None
     length = experiment.train
     if not 1 <= step <= length.steps:
         raise UserError(f"step {step}: the run has steps 1 to {length.steps}")
-    mesh = _mesh(experiment.mesh, say)
-    program = loop.build(experiment, mesh)
-    corpus = loop.prepare_corpus(experiment, load_tokenizer(str(run.tokenizer)))
-    if capsule is not None and capsule["corpus"] != corpus.fingerprint:
+    experiment = dataclasses.replace(experiment, mesh=_fitting_mesh(experiment.mesh, say))
+    session = Session(experiment, tokenizer_dir=run.tokenizer)
+    program = session.program
+    if capsule is not None and capsule["corpus"] != session.dataset.fingerprint:
         raise UserError(
             f"{_name(experiment, 0)} is not the text that it was when step {step} spiked: nothing to replay"
         )
-    layout = BatchLayout(mesh, length.batch_size)
-    data = loop.training_data(experiment, corpus, layout)
-    with jax.set_mesh(mesh):
-        state = _before(run, step, program, experiment, mesh, say)
+    with jax.set_mesh(session.mesh):
+        state = _before(run, step, session, say)
         began = int(state.step)
         if began < step - 1 and not alone:
             say(f"walking {step - 1 - began:,} updates from step {began:,}: the same as the run's (--alone: without)")
-            state = _walk(state, step, program, data, layout)
+            state = _walk(state, step, session)
             began = step - 1
         # The key and the batch are the step's, whichever weights they meet.
         state = dataclasses.replace(state, step=jax.device_put(np.int32(step - 1), state.step.sharding))
-        batch: Any = data[step - 1]
-        placed = layout.place(batch)
+        batch = session.batch(step)
         say("looking at every module, the loss and the gradients")
-        examination = examine(experiment, program, state, placed)
-        rows = _rows(experiment, corpus, program, state.params, batch, step)
-        _, metrics = program.step(state, placed)  # last, for the state is donated to it
+        examination = examine(session, state, batch)
+        rows = _rows(session, state.params, step)
+        _, metrics = program.step(state, batch)  # last, for the state is donated to it
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
     return Replay(step, began, examination, values, capsule, rows)
 
@@ -133,45 +126,44 @@ def _experiment(run: Run, capsule: dict[str, Any] | None) -> Experiment:
     return experiments.from_dict(capsule["experiment"], str(run.spikes / f"{capsule['step']}.json"))
 
 
-def _mesh(config: MeshConfig, say: Callable[[str], None]) -> Mesh:
+def _fitting_mesh(config: MeshConfig, say: Callable[[str], None]) -> MeshConfig:
     """Returns the run's mesh; one device, if it has more than there are here."""
     if math.prod(size or 1 for size in dataclasses.astuple(config)) <= jax.device_count():
-        return make_mesh(config)
+        return config
     say("the run's mesh has more devices than there are here: on one, losses are equal to 1e-5, not bit for bit")
-    return make_mesh(MeshConfig(data=1))
+    return MeshConfig(data=1)
 
 
-def _before(
-    run: Run, step: int, program: Program, experiment: Experiment, mesh: Mesh, say: Callable[[str], None]
-) -> TrainState:
-    """Returns the state of the nearest checkpoint before update `step`; that of the start, if there is none."""
-    saved = [one for one in reading.steps(run.checkpoints) if one < step]
+def _before(run: Run, step: int, session: Session, say: Callable[[str], None]) -> TrainState:
+    """Returns the state of the nearest checkpoint before update `step`, or the initial state if there is none."""
+    saved = [number for number in reading.steps(run.checkpoints) if number < step]
     if not saved:
         say(f"no checkpoint before step {step:,} is kept: from the start")
-        return loop.fresh(program, experiment, mesh, say)
+        return session.initial_state(say)
     path = run.checkpoints / str(saved[-1])
     say(f"restoring {path}")
-    trees = reading.load(path, checkpointables(program.abstract))
+    trees = reading.load(path, checkpointables(session.program.abstract))
     return dataclasses.replace(trees["opt_state"], params=trees["params"])
 
 
-def _walk(state: TrainState, step: int, program: Program, data: Any, layout: BatchLayout) -> TrainState:
+def _walk(state: TrainState, step: int, session: Session) -> TrainState:
     """Returns the state before update `step`."""
     began = int(state.step)
-    with pipeline.iterate(data, began) as batches:
-        placed = loop.to_devices(batches, layout)
+    with session.batches(began) as batches:
         for _ in tqdm(range(began + 1, step), unit="step", desc="walk", dynamic_ncols=True):
-            state, metrics = program.step(state, next(placed))
+            state, metrics = session.program.step(state, next(batches))
             jax.block_until_ready(metrics)  # so that the bar tells the truth
     return state
 
 
-def _rows(experiment: Experiment, corpus: Corpora, program: Program, params: Any, batch: Batch, step: int) -> list[Row]:
-    """Returns the rows of a batch, those of the highest loss first and those without a loss last."""
-    rows = []
-    for number, sample in enumerate(samples_of(experiment, corpus, step)):
-        one = jax.tree.map(lambda x, at=number: x[at : at + 1], dict(batch))
-        sums = jax.device_get(program.evaluate(params, one))
+def _rows(session: Session, params: Any, step: int) -> list[Row]:
+    """Returns the rows of an update's batch, those of the highest loss first and those without a loss last."""
+    experiment, corpus, rows = session.experiment, session.dataset, []
+    training_rows: Any = session.training_rows
+    batch = dict(training_rows[step - 1])
+    for number, sample in enumerate(samples_of(session, step)):
+        row = jax.tree.map(lambda x, at=number: x[at : at + 1], batch)
+        sums = jax.device_get(session.program.evaluate(params, row))
         loss = float(sums["nll"] / sums["weight"]) if sums["weight"] else None
         record = corpus.train[sample["corpus"]][sample["record"]]
         shown = {name: record[name.replace("tokens", "segment_ids")] > 0 for name in record if name.endswith("tokens")}

@@ -11,7 +11,7 @@ from transformer.cluster.agreement import alone, exchange, from_lead
 from transformer.errors import UserError
 from transformer.training.evaluation import Evaluation
 from transformer.training.interrupt import StopRequest
-from transformer.training.step import TrainState, checkpointables
+from transformer.training.state import TrainState, checkpointables
 
 _AGREE_EVERY = 10
 """Updates between the questions to the leading process, of several: what time it is, and how the last save went."""

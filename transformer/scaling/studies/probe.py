@@ -8,9 +8,8 @@ import jax
 
 from transformer.data.prepare import Corpora
 from transformer.scaling.studies.study import Cell
-from transformer.sharding import BatchLayout, make_mesh
-from transformer.training import loop
 from transformer.training.experiment import Experiment
+from transformer.training.session import Session
 
 _UPDATES = 5
 
@@ -48,17 +47,14 @@ def epochs(cells: Sequence[Cell], corpus: Corpora) -> float:
 
 
 def _seconds(experiment: Experiment, corpus: Corpora) -> float:
-    mesh = make_mesh(experiment.mesh)
-    program = loop.build(experiment, mesh)
-    data = loop.training_data(experiment, corpus)
-    layout = BatchLayout(mesh, experiment.train.batch_size)
-    batches = [layout.place(data[index]) for index in range(_UPDATES + 1)]
+    session = Session(experiment, dataset=corpus)
+    batches = [session.batch(step) for step in range(1, _UPDATES + 2)]
     seconds = []
-    with jax.set_mesh(mesh):
-        state = program.init()
+    with jax.set_mesh(session.mesh):
+        state = session.program.init()
         for batch in batches:
             began = time.perf_counter()
-            state, _ = program.step(state, batch)
+            state, _ = session.program.step(state, batch)
             jax.block_until_ready(state)
             seconds.append(time.perf_counter() - began)
     return statistics.median(seconds[1:])

@@ -15,8 +15,9 @@ from transformer.layers.execution import Execution
 from transformer.models.gpt import GPTConfig
 from transformer.objectives.causal_lm import CausalLM
 from transformer.sharding import MeshConfig, batch_sharding, make_mesh
-from transformer.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from transformer.training.step import make_program
+from transformer.training.experiment import Experiment, TrainConfig
+from transformer.training.optimizer import OptimizerConfig, make_schedule
+from transformer.training.program import Program
 
 MODEL = GPTConfig(vocab_size=64, context_length=32, width=16, num_layers=2, num_heads=2, dropout=0.0)
 OPTIMIZER = OptimizerConfig(learning_rate=1e-2, schedule="constant", warmup_steps=0)
@@ -43,17 +44,11 @@ def program_of(
     mesh_config=ONE, model=MODEL, optimizer=OPTIMIZER, objective=CausalLM(), seed=0, accumulation=1, **execution
 ):
     mesh = make_mesh(mesh_config)
-    program = make_program(
-        model,
-        Execution(**execution),
-        objective,
-        lambda names, rates: make_optimizer(optimizer, rates, names),
-        make_schedule(optimizer, 100),
-        mesh,
-        seed=seed,
-        accumulation=accumulation,
+    train = TrainConfig(steps=100, batch_size=8, seq_len=model.context_length, seed=seed, accumulation=accumulation)
+    experiment = Experiment(
+        "tiny", model, objective, optimizer=optimizer, train=train, execution=Execution(**execution)
     )
-    return program, mesh
+    return Program(experiment, mesh), mesh
 
 
 def run(program, mesh, steps=3):
@@ -146,7 +141,7 @@ def test_a_skipped_update_takes_its_learning_rate_with_it():
     )
     schedule = make_schedule(config, 7)
     program, mesh = program_of(optimizer=config)
-    program = program.retuned(schedule)
+    program = program.with_schedule(schedule)
     good = make_batch(0)
     bad = good | {"weights": np.full_like(good["weights"], np.nan)}
     logged, used = [], []

@@ -1,0 +1,197 @@
+"""Session: an experiment made ready on today's devices; what the loop, a replay, a probe and a benchmark share."""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import grain
+from etils import epath
+from jax.sharding import Mesh
+
+from transformer import checkpoint
+from transformer.checkpoint import reading
+from transformer.cluster.agreement import together
+from transformer.data import pipeline
+from transformer.data.prepare import Corpora, prepare
+from transformer.data.tokenizer_kinds import load_tokenizer
+from transformer.errors import UserError
+from transformer.objectives.objective import ExampleMaker, Setting
+from transformer.sharding import BatchLayout, batch_divisor, make_mesh
+from transformer.training import transfer
+from transformer.training.evaluation import Evaluation, evaluate
+from transformer.training.experiment import Experiment
+from transformer.training.program import Program
+from transformer.training.state import Batch, TrainState
+
+
+class Session:
+    """An experiment's mesh, program, dataset and batches. Each is made when it is first used, and once.
+
+    What runs on the devices is to be called in the mesh: `with jax.set_mesh(session.mesh)`.
+
+    Args:
+      experiment: what to make ready.
+      tokenizer_dir: where the tokenizer is; None: that of the weights that the experiment starts from, or else the
+        corpus decides.
+      dataset: what to read, if it is open already; None: what the experiment names.
+      whole: all of the corpus is validation text, and there is none to train on.
+      trains: whether its program is to train; if not, it may compute in float16.
+
+    Raises:
+      UserError: what is to be trained is computed in float16.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        *,
+        tokenizer_dir: epath.PathLike | None = None,
+        dataset: Corpora | None = None,
+        whole: bool = False,
+        trains: bool = True,
+    ):
+        if trains and experiment.execution.dtype == "float16":
+            raise UserError(
+                "--execution.dtype float16 does not train: gradients leave its range, which ends at 65,504, and losses "
+                "are not scaled to keep them in it: choose bfloat16, which has the range of float32 (float16 is for "
+                "inference)"
+            )
+        self.experiment = experiment
+        self._tokenizer_dir, self._whole = tokenizer_dir, whole
+        if dataset is not None:
+            self.dataset = dataset
+
+    @functools.cached_property
+    def mesh(self) -> Mesh:
+        """The devices; raises UserError where there are too few, or where they do not divide a microbatch."""
+        mesh, train = make_mesh(self.experiment.mesh), self.experiment.train
+        rows, parts = train.batch_size // train.accumulation, batch_divisor(mesh)
+        if rows % parts:
+            cut = f" / accumulation {train.accumulation}" if train.accumulation > 1 else ""
+            raise UserError(
+                f"--train.batch-size {train.batch_size}{cut} = {rows} rows are not divided by the mesh's "
+                f"data x fsdp = {parts} devices: change one of them"
+            )
+        return mesh
+
+    @functools.cached_property
+    def program(self) -> Program:
+        """What the experiment computes; raises UserError for a parameter that the mesh does not divide."""
+        return Program(self.experiment, self.mesh)
+
+    @functools.cached_property
+    def dataset(self) -> Corpora:
+        """The corpus as tokens; raises UserError for a tokenizer that lacks a special, or anything about the corpus."""
+        experiment = self.experiment
+        corpus = prepare(
+            experiment.data,
+            vocab_size=experiment.model.vocab_size,
+            reading=experiment.objective.reading(experiment.train.seq_len),
+            tokenizer=self._tokenizer(),
+            whole=self._whole,
+        )
+        experiment.objective.check(self._setting(corpus))
+        return corpus
+
+    @functools.cached_property
+    def example(self) -> pipeline.MakeExample:
+        """The objective's `example`, for this tokenizer, this length and this model."""
+        return ExampleMaker(self.experiment.objective, self._setting(self.dataset))
+
+    @functools.cached_property
+    def layout(self) -> BatchLayout:
+        """Which rows of an update's batch this process makes."""
+        return BatchLayout(self.mesh, self.experiment.train.batch_size)
+
+    @functools.cached_property
+    def training_rows(self) -> grain.MapDataset:
+        """Update number, from 0 -> this process's rows of its batch, in numpy."""
+        return pipeline.train_batches(
+            self.dataset.train,
+            self.dataset.weights,
+            example=self.example,
+            batch_size=self.experiment.train.batch_size,
+            seed=self.experiment.train.seed,
+            copies=self.experiment.objective.copies,
+            skip=self.experiment.train.skip_samples,
+            rows=self.layout.rows,
+        )
+
+    def batch(self, step: int) -> Batch:
+        """Returns the batch of update number `step`, 1 for the first, on the devices."""
+        rows: Any = self.training_rows
+        return self.layout.place(rows[step - 1])
+
+    @contextlib.contextmanager
+    def batches(self, start: int = 0, *, workers: int = 0) -> Iterator[Iterator[Batch]]:
+        """Gives the batches of the updates that come after `start` others, on the devices.
+
+        Args:
+          start: updates that were made before.
+          workers: processes that make the rows; 0: a thread of this one.
+        """
+        with pipeline.iterate(self.training_rows, start, workers=workers) as rows:
+            yield _placed_ahead(rows, self.layout)
+
+    @contextlib.contextmanager
+    def validation(self) -> Iterator[Iterator[Batch]]:
+        """Gives the batches of an evaluation, on the devices: the first `eval_batches` of the validation text."""
+        train = self.experiment.train
+        layout = BatchLayout(self.mesh, train.batch_size // train.accumulation)
+        rows = pipeline.eval_batches(
+            self.dataset.validation, example=self.example, batch_size=layout.batch_size, rows=layout.rows
+        )
+        with pipeline.iterate(rows, 0) as batches:
+            yield _placed_ahead(itertools.islice(batches, train.eval_batches), layout)
+
+    @property
+    def validation_batches(self) -> tuple[int, int]:
+        """How many batches an evaluation reads, and how many the validation text has."""
+        train = self.experiment.train
+        total = -(-len(self.dataset.validation) // (train.batch_size // train.accumulation))
+        return min(total, train.eval_batches or total), total
+
+    def evaluate(self, params: Any, through: Callable[[Iterable[Batch]], Iterable[Batch]] = iter) -> Evaluation:
+        """Evaluates weights on the batches of `validation`, which pass `through` a function on their way."""
+        per_byte = self.dataset.figures.targets_per_byte if self.experiment.objective.scores_text else None
+        with self.validation() as batches:
+            return evaluate(self.program.evaluate, params, through(batches), targets_per_byte=per_byte)
+
+    def initial_state(self, say: Callable[[str], None] = lambda line: None) -> TrainState:
+        """Returns the state before the first update, with the weights that the experiment starts from.
+
+        Args:
+          say: gets a few lines that name what is taken of other weights.
+        """
+        state, source = self.program.init(), self.experiment.init_from
+        if source is None:
+            return state
+        with together("looking at the weights to start from"):
+            reading.check(checkpoint.find(source))
+        params = transfer.transferred(self.experiment, state.params, self.mesh, say)
+        return dataclasses.replace(state, params=params)
+
+    def _tokenizer(self) -> Any:
+        """Returns the tokenizer that is decided already; None: the corpus decides."""
+        if self._tokenizer_dir is not None:
+            return load_tokenizer(str(self._tokenizer_dir))
+        return transfer.tokenizer_for(self.experiment) if self.experiment.init_from else None
+
+    def _setting(self, corpus: Corpora) -> Setting:
+        start_id = getattr(self.experiment.model, "decoder_start_id", 0)  # an encoder-decoder has one
+        return Setting(corpus.vocabulary, self.experiment.train.seq_len, start_id)
+
+
+def _placed_ahead(batches: Iterable[Batch], layout: BatchLayout) -> Iterator[Batch]:
+    """Puts this process's rows on its devices, a batch ahead of the one that is asked for."""
+    ahead = None
+    for batch in batches:
+        placed = layout.place(batch)
+        if ahead is not None:
+            yield ahead
+        ahead = placed
+    if ahead is not None:
+        yield ahead

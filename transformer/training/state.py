@@ -1,0 +1,65 @@
+"""What an update changes, and what it reads."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import optax
+from flax import struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from transformer.sharding import param_shardings
+
+Batch = Mapping[str, Any]
+"""`inputs` (the model's keyword arguments), `targets`, `weights` and what else the objective's loss reads, each
+[B, ...] and numpy or jax."""
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that an update changes."""
+
+    step: Any
+    """int32: updates so far; also the data position, and what dropout's keys are folded with."""
+    params: Any
+    opt_state: Any
+    skipped: Any
+    """int32: updates skipped in a row, because the loss or a gradient was not finite."""
+
+
+def checkpointables(state: TrainState) -> dict[str, Any]:
+    """Returns a state, or an abstract one, as what is saved apart: `params`, and `opt_state`, which is all the rest."""
+    return {"params": state.params, "opt_state": dataclasses.replace(state, params=None)}
+
+
+def step_key(seed: int, updates: Any) -> jax.Array:
+    """Returns dropout's key in the update that comes after `updates` others."""
+    return jax.random.fold_in(jax.random.key(seed), updates)
+
+
+def state_shardings(boxed: Any, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Returns the state's shardings: moments have their parameters', other shapes (Adafactor's factors) are replicated.
+
+    Args:
+      boxed: abstract parameters with their logical axis names.
+      tx: the optimizer.
+      mesh: today's devices.
+
+    Raises:
+      UserError: a parameter that the mesh does not divide.
+    """
+    shardings = param_shardings(boxed, mesh)
+    params = nn.meta.unbox(boxed)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    by_path = dict(jax.tree_util.tree_leaves_with_path(shardings))
+    shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+    def of_moment(path: tuple, leaf) -> NamedSharding:
+        # An optimizer keeps a tree like the parameters' for each moment, so a moment's path ends in its parameter's.
+        ends = (path[start:] for start in range(len(path)))
+        return next((by_path[end] for end in ends if shapes.get(end) == leaf.shape), replicated)
+
+    opt_state = jax.tree_util.tree_map_with_path(of_moment, jax.eval_shape(tx.init, params))
+    return TrainState(step=replicated, params=shardings, opt_state=opt_state, skipped=replicated)
