@@ -7,24 +7,15 @@ family's table pairs it with is called. All other parts stay, joined by "/" inst
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from transformer.interop.engine import Table, expanded
+from transformer.models.encoder import EncoderHead
 
-ENCODER_HEADS = (
-    "pretraining",
-    "masked_lm",
-    "next_sentence",
-    "sequence_classification",
-    "token_classification",
-    "question_answering",
-    "multiple_choice",
-    "none",
-    "unpooled",
-)
-"""Heads of encoders that had a Flax class."""
+ENCODER_HEADS = get_args(EncoderHead)
+"""Heads of encoders that had a Flax class: all."""
 
 _WEIGHTS = ("kernel", "embedding", "scale")
 

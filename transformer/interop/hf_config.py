@@ -66,6 +66,11 @@ class Reading:
     spelled: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Field of theirs that the family spells out itself before it is read here -> its type."""
 
+    @property
+    def all_inert(self) -> dict[str, tuple[Any, ...]]:
+        """Those of every model type, and its own."""
+        return {**INERT, **self.inert}
+
 
 def check_kinds(config: Mapping[str, Any], reading: Reading) -> None:
     """Checks the fields as they stand in config.json, null aside: a family may know what it stands for.
@@ -125,7 +130,7 @@ def changes_nothing(name: str, value: Any, config: Mapping[str, Any], reading: R
       config: the whole config.json.
       reading: of its model type.
     """
-    inert = {**INERT, **reading.inert}
+    inert = reading.all_inert
     if name in inert:
         allowed = [_said(v, config, reading) if isinstance(v, Same) else v for v in inert[name]]
         return value is None or any(_equal(value, v) for v in allowed)
@@ -176,7 +181,7 @@ def _refuse_unknown(config: Mapping[str, Any], reading: Reading) -> None:
         if not changes_nothing(name, config[name], config, reading)
     )
     for name in unknown:
-        if name in (inert := {**INERT, **reading.inert}):
+        if name in (inert := reading.all_inert):
             only = [
                 f"{v.theirs}'s {shown(_said(v, config, reading))}" if isinstance(v, Same) else repr(v)
                 for v in inert[name]
