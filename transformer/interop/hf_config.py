@@ -24,6 +24,8 @@ ACTIVATIONS = {
 }
 """Theirs -> ours; the first of several names is the one written."""
 
+_FILLED_IN = ("num_key_value_heads", "head_dim", "num_decoder_layers", "decoder_vocab_size", "max_window_layers")
+"""Sizes whose null Transformers fills in."""
 _LARGEST = 2**31 - 1  # of a size: what an index of 32 bits holds
 _NAMES = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a string", list: "a list",
           dict: "an object"}  # fmt: skip
@@ -73,14 +75,15 @@ class Reading:
 
 
 def check_kinds(config: Mapping[str, Any], reading: Reading) -> None:
-    """Checks the fields as they stand in config.json, null aside: a family may know what it stands for.
+    """Checks the fields as they stand in config.json, null aside where it stands for something.
 
     Raises:
       UserError: a value of the wrong type, by its field.
     """
     kinds = {field.theirs: reading.kinds[field.ours] for field in reading.fields if field.values is None}
     for name, kind in {**kinds, **reading.spelled}.items():
-        if config.get(name) is not None:
+        stands_for_something = kind not in (int, bool) or name in _FILLED_IN
+        if name in config and not (config[name] is None and stands_for_something):
             checked(name, config[name], kind)
 
 
