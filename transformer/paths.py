@@ -5,6 +5,7 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from transformer.errors import UserError
 
@@ -67,12 +68,18 @@ def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
             place.write_bytes(data)
             return
         partial = place.with_name(f".{place.name[:_SHORT]}.{os.getpid()}.partial")
-        try:
-            partial.write_bytes(data)
-            partial.replace(place)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        replace_whole(place, partial, data)
+
+
+def replace_whole(place: Any, partial: Any, data: bytes) -> None:
+    """Writes a file (a path of pathlib or epath) under another name beside it and moves it there; where that fails,
+    nothing of it is left."""
+    try:
+        partial.write_bytes(data)
+        partial.replace(place)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:

@@ -209,6 +209,16 @@ def refusal(family, config, head):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_null_where_there_must_be_a_value_is_refused_by_name(kind):
+    family = family_of(kind)
+    base = family.write_config(KINDS[kind])
+    names = {field.theirs for field in family.fields} | {*family.spelled, *family.pinned}
+    for name in names & base.keys() - NULLABLE - {"model_type", "max_window_layers"}:
+        if wrong(None, base[name]):
+            assert name in (refusal(family, base | {name: None}, head_of(kind)) or ""), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
 def test_a_bad_value_of_any_field_is_one_line_that_names_it(kind, data):
     family = family_of(kind)

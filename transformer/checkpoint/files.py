@@ -9,7 +9,7 @@ import jax
 from etils import epath
 
 from transformer.errors import UserError
-from transformer.paths import check_folder
+from transformer.paths import check_folder, replace_whole
 
 
 class Files:
@@ -56,10 +56,4 @@ def to_json(record: Mapping[str, Any]) -> bytes:
 
 def write_atomically(path: epath.Path, content: bytes) -> None:
     """Replaces a file by a complete new one, or leaves it as it was."""
-    partial = path.parent / f".{path.name}.partial"
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    replace_whole(path, path.parent / f".{path.name}.partial", content)

@@ -9,7 +9,15 @@ from typing import Any, Self
 import numpy as np
 from etils import epath
 
-from transformer.data.tokenizer import Dividing, Spans, hash_bytes, read_tokenizer_file, write_kind
+from transformer.data.tokenizer import (
+    Dividing,
+    Spans,
+    hash_bytes,
+    read_settings,
+    read_tokenizer_file,
+    write_kind,
+    write_settings,
+)
 from transformer.errors import UserError
 
 # A tokenizer.json does not say which special is which; these are the names that published ones use.
@@ -26,7 +34,7 @@ _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _OTHER = [byte for byte in range(256) if byte not in _PRINTABLE]
 _BYTES = {chr(byte): byte for byte in _PRINTABLE} | {chr(0x100 + i): byte for i, byte in enumerate(_OTHER)}
 
-_FILE, _SETTINGS = "tokenizer.json", "settings.json"
+_FILE = "tokenizer.json"
 # The names by which objectives ask for the special of a role, and those that may have it otherwise.
 _ASKED = {"mask_token": ("[MASK]", "<mask>"), "cls_token": ("[CLS]", "<cls>"), "sep_token": ("[SEP]", "<sep>")}
 _OTHERWISE = {"mask_token": (), "cls_token": ("<s>",), "sep_token": ("</s>",)}
@@ -67,13 +75,7 @@ class HuggingFaceTokenizer:
     def read(cls, folder: epath.PathLike) -> Self:
         """The tokenizer that `save` wrote; raises UserError if it is damaged."""
         place = epath.Path(folder)
-        settings = {}
-        if (place / _SETTINGS).exists():
-            try:
-                settings = json.loads(read_tokenizer_file(place / _SETTINGS))
-            except ValueError:
-                raise UserError(f"{place / _SETTINGS} is damaged. Restore it, or import the model again.") from None
-        return cls(read_tokenizer_file(place / _FILE), str(place / _FILE), settings)
+        return cls(read_tokenizer_file(place / _FILE), str(place / _FILE), read_settings(place))
 
     def _guessed(self) -> dict[str, int]:
         """The specials of a tokenizer.json that nobody declares, by the names that published ones have."""
@@ -190,8 +192,7 @@ class HuggingFaceTokenizer:
     def save(self, folder: epath.PathLike) -> None:
         place = write_kind(folder, "huggingface")
         (place / _FILE).write_bytes(self._data)
-        if self._settings:
-            (place / _SETTINGS).write_text(json.dumps(self._settings, indent=2) + "\n")
+        write_settings(place, self._settings)
 
 
 def _begin_end_pad(found: Mapping[str, int]) -> tuple[int, int, int]:

@@ -10,11 +10,10 @@ import numpy as np
 from etils import epath
 
 from transformer.data.sentencepiece_tokenizer import Boundaries, spans_of
-from transformer.data.tokenizer import Spans, hash_bytes, read_tokenizer_file, write_kind
+from transformer.data.tokenizer import Spans, hash_bytes, read_settings, read_tokenizer_file, write_kind, write_settings
 from transformer.errors import UserError
 
 FILES = ("source.spm", "target.spm", "vocab.json")
-_SETTINGS = "settings.json"
 _ROLES = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 _CODE = re.compile(r">>.*?<<", re.DOTALL)
 
@@ -65,11 +64,7 @@ class MarianTokenizer:
     def read(cls, folder: epath.PathLike, settings: Mapping[str, Any] | None = None) -> Self:
         """The tokenizer whose three files lie in a folder, with the settings that `save` wrote, or with these."""
         place = epath.Path(folder)
-        if settings is None and (place / _SETTINGS).exists():
-            try:
-                settings = json.loads(read_tokenizer_file(place / _SETTINGS))
-            except ValueError:
-                raise UserError(f"{place / _SETTINGS} is damaged. Restore it, or import the model again.") from None
+        settings = read_settings(place) if settings is None else settings
         return cls({file: read_tokenizer_file(place / file) for file in FILES}, str(folder), settings)
 
     def encode(self, text: str) -> list[int]:
@@ -156,8 +151,7 @@ class MarianTokenizer:
 
     def save(self, folder: epath.PathLike) -> None:
         place = write_kind(folder, "marian")
-        if self._settings:
-            (place / _SETTINGS).write_text(json.dumps(self._settings, indent=2) + "\n")
+        write_settings(place, self._settings)
         for file, content in self._files.items():
             (place / file).write_bytes(content)
 

@@ -10,7 +10,7 @@ from transformer.data import receipts
 from transformer.data.config import DataConfig
 from transformer.data.header import find_header
 from transformer.data.jsonl import jsonl_text
-from transformer.data.lines import Lines, cut_lines, empty_note, lines_of, text_lines
+from transformer.data.lines import Lines, cut_lines, empty_note, lines_of
 from transformer.data.pair_split import HashSplit, numbered
 from transformer.data.pairs import PairSource, check_fields
 from transformer.data.pieces import decode_utf8, digest_text
@@ -97,10 +97,9 @@ def _scan_pairs(
     part_bytes: int,
 ) -> Facts:
     digest, count, empty = digest_text(Path(unit.files[0])), 0, 0
-    header, first = _header(path, find) if find else (None, [0, 0, 0])
+    header, names, begin = _header(path, find) if find else (None, [], [0, 0, 0])
     columns: Columns = fields if find is None else header
-    names = _names(path, header) if header else []
-    cuts = [first]
+    cuts = [begin]
     for offset, line, source, target in _pair_lines(path, columns, cut_lines(cuts, 1)[0]):
         if not (source.strip() and target.strip()):
             empty += 1
@@ -111,16 +110,15 @@ def _scan_pairs(
     return {"digests": [digest], "cuts": cuts, "header": header, "names": names, "empty": empty, **numbered(count)}
 
 
-def _header(path: Path, find: FindHeader) -> tuple[tuple[int, int] | None, list[int]]:
-    """The columns that the first line names, if it does; and where the pairs begin, as a cut."""
+def _header(path: Path, find: FindHeader) -> tuple[tuple[int, int] | None, list[str], list[int]]:
+    """The columns that the first line names, if it does, with their names; and where the pairs begin, as a cut."""
     first, second = itertools.islice(itertools.chain(lines_of(path), [b""]), 2)
-    header = find(decode_utf8(first, path, 0).rstrip("\r\n"), decode_utf8(second, path, len(first)).rstrip("\r\n"))
-    return header, [len(first), 1, 0] if header else [0, 0, 0]
-
-
-def _names(path: Path, header: tuple[int, int]) -> list[str]:
-    cells = next(text_lines(path)).split("\t")
-    return [cells[column].strip() for column in header]
+    line = decode_utf8(first, path, 0).rstrip("\r\n")
+    header = find(line, decode_utf8(second, path, len(first)).rstrip("\r\n"))
+    if header is None:
+        return None, [], [0, 0, 0]
+    cells = line.split("\t")
+    return header, [cells[column].strip() for column in header], [len(first), 1, 0]
 
 
 def _pair_lines(path: Path, columns: Columns, part: Lines) -> Iterator[tuple[int, int, str, str]]:

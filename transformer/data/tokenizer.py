@@ -5,8 +5,8 @@ Tokenizers that this system makes start with the same reserved ids: see `RESERVE
 
 import hashlib
 import json
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from etils import epath
@@ -20,6 +20,7 @@ RESERVED = ("<pad>", "<s>", "</s>", "<unk>", "<mask>", "<sep>", "<cls>", *(f"<ex
 """The pieces at ids 0, 1, 2, ...: control symbols, which no text encodes to, even text that spells them."""
 
 KIND_FILE = "kind.json"
+_SETTINGS = "settings.json"
 
 
 class Spans(NamedTuple):
@@ -162,6 +163,23 @@ def write_kind(folder: epath.PathLike, kind: str) -> epath.Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / KIND_FILE).write_text(json.dumps({"kind": kind}) + "\n")
     return folder
+
+
+def write_settings(folder: epath.Path, settings: Mapping[str, Any]) -> None:
+    """Writes beside a tokenizer what its own files do not say, if anything."""
+    if settings:
+        (folder / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def read_settings(folder: epath.Path) -> dict[str, Any]:
+    """Returns what `write_settings` wrote; raises UserError if it is damaged."""
+    path = folder / _SETTINGS
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(read_tokenizer_file(path))
+    except ValueError:
+        raise UserError(f"{path} is damaged. Restore it, or import the model again.") from None
 
 
 def read_tokenizer_file(path: epath.PathLike) -> bytes:

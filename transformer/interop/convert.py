@@ -13,7 +13,7 @@ from transformer.checkpoint import provenance
 from transformer.checkpoint.files import check_new
 from transformer.checkpoint.seal import sealed_files
 from transformer.errors import UserError
-from transformer.interop import families, folder, sentence_transformers, tokenizers, weights
+from transformer.interop import engine, families, folder, sentence_transformers, tokenizers, weights
 from transformer.interop.family import Family, count_labels
 from transformer.models import Architecture, architecture_to_dict
 from transformer.models.graft import graft
@@ -26,7 +26,6 @@ DTYPES = "huggingface_dtypes.json"
 """File of the record with the dtypes of the tensors that it was imported from, by our parameters' paths."""
 
 _DTYPE_FIELDS = ("dtype", "torch_dtype")
-_FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +171,6 @@ def _with_dtype(config: dict[str, Any], dtype: str | None) -> dict[str, Any]:
         value = config.get(name)
         if isinstance(value, str):
             config[name] = value.removeprefix("torch.")
-        if name in config and config[name] not in (None, *_FLOATS):  # such as "auto"
+        if name in config and config[name] not in (None, *engine.FLOATS):  # such as "auto"
             del config[name]
     return config

@@ -20,7 +20,8 @@ from transformer.errors import UserError
 from transformer.interop.transforms import IDENTITY, Transform
 
 _SHOWN = 5
-_FLOATS = ("float32", "bfloat16", "float16", "float64")
+FLOATS = ("float32", "bfloat16", "float16", "float64")
+"""Dtypes that weights may be in."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +192,7 @@ def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
 def _check_constant(table: Table, name: str, theirs: np.ndarray) -> str:
     """Returns a constant's dtype's name; raises UserError where it is not ours, up to that dtype's rounding."""
     ours, theirs = table.constants[name](), np.asarray(theirs)
-    if theirs.dtype.name not in _FLOATS:
+    if theirs.dtype.name not in FLOATS:
         raise UserError(_not_a_float(name, theirs))
     # Half of the distance between its neighbours, and what float32 sums are off by.
     near = np.abs(ours) * (float(ml_dtypes.finfo(theirs.dtype).eps) / 2) + 1e-6
@@ -202,7 +203,7 @@ def _check_constant(table: Table, name: str, theirs: np.ndarray) -> str:
 
 def _float32(name: str, tensor: np.ndarray) -> np.ndarray:
     """Returns a tensor as float32, which has to hold all its numbers as they are."""
-    if tensor.dtype.name not in _FLOATS:
+    if tensor.dtype.name not in FLOATS:
         raise UserError(_not_a_float(name, tensor))
     with np.errstate(over="ignore"):  # which is said below
         narrow = tensor.astype(np.float32, copy=False)
@@ -215,7 +216,7 @@ def _float32(name: str, tensor: np.ndarray) -> np.ndarray:
 
 
 def _not_a_float(name: str, tensor: np.ndarray) -> str:
-    return f"tensor {name!r} is of {tensor.dtype.name}: weights are {', '.join(_FLOATS)}"
+    return f"tensor {name!r} is of {tensor.dtype.name}: weights are {', '.join(FLOATS)}"
 
 
 def _their_names(table: Table, tensors: Iterable[str]) -> dict[str, str]:

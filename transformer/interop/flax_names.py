@@ -8,26 +8,17 @@ family's table pairs it with is called. All other parts stay, joined by "/" inst
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from transformer.interop import engine
 from transformer.interop.engine import Table
 from transformer.interop.lazy import LazyArrays
+from transformer.models.encoder import EncoderHead
 
-ENCODER_HEADS = (
-    "pretraining",
-    "masked_lm",
-    "next_sentence",
-    "sequence_classification",
-    "token_classification",
-    "question_answering",
-    "multiple_choice",
-    "none",
-    "unpooled",
-)
-"""Heads of encoders that had a Flax class."""
+ENCODER_HEADS = get_args(EncoderHead)
+"""Heads of encoders that had a Flax class: all."""
 
 _WEIGHTS = ("kernel", "embedding", "scale")
 

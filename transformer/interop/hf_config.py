@@ -24,6 +24,8 @@ ACTIVATIONS = {
 }
 """Theirs -> ours; the first of several names is the one written."""
 
+_FILLED_IN = ("num_key_value_heads", "head_dim", "num_decoder_layers", "decoder_vocab_size", "max_window_layers")
+"""Sizes whose null Transformers fills in."""
 _LARGEST = 2**31 - 1  # of a size: what an index of 32 bits holds
 _NAMES = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a string", list: "a list",
           dict: "an object"}  # fmt: skip
@@ -66,16 +68,22 @@ class Reading:
     spelled: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Field of theirs that the family spells out itself before it is read here -> its type."""
 
+    @property
+    def all_inert(self) -> dict[str, tuple[Any, ...]]:
+        """Those of every model type, and its own."""
+        return {**INERT, **self.inert}
+
 
 def check_kinds(config: Mapping[str, Any], reading: Reading) -> None:
-    """Checks the fields as they stand in config.json, null aside: a family may know what it stands for.
+    """Checks the fields as they stand in config.json, null aside where it stands for something.
 
     Raises:
       UserError: a value of the wrong type, by its field.
     """
     kinds = {field.theirs: reading.kinds[field.ours] for field in reading.fields if field.values is None}
     for name, kind in {**kinds, **reading.spelled}.items():
-        if config.get(name) is not None:
+        stands_for_something = kind not in (int, bool) or name in _FILLED_IN
+        if name in config and not (config[name] is None and stands_for_something):
             checked(name, config[name], kind)
 
 
@@ -125,7 +133,7 @@ def changes_nothing(name: str, value: Any, config: Mapping[str, Any], reading: R
       config: the whole config.json.
       reading: of its model type.
     """
-    inert = {**INERT, **reading.inert}
+    inert = reading.all_inert
     if name in inert:
         allowed = [_value_of(v, config, reading) if isinstance(v, Same) else v for v in inert[name]]
         return value is None or any(_equal(value, v) for v in allowed)
@@ -176,7 +184,7 @@ def _refuse_unknown(config: Mapping[str, Any], reading: Reading) -> None:
         if not changes_nothing(name, config[name], config, reading)
     )
     for name in unknown:
-        if name in (inert := {**INERT, **reading.inert}):
+        if name in (inert := reading.all_inert):
             only = [
                 f"{v.theirs}'s {shown(_value_of(v, config, reading))}" if isinstance(v, Same) else repr(v)
                 for v in inert[name]

@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.tool_calls import caller, refuser
-from tools import scaling as tool
 from transformer.scaling.laws import synthetic
 from transformer.scaling.laws.coverage import TRUTH
 from transformer.scaling.laws.power_law import STEP_LEARNING_RATE
@@ -33,16 +31,6 @@ def table(tmp_path_factory):
             writer.writerow(row)
         writer.writerow([1e9, 1e10, 6e19, 11.0])
     return path
-
-
-@pytest.fixture
-def call(capsys):
-    return caller(tool.main, capsys)
-
-
-@pytest.fixture
-def refused(call):
-    return refuser(call)
 
 
 def test_one_law(call, table, tmp_path):

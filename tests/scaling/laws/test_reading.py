@@ -10,16 +10,6 @@ from transformer.scaling.laws.reading import Columns
 TEXT = "name,N,D,loss\na,1e6,2e7,3.5\nb,2e6,4e7,3.25\n\nc,4e6,8e7,3.0\n"
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write(text):
-        path = tmp_path / "runs.csv"
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return path
-
-    return write
-
-
 def test_columns_by_name(write):
     table = reading.read(write("\ufeff" + TEXT.replace("\n", "\r\n")), Columns("N", "D"))
     np.testing.assert_array_equal(table.params, [1e6, 2e6, 4e6])

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tool_calls import caller, refuser
 from tools import scaling as tool
 from transformer.errors import UserError
 from transformer.scaling.laws import bootstrap, parametric, reading, synthetic
@@ -20,26 +19,6 @@ from transformer.scaling.laws.reading import Columns
 
 DATA = Path(__file__).parent / "data"
 GRID = synthetic.study(TRUTH, np.geomspace(1e8, 6e9, 4)[:, None], np.geomspace(2e9, 2e11, 4), noise=0.003)
-
-
-@pytest.fixture
-def call(capsys):
-    return caller(tool.main, capsys)
-
-
-@pytest.fixture
-def refused(call):
-    return refuser(call)
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(text):
-        path = tmp_path / "runs.csv"
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return path
-
-    return write
 
 
 def _rows(*names: str, form: Callable[..., str] = str, mark: str = ",", **columns: Any) -> str:

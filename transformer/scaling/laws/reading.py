@@ -33,15 +33,10 @@ def read(path: str | Path, columns: Columns = Columns(), where: Sequence[str] = 
     """
     file, chosen = settings.where(csv_file.read(path), where)
     columns = resolve(file, columns)
-    used = [
-        name for name in (columns.params, columns.tokens, columns.flops, columns.loss, columns.unique_tokens) if name
-    ]
+    names = columns.params, columns.tokens, columns.flops, columns.loss, columns.unique_tokens
+    used = [name for name in names if name is not None]
     by_name = dict(zip(used, numbers(file, used), strict=True))
-
-    params, tokens, flops, loss, unique = (
-        None if name is None else by_name[name]
-        for name in (columns.params, columns.tokens, columns.flops, columns.loss, columns.unique_tokens)
-    )
+    params, tokens, flops, loss, unique = (None if name is None else by_name[name] for name in names)
     counted = flops is None or params is None or tokens is None
     if params is None:
         assert flops is not None
