@@ -15,10 +15,10 @@ from tools import convert, coordinate_check, evaluate, generate, learning_rates,
 from transformer import command, paths
 from transformer.checkpoint.files import check_new
 from transformer.cluster import agreement
-from transformer.data.byte_tokenizer import ByteTokenizer
 from transformer.data.config import DataConfig
-from transformer.data.sources import open_path
+from transformer.data.text.sources import open_path
 from transformer.errors import UserError
+from transformer.tokenizers.raw_bytes import ByteTokenizer
 from transformer.training import lock, loop
 from transformer.training.run import Run
 
@@ -193,7 +193,7 @@ def test_names_that_a_run_needs_for_itself(tmp_path):
 
 
 def test_caches_that_cannot_be_made(tmp_path):
-    from transformer.data.build import build_store
+    from transformer.data.text.build import build_store
 
     (tmp_path / "a.txt").write_text("line\n" * 100)
     (tmp_path / "loop").symlink_to(tmp_path / "loop")

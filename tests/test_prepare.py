@@ -8,7 +8,7 @@ import pytest
 import train
 from tests.tool_calls import caller, refuser
 from tools import prepare
-from transformer.data import build
+from transformer.data.text import build
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from transformer import command
 from transformer.errors import UserError
 
 if TYPE_CHECKING:
-    from transformer.training.coordinates import Coordinates
-    from transformer.training.mup import MupConfig
+    from transformer.mup.coordinates import Coordinates
+    from transformer.mup.parametrization import MupConfig
 
 BLUES = ("#c6dbef", "#9ecae1", "#6baed6", "#3182bd", "#08519c")
 """Colours from what comes earlier to what comes later: one hue, told apart by lightness (ColorBrewer)."""
@@ -61,7 +61,7 @@ def main(args: list[str]) -> None:
         raise UserError("give two --widths or more, and --steps, --seeds and --layers of at least 1")
     figure = command.new_figure(10, 6, asked.out)
     command.start_jax()
-    from transformer.training.mup import MupConfig
+    from transformer.mup.parametrization import MupConfig
 
     first, *others = asked.widths
     standard = measure(asked, asked.widths, MupConfig())
@@ -82,8 +82,8 @@ def measure(asked: Command, widths: Sequence[int], base: "MupConfig") -> Measure
     import configs
     from transformer.layers.execution import Execution
     from transformer.models.resizing import scaled
+    from transformer.mup.coordinates import at_width, coordinates
     from transformer.sharding import MeshConfig
-    from transformer.training.coordinates import at_width, coordinates
     from transformer.training.session import Session
 
     preset = configs.get(asked.preset)
@@ -112,7 +112,7 @@ def measure(asked: Command, widths: Sequence[int], base: "MupConfig") -> Measure
 
 def print_table(title: str, measured: Measured) -> None:
     """Prints each quantity after the last update, over the widths: its mean size, its mean change, and their slopes."""
-    from transformer.training.coordinates import slope
+    from transformer.mup.coordinates import slope
 
     names = list(next(iter(measured.values())))
     longest = max(map(len, names))
@@ -128,7 +128,7 @@ def print_table(title: str, measured: Measured) -> None:
 
 def draw(row, title: str, measured: Measured) -> None:
     """Draws size over width, a line an update, of each kind of quantity; blocks are averaged (geometrically)."""
-    from transformer.training.coordinates import LOGITS, SCORES, STREAM
+    from transformer.mup.coordinates import LOGITS, SCORES, STREAM
 
     titles = {STREAM: "residual stream", SCORES: "attention scores", LOGITS: "logits"}
     names, widths = list(next(iter(measured.values()))), list(measured)

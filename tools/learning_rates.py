@@ -17,7 +17,7 @@ from transformer.errors import UserError
 from transformer.paths import write_file
 
 if TYPE_CHECKING:
-    from transformer.training.mup import MupConfig
+    from transformer.mup.parametrization import MupConfig
 
 BLUES = ("#9ecae1", "#6baed6", "#4292c6", "#2171b5", "#08519c", "#08306b")
 """Colours from what is narrow to what is wide: one hue, told apart by lightness (ColorBrewer)."""
@@ -67,7 +67,7 @@ def main(args: list[str]) -> None:
         raise UserError("give two --widths or more, and --exponents at least two apart")
     figure = command.new_figure(10, 4.2, asked.out)
     command.start_jax()
-    from transformer.training.mup import MupConfig
+    from transformer.mup.parametrization import MupConfig
 
     base = max(asked.widths) if asked.base_width is None else asked.base_width
     standard = sweep(asked, asked.widths, MupConfig())
@@ -90,8 +90,8 @@ def sweep(asked: Command, widths: Sequence[int], base: "MupConfig") -> Losses:
     """Returns the losses at each width and rate; says each as it comes."""
     import configs
     from transformer.models.resizing import scaled
+    from transformer.mup import learning_rates as rates
     from transformer.sharding import MeshConfig
-    from transformer.training import rates
     from transformer.training.session import Session
 
     preset = configs.get(asked.preset)
@@ -128,7 +128,7 @@ def sweep(asked: Command, widths: Sequence[int], base: "MupConfig") -> Losses:
 
 def tell(title: str, losses: Losses) -> str:
     """Prints the best rate of each width; returns how far it moves where the width doubles."""
-    from transformer.training import rates
+    from transformer.mup import learning_rates as rates
 
     bests = {width: rates.best(found) for width, found in losses.items()}
     for width, rate in bests.items():
@@ -144,7 +144,7 @@ def tell(title: str, losses: Losses) -> str:
 
 def draw(axes, title: str, losses: Losses) -> None:
     """Draws loss over learning rate, a line a width, and a mark at each line's best."""
-    from transformer.training import rates
+    from transformer.mup import learning_rates as rates
 
     for index, (width, found) in enumerate(losses.items()):
         shade = BLUES[round(index * (len(BLUES) - 1) / (len(losses) - 1))]

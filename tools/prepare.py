@@ -11,8 +11,8 @@ from transformer import command
 from transformer.errors import UserError
 
 if TYPE_CHECKING:  # each worker process imports this file: the model's libraries would cost it seconds and memory
-    from transformer.data.build import Built, Maker
     from transformer.data.prepare import Corpora
+    from transformer.data.text.build import Built, Maker
 
 
 def main(args: list[str]) -> None:
@@ -70,14 +70,14 @@ def parse(args: list[str]) -> Any:
 def maker_of(workers: int, beam_options: list[str] | None) -> "Maker":
     """Returns who makes the shards."""
     if beam_options is not None:
-        from transformer.data.build_beam import Beam
+        from transformer.data.text.build_beam import Beam
 
         return Beam(beam_options)
     if workers > 1:
-        from transformer.data.build_workers import Workers
+        from transformer.data.text.build_workers import Workers
 
         return Workers(workers)
-    from transformer.data.build import Here
+    from transformer.data.text.build import Here
 
     return Here()
 
@@ -111,7 +111,7 @@ def prepare(experiment: Any, maker: "Maker") -> "Corpora":
 
 def verify(experiment: Any, workers: int) -> None:
     """Reads the corpora again, and their stores; raises UserError that says which files differ from their record."""
-    from transformer.data.verify import verify as verify_corpora
+    from transformer.data.text.verify import verify as verify_corpora
 
     reading = experiment.objective.reading(experiment.train.seq_len)
     if differences := verify_corpora(experiment.data, reading, maker_of(workers, None).map, print):

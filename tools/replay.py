@@ -11,8 +11,8 @@ from transformer import command
 from transformer.errors import UserError
 
 if TYPE_CHECKING:  # these take a second to import, after the flags are known to be good
-    from transformer.training.examine import Entry, Examination
-    from transformer.training.replay import Replay
+    from transformer.debugging.examine import Entry, Examination
+    from transformer.debugging.replay import Replay
 
 AROUND = 4
 """Entries shown before and after the first that is not finite."""
@@ -44,7 +44,7 @@ def main(args: list[str]) -> None:
     if asked.step is not None and asked.step < 1:
         raise UserError(f"step {asked.step}: the first is 1")
     command.start_jax()
-    from transformer.training.replay import replay
+    from transformer.debugging.replay import replay
     from transformer.training.run import Run
 
     found = replay(Run(asked.run), asked.step, alone=asked.alone, say=print)
@@ -54,7 +54,7 @@ def main(args: list[str]) -> None:
 
 def headline(found: "Replay") -> Iterator[str]:
     """Yields what was run, and how it compares with what the run saw."""
-    from transformer.training.capsule import strict
+    from transformer.debugging.capsule import strict
 
     if found.began == found.step - 1:
         yield f"step {found.step:,}, with the state that the run had before it"

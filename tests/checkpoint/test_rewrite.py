@@ -19,7 +19,7 @@ from transformer.checkpoint import prune as pruning
 from transformer.errors import UserError
 from transformer.models import architecture_to_dict
 from transformer.sharding import MeshConfig, make_mesh
-from transformer.training import transfer
+from transformer.transfer import weights as transfer
 
 
 @pytest.fixture

@@ -137,7 +137,7 @@ _HOT = {
 
 def capsule_batch() -> str:
     """The second cannot read the batch of a step that spiked again."""
-    from transformer.training.capsule import Capsules
+    from transformer.debugging.capsule import Capsules
 
     prepared = Capsules._prepared
 
@@ -152,7 +152,7 @@ def capsule_batch() -> str:
 
 def capsule_disk() -> str:
     """The first, which writes, has no room."""
-    from transformer.training import capsule
+    from transformer.debugging import capsule
 
     def full(path, content):
         raise OSError(28, "No space left on device")

@@ -9,7 +9,6 @@ import numpy as np
 from transformer.data.pipeline import eval_batches, train_batches
 from transformer.data.prepare import cut
 from transformer.data.store import FORMAT_VERSION, StoreMeta, TokenStore
-from transformer.data.vocabulary import Vocabulary
 from transformer.objectives.causal_lm import CausalLM
 from transformer.objectives.denoising import Denoising
 from transformer.objectives.masked_lm import MaskedLM
@@ -18,6 +17,7 @@ from transformer.objectives.prefix_lm import PrefixLM
 from transformer.objectives.seq2seq import Seq2Seq
 from transformer.objectives.span_corruption import SpanCorruption
 from transformer.objectives.ul2 import UL2
+from transformer.tokenizers.vocabulary import Vocabulary
 
 PIECES, SENTINELS, SEQ_LEN = 400, 30, 48
 BOS, EOS, MASK, CLS, SEP = 1, 2, 3, 4, 5

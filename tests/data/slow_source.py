@@ -2,7 +2,7 @@
 
 import time
 
-from transformer.data.sources import FileCollection
+from transformer.data.text.sources import FileCollection
 
 _SECONDS = 0.02
 """Before each piece."""

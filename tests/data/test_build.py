@@ -15,20 +15,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from transformer.data import build, readable
-from transformer.data.atomic import building_folder
-from transformer.data.build import build_store
-from transformer.data.build_beam import Beam
-from transformer.data.build_workers import Workers
-from transformer.data.byte_tokenizer import ByteTokenizer
+from transformer.atomic import building_folder
 from transformer.data.config import DataConfig
 from transformer.data.mixture import open_pairs
-from transformer.data.pair_rows import PairRows
+from transformer.data.pairs.rows import PairRows
 from transformer.data.records import Reading
-from transformer.data.sources import documents, open_path
 from transformer.data.store import TokenStore
-from transformer.data.windows import TextWindows, Windows
+from transformer.data.text import build, readable
+from transformer.data.text.build import build_store
+from transformer.data.text.build_beam import Beam
+from transformer.data.text.build_workers import Workers
+from transformer.data.text.sources import documents, open_path
+from transformer.data.text.windows import TextWindows, Windows
 from transformer.errors import UserError
+from transformer.tokenizers.raw_bytes import ByteTokenizer
 
 from .corpus import make_text
 
@@ -254,12 +254,12 @@ _BUILD = """
 import sys
 from tests.data.slow_source import SlowSource
 from transformer import command
-from transformer.data import readable
-from transformer.data.build import build_store
-from transformer.data.build_workers import Workers
-from transformer.data.byte_tokenizer import ByteTokenizer
+from transformer.data.text import readable
+from transformer.data.text.build import build_store
+from transformer.data.text.build_workers import Workers
+from transformer.tokenizers.raw_bytes import ByteTokenizer
 from transformer.data.config import DataConfig
-from transformer.data.sources import open_path
+from transformer.data.text.sources import open_path
 readable.PART_BYTES = 1 << 19
 def main():
     source = open_path(sys.argv[1], DataConfig(validation_fraction=0.3, cache_dir=sys.argv[2]))

@@ -10,9 +10,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transformer.data.header import find_header
-from transformer.data.pieces import digest_text
-from transformer.data.sources import open_path
+from transformer.data.pairs.header import find_header
+from transformer.data.text.pieces import digest_text
+from transformer.data.text.sources import open_path
 
 from .test_readers import joined, read, read_pairs, refused, table
 

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 from tools.bench_data import make_store
-from transformer.data import document_parts, pair_rows, sidecar
-from transformer.data.document_parts import DocumentParts
-from transformer.data.pair_rows import PairRows
+from transformer.data import sidecar
+from transformer.data.pairs import rows as pair_rows
+from transformer.data.pairs.rows import PairRows
 from transformer.data.pipeline import iterate, train_batches
 from transformer.data.prepare import cut
 from transformer.data.records import Reading
 from transformer.data.store import TokenStore
+from transformer.data.text import document_parts
+from transformer.data.text.document_parts import DocumentParts
 from transformer.errors import UserError
 
 DOCUMENTS = 2_000_000

@@ -12,18 +12,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
-from transformer.data.build import build_store
-from transformer.data.byte_tokenizer import ByteTokenizer
 from transformer.data.config import DataConfig
-from transformer.data.huggingface_tokenizer import HuggingFaceTokenizer
-from transformer.data.long_text import Encoded, Windowing, encode_documents
-from transformer.data.marian_tokenizer import MarianTokenizer
-from transformer.data.pieces import Piece, cut_document
-from transformer.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from transformer.data.sentencepiece_training import train
-from transformer.data.sources import documents, open_path
-from transformer.data.tokenizer import Tokenizer
+from transformer.data.text.build import build_store
+from transformer.data.text.long_text import Encoded, Windowing, encode_documents
+from transformer.data.text.pieces import Piece, cut_document
+from transformer.data.text.sources import documents, open_path
 from transformer.errors import UserError
+from transformer.tokenizers.huggingface import HuggingFaceTokenizer
+from transformer.tokenizers.marian import MarianTokenizer
+from transformer.tokenizers.raw_bytes import ByteTokenizer
+from transformer.tokenizers.sentencepiece import SentencePieceTokenizer
+from transformer.tokenizers.sentencepiece_training import train
+from transformer.tokenizers.tokenizer import Tokenizer
 
 from .corpus import make_text
 

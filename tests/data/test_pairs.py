@@ -10,8 +10,8 @@ from transformer.data.config import DataConfig
 from transformer.data.mixture import open_pairs
 from transformer.data.prepare import prepare
 from transformer.data.records import Reading
-from transformer.data.sources import documents
-from transformer.data.tfds_source import TfdsPairs
+from transformer.data.text.sources import documents
+from transformer.data.text.tfds_source import TfdsPairs
 from transformer.errors import UserError
 
 from .corpus import make_text
@@ -189,7 +189,7 @@ def five():
 
 
 def test_the_embedded_pairs_are_functions_and_what_they_say(library, tmp_path):  # noqa: F811
-    from transformer.data.python_docstrings.python_docstrings_dataset_builder import summaries
+    from transformer.data.text.python_docstrings.python_docstrings_dataset_builder import summaries
 
     expected = [
         ("def one(self):\n    return 1", "Return one."),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transformer.data.pipeline import eval_batches, iterate, origins, train_batches
-from transformer.data.windows import Windows
+from transformer.data.text.windows import Windows
 
 from .test_windows import make_store
 

@@ -5,8 +5,8 @@ import pytest
 from transformer.data.config import DataConfig
 from transformer.data.prepare import prepare
 from transformer.data.records import Reading
-from transformer.data.tokenizer_kinds import load_tokenizer
 from transformer.errors import UserError
+from transformer.tokenizers.kinds import load_tokenizer
 
 from .corpus import make_text
 

@@ -4,9 +4,9 @@ import sys
 import pytest
 
 from transformer.data.config import DataConfig
-from transformer.data.python_stdlib.python_stdlib_dataset_builder import Builder, source_files
-from transformer.data.sources import documents
-from transformer.data.tfds_source import TfdsSource
+from transformer.data.text.python_stdlib.python_stdlib_dataset_builder import Builder, source_files
+from transformer.data.text.sources import documents
+from transformer.data.text.tfds_source import TfdsSource
 from transformer.errors import UserError
 
 
@@ -92,8 +92,8 @@ def test_a_missing_tensorflow_is_one_line(tmp_path, monkeypatch):
 
 def test_neither_tensorflow_nor_jax_is_loaded(tmp_path):
     code = (
-        "import sys; from transformer.data.python_stdlib.python_stdlib_dataset_builder import Builder\n"
-        "import transformer.data.prepare, transformer.data.tfds_source\n"
+        "import sys; from transformer.data.text.python_stdlib.python_stdlib_dataset_builder import Builder\n"
+        "import transformer.data.prepare, transformer.data.text.tfds_source\n"
         "sys.exit(bool({'tensorflow', 'jax'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

@@ -10,11 +10,11 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from transformer.data import readable
 from transformer.data.config import DataConfig
 from transformer.data.mixture import open_pairs
-from transformer.data.readers import open_text, text_size
-from transformer.data.sources import documents, open_path
+from transformer.data.text import readable
+from transformer.data.text.readers import open_text, text_size
+from transformer.data.text.sources import documents, open_path
 from transformer.errors import UserError
 
 from .corpus import make_text

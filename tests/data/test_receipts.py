@@ -8,12 +8,13 @@ import tracemalloc
 
 import pytest
 
-from transformer.data import build, receipts
+from transformer.data import receipts
 from transformer.data.config import DataConfig
 from transformer.data.prepare import prepare
 from transformer.data.records import Reading
-from transformer.data.sources import extremes, open_path
-from transformer.data.verify import verify
+from transformer.data.text import build
+from transformer.data.text.sources import extremes, open_path
+from transformer.data.text.verify import verify
 from transformer.errors import UserError
 
 from .corpus import make_text

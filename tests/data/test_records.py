@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transformer.data.document_parts import DocumentParts
-from transformer.data.pair_rows import PairRows
+from transformer.data.pairs.rows import PairRows
 from transformer.data.records import JoinedRecords, Reading
-from transformer.data.windows import TextWindows
+from transformer.data.text.document_parts import DocumentParts
+from transformer.data.text.windows import TextWindows
 from transformer.errors import UserError
 
 from .test_windows import make_store

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from transformer.data import readable, sampling
 from transformer.data.config import DataConfig
-from transformer.data.pieces import cut_document
-from transformer.data.sampling import sample
-from transformer.data.sources import documents, open_path
+from transformer.data.text import readable, sampling
+from transformer.data.text.pieces import cut_document
+from transformer.data.text.sampling import sample
+from transformer.data.text.sources import documents, open_path
 
 from .corpus import make_text
 

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformer.data import tfds_source
 from transformer.data.config import DataConfig
 from transformer.data.mixture import open_sources
-from transformer.data.pieces import PIECE_CHARS, cut_document, join_documents
-from transformer.data.sources import documents, open_path
+from transformer.data.text import tfds_source
+from transformer.data.text.pieces import PIECE_CHARS, cut_document, join_documents
+from transformer.data.text.sources import documents, open_path
 from transformer.errors import UserError
 
 from .corpus import make_text

@@ -11,13 +11,13 @@ import time
 import numpy as np
 import pytest
 
-from transformer.data import build, shards
-from transformer.data.build import build_store
-from transformer.data.byte_tokenizer import ByteTokenizer
 from transformer.data.config import DataConfig
-from transformer.data.sources import documents, open_path
 from transformer.data.store import TokenStore
+from transformer.data.text import build, shards
+from transformer.data.text.build import build_store
+from transformer.data.text.sources import documents, open_path
 from transformer.errors import UserError
+from transformer.tokenizers.raw_bytes import ByteTokenizer
 
 from .corpus import make_text
 
@@ -109,10 +109,10 @@ def test_text_that_cannot_be_read_leaves_nothing(tmp_path):
 # A builder that stalls in the middle of writing when told to, as a large corpus would.
 _BUILD = """
 import sys, time
-from transformer.data import build
-from transformer.data.byte_tokenizer import ByteTokenizer
+from transformer.data.text import build
+from transformer.tokenizers.raw_bytes import ByteTokenizer
 from transformer.data.config import DataConfig
-from transformer.data.sources import open_path
+from transformer.data.text.sources import open_path
 cache, path, stall = sys.argv[1:]
 class Slow(ByteTokenizer):
     def encode_batch(self, texts):

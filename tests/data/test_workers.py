@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transformer.data.build import build_store
-from transformer.data.byte_tokenizer import ByteTokenizer
 from transformer.data.config import DataConfig
 from transformer.data.pipeline import eval_batches, iterate, train_batches
-from transformer.data.sources import open_path
 from transformer.data.store import TokenStore
-from transformer.data.windows import Windows
+from transformer.data.text.build import build_store
+from transformer.data.text.sources import open_path
+from transformer.data.text.windows import Windows
 from transformer.data.workers import check_workers
 from transformer.errors import UserError
+from transformer.tokenizers.raw_bytes import ByteTokenizer
 
 from . import golden
 from .test_pipeline import assert_same, batches, make_example, make_windows

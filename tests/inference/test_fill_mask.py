@@ -16,13 +16,8 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 from tests.data.corpus import make_text
 from tests.interop import parity
 from transformer.checkpoint import save_params, to_json
-from transformer.data.byte_tokenizer import ByteTokenizer
 from transformer.data.config import DataConfig
-from transformer.data.huggingface_tokenizer import HuggingFaceTokenizer
-from transformer.data.pieces import cut_document
-from transformer.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from transformer.data.sentencepiece_training import train
-from transformer.data.vocabulary import Vocabulary
+from transformer.data.text.pieces import cut_document
 from transformer.errors import UserError
 from transformer.inference.fill_mask import MaskFiller
 from transformer.inference.restored import Restored, restore
@@ -43,6 +38,11 @@ from transformer.models.spanbert import SpanBertConfig
 from transformer.objectives import MaskedLM
 from transformer.objectives.objective import Setting
 from transformer.sharding import MeshConfig
+from transformer.tokenizers.huggingface import HuggingFaceTokenizer
+from transformer.tokenizers.raw_bytes import ByteTokenizer
+from transformer.tokenizers.sentencepiece import SentencePieceTokenizer
+from transformer.tokenizers.sentencepiece_training import train
+from transformer.tokenizers.vocabulary import Vocabulary
 from transformer.training import loop
 from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.optimizer import OptimizerConfig

@@ -14,8 +14,8 @@ from transformer.interop.bert import BERT
 from transformer.interop.spanbert import SPANBERT
 from transformer.layers.execution import Execution
 from transformer.models.bert import BertConfig
-from transformer.models.graft import graft
 from transformer.models.spanbert import SpanBertConfig
+from transformer.transfer.graft import graft
 
 from . import encoders, parity
 

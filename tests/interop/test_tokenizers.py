@@ -5,8 +5,8 @@ import json
 import pytest
 import transformers
 
-from transformer.data.tokenizer_kinds import load_tokenizer
 from transformer.interop import tokenizers
+from transformer.tokenizers.kinds import load_tokenizer
 
 TEXT = "The cat sat; the CAT ran to the naïve dog."
 
@@ -73,7 +73,7 @@ def test_a_folder_without_a_tokenizer_says_so(folder):
 def test_a_tokenizer_trained_here_goes_out_with_its_special_ids(folder, tmp_path):
     from etils import epath
 
-    from transformer.data.byte_tokenizer import ByteTokenizer
+    from transformer.tokenizers.raw_bytes import ByteTokenizer
 
     ByteTokenizer().save(tmp_path / "tokenizer")
     files, ids = tokenizers.export(epath.Path(tmp_path / "tokenizer"))

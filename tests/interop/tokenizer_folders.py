@@ -12,9 +12,9 @@ import tokenizers
 import transformers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
-from transformer.data.tokenizer import Tokenizer
-from transformer.data.tokenizer_kinds import load_tokenizer
 from transformer.interop import tokenizers as folders
+from transformer.tokenizers.kinds import load_tokenizer
+from transformer.tokenizers.tokenizer import Tokenizer
 
 Files = dict[str, Any]
 """Name -> content: bytes, text, or what becomes JSON."""

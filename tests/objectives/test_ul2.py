@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from transformer.data.byte_tokenizer import ByteTokenizer
-from transformer.data.vocabulary import Vocabulary
 from transformer.errors import UserError
 from transformer.objectives import UL2, SpanCorruption
 from transformer.objectives.objective import Setting
 from transformer.objectives.ul2 import Suffix
+from transformer.tokenizers.raw_bytes import ByteTokenizer
+from transformer.tokenizers.vocabulary import Vocabulary
 
 from .test_encoder_decoder import fill, rows
 from .world import EOS, FIRST, SENTINELS, SIZE, VOCABULARY, examples, make_store, records, setting

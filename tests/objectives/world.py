@@ -4,8 +4,8 @@ import numpy as np
 
 from transformer.data.prepare import cut
 from transformer.data.store import FORMAT_VERSION, StoreMeta, TokenStore
-from transformer.data.vocabulary import Vocabulary
 from transformer.objectives.objective import Objective, Setting
+from transformer.tokenizers.vocabulary import Vocabulary
 
 PAD, BOS, EOS, MASK, SEP, CLS = 0, 1, 2, 4, 5, 6
 SENTINELS = tuple(range(7, 39))  # fewer than our tokenizers have

@@ -5,9 +5,9 @@ import math
 from typing import NamedTuple
 
 from transformer.data.config import DataConfig
-from transformer.data.pair_files import open_pair_path
-from transformer.data.pairs import PairSource
-from transformer.data.sources import Source, open_path
+from transformer.data.pairs.files import open_pair_path
+from transformer.data.pairs.pairs import PairSource
+from transformer.data.text.sources import Source, open_path
 from transformer.errors import UserError
 
 _TFDS_PREFIX = "tfds:"
@@ -83,7 +83,7 @@ def _parse(item: str) -> tuple[str, float]:
 def _open(name: str, config: DataConfig) -> Source:
     if not name.startswith(_TFDS_PREFIX):
         return open_path(name, config)
-    from transformer.data.tfds_source import TfdsSource  # here, because importing TFDS costs a third of a second
+    from transformer.data.text.tfds_source import TfdsSource  # here, because importing TFDS costs a third of a second
 
     return TfdsSource(name.removeprefix(_TFDS_PREFIX), config)
 
@@ -91,6 +91,6 @@ def _open(name: str, config: DataConfig) -> Source:
 def _open_pairs(name: str, config: DataConfig) -> PairSource:
     if not name.startswith(_TFDS_PREFIX):
         return open_pair_path(name, config)
-    from transformer.data.tfds_source import TfdsPairs
+    from transformer.data.text.tfds_source import TfdsPairs
 
     return TfdsPairs(name.removeprefix(_TFDS_PREFIX), config)

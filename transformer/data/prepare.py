@@ -3,18 +3,18 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from transformer.data.build import Built, Maker, find_or_build
 from transformer.data.config import DataConfig
-from transformer.data.document_parts import DocumentParts
 from transformer.data.mixture import Weighted, named, open_pairs, open_sources
-from transformer.data.pair_rows import PairRows
+from transformer.data.pairs.rows import PairRows
 from transformer.data.records import JoinedRecords, Reading, Records
-from transformer.data.sources import Source, Split
 from transformer.data.store import TokenStore
-from transformer.data.tokenizer import Tokenizer
-from transformer.data.tokenizer_kinds import check_vocabulary, make_tokenizer
-from transformer.data.vocabulary import Vocabulary
-from transformer.data.windows import TextWindows, Windows
+from transformer.data.text.build import Built, Maker, find_or_build
+from transformer.data.text.document_parts import DocumentParts
+from transformer.data.text.sources import Source, Split
+from transformer.data.text.windows import TextWindows, Windows
+from transformer.tokenizers.kinds import check_vocabulary, make_tokenizer
+from transformer.tokenizers.tokenizer import Tokenizer
+from transformer.tokenizers.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)

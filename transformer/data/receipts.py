@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import tqdm
 
-from transformer.data.atomic import exclusive
+from transformer.atomic import exclusive
 from transformer.errors import UserError
 
 VERSION = 1

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from transformer.data.atomic import build_folder
+from transformer.atomic import build_folder
 from transformer.data.store import TokenStore
 from transformer.errors import UserError
 

@@ -13,12 +13,12 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from transformer.data.huggingface_tokenizer import HuggingFaceTokenizer
-from transformer.data.spelled import SpelledTokenizer
-from transformer.data.vocabulary import Vocabulary
 from transformer.errors import UserError
 from transformer.inference.restored import Restored
 from transformer.inference.rows import batches, padded, round_up
+from transformer.tokenizers.huggingface import HuggingFaceTokenizer
+from transformer.tokenizers.spelled import SpelledTokenizer
+from transformer.tokenizers.vocabulary import Vocabulary
 
 MASKS_MULTIPLE = 8
 """Masks of a row are padded to a multiple of this."""

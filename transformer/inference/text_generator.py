@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from transformer.data.spelled import SpelledTokenizer
-from transformer.data.vocabulary import PARADIGMS, Vocabulary
 from transformer.errors import UserError
 from transformer.inference.beam_search import BeamSearch
 from transformer.inference.decode import generate
@@ -19,6 +17,8 @@ from transformer.inference.sampling import Sampling
 from transformer.inference.settings import Settings
 from transformer.inference.unstacked import for_decoding
 from transformer.objectives.prefix_lm import PrefixLM
+from transformer.tokenizers.spelled import SpelledTokenizer
+from transformer.tokenizers.vocabulary import PARADIGMS, Vocabulary
 
 MAX_NEW_TOKENS = 128
 """Tokens of a text at most, where nobody says otherwise."""

@@ -16,8 +16,8 @@ from transformer.errors import UserError
 from transformer.interop import engine, families, folder, sentence_transformers, tokenizers, weights
 from transformer.interop.family import Family, count_labels
 from transformer.models import Architecture, architecture_to_dict
-from transformer.models.graft import graft
 from transformer.sharding import MeshConfig, make_mesh
+from transformer.transfer.graft import graft
 
 ORIGIN = "huggingface"
 """Folder of a checkpoint's record with the files that it was imported from, those of its subfolders too, other than

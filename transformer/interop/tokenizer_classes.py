@@ -10,10 +10,10 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from transformer.data.sentencepiece_model import read_spec
 from transformer.errors import UserError
 from transformer.interop.tokenizer_declared import GENERIC, JSON, Declared, content_of
 from transformer.interop.tokenizer_vocabulary import byte_pairs, merges, scored, sentencepiece, symbols, word_pieces
+from transformer.tokenizers.sentencepiece_model import read_spec
 
 _SPACE = "\u2581"
 _QWEN_WORDS = (

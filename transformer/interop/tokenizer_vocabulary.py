@@ -7,9 +7,9 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from tokenizers import AddedToken, models
 
-from transformer.data.sentencepiece_model import Pieces, read_pieces
 from transformer.errors import UserError
 from transformer.interop.tokenizer_declared import FURTHER, JSON, Declared
+from transformer.tokenizers.sentencepiece_model import Pieces, read_pieces
 
 
 def word_pieces(declared: Declared, unknown: str) -> tuple[models.Model, str]:

@@ -10,15 +10,15 @@ from etils import epath
 from tokenizers import Tokenizer as Library
 
 from transformer.checkpoint import to_json
-from transformer.data.huggingface_tokenizer import HuggingFaceTokenizer
-from transformer.data.marian_tokenizer import FILES, MarianTokenizer
-from transformer.data.tokenizer import Tokenizer
-from transformer.data.tokenizer_kinds import AS_IMPORTED, check_vocabulary, load_tokenizer
-from transformer.data.vocabulary import Vocabulary
 from transformer.errors import UserError
 from transformer.interop.tokenizer_build import build
 from transformer.interop.tokenizer_declared import JSON, Declared, read_declared
 from transformer.interop.tokenizer_marian import marian_settings
+from transformer.tokenizers.huggingface import HuggingFaceTokenizer
+from transformer.tokenizers.kinds import AS_IMPORTED, check_vocabulary, load_tokenizer
+from transformer.tokenizers.marian import FILES, MarianTokenizer
+from transformer.tokenizers.tokenizer import Tokenizer
+from transformer.tokenizers.vocabulary import Vocabulary
 
 # What Transformers' tokenizers read, and generation's defaults.
 _KEPT = (

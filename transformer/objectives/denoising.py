@@ -6,10 +6,10 @@ from typing import ClassVar
 import numpy as np
 
 from transformer.data.records import Reading
-from transformer.data.vocabulary import Vocabulary
 from transformer.errors import UserError
 from transformer.objectives.encoder_decoder import CorruptedText
 from transformer.objectives.objective import Setting
+from transformer.tokenizers.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)

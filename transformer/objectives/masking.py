@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from transformer.data.vocabulary import Vocabulary
+from transformer.tokenizers.vocabulary import Vocabulary
 
 KEPT, RANDOM = 0.1, 0.1  # of the chosen tokens; the others become [MASK]
 

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from transformer.data.records import Reading, Record, stack
-from transformer.data.vocabulary import Vocabulary
 from transformer.errors import UserError
 from transformer.ops.cross_entropy import cross_entropy
+from transformer.tokenizers.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)

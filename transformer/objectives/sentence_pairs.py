@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from transformer.data.records import Record
-from transformer.data.vocabulary import Vocabulary
+from transformer.tokenizers.vocabulary import Vocabulary
 
 SPECIALS = 3  # [CLS] A [SEP] B [SEP]
 FOLLOWS, DOES_NOT = 0, 1  # or: in order, swapped

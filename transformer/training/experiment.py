@@ -14,16 +14,16 @@ from etils import epath
 from transformer.checkpoint import CheckpointConfig
 from transformer.checkpoint.compare import differing_fields
 from transformer.data.config import DataConfig
-from transformer.data.tokenizer_kinds import is_file
 from transformer.errors import UserError
 from transformer.layers.execution import Execution
 from transformer.models import Architecture, architecture_from_dict, architecture_to_dict
-from transformer.models.extend import PositionRule, VocabularyRule
+from transformer.mup.parametrization import MupConfig, scaling
 from transformer.objectives import OBJECTIVES, Objective
 from transformer.objectives.causal_lm import CausalLM
 from transformer.sharding import MeshConfig
-from transformer.training.mup import MupConfig, scaling
+from transformer.tokenizers.kinds import is_file
 from transformer.training.optimizer import OptimizerConfig
+from transformer.transfer.extend import PositionRule, VocabularyRule
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,11 +11,11 @@ from etils import epath
 from transformer.checkpoint import Checkpoints
 from transformer.cluster.agreement import LONG, alone, own_index, together, together_do
 from transformer.data.workers import check_workers
+from transformer.debugging.capsule import Capsules
 from transformer.errors import Interrupted
 from transformer.training import experiment as experiments
 from transformer.training import opening
 from transformer.training.announcement import announce
-from transformer.training.capsule import Capsules
 from transformer.training.evaluation import Evaluation
 from transformer.training.experiment import Experiment
 from transformer.training.interrupt import Now, StopRequest, stop_on_signal

@@ -9,10 +9,10 @@ from etils import epath
 from transformer.checkpoint import provenance, to_json, write_atomically
 from transformer.checkpoint.compare import read_json
 from transformer.checkpoint.reading import reachable, steps
-from transformer.data.tokenizer import Tokenizer
 from transformer.errors import UserError
 from transformer.models import architecture_to_dict
 from transformer.paths import check_folder
+from transformer.tokenizers.tokenizer import Tokenizer
 from transformer.training import corpus_record, lock
 from transformer.training import experiment as experiments
 from transformer.training.experiment import Experiment

@@ -16,15 +16,15 @@ from transformer.checkpoint import reading
 from transformer.cluster.agreement import together
 from transformer.data import pipeline
 from transformer.data.prepare import Corpora, prepare
-from transformer.data.tokenizer_kinds import load_tokenizer
 from transformer.errors import UserError
 from transformer.objectives.objective import ExampleMaker, Setting
 from transformer.sharding import BatchLayout, batch_divisor, make_mesh
-from transformer.training import transfer
+from transformer.tokenizers.kinds import load_tokenizer
 from transformer.training.evaluation import Evaluation, evaluate
 from transformer.training.experiment import Experiment
 from transformer.training.program import Program
 from transformer.training.state import Batch, TrainState
+from transformer.transfer import weights as transfer
 
 
 class Session:

@@ -14,11 +14,11 @@ from typing import Literal, NamedTuple
 from transformer.errors import UserError
 from transformer.models import Architecture, conventions
 from transformer.models.resizing import Shaping, head_width
+from transformer.mup.parametrization import MupConfig
 from transformer.scaling.laws import power_law
 from transformer.scaling.studies.sizes import TOKENS_PER_PARAM, Sized, around, ladder
 from transformer.scaling.studies.study import Cell, Study
 from transformer.training.experiment import Experiment
-from transformer.training.mup import MupConfig
 
 _WARMUP_SHARE = 10
 """The shortest run of a size warms up over no more than one in so many of its updates."""

@@ -1,0 +1,144 @@
+"""One architecture's weights for another: what is taken, extended, new and left out; what does not fit is refused."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.tiny_models import TINY
+from transformer.errors import UserError
+from transformer.transfer.extend import Extension
+from transformer.transfer.graft import Rules, graft, leaves, plan
+
+BERT = TINY["bert"]
+LEAVES = sorted(leaves(BERT))
+
+
+@pytest.mark.parametrize("head", ["masked_lm", "sequence_classification", "question_answering", "none"])
+def test_the_backbone_is_taken_and_the_rest_is_named(head):
+    params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 7.0, leaf.dtype), nn.meta.unbox(BERT.abstract_params()))
+    target = dataclasses.replace(BERT, head=head, num_labels=3)
+    tree, new, left = graft(BERT, target, params)
+    shapes = jax.tree.map(jnp.shape, nn.meta.unbox(target.abstract_params()))
+    assert jax.tree.map(jnp.shape, tree) == shapes
+    assert not any(path.startswith("backbone/") for path in (*new, *left))
+    flat = flatten_dict(tree, sep="/")
+    assert all((flat[path] == 7.0).all() for path in flat if path not in new)
+    assert ("head/out/kernel" in new) == (head in ("sequence_classification", "question_answering"))
+    assert not any((flat[path] == 7.0).all() for path in new)
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "message"),
+    [
+        (
+            "bert",
+            {"num_layers": 3},
+            r"backbone/stack/layers/attention/key/bias \(2, 4, 4\), needed \(3, 4, 4\); .* and 11 more$",
+        ),
+        (
+            "bert",
+            {"vocab_size": 48},
+            r"embedding \(32, 16\), needed \(48, 16\); to extend .*--init-vocabulary fresh or mean$",
+        ),
+        ("bert", {"vocab_size": 31}, "never cut: set --model.vocab-size to at least 32$"),
+        ("gpt", {"context_length": 20}, "to extend the positions give --init-positions fresh, repeat or interpolate$"),
+        ("roberta", {"context_length": 9}, "never cut: keep --model.context-length 16 and lower --train.seq-len$"),
+        ("t5", {"relative_buckets": 64}, r"relative_bias/embedding \(32, 4\), needed \(64, 4\)$"),
+    ],
+)
+def test_another_backbone_is_refused_by_name_and_with_what_to_do(family, fields, message):
+    with pytest.raises(UserError, match=message):
+        plan(TINY[family], dataclasses.replace(TINY[family], **fields))
+
+
+@pytest.mark.parametrize(
+    ("family", "fields"),
+    [("bert", {"vocab_size": 31}), ("bert", {"context_length": 9}), ("t5", {"relative_buckets": 64})],
+)
+def test_no_rule_cuts_or_extends_what_is_no_table(family, fields):
+    with pytest.raises(UserError, match="backbone is not the architecture's"):
+        plan(TINY[family], dataclasses.replace(TINY[family], **fields), Rules(None, "mean", "repeat"))
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_every_family_grows(family):
+    """Every array that follows the vocabulary, the head's too; and learned positions, where the family has them."""
+    source = TINY[family]
+    fields = {field.name for field in dataclasses.fields(source)}
+    sizes = {"vocab_size": 40} | ({"context_length": 24} if "context_length" in fields else {})
+    target = dataclasses.replace(source, **sizes)
+    learned = any("positions" in leaf.names for leaf in leaves(source).values())
+    made = plan(source, target, Rules(None, "mean", "interpolate" if learned else None))
+    assert not made.new
+    assert not made.left
+    want = {path: leaf.names for path, leaf in leaves(target).items() if {"vocab", "positions"} & {*leaf.names}}
+    assert made.extended.keys() == want.keys()
+    for path, how in made.extended.items():
+        rows = leaves(target)[path].value.shape[how.axis]
+        assert rows == (40 if how.name == "vocab" else how.first + 24)
+        assert how.name == want[path][how.axis]
+        assert how.first == (2 if how.name == "positions" and family in ("roberta", "bart") else 0)
+        assert how.rule == {"vocab": "mean", "positions": "interpolate"}[how.name]
+    if not learned:
+        with pytest.raises(UserError, match="--init-positions repeat has nothing to extend"):
+            plan(source, target, Rules(None, "mean", "repeat"))
+
+
+def test_positions_that_begin_at_another_row_are_not_the_same():
+    """RoBERTa of a context of 14 and BERT of one of 16 have tables of one shape."""
+    source = dataclasses.replace(BERT, num_token_types=1, head="unpooled")
+    target = dataclasses.replace(TINY["roberta"], context_length=14, head="unpooled")
+    assert leaves(source)["backbone/position_embedding/embedding"].value.shape == (16, 16)
+    assert leaves(target)["backbone/position_embedding/embedding"].value.shape == (16, 16)
+    with pytest.raises(UserError, match="positions begin at row 0 there and at row 2 here"):
+        plan(source, target)
+
+
+@given(st.sets(st.sampled_from(LEAVES), min_size=1))
+def test_the_leaves_that_are_asked_for_are_taken_and_no_others(asked):
+    made = plan(BERT, BERT, Rules(leaves="|".join(asked)))
+    assert made.taken == sorted(asked)
+    assert made.new == made.left == sorted(set(LEAVES) - asked)
+
+
+def test_leaves_that_are_not_asked_for_may_differ():
+    target = dataclasses.replace(BERT, vocab_size=48, context_length=9, head="sequence_classification", num_labels=3)
+    made = plan(BERT, target, Rules(leaves="backbone/stack/layers/.*"))
+    assert made.taken == [path for path in LEAVES if path.startswith("backbone/stack/layers/")]
+    assert "backbone/token_embedding/embedding" in made.new
+    with pytest.raises(UserError, match=r"backbone/token_embedding/embedding \(32, 16\), needed \(48, 16\)"):
+        plan(BERT, target, Rules(leaves="backbone/(stack|token_embedding)/.*"))
+    with pytest.raises(UserError, match="--init-vocabulary mean has nothing to extend"):
+        plan(BERT, target, Rules("backbone/stack/layers/.*", "mean"))
+
+
+def test_leaves_that_match_nothing_are_refused_with_the_nearest():
+    for pattern in ("backbone/stack", "layers/attention/query/kernel", "head/out/.*"):
+        with pytest.raises(UserError, match="the nearest: .*backbone|the nearest: .*head"):
+            plan(BERT, BERT, Rules(leaves=pattern))
+    with pytest.raises(UserError, match="the nearest: backbone/stack/layers/attention/query/kernel, "):
+        plan(BERT, BERT, Rules(leaves="backbone/stack/layers/atention/query/kernel"))
+    more = dataclasses.replace(BERT, head="sequence_classification", num_labels=3)
+    with pytest.raises(UserError, match=r"no weights would be taken: head/out/kernel \(16, 3\), needed \(16, 4\)"):
+        plan(more, dataclasses.replace(more, num_labels=4), Rules(leaves="head/out/kernel"))
+
+
+def test_a_longer_array_is_laid_out_as_the_initial_one(mesh_2x2x2):
+    sharding = jax.NamedSharding(mesh_2x2x2, jax.P("tensor", "fsdp"))
+    old, fresh = (np.random.default_rng(rows).normal(size=(rows, 4)).astype(np.float32) for rows in (5, 8))
+    made = dataclasses.replace(
+        plan(BERT, BERT), taken=["a"], extended={"b/c": Extension("vocab", 0, "mean")}, new=["d"], left=[]
+    )
+    have = {"a": old, "b/c": jax.device_put(old, jax.NamedSharding(mesh_2x2x2, jax.P(None, "fsdp")))}
+    tree = made.assemble(have, {"b/c": jax.device_put(fresh, sharding), "d": fresh})
+    assert tree["a"] is old
+    assert tree["d"] is fresh
+    assert tree["b"]["c"].sharding == sharding
+    np.testing.assert_allclose(tree["b"]["c"], np.concatenate([old, np.tile(old.mean(0), (3, 1))]), rtol=1e-6)

@@ -1,0 +1,188 @@
+"""What is kept of a spiking step, so that a person can look at it and `tools/replay.py` can run it again.
+
+`RUN/spikes/STEP.json`, strict JSON; a number that is not finite is the string "nan", "inf" or "-inf". Nothing is
+computed before a step spikes, and nothing that goes wrong here stops the training.
+"""
+
+import collections
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from transformer.checkpoint import reading, to_json, write_atomically
+from transformer.checkpoint.digest import paths
+from transformer.cluster.agreement import alone, own_index, together_do
+from transformer.data import pipeline
+from transformer.debugging.spike import Spike, SpikeDetector
+from transformer.sharding import MeshConfig, param_names
+from transformer.training import experiment as experiments
+from transformer.training.run import Run
+from transformer.training.session import Session
+from transformer.training.state import Batch, TrainState, step_key
+
+MOST = 16
+"""Capsules that one start of a run writes at most."""
+BEFORE = 8
+"""Steps before the spike whose loss and gradient norm are kept: what a bad update does shows one step later."""
+
+
+class _OfAll(RuntimeError):
+    """What went wrong in a computation of all processes, and is not to be passed over by one."""
+
+
+class Capsules:
+    """Watches the steps of a run, and writes a capsule for each that spikes.
+
+    Args:
+      run: whose folder gets them. The leading process writes; all compute, as they see the same numbers.
+      session: what is trained.
+      say: gets a line for each capsule.
+    """
+
+    def __init__(self, run: Run, session: Session, say: Callable[[str], None]):
+        self._run, self._session, self._say, self._written = run, session, say, 0
+        self._compute: Callable[..., dict[str, Any]] | None = None  # compiled for the first spike
+        self._detector = SpikeDetector()
+        self._before: collections.deque[dict[str, Any]] = collections.deque(maxlen=BEFORE)
+
+    def look(self, step: int, values: Mapping[str, float], state: TrainState) -> bool:
+        """Judges update number `step`; returns whether that took time, which is not stepping.
+
+        Args:
+          step: 1 for the first.
+          values: its `loss` and `grad_norm`.
+          state: the newest: that of a step later, as metrics are fetched one behind.
+        """
+        loss, grad_norm = values["loss"], values["grad_norm"]
+        spike = self._detector.judge(step, loss, grad_norm)
+        before = list(self._before)
+        self._before.append({"step": step, "loss": loss, "grad_norm": grad_norm})
+        if spike is None:
+            return False
+        self._written += 1
+        if self._written > MOST:
+            if self._written == MOST + 1:
+                self._say(f"step {step}: {spike.kind}; {MOST} such steps are written down, this and later ones are not")
+            return False
+        try:
+            computed = self._computed(spike, state)
+            if own_index() == 0:
+                self._write(spike, before, state, computed)
+        except _OfAll:
+            raise
+        except Exception as error:  # a full disk, no memory for the gradients, a store that is not there
+            self._say(f"step {step}: {spike.kind}, which could not be written down: {' '.join(str(error).split())}")
+        return True
+
+    def _computed(self, spike: Spike, state: TrainState) -> dict[str, Any]:
+        """Returns what `make_compute` says, on every process.
+
+        What one process can fail at alone, they agree on before the computation of all.
+        """
+        compute, batch = together_do("the batch of a step that spiked", lambda: self._prepared(spike.step, state))
+        try:
+            return jax.device_get(compute(state.params, spike.step - 1, batch))
+        except Exception as error:
+            if alone():
+                raise
+            raise _OfAll(str(error)) from error  # the others wait for this process in it
+
+    def _prepared(self, step: int, state: TrainState) -> tuple[Callable[..., dict[str, Any]], Batch]:
+        """Returns the compiled function, and the batch of update number `step`."""
+        batch = self._session.batch(step)
+        compute = self._compute
+        if compute is None:
+            jitted = make_compute(self._session)
+            compute = self._compute = jitted.lower(state.params, step - 1, batch).compile()
+        return compute, batch
+
+    def _write(self, spike: Spike, before: list[dict[str, Any]], state: TrainState, computed: dict[str, Any]) -> None:
+        saved = [step for step in reading.steps(self._run.checkpoints) if step < spike.step]
+        session, experiment = self._session, self._session.experiment
+        record = {
+            **dataclasses.asdict(spike),
+            "before": before,
+            "checkpoint": f"checkpoints/{saved[-1]}" if saved else None,
+            "seed": experiment.train.seed,
+            "samples": samples_of(session, spike.step),
+            "norms_at_step": int(state.step),
+            **computed,
+            "corpus": session.dataset.fingerprint,
+            "experiment": experiments.to_dict(dataclasses.replace(experiment, mesh=MeshConfig(**session.mesh.shape))),
+        }
+        self._run.spikes.mkdir(parents=True, exist_ok=True)
+        path = self._run.spikes / f"{spike.step}.json"
+        write_atomically(path, to_json(strict(record)))
+        usual = "" if spike.bound is None else f" (usual: up to {spike.bound:.4g})"
+        self._say(
+            f"step {spike.step}: {spike.kind}, loss {spike.loss:.4g}{usual}, gradient norm {spike.grad_norm:.4g}: "
+            f"{path}. To look at it: python tools/replay.py {self._run.folder} {spike.step}"
+        )
+
+
+def samples_of(session: Session, step: int) -> list[dict[str, Any]]:
+    """Returns, for each row of update number `step`, its place in the sample stream and what record is there.
+
+    A sample's `corpus` is an index of the experiment's mixture, 0 where it has none; `skipped`: whether the run leaves
+    it out.
+    """
+    train, dataset = session.experiment.train, session.dataset
+    origins: Any = pipeline.origins(dataset.train, dataset.weights, seed=train.seed)
+    places = range((step - 1) * train.batch_size, step * train.batch_size)
+    skipped = frozenset(train.skip_samples)
+    return [{"place": place, **origins[place]._asdict(), "skipped": place in skipped} for place in places]
+
+
+def make_compute(session: Session) -> Any:
+    """Returns a jitted function (params, updates before, batch) -> `key`, `parameter_norms` and `gradient_norms`.
+
+    These are the key's data, uint32; and dicts from a parameter's path to its norm (Frobenius's), or to its layers'
+    norms. The gradients are those of the batch's step: its dropout, its microbatches. All processes must call it, in
+    one place.
+    """
+    experiment, program = session.experiment, session.program
+    names = param_names(experiment.model.abstract_params())
+    replicated = NamedSharding(session.mesh, PartitionSpec())
+
+    def compute(params: Any, updates: jax.Array, batch: Batch) -> dict[str, Any]:
+        _, _, grads = program.gradients(TrainState(updates, params, None, None), batch)
+        both = {"parameter_norms": params, "gradient_norms": grads}
+        norms = {name: norms_by_layer(tree, names) for name, tree in both.items()}
+        key = jax.random.key_data(step_key(experiment.train.seed, updates))
+        return {"key": key} | {
+            name: dict(zip(paths(tree), jax.tree.leaves(tree), strict=True)) for name, tree in norms.items()
+        }
+
+    return jax.jit(compute, out_shardings=replicated)
+
+
+def norms_by_layer(tree: Any, names: Any) -> Any:
+    """Returns the tree of norms: [N] of a leaf whose first axis is named "layers", [] of another; float32."""
+
+    def norm(leaf: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+        of = tuple(range(1 if is_stacked(axes) else 0, leaf.ndim))
+        return jnp.sqrt(jnp.sum(jnp.square(leaf.astype(jnp.float32)), axis=of))
+
+    return jax.tree.map(norm, tree, names)
+
+
+def is_stacked(names: tuple[str | None, ...]) -> bool:
+    """Whether a parameter with these logical axis names holds all layers' at once."""
+    return names[:1] == ("layers",)
+
+
+def strict(value: Any) -> Any:
+    """Returns a tree of arrays and plain values as JSON can say it; what is not finite as "nan", "inf" or "-inf"."""
+    if isinstance(value, Mapping):
+        return {name: strict(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(one) for one in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return strict(value.tolist())
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,222 @@
+"""One update under a magnifying glass: where its numbers stop being finite, or how large they are.
+
+The model runs forward as the update runs it, with the same dropout and the same microbatches, and every module's output
+leaves its largest magnitude and how many of its values are not finite. What runs under a scan leaves these stacked, a
+number a layer.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer.checkpoint.digest import paths
+from transformer.debugging.capsule import is_stacked
+from transformer.sharding import param_names
+from transformer.training.experiment import Experiment
+from transformer.training.session import Session
+from transformer.training.state import Batch, TrainState, step_key
+
+_SOWN = "examined by "
+"""Before the method's name: what the interceptor leaves in the collection "intermediates"."""
+
+
+class Entry(NamedTuple):
+    """One array of an update; of stacked layers, one layer's part of it."""
+
+    name: str
+    """A parameter's path, a module's, or a metric's name."""
+    layer: int | None
+    """From 0; None of what is not stacked."""
+    largest: float
+    """The largest magnitude among its finite values."""
+    bad: int
+    """How many of its values are NaN or infinite."""
+    values: int
+    """How many it has."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Examination:
+    """An update, in the order of its computation."""
+
+    parameters: list[Entry]
+    """Before the update, in the order in which the forward pass comes to them."""
+    forward: list[Entry]
+    """Modules' outputs, each module after those inside it; with accumulation, of all microbatches together."""
+    loss: list[Entry]
+    """The mean loss, and the objective's metrics."""
+    gradients: list[Entry]
+    """The mean loss's, in the order in which the backward pass comes to them."""
+
+    def first_bad(self) -> tuple[str, Entry] | None:
+        """Returns the part and the entry where the first value that is not finite arises; None where all are."""
+        parts = {"parameters": self.parameters, "forward": self.forward, "loss": self.loss, "gradients": self.gradients}
+        return next(((part, entry) for part, entries in parts.items() for entry in entries if entry.bad), None)
+
+
+class _Stats(NamedTuple):
+    """float32: [] or, of what is stacked, [N]. Counts above 2^24 are rounded."""
+
+    largest: Any
+    bad: Any
+    values: Any
+
+
+class _Output(NamedTuple):
+    """What a module's output leaves."""
+
+    serial: Any
+    """int32: rises in the order of the calls. Where a body is traced twice, the second trace comes after the first."""
+    stats: _Stats
+
+
+def examine(session: Session, state: TrainState, batch: Batch) -> Examination:
+    """Returns what is in the update that `state` and `batch` make; changes neither.
+
+    Args:
+      session: whose model and objective run.
+      state: before the update.
+      batch: of the update, on the devices.
+    """
+    names, program = param_names(session.experiment.model.abstract_params()), session.program
+    forward = forward_entries(session.experiment, state, batch)
+    place = functools.partial(_place, {(entry.name, entry.layer): at for at, entry in enumerate(forward)})
+
+    @jax.jit
+    def backward(state: TrainState, batch: Batch) -> tuple[Any, ...]:
+        loss_sum, sums, grads = program.gradients(state, batch)
+        weight = jnp.maximum(sums.pop("weight"), 1.0)
+        means = {name: total / weight for name, total in {"loss": loss_sum, **sums}.items()}
+        return _tree_stats(means, None), _tree_stats(state.params, names), _tree_stats(grads, names)
+
+    loss, params, grads = jax.device_get(backward(dataclasses.replace(state, opt_state=None), batch))
+    return Examination(
+        parameters=sorted(_entries(params), key=place),
+        forward=forward,
+        loss=_entries(loss),
+        gradients=sorted(_entries(grads), key=place, reverse=True),
+    )
+
+
+def forward_entries(experiment: Experiment, state: TrainState, batch: Batch) -> list[Entry]:
+    """Returns the modules' outputs, in the order in which they are computed."""
+    # What is not computed again in a backward pass needs no rematerialisation.
+    model = experiment.model.build(dataclasses.replace(experiment.execution, remat="none"))
+    parts = experiment.train.accumulation
+    key = step_key(experiment.train.seed, state.step)
+
+    @jax.jit
+    def run(params: Any, inputs: Mapping[str, Any], key: jax.Array) -> dict[str, _Output]:
+        with nn.intercept_methods(_leave_stats()):
+            _, left = model.apply(
+                {"params": params}, **inputs, deterministic=False, rngs={"dropout": key}, mutable=["intermediates"]
+            )
+        return dict(_outputs(left))
+
+    total: dict[str, _Output] = {}
+    for part in range(parts):
+        inputs = jax.tree.map(lambda x, part=part: x[part::parts], batch["inputs"])
+        found = jax.device_get(run(state.params, inputs, key if parts == 1 else jax.random.fold_in(key, part)))
+        total = {name: _together(total[name], output) for name, output in found.items()} if total else found
+    ordered = sorted(total.items(), key=lambda item: np.min(item[1].serial))
+    forward: list[Entry] = []
+    # What follows one another in a scan's body runs as a whole, layer after layer.
+    for stacked, group in itertools.groupby(ordered, key=lambda item: item[1].serial.ndim > 0):
+        entries = [entry for name, output in group for entry in _entries({name: output.stats})]
+        forward += sorted(entries, key=lambda entry: entry.layer or 0) if stacked else entries
+    return forward
+
+
+def _leave_stats() -> Callable[..., Any]:
+    """Returns an interceptor of Flax's that leaves each module's `_Output` in the collection "intermediates"."""
+    serial = itertools.count()
+
+    def intercept(method: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        result = method(*args, **kwargs)
+        floats = [leaf for leaf in jax.tree.leaves(result) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
+        if floats:
+            output = _Output(jnp.int32(next(serial)), _joined([_stats(leaf, ()) for leaf in floats]))
+            context.module.sow("intermediates", _SOWN + context.method_name, output)
+        return result
+
+    return intercept
+
+
+def _outputs(left: Any) -> Iterable[tuple[str, _Output]]:
+    """Yields (module's path, output) of what the interceptor left; a method's and a repeated call's name go with it."""
+    calls = jax.tree_util.tree_leaves_with_path(
+        left["intermediates"], is_leaf=lambda x: isinstance(x, tuple) and bool(x) and isinstance(x[0], _Output)
+    )
+    for path, outputs in calls:
+        *modules, last = jax.tree_util.keystr(path, simple=True, separator="\0").split("\0")
+        if not last.startswith(_SOWN):
+            continue
+        method = last.removeprefix(_SOWN)
+        name = "/".join(modules) + ("" if method == "__call__" else f".{method}")
+        for number, output in enumerate(outputs, start=1):
+            yield (name or "model") + (f" #{number}" if len(outputs) > 1 else ""), output
+
+
+def _together(total: _Output, output: _Output) -> _Output:
+    """Adds one microbatch's output to those before."""
+    old, new = total.stats, output.stats
+    return total._replace(
+        stats=_Stats(np.maximum(old.largest, new.largest), old.bad + new.bad, old.values + new.values)
+    )
+
+
+def _stats(leaf: jax.Array, keep: tuple[int, ...]) -> _Stats:
+    """Returns the figures of an array, over all axes but those to keep."""
+    axes = tuple(axis for axis in range(leaf.ndim) if axis not in keep)
+    finite = jnp.isfinite(leaf)
+    largest = jnp.max(jnp.where(finite, jnp.abs(leaf), 0).astype(jnp.float32), axis=axes, initial=0.0)
+    bad = jnp.sum(~finite, axis=axes, dtype=jnp.float32)
+    return _Stats(largest, bad, jnp.full_like(bad, leaf.size / max(bad.size, 1)))
+
+
+def _joined(stats: list[_Stats]) -> _Stats:
+    """Returns the figures of several arrays together."""
+    return _Stats(
+        functools.reduce(jnp.maximum, [one.largest for one in stats]),
+        sum((one.bad for one in stats), jnp.float32(0)),
+        sum((one.values for one in stats), jnp.float32(0)),
+    )
+
+
+def _tree_stats(tree: Any, names: Any) -> dict[str, _Stats]:
+    """Returns the figures of each leaf by its path: [N] of one that holds stacked layers."""
+    axes = [()] * len(jax.tree.leaves(tree)) if names is None else jax.tree.structure(tree).flatten_up_to(names)
+    leaves = zip(paths(tree), jax.tree.leaves(tree), axes, strict=True)
+    return {path: _stats(leaf, (0,) if is_stacked(names_of) else ()) for path, leaf, names_of in leaves}
+
+
+def _entries(stats: Mapping[str, _Stats]) -> list[Entry]:
+    """Returns an entry for each array or, where they are stacked, for each layer of it."""
+    entries = []
+    for name, (largest, bad, values) in stats.items():
+        if np.ndim(bad) == 0:
+            entries.append(Entry(name, None, float(largest), int(bad), int(values)))
+        else:
+            layers = zip(largest, bad, values, strict=True)
+            entries += [Entry(name, layer, float(x), int(y), int(z)) for layer, (x, y, z) in enumerate(layers)]
+    return entries
+
+
+def _place(forward: Mapping[tuple[str, int | None], int], parameter: Entry) -> int:
+    """Returns where in the forward pass a parameter's module gives its output; the first time, if it is used again."""
+    modules = parameter.name.split("/")[:-1]
+    while modules:
+        name = "/".join(modules)
+        for used in (parameter.layer, 0, None):  # layers may share a parameter that is not stacked
+            for key in ((name, used), (f"{name} #1", used)):
+                if key in forward:
+                    return forward[key]
+        modules.pop()
+    return len(forward)

@@ -1,0 +1,182 @@
+"""A step of a run, run again alone: from the checkpoint before it, with its batch and its key.
+
+A resumed run is bit for bit the run that was not interrupted, so walking from a checkpoint to a step gives the state
+that the run had there. Nothing is written.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from transformer.checkpoint import reading
+from transformer.debugging.capsule import samples_of
+from transformer.debugging.examine import Examination, examine
+from transformer.errors import UserError
+from transformer.sharding import MeshConfig
+from transformer.training import experiment as experiments
+from transformer.training.experiment import Experiment
+from transformer.training.run import Run
+from transformer.training.session import Session
+from transformer.training.state import TrainState, checkpointables
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of the step's batch."""
+
+    place: int
+    """In the sample stream: what `--train.skip-samples` takes."""
+    corpus: str
+    """What the experiment calls it."""
+    record: int
+    epoch: int
+    skipped: bool
+    """Whether the run left it out."""
+    loss: float | None
+    """Nats a target, without dropout; None of a row without targets."""
+    texts: tuple[str, ...]
+    """The record's: one, or source and target."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Replay:
+    """What a step came to when it was run again."""
+
+    step: int
+    began: int
+    """The update after which the weights were taken: step - 1 if the state is the run's own."""
+    examination: Examination
+    metrics: dict[str, float]
+    """What the run would have logged."""
+    capsule: dict[str, Any] | None
+    """What the run wrote of the step, if it spiked."""
+    rows: list[Row]
+    """The highest loss first."""
+
+
+def replay(run: Run, step: int | None, *, alone: bool, say: Callable[[str], None]) -> Replay:
+    """Runs one update of a run again.
+
+    Args:
+      run: its folder.
+      step: the update, 1 for the first; None: the newest that spiked.
+      alone: take the weights of the checkpoint, rather than walk on from it to the step.
+      say: gets a line now and then.
+
+    Raises:
+      UserError: there is no such run or step, the data is another now, or the checkpoint is damaged.
+    """
+    step, capsule = _which(run, step)
+    experiment = _experiment(run, capsule)
+    length = experiment.train
+    if not 1 <= step <= length.steps:
+        raise UserError(f"step {step}: the run has steps 1 to {length.steps}")
+    experiment = dataclasses.replace(experiment, mesh=_fitting_mesh(experiment.mesh, say))
+    session = Session(experiment, tokenizer_dir=run.tokenizer)
+    program = session.program
+    if capsule is not None and capsule["corpus"] != session.dataset.fingerprint:
+        raise UserError(
+            f"{_name(experiment, 0)} is not the text that it was when step {step} spiked: nothing to replay"
+        )
+    with jax.set_mesh(session.mesh):
+        state = _before(run, step, session, say)
+        began = int(state.step)
+        if began < step - 1 and not alone:
+            say(f"walking {step - 1 - began:,} updates from step {began:,}: the same as the run's (--alone: without)")
+            state = _walk(state, step, session)
+            began = step - 1
+        # The key and the batch are the step's, whichever weights they meet.
+        state = dataclasses.replace(state, step=jax.device_put(np.int32(step - 1), state.step.sharding))
+        batch = session.batch(step)
+        say("looking at every module, the loss and the gradients")
+        examination = examine(session, state, batch)
+        rows = _rows(session, state.params, step)
+        _, metrics = program.step(state, batch)  # last, for the state is donated to it
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    return Replay(step, began, examination, values, capsule, rows)
+
+
+def _which(run: Run, step: int | None) -> tuple[int, dict[str, Any] | None]:
+    """Returns the step to replay, and its capsule if it has one."""
+    if not run.begun:
+        raise UserError(f"{run.folder}: no run here")
+    found = {int(path.stem): path for path in run.spikes.glob("*.json")} if run.spikes.exists() else {}
+    if step is None:
+        if not found:
+            raise UserError(f"{run.folder}: no step of this run spiked: name the STEP to replay")
+        step = max(found)
+    if step not in found:
+        return step, None
+    try:
+        return step, json.loads(found[step].read_text())
+    except ValueError as error:
+        raise UserError(f"{found[step]}: not JSON ({error}): delete it, then replay the step without it") from error
+
+
+def _experiment(run: Run, capsule: dict[str, Any] | None) -> Experiment:
+    """Returns the experiment as it was at the step, or as it is now."""
+    if capsule is None:
+        return experiments.read(run.experiment_path)
+    return experiments.from_dict(capsule["experiment"], str(run.spikes / f"{capsule['step']}.json"))
+
+
+def _fitting_mesh(config: MeshConfig, say: Callable[[str], None]) -> MeshConfig:
+    """Returns the run's mesh; one device, if it has more than there are here."""
+    if math.prod(size or 1 for size in dataclasses.astuple(config)) <= jax.device_count():
+        return config
+    say("the run's mesh has more devices than there are here: on one, losses are equal to 1e-5, not bit for bit")
+    return MeshConfig(data=1)
+
+
+def _before(run: Run, step: int, session: Session, say: Callable[[str], None]) -> TrainState:
+    """Returns the state of the nearest checkpoint before update `step`, or the initial state if there is none."""
+    saved = [number for number in reading.steps(run.checkpoints) if number < step]
+    if not saved:
+        say(f"no checkpoint before step {step:,} is kept: from the start")
+        return session.initial_state(say)
+    path = run.checkpoints / str(saved[-1])
+    say(f"restoring {path}")
+    trees = reading.load(path, checkpointables(session.program.abstract))
+    return dataclasses.replace(trees["opt_state"], params=trees["params"])
+
+
+def _walk(state: TrainState, step: int, session: Session) -> TrainState:
+    """Returns the state before update `step`."""
+    began = int(state.step)
+    with session.batches(began) as batches:
+        for _ in tqdm(range(began + 1, step), unit="step", desc="walk", dynamic_ncols=True):
+            state, metrics = session.program.step(state, next(batches))
+            jax.block_until_ready(metrics)  # so that the bar tells the truth
+    return state
+
+
+def _rows(session: Session, params: Any, step: int) -> list[Row]:
+    """Returns the rows of an update's batch, those of the highest loss first and those without a loss last."""
+    experiment, corpus, rows = session.experiment, session.dataset, []
+    training_rows: Any = session.training_rows
+    batch = dict(training_rows[step - 1])
+    for number, sample in enumerate(samples_of(session, step)):
+        row = jax.tree.map(lambda x, at=number: x[at : at + 1], batch)
+        sums = jax.device_get(session.program.evaluate(params, row))
+        loss = float(sums["nll"] / sums["weight"]) if sums["weight"] else None
+        record = corpus.train[sample["corpus"]][sample["record"]]
+        shown = {name: record[name.replace("tokens", "segment_ids")] > 0 for name in record if name.endswith("tokens")}
+        texts = tuple(corpus.tokenizer.decode(record[name][mask].tolist()) for name, mask in shown.items())
+        rows.append(Row(**{**sample, "corpus": _name(experiment, sample["corpus"]), "loss": loss, "texts": texts}))
+    return sorted(rows, key=lambda row: (row.loss is None, -math.inf if _bad(row.loss) else -(row.loss or 0)))
+
+
+def _bad(loss: float | None) -> bool:
+    return loss is not None and not math.isfinite(loss)
+
+
+def _name(experiment: Experiment, corpus: int) -> str:
+    """Returns what the experiment calls a corpus."""
+    data = experiment.data
+    return (data.mixture or (data.path or f"tfds:{data.tfds}",))[corpus]

@@ -1,0 +1,106 @@
+"""Which tokenizer: the one kept with a run, or the one that a config names."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from etils import epath
+
+from transformer.data.config import DataConfig
+from transformer.data.mixture import Weighted
+from transformer.errors import UserError
+from transformer.tokenizers.tokenizer import KIND_FILE, Tokenizer, read_tokenizer_file
+
+_HUGGING_FACE, _SENTENCEPIECE = ".json", ".model"
+
+
+def load_tokenizer(folder: epath.PathLike) -> Tokenizer:
+    """The tokenizer that `Tokenizer.save(folder)` wrote. UserError if there is none, or a damaged one."""
+    path = epath.Path(folder) / KIND_FILE
+    try:
+        kind = json.loads(path.read_text())["kind"]
+    except FileNotFoundError:
+        raise UserError(f"{folder} holds no tokenizer ({KIND_FILE} is missing).") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is damaged. Restore it, or train again in a new run folder.") from None
+    if kind == "bytes":
+        return _bytes()
+    if kind == "sentencepiece":
+        return _sentencepiece(epath.Path(folder) / "tokenizer.model")
+    if kind == "huggingface":
+        from transformer.tokenizers.huggingface import HuggingFaceTokenizer
+
+        return HuggingFaceTokenizer.read(folder)
+    if kind == "marian":
+        from transformer.tokenizers.marian import MarianTokenizer
+
+        return MarianTokenizer.read(epath.Path(folder))
+    raise UserError(f"{path}: unknown kind of tokenizer {kind!r}. A newer version may have written it.")
+
+
+def make_tokenizer(config: DataConfig, vocab_size: int, sources: Sequence[Weighted]) -> Tokenizer:
+    """The tokenizer that `config` names, trained on `sources` if it is of a kind that is trained.
+
+    Raises:
+      UserError: an unknown kind, a bad file, a vocabulary that the corpus or the model cannot hold.
+    """
+    name = config.tokenizer
+    if name == "bytes":
+        tokenizer = _bytes()
+    elif name in ("unigram", "bpe"):
+        from transformer.tokenizers.sentencepiece_training import trained  # SentencePiece loads only where it is used
+
+        tokenizer = trained(name, vocab_size, sources, Path(config.cache_dir).expanduser())
+    elif name.endswith(_HUGGING_FACE):
+        tokenizer = _huggingface(epath.Path(name).expanduser())
+    elif name.endswith(_SENTENCEPIECE):
+        tokenizer = _sentencepiece(epath.Path(name).expanduser())
+    else:
+        raise UserError(
+            f"--data.tokenizer {name!r}: give unigram, bpe, bytes, or the path of a tokenizer.json or a SentencePiece "
+            ".model."
+        )
+    check_vocabulary(tokenizer, vocab_size)
+    return tokenizer
+
+
+def is_file(name: str) -> bool:
+    """Whether `--data.tokenizer` names a file, which is one tokenizer, and not a kind of tokenizer."""
+    return name.endswith((_HUGGING_FACE, _SENTENCEPIECE))
+
+
+TRAINING = "set --model.vocab-size to at least {pieces}."
+AS_IMPORTED = (
+    "resize the embedding (resize_token_embeddings({pieces}) in Transformers), or take what is beyond it out of the "
+    "tokenizer's files, and import again."
+)
+
+
+def check_vocabulary(
+    tokenizer: Tokenizer, vocab_size: int, advice: str = TRAINING, subject: str = "The tokenizer"
+) -> None:
+    """UserError if the tokenizer's ids do not fit a model of `vocab_size` ids. A larger model is fine."""
+    pieces = tokenizer.vocab_size
+    if pieces > vocab_size:
+        raise UserError(
+            f"{subject} has {pieces} pieces and the model room for {vocab_size} (id {pieces - 1} is "
+            f"{tokenizer.name_of(pieces - 1)!r}): {advice.format(pieces=pieces)}"
+        )
+
+
+def _bytes() -> Tokenizer:
+    from transformer.tokenizers.raw_bytes import ByteTokenizer
+
+    return ByteTokenizer()
+
+
+def _sentencepiece(path: epath.Path) -> Tokenizer:
+    from transformer.tokenizers.sentencepiece import SentencePieceTokenizer
+
+    return SentencePieceTokenizer.read(path)
+
+
+def _huggingface(path: epath.Path) -> Tokenizer:
+    from transformer.tokenizers.huggingface import HuggingFaceTokenizer
+
+    return HuggingFaceTokenizer(read_tokenizer_file(path), str(path))

@@ -1,0 +1,1 @@
+"""Starting from other weights: what is taken, extended and left out."""

@@ -1,0 +1,201 @@
+"""Weights of one architecture for another: what is taken, what is made longer, what is new, what is left out."""
+
+import dataclasses
+import difflib
+import functools
+import re
+from typing import Any, cast, get_args
+
+import flax.linen as nn
+import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from transformer.errors import UserError
+from transformer.layers.execution import Execution
+from transformer.models.architecture import Architecture
+from transformer.transfer.extend import Extension, PositionRule, VocabularyRule, extend
+
+_SHOWN = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """What to take, and how what is too short becomes longer."""
+
+    leaves: str | None = None
+    """A regular expression that the paths of what is taken match in full; all else is new. None: whatever fits."""
+    vocabulary: VocabularyRule | None = None
+    """How a larger vocabulary's rows are made; None: it is refused."""
+    positions: PositionRule | None = None
+    """How the rows of more learned positions are made; None: they are refused."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Graft:
+    """What becomes of every array, by its path, such as backbone/stack/layers/attention/query/kernel."""
+
+    taken: list[str]
+    """The target's, from the source's array of the same path and shape."""
+    extended: dict[str, Extension]
+    """The target's, from a shorter one of the same path."""
+    new: list[str]
+    """The target's that have nothing of the source's."""
+    left: list[str]
+    """The source's that the target has nothing of."""
+
+    def assemble(self, have: dict[str, Any], initial: dict[str, Any]) -> dict[str, Any]:
+        """Returns the target's tree, laid out as `initial` where it is not taken as it is.
+
+        Args:
+          have: path -> the source's array, of all that is taken and extended.
+          initial: path -> an initial array of the target's, of all that is extended and new.
+        """
+        result = {path: have[path] for path in self.taken} | {path: initial[path] for path in self.new}
+        for path, how in self.extended.items():
+            longer = jax.jit(functools.partial(extend, how=how), out_shardings=initial[path].sharding)
+            result[path] = longer(have[path], initial[path])
+        return unflatten_dict(result, sep="/")
+
+
+def plan(source: Architecture, target: Architecture, rules: Rules | None = None) -> Graft:
+    """Returns what becomes of the source's parameters in the target; reads none of them.
+
+    Where the rules name leaves, all of this holds of those alone, and the others are new or left out.
+
+    Raises:
+      UserError: an array of the backbone is missing, left over, or of another shape that no rule extends; nothing is
+        taken; a rule has nothing to extend.
+    """
+    rules = rules or Rules()
+    have, want = leaves(source), leaves(target)
+    asked = _asked(rules.leaves, have, want)
+    shifted = source.first_position != target.first_position
+    taken: list[str] = []
+    extended: dict[str, Extension] = {}
+    for path in sorted(have.keys() & want.keys() & asked):
+        old, wanted = have[path], want[path]
+        if shifted and "positions" in wanted.names:
+            continue  # row 2 is one model's first position and the other's third
+        if old.value.shape == wanted.value.shape:
+            taken.append(path)
+        elif (how := _extension(old, wanted, rules, target.first_position)) is not None:
+            extended[path] = how
+    new, left = (sorted(paths - {*taken, *extended}) for paths in (want.keys(), have.keys()))
+    problems = [path for path in sorted({*new, *left} & asked) if path.startswith("backbone/")]
+    if problems:
+        raise UserError(f"the weights' backbone is not the architecture's: {_differences(problems, source, target)}")
+    if not taken and not extended:
+        problems = sorted(have.keys() & want.keys() & asked)
+        raise UserError(f"no weights would be taken: {_differences(problems, source, target)}")
+    _check_used("--init-vocabulary", rules.vocabulary, "vocab", extended)
+    _check_used("--init-positions", rules.positions, "positions", extended)
+    return Graft(taken, extended, new, left)
+
+
+def graft(source: Architecture, target: Architecture, params: Any) -> tuple[Any, list[str], list[str]]:
+    """Returns the target's parameters from the source's, in memory: its backbone, and of its head what fits.
+
+    Returns:
+      The tree, the paths of what is new, which is initialised here, and those of what was left out.
+
+    Raises:
+      UserError: the backbones differ.
+    """
+    made = plan(source, target)
+    have: dict[str, Any] = flatten_dict(params, sep="/")
+    return made.assemble(have, _initial(target, made.new) if made.new else {}), made.new, made.left
+
+
+def leaves(architecture: Architecture) -> dict[str, nn.LogicallyPartitioned]:
+    """Returns path -> the abstract array, with the names of its axes."""
+    return cast(dict[str, nn.LogicallyPartitioned], flatten_dict(architecture.abstract_params(), sep="/"))
+
+
+def _asked(pattern: str | None, have: dict[str, Any], want: dict[str, Any]) -> set[str]:
+    """Returns the paths, of either side, that the pattern matches in full; at least one is on both."""
+    if pattern is None:
+        return {*have, *want}
+    asked = {path for path in (*have, *want) if re.fullmatch(pattern, path)}
+    both = sorted(have.keys() & want.keys())
+    if asked.isdisjoint(both):
+        nearest = difflib.get_close_matches(pattern, both, n=3, cutoff=0.0)
+        raise UserError(
+            f"--init-leaves {pattern!r} matches the whole path of no array that both have; the nearest: "
+            f"{', '.join(nearest)}"
+        )
+    return asked
+
+
+def _differing_axis(old: nn.LogicallyPartitioned, wanted: nn.LogicallyPartitioned) -> tuple[str, int] | None:
+    """Returns the name and the number of the one axis, of tokens or of positions, in which two arrays differ."""
+    if old.names != wanted.names:
+        return None
+    sizes = enumerate(zip(old.value.shape, wanted.value.shape, strict=True))
+    match [(axis, wanted.names[axis]) for axis, (before, now) in sizes if before != now]:
+        case [(axis, "vocab" | "positions" as name)]:
+            return name, axis
+    return None
+
+
+def _extension(
+    old: nn.LogicallyPartitioned, wanted: nn.LogicallyPartitioned, rules: Rules, first_position: int
+) -> Extension | None:
+    """Returns how the rules make the array that is wanted from the old one; None: they do not."""
+    match _differing_axis(old, wanted):
+        case "vocab", axis if rules.vocabulary and old.value.shape[axis] < wanted.value.shape[axis]:
+            return Extension("vocab", axis, rules.vocabulary)
+        case "positions", axis if rules.positions and old.value.shape[axis] < wanted.value.shape[axis]:
+            return Extension("positions", axis, rules.positions, first_position)
+    return None
+
+
+def _check_used(flag: str, rule: str | None, name: str, extended: dict[str, Extension]) -> None:
+    if rule is not None and all(how.name != name for how in extended.values()):
+        raise UserError(f"{flag} {rule} has nothing to extend: no table that is taken is too short. Leave it out")
+
+
+def _differences(paths: list[str], source: Architecture, target: Architecture) -> str:
+    """Returns what differs in some arrays, and what to do about it."""
+    have, want = leaves(source), leaves(target)
+    said = [f"{path} {_shape(have, path)}, needed {_shape(want, path)}" for path in paths[:_SHOWN]]
+    more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+    remedies = {
+        _remedy(have[path], want[path], source, target): None for path in paths if path in have and path in want
+    }
+    return "; ".join([*said[:-1], f"{said[-1]}{more}", *filter(None, remedies)])
+
+
+def _remedy(
+    old: nn.LogicallyPartitioned, wanted: nn.LogicallyPartitioned, source: Architecture, target: Architecture
+) -> str:
+    if "positions" in wanted.names and source.first_position != target.first_position:
+        return f"positions begin at row {source.first_position} there and at row {target.first_position} here"
+    match _differing_axis(old, wanted):
+        case "vocab", axis if old.value.shape[axis] < wanted.value.shape[axis]:
+            return f"to extend the vocabulary give --init-vocabulary {' or '.join(get_args(VocabularyRule))}"
+        case "vocab", axis:
+            return f"a vocabulary is never cut: set --model.vocab-size to at least {old.value.shape[axis]}"
+        case "positions", axis if old.value.shape[axis] < wanted.value.shape[axis]:
+            *others, last = get_args(PositionRule)
+            return f"to extend the positions give --init-positions {', '.join(others)} or {last}"
+        case "positions", axis:
+            context = old.value.shape[axis] - source.first_position
+            return f"positions are never cut: keep --model.context-length {context} and lower --train.seq-len"
+    return ""
+
+
+def _shape(arrays: dict[str, nn.LogicallyPartitioned], path: str) -> str:
+    return str(arrays[path].value.shape) if path in arrays else "none"
+
+
+def _initial(architecture: Architecture, paths: list[str]) -> dict[str, jax.Array]:
+    """Returns the initial values of some parameters; the compiler leaves out the others."""
+    module = architecture.build(Execution())
+
+    @jax.jit
+    def init():
+        boxed = module.init(jax.random.key(0), **architecture.example_inputs())["params"]
+        flat = flatten_dict(nn.meta.unbox(boxed), sep="/")
+        return {path: flat[path] for path in paths}
+
+    return init()

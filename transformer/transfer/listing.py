@@ -1,0 +1,55 @@
+"""What became of every array when a run started from other weights, in a few lines for people."""
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from transformer.transfer.graft import Graft
+
+_FEW = 6
+"""So many arrays are named in full; of more, a module whose arrays all share a fate is named instead."""
+
+
+def listing(made: Graft, have: Mapping[str, Any], want: Mapping[str, Any]) -> Iterator[str]:
+    """Yields a line a fate.
+
+    Args:
+      made: the fates.
+      have: path -> the source's array, with the names of its axes.
+      want: path -> the target's.
+    """
+    yield f"taken: {grouped(made.taken, want)}"
+    for rule, name in sorted({(how.rule, how.name) for how in made.extended.values()}):
+        sizes = [
+            f"{path} {have[path].value.shape} -> {want[path].value.shape}"
+            for path, how in made.extended.items()
+            if (how.rule, how.name) == (rule, name)
+        ]
+        yield f"extended along {name} by {rule}: {', '.join(sizes)}"
+    if made.new:
+        yield f"new: {grouped(made.new, want)}"
+    if made.left:
+        yield f"left out: {grouped(made.left, have)}"
+
+
+def grouped(paths: Collection[str], of: Collection[str]) -> str:
+    """Returns the names of some arrays of a model: all of a few; of many, whole modules with the number of arrays.
+
+    Args:
+      paths: what to name, in order.
+      of: the paths of all of the model's arrays.
+    """
+    if len(paths) <= _FEW:
+        return ", ".join(paths) or "nothing"
+    chosen = set(paths)
+    broken = {module for path in of if path not in chosen for module in _modules(path)}
+    groups: dict[str, list[str]] = {}
+    for path in paths:
+        whole = next((module for module in _modules(path) if module not in broken), path)
+        groups.setdefault(whole, []).append(path)
+    return ", ".join(f"{name}/* ({len(group)})" if len(group) > 1 else group[0] for name, group in groups.items())
+
+
+def _modules(path: str) -> list[str]:
+    """Returns the modules that an array is in, the outermost first."""
+    parts = path.split("/")
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
