@@ -250,8 +250,10 @@ def test_a_file_that_cannot_be_read_ends_the_reading_of_others():
 
 
 # As tools/prepare.py, without the model's libraries: two workers, on a corpus that takes them a minute.
+# Who was started in the background of a shell would pass over SIGINT.
 _BUILD = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from tests.data.slow_source import SlowSource
 from transformer import command
 from transformer.data.text import readable
