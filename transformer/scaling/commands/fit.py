@@ -14,7 +14,7 @@ from transformer.paths import check_file, write_file
 if TYPE_CHECKING:  # SciPy and JAX take seconds to import, after the flags are known to be good
     from transformer.scaling.laws.how import How
     from transformer.scaling.laws.law_file import Fitted, Source
-    from transformer.scaling.laws.table import Table
+    from transformer.scaling.laws.table import RunTable
 
 BESIDE = 40
 """Refits of each law but the first, where several are fitted: Chinchilla's alone are solved together, in a second."""
@@ -152,7 +152,7 @@ def fit_laws(asked: Fit) -> None:
         print(f"\nwritten: {out}; python tools/scaling.py predict {out} --flops 1e21")
 
 
-def _side_by_side(table: "Table", asked: Fit, how: "How", heading: list[str]) -> "list[Fitted]":
+def _side_by_side(table: "RunTable", asked: Fit, how: "How", heading: list[str]) -> "list[Fitted]":
     """Returns all laws that can be fitted, printed as they come, then compared; why others cannot is said too.
 
     Raises:
@@ -180,7 +180,7 @@ def _side_by_side(table: "Table", asked: Fit, how: "How", heading: list[str]) ->
     return fitted
 
 
-def _fit_law(table: "Table", law: str, count: int, seed: int, how: "How") -> "Fitted":
+def _fit_law(table: "RunTable", law: str, count: int, seed: int, how: "How") -> "Fitted":
     from tqdm import tqdm
 
     from transformer.scaling.laws import fitting
@@ -223,7 +223,7 @@ def fit_setting(asked: Fit) -> None:
         print(f"written: {asked.json}")
 
 
-def _of_table(asked: Fit) -> "tuple[Table, Source]":
+def _of_table(asked: Fit) -> "tuple[RunTable, Source]":
     """Returns the rows of a file to fit, and where they are from."""
     from transformer.scaling.laws import law_file
     from transformer.scaling.laws.reading import Columns, drop_highest, read
@@ -234,7 +234,7 @@ def _of_table(asked: Fit) -> "tuple[Table, Source]":
     return table, law_file.source_of(table, path, table.columns, asked.drop_highest)
 
 
-def _of_study(asked: Fit) -> "tuple[Table, Source]":
+def _of_study(asked: Fit) -> "tuple[RunTable, Source]":
     """Returns the runs of a study to fit, and where they are from; writes them to runs.csv."""
     from transformer.scaling.laws import law_file
     from transformer.scaling.laws.reading import drop_highest

@@ -8,12 +8,12 @@ import numpy as np
 from transformer.scaling.laws import bootstrap, parametric
 from transformer.scaling.laws.law import Law
 from transformer.scaling.laws.parametric import Chinchilla
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 
 TRUTH = Chinchilla(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
 """The law that Hoffmann et al. 2022 published, section 3.3."""
 
-Noise = Callable[[np.random.Generator, Table], np.ndarray]
+Noise = Callable[[np.random.Generator, RunTable], np.ndarray]
 """Draws [R] errors of log loss."""
 
 
@@ -35,7 +35,7 @@ def even(deviation: float) -> Noise:
 def uneven(deviation: float) -> Noise:
     """Returns noise with heavy tails (Student's t of 3), twice as large for the cheapest run, half for the dearest."""
 
-    def draw(rng: np.random.Generator, table: Table) -> np.ndarray:
+    def draw(rng: np.random.Generator, table: RunTable) -> np.ndarray:
         logs = np.log(table.flops)
         size = 2.0 * 0.25 ** ((logs - logs.min()) / np.ptp(logs))
         return deviation * size * rng.standard_t(3, len(table)) / 3**0.5
@@ -54,7 +54,7 @@ def quantities(law: Law, beyond: float) -> dict[str, float]:
     }
 
 
-def measure(design: Table, noise: Noise, studies: int, refits: int = 400, seed: int = 0) -> Coverage:
+def measure(design: RunTable, noise: Noise, studies: int, refits: int = 400, seed: int = 0) -> Coverage:
     """Returns the coverage of 95 % intervals over studies of one design, a decade beyond its largest budget.
 
     Args:

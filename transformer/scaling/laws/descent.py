@@ -19,7 +19,7 @@ from transformer.scaling.laws.how import How
 from transformer.scaling.laws.law import Fit, Law, Warned
 from transformer.scaling.laws.newton import Solved
 from transformer.scaling.laws.objective import Objective
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 
 SETTLED = 1e-5
 """The share of its objective that a converged fit may still lose to another solver: what five printed digits do."""
@@ -218,7 +218,7 @@ def refit(problem: Problem, laws: list[Law], weights: np.ndarray, tick: Tick | N
     return found
 
 
-def require_cells(table: Table, law: str, numbers: int, *more: np.ndarray) -> None:
+def require_cells(table: RunTable, law: str, numbers: int, *more: np.ndarray) -> None:
     """Refuses a table with no more cells, of a size, tokens and what `more` says [R], than the law has free numbers.
 
     Raises:

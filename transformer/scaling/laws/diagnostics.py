@@ -14,7 +14,7 @@ from transformer.scaling.laws.kaplan import Kaplan
 from transformer.scaling.laws.law import Allocation, Law, Warned
 from transformer.scaling.laws.parametric import Chinchilla
 from transformer.scaling.laws.repeat import Repeat
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 
 _FAR, _LEAST = 6.0, 0.01
 """A run is an outlier so many robust standard deviations off, and off by this share of its loss."""
@@ -67,7 +67,7 @@ class Drift(NamedTuple):
     a_after: float
 
 
-def of_table(table: Table) -> list[Warned]:
+def of_table(table: RunTable) -> list[Warned]:
     """Returns what to say against a table, whatever the law."""
     warned = []
     if len(table) < 3 * parametric.NUMBERS:
@@ -83,7 +83,7 @@ def of_table(table: Table) -> list[Warned]:
     return warned
 
 
-def residuals(table: Table, law: Law) -> np.ndarray:
+def residuals(table: RunTable, law: Law) -> np.ndarray:
     """Returns [R] log loss less the law's; NaN where it says none."""
     return np.log(table.loss) - np.log(law.predict(table))
 
@@ -96,7 +96,7 @@ def exponent(law: Law) -> float:
     return law.a if isinstance(law, Chinchilla | Kaplan | Repeat) else math.nan
 
 
-def outliers(table: Table, law: Law, fit: Callable[[Table], Law]) -> Outliers:
+def outliers(table: RunTable, law: Law, fit: Callable[[RunTable], Law]) -> Outliers:
     """Returns the runs far off the law, by the median absolute deviation, and what `fit` makes of the others."""
     off = residuals(table, law)
     spread = 1.4826 * float(np.median(np.abs(off - np.median(off))))
@@ -110,7 +110,7 @@ def outliers(table: Table, law: Law, fit: Callable[[Table], Law]) -> Outliers:
         return Outliers(rows, None)
 
 
-def influence(table: Table, law: Law, resampled: Callable[[np.ndarray], list[Any]]) -> Influence:
+def influence(table: RunTable, law: Law, resampled: Callable[[np.ndarray], list[Any]]) -> Influence:
     """Returns the runs whose leaving out moves `a`, and a prediction, most.
 
     Args:
@@ -130,7 +130,7 @@ def influence(table: Table, law: Law, resampled: Callable[[np.ndarray], list[Any
     return Influence(name_of(table, row), float(moves[row]), name_of(table, loss_row), float(losses[loss_row]))
 
 
-def lack_of_fit(table: Table, law: Law, numbers: int) -> LackOfFit | None:
+def lack_of_fit(table: RunTable, law: Law, numbers: int) -> LackOfFit | None:
     """Returns the F test of a law with so many numbers against the noise of repeats; None where no cell has any.
 
     Draper and Smith 1998, "Applied Regression Analysis", section 2.1: pure error and lack of fit, of log loss. Runs of
@@ -150,7 +150,7 @@ def lack_of_fit(table: Table, law: Law, numbers: int) -> LackOfFit | None:
     return LackOfFit(noise**0.5, degrees, ratio, float(stats.f.sf(ratio, freedom, degrees)))
 
 
-def drift(table: Table, law: Law, fit: Callable[[Table], Law], below: float | None = None) -> Drift | None:
+def drift(table: RunTable, law: Law, fit: Callable[[RunTable], Law], below: float | None = None) -> Drift | None:
     """Returns how the runs below a budget predict the others; None where those alone cannot be fitted.
 
     Args:
@@ -233,6 +233,6 @@ def of_findings(
     return warned
 
 
-def name_of(table: Table, row: int) -> str:
+def name_of(table: RunTable, row: int) -> str:
     """Returns what to call a row in a message."""
     return table.names[row] if table.names else f"row {row}"

@@ -20,7 +20,7 @@ from transformer.scaling.laws import allocation
 from transformer.scaling.laws.allocation import AllocationLaw, Optima
 from transformer.scaling.laws.how import How
 from transformer.scaling.laws.law import Fit, Warned
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 
 _POINTS = 1500
 """Budgets, evenly in log, at which the curves are compared: the paper's number."""
@@ -42,14 +42,14 @@ class Envelope(AllocationLaw):
     name: ClassVar[str] = "envelope"
 
 
-def curves(table: Table) -> list[np.ndarray]:
+def curves(table: RunTable) -> list[np.ndarray]:
     """Returns the rows of every size that was measured at two budgets or more, by rising size."""
     order = np.argsort(table.params, kind="stable")
     steps = np.flatnonzero(np.diff(np.log(table.params[order])) > np.log1p(_SAME)) + 1
     return [rows for rows in np.split(order, steps) if len(np.unique(table.flops[rows])) >= 2]
 
 
-def optima(table: Table) -> Optima:
+def optima(table: RunTable) -> Optima:
     """Returns the envelope where the sizes go far enough to both sides of it, at no budget at all if they never do.
 
     Between its points a curve is a monotone cubic of log loss in log C. Which budgets count is asked of the fitted
@@ -90,7 +90,7 @@ def optima(table: Table) -> Optima:
     return Optima(*np.exp([log_c[points], log_n[best], tokens_sc[best, points], loss_sc[best, points]]))
 
 
-def fit(table: Table, how: How = How()) -> Fit:
+def fit(table: RunTable, how: How = How()) -> Fit:
     """Fits N*(C), D*(C) and L*(C) to the envelope; of `how` nothing concerns it.
 
     The objective is the mean square of log N* about its power law, over the budgets compared.

@@ -13,7 +13,7 @@ from transformer.scaling.laws.descent import ParametricFit, Tick
 from transformer.scaling.laws.how import How
 from transformer.scaling.laws.law import LEAST_FALL, Fit, Law, Warned
 from transformer.scaling.laws.law_file import Fitted, Goodness
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 
 _WEIGHT = (
     "units",
@@ -35,7 +35,9 @@ _WEIGHT = (
 """Codes, the gravest first; a law's own stand behind them."""
 
 
-def fit(table: Table, law: str, count: int = 1000, seed: int = 0, how: How = How(), tick: Tick | None = None) -> Fitted:
+def fit(
+    table: RunTable, law: str, count: int = 1000, seed: int = 0, how: How = How(), tick: Tick | None = None
+) -> Fitted:
     """Returns a law fitted to a table, and fitted again to `count` draws of its runs, of which `tick` is told.
 
     Raises:
@@ -45,7 +47,7 @@ def fit(table: Table, law: str, count: int = 1000, seed: int = 0, how: How = How
         return _fit(table, law, count, seed, how, tick)
 
 
-def _fit(table: Table, law: str, count: int, seed: int, how: How, tick: Tick | None) -> Fitted:
+def _fit(table: RunTable, law: str, count: int, seed: int, how: How, tick: Tick | None) -> Fitted:
     found = methods.method(law).fit(table, how)
     _require_falling(table, found.law)
     refits = methods.resample(table, found, count, seed, how, tick) if count else Bootstrap(())
@@ -64,7 +66,7 @@ def _fit(table: Table, law: str, count: int, seed: int, how: How, tick: Tick | N
     return Fitted(plain, refits, off, findings, _goodness(table, found.law))
 
 
-def _goodness(table: Table, law: Law) -> Goodness:
+def _goodness(table: RunTable, law: Law) -> Goodness:
     """Returns how well a law describes the rows whose loss it says; NaN where it says none."""
     off = diagnostics.residuals(table, law)
     said = np.isfinite(off)
@@ -75,7 +77,7 @@ def _goodness(table: Table, law: Law) -> Goodness:
     return Goodness(1 - mean / spread if spread > 0 else math.nan, mean**0.5)
 
 
-def _require_falling(table: Table, law: Law) -> None:
+def _require_falling(table: RunTable, law: Law) -> None:
     """Refuses a law by which the loss hardly falls with what it reads.
 
     Raises:
@@ -101,12 +103,12 @@ def _require_falling(table: Table, law: Law) -> None:
         )
 
 
-def _examine(table: Table, found: ParametricFit, refits: Bootstrap, how: How) -> tuple[list[Warned], dict[str, Any]]:
+def _examine(table: RunTable, found: ParametricFit, refits: Bootstrap, how: How) -> tuple[list[Warned], dict[str, Any]]:
     """Returns the warnings and the findings, as plain values."""
     law, method = found.law, methods.method(found.law.name)
     assert method.resampled is not None
 
-    def again(runs: Table) -> Law:
+    def again(runs: RunTable) -> Law:
         with methods.refusing(law.name):
             return method.fit(runs, how).law
 

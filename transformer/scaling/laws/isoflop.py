@@ -20,7 +20,7 @@ from transformer.scaling.laws.allocation import AllocationLaw, Optima
 from transformer.scaling.laws.how import WINDOW, How
 from transformer.scaling.laws.law import Fit, Warned
 from transformer.scaling.laws.parabola import Parabola
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 
 TOLERANCE = 0.05
 """FLOPs of one budget are within this share of its middle."""
@@ -50,7 +50,7 @@ class Profile(NamedTuple):
     """D*: what runs of this budget read at the size of the lowest loss; C / (6 N*) where C = 6 N D."""
 
 
-def budgets(table: Table, tolerance: float = TOLERANCE) -> list[np.ndarray]:
+def budgets(table: RunTable, tolerance: float = TOLERANCE) -> list[np.ndarray]:
     """Returns the rows of every budget with three sizes or more, by rising FLOPs.
 
     A budget is the window of FLOPs, `tolerance` to either side, that holds the most rows; then the next among the
@@ -76,7 +76,7 @@ SHARES = -0.1, 1.5
 """Of the cubic's move that refits make, evenly between: from none, the parabola's own, to more than a cubic sees."""
 
 
-def profiles(table: Table, tolerance: float = TOLERANCE, window: float = WINDOW) -> list[Profile]:
+def profiles(table: RunTable, tolerance: float = TOLERANCE, window: float = WINDOW) -> list[Profile]:
     """Returns the parabola of every budget, edge minima and all: what a picture shows."""
     found = []
     for rows in budgets(table, tolerance):
@@ -92,7 +92,7 @@ def profiles(table: Table, tolerance: float = TOLERANCE, window: float = WINDOW)
     return found
 
 
-def resample(table: Table, rng: np.random.Generator, tolerance: float = TOLERANCE) -> np.ndarray:
+def resample(table: RunTable, rng: np.random.Generator, tolerance: float = TOLERANCE) -> np.ndarray:
     """Returns rows drawn with replacement within each budget, as many as it has: a bootstrap that keeps the grid.
 
     A budget is drawn again until it has three sizes, without which it has no parabola.
@@ -106,7 +106,7 @@ def resample(table: Table, rng: np.random.Generator, tolerance: float = TOLERANC
     return np.concatenate(drawn)
 
 
-def fit(table: Table, how: How = How(), tolerance: float = TOLERANCE, share: float = 0.0) -> Fit:
+def fit(table: RunTable, how: How = How(), tolerance: float = TOLERANCE, share: float = 0.0) -> Fit:
     """Fits N*(C), D*(C) and L*(C) to the parabolas' lowest points; one outside its sizes is left out.
 
     The objective is the sum of the parabolas' squared residuals, nats^2.
@@ -151,7 +151,7 @@ def fit(table: Table, how: How = How(), tolerance: float = TOLERANCE, share: flo
     return Fit(IsoFLOP(**fields), sum(each.valley.squares for each in good), used, tuple(warned))
 
 
-def _of_the_grid(table: Table, found: list[Profile], good: list[Profile]) -> list[Warned]:
+def _of_the_grid(table: RunTable, found: list[Profile], good: list[Profile]) -> list[Warned]:
     """Returns what there is to say of the budgets together."""
     warned = []
     if len(good) == 2:
@@ -175,7 +175,7 @@ def _optima(good: list[Profile], share: float) -> Optima:
     )
 
 
-def _bias(table: Table, good: list[Profile], law: IsoFLOP) -> list[Warned]:
+def _bias(table: RunTable, good: list[Profile], law: IsoFLOP) -> list[Warned]:
     """Returns what cubics say against the parabolas, a decade beyond the largest budget."""
     flops = 10 * float(table.flops.max())
     k, exponent = allocation.power(*_optima(good, 1.0)[:3:2])

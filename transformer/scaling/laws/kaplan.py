@@ -17,7 +17,7 @@ from transformer.scaling.laws import descent
 from transformer.scaling.laws.descent import Headline, ParametricFit, Problem
 from transformer.scaling.laws.how import How
 from transformer.scaling.laws.law import Allocation, Law
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Joint(Problem):
     middle_d: float
 
     @classmethod
-    def of(cls, table: Table, how: How = How()) -> "Joint":
+    def of(cls, table: RunTable, how: How = How()) -> "Joint":
         fixed = how.fixed
         how.within("kaplan", {"alpha_N": _BOUNDS, "alpha_D": _BOUNDS, "N_c": _ANY, "D_c": _ANY})
         n, d = np.log(table.params), np.log(table.tokens)
@@ -187,7 +187,7 @@ class _Line(Problem):
     middle: float
 
     @classmethod
-    def of(cls, table: Table, form: type[KaplanParams] | type[KaplanTokens], how: How) -> "_Line":
+    def of(cls, table: RunTable, form: type[KaplanParams] | type[KaplanTokens], how: How) -> "_Line":
         column = table.params if form is KaplanParams else table.tokens
         alpha, scale = _names(form)
         how.within(form.name, {alpha: _BOUNDS, scale: _ANY})
@@ -230,7 +230,7 @@ class _Line(Problem):
         return {alpha: Headline(law.parameters()[alpha], 0.01)}
 
 
-def fit(table: Table, how: How = How()) -> ParametricFit:
+def fit(table: RunTable, how: How = How()) -> ParametricFit:
     """Fits Kaplan's L(N, D), but for what `how` holds fixed; the objective is how's.
 
     Args:
@@ -257,18 +257,18 @@ def fit(table: Table, how: How = How()) -> ParametricFit:
     return found
 
 
-def fit_params(table: Table, how: How = How()) -> ParametricFit:
+def fit_params(table: RunTable, how: How = How()) -> ParametricFit:
     """Fits Kaplan's L(N), but for what `how` holds fixed; the objective is how's."""
     return _fit_line(table, KaplanParams, table.params, "sizes", how)
 
 
-def fit_tokens(table: Table, how: How = How()) -> ParametricFit:
+def fit_tokens(table: RunTable, how: How = How()) -> ParametricFit:
     """Fits Kaplan's L(D), but for what `how` holds fixed; the objective is how's."""
     return _fit_line(table, KaplanTokens, table.tokens, "numbers of tokens", how)
 
 
 def resampled(
-    table: Table, laws: list[Law], weights: np.ndarray, how: How = How(), tick: descent.Tick | None = None
+    table: RunTable, laws: list[Law], weights: np.ndarray, how: How = How(), tick: descent.Tick | None = None
 ) -> list[Law]:
     """Returns the fits where run r counts weights[k, r] times, of whichever of the three laws: descent.refit."""
     first = laws[0]
@@ -277,7 +277,7 @@ def resampled(
 
 
 def _fit_line(
-    table: Table, form: type[KaplanParams] | type[KaplanTokens], column: np.ndarray, what: str, how: How
+    table: RunTable, form: type[KaplanParams] | type[KaplanTokens], column: np.ndarray, what: str, how: How
 ) -> ParametricFit:
     how.check(form.name, _names(form))
     if len(np.unique(column)) < 3:

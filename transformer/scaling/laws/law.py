@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from transformer.errors import UserError
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 from transformer.scaling.laws.warned import Warned as Warned
 
 LEAST_FALL = 1e-3
@@ -53,7 +53,7 @@ class Law(abc.ABC):
         """
         raise UserError(f"the law {self.name!r} knows no repeated tokens: give --law repeat, or no --unique-tokens")
 
-    def predict(self, table: Table) -> np.ndarray:
+    def predict(self, table: RunTable) -> np.ndarray:
         """Returns the predicted loss of every row, from whatever columns the form reads; NaN as in `loss`."""
         return np.asarray(self.loss(table.params, table.tokens), np.float64)
 

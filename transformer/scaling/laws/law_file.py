@@ -31,7 +31,7 @@ from transformer.scaling.laws import bootstrap as bootstraps
 from transformer.scaling.laws.bootstrap import Bootstrap
 from transformer.scaling.laws.law import Fit, Warned
 from transformer.scaling.laws.methods import method
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 
 NAME = "law.json"
 """In a study's folder."""
@@ -76,7 +76,7 @@ class Source:
     """The smallest and the largest params, tokens and FLOPs."""
 
 
-def source_of(table: Table, path: str, columns: Mapping[str, str | None], dropped: int) -> Source:
+def source_of(table: RunTable, path: str, columns: Mapping[str, str | None], dropped: int) -> Source:
     """Returns the record of a table, as it was fitted."""
     values = {"params": table.params, "tokens": table.tokens, "flops": table.flops}
     ranges = {name: (float(column.min()), float(column.max())) for name, column in values.items()}

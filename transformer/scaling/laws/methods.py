@@ -19,7 +19,7 @@ from transformer.scaling.laws.law import Fit, Law
 from transformer.scaling.laws.overtrain import OverTrain
 from transformer.scaling.laws.parametric import Chinchilla
 from transformer.scaling.laws.repeat import Repeat
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 
 
 class Method(NamedTuple):
@@ -32,7 +32,7 @@ class Method(NamedTuple):
     """A parametric law's: solves for many weights of the runs at once, from laws fitted to all of them."""
 
 
-def _no_runs(table: Table, how: How = How()) -> Fit:
+def _no_runs(table: RunTable, how: How = How()) -> Fit:
     raise UserError("pairs is fitted to optimal sizes, not to runs: give --pairs FILE in place of --table")
 
 
@@ -79,7 +79,7 @@ _MINIMA = 3
 
 
 def resample(
-    table: Table, found: Fit, count: int, seed: int, how: How = How(), tick: Callable[[int], Any] | None = None
+    table: RunTable, found: Fit, count: int, seed: int, how: How = How(), tick: Callable[[int], Any] | None = None
 ) -> Bootstrap:
     """Returns `count` refits of a law that was fitted to a table; a parametric law's are solved many together."""
     law, again = found.law, METHODS[found.law.name]

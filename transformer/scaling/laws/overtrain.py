@@ -18,7 +18,7 @@ from transformer.scaling.laws.descent import Headline, ParametricFit, Problem
 from transformer.scaling.laws.how import How
 from transformer.scaling.laws.law import Allocation, Law
 from transformer.scaling.laws.parametric import Chinchilla, Terms, project, shown_levels
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Tied(Problem):
     """Whose log N and log D are raised by log(6) / 2: its factors are then a and b."""
 
     @classmethod
-    def of(cls, table: Table, how: How = How()) -> "Tied":
+    def of(cls, table: RunTable, how: How = How()) -> "Tied":
         any_factor = 1e-300, 1e300
         how.within("overtrain", {"E": (0.0, float(table.loss.max())), "a": any_factor, "b": any_factor, "eta": _ETA})
         six = math.sqrt(6)
@@ -102,7 +102,7 @@ class Tied(Problem):
         return {"eta": Headline(law.eta, 0.01)}
 
 
-def fit(table: Table, how: How = How()) -> ParametricFit:
+def fit(table: RunTable, how: How = How()) -> ParametricFit:
     """Fits E, a, b and eta, but for those that `how` holds fixed; the objective is how's.
 
     Args:
@@ -124,7 +124,7 @@ def fit(table: Table, how: How = How()) -> ParametricFit:
 
 
 def resampled(
-    table: Table, laws: list[Law], weights: np.ndarray, how: How = How(), tick: descent.Tick | None = None
+    table: RunTable, laws: list[Law], weights: np.ndarray, how: How = How(), tick: descent.Tick | None = None
 ) -> list[Law]:
     """Returns the fits where run r counts weights[k, r] times: descent.refit."""
     return descent.refit(Tied.of(table, how), laws, weights, tick)

@@ -18,7 +18,7 @@ from transformer.scaling.laws.allocation import PairsLaw
 from transformer.scaling.laws.columns import of_pairs
 from transformer.scaling.laws.law import Fit, Warned
 from transformer.scaling.laws.law_file import Fitted
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 
 _WIDE, _NARROW = 5.0, 1e-6
 """A standard deviation of log N* beyond a factor of 150, or of a millionth, is of something else."""
@@ -38,10 +38,10 @@ class Pairs(NamedTuple):
     warned: tuple[Warned, ...] = ()
     """What was seen as they were read."""
 
-    def table(self) -> Table:
+    def table(self) -> RunTable:
         """Returns them as runs of unknown loss: what a law file says of its data."""
         unknown = np.full(len(self.flops), np.nan)
-        return Table(self.params, self.flops / (6 * self.params), unknown, self.flops)
+        return RunTable(self.params, self.flops / (6 * self.params), unknown, self.flops)
 
 
 def read(path: str | Path, columns: Sequence[str] = (), log: bool = False, where: Sequence[str] = ()) -> Pairs:

@@ -19,7 +19,7 @@ from transformer.scaling.laws import descent
 from transformer.scaling.laws.descent import Convergence, Headline, ParametricFit, Problem
 from transformer.scaling.laws.how import How
 from transformer.scaling.laws.law import Allocation, Law
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 
 NUMBERS = 5
 """That the law has."""
@@ -79,7 +79,7 @@ class Centred(Problem):
     middle_y: float
 
     @staticmethod
-    def centred(table: Table, how: How) -> dict[str, Any]:
+    def centred(table: RunTable, how: How) -> dict[str, Any]:
         """Returns the fields but for the bounds, by name."""
         logs = {"n": np.log(table.params), "d": np.log(table.tokens), "y": np.log(table.loss)}
         known = {"n": "A" in how.fixed, "d": "B" in how.fixed, "y": False}
@@ -96,7 +96,7 @@ class Terms(Centred):
     """
 
     @classmethod
-    def of(cls, table: Table, how: How = How()) -> "Terms":
+    def of(cls, table: RunTable, how: How = How()) -> "Terms":
         """Returns the problem of a table.
 
         Raises:
@@ -204,7 +204,7 @@ def project(
     return factors
 
 
-def fit(table: Table, how: How = How()) -> ParametricFit:
+def fit(table: RunTable, how: How = How()) -> ParametricFit:
     """Fits E, A, B, alpha and beta, but for those that `how` holds fixed; the objective is how's.
 
     Raises:
@@ -226,7 +226,7 @@ def fit(table: Table, how: How = How()) -> ParametricFit:
     return found
 
 
-def judge(table: Table, law: Chinchilla) -> Convergence:
+def judge(table: RunTable, law: Chinchilla) -> Convergence:
     """Returns how near the minimum of a table's summed Huber any given numbers are, wherever they are from."""
     problem = Terms.of(table)
     best = problem.solve(problem.starts())
@@ -234,7 +234,7 @@ def judge(table: Table, law: Chinchilla) -> Convergence:
 
 
 def resampled(
-    table: Table, laws: list[Law], weights: np.ndarray, how: How = How(), tick: descent.Tick | None = None
+    table: RunTable, laws: list[Law], weights: np.ndarray, how: How = How(), tick: descent.Tick | None = None
 ) -> list[Law]:
     """Returns the fits where run r counts weights[k, r] times, for every k, as descent.refit.
 
@@ -248,7 +248,7 @@ def resampled(
     return descent.refit(Terms.of(table, how), laws, weights, tick)
 
 
-def _require(table: Table, numbers: int) -> None:
+def _require(table: RunTable, numbers: int) -> None:
     descent.require_cells(table, "chinchilla", numbers)
     for column, what in ((table.params, "sizes"), (table.tokens, "numbers of tokens")):
         # Sizes within a percent are one: it takes three to see a power law end in a floor.

@@ -12,14 +12,14 @@ from transformer.scaling.laws.cell_numbers import Unclear, decimal_mark, parse
 from transformer.scaling.laws.columns import Columns as Columns
 from transformer.scaling.laws.columns import resolve, usual
 from transformer.scaling.laws.csv_file import CsvFile
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 from transformer.scaling.laws.warned import Warned
 
 _SMALLEST, _LARGEST = 1e-30, 1e60
 """Beyond these no number is of a run, and products of them are none."""
 
 
-def read(path: str | Path, columns: Columns = Columns(), where: Sequence[str] = ()) -> Table:
+def read(path: str | Path, columns: Columns = Columns(), where: Sequence[str] = ()) -> RunTable:
     """Returns the runs of a CSV file with a header line.
 
     Args:
@@ -49,7 +49,7 @@ def read(path: str | Path, columns: Columns = Columns(), where: Sequence[str] = 
     assert loss is not None
     cell = [params, tokens] if unique is None else [params, tokens, unique]
     setting, warned = settings.told(file, chosen, used, loss, *cell)
-    table = Table(
+    table = RunTable(
         params=params,
         tokens=tokens,
         loss=loss,
@@ -96,7 +96,7 @@ def _copies(file: CsvFile) -> list[Warned]:
     return [Warned("copied-rows", line)]
 
 
-def drop_highest(table: Table, count: int) -> Table:
+def drop_highest(table: RunTable, count: int) -> RunTable:
     """Returns the table without the rows of the `count` highest losses.
 
     Raises:

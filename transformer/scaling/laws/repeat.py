@@ -14,7 +14,7 @@ import numpy as np
 from scipy.optimize import fminbound
 
 from transformer.scaling.laws.law import Allocation, Law
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 
 Array = np.ndarray | float
 
@@ -48,7 +48,7 @@ class Repeat(Law):
         large = np.exp(math.log(self.A) - self.alpha * effective_n)
         return self.E + large + np.exp(math.log(self.B) - self.beta * effective_d)
 
-    def predict(self, table: Table) -> np.ndarray:
+    def predict(self, table: RunTable) -> np.ndarray:
         return self.loss(table.params, table.tokens, table.unique_tokens)
 
     def optimum(self, flops: float, unique_tokens: float | None = None) -> Allocation:
@@ -80,7 +80,7 @@ class Repeat(Law):
         """Returns U_N: the size that is best for a run over a corpus once."""
         return float(np.exp(self._log_unique_params(np.log(unique_tokens))))
 
-    def excess(self, table: Table) -> np.ndarray:
+    def excess(self, table: RunTable) -> np.ndarray:
         """Returns [R] bool: whether a run is larger than is best for its unique tokens."""
         unique = table.tokens if table.unique_tokens is None else np.minimum(table.tokens, table.unique_tokens)
         return np.log(table.params) > self._log_unique_params(np.log(unique))

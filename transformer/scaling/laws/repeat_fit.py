@@ -14,7 +14,7 @@ from transformer.scaling.laws.how import How
 from transformer.scaling.laws.law import Warned
 from transformer.scaling.laws.parametric import EXPONENTS, SMALLEST, Centred, project
 from transformer.scaling.laws.repeat import Repeat
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 
 _PUBLISHED = 15.387756, 5.309743
 """R_D* and R_N* of the paper."""
@@ -69,7 +69,7 @@ class Terms(Centred):
     """[R] log of the unique tokens less `middle_d`."""
 
     @classmethod
-    def of(cls, table: Table, how: How = How()) -> "Terms":
+    def of(cls, table: RunTable, how: How = How()) -> "Terms":
         """Returns the problem of a table with unique tokens.
 
         Raises:
@@ -222,7 +222,7 @@ def _outer(weights: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return (rows * weights[..., None]).transpose(0, 2, 1) @ rows
 
 
-def fit(table: Table, how: How = How()) -> ParametricFit:
+def fit(table: RunTable, how: How = How()) -> ParametricFit:
     """Fits all seven numbers at once, but for those that `how` holds fixed; the objective is how's.
 
     Args:
@@ -262,7 +262,7 @@ def fit(table: Table, how: How = How()) -> ParametricFit:
 
 
 def resampled(
-    table: Table, laws: list[Repeat], weights: np.ndarray, how: How = How(), tick: descent.Tick | None = None
+    table: RunTable, laws: list[Repeat], weights: np.ndarray, how: How = How(), tick: descent.Tick | None = None
 ) -> list[Repeat]:
     """Returns the fits where run r counts weights[k, r] times, from each of the whole table's minima: descent.refit."""
     drawn = descent.refit(Terms.of(table, how), list(laws), weights, tick)

@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 
 from transformer.scaling.laws.law import Law
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 
 
 def study(
@@ -19,7 +19,7 @@ def study(
     unique_tokens: np.ndarray | float | None = None,
     noise: float = 0.0,
     seed: int = 0,
-) -> Table:
+) -> RunTable:
     """Returns the table of runs whose loss the law says.
 
     Args:
@@ -32,7 +32,9 @@ def study(
     """
     columns = np.broadcast_arrays(params, tokens, np.nan if unique_tokens is None else unique_tokens)
     params, tokens, unique = (np.asarray(column, np.float64).ravel() for column in columns)
-    table = Table(params, tokens, np.ones_like(params), 6 * params * tokens, None if unique_tokens is None else unique)
+    table = RunTable(
+        params, tokens, np.ones_like(params), 6 * params * tokens, None if unique_tokens is None else unique
+    )
     errors = noise * np.random.default_rng(seed).standard_normal(len(params))
     return dataclasses.replace(table, loss=law.predict(table) * np.exp(errors))
 
@@ -45,7 +47,7 @@ def isoflop(
     centre: float = 1.0,
     noise: float = 0.0,
     seed: int = 0,
-) -> Table:
+) -> RunTable:
     """Returns the study of an IsoFLOP grid: at every budget, sizes log-spaced around the law's optimum.
 
     Args:

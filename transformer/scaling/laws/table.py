@@ -1,4 +1,4 @@
-"""Table: what was trained, and the loss it reached. Every law is fitted to one."""
+"""RunTable: what was trained, and the loss it reached. Every law is fitted to one."""
 
 import dataclasses
 import hashlib
@@ -10,7 +10,7 @@ from transformer.scaling.laws.warned import Warned
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class RunTable:
     """Runs, a row each; rows that `cells` says are of one cell are repeats."""
 
     params: np.ndarray
@@ -37,7 +37,7 @@ class Table:
     def __len__(self) -> int:
         return len(self.loss)
 
-    def take(self, rows: np.ndarray) -> "Table":
+    def take(self, rows: np.ndarray) -> "RunTable":
         """Returns the rows of a mask or of indices, which may repeat (a bootstrap's)."""
         names = tuple(np.asarray(self.names, object)[rows]) if self.names else ()
         unique = None if self.unique_tokens is None else self.unique_tokens[rows]

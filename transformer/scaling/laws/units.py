@@ -9,13 +9,13 @@
 import numpy as np
 
 from transformer.errors import UserError
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 from transformer.scaling.laws.warned import Warned
 
 _WORDS = {3: "thousands", 6: "millions", 9: "billions", 12: "trillions"}
 
 
-def check(path: str, table: Table) -> list[Warned]:
+def check(path: str, table: RunTable) -> list[Warned]:
     """Returns what looks odd.
 
     Raises:

@@ -27,7 +27,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 from transformer.scaling.laws import allocation, bootstrap, isoflop, predict
 from transformer.scaling.laws.law import Law
 from transformer.scaling.laws.law_file import Fitted, Source
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 from transformer.scaling.reports.results import Results
 from transformer.scaling.reports.wording import scientific, short
 
@@ -90,7 +90,7 @@ def loss_curves(results: Results) -> Figure:
     return figure
 
 
-def parabolas(fitted: Table | None, held_out: Table | None) -> Figure:
+def parabolas(fitted: RunTable | None, held_out: RunTable | None) -> Figure:
     """Returns every budget's losses over the size, with the parabola that isoflop.py fits and its lowest point."""
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     axes = _axes(figure, "N, parameters", "loss at the end, nats a target")
@@ -143,7 +143,7 @@ def parabolas(fitted: Table | None, held_out: Table | None) -> Figure:
     return figure
 
 
-def allocations(laws: Sequence[Fitted], source: Source, fitted: Table | None, held_out: Table | None) -> Figure:
+def allocations(laws: Sequence[Fitted], source: Source, fitted: RunTable | None, held_out: RunTable | None) -> Figure:
     """Returns N*(C) and D*(C) of every law that has them, with 95 % bands, over the parabolas' lowest points."""
     figure = Figure(figsize=(10, 5), layout="constrained")
     low, high = source.ranges["flops"]
@@ -188,7 +188,7 @@ def allocations(laws: Sequence[Fitted], source: Source, fitted: Table | None, he
     return figure
 
 
-def predictions(fitted: Fitted, held_out: Table) -> Figure:
+def predictions(fitted: Fitted, held_out: RunTable) -> Figure:
     """Returns what a law says of the held-out budgets' losses over the size, with both intervals, and what came."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = _axes(figure, "N, parameters", "loss at the end, nats a target")
@@ -223,7 +223,7 @@ def predictions(fitted: Fitted, held_out: Table) -> Figure:
     return figure
 
 
-def residuals(fitted: Fitted, table: Table, held_out: Table | None) -> Figure:
+def residuals(fitted: Fitted, table: RunTable, held_out: RunTable | None) -> Figure:
     """Returns a law's predictions against what was measured, and how far off they are, by N and by D."""
     figure = Figure(figsize=(11, 4), layout="constrained")
     panels = [figure.add_subplot(1, 3, place) for place in (1, 2, 3)]
@@ -281,7 +281,7 @@ def pairs(fitted: Fitted) -> Figure:
     return figure
 
 
-def says_losses(law: Law, table: Table) -> bool:
+def says_losses(law: Law, table: RunTable) -> bool:
     """Whether a law predicts the loss of a table's runs."""
     return bool(np.isfinite(law.predict(table)).all())
 

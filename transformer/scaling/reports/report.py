@@ -15,7 +15,7 @@ from transformer.scaling.laws import findings, isoflop, words
 from transformer.scaling.laws.allocation import AllocationLaw
 from transformer.scaling.laws.law_file import Fitted
 from transformer.scaling.laws.parametric import Chinchilla
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 from transformer.scaling.reports import energy, figures, page, report_cost, results
 from transformer.scaling.reports.results import Results
 from transformer.scaling.reports.wording import interval, number, scientific, short
@@ -192,7 +192,7 @@ def _predictions(found: Results, drawing: Drawing, folder: epath.Path) -> Iterat
             yield page.table("Every law that says a loss.", ("law", "mean error", "inside", "of"), rows)
 
 
-def _held_out_table(law: Fitted, table: Table, largest: float) -> str:
+def _held_out_table(law: Fitted, table: RunTable, largest: float) -> str:
     head = "run", "N", "D", "decades on", "predicted", "95 %, law", "95 %, one run", "measured", "error", "it is"
     rows = [
         (

@@ -15,7 +15,7 @@ from transformer.errors import UserError
 from transformer.scaling.laws import law_file
 from transformer.scaling.laws.law_file import Fitted, Source
 from transformer.scaling.laws.reading import drop_highest
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 from transformer.scaling.studies import study
 from transformer.scaling.studies.study import Cell, Study
 
@@ -71,9 +71,9 @@ class Results:
 
     study: Study
     runs: tuple[RunResult, ...]
-    fitted: Table | None
+    fitted: RunTable | None
     """The runs to fit that ended with a finite loss; None where there is none."""
-    held_out: Table | None
+    held_out: RunTable | None
     """Those to predict, likewise."""
     laws: tuple[Fitted, ...]
     """Of the law file, in its order; none where there is no such file."""
@@ -146,7 +146,7 @@ def _error(said: str) -> str:
     return said.removeprefix("error: ")[:300] if re.match(r"[\w.]*(error|interrupt)", said, re.IGNORECASE) else ""
 
 
-def _table(planned: Study, folder: epath.PathLike, held_out: bool) -> Table | None:
+def _table(planned: Study, folder: epath.PathLike, held_out: bool) -> RunTable | None:
     try:
         return study.table(planned, folder, held_out=held_out)
     except UserError:  # no run has ended, which the report says of each

@@ -14,7 +14,7 @@ from transformer.scaling.laws.bootstrap import Interval
 from transformer.scaling.laws.law_file import Fitted
 from transformer.scaling.laws.predict import AllocationPrediction
 from transformer.scaling.laws.show import interval
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 from transformer.scaling.studies.study import Study, diverged, table
 
 
@@ -42,7 +42,7 @@ class HeldOut(NamedTuple):
         return None if math.isnan(low) else low <= self.measured <= high
 
 
-def compare(fitted: Fitted, held_out: Table) -> list[HeldOut]:
+def compare(fitted: Fitted, held_out: RunTable) -> list[HeldOut]:
     """Returns the held-out runs, by budget and by size, beside a law's predictions of them."""
     order = np.lexsort((held_out.params, np.round(np.log10(held_out.flops), 1)))
     found = []
@@ -62,7 +62,7 @@ class Best(NamedTuple):
     """Without intervals where it was measured."""
 
 
-def best(fitted: Sequence[Fitted], held_out: Table) -> Iterator[Best]:
+def best(fitted: Sequence[Fitted], held_out: RunTable) -> Iterator[Best]:
     """Yields, of every held-out budget whose runs bracket their best size, what was measured and what each law says."""
     unknown = math.nan, math.nan
     for profile in isoflop.profiles(held_out):

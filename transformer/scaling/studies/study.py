@@ -19,7 +19,7 @@ from etils import epath
 
 from transformer.checkpoint import to_json, write_atomically
 from transformer.errors import UserError
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 from transformer.training import experiment as experiments
 from transformer.training.experiment import Experiment
 from transformer.training.metrics import read_rows
@@ -156,7 +156,7 @@ def reached(cell: Cell, rows: Sequence[Mapping[str, Any]]) -> Outcome:
     )
 
 
-def table(study: Study, folder: epath.PathLike, *, held_out: bool = False) -> Table:
+def table(study: Study, folder: epath.PathLike, *, held_out: bool = False) -> RunTable:
     """Returns the runs that have ended: those to fit, or those that were held out.
 
     A loss that is not finite is left out: `diverged` names such runs.
@@ -169,7 +169,7 @@ def table(study: Study, folder: epath.PathLike, *, held_out: bool = False) -> Ta
     if not ended:
         raise UserError(f"{folder}: no run has ended yet: python tools/scaling.py run {folder}")
     cells, losses = zip(*ended, strict=True)
-    return Table(
+    return RunTable(
         params=np.array([cell.params for cell in cells], np.float64),
         tokens=np.array([cell.tokens for cell in cells], np.float64),
         loss=np.array(losses, np.float64),
