@@ -19,7 +19,7 @@ from transformer.inference import incremental
 from transformer.inference.beam_search import BeamSearch, beam_search
 from transformer.inference.processors import NOTHING, Processors
 from transformer.inference.rows import padded, round_up
-from transformer.inference.rules import Rules
+from transformer.inference.rules import DecodingRules
 from transformer.inference.sampling import Sampling, sample
 
 
@@ -41,7 +41,7 @@ def generate(
     max_new_tokens: int | Sequence[int],
     min_new_tokens: int | Sequence[int] = 0,
     how: Sampling | BeamSearch = Sampling(),
-    rules: Rules = Rules(),
+    rules: DecodingRules = DecodingRules(),
     num: int = 1,
     seed: int = 0,
     places: Sequence[int] | None = None,

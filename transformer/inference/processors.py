@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from transformer.inference.rules import Rules
+from transformer.inference.rules import DecodingRules
 
 NOTHING = -1
 """In a row of tokens: there is none."""
@@ -71,7 +71,7 @@ class Processors(struct.PyTreeNode):
     @classmethod
     def of(
         cls,
-        rules: Rules,
+        rules: DecodingRules,
         *,
         stop_ids: Sequence[int],
         read: Sequence[Sequence[int]],

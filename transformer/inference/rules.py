@@ -7,7 +7,7 @@ from transformer.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Rules:
+class DecodingRules:
     """The logits processors of Hugging Face Transformers' `generate`, under its names; the defaults do nothing.
 
     `processors.Processors` applies them, in the order of `generate`.

@@ -8,7 +8,7 @@ from etils import epath
 
 from transformer.errors import UserError
 from transformer.inference.beam_search import BeamSearch
-from transformer.inference.rules import Rules
+from transformer.inference.rules import DecodingRules
 from transformer.inference.sampling import Sampling
 from transformer.interop import generation
 from transformer.interop.convert import ORIGIN
@@ -24,7 +24,7 @@ class Settings:
     source: str
     """The file that declares them: generation_config.json, or config.json where there is none."""
     how: Sampling | BeamSearch
-    rules: Rules
+    rules: DecodingRules
     num: int
     """Continuations for each text."""
     stop_ids: tuple[int, ...]
@@ -54,13 +54,13 @@ class Settings:
     def read(cls, folder: epath.PathLike) -> Self:
         """Returns what a folder in the Hugging Face format declares; raises `UserError` as `of`."""
         source, declared, not_applied = generation.read(folder)
-        rules = [field.name for field in dataclasses.fields(Rules)]
+        rules = [field.name for field in dataclasses.fields(DecodingRules)]
         bos = declared.get("bos_token_id", ())
         try:
             return cls(
                 source=source,
                 how=_how(declared),
-                rules=Rules(**{name: declared[name] for name in rules if name in declared}),
+                rules=DecodingRules(**{name: declared[name] for name in rules if name in declared}),
                 num=declared.get("num_return_sequences", 1),
                 stop_ids=declared.get("eos_token_id", ()),
                 start_id=declared.get("decoder_start_token_id", bos[0] if bos else None),
@@ -133,7 +133,7 @@ def _described(how: Sampling | BeamSearch) -> str:
     return f"{name} ({', '.join(f'{field} {value}' for field, value in fields.items() if value is not None)})"
 
 
-def _changed(rules: Rules) -> dict[str, Any]:
+def _changed(rules: DecodingRules) -> dict[str, Any]:
     """Returns the rules that do something; of long lists, how many they hold."""
     found = {}
     for field in dataclasses.fields(rules):

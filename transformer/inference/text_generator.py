@@ -12,7 +12,7 @@ from transformer.inference.beam_search import BeamSearch
 from transformer.inference.decode import generate
 from transformer.inference.restored import Restored
 from transformer.inference.rows import batches
-from transformer.inference.rules import Rules
+from transformer.inference.rules import DecodingRules
 from transformer.inference.sampling import Sampling
 from transformer.inference.settings import Settings
 from transformer.inference.unstacked import for_decoding
@@ -75,7 +75,7 @@ class TextGenerator:
         max_new_tokens: int | None = None,
         min_new_tokens: int | None = None,
         how: Sampling | BeamSearch | None = None,
-        rules: Rules | None = None,
+        rules: DecodingRules | None = None,
         num: int | None = None,
         seed: int = 0,
         stop: Sequence[str] = (),
@@ -108,7 +108,7 @@ class TextGenerator:
         most, least = self._lengths(rows, max_new_tokens, min_new_tokens)
         options = {
             "how": how or (settings.how if settings else Sampling()),
-            "rules": rules or (settings.rules if settings else Rules()),
+            "rules": rules or (settings.rules if settings else DecodingRules()),
             "num": num if num is not None else settings.num if settings else 1,
             "stop_ids": [*stop_ids, *map(self._stop_id, stop)],
             "start_id": settings.start_id if settings else None,
