@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from transformer.scaling.studies.sweep import Progress
+from transformer.scaling.studies.sweep import CellProgress
 
 _STYLES = {"waits": "dim", "runs": "bold", "ended": "", "failed": "red"}
 
 
 @contextmanager
-def live(title: str) -> Iterator[Callable[[list[Progress]], None]]:
+def live(title: str) -> Iterator[Callable[[list[CellProgress]], None]]:
     """Gives the function that shows where all runs are."""
     console = Console()
     if not console.is_terminal:
@@ -25,7 +25,7 @@ def live(title: str) -> Iterator[Callable[[list[Progress]], None]]:
         yield lambda progress: screen.update(table(title, progress))
 
 
-def table(title: str, progress: list[Progress]) -> Table:
+def table(title: str, progress: list[CellProgress]) -> Table:
     """Returns the runs, a row each."""
     ended = sum(one.state == "ended" for one in progress)
     own = sum(one.cell.own_steps for one in progress)
@@ -49,15 +49,15 @@ def table(title: str, progress: list[Progress]) -> Table:
     return found
 
 
-def _made(one: Progress) -> int:
+def _made(one: CellProgress) -> int:
     """Returns the updates that a run has made itself."""
     return one.cell.own_steps if one.state == "ended" else max(one.outcome.step - (one.cell.branch or 0), 0)
 
 
-def _lines() -> Callable[[list[Progress]], None]:
+def _lines() -> Callable[[list[CellProgress]], None]:
     began, seen = time.monotonic(), {}
 
-    def show(progress: list[Progress]) -> None:
+    def show(progress: list[CellProgress]) -> None:
         for one in progress:
             if seen.get(one.cell.name, "waits") != one.state:
                 loss = f", loss {one.outcome.loss:.4f}" if one.state == "ended" else ""

@@ -39,7 +39,7 @@ State = Literal["waits", "runs", "ended", "failed"]
 
 
 @dataclasses.dataclass
-class Progress:
+class CellProgress:
     """Where a cell is."""
 
     cell: Cell
@@ -55,9 +55,9 @@ def sweep(
     program: Sequence[str],
     *,
     shares: Sequence[set[int] | None] = (None,),
-    show: Callable[[list[Progress]], None] = lambda _: None,
+    show: Callable[[list[CellProgress]], None] = lambda _: None,
     poll: float = 1.0,
-) -> list[Progress]:
+) -> list[CellProgress]:
     """Makes all runs of a study that have not ended, in its order; returns where each one is then.
 
     SIGINT and SIGTERM are passed on: the runs save and stop, and the same call goes on with them.
@@ -73,7 +73,7 @@ def sweep(
     Raises:
       Interrupted: a signal came.
     """
-    cells = {cell.name: Progress(cell, "waits", outcome(folder, cell)) for cell in study.cells}
+    cells = {cell.name: CellProgress(cell, "waits", outcome(folder, cell)) for cell in study.cells}
     for one in cells.values():
         if one.outcome.ended:
             one.state = "ended"
@@ -104,7 +104,7 @@ def sweep(
 
 
 def _start_next(
-    folder: epath.PathLike, cells: dict[str, Progress], program: Sequence[str], cores: set[int] | None
+    folder: epath.PathLike, cells: dict[str, CellProgress], program: Sequence[str], cores: set[int] | None
 ) -> tuple[str, subprocess.Popen] | None:
     """Starts the first run that can; returns its name and its process. None: there is nothing to start now."""
     for one in cells.values():
@@ -116,7 +116,7 @@ def _start_next(
     return None
 
 
-def _is_ready(one: Progress, cells: dict[str, Progress]) -> bool:
+def _is_ready(one: CellProgress, cells: dict[str, CellProgress]) -> bool:
     """Whether a run can start. One whose trunk failed fails with it, and is not waited for."""
     if one.state != "waits":
         return False
@@ -130,7 +130,9 @@ def _is_ready(one: Progress, cells: dict[str, Progress]) -> bool:
     return trunk.state == "ended"
 
 
-def _start(folder: epath.PathLike, one: Progress, program: Sequence[str], cores: set[int] | None) -> subprocess.Popen:
+def _start(
+    folder: epath.PathLike, one: CellProgress, program: Sequence[str], cores: set[int] | None
+) -> subprocess.Popen:
     """Starts a run's process; what it says goes to `logs/NAME.log`."""
     run = run_of(folder, one.cell.name)
     place = Path(log_path(folder, one.cell))
@@ -168,7 +170,7 @@ def _begin(folder: epath.PathLike, cell: Cell, run: Run) -> None:
 
 def _reap(
     folder: epath.PathLike,
-    cells: dict[str, Progress],
+    cells: dict[str, CellProgress],
     running: dict[str, tuple[subprocess.Popen, int]],
     *,
     stopping: bool,
