@@ -88,7 +88,7 @@ class _Stream:
         self._shuffles = [Shuffle(len(corpus), seed) for corpus, seed in zip(corpora, seeds, strict=True)]
 
     def find(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns the corpora, records and epochs (as `SampleOrigin` has them) of the samples at `places`, int64[n] each."""
+        """Returns the corpora, records and epochs (see `SampleOrigin`) of the samples at `places`, int64[n] each."""
         corpora, numbers = self._selection.select(places)
         lengths = np.array([len(corpus) for corpus in self.corpora])[corpora]
         epochs, within = np.divmod(numbers, lengths)

@@ -27,7 +27,7 @@ from transformer.training.state import TrainState, checkpointables
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class Sample:
     """A row of the step's batch."""
 
     place: int
@@ -56,7 +56,7 @@ class Replay:
     """What the run would have logged."""
     capsule: dict[str, Any] | None
     """What the run wrote of the step, if it spiked."""
-    rows: list[Row]
+    rows: list[Sample]
     """The highest loss first."""
 
 
@@ -156,7 +156,7 @@ def _walk(state: TrainState, step: int, session: Session) -> TrainState:
     return state
 
 
-def _rows(session: Session, params: Any, step: int) -> list[Row]:
+def _rows(session: Session, params: Any, step: int) -> list[Sample]:
     """Returns the rows of an update's batch, those of the highest loss first and those without a loss last."""
     experiment, corpus, rows = session.experiment, session.dataset, []
     training_rows: Any = session.training_rows
@@ -168,7 +168,7 @@ def _rows(session: Session, params: Any, step: int) -> list[Row]:
         record = corpus.train[sample["corpus"]][sample["record"]]
         shown = {name: record[name.replace("tokens", "segment_ids")] > 0 for name in record if name.endswith("tokens")}
         texts = tuple(corpus.tokenizer.decode(record[name][mask].tolist()) for name, mask in shown.items())
-        rows.append(Row(**{**sample, "corpus": _name(experiment, sample["corpus"]), "loss": loss, "texts": texts}))
+        rows.append(Sample(**{**sample, "corpus": _name(experiment, sample["corpus"]), "loss": loss, "texts": texts}))
     return sorted(rows, key=lambda row: (row.loss is None, -math.inf if _bad(row.loss) else -(row.loss or 0)))
 
 

@@ -40,7 +40,7 @@ class Guess:
     """The text with the piece in this mask's place; other masks stay."""
 
 
-class Row(NamedTuple):
+class MaskedText(NamedTuple):
     """What the model reads of a text."""
 
     tokens: list[int]
@@ -100,7 +100,7 @@ class MaskFiller:
                 found.append([self._guesses(text, mask, tokens_K, likely_K) for mask, tokens_K, likely_K in of_text])
         return found
 
-    def encode(self, text: str) -> Row:
+    def encode(self, text: str) -> MaskedText:
         """Returns a text as the model was trained to read it, its masks the special and all else plain text.
 
         Raises:
@@ -113,9 +113,11 @@ class MaskFiller:
         context = self.restored.model.config.context_length
         if len(tokens) > context:
             raise UserError(f"a text has {len(tokens)} tokens and the model's context holds {context}: shorten it")
-        return Row(tokens, masks)
+        return MaskedText(tokens, masks)
 
-    def _likeliest(self, batch: Sequence[Row], rows: Sequence[Row], top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _likeliest(
+        self, batch: Sequence[MaskedText], rows: Sequence[MaskedText], top_k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Returns probabilities and tokens, [B, P, K] each, of a batch that is padded to the longest of all rows."""
         context = self.restored.model.config.context_length
         width = min(round_up(max(len(row.tokens) for row in rows)), context)

@@ -15,7 +15,7 @@ from transformer.scaling.laws import words
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 
-class Row(NamedTuple):
+class CsvRow(NamedTuple):
     """A record of the file."""
 
     line: int
@@ -29,7 +29,7 @@ class CsvFile(NamedTuple):
 
     path: Path
     header: list[str]
-    rows: list[Row]
+    rows: list[CsvRow]
 
     def column(self, name: str) -> list[str]:
         """Returns the cells of the column of a name that the header has once."""
@@ -97,11 +97,11 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     return list(enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1))
 
 
-def _split(path: Path, lines: Sequence[tuple[int, str]]) -> list[Row]:
+def _split(path: Path, lines: Sequence[tuple[int, str]]) -> list[CsvRow]:
     """Returns the records, split by the delimiter that fits them all."""
     names = {mark: name for mark, name in _DELIMITERS.items() if mark in lines[0][1]}
     if not names:
-        rows = [Row(number, line.split()) for number, line in lines]
+        rows = [CsvRow(number, line.split()) for number, line in lines]
         if len(rows[0].cells) == 1 or any(len(row.cells) != len(rows[0].cells) for row in rows):
             # A single column, whose name may have spaces; or its rows are separated by what the header is not.
             rows = _records(path, lines, ",")
@@ -123,16 +123,16 @@ def _split(path: Path, lines: Sequence[tuple[int, str]]) -> list[Row]:
     return _require_even(path, max(tried.values(), key=lambda rows: len(rows[0].cells)))
 
 
-def _records(path: Path, lines: Sequence[tuple[int, str]], mark: str) -> list[Row]:
+def _records(path: Path, lines: Sequence[tuple[int, str]], mark: str) -> list[CsvRow]:
     reader = csv.reader((line + "\n" for _, line in lines), delimiter=mark, skipinitialspace=mark != "\t", strict=True)
     try:
-        return [Row(lines[reader.line_num - 1][0], [cell.strip() for cell in cells]) for cells in reader]
+        return [CsvRow(lines[reader.line_num - 1][0], [cell.strip() for cell in cells]) for cells in reader]
     except csv.Error as error:
         place = lines[min(max(reader.line_num, 1), len(lines)) - 1][0]
         raise UserError(f"{path} is no CSV file: line {place}: {error}") from error
 
 
-def _require_even(path: Path, rows: list[Row]) -> list[Row]:
+def _require_even(path: Path, rows: list[CsvRow]) -> list[CsvRow]:
     wide = len(rows[0].cells)
     for row in rows[1:]:
         count = len(row.cells)
