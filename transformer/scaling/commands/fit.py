@@ -13,7 +13,7 @@ from transformer.paths import check_file, write_file
 
 if TYPE_CHECKING:  # SciPy and JAX take seconds to import, after the flags are known to be good
     from transformer.scaling.laws.how import How
-    from transformer.scaling.laws.law_file import Fitted, Source
+    from transformer.scaling.laws.law_file import Fitted, TableRecord
     from transformer.scaling.laws.table import RunTable
 
 BESIDE = 40
@@ -223,7 +223,7 @@ def fit_setting(asked: Fit) -> None:
         print(f"written: {asked.json}")
 
 
-def _of_table(asked: Fit) -> "tuple[RunTable, Source]":
+def _of_table(asked: Fit) -> "tuple[RunTable, TableRecord]":
     """Returns the rows of a file to fit, and where they are from."""
     from transformer.scaling.laws import law_file
     from transformer.scaling.laws.reading import Columns, drop_highest, read
@@ -234,7 +234,7 @@ def _of_table(asked: Fit) -> "tuple[RunTable, Source]":
     return table, law_file.source_of(table, path, table.columns, asked.drop_highest)
 
 
-def _of_study(asked: Fit) -> "tuple[RunTable, Source]":
+def _of_study(asked: Fit) -> "tuple[RunTable, TableRecord]":
     """Returns the runs of a study to fit, and where they are from; writes them to runs.csv."""
     from transformer.scaling.laws import law_file
     from transformer.scaling.laws.reading import drop_highest

@@ -61,7 +61,7 @@ class Fitted:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class TableRecord:
     """The table that laws were fitted to."""
 
     path: str
@@ -76,21 +76,21 @@ class Source:
     """The smallest and the largest params, tokens and FLOPs."""
 
 
-def source_of(table: RunTable, path: str, columns: Mapping[str, str | None], dropped: int) -> Source:
+def source_of(table: RunTable, path: str, columns: Mapping[str, str | None], dropped: int) -> TableRecord:
     """Returns the record of a table, as it was fitted."""
     values = {"params": table.params, "tokens": table.tokens, "flops": table.flops}
     ranges = {name: (float(column.min()), float(column.max())) for name, column in values.items()}
-    return Source(path, table.digest(), table.convention, columns, dropped, ranges)
+    return TableRecord(path, table.digest(), table.convention, columns, dropped, ranges)
 
 
-def write(path: str | Path, fitted: Sequence[Fitted], source: Source) -> None:
+def write(path: str | Path, fitted: Sequence[Fitted], source: TableRecord) -> None:
     """Writes the laws, the first on top."""
     first, *others = (_to_record(each) for each in fitted)
     record = {"format": FORMAT, "version": VERSION, **first, "table": dataclasses.asdict(source), "beside": others}
     write_file(path, json.dumps(plain(record), allow_nan=False) + "\n")
 
 
-def read(path: str | Path, law: str | None = None) -> tuple[Fitted, Source]:
+def read(path: str | Path, law: str | None = None) -> tuple[Fitted, TableRecord]:
     """Returns a law of a file, by default the first, and its table's record.
 
     Raises:
@@ -103,13 +103,13 @@ def read(path: str | Path, law: str | None = None) -> tuple[Fitted, Source]:
     return _from_record(records[name]), source
 
 
-def read_all(path: str | Path) -> tuple[list[Fitted], Source]:
+def read_all(path: str | Path) -> tuple[list[Fitted], TableRecord]:
     """Returns all laws of a file, in its order, and their table's record; raises UserError as `read`."""
     records, source = _load(path)
     return [_from_record(record) for record in records.values()], source
 
 
-def _load(path: str | Path) -> tuple[dict[str, Any], Source]:
+def _load(path: str | Path) -> tuple[dict[str, Any], TableRecord]:
     """Returns the laws' records by name, and their table's."""
     path = Path(path).expanduser()
     if not path.is_file():
@@ -124,7 +124,7 @@ def _load(path: str | Path) -> tuple[dict[str, Any], Source]:
         raise UserError(f"{path} is a law file of version {record['version']}; this program reads {VERSION}: fit again")
     table = record["table"]
     ranges = {key: (low, high) for key, (low, high) in table["ranges"].items()}
-    return {each["law"]: each for each in (record, *record["beside"])}, Source(**{**table, "ranges": ranges})
+    return {each["law"]: each for each in (record, *record["beside"])}, TableRecord(**{**table, "ranges": ranges})
 
 
 def _to_record(fitted: Fitted) -> dict[str, Any]:

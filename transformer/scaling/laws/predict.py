@@ -11,7 +11,7 @@ import numpy as np
 from transformer.errors import UserError
 from transformer.scaling.laws.bootstrap import Interval, interval
 from transformer.scaling.laws.law import Warned
-from transformer.scaling.laws.law_file import Fitted, Source
+from transformer.scaling.laws.law_file import Fitted, TableRecord
 from transformer.scaling.laws.methods import method
 
 
@@ -66,7 +66,7 @@ def allocation(fitted: Fitted, flops: float) -> AllocationPrediction:
     )
 
 
-def extrapolation(source: Source, **asked: float) -> list[Warned]:
+def extrapolation(source: TableRecord, **asked: float) -> list[Warned]:
     """Returns a warning for each of params, tokens, flops that lies outside what was trained, in decades."""
     warned = []
     for name, value in asked.items():
@@ -80,7 +80,7 @@ def extrapolation(source: Source, **asked: float) -> list[Warned]:
     return warned
 
 
-def record(fitted: Fitted, source: Source, unique_tokens: float | None, **given: float) -> dict[str, Any]:
+def record(fitted: Fitted, source: TableRecord, unique_tokens: float | None, **given: float) -> dict[str, Any]:
     """Returns a prediction as plain values, for JSON: of `params` and `tokens`, or of `flops`; intervals are 95 %.
 
     Raises:

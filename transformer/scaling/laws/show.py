@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from transformer.scaling.laws import findings, words
 from transformer.scaling.laws import predict as predicting
 from transformer.scaling.laws.law import Warned
-from transformer.scaling.laws.law_file import Fitted, Source
+from transformer.scaling.laws.law_file import Fitted, TableRecord
 from transformer.scaling.laws.power_law import PowerFit
 
 OF_TABLE = "units", "several-settings", "copied-rows"
@@ -126,6 +126,6 @@ def interval(pair: tuple[float, float], form: str) -> str:
     return "" if low != low else f"[{low:{form}}, {high:{form}}]"
 
 
-def ranges(source: Source) -> str:
+def ranges(source: TableRecord) -> str:
     """Returns what a table spans."""
     return ", ".join(f"{name} {low:.3g} to {high:.3g}" for name, (low, high) in source.ranges.items())

@@ -26,7 +26,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 
 from transformer.scaling.laws import allocation, bootstrap, isoflop, predict
 from transformer.scaling.laws.law import Law
-from transformer.scaling.laws.law_file import Fitted, Source
+from transformer.scaling.laws.law_file import Fitted, TableRecord
 from transformer.scaling.laws.table import RunTable
 from transformer.scaling.reports.results import Results
 from transformer.scaling.reports.wording import scientific, short
@@ -143,7 +143,9 @@ def parabolas(fitted: RunTable | None, held_out: RunTable | None) -> Figure:
     return figure
 
 
-def allocations(laws: Sequence[Fitted], source: Source, fitted: RunTable | None, held_out: RunTable | None) -> Figure:
+def allocations(
+    laws: Sequence[Fitted], source: TableRecord, fitted: RunTable | None, held_out: RunTable | None
+) -> Figure:
     """Returns N*(C) and D*(C) of every law that has them, with 95 % bands, over the parabolas' lowest points."""
     figure = Figure(figsize=(10, 5), layout="constrained")
     low, high = source.ranges["flops"]

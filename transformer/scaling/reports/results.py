@@ -13,7 +13,7 @@ from etils import epath
 from transformer.checkpoint import provenance, reading
 from transformer.errors import UserError
 from transformer.scaling.laws import law_file
-from transformer.scaling.laws.law_file import Fitted, Source
+from transformer.scaling.laws.law_file import Fitted, TableRecord
 from transformer.scaling.laws.reading import drop_highest
 from transformer.scaling.laws.table import RunTable
 from transformer.scaling.studies import study
@@ -77,7 +77,7 @@ class Results:
     """Those to predict, likewise."""
     laws: tuple[Fitted, ...]
     """Of the law file, in its order; none where there is no such file."""
-    source: Source | None
+    source: TableRecord | None
     """What the laws were fitted to."""
 
     @property
