@@ -58,7 +58,7 @@ def _excess(x: np.ndarray, v: np.ndarray, p: np.ndarray) -> _Excess:
 
 
 @dataclasses.dataclass(frozen=True)
-class Terms(Centred):
+class RepeatTerms(Centred):
     """L_hat = E + exp(g_1) + exp(g_2), theta = (E, log A', log B', alpha, beta, log R_D*, log R_N*), centred.
 
     g_1 = log A' - alpha log N' and g_2 = log B' - beta log D'; the size that N' decays beyond is exp(V),
@@ -69,7 +69,7 @@ class Terms(Centred):
     """[R] log of the unique tokens less `middle_d`."""
 
     @classmethod
-    def of(cls, table: RunTable, how: How = How()) -> "Terms":
+    def of(cls, table: RunTable, how: How = How()) -> "RepeatTerms":
         """Returns the problem of a table with unique tokens.
 
         Raises:
@@ -245,7 +245,7 @@ def fit(table: RunTable, how: How = How()) -> ParametricFit:
             f"repeat: every run reads {np.exp(ratio[0]):.3g} tokens per parameter, so that repeats alone "
             "tell size from tokens, and badly; add runs that read more or fewer"
         )
-    found = descent.fit(Terms.of(table, how))
+    found = descent.fit(RepeatTerms.of(table, how))
     law = found.law
     assert isinstance(law, Repeat)
     warned = list(found.warnings)
@@ -265,7 +265,7 @@ def resampled(
     table: RunTable, laws: list[Repeat], weights: np.ndarray, how: How = How(), tick: descent.Tick | None = None
 ) -> list[Repeat]:
     """Returns the fits where run r counts weights[k, r] times, from each of the whole table's minima: descent.refit."""
-    drawn = descent.refit(Terms.of(table, how), list(laws), weights, tick)
+    drawn = descent.refit(RepeatTerms.of(table, how), list(laws), weights, tick)
     found = []
     for law, weight in zip(drawn, weights, strict=True):
         assert isinstance(law, Repeat)
