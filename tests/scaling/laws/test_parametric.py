@@ -14,8 +14,8 @@ from scipy.optimize import approx_fprime, least_squares, minimize, minimize_scal
 from transformer.errors import UserError
 from transformer.scaling.laws import bootstrap, diagnostics, newton, parametric, reading, synthetic
 from transformer.scaling.laws.coverage import TRUTH
-from transformer.scaling.laws.objective import DELTA
 from transformer.scaling.laws.parametric import Chinchilla, Terms
+from transformer.scaling.laws.penalty import DELTA
 from transformer.scaling.laws.reading import Columns
 
 DATA = Path(__file__).parents[4] / "shared" / "data" / "scaling"

@@ -21,7 +21,7 @@ BESIDE = 40
 
 
 @dataclasses.dataclass(frozen=True)
-class Fit:
+class FitCommand:
     """Fit laws, with intervals, to a study's runs or to a table: --table runs.csv --params N --tokens D --loss loss."""
 
     study: tyro.conf.Positional[str | None] = None
@@ -82,7 +82,7 @@ _IDLE = {
 """Flags that say nothing of what is fitted: to ignore one would be to answer another question."""
 
 
-def fit(asked: Fit) -> None:
+def fit(asked: FitCommand) -> None:
     """Prints the fitted laws; writes them."""
     # Read as NumPy is imported. Over matrices of seven columns threads only wait for each other.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -95,7 +95,7 @@ def fit(asked: Fit) -> None:
         fit_laws(asked)
 
 
-def _checked(asked: Fit) -> tuple[Fit, str]:
+def _checked(asked: FitCommand) -> tuple[FitCommand, str]:
     """Returns what is asked, a table's file in its place, and what is to be fitted.
 
     Raises:
@@ -116,7 +116,7 @@ def _checked(asked: Fit) -> tuple[Fit, str]:
         if asked.table is None or asked.setting is None or not asked.by:
             raise UserError("a law of a setting takes a table of sweeps: --table FILE --setting learning_rate --by N D")
         kind = "a law of a setting"
-    defaults = {field.name: field.default for field in dataclasses.fields(Fit)}
+    defaults = {field.name: field.default for field in dataclasses.fields(FitCommand)}
     if idle := [name for name in _IDLE[kind] if getattr(asked, name) != defaults[name]]:
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in idle)
         raise UserError(f"{flags}: {kind} has no use for that; leave it out")
@@ -127,12 +127,12 @@ def _checked(asked: Fit) -> tuple[Fit, str]:
     return asked, kind
 
 
-def fit_laws(asked: Fit) -> None:
+def fit_laws(asked: FitCommand) -> None:
     """Prints a law of the loss, or all that can be fitted; writes them."""
-    from transformer.scaling.laws import law_file, objective, show, words
+    from transformer.scaling.laws import law_file, penalty, show, words
     from transformer.scaling.laws.how import How, parse_fixed
 
-    how = How(objective.named(asked.objective), parse_fixed(asked.fix), asked.isoflop_window)
+    how = How(penalty.named(asked.objective), parse_fixed(asked.fix), asked.isoflop_window)
     table, source = _of_study(asked) if asked.study else _of_table(asked)
     out = asked.json or (str(Path(asked.study).expanduser() / law_file.NAME) if asked.study else None)
     columns = ", ".join(f"{role} {name}" for role, name in table.columns.items() if name and role != name)
@@ -152,7 +152,7 @@ def fit_laws(asked: Fit) -> None:
         print(f"\nwritten: {out}; python tools/scaling.py predict {out} --flops 1e21")
 
 
-def _side_by_side(table: "RunTable", asked: Fit, how: "How", heading: list[str]) -> "list[Fitted]":
+def _side_by_side(table: "RunTable", asked: FitCommand, how: "How", heading: list[str]) -> "list[Fitted]":
     """Returns all laws that can be fitted, printed as they come, then compared; why others cannot is said too.
 
     Raises:
@@ -189,7 +189,7 @@ def _fit_law(table: "RunTable", law: str, count: int, seed: int, how: "How") -> 
         return fitting.fit(table, law, count, seed, how, bar.update)
 
 
-def fit_pairs(asked: Fit) -> None:
+def fit_pairs(asked: FitCommand) -> None:
     """Prints the power law through published optima."""
     from transformer.scaling.laws import law_file, pairs, show, words
 
@@ -205,7 +205,7 @@ def fit_pairs(asked: Fit) -> None:
         print(f"\nwritten: {asked.json}; python tools/scaling.py predict {asked.json} --flops 1e21")
 
 
-def fit_setting(asked: Fit) -> None:
+def fit_setting(asked: FitCommand) -> None:
     """Prints the power law of a setting's best value."""
     from transformer.scaling.laws import law_file, power_law, show, words
     from transformer.scaling.laws.reading import read_sweeps
@@ -223,7 +223,7 @@ def fit_setting(asked: Fit) -> None:
         print(f"written: {asked.json}")
 
 
-def _of_table(asked: Fit) -> "tuple[RunTable, TableRecord]":
+def _of_table(asked: FitCommand) -> "tuple[RunTable, TableRecord]":
     """Returns the rows of a file to fit, and where they are from."""
     from transformer.scaling.laws import law_file
     from transformer.scaling.laws.reading import Columns, drop_highest, read
@@ -234,7 +234,7 @@ def _of_table(asked: Fit) -> "tuple[RunTable, TableRecord]":
     return table, law_file.source_of(table, path, table.columns, asked.drop_highest)
 
 
-def _of_study(asked: Fit) -> "tuple[RunTable, TableRecord]":
+def _of_study(asked: FitCommand) -> "tuple[RunTable, TableRecord]":
     """Returns the runs of a study to fit, and where they are from; writes them to runs.csv."""
     from transformer.scaling.laws import law_file
     from transformer.scaling.laws.reading import drop_highest

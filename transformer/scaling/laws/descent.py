@@ -18,7 +18,7 @@ from transformer.scaling.laws import newton
 from transformer.scaling.laws.how import How
 from transformer.scaling.laws.law import Fit, Law, Warned
 from transformer.scaling.laws.newton import Solved
-from transformer.scaling.laws.objective import Objective
+from transformer.scaling.laws.penalty import Penalty
 from transformer.scaling.laws.table import RunTable
 
 SETTLED = 1e-5
@@ -121,7 +121,7 @@ class Problem(abc.ABC):
         """Returns the numbers by which two minima differ, or do not."""
 
     @property
-    def objective(self) -> Objective:
+    def objective(self) -> Penalty:
         """What is minimised."""
         return self.how.objective
 

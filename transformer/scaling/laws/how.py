@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from transformer.errors import UserError
-from transformer.scaling.laws import objective
+from transformer.scaling.laws import penalty
 from transformer.scaling.laws.law import Law
-from transformer.scaling.laws.objective import Objective
+from transformer.scaling.laws.penalty import Penalty
 
 WINDOW = 4.0
 """A parabola's window where nobody says another: sizes within this factor of the lowest point (isoflop.py)."""
@@ -19,7 +19,7 @@ _Law = TypeVar("_Law", bound=Law)
 class How:
     """The choices of a fit; each law takes what concerns it."""
 
-    objective: Objective = objective.HUBER
+    objective: Penalty = penalty.HUBER
     """What is minimised; the laws of an allocation (isoflop, envelope) have their own."""
     fixed: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Parameters of the law that are known, by name, and not fitted."""

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from transformer.scaling.laws.objective import Objective
+from transformer.scaling.laws.penalty import Penalty
 
 TOLERANCE = 1e-10
 """The share of the objective that the last Newton step may still promise."""
@@ -21,7 +21,7 @@ class Form(Protocol):
     """A form of the loss over R runs, as the solver sees it."""
 
     @property
-    def objective(self) -> Objective: ...
+    def objective(self) -> Penalty: ...
 
     @property
     def lower(self) -> np.ndarray:

@@ -16,7 +16,7 @@ DELTA = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective:
+class Penalty:
     """A convex penalty of an error of log loss: `unit` (error^2 / 2 below delta, delta (|error| - delta / 2) above)."""
 
     name: str
@@ -45,11 +45,11 @@ class Objective:
         return self.unit * np.minimum(size, self.delta) / np.maximum(size, np.finfo(np.float64).tiny)
 
 
-HUBER = Objective("huber", "summed Huber of log loss, delta 1e-3", DELTA, 1.0)
-SQUARES = Objective("squares", "sum of squared errors of log loss", np.inf, 2.0)
+HUBER = Penalty("huber", "summed Huber of log loss, delta 1e-3", DELTA, 1.0)
+SQUARES = Penalty("squares", "sum of squared errors of log loss", np.inf, 2.0)
 
 
-def named(name: str) -> Objective:
+def named(name: str) -> Penalty:
     """Returns the objective of a name; raises UserError for another, with the nearest."""
     choices = {each.name: each for each in (HUBER, SQUARES)}
     if name not in choices:
