@@ -12,6 +12,7 @@ from transformer.scaling.laws import (
     kaplan,
     overtrain,
     parametric,
+    penalty,
     repeat_fit,
     synthetic,
 )
