@@ -10,6 +10,7 @@ import pytest
 
 from transformer.errors import UserError
 from transformer.scaling.laws import bootstrap, fitting, newton, repeat_fit, synthetic
+from transformer.scaling.laws.methods import METHODS
 from transformer.scaling.laws.parametric import Chinchilla
 from transformer.scaling.laws.reading import Columns, read
 from transformer.scaling.laws.repeat import Repeat
@@ -105,7 +106,7 @@ def test_a_resample_solved_beside_others_is_that_solved_alone():
     table = _study(PUBLISHED, noise=0.003)
     found = repeat_fit.fit(table)
     weights = bootstrap.counts(bootstrap.draws(245, 3, seed=0))
-    several = repeat_fit.resampled(table, [found.law], weights)
+    several = METHODS["repeat"].resampled(table, [found.law], weights)
     alone = repeat_fit.fit(table.take(np.repeat(np.arange(245), weights[1].astype(int)))).law
     assert several[1].parameters() == pytest.approx(alone.parameters(), rel=1e-3)
 

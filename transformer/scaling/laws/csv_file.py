@@ -1,6 +1,6 @@
-"""A CSV file as people write them -> a header and rows of text: commas, semicolons or tabs, quotes, comments.
+"""CSV files as people write them, read into a header and rows of text: commas, semicolons or tabs, quotes, comments.
 
-What can be read in one way only is read; the rest is refused with its line. Numbers are `cell_numbers.py`'s.
+A file that can be read in one way only is read; others are refused with a line. `cell_numbers.py` reads the numbers.
 """
 
 import codecs
@@ -32,13 +32,12 @@ class CsvFile(NamedTuple):
     rows: list[CsvRow]
 
     def column(self, name: str) -> list[str]:
-        """Returns the cells of the column of a name that the header has once."""
+        """Returns the cells of a column; the header has its name once."""
         place = self.header.index(name)
         return [row.cells[place] for row in self.rows]
 
     def wrong_names(self, named: Iterable[tuple[str, str]]) -> list[str]:
-        """Returns what is wrong with columns that were named: (flag, name) each; those that the header has once are
-        right."""
+        """Returns a complaint about each named column, (flag, name), that the header does not have exactly once."""
         wrong = []
         for flag, name in named:
             times = self.header.count(name)
@@ -48,7 +47,7 @@ class CsvFile(NamedTuple):
         return wrong
 
     def lacking(self, wrong: Sequence[str]) -> UserError:
-        """Returns the error that says all that is wrong with the columns in one line."""
+        """Returns the error that lists everything wrong with the columns in one line."""
         return UserError(f"{self.path} has {', and '.join(wrong)}; its columns are: {', '.join(self.header)}")
 
 
@@ -56,8 +55,8 @@ def read(path: str | Path) -> CsvFile:
     """Returns the records of a file with a header line.
 
     Cells are separated by whichever of comma, semicolon and tab gives every record the header's number of cells, or by
-    spaces where the header has none of them. Blank lines, and lines that begin with `#`, are none; but a `#` before the
-    only names that a file has (NumPy's `savetxt` writes one) is taken off.
+    spaces where the header has none of them. Blank lines, and lines that begin with `#`, are skipped; but a `#` before
+    the only names that a file has (NumPy's `savetxt` writes one) is taken off.
 
     Raises:
       UserError: no such file, no text, no row, a record with more or fewer cells than the header, or two delimiters

@@ -1,4 +1,4 @@
-"""A table -> laws with their uncertainty and what there is to say against them: what `fit` does."""
+"""Fitting a law to a table, with its uncertainty and warnings: what the command `fit` does."""
 
 import dataclasses
 import math
@@ -32,13 +32,13 @@ _WEIGHT = (
     "allocation-drift",
     "ill-conditioned",
 )
-"""Codes, the gravest first; a law's own stand behind them."""
+"""Codes of warnings, the gravest first; those of single laws come after these."""
 
 
 def fit(
     table: RunTable, law: str, count: int = 1000, seed: int = 0, how: How = How(), tick: Tick | None = None
 ) -> Fitted:
-    """Returns a law fitted to a table, and fitted again to `count` draws of its runs, of which `tick` is told.
+    """Returns a law fitted to a table, and refitted to `count` draws of its runs; `tick` counts the draws.
 
     Raises:
       UserError: the table says nothing of this law, or there is no such law.
@@ -67,22 +67,18 @@ def _fit(table: RunTable, law: str, count: int, seed: int, how: How, tick: Tick 
 
 
 def _goodness(table: RunTable, law: Law) -> Goodness:
-    """Returns how well a law describes the rows whose loss it says; NaN where it says none."""
+    """Returns how well a law describes the rows that it predicts a loss for; NaN where there are none."""
     off = diagnostics.residuals(table, law)
-    said = np.isfinite(off)
-    if said.sum() < 2:
+    known = np.isfinite(off)
+    if known.sum() < 2:
         return Goodness(math.nan, math.nan)
-    spread = float(np.var(np.log(table.loss[said])))
-    mean = float(np.mean(off[said] ** 2))
+    spread = float(np.var(np.log(table.loss[known])))
+    mean = float(np.mean(off[known] ** 2))
     return Goodness(1 - mean / spread if spread > 0 else math.nan, mean**0.5)
 
 
 def _require_falling(table: RunTable, law: Law) -> None:
-    """Refuses a law by which the loss hardly falls with what it reads.
-
-    Raises:
-      UserError: it names the columns.
-    """
+    """Raises UserError, which names the columns, where the loss hardly falls with a column that the law reads."""
     words = {"params": "the size", "tokens": "the number of tokens"}
     flat = []
     for column in law.reads:
@@ -106,20 +102,18 @@ def _require_falling(table: RunTable, law: Law) -> None:
 def _examine(table: RunTable, found: ParametricFit, refits: Bootstrap, how: How) -> tuple[list[Warned], dict[str, Any]]:
     """Returns the warnings and the findings, as plain values."""
     law, method = found.law, methods.method(found.law.name)
-    assert method.resampled is not None
 
-    def again(runs: RunTable) -> Law:
+    def refit(runs: RunTable) -> Law:
         with methods.refusing(law.name):
             return method.fit(runs, how).law
 
     def resampled(weights: np.ndarray) -> list[Law]:
-        assert method.resampled is not None
         return method.resampled(table, [law], weights, how)
 
-    off = diagnostics.outliers(table, law, again)
+    off = diagnostics.outliers(table, law, refit)
     moved = diagnostics.influence(table, law, resampled)
     misfit = diagnostics.lack_of_fit(table, law, len(dataclasses.fields(law)) - len(how.fixed))
-    drifted = diagnostics.drift(table, law, again)
+    drifted = diagnostics.drift(table, law, refit)
     findings = {
         "convergence": {**found.convergence._asdict(), "converged": found.convergence.converged},
         "condition": found.condition,

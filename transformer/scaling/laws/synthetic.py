@@ -1,7 +1,7 @@
-"""Studies with a known truth: what a law would have measured, with noise, so that a fit can be held to it.
+"""Studies with a known truth: runs whose losses a law gives, with noise.
 
-A plan simulates its own study before a FLOP is spent; a test asks whether the truth comes back, and how often an
-interval holds it.
+A plan simulates its own study before a FLOP is spent; tests check that the truth comes back, and how often an interval
+holds it.
 """
 
 import dataclasses
@@ -20,15 +20,15 @@ def study(
     noise: float = 0.0,
     seed: int = 0,
 ) -> RunTable:
-    """Returns the table of runs whose loss the law says.
+    """Returns the table of runs whose losses a law gives.
 
     Args:
       law: the truth.
       params: N of every run. It broadcasts with `tokens`: [R, 1] and [S] are a grid of R * S runs.
       tokens: D of every run, repeated ones counted each time.
-      unique_tokens: what the corpus has, where it is read more than once; it broadcasts too.
+      unique_tokens: tokens of the corpus, where it is read more than once; it broadcasts too.
       noise: standard deviation of log loss, between runs that differ in their seed alone.
-      seed: of the noise.
+      seed: seed of the noise.
     """
     columns = np.broadcast_arrays(params, tokens, np.nan if unique_tokens is None else unique_tokens)
     params, tokens, unique = (np.asarray(column, np.float64).ravel() for column in columns)
@@ -51,7 +51,7 @@ def isoflop(
     """Returns the study of an IsoFLOP grid: at every budget, sizes log-spaced around the law's optimum.
 
     Args:
-      law: the truth; its `optimum` is what the sizes surround.
+      law: the truth; sizes surround its `optimum`.
       budgets: [K] C, FLOPs.
       points: sizes at a budget.
       spread: the largest size over the middle one, as the middle one over the smallest.
