@@ -11,7 +11,7 @@ from transformer.errors import UserError
 
 if TYPE_CHECKING:  # these take a second to import, after the flags are known to be good
     from transformer.inference.beam_search import BeamSearch
-    from transformer.inference.rules import Rules
+    from transformer.inference.rules import DecodingRules
     from transformer.inference.sampling import Sampling
     from transformer.inference.settings import Settings
 
@@ -149,12 +149,12 @@ def strategy(asked: Command, settings: "Settings | None" = None) -> "Sampling | 
     return dataclasses.replace(default if draws else Sampling(), **drawing)
 
 
-def rules(asked: Command, settings: "Settings | None" = None) -> "Rules":
+def rules(asked: Command, settings: "Settings | None" = None) -> "DecodingRules":
     """Returns what is done to scores before a token is chosen: as flags say, then as an imported model declares."""
-    from transformer.inference.rules import Rules
+    from transformer.inference.rules import DecodingRules
 
     names = ("repetition_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size")
-    return dataclasses.replace(Rules() if settings is None else settings.rules, **given(asked, *names))
+    return dataclasses.replace(DecodingRules() if settings is None else settings.rules, **given(asked, *names))
 
 
 def given(asked: Command, *names: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import tyro
 
 from transformer import command
 from transformer.errors import UserError
-from transformer.scaling.commands.fit import Fit, fit
+from transformer.scaling.commands.fit import FitCommand, fit
 from transformer.scaling.commands.predict import Predict, predict
 
 
@@ -63,7 +63,7 @@ class Flops:
 
 Others = (
     Annotated[Run, tyro.conf.subcommand("run")]
-    | Annotated[Fit, tyro.conf.subcommand("fit")]
+    | Annotated[FitCommand, tyro.conf.subcommand("fit")]
     | Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Flops, tyro.conf.subcommand("flops")]
@@ -81,7 +81,7 @@ def main(args: list[str]) -> None:
     match asked:
         case Run():
             run(asked)
-        case Fit():
+        case FitCommand():
             fit(asked)
         case Predict():
             predict(asked)

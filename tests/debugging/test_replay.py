@@ -179,7 +179,7 @@ def test_a_loss_spike_is_written_down(watched, experiment):
     for saved in ("20", "40", "60"):
         (run.checkpoints / saved).mkdir(parents=True)
     losses = [3 + 0.01 * (step % 5) for step in range(40)] + [9.0, 9.5, 3.0]
-    looked = [capsules.look(step, {"loss": x, "grad_norm": 2.0}, state) for step, x in enumerate(losses, start=1)]
+    looked = [capsules.check(step, {"loss": x, "grad_norm": 2.0}, state) for step, x in enumerate(losses, start=1)]
     assert looked == [False] * 40 + [True, False, False]
     [line] = said
     assert "step 41: loss spike, loss 9 (usual: up to 3.2" in line
@@ -206,12 +206,12 @@ def test_a_full_disk_is_a_line_and_capsules_have_an_end(watched, monkeypatch):
     bad, good = {"loss": np.nan, "grad_norm": np.nan}, {"loss": 3.0, "grad_norm": 1.0}
     with monkeypatch.context() as patch:
         patch.setattr(capsule, "write_atomically", full)
-        assert capsules.look(1, bad, state)
+        assert capsules.check(1, bad, state)
     assert "could not be written down" in said[0]
     assert "No space left on device" in said[0]
     monkeypatch.setattr(capsule, "MOST", 3)
     for step in range(2, 20):
-        capsules.look(step, good if step % 2 == 0 else bad, state)
+        capsules.check(step, good if step % 2 == 0 else bad, state)
     assert sorted(path.name for path in run.spikes.iterdir()) == ["3.json", "5.json"]
     assert len(said) == 4
     assert "step 7: loss not finite; 3 such steps are written down, this and later ones are not" in said[3]

@@ -14,7 +14,7 @@ from transformer.debugging.spike import LEAST, WINDOW, SpikeDetector
 def judged(losses, grad_norms=None):
     detector = SpikeDetector()
     norms = [1.0] * len(losses) if grad_norms is None else grad_norms
-    found = [detector.judge(step, *pair) for step, pair in enumerate(zip(losses, norms, strict=True), start=1)]
+    found = [detector.check(step, *pair) for step, pair in enumerate(zip(losses, norms, strict=True), start=1)]
     return [spike for spike in found if spike is not None]
 
 

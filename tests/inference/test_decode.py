@@ -16,7 +16,7 @@ from transformer.errors import UserError
 from transformer.inference.beam_search import BeamSearch
 from transformer.inference.decode import Generated, generate
 from transformer.inference.processors import penalize
-from transformer.inference.rules import Rules
+from transformer.inference.rules import DecodingRules
 from transformer.inference.sampling import Sampling
 from transformer.inference.unstacked import for_decoding
 from transformer.layers.execution import Execution
@@ -79,7 +79,7 @@ def gpt():
 def test_greedy_equals_greedy_without_a_cache(model):
     """Rows of unequal length, padded in one batch. The penalty keeps tied heads from saying one token for ever."""
     penalty = 5.0
-    found = model.generate(rules=Rules(repetition_penalty=penalty))
+    found = model.generate(rules=DecodingRules(repetition_penalty=penalty))
     assert len({token for [generated] in found for token in generated.tokens}) > 5
     for text, [generated] in zip(TEXTS, found, strict=True):
         assert generated.tokens == model.greedy(text, penalty)
@@ -100,7 +100,7 @@ def test_a_prefix_is_read_from_both_sides(gpt):
 def test_unstacked_layers_say_the_same(model):
     module, params = for_decoding(model.config, model.params, Execution())
     assert jax.tree.structure(params) != jax.tree.structure(model.params)
-    rules = Rules(repetition_penalty=5.0)
+    rules = DecodingRules(repetition_penalty=5.0)
     said = generate(module, params, TEXTS, max_new_tokens=NEW, how=GREEDY, rules=rules)
     assert said == model.generate(rules=rules)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from transformer.errors import UserError
 from transformer.inference.processors import NOTHING, Processors
-from transformer.inference.rules import Rules
+from transformer.inference.rules import DecodingRules
 
 VOCABULARY, PROMPT, NEW = 7, 6, 8
 TOKEN = st.integers(0, VOCABULARY - 1)
@@ -76,7 +76,7 @@ def test_scores_equal_transformers(models, seed, answers, prompt, said, min_new,
     expected = processors(torch.tensor([row]), torch.tensor(scores)).numpy()
 
     ours = Processors.of(
-        Rules(**{name: tuple(value) if isinstance(value, list) else value for name, value in rules.items()}),
+        DecodingRules(**{name: tuple(value) if isinstance(value, list) else value for name, value in rules.items()}),
         stop_ids=stops, read=[read], prompt_lengths=[len(before)], width=PROMPT, min_new=[min_new], max_new=[NEW],
     )  # fmt: skip
     history = np.full((1, PROMPT + NEW), NOTHING, np.int32)
@@ -92,7 +92,13 @@ def _theirs(value):
 
 def test_numbers_of_rows_repeat():
     one = Processors.of(
-        Rules(), stop_ids=[1], read=[[1, 2], [3]], prompt_lengths=[2, 1], width=2, min_new=[0, 2], max_new=[4, 5]
+        DecodingRules(),
+        stop_ids=[1],
+        read=[[1, 2], [3]],
+        prompt_lengths=[2, 1],
+        width=2,
+        min_new=[0, 2],
+        max_new=[4, 5],
     )
     assert one.repeat(2).max_new_R.tolist() == [4, 4, 5, 5]
     assert one.repeat(2).read_RS.tolist() == [[1, 2], [1, 2], [3, NOTHING], [3, NOTHING]]
@@ -109,10 +115,10 @@ def test_numbers_of_rows_repeat():
 )
 def test_refuses(fields, message):
     with pytest.raises(UserError, match=message):
-        Rules(**fields)
+        DecodingRules(**fields)
 
 
 def test_rules_of_tokens_that_the_model_lacks_are_refused():
     with pytest.raises(UserError, match="forced_bos_token_id holds 250004: the model's vocabulary has 7 tokens"):
-        Rules(forced_bos_token_id=250004).check_ids(VOCABULARY)
-    Rules(suppress_tokens=(250004,)).check_ids(VOCABULARY)
+        DecodingRules(forced_bos_token_id=250004).check_ids(VOCABULARY)
+    DecodingRules(suppress_tokens=(250004,)).check_ids(VOCABULARY)

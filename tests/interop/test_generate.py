@@ -8,7 +8,7 @@ import torch
 
 from transformer.inference.beam_search import BeamSearch
 from transformer.inference.decode import generate
-from transformer.inference.rules import Rules
+from transformer.inference.rules import DecodingRules
 from transformer.inference.sampling import Sampling
 from transformer.inference.settings import Settings
 from transformer.interop.bart import BART
@@ -91,7 +91,7 @@ def theirs(pair, text, num=1, **options) -> tuple[list[list[int]], list[float]]:
 
 @pytest.mark.parametrize("penalty", [1.0, 1.5])
 def test_greedy_equals_transformers(pair, penalty):
-    model, rules = pair.config.build(Execution()), Rules(repetition_penalty=penalty)
+    model, rules = pair.config.build(Execution()), DecodingRules(repetition_penalty=penalty)
     ours = generate(
         model, pair.params, TEXTS, max_new_tokens=NEW, how=Sampling(temperature=0), rules=rules, stop_ids=[STOP]
     )

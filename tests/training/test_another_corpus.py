@@ -44,7 +44,7 @@ class Starts:
         reading = CausalLM().reading(32)
         with RunLock(Run(self.workdir).folder) as lock:
             run = Run(self.workdir)
-            begun = opening.look(run, lock, experiment, said.append)
+            begun = opening.inspect(run, lock, experiment, said.append)
             prepared = prepare(experiment.data, vocab_size=384, reading=reading)
             self.record = opening.begin(run, lock, experiment, prepared, begun=begun, say=said.append)
         (self.workdir / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')  # something was learnt

@@ -51,7 +51,7 @@ def test_the_second_is_refused_by_name_and_a_kill_releases(holder, tmp_path):
     holder.kill()
     holder.wait()
     with RunLock(folder) as third:
-        third.look()
+        third.check_free()
         third.take()
         assert json.loads((tmp_path / NAME).read_text())["pid"] == os.getpid()
         with RunLock(folder) as fourth, pytest.raises(UserError, match="is going on already"):
@@ -62,7 +62,7 @@ def test_the_second_is_refused_by_name_and_a_kill_releases(holder, tmp_path):
 def test_an_orderly_end_leaves_no_file(holder, tmp_path):
     holder.communicate("\n")
     assert list(tmp_path.iterdir()) == []
-    RunLock(epath.Path(tmp_path)).look()
+    RunLock(epath.Path(tmp_path)).check_free()
     assert list(tmp_path.iterdir()) == []
 
 

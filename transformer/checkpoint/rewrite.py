@@ -23,11 +23,11 @@ from transformer.checkpoint.stream import leaf_groups, read_leaves
 from transformer.errors import UserError
 from transformer.models import architecture_to_dict
 
-Progress = Callable[[int], Any]
+Tick = Callable[[int], Any]
 """Gets the bytes that were read since its last call."""
 
 
-def average(sources: Sequence[epath.Path], run: epath.PathLike, progress: Progress = lambda _: None) -> epath.Path:
+def average(sources: Sequence[epath.Path], run: epath.PathLike, progress: Tick = lambda _: None) -> epath.Path:
     """Writes the mean of the weights of several checkpoints; returns where.
 
     Uniform, as Vaswani et al. 2017 average the last 5 of a base model and the last 20 of a big one (section 6.1). Sums
@@ -68,7 +68,7 @@ def average(sources: Sequence[epath.Path], run: epath.PathLike, progress: Progre
     return _write_weights(sources, run, mean, "tools/checkpoint.py average")
 
 
-def cast(source: epath.Path, run: epath.PathLike, dtype: str, progress: Progress = lambda _: None) -> epath.Path:
+def cast(source: epath.Path, run: epath.PathLike, dtype: str, progress: Tick = lambda _: None) -> epath.Path:
     """Writes a checkpoint's weights alone in another dtype, rounded to the nearest; returns where.
 
     In memory are the result and a group of arrays.
@@ -97,7 +97,7 @@ def cast(source: epath.Path, run: epath.PathLike, dtype: str, progress: Progress
 
 
 def reshard(
-    source: epath.Path, run: epath.PathLike, abstract: Mapping[str, Any], progress: Progress = lambda _: None
+    source: epath.Path, run: epath.PathLike, abstract: Mapping[str, Any], progress: Tick = lambda _: None
 ) -> epath.Path:
     """Writes a checkpoint again, in pieces that the devices of another mesh read whole and alone; returns where.
 
@@ -171,7 +171,7 @@ def fork(source: epath.Path, run: epath.PathLike, record: Mapping[str, bytes]) -
     return place
 
 
-def _laid_out(source: epath.Path, name: str, abstract: Any, progress: Progress) -> Any:
+def _laid_out(source: epath.Path, name: str, abstract: Any, progress: Tick) -> Any:
     """Returns one of a checkpoint's trees, laid out as the ShapeDtypeStructs say."""
     have, need = stored(source, name), wanted(abstract)
     if wrong := mismatches(have, need):

@@ -1,10 +1,10 @@
-"""What the processes of a job agree on before any of them acts on it.
+"""Agreement between the processes of a job, before any of them acts.
 
 A process that raises alone leaves the others waiting for it in a collective. So wherever one process may see what the
 others do not (a damaged file, a full disk, another listing of a folder), they first tell each other how it went. They
-do it over JAX's coordination service: no device takes part, and every wait has a deadline and names who is late.
+do so over JAX's coordination service: no device takes part, and every wait has a deadline and names who is late.
 
-With one process nothing is exchanged, and nothing costs anything.
+A single process exchanges nothing, and pays nothing.
 """
 
 import collections
@@ -22,14 +22,14 @@ from transformer.paths import explain
 T = TypeVar("T")
 
 DEADLINE = 600.0
-"""Seconds that a process waits for the others, unless it is told otherwise."""
+"""Default of the seconds that a process waits for the others."""
 LONG = 24 * 3600.0
-"""Seconds for what may take one process hours, such as building its own store of tokens."""
+"""Deadline in seconds for work that may take one process hours, such as building its own store of tokens."""
 _rounds: collections.Counter[str] = collections.Counter()
 
 
 def alone() -> bool:
-    """Whether this process is no part of a job of several; starts no backend to find out."""
+    """Whether this process is not part of a job of several; starts no backend to find out."""
     return coordination() is None or _state().num_processes == 1
 
 
@@ -44,7 +44,7 @@ def coordinator_host() -> str:
 
 
 def process_name(index: int | None = None) -> str:
-    """Returns how people know a process, this one by default: `process 1 of 4`."""
+    """Returns the name of a process in messages, by default of this one: `process 1 of 4`."""
     return f"process {own_index() if index is None else index} of {_state().num_processes}"
 
 
@@ -52,8 +52,8 @@ def exchange(what: str, value: T, *, deadline: float = DEADLINE) -> list[T]:
     """Returns every process's `value`, by process index. All processes must call it, each of them as often.
 
     Args:
-      what: names the question, and says for people what is waited for; each name counts its own rounds, so that
-        questions that different threads ask do not mix.
+      what: the question's name, which messages show; each name counts its own rounds, so that the questions of
+        different threads do not mix.
       value: plain JSON values.
       deadline: seconds to wait for the last.
 
@@ -77,23 +77,23 @@ def from_lead(what: str, value: T, *, deadline: float = DEADLINE) -> T:
 
 @contextlib.contextmanager
 def together(what: str, *, deadline: float = DEADLINE) -> Iterator[None]:
-    """Makes what one process raises in the block what every process raises at its end; else all go on.
+    """Makes an error that one process raises in the block an error of every process at the block's end.
 
         with together("opening the data"):
             corpus = prepare(...)
 
-    All processes must come here. Whoever fails says so at once; it raises its own error, and the others raise that of
-    the first of those that failed, a `UserError` with the same message and exit code. The block must hold no
-    collective: the others would wait in it for the one that failed.
+    All processes must come here. A process that fails tells the others at once and raises its own error; the others
+    raise the error of the first process that failed, as a `UserError` with the same message and exit code. The block
+    must hold no collective: the others would wait in it for the process that failed.
 
     Args:
-      what: says for people what was being done; see `exchange`.
-      deadline: seconds that the first to be done waits for the last.
+      what: the name of the work, which messages show; see `exchange`.
+      deadline: seconds that the first to finish waits for the last.
     """
     try:
         yield
     except Exception as error:
-        # Whatever the others say, this process has its own error, with its traceback if it is a bug.
+        # This process raises its own error in any case, with its traceback if it is a bug.
         with contextlib.suppress(UserError):
             _agree_on(what, error, deadline)
         raise
@@ -101,15 +101,15 @@ def together(what: str, *, deadline: float = DEADLINE) -> Iterator[None]:
 
 
 def together_do(what: str, action: Callable[[], T], *, deadline: float = DEADLINE) -> T:
-    """Returns what `action()` returns, once no process's raised; see `together`."""
+    """Returns the result of `action()`, once it has raised on no process; see `together`."""
     with together(what, deadline=deadline):
         return action()
 
 
 def lead_does(what: str, action: Callable[[], T], *, deadline: float = DEADLINE) -> T:
-    """Returns on every process what `action()`, called by the leading one alone, returned there; a value of JSON.
+    """Returns on every process the result of `action()` on the leading one, which alone calls it; a value of JSON.
 
-    What it raises there, all raise.
+    An error that it raises there, all raise.
     """
     with together(what, deadline=deadline):
         value = action() if own_index() == 0 else None
@@ -117,7 +117,7 @@ def lead_does(what: str, action: Callable[[], T], *, deadline: float = DEADLINE)
 
 
 def _agree_on(what: str, error: Exception | None, deadline: float) -> None:
-    """Tells the others of this process's error, or of none; raises that of the first process that has one."""
+    """Tells the others this process's error, or None; raises the error of the first process that has one."""
     own = None if error is None else describe(error)
     for index, failure in enumerate(exchange(what, own, deadline=deadline)):
         if failure is not None and index != own_index():
@@ -135,19 +135,19 @@ def describe(error: BaseException) -> dict[str, Any]:
 
 
 def raise_again(failure: dict[str, Any]) -> NoReturn:
-    """Raises what another process described."""
+    """Raises an error that another process described."""
     error = UserError(failure["message"])
     error.exit_code = failure["exit_code"]
     raise error
 
 
 def coordination() -> Any:
-    """Returns the client of JAX's coordination service; None where this process is no part of a job."""
+    """Returns the client of JAX's coordination service; None where this process is not part of a job."""
     return _state().client
 
 
 def _state() -> Any:
-    """Returns JAX's record of the job, whose place is private: `process_id`, `num_processes`, `client`."""
+    """Returns JAX's private record of the job: `process_id`, `num_processes`, `client`."""
     from jax._src import distributed
 
     return distributed.global_state
@@ -156,7 +156,7 @@ def _state() -> Any:
 def _meet(what: str, value: Any, deadline: float) -> str:
     """Leaves `value` for the others and waits until all have left theirs; returns the folder of all values.
 
-    One barrier and one listing a process, however many there are.
+    It costs each process one barrier and one listing, however many processes there are.
     """
     client = coordination()
     _rounds[what] += 1
@@ -172,7 +172,7 @@ def _meet(what: str, value: Any, deadline: float) -> str:
 
 
 def _who_is_missing(what: str, folder: str, error: Exception) -> str:
-    """Returns a line that names the first process that left no value."""
+    """Returns a message that names the first process that left no value."""
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # the service may be gone
         there = {key.rpartition("/")[2] for key, _ in coordination().key_value_dir_get(folder)}
         for index in range(_state().num_processes):

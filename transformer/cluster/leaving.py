@@ -1,8 +1,8 @@
 """Leaving together: when one process of a job fails, the others must not wait for it.
 
-Whoever fails writes why into JAX's coordination service, and leaves. A thread of each process looks there now and then,
-and ends its process with the same line and exit code: its main thread may be in a collective that can never end. The
-thread also misses a process that was killed and could say nothing (`presence`).
+A process that fails writes why into JAX's coordination service, and leaves. A thread of each process looks there now
+and then, and ends its process with the same line and exit code: its main thread may be in a collective that can never
+end. The thread also notices a process that was killed and could write nothing (`presence`).
 """
 
 import atexit
@@ -24,20 +24,20 @@ from transformer.cluster.presence import Peers
 from transformer.errors import UserError
 
 _KEY, _PREFIX = "transformer/failed", "error: "
-_LOOK = 0.5
-"""Seconds between looks."""
+_POLL = 0.5
+"""Seconds between looks at the service."""
 _GRACE = 3.0
-"""Seconds that a process gets to end by itself, once another has failed: they may all have the same error."""
+"""Seconds that a process gets to end by itself once another has failed: all may have the same error."""
 _FAREWELL, _SHORT_FAREWELL = 15.0, 3.0
-"""Seconds that a process that leaves waits for the others to know: the leading one takes the service with it. The short
-one where they get no grace."""
+"""Seconds that a leaving process waits until the others know, since the leading one takes the service with it; the
+short wait is for failures that grant no grace."""
 
 _ending = threading.Lock()
 _last_acts: list[Callable[[], None]] = []
 
 
 def follow() -> None:
-    """Has this process follow, from now to its orderly end, if another one fails or dies. Alone, it does nothing."""
+    """Makes this process end when another one fails or dies, from now to its orderly end. Alone, it does nothing."""
     if alone():
         return
     done = threading.Event()
@@ -45,7 +45,7 @@ def follow() -> None:
     thread.start()
 
     def stop() -> None:
-        # All come to their end before anyone stops to watch: one of them may still fail on its way there.
+        # All come to their end before anyone stops watching: one may still fail on its way there.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             coordination().wait_at_barrier("transformer/ended", int(1000 * DEADLINE))
         done.set()
@@ -57,17 +57,17 @@ def follow() -> None:
 def leave(error: BaseException, line: str, exit_code: int, *, at_once: bool = False) -> None:
     """Tells the other processes why this one fails, prints `line`, and ends this process with `exit_code`.
 
-    An orderly end would wait for the others at JAX's shutdown, where they never come. Where another failed first, its
-    line and code are those of this process too. Returns where there are no others.
+    An orderly end would wait for the others at JAX's shutdown, where they never come. Where another failed first, this
+    process ends with that one's line and code. Returns where there are no others.
 
     Args:
-      at_once: the others get no time to come to an end of their own.
+      at_once: whether the others get no time to end by themselves.
     """
     if alone():
         return
     if not isinstance(error, UserError):
-        time.sleep(_GRACE)  # a collective fails too where another process is gone: the thread knows which
-    # What people read is the line, unless it is a traceback.
+        time.sleep(_GRACE)  # a collective also fails where another process is gone, and the thread knows which
+    # People read the line, unless it is a traceback.
     message = line.removeprefix(_PREFIX) if line.startswith(_PREFIX) else describe(error)["message"]
     failure = {"message": message, "exit_code": exit_code, "at_once": at_once}
     first = _tell(failure)
@@ -81,13 +81,13 @@ def end(error: BaseException, line: str, exit_code: int, *, at_once: bool = Fals
 
 
 def before_leaving(act: Callable[[], None]) -> Callable[[], None]:
-    """Has `act` called before this process ends without an orderly end; returns what takes that back."""
+    """Registers `act` to be called before this process ends out of order; returns a function that takes it back."""
     _last_acts.append(act)
     return lambda: _last_acts.remove(act)
 
 
 def _tell(failure: dict[str, Any]) -> dict[str, Any]:
-    """Returns the failure that all processes end with: this one, or that of who was first."""
+    """Returns the failure that all processes end with: this one, or an earlier one of another process."""
     client = coordination()
     try:
         client.key_value_set(_KEY, json.dumps(failure))
@@ -102,7 +102,7 @@ def _watch(done: threading.Event) -> None:
     abort = _Abort(peers) if own_index() > 0 else contextlib.nullcontext()
     with abort:
         while not done.is_set():
-            gone = peers.missed(_LOOK)
+            gone = peers.missed(_POLL)
             failure = _failure()
             if failure is None and gone is not None:
                 failure = _tell(_of_gone(gone))
@@ -118,7 +118,7 @@ def _failure() -> dict[str, Any] | None:
     try:
         return json.loads(coordination().key_value_try_get(_KEY))
     except jax.errors.JaxRuntimeError:
-        return None  # nobody did; a service that is gone ends the process by itself
+        return None  # none failed; a service that is gone ends the process by itself
 
 
 def _of_gone(name: str) -> dict[str, Any]:
@@ -149,8 +149,9 @@ def _end(line: str, exit_code: int, farewell: float = 0.0) -> NoReturn:
 
 
 class _Abort:
-    """While in the block: where JAX aborts this process because the leading one is gone, it says so, and ends it as the
-    others end. JAX does so the moment that the service is gone, often before the thread that watches wakes up.
+    """A context in which JAX's abort, when the leading process is gone, becomes the line and exit code of the others.
+
+    JAX aborts a process the moment that the service is gone, often before the watching thread wakes up.
     """
 
     def __init__(self, peers: Peers):
@@ -173,7 +174,7 @@ class _Abort:
             time.sleep(2 * _FAREWELL)  # another thread is about to end this process
         gone = self._peers.lead_missed(1.0)
         if gone is None:
-            self._set(None)  # an abort of its own: it goes on as it came
+            self._set(None)  # another kind of abort: it goes on
             return
         failure = _of_gone(gone)
         with contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
-"""Whether the other processes of a job are still there: the kernel closes a process's connections when it dies.
+"""Presence of the other processes of a job: the kernel closes a process's connections when it dies.
 
-Each process keeps a connection to the leading one. Its end is known at once where a process was killed, and within a
-minute where its machine went (TCP's keepalive). JAX's own heartbeats, of 100 s, would end a process with a C++ trace.
-Where no connection comes about (a firewall between the machines), these heartbeats are what remains.
+Each process keeps a connection to the leading one. Its end shows at once that a process was killed, and within a minute
+that its machine went (TCP's keepalive). JAX's own heartbeats, of 100 s, would end a process with a C++ trace. Where no
+connection can be made (a firewall between the machines), these heartbeats remain.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ _KEY = "transformer/presence"
 _CONNECT = 20.0
 """Seconds to find the leading process."""
 _HELLO = 5.0
-"""Seconds that a process gets to say which one it is."""
+"""Seconds that a process gets to name itself."""
 _FAREWELL = b"."
 
 
 class Peers:
-    """The connections of this process: of the leading one to all others, of the others to the leading one.
+    """The connections of this process: the leading one's to all others, another's to the leading one.
 
-    For one thread alone. Where there is no connection, nobody is ever missed.
+    For one thread alone. A process without a connection is never missed.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Peers:
                 self._connect()
 
     def missed(self, seconds: float) -> str | None:
-        """Waits so long for news; returns the name of a process that is gone without a farewell, or None."""
+        """Waits up to `seconds` for news; returns the name of a process that went without a farewell, or None."""
         for key, _ in self._selector.select(seconds):
             if key.fileobj is self._server:
                 self._welcome()
@@ -61,7 +61,7 @@ class Peers:
         return None
 
     def lead_missed(self, seconds: float) -> str | None:
-        """The same as `missed` on another process than the leading one, for any thread: it takes nothing away."""
+        """Returns the leading process's name if it is gone, as `missed` does; any thread may call it."""
         connection, name = self._lead or (None, None)
         with contextlib.suppress(OSError, ValueError):  # closed meanwhile, after a farewell
             if connection is not None and select.select([connection], [], [], seconds)[0]:
@@ -72,7 +72,7 @@ class Peers:
         return self._lead_gone
 
     def close(self) -> None:
-        """Says farewell."""
+        """Sends a farewell on every connection and closes it."""
         for key in list(self._selector.get_map().values()):
             with contextlib.suppress(OSError):
                 if key.fileobj is not self._server:
@@ -122,7 +122,7 @@ def _own_name() -> str:
 
 
 def _received(connection: Any) -> bytes | None:
-    """Returns what came; None where the other side is gone."""
+    """Returns the bytes received; None where the other side is gone."""
     try:
         return connection.recv(64) or None
     except OSError:

@@ -62,7 +62,7 @@ def train_batches(
     return _host_part(samples, batch_size, rows)
 
 
-class Origin(NamedTuple):
+class SampleOrigin(NamedTuple):
     """Where a sample comes from."""
 
     corpus: int
@@ -74,7 +74,7 @@ class Origin(NamedTuple):
 
 
 def origins(corpora: Sequence[Records], weights: Sequence[float], *, seed: int) -> grain.MapDataset:
-    """An endless dataset whose element i is the `Origin` of sample i of `train_batches`; reads no record."""
+    """An endless dataset whose element i is the `SampleOrigin` of sample i of `train_batches`; reads no record."""
     return grain.MapDataset.range(sys.maxsize).map(_FindOrigin(_Stream(corpora, weights, seed)))
 
 
@@ -88,7 +88,7 @@ class _Stream:
         self._shuffles = [Shuffle(len(corpus), seed) for corpus, seed in zip(corpora, seeds, strict=True)]
 
     def find(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns the corpora, records and epochs (as `Origin` has them) of the samples at `places`, int64[n] each."""
+        """Returns the corpora, records and epochs (see `SampleOrigin`) of the samples at `places`, int64[n] each."""
         corpora, numbers = self._selection.select(places)
         lengths = np.array([len(corpus) for corpus in self.corpora])[corpora]
         epochs, within = np.divmod(numbers, lengths)
@@ -111,8 +111,8 @@ class _FindOrigin:
     def __init__(self, stream: _Stream):
         self._stream = stream
 
-    def __call__(self, place: int) -> Origin:
-        return Origin(*(int(found[0]) for found in self._stream.find(np.array([place]))))
+    def __call__(self, place: int) -> SampleOrigin:
+        return SampleOrigin(*(int(found[0]) for found in self._stream.find(np.array([place]))))
 
 
 class _Samples(Protocol):

@@ -1,1 +1,1 @@
-"""What went wrong in a run: spikes, their capsules, a step run again and examined."""
+"""Debugging a run: spikes, their capsules, a step run again and examined."""

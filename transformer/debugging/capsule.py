@@ -1,7 +1,7 @@
-"""What is kept of a spiking step, so that a person can look at it and `tools/replay.py` can run it again.
+"""Capsules: records of spiking steps, which people can read and `tools/replay.py` can run again.
 
-`RUN/spikes/STEP.json`, strict JSON; a number that is not finite is the string "nan", "inf" or "-inf". Nothing is
-computed before a step spikes, and nothing that goes wrong here stops the training.
+A capsule is `RUN/spikes/STEP.json`, strict JSON; a number that is not finite is the string "nan", "inf" or "-inf".
+Nothing is computed before a step spikes, and no error here stops the training.
 """
 
 import collections
@@ -27,22 +27,22 @@ from transformer.training.session import Session
 from transformer.training.state import Batch, TrainState, step_key
 
 MOST = 16
-"""Capsules that one start of a run writes at most."""
+"""Most capsules that one start of a run writes."""
 BEFORE = 8
-"""Steps before the spike whose loss and gradient norm are kept: what a bad update does shows one step later."""
+"""Number of steps before the spike whose loss and gradient norm are kept: a bad update shows one step later."""
 
 
 class _OfAll(RuntimeError):
-    """What went wrong in a computation of all processes, and is not to be passed over by one."""
+    """An error in a computation of all processes, which no process may pass over."""
 
 
 class Capsules:
     """Watches the steps of a run, and writes a capsule for each that spikes.
 
     Args:
-      run: whose folder gets them. The leading process writes; all compute, as they see the same numbers.
-      session: what is trained.
-      say: gets a line for each capsule.
+      run: the run, whose folder gets the capsules. The leading process writes; all compute, and see the same numbers.
+      session: the run's session.
+      say: called with a line for each capsule.
     """
 
     def __init__(self, run: Run, session: Session, say: Callable[[str], None]):
@@ -51,16 +51,16 @@ class Capsules:
         self._detector = SpikeDetector()
         self._before: collections.deque[dict[str, Any]] = collections.deque(maxlen=BEFORE)
 
-    def look(self, step: int, values: Mapping[str, float], state: TrainState) -> bool:
-        """Judges update number `step`; returns whether that took time, which is not stepping.
+    def check(self, step: int, values: Mapping[str, float], state: TrainState) -> bool:
+        """Checks update number `step`; returns whether that took time, which the throughput must not count.
 
         Args:
-          step: 1 for the first.
+          step: the update's number, 1 for the first.
           values: its `loss` and `grad_norm`.
-          state: the newest: that of a step later, as metrics are fetched one behind.
+          state: the newest state, a step later, since metrics are fetched one step behind.
         """
         loss, grad_norm = values["loss"], values["grad_norm"]
-        spike = self._detector.judge(step, loss, grad_norm)
+        spike = self._detector.check(step, loss, grad_norm)
         before = list(self._before)
         self._before.append({"step": step, "loss": loss, "grad_norm": grad_norm})
         if spike is None:
@@ -81,9 +81,9 @@ class Capsules:
         return True
 
     def _computed(self, spike: Spike, state: TrainState) -> dict[str, Any]:
-        """Returns what `make_compute` says, on every process.
+        """Returns the result of `make_compute`'s function, on every process.
 
-        What one process can fail at alone, they agree on before the computation of all.
+        Processes first agree on the steps at which one alone can fail, then compute together.
         """
         compute, batch = together_do("the batch of a step that spiked", lambda: self._prepared(spike.step, state))
         try:
@@ -127,10 +127,10 @@ class Capsules:
 
 
 def samples_of(session: Session, step: int) -> list[dict[str, Any]]:
-    """Returns, for each row of update number `step`, its place in the sample stream and what record is there.
+    """Returns, for each row of update number `step`, its place in the sample stream and its record.
 
-    A sample's `corpus` is an index of the experiment's mixture, 0 where it has none; `skipped`: whether the run leaves
-    it out.
+    A sample's `corpus` is an index into the experiment's mixture, 0 where it has none; `skipped` says whether the run
+    leaves it out.
     """
     train, dataset = session.experiment.train, session.dataset
     origins: Any = pipeline.origins(dataset.train, dataset.weights, seed=train.seed)
@@ -142,9 +142,9 @@ def samples_of(session: Session, step: int) -> list[dict[str, Any]]:
 def make_compute(session: Session) -> Any:
     """Returns a jitted function (params, updates before, batch) -> `key`, `parameter_norms` and `gradient_norms`.
 
-    These are the key's data, uint32; and dicts from a parameter's path to its norm (Frobenius's), or to its layers'
-    norms. The gradients are those of the batch's step: its dropout, its microbatches. All processes must call it, in
-    one place.
+    These are the key's data, uint32, and dicts from a parameter's path to its Frobenius norm, or to its layers' norms.
+    The gradients are computed as in the batch's step, with its dropout and its microbatches. All processes must call
+    it, in one place.
     """
     experiment, program = session.experiment, session.program
     names = param_names(experiment.model.abstract_params())
@@ -163,7 +163,7 @@ def make_compute(session: Session) -> Any:
 
 
 def norms_by_layer(tree: Any, names: Any) -> Any:
-    """Returns the tree of norms: [N] of a leaf whose first axis is named "layers", [] of another; float32."""
+    """Returns the tree of norms, float32: [N] for a leaf whose first axis is named "layers", [] for others."""
 
     def norm(leaf: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
         of = tuple(range(1 if is_stacked(axes) else 0, leaf.ndim))
@@ -173,16 +173,16 @@ def norms_by_layer(tree: Any, names: Any) -> Any:
 
 
 def is_stacked(names: tuple[str | None, ...]) -> bool:
-    """Whether a parameter with these logical axis names holds all layers' at once."""
+    """Whether a parameter with these logical axis names is stacked, one slice a layer."""
     return names[:1] == ("layers",)
 
 
 def strict(value: Any) -> Any:
-    """Returns a tree of arrays and plain values as JSON can say it; what is not finite as "nan", "inf" or "-inf"."""
+    """Returns a tree of arrays and plain values as strict JSON, numbers that are not finite as "nan", "inf", "-inf"."""
     if isinstance(value, Mapping):
-        return {name: strict(one) for name, one in value.items()}
+        return {name: strict(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [strict(one) for one in value]
+        return [strict(item) for item in value]
     if isinstance(value, np.ndarray | np.generic):
         return strict(value.tolist())
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

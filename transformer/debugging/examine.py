@@ -1,8 +1,7 @@
-"""One update under a magnifying glass: where its numbers stop being finite, or how large they are.
+"""Examination of one update: where its numbers stop being finite, and how large they are.
 
-The model runs forward as the update runs it, with the same dropout and the same microbatches, and every module's output
-leaves its largest magnitude and how many of its values are not finite. What runs under a scan leaves these stacked, a
-number a layer.
+The model runs forward as in the update, with the same dropout and the same microbatches, and for every module's output
+its largest magnitude and its number of values that are not finite are kept; under a scan, for every layer.
 """
 
 import dataclasses
@@ -24,7 +23,7 @@ from transformer.training.session import Session
 from transformer.training.state import Batch, TrainState, step_key
 
 _SOWN = "examined by "
-"""Before the method's name: what the interceptor leaves in the collection "intermediates"."""
+"""Prefix of the names (of methods) under which the interceptor stores into the collection "intermediates"."""
 
 
 class Entry(NamedTuple):
@@ -33,13 +32,13 @@ class Entry(NamedTuple):
     name: str
     """A parameter's path, a module's, or a metric's name."""
     layer: int | None
-    """From 0; None of what is not stacked."""
+    """The layer's number, from 0; None where layers are not stacked."""
     largest: float
     """The largest magnitude among its finite values."""
     bad: int
-    """How many of its values are NaN or infinite."""
+    """Number of values that are NaN or infinite."""
     values: int
-    """How many it has."""
+    """Number of values."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,22 +46,22 @@ class Examination:
     """An update, in the order of its computation."""
 
     parameters: list[Entry]
-    """Before the update, in the order in which the forward pass comes to them."""
+    """Parameters before the update, in the order of the forward pass."""
     forward: list[Entry]
-    """Modules' outputs, each module after those inside it; with accumulation, of all microbatches together."""
+    """Modules' outputs, each module after those inside it; with accumulation, over all microbatches."""
     loss: list[Entry]
     """The mean loss, and the objective's metrics."""
     gradients: list[Entry]
-    """The mean loss's, in the order in which the backward pass comes to them."""
+    """Gradients of the mean loss, in the order of the backward pass."""
 
     def first_bad(self) -> tuple[str, Entry] | None:
-        """Returns the part and the entry where the first value that is not finite arises; None where all are."""
+        """Returns the part and the entry where the first value that is not finite arises; None if all are finite."""
         parts = {"parameters": self.parameters, "forward": self.forward, "loss": self.loss, "gradients": self.gradients}
         return next(((part, entry) for part, entries in parts.items() for entry in entries if entry.bad), None)
 
 
 class _Stats(NamedTuple):
-    """float32: [] or, of what is stacked, [N]. Counts above 2^24 are rounded."""
+    """Figures of an array, float32: [] or, for stacked layers, [N]. Counts above 2^24 are rounded."""
 
     largest: Any
     bad: Any
@@ -70,20 +69,20 @@ class _Stats(NamedTuple):
 
 
 class _Output(NamedTuple):
-    """What a module's output leaves."""
+    """Figures of a module's output."""
 
     serial: Any
-    """int32: rises in the order of the calls. Where a body is traced twice, the second trace comes after the first."""
+    """int32: serial number of the call. Where a body is traced twice, the second trace comes after the first."""
     stats: _Stats
 
 
 def examine(session: Session, state: TrainState, batch: Batch) -> Examination:
-    """Returns what is in the update that `state` and `batch` make; changes neither.
+    """Returns the examination of the update that `state` and `batch` make; changes neither.
 
     Args:
-      session: whose model and objective run.
-      state: before the update.
-      batch: of the update, on the devices.
+      session: the run's session, with its model and objective.
+      state: the state before the update.
+      batch: the update's batch, on the devices.
     """
     names, program = param_names(session.experiment.model.abstract_params()), session.program
     forward = forward_entries(session.experiment, state, batch)
@@ -107,7 +106,7 @@ def examine(session: Session, state: TrainState, batch: Batch) -> Examination:
 
 def forward_entries(experiment: Experiment, state: TrainState, batch: Batch) -> list[Entry]:
     """Returns the modules' outputs, in the order in which they are computed."""
-    # What is not computed again in a backward pass needs no rematerialisation.
+    # Without a backward pass nothing is computed again, so nothing needs rematerialisation.
     model = experiment.model.build(dataclasses.replace(experiment.execution, remat="none"))
     parts = experiment.train.accumulation
     key = step_key(experiment.train.seed, state.step)
@@ -123,11 +122,11 @@ def forward_entries(experiment: Experiment, state: TrainState, batch: Batch) -> 
     total: dict[str, _Output] = {}
     for part in range(parts):
         inputs = jax.tree.map(lambda x, part=part: x[part::parts], batch["inputs"])
-        found = jax.device_get(run(state.params, inputs, key if parts == 1 else jax.random.fold_in(key, part)))
-        total = {name: _together(total[name], output) for name, output in found.items()} if total else found
+        outputs = jax.device_get(run(state.params, inputs, key if parts == 1 else jax.random.fold_in(key, part)))
+        total = {name: _together(total[name], output) for name, output in outputs.items()} if total else outputs
     ordered = sorted(total.items(), key=lambda item: np.min(item[1].serial))
     forward: list[Entry] = []
-    # What follows one another in a scan's body runs as a whole, layer after layer.
+    # Consecutive modules in a scan's body run as a whole, layer after layer.
     for stacked, group in itertools.groupby(ordered, key=lambda item: item[1].serial.ndim > 0):
         entries = [entry for name, output in group for entry in _entries({name: output.stats})]
         forward += sorted(entries, key=lambda entry: entry.layer or 0) if stacked else entries
@@ -135,7 +134,7 @@ def forward_entries(experiment: Experiment, state: TrainState, batch: Batch) -> 
 
 
 def _leave_stats() -> Callable[..., Any]:
-    """Returns an interceptor of Flax's that leaves each module's `_Output` in the collection "intermediates"."""
+    """Returns a Flax interceptor that stores each module's `_Output` into the collection "intermediates"."""
     serial = itertools.count()
 
     def intercept(method: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
@@ -150,7 +149,7 @@ def _leave_stats() -> Callable[..., Any]:
 
 
 def _outputs(left: Any) -> Iterable[tuple[str, _Output]]:
-    """Yields (module's path, output) of what the interceptor left; a method's and a repeated call's name go with it."""
+    """Yields (name, output) of what the interceptor stored: a module's path, with the method and the repeated call."""
     calls = jax.tree_util.tree_leaves_with_path(
         left["intermediates"], is_leaf=lambda x: isinstance(x, tuple) and bool(x) and isinstance(x[0], _Output)
     )
@@ -165,7 +164,7 @@ def _outputs(left: Any) -> Iterable[tuple[str, _Output]]:
 
 
 def _together(total: _Output, output: _Output) -> _Output:
-    """Adds one microbatch's output to those before."""
+    """Returns the figures of several microbatches' outputs, with another one added."""
     old, new = total.stats, output.stats
     return total._replace(
         stats=_Stats(np.maximum(old.largest, new.largest), old.bad + new.bad, old.values + new.values)
@@ -173,7 +172,7 @@ def _together(total: _Output, output: _Output) -> _Output:
 
 
 def _stats(leaf: jax.Array, keep: tuple[int, ...]) -> _Stats:
-    """Returns the figures of an array, over all axes but those to keep."""
+    """Returns the figures of an array over all axes except those to keep."""
     axes = tuple(axis for axis in range(leaf.ndim) if axis not in keep)
     finite = jnp.isfinite(leaf)
     largest = jnp.max(jnp.where(finite, jnp.abs(leaf), 0).astype(jnp.float32), axis=axes, initial=0.0)
@@ -184,21 +183,21 @@ def _stats(leaf: jax.Array, keep: tuple[int, ...]) -> _Stats:
 def _joined(stats: list[_Stats]) -> _Stats:
     """Returns the figures of several arrays together."""
     return _Stats(
-        functools.reduce(jnp.maximum, [one.largest for one in stats]),
-        sum((one.bad for one in stats), jnp.float32(0)),
-        sum((one.values for one in stats), jnp.float32(0)),
+        functools.reduce(jnp.maximum, [part.largest for part in stats]),
+        sum((part.bad for part in stats), jnp.float32(0)),
+        sum((part.values for part in stats), jnp.float32(0)),
     )
 
 
 def _tree_stats(tree: Any, names: Any) -> dict[str, _Stats]:
-    """Returns the figures of each leaf by its path: [N] of one that holds stacked layers."""
+    """Returns the figures of each leaf by its path; [N] for stacked layers."""
     axes = [()] * len(jax.tree.leaves(tree)) if names is None else jax.tree.structure(tree).flatten_up_to(names)
     leaves = zip(paths(tree), jax.tree.leaves(tree), axes, strict=True)
     return {path: _stats(leaf, (0,) if is_stacked(names_of) else ()) for path, leaf, names_of in leaves}
 
 
 def _entries(stats: Mapping[str, _Stats]) -> list[Entry]:
-    """Returns an entry for each array or, where they are stacked, for each layer of it."""
+    """Returns an entry for each array or, where layers are stacked, for each layer."""
     entries = []
     for name, (largest, bad, values) in stats.items():
         if np.ndim(bad) == 0:
@@ -210,7 +209,7 @@ def _entries(stats: Mapping[str, _Stats]) -> list[Entry]:
 
 
 def _place(forward: Mapping[tuple[str, int | None], int], parameter: Entry) -> int:
-    """Returns where in the forward pass a parameter's module gives its output; the first time, if it is used again."""
+    """Returns the place in the forward pass of a parameter's module, the first one if it is used again."""
     modules = parameter.name.split("/")[:-1]
     while modules:
         name = "/".join(modules)

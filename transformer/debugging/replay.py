@@ -1,4 +1,4 @@
-"""A step of a run, run again alone: from the checkpoint before it, with its batch and its key.
+"""Replay: one step of a run, run again from the checkpoint before it, with its batch and its key.
 
 A resumed run is bit for bit the run that was not interrupted, so walking from a checkpoint to a step gives the state
 that the run had there. Nothing is written.
@@ -27,56 +27,56 @@ from transformer.training.state import TrainState, checkpointables
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class Sample:
     """A row of the step's batch."""
 
     place: int
-    """In the sample stream: what `--train.skip-samples` takes."""
+    """Place in the sample stream, as `--train.skip-samples` takes it."""
     corpus: str
-    """What the experiment calls it."""
+    """Name of the corpus in the experiment."""
     record: int
     epoch: int
     skipped: bool
     """Whether the run left it out."""
     loss: float | None
-    """Nats a target, without dropout; None of a row without targets."""
+    """Loss without dropout, nats a target; None for a row without targets."""
     texts: tuple[str, ...]
-    """The record's: one, or source and target."""
+    """Texts of the record: one, or source and target."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Replay:
-    """What a step came to when it was run again."""
+    """A step that was run again."""
 
     step: int
     began: int
     """The update after which the weights were taken: step - 1 if the state is the run's own."""
     examination: Examination
     metrics: dict[str, float]
-    """What the run would have logged."""
+    """Metrics that the run would have logged."""
     capsule: dict[str, Any] | None
-    """What the run wrote of the step, if it spiked."""
-    rows: list[Row]
-    """The highest loss first."""
+    """The run's capsule of the step, if it spiked."""
+    rows: list[Sample]
+    """The rows of the batch, the highest loss first."""
 
 
 def replay(run: Run, step: int | None, *, alone: bool, say: Callable[[str], None]) -> Replay:
     """Runs one update of a run again.
 
     Args:
-      run: its folder.
+      run: the run.
       step: the update, 1 for the first; None: the newest that spiked.
-      alone: take the weights of the checkpoint, rather than walk on from it to the step.
-      say: gets a line now and then.
+      alone: whether to take the checkpoint's weights, rather than walk on from it to the step.
+      say: called with a line now and then.
 
     Raises:
-      UserError: there is no such run or step, the data is another now, or the checkpoint is damaged.
+      UserError: there is no such run or step, the data has changed, or the checkpoint is damaged.
     """
     step, capsule = _which(run, step)
     experiment = _experiment(run, capsule)
-    length = experiment.train
-    if not 1 <= step <= length.steps:
-        raise UserError(f"step {step}: the run has steps 1 to {length.steps}")
+    train = experiment.train
+    if not 1 <= step <= train.steps:
+        raise UserError(f"step {step}: the run has steps 1 to {train.steps}")
     experiment = dataclasses.replace(experiment, mesh=_fitting_mesh(experiment.mesh, say))
     session = Session(experiment, tokenizer_dir=run.tokenizer)
     program = session.program
@@ -91,7 +91,7 @@ def replay(run: Run, step: int | None, *, alone: bool, say: Callable[[str], None
             say(f"walking {step - 1 - began:,} updates from step {began:,}: the same as the run's (--alone: without)")
             state = _walk(state, step, session)
             began = step - 1
-        # The key and the batch are the step's, whichever weights they meet.
+        # The key and the batch are those of the step, whatever the weights.
         state = dataclasses.replace(state, step=jax.device_put(np.int32(step - 1), state.step.sharding))
         batch = session.batch(step)
         say("looking at every module, the loss and the gradients")
@@ -106,28 +106,28 @@ def _which(run: Run, step: int | None) -> tuple[int, dict[str, Any] | None]:
     """Returns the step to replay, and its capsule if it has one."""
     if not run.begun:
         raise UserError(f"{run.folder}: no run here")
-    found = {int(path.stem): path for path in run.spikes.glob("*.json")} if run.spikes.exists() else {}
+    capsules = {int(path.stem): path for path in run.spikes.glob("*.json")} if run.spikes.exists() else {}
     if step is None:
-        if not found:
+        if not capsules:
             raise UserError(f"{run.folder}: no step of this run spiked: name the STEP to replay")
-        step = max(found)
-    if step not in found:
+        step = max(capsules)
+    if step not in capsules:
         return step, None
     try:
-        return step, json.loads(found[step].read_text())
+        return step, json.loads(capsules[step].read_text())
     except ValueError as error:
-        raise UserError(f"{found[step]}: not JSON ({error}): delete it, then replay the step without it") from error
+        raise UserError(f"{capsules[step]}: not JSON ({error}): delete it, then replay the step without it") from error
 
 
 def _experiment(run: Run, capsule: dict[str, Any] | None) -> Experiment:
-    """Returns the experiment as it was at the step, or as it is now."""
+    """Returns the experiment as the capsule recorded it, or as it is now."""
     if capsule is None:
         return experiments.read(run.experiment_path)
     return experiments.from_dict(capsule["experiment"], str(run.spikes / f"{capsule['step']}.json"))
 
 
 def _fitting_mesh(config: MeshConfig, say: Callable[[str], None]) -> MeshConfig:
-    """Returns the run's mesh; one device, if it has more than there are here."""
+    """Returns the run's mesh, or one device if the mesh has more devices than there are here."""
     if math.prod(size or 1 for size in dataclasses.astuple(config)) <= jax.device_count():
         return config
     say("the run's mesh has more devices than there are here: on one, losses are equal to 1e-5, not bit for bit")
@@ -156,8 +156,8 @@ def _walk(state: TrainState, step: int, session: Session) -> TrainState:
     return state
 
 
-def _rows(session: Session, params: Any, step: int) -> list[Row]:
-    """Returns the rows of an update's batch, those of the highest loss first and those without a loss last."""
+def _rows(session: Session, params: Any, step: int) -> list[Sample]:
+    """Returns the rows of an update's batch, the highest loss first and rows without a loss last."""
     experiment, corpus, rows = session.experiment, session.dataset, []
     training_rows: Any = session.training_rows
     batch = dict(training_rows[step - 1])
@@ -168,7 +168,7 @@ def _rows(session: Session, params: Any, step: int) -> list[Row]:
         record = corpus.train[sample["corpus"]][sample["record"]]
         shown = {name: record[name.replace("tokens", "segment_ids")] > 0 for name in record if name.endswith("tokens")}
         texts = tuple(corpus.tokenizer.decode(record[name][mask].tolist()) for name, mask in shown.items())
-        rows.append(Row(**{**sample, "corpus": _name(experiment, sample["corpus"]), "loss": loss, "texts": texts}))
+        rows.append(Sample(**{**sample, "corpus": _name(experiment, sample["corpus"]), "loss": loss, "texts": texts}))
     return sorted(rows, key=lambda row: (row.loss is None, -math.inf if _bad(row.loss) else -(row.loss or 0)))
 
 
@@ -177,6 +177,6 @@ def _bad(loss: float | None) -> bool:
 
 
 def _name(experiment: Experiment, corpus: int) -> str:
-    """Returns what the experiment calls a corpus."""
+    """Returns the name of a corpus in the experiment."""
     data = experiment.data
     return (data.mixture or (data.path or f"tfds:{data.tfds}",))[corpus]

@@ -1,4 +1,4 @@
-"""Which steps are worth a look: a loss or a gradient that is not finite, or a loss far above those before it."""
+"""Spikes: steps whose loss or gradient is not finite, or whose loss is far above the losses before it."""
 
 import collections
 import dataclasses
@@ -7,20 +7,20 @@ import statistics
 from typing import Literal
 
 WINDOW = 128
-"""Steps before, at most, that a loss is compared with."""
+"""Most steps before that a loss is compared with."""
 LEAST = 32
-"""Steps before, at least: with fewer nothing is known of what is usual."""
+"""Least steps before that a loss is compared with: with fewer, the usual loss is not known."""
 DEVIATIONS = 6.0
-"""Deviations above the median that are still usual."""
+"""Number of deviations above the median that are still usual."""
 _NORMAL = 1.4826
-"""Times the median absolute deviation: the standard deviation, where losses are normally distributed."""
+"""Ratio of the standard deviation to the median absolute deviation, for normally distributed losses."""
 _RESOLUTION = 0.01
-"""The least deviation, as a part of the median: losses that hardly differ would make a spike of any rise."""
+"""Least deviation, as a share of the median: with losses that hardly differ any rise would be a spike."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Spike:
-    """A step that is worth a look."""
+    """A step with an unusual loss or gradient."""
 
     step: int
     """The update, 1 for the first."""
@@ -28,13 +28,13 @@ class Spike:
     loss: float
     """Nats a target; NaN or infinite where it is not finite."""
     grad_norm: float
-    """Of all gradients together, before any clipping."""
+    """Norm of all gradients together, before any clipping."""
     bound: float | None
-    """The largest loss that would have been usual; None where too few steps went before."""
+    """The largest loss that would have been usual; None after too few steps."""
 
 
 class SpikeDetector:
-    """Judges steps one after another.
+    """Checks steps one after another.
 
     A loss spikes above  median + 6 max(1.4826 MAD, median / 100)  of the up to 128 finite losses before it, where MAD
     is the median absolute deviation from the median (Hampel's identifier: Davies and Gather 1993, "The identification
@@ -48,8 +48,8 @@ class SpikeDetector:
         self._losses: collections.deque[float] = collections.deque(maxlen=WINDOW)
         self._outside = False
 
-    def judge(self, step: int, loss: float, grad_norm: float) -> Spike | None:
-        """Returns the spike that begins at this step. Of several such steps in a row only the first is one."""
+    def check(self, step: int, loss: float, grad_norm: float) -> Spike | None:
+        """Returns the spike that begins at this step, or None; further steps of a spike in a row return None."""
         bound = self._bound()
         spike = None
         if not math.isfinite(loss):

@@ -20,7 +20,7 @@ _NEVER = -1e9  # finite, so that differences of it are numbers; below any sum of
 
 @dataclasses.dataclass(frozen=True)
 class BeamSearch:
-    """What Hugging Face's `generate` does with `num_beams`, step by step."""
+    """Beam search as the `generate` of Hugging Face Transformers does it with `num_beams`, step by step."""
 
     beams: int = 4
     """Continuations kept at every length; 1 is greedy, by logits and without a score, as in `generate`."""
@@ -38,7 +38,7 @@ class BeamSearch:
 
 
 class _Beams(struct.PyTreeNode):
-    """The search after some tokens: M continuations that go on, and the M best that ended, each best first."""
+    """State of the search: M continuations that go on, and the M best that have ended, each best first."""
 
     live_BML: jax.Array
     """int32; `NOTHING` where no token is yet."""
@@ -47,7 +47,7 @@ class _Beams(struct.PyTreeNode):
     ended_BML: jax.Array
     """int32; `NOTHING` from the stop token on."""
     ended_scores_BM: jax.Array
-    """With the length penalty; `_NEVER` where none has ended yet."""
+    """Scores with the length penalty; `_NEVER` where none has ended yet."""
     is_open_B: jax.Array
     """bool: whether something better may still come."""
 
@@ -65,12 +65,12 @@ def beam_search(
     """Returns the M best continuations, best first: tokens, int32 [B, M, new], without stop tokens, and scores [B, M].
 
     Args:
-      model: with a head of next words; `params`: its weights.
-      inputs: what is read.
+      model: a model with a head of next words; `params`: its weights.
+      inputs: the prompts or sources.
       new: the most tokens of a continuation.
-      how: static under jit; 2 beams or more.
+      how: the settings, static under jit; 2 beams or more.
       stop_ids: tokens that end a continuation.
-      processors: of the B rows.
+      processors: the rules of the B rows.
     """
     processors_R = processors.repeat(how.beams)
     (batch, prompt), M = inputs["prompt"].shape, how.beams
@@ -98,7 +98,7 @@ def beam_search(
     logits_BV, cache, position_B = incremental.start(model, params, inputs, prompt + new)
     nothing_BML = jnp.full((batch, M, new), NOTHING, jnp.int32)
     never_BM = jnp.full((batch, M), _NEVER, jnp.float32)
-    # All beams begin alike: only the first one counts, or all would stay alike.
+    # All beams begin alike, so only the first counts, or all would stay alike.
     beams = _Beams(nothing_BML, never_BM.at[:, 0].set(0.0), nothing_BML, never_BM, jnp.ones((batch,), bool))
     beams, parents_R = extend(beams, jnp.repeat(logits_BV, M, axis=0), jnp.int32(0))
     carry = (jnp.int32(1), beams, parents_R, jnp.repeat(position_B, M), cache.repeat(M))
@@ -117,15 +117,15 @@ def _extend(
     """Returns the search with a token more, and the row that each live continuation goes on from, int32 [R].
 
     Args:
-      beams: of continuations of `index` tokens.
-      logprobs_BMV: of the token after them.
+      beams: the search after continuations of `index` tokens.
+      logprobs_BMV: log-probabilities of the next token.
       index: int32 scalar.
       how: static under jit.
       stop_ids: tokens that end a continuation.
       max_new_B: int32, tokens after which a continuation ends in any case.
     """
     batch, M, V = logprobs_BMV.shape
-    # Enough that, whatever ends, M are left to go on.
+    # Enough candidates that M are left to go on, whichever end.
     count = min(max(2, 1 + len(stop_ids)) * M, M * V)
     scores_BC, chosen_BC = jax.lax.top_k((beams.live_scores_BM[:, :, None] + logprobs_BMV).reshape(batch, M * V), count)
     beam_BC, token_BC = chosen_BC // V, chosen_BC % V
@@ -139,16 +139,16 @@ def _extend(
     live_scores_BM, live_BM = jax.lax.top_k(jnp.where(ends_BC, scores_BC + _NEVER, scores_BC), M)
     parents_BM = jnp.take_along_axis(beam_BC, live_BM, axis=1) + M * jnp.arange(batch, dtype=jnp.int32)[:, None]
 
-    # Among the best M candidates alone: others are there only to go on from, where these end.
+    # Only the best M candidates can end: the others are there to go on from.
     counts_BC = ends_BC & (jnp.arange(count, dtype=jnp.int32) < M)[None] & beams.is_open_B[:, None]
     if how.early_stopping is True:
         counts_BC &= jnp.any(beams.ended_scores_BM == _NEVER, axis=1, keepdims=True)
-    length = (index + 1).astype(jnp.float32) ** how.length_penalty
-    merged_scores = jnp.concatenate([beams.ended_scores_BM, jnp.where(counts_BC, scores_BC / length, _NEVER)], axis=1)
+    divisor = (index + 1).astype(jnp.float32) ** how.length_penalty
+    merged_scores = jnp.concatenate([beams.ended_scores_BM, jnp.where(counts_BC, scores_BC / divisor, _NEVER)], axis=1)
     ended_scores_BM, best_BM = jax.lax.top_k(merged_scores, M)
     merged = jnp.concatenate([beams.ended_BML, tokens_BCL], axis=1)
 
-    # Its length in the end, where a longer one gains and the search must not miss it; otherwise its length by now.
+    # The final length, where longer continuations gain and the search must not miss them; otherwise the length by now.
     hoped_B = max_new_B if how.early_stopping == "never" and how.length_penalty > 0 else index + 1
     could_be_B = jnp.max(live_scores_BM, axis=1) / jnp.float32(hoped_B) ** how.length_penalty
     return _Beams(

@@ -1,4 +1,4 @@
-"""Decoding, for every model that generates: it reads its rows once, then says a token at a time, in one program.
+"""Decoding, for every model that generates: it reads its rows once, then emits a token at a time, in one program.
 
 Shape letters: B batch, P tokens of a prompt, R = B * num rows, L tokens of a continuation.
 """
@@ -19,18 +19,19 @@ from transformer.inference import incremental
 from transformer.inference.beam_search import BeamSearch, beam_search
 from transformer.inference.processors import NOTHING, Processors
 from transformer.inference.rows import padded, round_up
-from transformer.inference.rules import Rules
+from transformer.inference.rules import DecodingRules
 from transformer.inference.sampling import Sampling, sample
 
 
 @dataclasses.dataclass(frozen=True)
 class Generated:
-    """What a model made of a row."""
+    """A continuation of a row, or an answer to it."""
 
     tokens: list[int]
-    """Without the prompt and without the stop token."""
+    """Tokens without the prompt and without the stop token."""
     score: float | None
-    """Beam search's: log-probability / length ** length_penalty, the stop token counted. None where drawn or greedy."""
+    """Score of a beam search: log-probability / length ** length_penalty, the stop token counted; None where drawn or
+    greedy."""
 
 
 def generate(
@@ -41,7 +42,7 @@ def generate(
     max_new_tokens: int | Sequence[int],
     min_new_tokens: int | Sequence[int] = 0,
     how: Sampling | BeamSearch = Sampling(),
-    rules: Rules = Rules(),
+    rules: DecodingRules = DecodingRules(),
     num: int = 1,
     seed: int = 0,
     places: Sequence[int] | None = None,
@@ -55,22 +56,22 @@ def generate(
 
     Args:
       model: a decoder or an encoder-decoder, with a head of next words; `params`: its weights.
-      texts: token ids, of any lengths, at least one each: what a decoder continues, or what an encoder reads.
-      max_new_tokens: at most so many tokens each, or a number for each text.
-      min_new_tokens: at least so many before a stop token, or a number for each text.
-      how: tokens are drawn one by one, or the best continuations are searched.
-      rules: what is done to scores before.
-      num: how many for each text; of a beam search, at most its beams.
-      seed: of what is drawn; the same seed, texts and settings give the same tokens.
-      places: the texts' numbers in the whole input of which they are a batch: what is drawn for a text depends on the
-        seed and its number alone, not on the batch. None: 0, 1, ...
+      texts: token ids, of any lengths, at least one each: the prompts of a decoder, or the sources of an encoder.
+      max_new_tokens: the most new tokens, one number or a number for each text.
+      min_new_tokens: the least tokens before a stop token, one number or a number for each text.
+      how: the settings of sampling, or of a beam search.
+      rules: rules that change scores before a token is chosen.
+      num: number of continuations for each text; with a beam search, at most its beams.
+      seed: seed of sampling; the same seed, texts and settings give the same tokens.
+      places: the texts' numbers in the whole input of which they are a batch: draws for a text depend on the seed and
+        its number alone, not on the batch. None: 0, 1, ...
       stop_ids: the tokens that end a text.
       start_id: the token that an encoder-decoder's answers begin after; None: its architecture's.
       prefix: a decoder reads the texts from both sides, as a prefix language model has learnt to.
 
     Raises:
-      UserError: an empty text, one that leaves no room in the model's context, more asked for than there are beams, or
-        a rule of tokens that the model does not have.
+      UserError: an empty text, a text that leaves no room in the model's context, more continuations than beams, or a
+        rule about tokens that the model does not have.
     """
     longest = max(len(text) for text in texts)
     if min(len(text) for text in texts) == 0:
@@ -106,7 +107,7 @@ def generate(
         min_new=min_new,
         max_new=max_new,
     )
-    # Where each text has its own number, batches differ in the largest: they share a program by its rounded size.
+    # Where each text has its own number, batches differ in the largest: rounded up, they share a program.
     new = max(max_new) if len(set(max_new)) == 1 else round_up(max(max_new))
     numbers = np.arange(len(texts)) if places is None else np.asarray(places)
     keys_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers.astype(np.int32))
@@ -116,7 +117,7 @@ def generate(
 
 
 def _answered(texts: Sequence[Sequence[int]], width: int, start_id: int) -> dict[str, np.ndarray]:
-    """Returns what an encoder-decoder reads: the texts, and the token that answers begin after."""
+    """Returns the inputs of an encoder-decoder: the texts, and the token that answers begin after."""
     source, source_segment_ids = padded(texts, width)
     prompt = np.full((len(texts), 1), start_id, np.int32)
     inputs = {"prompt": prompt, "prompt_segment_ids": np.ones_like(prompt)}
@@ -124,8 +125,8 @@ def _answered(texts: Sequence[Sequence[int]], width: int, start_id: int) -> dict
 
 
 def _continued(texts: Sequence[Sequence[int]], width: int, prefix: bool) -> dict[str, np.ndarray]:
-    """Returns what a decoder reads: the texts, from both sides where `prefix` says so."""
-    # On the left: every row's next token then goes to the same slot of the cache.
+    """Returns the inputs of a decoder: the texts, read from both sides with `prefix`."""
+    # Padded on the left, so that every row's next token goes to the same slot of the cache.
     prompt, prompt_segment_ids = padded(texts, width, left=True)
     inputs = {"prompt": prompt, "prompt_segment_ids": prompt_segment_ids}
     return inputs | ({"prefix": prompt_segment_ids} if prefix else {})

@@ -1,4 +1,4 @@
-"""Fill in hidden words: what an encoder with a head of masked words puts in the place of [MASK].
+"""Filling masks: the words that an encoder with a head of masked words puts in the place of [MASK].
 
 Shape letters: B batch, T length, P masks, K guesses a mask.
 """
@@ -21,7 +21,7 @@ from transformer.tokenizers.spelled import SpelledTokenizer
 from transformer.tokenizers.vocabulary import Vocabulary
 
 MASKS_MULTIPLE = 8
-"""Masks of a row are padded to a multiple of this."""
+"""The number of masks in a row is padded to a multiple of this."""
 
 _MASKS = ("[MASK]", "<mask>")
 _MASK = re.compile("|".join(map(re.escape, _MASKS)))
@@ -35,17 +35,17 @@ class Guess:
     piece: str
     """Its text, with the space before it where it begins a word; empty where it stands for no text."""
     probability: float
-    """Of the whole vocabulary's; several masks are guessed each by itself, the others hidden."""
+    """Probability over the whole vocabulary; each of several masks is guessed by itself, the others hidden."""
     text: str
     """The text with the piece in this mask's place; other masks stay."""
 
 
-class Row(NamedTuple):
-    """What the model reads of a text."""
+class MaskedText(NamedTuple):
+    """A text as the model reads it."""
 
     tokens: list[int]
     masks: list[int]
-    """Their places, rising."""
+    """Places of the masks, rising."""
 
 
 class MaskFiller:
@@ -92,15 +92,15 @@ class MaskFiller:
         if not 1 <= top_k <= size:
             raise UserError(f"{top_k} guesses a mask asked for: give 1 to {size}, the model's vocabulary")
         rows = [self.encode(text) for text in texts]
-        found: list[list[list[Guess]]] = []
+        guesses: list[list[list[Guess]]] = []
         for chosen, filled in batches(list(zip(texts, rows, strict=True)), batch_size):
             probabilities_BPK, tokens_BPK = self._likeliest([row for _, row in filled], rows, top_k)
             for number, (text, _) in enumerate(chosen):
                 of_text = zip(_MASK.finditer(text), tokens_BPK[number], probabilities_BPK[number], strict=False)
-                found.append([self._guesses(text, mask, tokens_K, likely_K) for mask, tokens_K, likely_K in of_text])
-        return found
+                guesses.append([self._guesses(text, mask, tokens_K, likely_K) for mask, tokens_K, likely_K in of_text])
+        return guesses
 
-    def encode(self, text: str) -> Row:
+    def encode(self, text: str) -> MaskedText:
         """Returns a text as the model was trained to read it, its masks the special and all else plain text.
 
         Raises:
@@ -113,9 +113,11 @@ class MaskFiller:
         context = self.restored.model.config.context_length
         if len(tokens) > context:
             raise UserError(f"a text has {len(tokens)} tokens and the model's context holds {context}: shorten it")
-        return Row(tokens, masks)
+        return MaskedText(tokens, masks)
 
-    def _likeliest(self, batch: Sequence[Row], rows: Sequence[Row], top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _likeliest(
+        self, batch: Sequence[MaskedText], rows: Sequence[MaskedText], top_k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Returns probabilities and tokens, [B, P, K] each, of a batch that is padded to the longest of all rows."""
         context = self.restored.model.config.context_length
         width = min(round_up(max(len(row.tokens) for row in rows)), context)
@@ -146,10 +148,10 @@ class MaskFiller:
 
 
 def _frame(restored: Restored, vocabulary: Vocabulary) -> tuple[list[int], list[int]]:
-    """Returns the specials before and after a text, as the model knows them from its training.
+    """Returns the specials before and after a text, as in the model's training.
 
-    Those of an imported model are its tokenizer's template, if that says any. What was trained here on pairs of
-    sentences (BERT, ALBERT) knows <cls> and <sep>; other models know the begin and end of documents.
+    An imported model has its tokenizer's template, if there is one. Models trained here on pairs of sentences (BERT,
+    ALBERT) know <cls> and <sep>; others know the begin and end of documents.
     """
     architecture, tokenizer = restored.architecture, restored.tokenizer
     if restored.objective is None and isinstance(tokenizer, HuggingFaceTokenizer):

@@ -1,4 +1,4 @@
-"""A model that reads once and then a token at a time: what decoders and encoder-decoders have in common to decoding.
+"""Incremental reading: a model reads its prompt once, then a token at a time; decoders and encoder-decoders alike.
 
 Shape letters: B batch, P tokens of a prompt, S of a source, R rows, V vocabulary.
 """
@@ -19,14 +19,14 @@ Inputs = dict[str, jax.Array]
 
 
 def start(model: Any, params: Any, inputs: Inputs, slots: int) -> tuple[jax.Array, Any, jax.Array]:
-    """Returns the next token's logits, float32 [B, V], the cache of what was read, and the next position, int32 [B].
+    """Reads the inputs; returns the next token's logits, float32 [B, V], the cache, and the next position, int32 [B].
 
     An encoder-decoder's encoder runs here, and its keys and values for cross-attention are computed here, once.
 
     Args:
-      model: with a head of next words; `params`: its weights, stacked or not (`unstacked`).
-      inputs: what is read.
-      slots: tokens that the cache has room for, the prompt's among them.
+      model: a model with a head of next words; `params`: its weights, stacked or not (`unstacked`).
+      inputs: the prompts, and the sources of an encoder-decoder.
+      slots: number of tokens that the cache has room for, the prompt's included.
     """
     segment_ids_BP = inputs["prompt_segment_ids"]
     positions_BP = jnp.maximum(jnp.cumsum(segment_ids_BP, axis=1) - 1, 0)
@@ -57,5 +57,5 @@ def _read(model: Any, tokens: jax.Array, positions: jax.Array, segment_ids: jax.
 
 
 def _last_logits(outputs: LanguageModelOutput) -> jax.Array:
-    """Returns the last token's; those of the prompt's other tokens are never computed."""
+    """Returns the last token's logits; the logits of the prompt's other tokens are never computed."""
     return dataclasses.replace(outputs, hidden_BTD=outputs.hidden_BTD[:, -1:]).logits[:, 0]

@@ -1,7 +1,7 @@
-"""Rules of what may be said, applied to the scores of next tokens inside of the compiled loop.
+"""Decoding rules, applied to the scores of next tokens inside the compiled loop.
 
-Every function here is one logits processor of Hugging Face Transformers' `generate`. What a rule holds (penalties,
-tokens) is traced, so that other values of the same rules share a program; which rules there are, and the sizes of
+Every function here is one logits processor of Hugging Face Transformers' `generate`. The values of rules (penalties,
+tokens) are traced, so that other values of the same rules share a program; which rules there are, and the sizes of
 n-grams, are static.
 
 Shape letters: B batch, R rows, V vocabulary, S tokens read, L tokens so far with room for those to come, W sequences of
@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from transformer.inference.rules import Rules
+from transformer.inference.rules import DecodingRules
 
 NOTHING = -1
-"""In a row of tokens: there is none."""
+"""Stands in a row of tokens where there is no token."""
 
 
 class Sequences(struct.PyTreeNode):
@@ -46,13 +46,13 @@ class Processors(struct.PyTreeNode):
     """Rules as arrays, for some rows; None where a rule does nothing."""
 
     prompt_lengths_R: jax.Array
-    """int32: tokens that a row's decoder read before it said any."""
+    """int32: number of tokens that a row's decoder reads before its first new one."""
     read_RS: jax.Array
     """int32: the source, or a decoder's prompt; `NOTHING` where there is none."""
     min_new_R: jax.Array | None
-    """int32: a row says so many tokens before it stops."""
+    """int32: least number of new tokens in a row."""
     max_new_R: jax.Array
-    """int32: a row says no more."""
+    """int32: most new tokens in a row."""
     stop_E: jax.Array
     biased: Sequences | None
     encoder_repetition_penalty: jax.Array | None
@@ -71,7 +71,7 @@ class Processors(struct.PyTreeNode):
     @classmethod
     def of(
         cls,
-        rules: Rules,
+        rules: DecodingRules,
         *,
         stop_ids: Sequence[int],
         read: Sequence[Sequence[int]],
@@ -83,18 +83,18 @@ class Processors(struct.PyTreeNode):
         """Returns the rules for a batch.
 
         Args:
-          rules: what is applied.
+          rules: the rules.
           stop_ids: tokens that end a continuation.
-          read: each row's source, or its prompt where it is a decoder's.
-          prompt_lengths: tokens that each row's decoder read before it said any.
-          width: what is read is padded to so many tokens.
-          min_new: tokens that each row says at least.
-          max_new: tokens that each row says at most.
+          read: each row's source, or a decoder's prompt.
+          prompt_lengths: number of tokens that each row's decoder reads before its first new one.
+          width: number of tokens that `read` is padded to.
+          min_new: the least new tokens of each row.
+          max_new: the most new tokens of each row.
         """
         read_RS = np.full((len(read), width), NOTHING, np.int32)
         for row, tokens in zip(read_RS, read, strict=True):
             row[: len(tokens)] = tokens
-        # As `generate`: a stop token is not taken away by being a bad word of its own.
+        # As in `generate`, a bad word that is a stop token alone does not forbid it.
         bad = [word for word in rules.bad_words_ids if word not in [(stop,) for stop in stop_ids]]
         first, decay = rules.forced_bos_token_id, rules.exponential_decay_length_penalty
         return cls(
@@ -128,9 +128,9 @@ class Processors(struct.PyTreeNode):
 
         Args:
           scores_RV: float32: logits, or a beam search's log-probabilities.
-          history_RL: int32, the tokens before, `NOTHING` where there is none; each row's last one at `end` - 1.
-          index: int32 scalar: tokens that were said.
-          end: int32 scalar: places of the history that are taken.
+          history_RL: int32: the tokens so far, `NOTHING` where there is none; each row's last one at `end` - 1.
+          index: int32 scalar: number of new tokens so far.
+          end: int32 scalar: number of places of the history in use.
         """
         if self.biased is not None:
             scores_RV = add_bias(scores_RV, history_RL, end, self.biased)
@@ -159,7 +159,7 @@ class Processors(struct.PyTreeNode):
         if self.suppressed is not None:
             scores_RV = ban(scores_RV, self.suppressed)
         if self.suppressed_first is not None:
-            # After a token that was forced to be first, the one after it is the first.
+            # After a token that was forced to be first, the next one counts as the first.
             first_R = jnp.where(starts_alone_R, 0 if self.forced_first is None else 1, 0)
             scores_RV = ban(scores_RV, self.suppressed_first, index == first_R)
         return jax.nn.log_softmax(scores_RV, axis=-1) if self.renormalizes else scores_RV
@@ -168,7 +168,7 @@ class Processors(struct.PyTreeNode):
 def penalize(scores_RV: jax.Array, history_RL: jax.Array, penalty: float | jax.Array) -> jax.Array:
     """Returns the scores, those of tokens in the row's history divided by the penalty, or multiplied if negative.
 
-    Keskar et al. 2019 (CTRL), section 4.1, which divides always; the sign as in Hugging Face's `generate`.
+    Keskar et al. 2019 (CTRL), section 4.1, which always divides; the sign as in Transformers' `generate`.
     """
     seen_RV = _marked(scores_RV.shape, history_RL)
     return jnp.where(seen_RV, jnp.where(scores_RV > 0, scores_RV / penalty, scores_RV * penalty), scores_RV)
@@ -225,7 +225,7 @@ def favour_stops(
 
 
 def _marked(shape: tuple[int, ...], tokens_RL: jax.Array) -> jax.Array:
-    """Returns bool [R, V]: whether the row's tokens hold it."""
+    """Returns bool [R, V]: whether a token is among the row's."""
     rows_R1 = jnp.arange(shape[0], dtype=jnp.int32)[:, None]
     # NOTHING would count from the end: it is sent out of range, where nothing is written.
     index_RL = jnp.where(tokens_RL == NOTHING, shape[1], tokens_RL)
@@ -233,7 +233,7 @@ def _marked(shape: tuple[int, ...], tokens_RL: jax.Array) -> jax.Array:
 
 
 def _token_at(history_RL: jax.Array, place: jax.Array) -> jax.Array:
-    """Returns int32 [R], `NOTHING` before the beginning."""
+    """Returns the rows' tokens at a place, int32 [R]; `NOTHING` before the beginning."""
     token_R = jax.lax.dynamic_index_in_dim(history_RL, jnp.maximum(place, 0), axis=1, keepdims=False)
     return jnp.where(place < 0, NOTHING, token_R)
 

@@ -28,7 +28,7 @@ def padded(texts: Sequence[Sequence[int]], width: int, *, left: bool = False) ->
 
 
 def batches(items: Sequence[Item], size: int) -> Iterator[tuple[Sequence[Item], Sequence[Item]]]:
-    """Yields `size` items at a time, and the same filled up: the last batch's program is then that of the others."""
+    """Yields `size` items at a time, and the same items filled up to `size`, so that all batches share a program."""
     for start in range(0, len(items), size):
         chosen = items[start : start + size]
         yield chosen, (list(chosen) * size)[: min(size, len(items))]

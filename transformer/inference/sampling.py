@@ -1,4 +1,4 @@
-"""How the next token is drawn from its logits.
+"""Sampling: drawing the next token from its logits.
 
 Shape letters: R rows, V vocabulary.
 """
@@ -13,10 +13,10 @@ from transformer.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """Temperature, top-k, top-p, then min-p: the order of Hugging Face's `generate`."""
+    """Temperature, top-k, top-p, then min-p, in the order of Transformers' `generate`."""
 
     temperature: float = 1.0
-    """Logits are divided by it; 0 is greedy: the likeliest token, always."""
+    """Divisor of the logits; 0 is greedy: always the likeliest token."""
     top_k: int | None = None
     """Only the k likeliest tokens (Fan et al. 2018)."""
     top_p: float | None = None
@@ -39,8 +39,7 @@ def sample(keys_R: jax.Array, logits_RV: jax.Array, sampling: Sampling) -> jax.A
     """Returns a token for each row, int32 [R].
 
     Args:
-      keys_R: a PRNG key a row, so that a row's draw does not depend on which others it is read with; not used when
-        greedy.
+      keys_R: a PRNG key for each row, so that a row's draw does not depend on the batch; not used when greedy.
       logits_RV: float32.
       sampling: static under jit.
     """
@@ -63,7 +62,7 @@ def filter_logits(logits_RV: jax.Array, sampling: Sampling) -> jax.Array:
         threshold = jnp.min(jnp.where(stays, ordered, jnp.inf), axis=-1, keepdims=True)
         logits_RV = jnp.where(logits_RV < threshold, -jnp.inf, logits_RV)
     if sampling.min_p:
-        # Of probabilities, so of logits a difference: no softmax is needed.
+        # A ratio of probabilities is a difference of logits, so no softmax is needed.
         threshold = jnp.max(logits_RV, axis=-1, keepdims=True) + jnp.log(jnp.float32(sampling.min_p))
         logits_RV = jnp.where(logits_RV < threshold, -jnp.inf, logits_RV)
     return logits_RV

@@ -1,4 +1,4 @@
-"""BLEU's tokenizers: which of them a text needs, and what is missing to use one."""
+"""BLEU's tokenizers: the one that a text needs, and what is missing to use it."""
 
 import unicodedata
 from collections import Counter
@@ -10,17 +10,17 @@ from sacrebleu.metrics.bleu import BLEU
 from transformer.errors import UserError
 
 BleuTokenizer = Literal["13a", "zh", "ja-mecab", "ko-mecab", "char", "intl", "flores101", "flores200", "none"]
-"""Those of sacrebleu."""
+"""sacrebleu's tokenizers."""
 _SPACELESS = {"CJK": "zh", "HIRAGANA": "ja-mecab", "KATAKANA": "ja-mecab", "HANGUL": "ko-mecab"} | dict.fromkeys(
     ("THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN"), "char"
 )
-"""Scripts whose words are not what stands between spaces -> the tokenizer for them."""
+"""Script that does not separate words by spaces -> the tokenizer for it."""
 _KANA = 0.1
-"""The share of kana among such letters from which on a text is Japanese; Chinese has none."""
+"""Share of kana among such letters from which on a text is Japanese; Chinese has none."""
 
 
 def bleu(tokenizer: BleuTokenizer) -> BLEU:
-    """Returns sacrebleu's BLEU with a tokenizer; UserError where that needs what is not there."""
+    """Returns sacrebleu's BLEU with a tokenizer; raises UserError where a package or a model is missing."""
     try:
         return BLEU(tokenize=tokenizer)
     except (RuntimeError, ImportError):
@@ -28,15 +28,15 @@ def bleu(tokenizer: BleuTokenizer) -> BLEU:
         raise UserError(
             f"--bleu-tokenize {tokenizer} needs a package that is not installed: pip install 'sacrebleu[{extra}]'"
         ) from None
-    except OSError as error:  # of a model that sacrebleu downloads once
+    except OSError as error:  # sacrebleu downloads a model once
         raise UserError(f"--bleu-tokenize {tokenizer}: its model could not be downloaded ({error})") from None
 
 
 def fitting_tokenizer(texts: Sequence[str]) -> BleuTokenizer | None:
     """Returns the tokenizer that texts need in place of 13a, which splits at spaces and punctuation; None: 13a will do.
 
-    They need one if at least half of their letters are of scripts that write no spaces between words, or of Hangul:
-    that of most of these letters, but the Japanese one as soon as a tenth of them are kana.
+    They need another if at least half of their letters are of scripts that write no spaces between words, or of Hangul:
+    the tokenizer of most of these letters, but the Japanese one as soon as a tenth of them are kana.
     """
     counts: Counter[str] = Counter()
     for letter, count in Counter(unicodedata.normalize("NFKC", "".join(texts))).items():

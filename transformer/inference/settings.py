@@ -1,4 +1,4 @@
-"""How an imported model generates where nobody says otherwise: as its folder declares."""
+"""Settings: the defaults of generation that an imported model's folder declares."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,13 +8,13 @@ from etils import epath
 
 from transformer.errors import UserError
 from transformer.inference.beam_search import BeamSearch
-from transformer.inference.rules import Rules
+from transformer.inference.rules import DecodingRules
 from transformer.inference.sampling import Sampling
 from transformer.interop import generation
 from transformer.interop.convert import ORIGIN
 
 DEFAULT_TOP_K = 50
-"""What `generate` of Hugging Face Transformers draws among where a folder asks for drawing and does not say."""
+"""Default `top_k` of Hugging Face Transformers' `generate`, where a folder asks for sampling without one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,43 +24,43 @@ class Settings:
     source: str
     """The file that declares them: generation_config.json, or config.json where there is none."""
     how: Sampling | BeamSearch
-    rules: Rules
+    rules: DecodingRules
     num: int
     """Continuations for each text."""
     stop_ids: tuple[int, ...]
-    """Tokens that end a text; none declared: the tokenizer's own end does."""
+    """Tokens that end a text; empty: the tokenizer's own end does."""
     start_id: int | None
     """The token that an encoder-decoder's answers begin after; None: its architecture's."""
     max_new_tokens: int | None
     max_length: int | None
-    """Tokens of a continuation with what the decoder read before it; `max_new_tokens` goes first."""
+    """Most tokens of a continuation together with the decoder's prompt; `max_new_tokens` goes first."""
     min_new_tokens: int | None
     min_length: int
-    """As `max_length`; `min_new_tokens` goes first."""
+    """Least tokens, counted as in `max_length`; `min_new_tokens` goes first."""
     not_applied: tuple[str, ...]
-    """What the file declares and is not applied here, each with its value."""
+    """Declared settings that are not applied here, each with its value."""
 
     @classmethod
     def of(cls, checkpoint: epath.Path) -> Self | None:
-        """Returns what the folder declares that a checkpoint was imported from, or None if it was not imported.
+        """Returns the settings of the folder that a checkpoint was imported from, or None if it was not imported.
 
         Raises:
-          UserError: a setting that cannot be, by file and name.
+          UserError: an impossible setting, by file and name.
         """
         origin = checkpoint / "record" / ORIGIN
         return cls.read(origin) if origin.exists() else None
 
     @classmethod
     def read(cls, folder: epath.PathLike) -> Self:
-        """Returns what a folder in the Hugging Face format declares; raises `UserError` as `of`."""
+        """Returns the settings that a folder in the Hugging Face format declares; raises `UserError` as `of`."""
         source, declared, not_applied = generation.read(folder)
-        rules = [field.name for field in dataclasses.fields(Rules)]
+        rules = [field.name for field in dataclasses.fields(DecodingRules)]
         bos = declared.get("bos_token_id", ())
         try:
             return cls(
                 source=source,
                 how=_how(declared),
-                rules=Rules(**{name: declared[name] for name in rules if name in declared}),
+                rules=DecodingRules(**{name: declared[name] for name in rules if name in declared}),
                 num=declared.get("num_return_sequences", 1),
                 stop_ids=declared.get("eos_token_id", ()),
                 start_id=declared.get("decoder_start_token_id", bos[0] if bos else None),
@@ -74,10 +74,10 @@ class Settings:
             raise UserError(f"{epath.Path(folder) / source}: {str(error).lstrip('-')}") from error
 
     def max_new(self, prompt_lengths: Sequence[int]) -> list[int] | None:
-        """Returns the tokens that each text may get at most, or None if nothing is declared.
+        """Returns the most new tokens of each text, or None if nothing is declared.
 
         Args:
-          prompt_lengths: tokens that the decoder reads of each before it says any.
+          prompt_lengths: number of tokens that the decoder reads of each text before its first new one.
 
         Raises:
           UserError: a prompt that fills `max_length`.
@@ -94,13 +94,13 @@ class Settings:
         return [self.max_length - length for length in prompt_lengths]
 
     def min_new(self, prompt_lengths: Sequence[int]) -> list[int]:
-        """Returns the tokens that each text gets at least."""
+        """Returns the least new tokens of each text."""
         if self.min_new_tokens is not None:
             return [self.min_new_tokens] * len(prompt_lengths)
         return [max(self.min_length - length, 0) for length in prompt_lengths]
 
     def __str__(self) -> str:
-        """What is declared, in a line."""
+        """Describes the declared settings in one line."""
         words = [_described(self.how)]
         words += [f"{name} {value}" for name, value in _changed(self.rules).items()]
         lengths = ("max_new_tokens", "max_length", "min_new_tokens", "min_length")
@@ -133,12 +133,12 @@ def _described(how: Sampling | BeamSearch) -> str:
     return f"{name} ({', '.join(f'{field} {value}' for field, value in fields.items() if value is not None)})"
 
 
-def _changed(rules: Rules) -> dict[str, Any]:
-    """Returns the rules that do something; of long lists, how many they hold."""
-    found = {}
+def _changed(rules: DecodingRules) -> dict[str, Any]:
+    """Returns the rules that do something; long lists are replaced by their lengths."""
+    changed = {}
     for field in dataclasses.fields(rules):
         value = getattr(rules, field.name)
         if value != field.default:
             long = isinstance(value, tuple) and len(value) > 4
-            found[field.name] = f"({len(value)} of them)" if long else value
-    return found
+            changed[field.name] = f"({len(value)} of them)" if long else value
+    return changed

@@ -1,4 +1,4 @@
-"""Text in, text out: what a decoder continues, and what an encoder-decoder answers."""
+"""Text generation: texts that a decoder continues, or that an encoder-decoder answers."""
 
 import dataclasses
 import itertools
@@ -12,7 +12,7 @@ from transformer.inference.beam_search import BeamSearch
 from transformer.inference.decode import generate
 from transformer.inference.restored import Restored
 from transformer.inference.rows import batches
-from transformer.inference.rules import Rules
+from transformer.inference.rules import DecodingRules
 from transformer.inference.sampling import Sampling
 from transformer.inference.settings import Settings
 from transformer.inference.unstacked import for_decoding
@@ -21,17 +21,17 @@ from transformer.tokenizers.spelled import SpelledTokenizer
 from transformer.tokenizers.vocabulary import PARADIGMS, Vocabulary
 
 MAX_NEW_TOKENS = 128
-"""Tokens of a text at most, where nobody says otherwise."""
+"""Default of the most tokens of a text."""
 
 
 @dataclasses.dataclass(frozen=True)
 class GeneratedText:
-    """What a model made of a text."""
+    """A continuation of a text, or an answer to it."""
 
     text: str
-    """Without the prompt."""
+    """The text without the prompt."""
     score: float | None
-    """Beam search's (`decode.Generated`); None where drawn or greedy."""
+    """Score of a beam search (`decode.Generated`); None where drawn or greedy."""
 
 
 class TextGenerator:
@@ -41,7 +41,7 @@ class TextGenerator:
       restored: a decoder or an encoder-decoder, with a head of next words.
 
     Raises:
-      UserError: it is another model, or an imported one that declares impossible settings of generation.
+      UserError: it is another kind of model, or an imported one that declares impossible settings of generation.
     """
 
     def __init__(self, restored: Restored):
@@ -52,7 +52,7 @@ class TextGenerator:
                 "decoders and encoder-decoders with the head language_model generate text"
             )
         self.settings = Settings.of(restored.checkpoint)
-        """Defaults that an imported model came with; None for one that was trained here."""
+        """Defaults that an imported model came with; None for a model trained here."""
         if self.settings is not None and self.settings.not_applied:
             left = "; ".join(self.settings.not_applied)
             logging.getLogger(__name__).warning("%s: not applied: %s", self.settings.source, left)
@@ -75,7 +75,7 @@ class TextGenerator:
         max_new_tokens: int | None = None,
         min_new_tokens: int | None = None,
         how: Sampling | BeamSearch | None = None,
-        rules: Rules | None = None,
+        rules: DecodingRules | None = None,
         num: int | None = None,
         seed: int = 0,
         stop: Sequence[str] = (),
@@ -84,23 +84,23 @@ class TextGenerator:
     ) -> list[list[GeneratedText]]:
         """Returns `num` continuations of each text, or answers to it, the best first.
 
-        What is None is as an imported model's folder declares it (`settings`); where it does not, as stated.
+        An argument that is None is taken from an imported model's folder (`settings`), or else as stated.
 
         Args:
-          texts: in any order; those of like length are read together.
-          max_new_tokens: at most so many tokens each; `MAX_NEW_TOKENS`.
-          min_new_tokens: at least so many tokens each; 0.
-          how: tokens are drawn, or the best continuations are searched; drawn, but an imported model's are greedy.
-          rules: what is done to scores before; nothing.
-          num: how many for each text; 1.
-          seed: of what is drawn: for each text by its place among `texts`, whatever the batch.
-          stop: pieces that end a text, besides the ends that the folder declares, or else the tokenizer's own end: each
-            a token of its vocabulary.
-          batch_size: texts that are read together.
-          progress: whether a bar shows how far it is.
+          texts: the texts, in any order; texts of like length are read together.
+          max_new_tokens: the most new tokens of each; else `MAX_NEW_TOKENS`.
+          min_new_tokens: the least new tokens of each; else 0.
+          how: settings of sampling, or of a beam search; else sampling, or greedy for an imported model.
+          rules: rules that change scores before a token is chosen; else none.
+          num: number of continuations for each text; else 1.
+          seed: seed of sampling: draws depend on a text's place among `texts`, not on the batch.
+          stop: pieces that end a text, each a token of the vocabulary, besides the ends that the folder declares, or
+            else the tokenizer's own end.
+          batch_size: number of texts that are read together.
+          progress: whether to show a progress bar.
 
         Raises:
-          UserError: no token has the name of a `stop`, and what `decode.generate` raises.
+          UserError: a `stop` is no token, and what `decode.generate` raises.
         """
         model, params, settings = self.restored.model, self.restored.params, self.settings
         stop_ids = settings.stop_ids if settings and settings.stop_ids else (self.restored.tokenizer.eos_id,)
@@ -108,15 +108,15 @@ class TextGenerator:
         most, least = self._lengths(rows, max_new_tokens, min_new_tokens)
         options = {
             "how": how or (settings.how if settings else Sampling()),
-            "rules": rules or (settings.rules if settings else Rules()),
+            "rules": rules or (settings.rules if settings else DecodingRules()),
             "num": num if num is not None else settings.num if settings else 1,
             "stop_ids": [*stop_ids, *map(self._stop_id, stop)],
             "start_id": settings.start_id if settings else None,
             "prefix": isinstance(self.restored.objective, PrefixLM),
             "seed": seed,
         }
-        order = sorted(range(len(rows)), key=lambda index: len(rows[index]), reverse=True)  # what fails, fails first
-        found: list[list[GeneratedText]] = [[] for _ in rows]
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index]), reverse=True)  # too long ones fail first
+        generated: list[list[GeneratedText]] = [[] for _ in rows]
         with tqdm(total=len(rows), unit="text", desc="generate", disable=not progress) as bar:
             for chosen, filled in batches(order, batch_size):
                 outs = generate(
@@ -129,18 +129,18 @@ class TextGenerator:
                     **options,
                 )
                 for index, out in zip(chosen, outs, strict=False):
-                    found[index] = [GeneratedText(self.decode(one.tokens), one.score) for one in out]
+                    generated[index] = [GeneratedText(self.decode(row.tokens), row.score) for row in out]
                 bar.update(len(chosen))
-        return found
+        return generated
 
     def encode(self, text: str) -> list[int]:
-        """Returns what the model reads of a text: framed as it was trained to read it.
+        """Returns a text's tokens, framed as in the model's training.
 
-        An imported model reads what its folder's tokenizer makes of the text: framed by its template, specials where
-        the text spells them. Where that is nothing, it reads the begin, from which Transformers' `generate` starts too.
+        An imported model's text is encoded by its folder's tokenizer: framed by its template, with specials where the
+        text spells them. Where that gives no token, it is the begin, from which Transformers' `generate` starts too.
 
         A decoder trained here reads the begin of a document first. An encoder-decoder trained here also reads the
-        specials that its pretraining put into texts, as they are spelled: sentinels, <mask>, and the paradigms of UL2.
+        specials of its pretraining where a text spells them: sentinels, <mask>, and the paradigms of UL2.
         """
         tokenizer = self.restored.tokenizer
         begin, end = [tokenizer.bos_id], [tokenizer.eos_id]
@@ -151,7 +151,7 @@ class TextGenerator:
         return (begin if self.restored.objective.begins_source else []) + self._spelled.encode(text) + end
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Returns the text of what the model said; an encoder-decoder's sentinels are spelled out."""
+        """Returns the text of generated tokens; an encoder-decoder's sentinels are spelled out."""
         if not self.answers:
             return self.restored.tokenizer.decode(tokens)
         groups = itertools.groupby(tokens, key=lambda token: self._sentinels.get(token, ""))
@@ -160,7 +160,7 @@ class TextGenerator:
     def _lengths(
         self, rows: Sequence[Sequence[int]], most: int | None, least: int | None
     ) -> tuple[list[int], list[int]]:
-        """Returns the most and the least new tokens of each row; None: as declared."""
+        """Returns the most and the least new tokens of each row; `most` and `least` of None: as declared."""
         prompt_lengths = [1 if self.answers else len(row) for row in rows]
         declared = self.settings.max_new(prompt_lengths) if self.settings and most is None and rows else None
         mosts = declared or [MAX_NEW_TOKENS if most is None else most] * len(rows)

@@ -1,9 +1,9 @@
-"""Layers as arrays of their own, for decoding on a CPU.
+"""Unstacked parameters, an array for each layer, for decoding on a CPU.
 
-Parameters are stored stacked, and a loop takes each layer's out of the stack: on a CPU a copy, for every token, of all
-weights. That is half of a decoder's time, which is bound by reading its weights. Where each layer has arrays of its
-own, and they are stacked inside of the compiled program, the compiler finds that a slice of the stack is one of them,
-and neither stacks nor copies.
+Parameters are stored stacked, and a loop slices each layer's out of the stack: on a CPU this copies all weights for
+every token. That is half of a decoder's time, which is bound by reading its weights. Where each layer has arrays of its
+own, and they are stacked inside the compiled program, the compiler finds that a slice of the stack is one of them, and
+neither stacks nor copies.
 """
 
 import dataclasses
@@ -18,20 +18,20 @@ from transformer.models.architecture import Architecture
 
 
 def for_decoding(architecture: Architecture, params: Any, execution: Execution) -> tuple[nn.Module, Any]:
-    """Returns a model and its weights as they decode fastest here; on a CPU, another copy of the weights."""
+    """Returns a model and its weights in the form that decodes fastest here; on a CPU, the weights are copied."""
     if jax.default_backend() != "cpu":
         return architecture.build(execution), params
     return architecture.build(dataclasses.replace(execution, unroll=0)), unstack(architecture, params)
 
 
 def unstack(architecture: Architecture, params: Any) -> Any:
-    """Returns the parameters with a tuple of arrays, one a layer, in place of each stacked one."""
+    """Returns the parameters with a tuple of arrays, one for each layer, in place of each stacked array."""
     split = lambda stacked, leaf: tuple(jnp.array(layer) for layer in leaf) if stacked else leaf  # noqa: E731
     return jax.tree.map(split, _stacked(architecture), params)
 
 
 def restack(architecture: Architecture, params: Any) -> Any:
-    """Returns the parameters as the model wants them, whether unstacked or not; free inside of a compiled program."""
+    """Returns the parameters stacked, whether they were unstacked or not; free inside a compiled program."""
     join = lambda _, leaf: jnp.stack(leaf) if isinstance(leaf, tuple) else leaf  # noqa: E731
     return jax.tree.map(join, _stacked(architecture), params)
 

@@ -82,9 +82,9 @@ class Family:
         """
         if config.get("model_type") != self.model_type:
             raise UserError(f"config.json: model_type is {config.get('model_type')!r}, not {self.model_type!r}")
-        reading = self._reading
-        hf_config.check_kinds(config, reading)
-        values = hf_config.read(self.normalise(dict(config)), reading)
+        rules = self._field_rules
+        hf_config.check_kinds(config, rules)
+        values = hf_config.read(self.normalise(dict(config)), rules)
         labels = {"num_labels": num_labels} if head in LABELLED else {}
         try:
             return self.config(**values, head=head, **labels)
@@ -121,17 +121,17 @@ class Family:
     def bookkeeping(self, config: Mapping[str, Any]) -> list[str]:
         """Returns the fields of a config.json that change neither weights nor scores, such as special ids."""
         ours = {*self.pinned, *self.spelled, *(field.theirs for field in self.fields)}
-        reading = self._reading
+        rules = self._field_rules
         return [
             name
             for name, value in config.items()
-            if name not in ours and hf_config.changes_nothing(name, value, config, reading)
+            if name not in ours and hf_config.changes_nothing(name, value, config, rules)
         ]
 
     @property
-    def _reading(self) -> hf_config.Reading:
+    def _field_rules(self) -> hf_config.FieldRules:
         kinds = typing.get_type_hints(self.config)
-        return hf_config.Reading(self.fields, kinds, self.pinned, self.harmless, self.inert, self.spelled)
+        return hf_config.FieldRules(self.fields, kinds, self.pinned, self.harmless, self.inert, self.spelled)
 
     def from_hf(self, tensors: Mapping[str, np.ndarray], config: Architecture, *, leave: Collection[str] = ()) -> Any:
         """Returns our parameters (numpy, float32) from Transformers' tensors; strict, as `engine.load`."""

@@ -52,7 +52,7 @@ class Same:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class FieldRules:
     """How the config.json of a model type is read."""
 
     fields: Sequence[Field]
@@ -74,14 +74,14 @@ class Reading:
         return {**INERT, **self.inert}
 
 
-def check_kinds(config: Mapping[str, Any], reading: Reading) -> None:
+def check_kinds(config: Mapping[str, Any], rules: FieldRules) -> None:
     """Checks the fields as they stand in config.json, null aside where it stands for something.
 
     Raises:
       UserError: a value of the wrong type, by its field.
     """
-    kinds = {field.theirs: reading.kinds[field.ours] for field in reading.fields if field.values is None}
-    for name, kind in {**kinds, **reading.spelled}.items():
+    kinds = {field.theirs: rules.kinds[field.ours] for field in rules.fields if field.values is None}
+    for name, kind in {**kinds, **rules.spelled}.items():
         stands_for_something = kind not in (int, bool) or name in _FILLED_IN
         if name in config and not (config[name] is None and stands_for_something):
             checked(name, config[name], kind)
@@ -124,7 +124,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def changes_nothing(name: str, value: Any, config: Mapping[str, Any], reading: Reading) -> bool:
+def changes_nothing(name: str, value: Any, config: Mapping[str, Any], rules: FieldRules) -> bool:
     """Whether a field that is neither mapped nor pinned changes neither weights nor scores.
 
     Args:
@@ -133,60 +133,60 @@ def changes_nothing(name: str, value: Any, config: Mapping[str, Any], reading: R
       config: the whole config.json.
       reading: of its model type.
     """
-    inert = reading.all_inert
+    inert = rules.all_inert
     if name in inert:
-        allowed = [_value_of(v, config, reading) if isinstance(v, Same) else v for v in inert[name]]
+        allowed = [_value_of(v, config, rules) if isinstance(v, Same) else v for v in inert[name]]
         return value is None or any(_equal(value, v) for v in allowed)
-    return value is None or name.startswith("_") or name in HARMLESS or name in reading.harmless
+    return value is None or name.startswith("_") or name in HARMLESS or name in rules.harmless
 
 
 def _equal(value: Any, other: Any) -> bool:
     return value == other and isinstance(value, bool) == isinstance(other, bool)  # to Python, False is 0
 
 
-def _value_of(same: Same, config: Mapping[str, Any], reading: Reading) -> Any:
-    defaults = [field.default for field in reading.fields if field.theirs == same.theirs]
+def _value_of(same: Same, config: Mapping[str, Any], rules: FieldRules) -> Any:
+    defaults = [field.default for field in rules.fields if field.theirs == same.theirs]
     return config.get(same.theirs, *defaults[:1])
 
 
-def read(config: Mapping[str, Any], reading: Reading) -> dict[str, Any]:
+def read(config: Mapping[str, Any], rules: FieldRules) -> dict[str, Any]:
     """Returns our fields' values from a config.json in the fields of `reading`.
 
     Raises:
       UserError: a missing or unknown field, or a value that is not supported, by name.
     """
-    for name, value in reading.pinned.items():
+    for name, value in rules.pinned.items():
         if name in config and not _equal(config[name], value):
             raise UserError(f"config.json: {name} = {shown(config[name])} is not supported, only {value!r}")
-    _refuse_unknown(config, reading)
-    missing = sorted(f.theirs for f in reading.fields if f.default is ... and f.theirs not in config)
+    _refuse_unknown(config, rules)
+    missing = sorted(f.theirs for f in rules.fields if f.default is ... and f.theirs not in config)
     if missing:
         raise UserError(f"config.json: missing {', '.join(missing)}")
     ours: dict[str, Any] = {}
-    for field in reading.fields:
+    for field in rules.fields:
         value = config.get(field.theirs, field.default)
         if field.values is None:
-            value = checked(field.theirs, value, reading.kinds[field.ours])
+            value = checked(field.theirs, value, rules.kinds[field.ours])
         else:
             value = _translated(field, field.values, value)
         if field.ours in ours and ours[field.ours] != value:
-            same = [f.theirs for f in reading.fields if f.ours == field.ours]
+            same = [f.theirs for f in rules.fields if f.ours == field.ours]
             raise UserError(f"config.json: {', '.join(same)} that differ are not supported")
         ours[field.ours] = value
     return ours
 
 
-def _refuse_unknown(config: Mapping[str, Any], reading: Reading) -> None:
-    mapped = {field.theirs for field in reading.fields}
+def _refuse_unknown(config: Mapping[str, Any], rules: FieldRules) -> None:
+    mapped = {field.theirs for field in rules.fields}
     unknown = sorted(
         name
-        for name in config.keys() - mapped - reading.pinned.keys()
-        if not changes_nothing(name, config[name], config, reading)
+        for name in config.keys() - mapped - rules.pinned.keys()
+        if not changes_nothing(name, config[name], config, rules)
     )
     for name in unknown:
-        if name in (inert := reading.all_inert):
+        if name in (inert := rules.all_inert):
             only = [
-                f"{v.theirs}'s {shown(_value_of(v, config, reading))}" if isinstance(v, Same) else repr(v)
+                f"{v.theirs}'s {shown(_value_of(v, config, rules))}" if isinstance(v, Same) else repr(v)
                 for v in inert[name]
             ]
             raise UserError(f"config.json: {name} = {shown(config[name])} is not supported, only {' or '.join(only)}")

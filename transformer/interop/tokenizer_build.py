@@ -12,7 +12,7 @@ from transformer.interop.tokenizer_declared import FURTHER, GENERIC, JSON, NAMES
 
 
 @dataclasses.dataclass(frozen=True)
-class Built:
+class BuiltTokenizer:
     """A tokenizer as Transformers would load it from the folder."""
 
     tokenizer: Tokenizer
@@ -22,7 +22,7 @@ class Built:
     """The files of its vocabulary, in words."""
 
 
-def build(declared: Declared) -> Built:
+def build(declared: Declared) -> BuiltTokenizer:
     """Returns a folder's tokenizer; raises UserError for a class or a file that cannot be read here."""
     folder, file = declared.folder, declared.file
     make = CLASSES.get(declared.kind)
@@ -37,7 +37,7 @@ def build(declared: Declared) -> Built:
         raise UserError(f"{folder}: no {declared.kind} can be made of its files ({error})") from None
 
 
-def _finish(declared: Declared, started: Started) -> Built:
+def _finish(declared: Declared, started: Started) -> BuiltTokenizer:
     """Adds the tokens, and the template."""
     tokenizer, options, file = started.tokenizer, declared.options, declared.file
     specials: dict[str, Any] = {**started.defaults, **declared.specials}
@@ -66,7 +66,7 @@ def _finish(declared: Declared, started: Started) -> Built:
         tokenizer.post_processor = started.template(tokenizer, names)
     elif tokenizer.post_processor is None or "add_bos_token" in options or "add_eos_token" in options:
         tokenizer.post_processor = _begin_and_end(tokenizer, names, options)
-    return Built(tokenizer, names, started.source)
+    return BuiltTokenizer(tokenizer, names, started.source)
 
 
 def _post_processor(file: dict[str, Any]) -> Any:

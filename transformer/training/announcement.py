@@ -1,4 +1,4 @@
-"""What a run says before its first update."""
+"""The lines that a run prints before its first update."""
 
 from collections.abc import Callable
 
@@ -9,13 +9,13 @@ from transformer.training.throughput import MFU_CONVENTION, Throughput, peak_flo
 
 
 def announce(session: Session, first: int, folder: epath.Path, say: Callable[[str], None]) -> Throughput:
-    """Says what is about to happen, and returns the clock that measures it.
+    """Reports what is about to happen, and returns the clock that measures it.
 
     Args:
-      session: what is trained.
-      first: updates that were made before.
-      folder: the run's.
-      say: gets the lines.
+      session: the run's session.
+      first: number of updates that were made before.
+      folder: the run's folder.
+      say: called with each line.
     """
     experiment, corpus, mesh = session.experiment, session.dataset, session.mesh
     model, train = experiment.model, experiment.train

@@ -1,10 +1,11 @@
-"""A scheduler's signal, or Ctrl-C: noticed at once, obeyed at the next place where nothing is lost.
+"""Signals of a scheduler, or Ctrl-C: noticed at once, obeyed at the next place where nothing is lost.
 
 Python runs a signal's handler between two of its own instructions, so a compilation of minutes would delay it. Here a
-thread is woken by the signal itself. It says what will happen, and a second signal leaves at once.
+thread is woken by the signal itself. It prints what will happen, and a second signal leaves at once.
 
-Of several processes, whichever gets the signal, all must stop after the same step: that is agreed by JAX's preemption
-service, which has a handler of its own for SIGTERM. Where nothing is unsaved, whichever leaves takes the others along.
+Several processes must all stop after the same step, whichever of them gets the signal: they agree on it through JAX's
+preemption service, which has its own handler for SIGTERM. Where nothing is unsaved, a process that leaves takes the
+others along.
 """
 
 import contextlib
@@ -25,18 +26,18 @@ from transformer.errors import Interrupted, UserError
 T = TypeVar("T")
 
 _PATIENCE = 0.5
-"""Seconds that Python's own handler gets to leave in order, before the thread does: it waits in a compilation."""
+"""Seconds that Python's handler, which waits for a compilation, gets to leave in order before the thread does."""
 
 
 Mode = Literal["busy", "free", "compiling", "waiting"]
 
 
 class Now(Exception):
-    """Raised in the main thread at a place to stop."""
+    """Stops the main thread at a place where nothing is lost."""
 
 
 class StopRequest:
-    """Whether somebody asked the run to stop."""
+    """A request to stop the run, if there is one."""
 
     def __init__(self, resume: str = "") -> None:
         self.signal: str | None = None
@@ -49,7 +50,7 @@ class StopRequest:
     def check(self) -> None:
         """Raises Now if this is the place to stop, which is the same on every process.
 
-        All processes must ask in the same places. The place may come some places after the signal.
+        All processes must call it in the same places. The place to stop may come some calls after the signal.
         """
         if jax.process_count() == 1:
             self._agreed = self.signal is not None
@@ -59,9 +60,9 @@ class StopRequest:
             self._places += 1
             if not self._agreed and multihost_utils.reached_preemption_sync_point(self._places):
                 self._agreed = True
-                # Who was told nothing says the same line in the end. JAX may have had a SIGTERM before this was here.
-                told = [name for name in exchange("which signal came", self.signal) if name is not None]
-                self.signal = told[0] if told else signal.SIGTERM.name
+                # A process without a signal ends with the same line. JAX may have had a SIGTERM before this handler.
+                signals = [name for name in exchange("which signal came", self.signal) if name is not None]
+                self.signal = signals[0] if signals else signal.SIGTERM.name
         if self._agreed:
             raise Now
 
@@ -72,18 +73,18 @@ class StopRequest:
             yield item
 
     def wait(self, seconds: float) -> bool:
-        """Waits for a signal, at most so long; returns whether there was one."""
+        """Waits for a signal, at most `seconds`; returns whether there was one."""
         return self._asked.wait(seconds)
 
     @contextlib.contextmanager
     def free(self) -> Iterator[None]:
-        """While nothing is unsaved: a signal leaves from anywhere in here, also from a compilation."""
+        """A context in which nothing is unsaved: a signal leaves from anywhere, also from a compilation."""
         with self._in("free"):
             yield
 
     @contextlib.contextmanager
     def compiling(self) -> Iterator[None]:
-        """While the first update is compiled and made: a signal leaves if that takes long; what is made is saved."""
+        """A context of the first update, which is compiled: a signal leaves if that takes long, else saves after it."""
         if self.signal is not None:
             self._leave_if_it_takes_long()
         with self._in("compiling"):
@@ -91,9 +92,9 @@ class StopRequest:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """While the main thread waits for what it can do without: a signal ends the wait with `Now`.
+        """A context in which the main thread waits for something dispensable: a signal ends the wait with `Now`.
 
-        Of several processes each must have its batch, for the others wait for it in the step.
+        One of several processes must wait for its batch all the same, since the others wait for it in the step.
         """
         with self._in("waiting" if jax.process_count() == 1 else "busy"):
             yield
@@ -120,12 +121,12 @@ class StopRequest:
         return Interrupted(f"{self.signal}: stopped; nothing was unsaved. {self._resume}")
 
     def _handle(self, number: int, _: object) -> None:
-        """Python's handler, in the main thread, once that runs Python."""
+        """Python's signal handler, which runs in the main thread between Python instructions."""
         self.signal = signal.Signals(number).name
         self._leave()
 
     def _watch(self, woken: socket.socket, numbers: Collection[int]) -> None:
-        """The thread's work, until the socket is closed."""
+        """Watches for signals in the thread, until the socket is closed."""
         while received := woken.recv(64):
             for number in received:
                 if number in numbers:
@@ -143,7 +144,7 @@ class StopRequest:
         self._leave_if_it_takes_long()
 
     def _leave_if_it_takes_long(self) -> None:
-        """Leaves for the main thread, if that could and does not: it is in a compilation."""
+        """Leaves in the main thread's stead, if it may leave but is in a compilation."""
 
         def leave() -> None:
             if self._mode in ("free", "compiling"):
@@ -158,11 +159,11 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signal(*more: int, resume: str = "") -> Iterator[StopRequest]:
-    """Notes the first SIGINT, SIGTERM or other signal given; the second one ends the process at once.
+    """Notes the first SIGINT, SIGTERM or further signal; the second one ends the process at once.
 
     Args:
-      more: numbers of signals that mean the same.
-      resume: how to go on, for the person who reads it.
+      more: numbers of further signals that mean the same.
+      resume: a line that tells people how to go on.
     """
     request = StopRequest(resume)
     numbers = (signal.SIGINT, signal.SIGTERM, *more)
@@ -186,7 +187,7 @@ def stop_on_signal(*more: int, resume: str = "") -> Iterator[StopRequest]:
 def _jax_notice() -> Callable[[], None] | None:
     """Returns the function that JAX's preemption service runs on SIGTERM; None without that service.
 
-    The service takes its notice from the handler that it installed in C, and Python is about to replace that.
+    The service learns of signals by the handler that it installed in C, which Python is about to replace.
     """
     if jax.process_count() == 1:
         return None

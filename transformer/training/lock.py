@@ -1,8 +1,8 @@
-"""One start of a run at a time: a lock on its folder, which a crash releases.
+"""The lock on a run's folder, which allows one start of the run at a time, and which a crash releases.
 
 On a disk it is the kernel's lock (flock) on `RUN/lock.json`, which goes with the process that holds it, however that
 ends; over NFS version 4 it holds between machines. In an object store, and on a disk without such locks, the file
-itself is the lock: its holder writes the time into it again and again, and one that is not renewed is taken over.
+itself is the lock: its holder keeps writing the time into it, and a lock that is not renewed is taken over.
 """
 
 import contextlib
@@ -29,13 +29,14 @@ from transformer.errors import UserError
 
 NAME = "lock.json"
 RENEWED = 20.0
-"""Seconds between the times that a holder writes, where the file is the lock."""
+"""Seconds between renewals, where the file is the lock."""
 STALE = 180.0
-"""Seconds after which a lock that is not renewed is nobody's."""
+"""Seconds after which a lock that is not renewed is free."""
 _SETTLE = 2.0
-"""Seconds after which a file that two wrote at once is the last one's, where a store cannot create one exclusively."""
+"""Seconds after which a file that two processes wrote at once shows the last one's content, in stores that cannot
+create a file exclusively."""
 _SEEN = 70.0
-"""Seconds after which a shared disk shows a new file everywhere: NFS's clients ask anew after 60."""
+"""Seconds after which a shared disk shows a new file everywhere: NFS clients look again after 60."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -43,14 +44,14 @@ class RunLock:
     """The lock on a run's folder. A context manager: taken by `take`, released at the end of the block.
 
     Args:
-      folder: the run's.
-      say: gets a line where a dead process's lock is taken over.
+      folder: the run's folder.
+      say: called with a line when a dead process's lock is taken over.
     """
 
     def __init__(self, folder: epath.Path, say: Callable[[str], None] = lambda line: None):
         self._folder, self._say = folder, say
         self.record = _own_record()
-        """What people and other processes find in the file."""
+        """The file's content, for people and other processes."""
         self._held: _Kernels | _Files | None = None
         self._take_back: Callable[[], None] = lambda: None
 
@@ -62,7 +63,7 @@ class RunLock:
         if self._held is not None:
             self._held.release()
 
-    def look(self) -> None:
+    def check_free(self) -> None:
         """Raises UserError if another process holds the lock; takes nothing, writes nothing."""
         path = self._folder / NAME
         if not path.exists():
@@ -71,7 +72,7 @@ class RunLock:
         if kernels is not None:
             kernels.release(remove=False)
         else:
-            _Files(path, self.record, self._say).look()
+            _Files(path, self.record, self._say).check_free()
 
     def take(self) -> None:
         """Takes the lock, in a folder that is there.
@@ -88,10 +89,10 @@ class RunLock:
         self._take_back = before_leaving(self._held.release)
 
     def seen(self, record: Mapping[str, Any]) -> None:
-        """Waits until the folder shows this process the lock that another one of its job, which wrote `record`, holds.
+        """Waits until the folder shows the lock of another process of the job, which wrote `record`.
 
         Raises:
-          UserError: it does not; it is another folder there.
+          UserError: it does not, so the processes' folders are not the same.
         """
         ends = time.monotonic() + _SEEN
         while _read(self._folder / NAME).get("token") != record["token"]:
@@ -104,11 +105,11 @@ class RunLock:
 
 
 class _Kernels:
-    """A lock of the kernel, held."""
+    """A kernel lock that is held."""
 
     def __init__(self, path: Path, file: io.BufferedRandom):
         self._path, self._file, self._owner = path, file, os.getpid()
-        # A worker that is forked would hold the lock on when this process is killed.
+        # A forked worker would keep holding the lock after this process is killed.
         os.register_at_fork(after_in_child=self._close)
 
     @classmethod
@@ -159,28 +160,28 @@ class _Kernels:
 
 
 class _Files:
-    """A lock that is a file, renewed by a thread of its holder."""
+    """A lock that is a file, which a thread of its holder renews."""
 
     def __init__(self, path: epath.Path, record: Mapping[str, Any], say: Callable[[str], None]):
         self._path, self._record, self._say = path, record, say
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._renew, daemon=True, name="run lock")
 
-    def look(self) -> None:
+    def check_free(self) -> None:
         """Raises UserError if another holds it."""
         holder = _read(self._path)
         if holder and not _is_dead(holder):
             raise _refusal(self._path, holder)
 
     def take(self) -> None:
-        self.look()
+        self.check_free()
         holder = _read(self._path)
         if holder:
             self._say(f"{self._path} is taken over from {_name(holder)}, which is gone")
         self._path.unlink(missing_ok=True)
         self._create()
         if holder:
-            time.sleep(_SETTLE)  # another may have taken it over too, and the last one has it
+            time.sleep(_SETTLE)  # another process may have taken it over too: the last one has it
             if not self._is_own():
                 raise _refusal(self._path, _read(self._path))
         self._thread.start()
@@ -196,12 +197,12 @@ class _Files:
                 self._path.unlink(missing_ok=True)
 
     def _create(self) -> None:
-        """Writes the file, unless another does so at the same time."""
+        """Writes the file, unless another process does so at the same time."""
         try:
             exclusively_created(self._path, self._content())
             return
         except FileExistsError:
-            if self._is_own():  # the answer to the first try was lost, and it was tried again
+            if self._is_own():  # the answer to a first try was lost, and the client tried again
                 return
             raise _refusal(self._path, _read(self._path)) from None
         except NotImplementedError:
@@ -223,7 +224,7 @@ class _Files:
                 message = (
                     f"{self._path} was taken over by {_name(holder)}: this process had not renewed it for {late:.0f} s"
                 )
-            except Exception:  # whatever a store's client raises: the next time may go well
+            except Exception:  # whatever a store's client raises: the next renewal may succeed
                 continue
             end(UserError(message), f"error: {message}", UserError.exit_code)
 
@@ -235,11 +236,11 @@ class _Files:
 
 
 def exclusively_created(path: epath.Path, content: bytes) -> None:
-    """Writes a new file, in one step that only one of several processes can make.
+    """Writes a new file, in one step at which only one of several processes can succeed.
 
     Raises:
-      FileExistsError: it is there.
-      NotImplementedError: this store cannot promise it.
+      FileExistsError: the file exists.
+      NotImplementedError: this store cannot do so.
     """
     if is_local(path):
         with open(path, "xb") as file:
@@ -253,7 +254,7 @@ def exclusively_created(path: epath.Path, content: bytes) -> None:
     except (ImportError, TypeError, ValueError) as error:
         raise NotImplementedError(str(error)) from error
     except OSError as error:
-        if path.exists():  # which each store's client says in its own way
+        if path.exists():  # each store's client reports it in its own way
             raise FileExistsError(str(path)) from error
         raise
 
@@ -270,7 +271,7 @@ def _own_record() -> dict[str, Any]:
 
 
 def _machine() -> str:
-    """Returns what distinguishes this machine's processes, since it was booted, from those of all others."""
+    """Returns an id of this machine since its last boot, and of its process namespace; empty if there is none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -278,7 +279,7 @@ def _machine() -> str:
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:
-    """Whether a holder is known to be gone, or has not renewed its lock for long."""
+    """Whether a holder is known to be gone, or has not renewed its lock for too long."""
     pid = holder.get("pid")
     if _machine() and holder.get("machine") == _machine() and isinstance(pid, int) and pid != os.getpid():
         try:
@@ -292,7 +293,7 @@ def _is_dead(holder: dict[str, Any]) -> bool:
 
 
 def _read(path: epath.Path) -> dict[str, Any]:
-    """Returns what a lock says of its holder; nothing, if there is none."""
+    """Returns the record of a lock's holder; empty if there is none."""
     try:
         return _parsed(path.read_bytes())
     except FileNotFoundError:

@@ -31,7 +31,7 @@ from transformer.training.state import Batch, TrainState, checkpointables
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a finished run leaves to tell."""
+    """The outcome of a finished run."""
 
     run: Run
     session: Session
@@ -46,10 +46,10 @@ def train(
     """Trains `experiment` in the folder `workdir`, going on where that run stopped.
 
     Args:
-      experiment: what to do.
-      workdir: a new or empty folder, or that of the same experiment.
-      profile: write a trace of a few steps to `workdir/profile`.
-      say: gets a line for people now and then.
+      experiment: the experiment.
+      workdir: a new or empty folder, or the folder of the same experiment.
+      profile: whether to write a trace of a few steps to `workdir/profile`.
+      say: called with a line for people now and then.
 
     Raises:
       UserError: something about the input is wrong; the message says what.
@@ -64,7 +64,7 @@ def train(
         stop = stack.enter_context(stop_on_signal(*experiment.checkpoint.signals, resume=resume))
         with stop.free():
             lock = stack.enter_context(RunLock(run.folder, say))
-            begun = opening.look(run, lock, experiment, say)
+            begun = opening.inspect(run, lock, experiment, say)
             check_workers(experiment.data.workers)
             session = Session(opening.recorded(experiment), tokenizer_dir=run.tokenizer if begun else None)
             program = session.program  # what the mesh does not divide is refused before a corpus is read
@@ -80,21 +80,21 @@ def train(
         saver = Saver(checkpoints, experiment.checkpoint, record, first, stop, say)
         updates = Updates(session, state, saver, stop)
         del state  # the first update takes its memory
-        owed = not evaluated and updates.evaluation_is_due  # a stop came before this evaluation, or in it
+        evaluates_first = not evaluated and updates.evaluation_is_due  # a stop came before this evaluation, or in it
         capsules = Capsules(run, session, say)
         with (
             session.batches(first, workers=experiment.data.workers) as batches,
-            MetricsLog(run, resume_from=first, owed=owed, lead=is_lead, say=say) as log,
+            MetricsLog(run, resume_from=first, evaluates_first=evaluates_first, is_lead=is_lead, say=say) as log,
             Progress(
                 log,
                 throughput,
                 experiment.train,
                 first,
-                watch=lambda step, values: capsules.look(step, values, updates.state),
+                watch=lambda step, values: capsules.check(step, values, updates.state),
             ) as progress,
             Profiler(run.folder / "profile" if profile else None, first) as profiler,
         ):
-            stopped = updates.make(batches, progress, profiler, owed=owed)
+            stopped = updates.make(batches, progress, profiler, evaluates_first=evaluates_first)
         saver.summary(updates.step - first)
         if stopped:
             raise Interrupted(
@@ -109,10 +109,10 @@ class Updates:
     """The updates of one start of a run, and the evaluations and saves between them."""
 
     step: int
-    """Updates that were made so far, also by earlier starts."""
+    """Number of updates made so far, by earlier starts too."""
     state: TrainState
     evaluation: Evaluation | None
-    """What an evaluation of the state found; None: there was none."""
+    """The evaluation of this state; None: there was none."""
 
     def __init__(self, session: Session, state: TrainState, saver: Saver, stop: StopRequest):
         self._session, self._saver, self._stop = session, saver, stop
@@ -125,18 +125,18 @@ class Updates:
         train = self._session.experiment.train
         return self.step % train.eval_every == 0 or self.step == train.steps
 
-    def make(self, batches: Iterator[Batch], progress: Progress, profiler: Profiler, *, owed: bool) -> bool:
+    def make(self, batches: Iterator[Batch], progress: Progress, profiler: Profiler, *, evaluates_first: bool) -> bool:
         """Makes the updates that are left, and saves the last state; returns whether a signal stopped it.
 
         Args:
-          batches: of these updates, on the devices.
-          progress: gets their metrics.
+          batches: the batches of these updates, on the devices.
+          progress: receives their metrics.
           profiler: traces some of them.
-          owed: an evaluation is to be made first.
+          evaluates_first: whether to evaluate before the first update.
         """
         stopped = False
         try:
-            if owed:
+            if evaluates_first:
                 self._evaluate(progress)
             while self.step < self._session.experiment.train.steps:
                 self._update(batches, progress, profiler)
@@ -171,7 +171,7 @@ class Updates:
     def _compile_together(self, batch: Batch) -> None:
         """Compiles the step on all processes before the first one runs it; alone, running compiles it.
 
-        One process may find it compiled and another not, and who runs it waits for the others half a minute, no longer.
+        One process may find it compiled and another not, and a process that runs it waits half a minute for the others.
         """
         if not alone():
             compile_step = self._session.program.compile_step

@@ -1,4 +1,4 @@
-"""Where measurements go: a row of JSON a logged step, and TensorBoard."""
+"""Metrics of a run: a row of JSON for each logged step, and TensorBoard."""
 
 import dataclasses
 import functools
@@ -18,18 +18,18 @@ class MetricsLog:
     """Appends to `metrics.jsonl` and `tensorboard/`. A context manager.
 
     Rows past the step that a run resumes from are dropped first: they will be written again. So is an evaluation at
-    that step, if it is owed: a kill came after it was made and before it was saved. Only the leading process of
-    several writes. `say` gets a line if the file is damaged; what it was is kept beside it.
+    that step, if the run evaluates first: a kill came after it was made and before it was saved. Only the leading
+    process of several writes. `say` is called with a line if the file is damaged; its old content is kept beside it.
     """
 
-    def __init__(self, run: Run, resume_from: int, *, owed: bool, lead: bool, say: Callable[[str], None]):
-        self.lead = lead
-        if not lead:
+    def __init__(self, run: Run, resume_from: int, *, evaluates_first: bool, is_lead: bool, say: Callable[[str], None]):
+        self.is_lead = is_lead
+        if not is_lead:
             return
         # tensorboardX brings protobuf: half a second that `--help` need not wait for.
         from tensorboardX import SummaryWriter
 
-        _drop_rows(run.metrics, resume_from, owed=owed, say=say)
+        _drop_rows(run.metrics, resume_from, evaluates_first=evaluates_first, say=say)
         self._file = uploaded.opened(run.metrics)
         board = uploaded.board_folder(run.tensorboard)
         self._board = SummaryWriter(board, purge_step=resume_from + 1 if resume_from else None)
@@ -38,13 +38,13 @@ class MetricsLog:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self.lead:
+        if self.is_lead:
             self._file.close()
             self._board.close()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes one row. A value that is not finite is written as null, for JSON has no NaN."""
-        if not self.lead:
+        """Writes one row. A value that is not finite is written as null, since JSON has no NaN."""
+        if not self.is_lead:
             return
         row = {"step": step} | {name: _plain(value) for name, value in values.items()}
         self._file.write(f"{json.dumps(row)}\n".encode())
@@ -52,23 +52,22 @@ class MetricsLog:
             self._board.add_scalar(name, value, step)
 
     def flush(self) -> None:
-        """Has the rows where a reader finds them, and where a kill does not reach them; local ones always are."""
-        if self.lead:
+        """Makes the rows visible to readers and safe from a kill, as local rows always are."""
+        if self.is_lead:
             self._file.flush()
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """What a `metrics.jsonl` holds."""
+    """The content of a `metrics.jsonl`."""
 
     rows: list[dict[str, Any]]
-    """All that are whole: objects of numbers, with a `step`."""
+    """The whole rows: objects of numbers, with a `step`."""
     damaged: list[int]
-    """The numbers of the lines, from 1, that are no row or hold something beside it. A last line that a kill cut short
-    is none of them."""
+    """Numbers, from 1, of the lines that are no row or hold something beside it, except a last line cut by a kill."""
 
     def notice(self, path: epath.Path) -> str:
-        """Returns a line for people that says what is lost."""
+        """Returns a line for people about what is lost."""
         shown = ", ".join(map(str, self.damaged[:5]))
         more = f" and {len(self.damaged) - 5} more" if len(self.damaged) > 5 else ""
         lines = f"line {shown}{more} is" if len(self.damaged) == 1 else f"{len(self.damaged)} lines ({shown}{more}) are"
@@ -90,11 +89,11 @@ def read(path: epath.Path) -> Rows:
 
 
 def read_rows(path: epath.Path, say: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
-    """Returns the whole rows of a `metrics.jsonl`; `say` (standard error, by default) gets a line if any are lost."""
-    found = read(path)
-    if found.damaged:
-        (say or _say_once)(found.notice(path))
-    return found.rows
+    """Returns the whole rows of a `metrics.jsonl`; calls `say` (by default, prints) with a line if any are lost."""
+    contents = read(path)
+    if contents.damaged:
+        (say or _say_once)(contents.notice(path))
+    return contents.rows
 
 
 @functools.cache  # a file is read again and again while people look at a run
@@ -103,7 +102,7 @@ def _say_once(line: str) -> None:
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
-    """Returns the row that a line is; None if it is none."""
+    """Returns the row in a line; None if there is none."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
@@ -114,18 +113,18 @@ def _row(line: bytes) -> dict[str, Any] | None:
     return row if numbers else None
 
 
-def _drop_rows(path: epath.Path, step: int, *, owed: bool, say: Callable[[str], None]) -> None:
+def _drop_rows(path: epath.Path, step: int, *, evaluates_first: bool, say: Callable[[str], None]) -> None:
     if not path.exists():
         return
-    found = read(path)
-    if found.damaged:
+    contents = read(path)
+    if contents.damaged:
         number = 1
         while (aside := path.parent / f"{path.name}.damaged-{number}").exists():
             number += 1
         write_atomically(aside, uploaded.read(path))
-        say(f"{found.notice(path)}, and the file as it was is {aside.name}")
-    rows = [row for row in found.rows if row["step"] <= step]
-    if owed:
+        say(f"{contents.notice(path)}, and the file as it was is {aside.name}")
+    rows = [row for row in contents.rows if row["step"] <= step]
+    if evaluates_first:
         rows = [row for row in rows if row["step"] < step or "eval_loss" not in row]
     uploaded.replace(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 

@@ -1,4 +1,4 @@
-"""How a run begins or goes on: the leading process looks at its folder and decides, and all others do as it says."""
+"""Beginning a run or going on with one: the leading process inspects its folder and decides for all."""
 
 import dataclasses
 import json
@@ -20,20 +20,20 @@ from transformer.training.session import Session
 from transformer.training.state import TrainState, checkpointables
 
 _OWN = ("data.path", "data.tfds", "data.mixture", "data.tokenizer", "data.cache_dir")
-"""Fields that a process may have of its own: where its machine keeps what all of them read."""
+"""Fields that may differ between processes: paths at which machines keep the same data."""
 
 
-def look(run: Run, lock: RunLock, experiment: Experiment, say: Callable[[str], None]) -> bool:
-    """Returns whether the run was begun before; writes nothing. All processes must call it.
+def inspect(run: Run, lock: RunLock, experiment: Experiment, say: Callable[[str], None]) -> bool:
+    """Returns whether the run has begun before; writes nothing. All processes must call it.
 
     Raises:
       UserError: the processes have different flags, another start of the run is going on, or the folder holds another
-        experiment, or something else than a run.
+        experiment, or no run at all.
     """
     _check_flags(experiment)
 
     def decide() -> bool:
-        lock.look()
+        lock.check_free()
         for field, (old, new) in _check(run, experiment).items():
             say(f"{field} is {new!r} from here on (it was {old!r})")
         return run.begun
@@ -44,16 +44,16 @@ def look(run: Run, lock: RunLock, experiment: Experiment, say: Callable[[str], N
 def begin(
     run: Run, lock: RunLock, experiment: Experiment, corpus: Corpora, *, begun: bool, say: Callable[[str], None]
 ) -> dict[str, bytes]:
-    """Takes the run's lock, and records what it is; returns the files that every checkpoint takes along.
+    """Takes the run's lock, and records the run; returns the files that go into every checkpoint.
 
-    All processes must call it. The leading one writes; the others, whose checkpoints carry no files either, get none.
+    All processes must call it. The leading one writes; the others get no files, as their checkpoints carry none.
 
     Args:
-      begun: as `look` found it.
+      begun: as `inspect` returned it.
 
     Raises:
-      UserError: the corpus is another than when the run began, or not the same on all processes; another start took
-        the lock meanwhile; or the processes do not share the folder.
+      UserError: the corpus differs from the run's, or between processes; another start took the lock meanwhile; or the
+        processes do not share the folder.
     """
     data = corpus_record.record_of(experiment.data, corpus)
     _check_corpus(corpus)
@@ -65,7 +65,7 @@ def begin(
         lock.take()
         if run.begun != begun:
             raise UserError(f"{run.folder}: another start of this run came in between: run the same command again")
-        _check(run, experiment)  # of the same run still, now that nobody else writes
+        _check(run, experiment)  # again, now that no other process writes
         for note in notes:
             say(note)
         return run.begin(recorded(experiment), corpus.tokenizer, data)
@@ -83,13 +83,12 @@ def begin(
 
 
 def start(session: Session, checkpoints: Checkpoints, say: Callable[[str], None]) -> tuple[TrainState, bool]:
-    """Returns the newest checkpoint's state, or the initial one; and whether an evaluation that is due at its step was
-    made already.
+    """Returns the newest checkpoint's state, or the initial one; and whether an evaluation due at its step was made.
 
-    All processes go on from the same state: what is damaged as one of them sees it is damaged for all.
+    All processes go on from the same state: a checkpoint that one of them sees damaged is damaged for all.
 
     Raises:
-      Damaged: the newest checkpoint is, and the one before it is not to be used instead.
+      Damaged: the newest checkpoint is damaged, and --checkpoint.fallback is not given.
     """
     steps = lead_does("listing the checkpoints", lambda: checkpoints.steps)
     while steps:
@@ -107,7 +106,7 @@ def start(session: Session, checkpoints: Checkpoints, say: Callable[[str], None]
 
 
 def recorded(experiment: Experiment) -> Experiment:
-    """Returns the experiment as it is written down: without what holds for one start alone."""
+    """Returns the experiment as it is recorded: without the fields that hold for one start alone."""
     return dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, changed=False))
 
 
@@ -135,8 +134,8 @@ def _check_flags(experiment: Experiment) -> None:
 
 def _check_corpus(corpus: Corpora) -> None:
     """Raises UserError on all processes where one has another corpus than the leading one."""
-    found = exchange("the corpus", [list(corpus.fingerprints.values()), corpus.fingerprint], deadline=LONG)
-    if others := [index for index, theirs in enumerate(found) if theirs != found[0]]:
+    corpora = exchange("the corpus", [list(corpus.fingerprints.values()), corpus.fingerprint], deadline=LONG)
+    if others := [index for index, theirs in enumerate(corpora) if theirs != corpora[0]]:
         raise UserError(
             f"{process_name(others[0])} has another corpus than process 0: the content of --data must be the same on "
             "all machines"

@@ -4,7 +4,7 @@ import jax
 from etils import epath
 
 PROFILED = (10, 15)
-"""Traced: steps after the start from the first number up to, not including, the second; compilation is over by then."""
+"""Range of traced steps, counted from the start: compilation is over by then."""
 
 
 class Profiler:

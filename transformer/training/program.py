@@ -25,33 +25,33 @@ Metrics = dict[str, jax.Array]
 
 
 class TracedHyperparameters(NamedTuple):
-    """The numbers that compiled functions take as arguments: runs that differ in nothing else share the functions."""
+    """Numbers that compiled functions take as arguments: runs that differ only in them share compiled functions."""
 
     seed: Any
-    """int32: draws the parameters and dropout's masks."""
+    """int32: seed of the parameters and of dropout's masks."""
     schedule: Schedule
-    """The learning rate's."""
+    """Schedule of the learning rate."""
 
 
 class Program:
-    """What an experiment computes on a mesh. Each function is compiled when it is first called.
+    """The functions of an experiment on a mesh. Each is compiled when it is first called.
 
-    Sums and weights are added over devices and microbatches and divided once: neither changes the update.
+    Sums and weights are added over devices and microbatches and divided once, so that neither changes the update.
     """
 
     abstract: TrainState
-    """ShapeDtypeStructs with shardings: what a restore aims at."""
+    """The state as ShapeDtypeStructs with shardings, onto which checkpoints are restored."""
 
     def __init__(self, experiment: Experiment, mesh: Mesh, architecture: Architecture | None = None):
-        """The program of all of an experiment but its mesh, on `mesh`.
+        """Makes the program of an experiment on `mesh`, in place of the experiment's own mesh.
 
         Args:
-          experiment: what to compute.
-          mesh: today's devices, or an abstract one.
-          architecture: the model, where it is not the experiment's own.
+          experiment: the experiment.
+          mesh: today's devices, or an abstract mesh.
+          architecture: the model; None: the experiment's own.
 
         Raises:
-          UserError: a parameter that the mesh does not divide.
+          UserError: the mesh does not divide a parameter.
         """
         self._architecture = experiment.model if architecture is None else architecture
         self._model = self._architecture.build(experiment.execution)
@@ -90,7 +90,7 @@ class Program:
         return (self._compiled_step or self._jit_step)(state, batch, self._placed)
 
     def compile_step(self, state: TrainState, batch: Batch) -> None:
-        """Compiles `step` for such arguments, and runs nothing: so that processes begin the first one together."""
+        """Compiles `step` for such arguments without running it, so that processes begin the first step together."""
         self._compiled_step = self._jit_step.lower(state, batch, self._placed).compile()
 
     def evaluate(self, params: Any, batch: Batch) -> Metrics:
@@ -98,20 +98,19 @@ class Program:
         return self._jit_evaluate(params, batch)
 
     def gradients(self, state: TrainState, batch: Batch) -> tuple[jax.Array, Metrics, Any]:
-        """Returns what `step` computes before it updates anything; not compiled by itself.
-
-        The sum of losses, the sums of the metrics, and the gradients of the mean loss.
+        """Returns the sum of losses, the sums of the metrics, and the gradients of the mean loss, as `step` computes
+        them; not compiled by itself.
         """
         return self._mean_gradients(state, batch, self._traced.seed)
 
     @functools.cached_property
     def _placed(self) -> TracedHyperparameters:
-        # `device_put` would ask all processes whether they have the same.
+        # `device_put` would compare the values of all processes.
         place = functools.partial(jax.make_array_from_process_local_data, self._replicated)
         return jax.tree.map(place, self._traced)
 
     def _update_rule(self, rates: Rates) -> optax.GradientTransformation:
-        """Returns the optimizer at these rates; what it keeps from update to update does not depend on them."""
+        """Returns the optimizer at these rates, on which its state does not depend."""
         return make_optimizer(self._optimizer, rates, self._names, None if self._mup is None else self._mup.factors)
 
     def _init(self, traced: TracedHyperparameters) -> TrainState:
@@ -123,7 +122,7 @@ class Program:
         return TrainState(step=zero, params=params, opt_state=opt_state, skipped=zero)
 
     def _loss(self, params: Any, batch: Batch, key: jax.Array | None) -> tuple[jax.Array, Metrics]:
-        """Returns (loss_sum, sums over the batch); without a key there is no dropout."""
+        """Returns the sum of losses and the sums of metrics over the batch; without a key there is no dropout."""
         rngs = {} if key is None else {"dropout": key}
         outputs = self._model.apply({"params": params}, **batch["inputs"], deterministic=key is None, rngs=rngs)
         loss_sum, weight, metrics = self._objective.loss(outputs, batch)
@@ -133,7 +132,7 @@ class Program:
         return self._loss(params, batch, None)[1]
 
     def _summed_gradients(self, params: Any, batch: Batch, key: jax.Array) -> tuple[tuple[jax.Array, Metrics], Any]:
-        """Returns sums over the batch: (loss_sum, metrics), gradient of loss_sum."""
+        """Returns sums over the batch, (loss_sum, metrics), and the gradient of loss_sum."""
         value_and_grad = jax.value_and_grad(self._loss, has_aux=True)
         parts = self._accumulation
         if parts == 1:

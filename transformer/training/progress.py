@@ -1,4 +1,4 @@
-"""What people see of a run while it goes: the progress bar, and the rows of metrics behind it."""
+"""Progress of a run: the bar that people see, and the rows of metrics behind it."""
 
 from collections.abc import Callable, Mapping
 
@@ -14,29 +14,29 @@ from transformer.training.throughput import Throughput
 class Progress:
     """Reports steps one behind: a step's metrics are fetched once the next is dispatched, so the device never waits.
 
-    A context manager: it closes the bar. `watch` is called with every step's number and metrics, and returns whether it
-    took time, which is not stepping.
+    A context manager, which closes the bar. `watch` is called with every step's number and metrics, and returns whether
+    it took time, which the throughput must not count.
     """
 
     def __init__(
         self,
         log: MetricsLog,
         throughput: Throughput,
-        length: TrainConfig,
+        config: TrainConfig,
         first: int,
         watch: Callable[[int, Mapping[str, float]], bool],
     ):
         self._watch = watch
-        self._log, self._throughput, self._length = log, throughput, length
+        self._log, self._throughput, self._config = log, throughput, config
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._bar = tqdm(
             initial=first,
-            total=length.steps,
+            total=config.steps,
             unit="step",
             desc="train",
             dynamic_ncols=True,
             mininterval=0.5,
-            disable=not log.lead,
+            disable=not log.is_lead,
         )
         self._bar.set_postfix_str("compiling")
         self._shown: dict[str, str] = {}
@@ -53,9 +53,7 @@ class Progress:
         self._report(pending)
 
     def flush(self) -> None:
-        """Reports the last step, with its row where a kill does not reach it, and stops the clock: what comes next is
-        not stepping.
-        """
+        """Reports the last step, makes its row safe from a kill, and stops the clock until the next step."""
         pending, self._pending = self._pending, None
         self._report(pending)
         self._log.flush()
@@ -77,12 +75,12 @@ class Progress:
         self._throughput.step_done()
         if self._watch(step, values):
             self._throughput.pause()
-        if values["skipped"] >= self._length.max_skipped:
+        if values["skipped"] >= self._config.max_skipped:
             raise UserError(
                 f"the loss or a gradient was not finite in {int(values['skipped'])} updates in a row, the last of them "
                 f"{step}: lower --optimizer.learning-rate; the newest checkpoint is from before"
             )
-        if step % self._length.log_every == 0 or step in (1, self._length.steps):
+        if step % self._config.log_every == 0 or step in (1, self._config.steps):
             values |= self._throughput.report()
             self._log.write(step, values)
             self._show(values)

@@ -1,4 +1,4 @@
-"""Evaluating weights that were saved."""
+"""Evaluation of saved weights."""
 
 import dataclasses
 from collections.abc import Callable
@@ -21,13 +21,13 @@ def evaluate_checkpoint(
     whole: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Evaluation, Corpora]:
-    """Evaluates the weights that `path` names, a run or a checkpoint, on all of the validation text and on all devices.
+    """Evaluates the weights of a run or a checkpoint on all of the validation text, on all devices.
 
     Returns:
-      What came of it, and the corpus; with `whole`, all of the corpus is validation text.
+      The evaluation, and the corpus; with `whole`, all of the corpus is validation text.
 
     Raises:
-      UserError: there is no checkpoint, or something about the data is wrong.
+      UserError: there is no checkpoint, or the data cannot be read.
     """
     all_batches = dataclasses.replace(experiment.train, eval_batches=None)
     experiment = dataclasses.replace(experiment, train=all_batches, mesh=MeshConfig())

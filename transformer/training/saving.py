@@ -1,4 +1,4 @@
-"""When a run saves, and what it says of it."""
+"""Saving a run's state by its cadence."""
 
 import time
 from collections.abc import Callable
@@ -14,16 +14,16 @@ from transformer.training.interrupt import StopRequest
 from transformer.training.state import TrainState, checkpointables
 
 _AGREE_EVERY = 10
-"""Updates between the questions to the leading process, of several: what time it is, and how the last save went."""
+"""Updates after which several processes ask the leading one whether it is time to save, or a failed save to repeat."""
 _RETRY_SECONDS, _RETRIES = 60.0, 30
-"""How often, and how many times, a save that the run cannot end without is tried again."""
+"""Seconds between tries, and number of tries, of the save without which a run cannot end."""
 
 
 class Saver:
-    """Saves a run's state by its cadence. A save that fails is said, and the training goes on.
+    """Saves a run's state by its cadence. A save that fails is reported, and the training goes on.
 
-    Of several processes, all save after the same updates: they learn at different times how a save ended, so that what
-    follows from it is the leading one's decision, or one that they take once all know.
+    Several processes all save after the same updates. They learn at different times how a save ended, so the leading
+    one decides what follows, or all decide once all know.
     """
 
     def __init__(
@@ -41,13 +41,13 @@ class Saver:
         self._began = self._tried = time.monotonic()
 
     def after(self, step: int, state: TrainState, evaluation: Evaluation | None, *, pause: Callable[[], None]) -> None:
-        """Saves the state after an update, if it is time; and says how the save before went.
+        """Saves the state after an update, if it is time; and reports how the save before went.
 
         Args:
           step: the update's number.
-          state: after it.
-          evaluation: of that state, if there was one.
-          pause: called before a save, which is not stepping.
+          state: the state after it.
+          evaluation: the evaluation of that state, if there was one.
+          pause: called before a save, which the throughput must not count.
         """
         self._take(wait=False)
         if self._due(step):
@@ -58,7 +58,7 @@ class Saver:
         """Saves the last state, and returns once it is saved. Waits for room on the disk.
 
         Raises:
-          UserError: there came none, or a signal came meanwhile; the same on every process.
+          UserError: there was no room in time, or a signal came meanwhile; the same on every process.
         """
         self._take(wait=True)
         for _ in range(_RETRIES):
@@ -78,11 +78,13 @@ class Saver:
         )
 
     def summary(self, steps: int) -> None:
-        """Says what saving cost and, given a mean time between failures, how often to save."""
-        saved = [one for one in self._saved if one.failure is None]
+        """Reports what saving cost and, given a mean time between failures, how often to save."""
+        saved = [save for save in self._saved if save.failure is None]
         if not saved:
             return
-        blocked, seconds = (float(np.median([getattr(one, name) for one in saved])) for name in ("blocked", "seconds"))
+        blocked, seconds = (
+            float(np.median([getattr(save, name) for save in saved])) for name in ("blocked", "seconds")
+        )
         self._say(
             f"saved {len(saved)} times, {saved[-1].size / 1e6:,.1f} MB each: the training waited {blocked:.2f} s, the "
             f"whole took {seconds:.2f} s (medians)"
@@ -119,7 +121,7 @@ class Saver:
         return from_lead("whether to save", late)
 
     def _take(self, *, wait: bool) -> None:
-        """Takes note of the saves that ended; of all that were begun if it is to wait for them."""
+        """Takes note of the saves that have ended; with `wait`, of all that were begun."""
         while (saved := self._checkpoints.outcome(wait=wait)) is not None:
             self._saved.append(saved)
             if saved.failure is None:

@@ -1,4 +1,4 @@
-"""What an update changes, and what it reads."""
+"""TrainState: what an update changes; and Batch: what it reads."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from transformer.sharding import param_shardings
 
 Batch = Mapping[str, Any]
-"""`inputs` (the model's keyword arguments), `targets`, `weights` and what else the objective's loss reads, each
-[B, ...] and numpy or jax."""
+"""`inputs` (the model's keyword arguments), `targets`, `weights` and anything else that the objective's loss reads,
+each [B, ...] and numpy or jax."""
 
 
 @struct.dataclass
@@ -22,7 +22,7 @@ class TrainState:
     """Everything that an update changes."""
 
     step: Any
-    """int32: updates so far; also the data position, and what dropout's keys are folded with."""
+    """int32: updates so far, which is also the position in the data and folded into dropout's keys."""
     params: Any
     opt_state: Any
     skipped: Any
@@ -30,17 +30,17 @@ class TrainState:
 
 
 def checkpointables(state: TrainState) -> dict[str, Any]:
-    """Returns a state, or an abstract one, as what is saved apart: `params`, and `opt_state`, which is all the rest."""
+    """Returns the separately saved parts of a state, or an abstract one: `params`, and `opt_state`, all the rest."""
     return {"params": state.params, "opt_state": dataclasses.replace(state, params=None)}
 
 
 def step_key(seed: int, updates: Any) -> jax.Array:
-    """Returns dropout's key in the update that comes after `updates` others."""
+    """Returns dropout's key for the update after `updates` others."""
     return jax.random.fold_in(jax.random.key(seed), updates)
 
 
 def state_shardings(boxed: Any, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Returns the state's shardings: moments have their parameters', other shapes (Adafactor's factors) are replicated.
+    """Returns the state's shardings: a moment has its parameter's, other shapes (Adafactor's factors) are replicated.
 
     Args:
       boxed: abstract parameters with their logical axis names.
@@ -48,7 +48,7 @@ def state_shardings(boxed: Any, tx: optax.GradientTransformation, mesh: Mesh) ->
       mesh: today's devices.
 
     Raises:
-      UserError: a parameter that the mesh does not divide.
+      UserError: the mesh does not divide a parameter.
     """
     shardings = param_shardings(boxed, mesh)
     params = nn.meta.unbox(boxed)
@@ -57,7 +57,7 @@ def state_shardings(boxed: Any, tx: optax.GradientTransformation, mesh: Mesh) ->
     shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
     def of_moment(path: tuple, leaf) -> NamedSharding:
-        # An optimizer keeps a tree like the parameters' for each moment, so a moment's path ends in its parameter's.
+        # An optimizer keeps a tree like the parameters for each moment, so a moment's path ends in its parameter's.
         ends = (path[start:] for start in range(len(path)))
         return next((by_path[end] for end in ends if shapes.get(end) == leaf.shape), replicated)
 

@@ -1,4 +1,4 @@
-"""How fast a run is: tokens per second, and model FLOPs utilisation (MFU; Chowdhery et al. 2022, appendix B)."""
+"""Throughput: tokens per second, and model FLOPs utilisation (MFU; Chowdhery et al. 2022, appendix B)."""
 
 import time
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 MFU_CONVENTION = "exact"
-"""The convention by which utilisation counts a model's FLOPs, wherever it is written or printed: of those in
-`transformer.models.conventions` what `Architecture.flops_per_token` is."""
+"""Convention, one of `transformer.models.conventions`, by which utilisation counts a model's FLOPs wherever it is
+written or printed: the one that `Architecture.flops_per_token` computes."""
 
 # Dense bfloat16 FLOP/s of a chip, from the makers' data sheets; keys are matched at the start of `device_kind`, longest
 # first.
@@ -37,9 +37,9 @@ PEAK_FLOPS = {
 
 
 def peak_flops(devices: Sequence[Any]) -> tuple[float | None, str]:
-    """Returns (FLOP/s of all `devices` together, where the figure comes from); None for a chip not in the table.
+    """Returns the FLOP/s of all `devices` together (None for a chip not in the table), and the figure's source.
 
-    A CPU's peak is measured: no table knows how many cores a container may use. Fake devices share their host's.
+    A CPU's peak is measured, since no table knows how many cores a container may use. Fake devices share their host's.
     """
     kind, platform = devices[0].device_kind, devices[0].platform
     if platform == "cpu":
@@ -63,7 +63,7 @@ def _measured_matmul_flops(size: int = 1024, rounds: int = 5) -> float:
 
 
 class Throughput:
-    """Steps and seconds since the last report, without what is not stepping (compilation, evaluation, saving)."""
+    """A clock of steps since the last report, which leaves out compilation, evaluation and saving."""
 
     def __init__(self, tokens_per_step: int, flops_per_token: float, peak: float | None):
         self._tokens, self._flops, self._peak = tokens_per_step, flops_per_token, peak

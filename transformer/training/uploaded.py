@@ -1,4 +1,4 @@
-"""Files that grow with a run, `metrics.jsonl` and TensorBoard's events: on a disk that may be full, and in an object
+"""Files that grow with a run (`metrics.jsonl` and TensorBoard's events), on a disk that may be full, or in an object
 store, where no file can grow.
 """
 
@@ -12,15 +12,15 @@ from transformer.checkpoint import parts, write_atomically
 from transformer.checkpoint.seal import is_local
 
 PART_BYTES = 2**18
-"""A part of a file in an object store is full with so many. Until then each flush writes it again."""
+"""Size at which a part of a file in an object store is full. Until then each flush writes the part again."""
 _LOCAL = "local"
-"""What tensorboardX gets for a scheme, so that it writes local files by way of `Appended`."""
+"""Scheme of local paths for tensorboardX, so that it writes local files through `Appended`."""
 
 
 class Appended:
-    """A local binary file that is added to. What finds no room is kept, and written before what comes next.
+    """A local binary file to append to. Bytes that find no room are kept, and written before the next ones.
 
-    So a full disk does not end a run; and what a kill leaves is a beginning of what was written.
+    So a full disk does not end a run, and a kill leaves a prefix of what was written.
     """
 
     def __init__(self, path: epath.PathLike):
@@ -29,12 +29,12 @@ class Appended:
         self.flush()
 
     def write(self, content: bytes) -> None:
-        """Adds to the end. A reader finds it there at once."""
+        """Appends bytes, which readers find at once."""
         self._waiting += content
         self.flush()
 
     def flush(self) -> None:
-        """Writes what waits, as far as there is room."""
+        """Writes the waiting bytes, as far as there is room."""
         try:
             if self._file is None:
                 self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 - closed by `close`
@@ -48,7 +48,7 @@ class Appended:
         self._failed = False
 
     def close(self) -> None:
-        """Writes what waits, and says so if it is lost."""
+        """Writes the waiting bytes, and warns if they are lost."""
         self.flush()
         if self._waiting:
             _warn(f"{self._path}: the last {len(self._waiting):,} bytes are lost: there came no room for them")
@@ -57,14 +57,14 @@ class Appended:
 
 
 class Uploaded:
-    """A binary file of an object store, which has no append: the last of its parts is held, and uploaded at a flush."""
+    """A binary file in an object store, which cannot append: its last part is held in memory, uploaded at a flush."""
 
     def __init__(self, path: epath.PathLike, *, joined: bool = True):
-        """Goes on at the end of what is there.
+        """Opens a file to append to, which may exist.
 
         Args:
-          path: of the file; see `checkpoint.parts`.
-          joined: on closing, make one file of the parts.
+          path: the file; see `checkpoint.parts`.
+          joined: whether closing makes one file of the parts.
         """
         self._path, self._joined, self._failed = epath.Path(path), joined, False
         if self._path.exists():
@@ -75,11 +75,11 @@ class Uploaded:
         self._part, self._uploaded = bytearray(), 0
 
     def write(self, content: bytes) -> None:
-        """Adds to the end, in memory."""
+        """Appends bytes, in memory."""
         self._part += content
 
     def flush(self) -> None:
-        """Uploads what is new, with the rest of its part. A store that does not take it is asked again at the next."""
+        """Uploads the last part if it has new bytes. If the store fails, the next flush tries again."""
         if self._uploaded == len(self._part):
             return
         try:
@@ -95,53 +95,53 @@ class Uploaded:
             self._part, self._uploaded = bytearray(), 0
 
     def close(self) -> None:
-        """Uploads what is new, and joins the parts."""
+        """Uploads new bytes, and joins the parts."""
         self.flush()
         if self._uploaded < len(self._part):
             _warn(f"{self._path}: the last {len(self._part) - self._uploaded:,} bytes are lost: it takes none")
         if self._joined:
-            with contextlib.suppress(Exception):  # they are found as they are, too
+            with contextlib.suppress(Exception):  # readers take the parts as well
                 join(self._path)
 
 
 def opened(path: epath.Path) -> Appended | Uploaded:
-    """Returns a file to add to, local or in an object store."""
+    """Returns a file to append to, local or in an object store."""
     return Appended(path) if is_local(path) else Uploaded(path)
 
 
 def read(path: epath.Path) -> bytes:
-    """Returns the content of such a file, also while a run adds to it; raises FileNotFoundError."""
+    """Returns the content of such a file, also while a run appends to it; raises FileNotFoundError."""
     return parts.read(path)
 
 
 def replace(path: epath.Path, content: bytes) -> None:
-    """Gives such a file another content; a kill leaves the old one or the new."""
+    """Replaces the content of such a file; a kill leaves the old content or the new."""
     write_atomically(path, content)
     for place in parts.later(path):
         place.unlink()
 
 
 def join(path: epath.Path) -> None:
-    """Makes one file of a file's parts, if it has some."""
+    """Joins a file's parts into one file, if it has any."""
     if parts.later(path):
         replace(path, parts.read(path))
 
 
 class _EventFiles:
-    """What tensorboardX wants of a store: its own ways there need each store's client beside the one of `epath`."""
+    """tensorboardX's interface to a store: its own would need each store's client beside that of `epath`."""
 
     @staticmethod
     def open(path: str) -> Uploaded:
-        """TensorBoard reads a folder of event files as one, in the order of their names: they are left in parts."""
+        """Opens an event file, left in parts: TensorBoard reads a folder of event files as one, by their names."""
         return Uploaded(path, joined=False)
 
     @staticmethod
     def directory_check(path: str) -> None:
-        """An object store has no folders to make."""
+        """Does nothing: an object store has no folders."""
 
 
 class _LocalEventFiles:
-    """Local event files. Of an error in tensorboardX's own, its thread would die, and the run wait for it for good."""
+    """Local event files: an error in tensorboardX's own would kill its thread, for which the run would wait forever."""
 
     @staticmethod
     def open(path: str) -> Appended:
@@ -154,7 +154,7 @@ class _LocalEventFiles:
 
 
 def board_folder(folder: epath.Path) -> str:
-    """Returns a folder's name for tensorboardX, which then writes its event files there by the classes above."""
+    """Returns a folder's name for tensorboardX, which then writes its event files there through the classes above."""
     from tensorboardX import record_writer  # brings protobuf: half a second that reading rows need not wait for
 
     for scheme in ("gs", "s3"):

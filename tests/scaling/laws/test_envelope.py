@@ -9,7 +9,7 @@ import pytest
 from transformer.errors import UserError
 from transformer.scaling.laws import envelope, synthetic
 from transformer.scaling.laws.parametric import Chinchilla
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 
 CHINCHILLA = Chinchilla(1.69, 406.4, 410.7, 0.34, 0.28)
 EPOCH = Path(__file__).parents[4] / "shared" / "data" / "scaling" / "chinchilla_epoch.csv"
@@ -54,7 +54,7 @@ def test_every_budget_that_counts_has_sizes_to_both_sides():
 
 def test_rows_of_a_size_that_were_read_off_a_figure_are_one_curve():
     table = _grid(12, 12)
-    blurred = Table(table.params * np.tile([1.002, 0.998], 72), table.tokens, table.loss, table.flops)
+    blurred = RunTable(table.params * np.tile([1.002, 0.998], 72), table.tokens, table.loss, table.flops)
     assert len(envelope.curves(blurred)) == 12
     assert envelope.fit(blurred).law.parameters()["a"] == pytest.approx(
         envelope.fit(table).law.parameters()["a"], abs=0.01
@@ -89,5 +89,5 @@ def test_chinchillas_own_runs_give_an_exponent_near_its_own():
     with EPOCH.open() as file:
         rows = [[float(row[key]) for key in ("params", "flops", "loss")] for row in csv.DictReader(file)]
     params, flops, loss = np.array(rows).T
-    found = envelope.fit(Table(params, flops / (6 * params), loss, flops))
+    found = envelope.fit(RunTable(params, flops / (6 * params), loss, flops))
     assert found.law.parameters()["a"] == pytest.approx(0.50, abs=0.06)

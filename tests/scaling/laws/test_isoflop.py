@@ -14,7 +14,7 @@ from transformer.scaling.laws import allocation, fitting, isoflop, parabola, syn
 from transformer.scaling.laws.allocation import Optima
 from transformer.scaling.laws.how import How
 from transformer.scaling.laws.parametric import Chinchilla
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 
 CHINCHILLA = Chinchilla(1.69, 406.4, 410.7, 0.34, 0.28)
 DECADES = 10.0 ** np.arange(17, 22)
@@ -59,7 +59,7 @@ def test_the_allocation_spends_the_budget_and_tells_no_other_loss():
 def test_tokens_are_the_tables_where_its_flops_are_counted_otherwise():
     table = synthetic.isoflop(CHINCHILLA, DECADES, points=7, spread=4)
     plain = isoflop.fit(table).law
-    doubled = isoflop.fit(Table(table.params, table.tokens, table.loss, 2 * table.flops)).law
+    doubled = isoflop.fit(RunTable(table.params, table.tokens, table.loss, 2 * table.flops)).law
     assert doubled.optimum(2e22) == pytest.approx(plain.optimum(1e22), rel=1e-9)
     assert doubled.optimal_loss(2e22) == pytest.approx(plain.optimal_loss(1e22), rel=1e-9)
 
@@ -70,7 +70,7 @@ def test_budgets_are_found_though_their_flops_are_rounded_and_other_runs_lie_bet
     stray = synthetic.study(CHINCHILLA, 1e8, np.geomspace(1e8, 1e12, 9) * 3)
     columns = (np.concatenate([getattr(table, key), getattr(stray, key)]) for key in ("params", "tokens", "loss"))
     params, tokens, loss = columns
-    mixed = Table(params, tokens, loss, 6 * params * tokens * np.exp(rng.uniform(-0.03, 0.03, 39)))
+    mixed = RunTable(params, tokens, loss, 6 * params * tokens * np.exp(rng.uniform(-0.03, 0.03, 39)))
     assert [rows.tolist() for rows in isoflop.budgets(mixed)] == np.arange(30).reshape(5, 6).tolist()
     assert "rows-left-out" in _codes(isoflop.fit(mixed))
     with pytest.raises(UserError, match="isoflop needs budgets of three sizes or more"):
@@ -81,7 +81,7 @@ def _tampered(change):
     table = synthetic.isoflop(CHINCHILLA, DECADES[:3], points=5, spread=4)
     loss = table.loss.reshape(3, 5).copy()
     change(loss)
-    return Table(table.params, table.tokens, loss.ravel(), table.flops)
+    return RunTable(table.params, table.tokens, loss.ravel(), table.flops)
 
 
 def test_a_budget_whose_lowest_point_is_at_the_edge_is_left_out_and_named():
@@ -188,7 +188,7 @@ def test_chinchillas_own_runs_give_about_its_own_exponent():
     with EPOCH.open() as file:
         rows = [[float(row[key]) for key in ("params", "flops", "loss")] for row in csv.DictReader(file)]
     params, flops, loss = np.array(rows).T
-    found = isoflop.fit(Table(params, flops / (6 * params), loss, flops))
+    found = isoflop.fit(RunTable(params, flops / (6 * params), loss, flops))
     assert 0.462 < found.law.parameters()["a"] < 0.534
 
 

@@ -25,7 +25,7 @@ def test_a_parabola_comes_back(lowest, depth, curvature, off, half, count):
     assert found.depth == pytest.approx(depth, rel=1e-9)
     assert found.curvature == pytest.approx(curvature, rel=1e-6)
     assert found.inside
-    codes = [warned.code for warned in found.judge("here", "sizes")]
+    codes = [warned.code for warned in found.warnings("here", "sizes")]
     assert ("no-freedom" in codes) == (count == 3)
 
 
@@ -49,7 +49,7 @@ def test_a_lowest_point_that_is_not_bracketed_is_at_the_edge(lowest, inside, sid
     x = np.geomspace(1, 100, 6)
     found = parabola.fit(x, 2 + 0.1 * np.log(x / lowest) ** 2)
     assert found.inside == inside
-    [warned] = found.judge("budget 1e+18", "sizes")
+    [warned] = found.warnings("budget 1e+18", "sizes")
     if inside:
         assert warned.code == "off-centre"
     else:
@@ -64,7 +64,7 @@ def test_a_lowest_point_that_is_not_bracketed_is_at_the_edge(lowest, inside, sid
 def test_a_lowest_point_in_an_outer_quarter_is_off_centre(lowest, codes):
     x = np.geomspace(1, 100, 6)
     found = parabola.fit(x, 2 + 0.1 * np.log(x / lowest) ** 2)
-    assert [warned.code for warned in found.judge("b", "sizes")] == codes
+    assert [warned.code for warned in found.warnings("b", "sizes")] == codes
 
 
 @pytest.mark.parametrize("bend", [-1.0, -1e-3])
@@ -74,19 +74,19 @@ def test_a_parabola_that_opens_downwards_has_no_lowest_point(bend):
     assert math.isnan(found.lowest)
     assert math.isnan(found.depth)
     assert not found.inside
-    assert [warned.code for warned in found.judge("b", "sizes")] == ["non-convex-parabola"]
+    assert [warned.code for warned in found.warnings("b", "sizes")] == ["non-convex-parabola"]
 
 
 def test_a_slope_is_an_edge_however_far_its_vertex():
     x = np.geomspace(1, 100, 6)
     found = parabola.fit(x, 5 - np.log(x) + 1e-9 * np.log(x) ** 2)
     assert not found.inside
-    assert [warned.code for warned in found.judge("b", "sizes")] == ["minimum-at-edge"]
+    assert [warned.code for warned in found.warnings("b", "sizes")] == ["minimum-at-edge"]
 
 
 def test_a_curvature_that_could_be_noise_is_said():
     x = np.geomspace(1, 100, 7)
     noise = np.array([1, -1, 1, -1, 1, -1, 1]) * 0.02
     valley = 2 + 0.001 * np.log(x / 10) ** 2
-    assert "flat-parabola" in [warned.code for warned in parabola.fit(x, valley + noise).judge("b", "sizes")]
-    assert parabola.fit(x, valley + noise / 100).judge("b", "sizes") == []
+    assert "flat-parabola" in [warned.code for warned in parabola.fit(x, valley + noise).warnings("b", "sizes")]
+    assert parabola.fit(x, valley + noise / 100).warnings("b", "sizes") == []

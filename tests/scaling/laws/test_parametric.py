@@ -14,8 +14,9 @@ from scipy.optimize import approx_fprime, least_squares, minimize, minimize_scal
 from transformer.errors import UserError
 from transformer.scaling.laws import bootstrap, diagnostics, newton, parametric, reading, synthetic
 from transformer.scaling.laws.coverage import TRUTH
-from transformer.scaling.laws.objective import DELTA
+from transformer.scaling.laws.methods import METHODS
 from transformer.scaling.laws.parametric import Chinchilla, Terms
+from transformer.scaling.laws.penalty import DELTA
 from transformer.scaling.laws.reading import Columns
 
 DATA = Path(__file__).parents[4] / "shared" / "data" / "scaling"
@@ -55,7 +56,7 @@ def test_the_published_minimum(epoch_240, fitted):
     assert found.convergence.converged
     assert found.warnings == ()
     assert found.minima[0].starts == 64  # every start of the grid ends there
-    published = parametric.judge(epoch_240, Chinchilla(1.8172, 482.01, 2085.43, 0.3478, 0.3658))
+    published = parametric.check_convergence(epoch_240, Chinchilla(1.8172, 482.01, 2085.43, 0.3478, 0.3658))
     assert 0.003 < published.better < 0.006
 
 
@@ -74,7 +75,7 @@ def test_the_standard_errors_are_the_published_ones(epoch_240, fitted):
     """A (124.58) and B (1293.23) within 15 %; the others are printed with one digit, which leaves half of it open."""
     law = fitted.law
     weights = bootstrap.counts(bootstrap.draws(240, 1000, seed=0))
-    errors = bootstrap.Bootstrap(tuple(parametric.resampled(epoch_240, [law], weights))).standard_errors()
+    errors = bootstrap.Bootstrap(tuple(METHODS["chinchilla"].resampled(epoch_240, [law], weights))).standard_errors()
     assert errors["A"] == pytest.approx(124.58, rel=0.15)
     assert errors["B"] == pytest.approx(1293.23, rel=0.15)
     for name, printed in (("E", 0.03), ("alpha", 0.02), ("beta", 0.02), ("a", 0.02)):
@@ -101,11 +102,11 @@ def test_a_fit_that_stopped_early_is_recognised(epoch_240):
     # Where it stops is a matter of rounding, but it is this far off.
     assert 240 * stopped.fun == pytest.approx(1.10831e-3, rel=1e-3)
     np.testing.assert_allclose([alpha, beta, beta / (alpha + beta)], [0.3809, 0.3112, 0.4496], atol=1e-3)
-    found = parametric.judge(epoch_240, Chinchilla(np.exp(e), np.exp(a), np.exp(b), alpha, beta))
+    found = parametric.check_convergence(epoch_240, Chinchilla(np.exp(e), np.exp(a), np.exp(b), alpha, beta))
     assert not found.converged
     assert found.better == pytest.approx(1 - 1.01827e-3 / 1.10831e-3, rel=1e-2)
     # The minimum, printed with five digits, is told from it.
-    assert parametric.judge(epoch_240, Chinchilla(1.81722, 477.83, 2143.4, 0.34731, 0.36717)).converged
+    assert parametric.check_convergence(epoch_240, Chinchilla(1.81722, 477.83, 2143.4, 0.34731, 0.36717)).converged
 
 
 @needs_data
@@ -147,7 +148,7 @@ def test_derivatives_are_those_of_differences():
 def test_resamples_solved_together_are_those_of_a_slow_solver(epoch_240, fitted):
     law = fitted.law
     drawn = bootstrap.draws(240, 200, seed=3)
-    found = parametric.resampled(epoch_240, [law], bootstrap.counts(drawn))
+    found = METHODS["chinchilla"].resampled(epoch_240, [law], bootstrap.counts(drawn))
     problem = Terms.of(epoch_240)
     for k in (0, 77, 199):
         n, d, y = problem.n[drawn[k]], problem.d[drawn[k]], problem.y[drawn[k]]

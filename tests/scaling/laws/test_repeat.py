@@ -10,6 +10,7 @@ import pytest
 
 from transformer.errors import UserError
 from transformer.scaling.laws import bootstrap, fitting, newton, repeat_fit, synthetic
+from transformer.scaling.laws.methods import METHODS
 from transformer.scaling.laws.parametric import Chinchilla
 from transformer.scaling.laws.reading import Columns, read
 from transformer.scaling.laws.repeat import Repeat
@@ -64,7 +65,7 @@ def test_the_same_size_and_tokens_of_several_corpora_are_cells_apart():
 def test_no_random_start_ends_lower(seed, noise):
     """Each is followed by another solver than the fit's."""
     table = _study(PUBLISHED, noise=noise, seed=seed).take(np.random.default_rng(seed).permutation(245)[:60])
-    found, problem = repeat_fit.fit(table), repeat_fit.Terms.of(table)
+    found, problem = repeat_fit.fit(table), repeat_fit.RepeatTerms.of(table)
     assert found.convergence.converged
     rng = np.random.default_rng(seed)
     low, high = np.array([0.05, -3, -3, 0.1, 0.1, 0.0, -1.0]), np.array([0.9, 0, 0, 1.2, 1.2, 5.0, 4.0])
@@ -105,7 +106,7 @@ def test_a_resample_solved_beside_others_is_that_solved_alone():
     table = _study(PUBLISHED, noise=0.003)
     found = repeat_fit.fit(table)
     weights = bootstrap.counts(bootstrap.draws(245, 3, seed=0))
-    several = repeat_fit.resampled(table, [found.law], weights)
+    several = METHODS["repeat"].resampled(table, [found.law], weights)
     alone = repeat_fit.fit(table.take(np.repeat(np.arange(245), weights[1].astype(int)))).law
     assert several[1].parameters() == pytest.approx(alone.parameters(), rel=1e-3)
 
@@ -157,7 +158,7 @@ def test_repeats_are_worth_more_than_parameters():
 
 
 def test_the_derivatives_are_those_of_differences():
-    problem = repeat_fit.Terms.of(_study(PUBLISHED, noise=0.02))
+    problem = repeat_fit.RepeatTerms.of(_study(PUBLISHED, noise=0.02))
     theta = problem.theta(dataclasses.replace(PUBLISHED, E=1.5, alpha=0.31, beta=0.27, A=300.0, B=600.0))
     ones, steps = np.ones((1, 245)), 1e-6 * np.eye(7)
 

@@ -18,7 +18,7 @@ def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("figures") / "study"
     studies.write(folder, studies.planned(sizes=5, repeats=2))
     studies.fit(folder, ("chinchilla", "isoflop"), 60)
-    return results.read(folder)
+    return results.read_results(folder)
 
 
 def drawn(figure, gid):

@@ -159,7 +159,7 @@ def test_a_branch_pays_for_its_own_updates(whole, seen):
 
 def test_the_estimate_of_energy_has_its_inputs(whole):
     def section(*inputs):
-        found = results.read(whole)
+        found = results.read_results(whole)
         return Page(page_of.document("", report_cost.used(found, None, report_cost.Inputs(*inputs))))
 
     text = section(300.0, 2, 100.0)
@@ -207,7 +207,7 @@ def test_runs_that_failed_are_named(tmp_path):
     (folder / "logs" / f"{failed.name}.log").write_text("train: 3%\rerror: no such <b>file</b>\n")
     found = page(folder)
     assert f"not-finite : {diverged.name} ended with a loss that is not finite" in found.text
-    made = max(results.read(folder)[stopped.name].steps)
+    made = max(results.read_results(folder)[stopped.name].steps)
     assert f"unfinished : {stopped.name} is at update {made} of {stopped.steps}: python tools/" in found.text
     assert f"failed : {failed.name}: no such <b>file</b>" in found.text  # as text: the page has no tag b
     assert f"{len(plan.cells) - 3} runs have not begun" in found.text
@@ -218,7 +218,7 @@ def test_a_law_of_other_runs_is_stale(tmp_path, whole):
     plan = studies.planned(sizes=5, repeats=2)
     studies.write(folder, plan)
     (folder / "law.json").write_bytes((whole / "law.json").read_bytes())
-    assert not results.read(folder).stale
+    assert not results.read_results(folder).stale
     (folder / "runs" / plan.cells[0].name / "metrics.jsonl").unlink()
     assert "stale-law : the laws were fitted to other runs than these" in page(folder).text
 

@@ -1,1 +1,1 @@
-"""The commands of tools/scaling.py that take anybody's table: what they are asked, and what they do."""
+"""The commands of tools/scaling.py that take anybody's table: their flags and their work."""

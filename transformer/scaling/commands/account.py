@@ -1,4 +1,4 @@
-"""An account of an architecture: where its parameters and FLOPs are, and what each convention makes of it."""
+"""An account of an architecture: its parameters and FLOPs by kind, and its FLOPs by every convention."""
 
 from transformer.models.architecture import Architecture
 from transformer.models.conventions import CONVENTIONS, SIZES, num_params
@@ -9,7 +9,7 @@ def describe(architecture: Architecture, length: int, target_length: int = 0) ->
     """Returns the account, line by line.
 
     Args:
-      architecture: of any family.
+      architecture: an architecture of any family.
       length: tokens of an example; of the encoder's sequence, where there are two.
       target_length: tokens of the decoder's sequence, in an encoder-decoder.
     """
@@ -36,7 +36,7 @@ def describe(architecture: Architecture, length: int, target_length: int = 0) ->
 
 
 def summary(name: str) -> str:
-    """Returns what a convention counts, in a line."""
+    """Returns one line about what a convention counts."""
     return (CONVENTIONS[name].__doc__ or "").strip().splitlines()[0]
 
 

@@ -1,4 +1,4 @@
-"""How the best size, the best tokens and the lowest loss grow with the budget: what IsoFLOP and the envelope share."""
+"""The best size, the best tokens and the lowest loss as power laws of the budget: what IsoFLOP and envelope share."""
 
 import dataclasses
 import math
@@ -29,7 +29,7 @@ class AllocationLaw(Law):
     """N*(C) = k_N C^a, D*(C) = k_D C^b, L*(C) = E + k_L C^-gamma; C as the table counts it.
 
     Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models", section 3: N_opt ~ C^a, D_opt ~ C^b. It
-    says what is best, and the loss of that, but no loss of any other model: `loss` is NaN.
+    gives the best model of a budget and its loss, but no loss of any other model: `loss` is NaN.
     """
 
     reads: ClassVar[tuple[str, ...]] = ()
@@ -39,7 +39,7 @@ class AllocationLaw(Law):
     k_D: float
     b: float
     E: float
-    """NaN, with k_L and gamma, where the budgets do not say."""
+    """Irreducible loss; NaN, as are k_L and gamma, where the budgets do not determine it."""
     k_L: float
     gamma: float
 
@@ -55,18 +55,14 @@ class AllocationLaw(Law):
 
 @dataclasses.dataclass(frozen=True)
 class PairsLaw(AllocationLaw):
-    """N*(C) = k_N C^a, D* = C / (6 N*); of the loss it says nothing."""
+    """N*(C) = k_N C^a, D* = C / (6 N*), without a loss."""
 
     name: ClassVar[str] = "pairs"
     fitted_to: ClassVar[str] = "pair"
 
 
 def require_falling(optima: Optima, law: str) -> None:
-    """Refuses budgets whose lowest loss does not fall as they grow: nothing is best then.
-
-    Raises:
-      UserError: so it is; its words begin with the law's name.
-    """
+    """Raises UserError, which names the law, for budgets whose lowest loss does not fall as they grow."""
     fall = -power(optima.flops, optima.loss)[1] * np.ptp(np.log(optima.flops))
     if fall < LEAST_FALL:
         least, most = int(np.argmin(optima.flops)), int(np.argmax(optima.flops))
@@ -78,7 +74,7 @@ def require_falling(optima: Optima, law: str) -> None:
 
 
 def growth(optima: Optima) -> tuple[dict[str, float], list[Warned]]:
-    """Returns an AllocationLaw's fields, fitted to two optima or more, and what to warn of.
+    """Returns an AllocationLaw's fields, fitted to two optima or more, and warnings.
 
     The allocation by ordinary least squares in logs; the loss by least squares of its relative error.
     """
@@ -97,11 +93,11 @@ def power(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 
 
 _FLATTEST, _STEEPEST = 1e-3, 2.0
-"""The gammas that are looked at: beyond, a loss is a constant and a straight line, or a constant and a step."""
+"""Range of gamma that is searched: beyond, the loss is a constant and a straight line, or a constant and a step."""
 
 
 def _saturating(flops: np.ndarray, loss: np.ndarray) -> tuple[float, float, float, list[Warned]]:
-    """Returns E, k and gamma of E + k C^-gamma, E not below 0: variable projection, so gamma alone is searched."""
+    """Returns E >= 0, k and gamma of E + k C^-gamma by variable projection, so that gamma alone is searched."""
     if len(np.unique(flops)) < 3:
         line = "fewer than three budgets: their lowest losses do not say E, k_L and gamma; add a budget"
         return math.nan, math.nan, math.nan, [Warned("loss-unidentified", line)]
@@ -110,7 +106,7 @@ def _saturating(flops: np.ndarray, loss: np.ndarray) -> tuple[float, float, floa
     level = weights @ loss
 
     def project(gammas: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns E, k middle^-gamma and the sum of squares, the best for each gamma."""
+        """Returns the best E and k middle^-gamma for each gamma, and their sum of squares."""
         fall_gk = (flops / middle) ** -gammas[:, None]
         mean = fall_gk @ weights
         centred_gk = fall_gk - mean[:, None]

@@ -1,7 +1,7 @@
-"""The bootstrap: a law fitted again to runs drawn with replacement, to see what its numbers owe to the runs.
+"""The bootstrap: a law refitted to runs drawn with replacement, to see how much its numbers depend on the runs.
 
 Runs are drawn whole (Efron 1979; the "pairs" bootstrap), as Besiroglu et al. 2024 do, and intervals are percentiles.
-Against studies of a known truth that is the one that does not promise too much (docs/scaling-laws.md has the figures):
+In studies of a known truth no other kind was honest throughout (docs/scaling-laws.md has the figures):
 "basic" intervals hold the truth in as few as 70 of 100 studies in place of 95, and drawing residuals, not runs, in
 as few as 85 where small runs are noisier than large ones.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from transformer.scaling.laws.law import Law
 
 LEVEL = 0.95
-"""Of all intervals."""
+"""Probability that intervals are made for."""
 
 Interval = tuple[float, float]
 
@@ -26,7 +26,7 @@ class Bootstrap:
 
     laws: tuple[Law, ...]
     failed: int = 0
-    """Draws whose runs could not be fitted; they are not among the laws, and everywhere below they are NaN."""
+    """Number of draws whose runs could not be fitted; they are not among the laws, and count as NaN below."""
 
     def parameters(self) -> dict[str, np.ndarray]:
         """Returns the refits' numbers, [K] by name."""
@@ -34,18 +34,17 @@ class Bootstrap:
         return {name: self._with_failed([row[name] for row in rows]) for name in rows[0]} if rows else {}
 
     def standard_errors(self) -> dict[str, float]:
-        """Returns the standard deviation of each number over the refits; NaN where most have none.
-
-        NaN too where it is wider than the whole interval: then a few stray refits make it, and it says nothing.
+        """Returns the standard deviation of each number over the refits; NaN where most refits lack the number, and
+        where a few stray refits make it wider than the whole interval.
         """
-        found = {}
+        errors = {}
         for name, values in self.parameters().items():
             (low, high), spread = interval(values), _spread(values)
-            found[name] = math.nan if spread > high - low else spread
-        return found
+            errors[name] = math.nan if spread > high - low else spread
+        return errors
 
     def intervals(self) -> dict[str, Interval]:
-        """Returns the percentile interval of each number; NaN where most refits have none."""
+        """Returns the percentile interval of each number; NaN where most refits lack the number."""
         return {name: interval(values) for name, values in self.parameters().items()}
 
     def losses(self, params: float, tokens: float) -> np.ndarray:
@@ -53,7 +52,7 @@ class Bootstrap:
         return self._with_failed([float(law.loss(params, tokens)) for law in self.laws])
 
     def allocations(self, flops: float) -> np.ndarray:
-        """Returns [K, 3]: each refit's best size and tokens for a budget, and the loss it expects of them."""
+        """Returns [K, 3]: each refit's best size and tokens for a budget, and the loss that it predicts for them."""
         rows = [law.best(flops) for law in self.laws]
         return np.stack([self._with_failed([row[column] for row in rows]) for column in range(3)], 1)
 
@@ -73,7 +72,7 @@ def counts(drawn: np.ndarray) -> np.ndarray:
 
 def interval(values: np.ndarray | Sequence[float], level: float = LEVEL) -> Interval:
     """Returns the percentiles that leave the same share on either side; NaN where at most half of the values are known,
-    or where all are the same: then there was nothing to draw, and nothing is known of the uncertainty.
+    or where all are the same, which says nothing about the uncertainty.
     """
     known = _known(np.asarray(values))
     if known is None:
@@ -98,7 +97,7 @@ def _spread(values: np.ndarray) -> float:
 
 
 def _known(values: np.ndarray) -> np.ndarray | None:
-    """Returns the refits that say a number; None where at most half do, or where all say the same but for rounding."""
+    """Returns the finite values; None where at most half are finite, or where all are the same but for rounding."""
     known = values[np.isfinite(values)]
     if 2 * len(known) <= len(values) or len(known) < 2 or np.ptp(known) <= 1e-14 * np.abs(known).max():
         return None

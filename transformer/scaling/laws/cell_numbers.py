@@ -1,4 +1,4 @@
-"""Numbers as people write them: decimal points or commas, thousands in groups; what could be two numbers is none.
+"""Numbers as people write them, with decimal points or commas and thousands in groups; ambiguous ones are refused.
 
 Points and commas have one meaning in a whole file, which its cells must show: `3,25` and `0,345` have a decimal comma,
 `1,234.5` and `1,000,000` have groups; `1,234` alone could be either. A file that shows no decimal comma has decimal
@@ -17,11 +17,11 @@ _MINUS = str.maketrans("\u2212", "-")
 
 
 class Unclear(ValueError):
-    """What a cell says could be two numbers, or none; its words say which."""
+    """A cell's text could be two numbers, or is none; the message says which."""
 
 
 def decimal_mark(texts: Iterable[str]) -> str | None:
-    """Returns the mark, `.` or `,`, that the cells of a file show to be the decimal one; None where they show none.
+    """Returns the decimal mark, `.` or `,`, that the cells of a file show; None where they show none.
 
     Raises:
       Unclear: one cell shows one mark, another the other.
@@ -37,10 +37,10 @@ def decimal_mark(texts: Iterable[str]) -> str | None:
 
 
 def parse(text: str, mark: str | None) -> float:
-    """Returns the number that a cell says, under the file's decimal mark; NaN and infinities as `float` reads them.
+    """Returns the number in a cell, under the file's decimal mark; NaN and infinities as `float` reads them.
 
     Raises:
-      Unclear: it says none, or could be two.
+      Unclear: the text is no number, or could be two.
     """
     plain = _plain(text)
     if "," not in plain and (mark != "," or "." not in plain):
@@ -63,7 +63,7 @@ def parse(text: str, mark: str | None) -> float:
 
 
 def is_number(text: str) -> bool:
-    """Whether a cell says a finite number, under one decimal mark or the other."""
+    """Whether a cell holds a finite number, under one decimal mark or the other."""
     plain = _plain(text)
     try:
         return math.isfinite(float(plain))
@@ -72,9 +72,9 @@ def is_number(text: str) -> bool:
 
 
 def all_numbers(texts: Sequence[str]) -> bool:
-    """Whether a column is one of numbers: all cells that say anything say numbers, and some do."""
-    said = [text for text in texts if text and text.lower() not in ("nan", "inf", "-inf", "none", "null", "na", "n/a")]
-    return bool(said) and all(map(is_number, said))
+    """Whether a column holds numbers: every cell that is filled in does, and some are."""
+    cells = [text for text in texts if text and text.lower() not in ("nan", "inf", "-inf", "none", "null", "na", "n/a")]
+    return bool(cells) and all(map(is_number, cells))
 
 
 def _plain(text: str) -> str:
@@ -84,7 +84,7 @@ def _plain(text: str) -> str:
 
 
 def _shows(text: str) -> str | None:
-    """Returns the decimal mark that a cell shows by itself."""
+    """Returns the decimal mark that a cell shows by itself, or None."""
     if not _FOREIGN.fullmatch(text):
         return None
     body = re.split("[eE]", text)[0].lstrip("+-")

@@ -1,4 +1,4 @@
-"""Which column of a file is N, which D, C, the loss: as flags name them, or by the names that people give them."""
+"""Columns of a file by role (N, D, C, the loss): as flags name them, or by the names that people usually give them."""
 
 import dataclasses
 import re
@@ -9,7 +9,7 @@ from transformer.scaling.laws.cell_numbers import all_numbers
 from transformer.scaling.laws.csv_file import CsvFile
 
 COUNTED = "6ND"
-"""In place of a column of FLOPs: C = 6 N D, whatever columns there are."""
+"""Value of --flops in place of a column: C = 6 N D, whatever columns there are."""
 
 _KNOWN = {
     "params": (
@@ -35,7 +35,7 @@ _KNOWN = {
     ),
     "deviation": "sd std stddev std_dev sigma se stderr deviation standard_deviation standard_error n_sd n_std sd_n",
 }
-"""Names by role, in lower case, words joined by `_`."""
+"""Usual names by role, in lower case, words joined by `_`."""
 _WORDS = {
     "params": "N, the parameters (--params)",
     "tokens": "D, the tokens (--tokens)",
@@ -50,7 +50,7 @@ _WORDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """What the columns are called; None: by one of the usual names, in upper or lower case."""
+    """Names of the columns; None: one of the usual names, in upper or lower case."""
 
     params: str | None = None
     """N of a run; C / (6 D) where there is no such column."""
@@ -65,7 +65,7 @@ class Columns:
 
 
 def resolve(file: CsvFile, columns: Columns) -> Columns:
-    """Returns the columns by their names in the file; None for what it lacks, and what follows from the others.
+    """Returns the columns by their names in the file; None for those that it lacks or that follow from others.
 
     Raises:
       UserError: a named column is missing or twice there, two columns have usual names of one thing, or there are no
@@ -78,23 +78,23 @@ def resolve(file: CsvFile, columns: Columns) -> Columns:
     wanted = ["params", "loss", "unique_tokens"]
     wanted += ["tokens"] if "flops" not in named or "params" not in (*named, *usual(file, "params")) else []
     wanted += ["flops"] if not counted and not ("params" in named and "tokens" in named) else []
-    found, unclear = _complete(file, wanted, named)
+    names, unclear = _complete(file, wanted, named)
     wrong += unclear
-    missing = [role for role in ("params", "tokens", "flops") if role not in found]
+    missing = [role for role in ("params", "tokens", "flops") if role not in names]
     if len(missing) > 1:
         lacks = [_WORDS[role] for role in missing if not (role == "flops" and len(missing) == 2 and counted)]
-        known = [role for role in ("params", "tokens", "flops") if role in found]
+        known = [role for role in ("params", "tokens", "flops") if role in names]
         need = f"one of {' and '.join(lacks)}" if known else f"two of {', '.join(lacks)}"
         wrong.append(f"no column for {need}")
-    if "loss" not in found:
+    if "loss" not in names:
         wrong.append(f"no column for {_WORDS['loss']}")
     if wrong:
         raise file.lacking(wrong)
-    return Columns(**found)
+    return Columns(**names)
 
 
 def of_pairs(file: CsvFile, named: Sequence[str] = ()) -> tuple[str, str, str]:
-    """Returns the columns of C, N* and its standard deviation, as they are named, or else by their usual names.
+    """Returns the columns of C, N* and its standard deviation, as named or by their usual names.
 
     Raises:
       UserError: not three are named, one is missing or twice there, or two have usual names of one thing.
@@ -106,31 +106,31 @@ def of_pairs(file: CsvFile, named: Sequence[str] = ()) -> tuple[str, str, str]:
             f"{', '.join(named)}"
         )
     wrong = file.wrong_names(("pair-columns", name) for name in named)
-    found, unclear = _complete(file, roles, dict(zip(roles, named, strict=False)))
+    names, unclear = _complete(file, roles, dict(zip(roles, named, strict=False)))
     wrong += unclear
-    if missing := [_WORDS[role] for role in roles if role not in found]:
+    if missing := [_WORDS[role] for role in roles if role not in names]:
         wrong.append(f"no column for {', or '.join(missing)} (name all three: --pair-columns C N sd)")
     if wrong:
         raise file.lacking(wrong)
-    budget, optimum, deviation = (found[role] for role in roles)
+    budget, optimum, deviation = (names[role] for role in roles)
     return budget, optimum, deviation
 
 
 def usual(file: CsvFile, role: str) -> list[str]:
-    """Returns the columns with a usual name of a role; those of words are none, where others are of numbers."""
+    """Returns the columns with a usual name of a role; of several, only those that hold numbers."""
     names = [name for name in file.header if re.sub(r"[\s\-.]+", "_", name.lower()) in _KNOWN[role].split()]
     return [name for name in names if all_numbers(file.column(name))] if len(set(names)) > 1 else names
 
 
 def _complete(file: CsvFile, roles: Iterable[str], named: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Returns the named columns with those of usual names for the other roles, and which roles two columns could be."""
-    found, unclear = dict(named), []
+    """Returns the columns by role, named or with a usual name, and a line for each role that two columns could have."""
+    names, unclear = dict(named), []
     for role in roles:
         if role in named:
             continue
-        names = [name for name in usual(file, role) if name not in named.values()]
-        if len(names) > 1:
-            unclear.append(f"{len(names)} columns that could be {_WORDS[role]}: {', '.join(names)}; name one")
-        if names:
-            found[role] = names[0]
-    return found, unclear
+        candidates = [name for name in usual(file, role) if name not in named.values()]
+        if len(candidates) > 1:
+            unclear.append(f"{len(candidates)} columns that could be {_WORDS[role]}: {', '.join(candidates)}; name one")
+        if candidates:
+            names[role] = candidates[0]
+    return names, unclear

@@ -1,6 +1,6 @@
-"""A CSV file as people write them -> a header and rows of text: commas, semicolons or tabs, quotes, comments.
+"""CSV files as people write them, read into a header and rows of text: commas, semicolons or tabs, quotes, comments.
 
-What can be read in one way only is read; the rest is refused with its line. Numbers are `cell_numbers.py`'s.
+A file that can be read in one way only is read; others are refused with a line. `cell_numbers.py` reads the numbers.
 """
 
 import codecs
@@ -15,7 +15,7 @@ from transformer.scaling.laws import words
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 
-class Row(NamedTuple):
+class CsvRow(NamedTuple):
     """A record of the file."""
 
     line: int
@@ -29,16 +29,15 @@ class CsvFile(NamedTuple):
 
     path: Path
     header: list[str]
-    rows: list[Row]
+    rows: list[CsvRow]
 
     def column(self, name: str) -> list[str]:
-        """Returns the cells of the column of a name that the header has once."""
+        """Returns the cells of a column; the header has its name once."""
         place = self.header.index(name)
         return [row.cells[place] for row in self.rows]
 
     def wrong_names(self, named: Iterable[tuple[str, str]]) -> list[str]:
-        """Returns what is wrong with columns that were named: (flag, name) each; those that the header has once are
-        right."""
+        """Returns a complaint about each named column, (flag, name), that the header does not have exactly once."""
         wrong = []
         for flag, name in named:
             times = self.header.count(name)
@@ -48,7 +47,7 @@ class CsvFile(NamedTuple):
         return wrong
 
     def lacking(self, wrong: Sequence[str]) -> UserError:
-        """Returns the error that says all that is wrong with the columns in one line."""
+        """Returns the error that lists everything wrong with the columns in one line."""
         return UserError(f"{self.path} has {', and '.join(wrong)}; its columns are: {', '.join(self.header)}")
 
 
@@ -56,8 +55,8 @@ def read(path: str | Path) -> CsvFile:
     """Returns the records of a file with a header line.
 
     Cells are separated by whichever of comma, semicolon and tab gives every record the header's number of cells, or by
-    spaces where the header has none of them. Blank lines, and lines that begin with `#`, are none; but a `#` before the
-    only names that a file has (NumPy's `savetxt` writes one) is taken off.
+    spaces where the header has none of them. Blank lines, and lines that begin with `#`, are skipped; but a `#` before
+    the only names that a file has (NumPy's `savetxt` writes one) is taken off.
 
     Raises:
       UserError: no such file, no text, no row, a record with more or fewer cells than the header, or two delimiters
@@ -97,11 +96,11 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     return list(enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1))
 
 
-def _split(path: Path, lines: Sequence[tuple[int, str]]) -> list[Row]:
+def _split(path: Path, lines: Sequence[tuple[int, str]]) -> list[CsvRow]:
     """Returns the records, split by the delimiter that fits them all."""
     names = {mark: name for mark, name in _DELIMITERS.items() if mark in lines[0][1]}
     if not names:
-        rows = [Row(number, line.split()) for number, line in lines]
+        rows = [CsvRow(number, line.split()) for number, line in lines]
         if len(rows[0].cells) == 1 or any(len(row.cells) != len(rows[0].cells) for row in rows):
             # A single column, whose name may have spaces; or its rows are separated by what the header is not.
             rows = _records(path, lines, ",")
@@ -123,16 +122,16 @@ def _split(path: Path, lines: Sequence[tuple[int, str]]) -> list[Row]:
     return _require_even(path, max(tried.values(), key=lambda rows: len(rows[0].cells)))
 
 
-def _records(path: Path, lines: Sequence[tuple[int, str]], mark: str) -> list[Row]:
+def _records(path: Path, lines: Sequence[tuple[int, str]], mark: str) -> list[CsvRow]:
     reader = csv.reader((line + "\n" for _, line in lines), delimiter=mark, skipinitialspace=mark != "\t", strict=True)
     try:
-        return [Row(lines[reader.line_num - 1][0], [cell.strip() for cell in cells]) for cells in reader]
+        return [CsvRow(lines[reader.line_num - 1][0], [cell.strip() for cell in cells]) for cells in reader]
     except csv.Error as error:
         place = lines[min(max(reader.line_num, 1), len(lines)) - 1][0]
         raise UserError(f"{path} is no CSV file: line {place}: {error}") from error
 
 
-def _require_even(path: Path, rows: list[Row]) -> list[Row]:
+def _require_even(path: Path, rows: list[CsvRow]) -> list[CsvRow]:
     wide = len(rows[0].cells)
     for row in rows[1:]:
         count = len(row.cells)

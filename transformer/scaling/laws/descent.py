@@ -1,4 +1,4 @@
-"""From a form and its starts to a fit that is at the minimum, or says that it is not: what the parametric laws share.
+"""Fitting a form from a grid of starts, and checking that the fit is at a minimum: what the parametric laws share.
 
 Every start of a grid is followed to its minimum by newton.py, all starts together. Then a second solver (L-BFGS-B),
 from the lowest minimum and from the start that ended worst, must not find better: where an optimizer stops early, it
@@ -18,19 +18,19 @@ from transformer.scaling.laws import newton
 from transformer.scaling.laws.how import How
 from transformer.scaling.laws.law import Fit, Law, Warned
 from transformer.scaling.laws.newton import Solved
-from transformer.scaling.laws.objective import Objective
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.penalty import Penalty
+from transformer.scaling.laws.table import RunTable
 
 SETTLED = 1e-5
-"""The share of its objective that a converged fit may still lose to another solver: what five printed digits do."""
+"""Share of its objective that a converged fit may still lose to another solver: as much as five digits show."""
 _TOGETHER = 128
 """Refits that are solved at once: their arrays stay in a processor's cache."""
 _ENOUGH = 1e-7
-"""The share of its objective that a refit may still lose: far beneath what one run more or less does to it."""
+"""Share of its objective that a refit may still lose: far less than one run more or less changes it by."""
 _TRIAL, _FOLLOWED = 16, 32
 """Newton steps that every start makes; and how many starts, those that got lowest, are followed to the end."""
 Tick = Callable[[int], Any]
-"""Told of so many refits done: a progress bar's update."""
+"""Called with the number of refits just done: a progress bar's update."""
 
 
 class Headline(NamedTuple):
@@ -72,17 +72,18 @@ class ParametricFit(Fit):
     minima: tuple[Minimum, ...] = dataclasses.field(kw_only=True)
     """The lowest first, which is the fit; then runners-up."""
     condition: float = dataclasses.field(kw_only=True)
-    """Of log L_hat's derivatives, columns scaled to length one (Belsley et al. 1980: from 30 on, trouble)."""
+    """Condition number of log L_hat's derivatives, columns scaled to length one; from 30 on, trouble (Belsley et al.
+    1980)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem(abc.ABC):
-    """A form over a table's runs: newton.Form, with the way from its parameters [P] to a law and back."""
+    """A form over a table's runs: `newton.Form`, with conversions between its parameters [P] and a law."""
 
     y: np.ndarray
-    """[R] log loss, less any level that the form takes out."""
+    """[R] log loss, less any constant that the form subtracts."""
     how: How
-    """What a person chooses of the fit; what it holds fixed, the bounds hold too."""
+    """The user's choices; parameters fixed there have equal bounds here."""
     lower: np.ndarray
     """[P] bounds of theta; equal ones hold a parameter fixed."""
     upper: np.ndarray
@@ -102,7 +103,7 @@ class Problem(abc.ABC):
 
     @abc.abstractmethod
     def law(self, theta: np.ndarray) -> Law:
-        """Returns the law of [P]."""
+        """Returns the law with parameters [P]."""
 
     @abc.abstractmethod
     def theta(self, law: Any) -> np.ndarray:
@@ -110,24 +111,24 @@ class Problem(abc.ABC):
 
     @abc.abstractmethod
     def starts(self) -> np.ndarray:
-        """Returns [K, P], from which fits start."""
+        """Returns the starting points of fits, [K, P]."""
 
     @abc.abstractmethod
     def shown(self, theta: np.ndarray) -> list[tuple[str, str]]:
-        """Returns the name and the value of each of [P] in messages."""
+        """Returns each parameter's name and value as messages show them."""
 
     @abc.abstractmethod
     def headlines(self, law: Any) -> Mapping[str, Headline]:
-        """Returns the numbers by which two minima differ, or do not."""
+        """Returns the numbers that tell two minima apart."""
 
     @property
-    def objective(self) -> Objective:
+    def objective(self) -> Penalty:
         """What is minimised."""
         return self.how.objective
 
     @property
     def free(self) -> np.ndarray:
-        """[P] bool: what is fitted."""
+        """[P] bool: which parameters are fitted."""
         return self.lower < self.upper
 
     def edges(self, theta: np.ndarray) -> np.ndarray:
@@ -142,14 +143,14 @@ class Problem(abc.ABC):
         iterations: int = 200,
         tolerance: float = newton.TOLERANCE,
     ) -> Solved:
-        """Returns the minima next to the starts [K, P], with every run weighted alike or as [K, R] says."""
+        """Returns the minima next to the starts [K, P]; `weights` [K, R] count the runs, all 1 by default."""
         weights = np.ones((1, len(self.y))) if weights is None else weights
         return newton.solve(self, theta, weights, iterations, tolerance)
 
     def descend(self, start: np.ndarray) -> tuple[np.ndarray, float]:
         """Returns where L-BFGS-B gets from a start [P], and the objective there: another solver than `solve`."""
         ones = np.ones((1, len(self.y)))
-        # Below that, a fit is perfect, and only rounding is left to chase.
+        # A fit below this is perfect: the rest is rounding.
         first = max(float(newton.objective(self, start[None], ones)[0]), 1e-14 * len(self.y))
 
         def scaled(theta: np.ndarray) -> tuple[float, np.ndarray]:
@@ -164,7 +165,7 @@ class Problem(abc.ABC):
 
 
 def fit(problem: Problem) -> ParametricFit:
-    """Fits a form: the lowest minimum that its starts lead to, with what there is to say against it."""
+    """Fits a form: returns the lowest minimum that its starts lead to, with warnings about it."""
     starts = problem.starts()
     if len(starts) > 2 * _FOLLOWED:
         tried = problem.solve(starts, iterations=_TRIAL)
@@ -172,7 +173,7 @@ def fit(problem: Problem) -> ParametricFit:
     solved = problem.solve(starts)
     minima = _distinct(problem, solved)
     best = solved.theta[int(np.argmin(solved.objective))]
-    convergence = judge(problem, best, others=[starts[int(np.argmax(solved.objective))]])
+    convergence = check_convergence(problem, best, others=[starts[int(np.argmax(solved.objective))]])
     condition = _condition(problem, best)
     warned = [*_not_converged(convergence), *_of_parameters(problem, best), *_runner_up(problem, minima)]
     if condition > 100:
@@ -193,17 +194,17 @@ def fit(problem: Problem) -> ParametricFit:
 
 
 def refit(problem: Problem, laws: list[Law], weights: np.ndarray, tick: Tick | None = None) -> list[Law]:
-    """Returns the fits where run r counts weights[k, r] times, for every k, many solved together.
+    """Returns the fits in which run r counts weights[k, r] times, for every k, many solved together.
 
-    Each starts at every one of `laws`, and again at the fit of another k; the lowest minimum is taken.
+    Each starts from every one of `laws`, and from the fit of another k; the lowest minimum is taken.
 
     Args:
-      problem: of all runs.
+      problem: the form over all runs.
       laws: the minima of the whole table, the fit first.
       weights: [K, R], such as a bootstrap's counts, or ones with one zero.
-      tick: told of fits done.
+      tick: called with the number of fits just done.
     """
-    found: list[Law] = []
+    laws_k: list[Law] = []
     for first in range(0, len(weights), _TOGETHER):
         block = weights[first : first + _TOGETHER]
         theta, objective = np.empty((len(block), len(problem.lower))), np.full(len(block), np.inf)
@@ -212,18 +213,14 @@ def refit(problem: Problem, laws: list[Law], weights: np.ndarray, tick: Tick | N
             lower = solved.objective < objective
             theta = np.where(lower[:, None], solved.theta, theta)
             objective = np.where(lower, solved.objective, objective)
-        found += [problem.how.hold(problem.law(each)) for each in theta]
+        laws_k += [problem.how.hold(problem.law(each)) for each in theta]
         if tick is not None:
             tick(len(block))
-    return found
+    return laws_k
 
 
-def require_cells(table: Table, law: str, numbers: int, *more: np.ndarray) -> None:
-    """Refuses a table with no more cells, of a size, tokens and what `more` says [R], than the law has free numbers.
-
-    Raises:
-      UserError: it has fewer.
-    """
+def require_cells(table: RunTable, law: str, numbers: int, *more: np.ndarray) -> None:
+    """Raises UserError unless a table has more cells (of one size, tokens and `more` [R]) than free numbers."""
     cells = len(np.unique(np.stack([table.params, table.tokens, *more]), axis=1).T)
     if cells <= numbers:
         raise UserError(
@@ -231,44 +228,54 @@ def require_cells(table: Table, law: str, numbers: int, *more: np.ndarray) -> No
         )
 
 
-def judge(problem: Problem, theta: np.ndarray, others: list[np.ndarray]) -> Convergence:
-    """Returns how near the minimum [P] is, as a second solver finds from there and from `others`."""
+def require_ratios(table: RunTable, law: str, alike: str, least: float = 1e-3) -> None:
+    """Raises UserError, which says what is `alike`, unless the log ratios of tokens to size span at least `least`."""
+    ratio = np.log(table.tokens / table.params)
+    if np.ptp(ratio) < least:
+        raise UserError(
+            f"{law}: every run reads {np.exp(ratio.mean()):.3g} tokens per parameter, so that {alike}; "
+            "add runs that read more or fewer"
+        )
+
+
+def check_convergence(problem: Problem, theta: np.ndarray, others: list[np.ndarray]) -> Convergence:
+    """Returns how near a minimum `theta` [P] is: a second solver starts from it and from `others`."""
     now = newton.derivatives(problem, theta[None], np.ones((1, len(problem.y))))
     objective, gradient = float(now.objective[0]), now.gradient[0]
     stuck = newton.outward(problem, theta, gradient)
-    length = float(np.linalg.norm(np.where(stuck, 0.0, gradient / now.scale[0])))
+    steepness = float(np.linalg.norm(np.where(stuck, 0.0, gradient / now.scale[0])))
     best = min(problem.descend(np.clip(start, problem.lower, problem.upper))[1] for start in (theta, *others))
-    # What rounding makes of a perfect fit is no progress.
+    # Rounding of a perfect fit is no progress.
     better = max(0.0, objective - best - 1e-18 * len(problem.y)) / max(objective, 1e-300)
-    return Convergence(objective, length, better)
+    return Convergence(objective, steepness, better)
 
 
 def _distinct(problem: Problem, solved: Solved) -> tuple[Minimum, ...]:
-    """Returns the minima that starts converged to, the lowest first; the lowest point of all, if that did not."""
+    """Returns the minima that starts converged to, the lowest first; the lowest point of all counts in any case."""
     order = np.argsort(solved.objective, kind="stable")
     ended = [k for k in order if solved.converged[k] or k == order[0]]
-    found: list[Minimum] = []
+    minima: list[Minimum] = []
     for k in ended:
         value, law = float(solved.objective[k]), problem.law(solved.theta[k])
         same = [
             i
-            for i, minimum in enumerate(found)
+            for i, minimum in enumerate(minima)
             if value <= minimum.objective * (1 + 1e-6) + 1e-15 * len(problem.y)
             and not _differ(problem, law, minimum.law, 0.1)
         ]
         if same:
-            found[same[0]] = found[same[0]]._replace(starts=found[same[0]].starts + 1)
+            minima[same[0]] = minima[same[0]]._replace(starts=minima[same[0]].starts + 1)
         else:
-            found.append(Minimum(value, law, 1))
-    return tuple(found)
+            minima.append(Minimum(value, law, 1))
+    return tuple(minima)
 
 
-def _differ(problem: Problem, one: Law, other: Law, share: float = 1.0) -> list[str]:
+def _differ(problem: Problem, law: Law, other: Law, share: float = 1.0) -> list[str]:
     """Returns the headlines in which two laws differ by more than that share of what matters."""
     theirs = problem.headlines(other)
     return [
         name
-        for name, (value, matters) in problem.headlines(one).items()
+        for name, (value, matters) in problem.headlines(law).items()
         if abs(value - theirs[name].value) > share * matters
     ]
 
@@ -279,15 +286,16 @@ def _condition(problem: Problem, theta: np.ndarray) -> float:
     return float(np.linalg.cond(columns / lengths)) if lengths.all() else float("inf")
 
 
-def _not_converged(found: Convergence) -> list[Warned]:
-    if found.converged:
+def _not_converged(convergence: Convergence) -> list[Warned]:
+    if convergence.converged:
         return []
-    line = f"another solver or start lowers the objective by {found.better:.1%}: these numbers are not at the minimum"
+    share = f"{convergence.better:.1%}"
+    line = f"another solver or start lowers the objective by {share}: these numbers are not at the minimum"
     return [Warned("not-converged", line)]
 
 
 def _of_parameters(problem: Problem, theta: np.ndarray) -> list[Warned]:
-    """Returns what there is to say against single parameters."""
+    """Returns warnings about single parameters."""
     warned = []
     edges, shown = problem.edges(theta), problem.shown(theta)
     felt = np.abs(problem.slopes(theta[None])[0]).max(axis=0)
@@ -308,8 +316,8 @@ def _runner_up(problem: Problem, minima: tuple[Minimum, ...]) -> list[Warned]:
         differ = _differ(problem, other.law, best.law)
         if other.objective < best.objective * 1.02 and differ:
             theirs = problem.headlines(other.law)
-            told = ", ".join(f"{name} {theirs[name].value:.3f} in place of {ours[name].value:.3f}" for name in differ)
+            told = [f"{name} {theirs[name].value:.3f} in place of {ours[name].value:.3f}" for name in differ]
             above = other.objective / best.objective - 1
-            line = f"another minimum is {above:.2%} above: {told}; runs that tell them apart are missing"
+            line = f"another minimum is {above:.2%} above: {', '.join(told)}; runs that tell them apart are missing"
             return [Warned("runner-up", line)]
     return []

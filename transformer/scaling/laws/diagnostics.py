@@ -1,4 +1,4 @@
-"""What to know before believing a fitted law: outliers, runs that decide alone, noise, drift, wide intervals."""
+"""Checks of a fitted law: outliers, runs that decide alone, noise, drift, wide intervals."""
 
 import math
 from collections.abc import Callable
@@ -14,23 +14,23 @@ from transformer.scaling.laws.kaplan import Kaplan
 from transformer.scaling.laws.law import Allocation, Law, Warned
 from transformer.scaling.laws.parametric import Chinchilla
 from transformer.scaling.laws.repeat import Repeat
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 
 _FAR, _LEAST = 6.0, 0.01
-"""A run is an outlier so many robust standard deviations off, and off by this share of its loss."""
+"""Least residual of an outlier: in robust standard deviations, and as a share of its loss."""
 _MOVED = 0.05
-"""A change of `a` that matters: three decades out, a best size that is 41 % another."""
+"""Change of `a` that matters: it moves the best size three decades out by 41 %."""
 
 
 class Influence(NamedTuple):
-    """What leaving out one run does, for the run that does most."""
+    """The effect of leaving out one run, for the runs that matter most."""
 
     row: str
     a: float
     """The exponent of N*(C) without it."""
     loss_row: str
     loss: float
-    """The share by which the loss of the best model, a decade beyond the largest budget, changes without it."""
+    """Relative change, without `loss_row`, of the best model's loss a decade beyond the largest budget."""
 
 
 class Outliers(NamedTuple):
@@ -47,18 +47,18 @@ class LackOfFit(NamedTuple):
     noise: float
     """Standard deviation of log loss between runs of a cell."""
     degrees: int
-    """Of freedom, of the noise."""
+    """Degrees of freedom of the noise."""
     ratio: float
     """F: mean square of lack of fit over mean square of noise."""
     probability: float
-    """Of so large a ratio or a larger, if the law were true."""
+    """Probability of a ratio as large, if the law were true."""
 
 
 class Drift(NamedTuple):
-    """What the smaller budgets alone would have said: losses extrapolate, allocations drift."""
+    """The law that the smaller budgets alone give, held to the larger: losses extrapolate, allocations drift."""
 
     below: float
-    """FLOPs: the runs beneath were fitted."""
+    """FLOPs below which runs were fitted."""
     fitted: int
     predicted: int
     error: float
@@ -67,8 +67,8 @@ class Drift(NamedTuple):
     a_after: float
 
 
-def of_table(table: Table) -> list[Warned]:
-    """Returns what to say against a table, whatever the law."""
+def of_table(table: RunTable) -> list[Warned]:
+    """Returns warnings about a table, whatever the law."""
     warned = []
     if len(table) < 3 * parametric.NUMBERS:
         line = f"{words.count(len(table), 'run')}: 15 and more say how sure the numbers are, fewer hardly do; add runs"
@@ -83,20 +83,20 @@ def of_table(table: Table) -> list[Warned]:
     return warned
 
 
-def residuals(table: Table, law: Law) -> np.ndarray:
-    """Returns [R] log loss less the law's; NaN where it says none."""
+def residuals(table: RunTable, law: Law) -> np.ndarray:
+    """Returns [R] log loss less the law's; NaN where the law predicts no loss."""
     return np.log(table.loss) - np.log(law.predict(table))
 
 
 def exponent(law: Law) -> float:
-    """Returns a of N* ~ C^a, which runs decide; NaN where the form has none, or leaves no choice.
+    """Returns the fitted exponent a of N* ~ C^a; NaN where the form has none.
 
-    Over-training's best size grows as C^0.5 whatever the runs say, and its `a` is a factor.
+    The over-training law's best size grows as C^0.5 whatever the runs say, and its `a` is a factor.
     """
     return law.a if isinstance(law, Chinchilla | Kaplan | Repeat) else math.nan
 
 
-def outliers(table: Table, law: Law, fit: Callable[[Table], Law]) -> Outliers:
+def outliers(table: RunTable, law: Law, fit: Callable[[RunTable], Law]) -> Outliers:
     """Returns the runs far off the law, by the median absolute deviation, and what `fit` makes of the others."""
     off = residuals(table, law)
     spread = 1.4826 * float(np.median(np.abs(off - np.median(off))))
@@ -110,18 +110,18 @@ def outliers(table: Table, law: Law, fit: Callable[[Table], Law]) -> Outliers:
         return Outliers(rows, None)
 
 
-def influence(table: Table, law: Law, resampled: Callable[[np.ndarray], list[Any]]) -> Influence:
-    """Returns the runs whose leaving out moves `a`, and a prediction, most.
+def influence(table: RunTable, law: Law, resampled: Callable[[np.ndarray], list[Any]]) -> Influence:
+    """Returns the runs without which `a`, and a predicted loss, change most.
 
     Args:
       table: [R] runs.
       law: fitted to them.
-      resampled: fits the law where the runs count as often as [K, R] says.
+      resampled: fits the law with runs counted as [K, R] says.
     """
     without = resampled(1.0 - np.eye(len(table)))
     flops = 10 * float(table.flops.max())
     best = law.optimum(flops)
-    if math.isnan(best.params):  # the form says none: its loss of the largest run then
+    if math.isnan(best.params):  # the form has no best size: take the largest run's loss
         largest = int(np.argmax(table.flops))
         best = Allocation(float(table.params[largest]), float(table.tokens[largest]))
     ours, moves = exponent(law), np.array([exponent(other) for other in without])
@@ -130,7 +130,7 @@ def influence(table: Table, law: Law, resampled: Callable[[np.ndarray], list[Any
     return Influence(name_of(table, row), float(moves[row]), name_of(table, loss_row), float(losses[loss_row]))
 
 
-def lack_of_fit(table: Table, law: Law, numbers: int) -> LackOfFit | None:
+def lack_of_fit(table: RunTable, law: Law, numbers: int) -> LackOfFit | None:
     """Returns the F test of a law with so many numbers against the noise of repeats; None where no cell has any.
 
     Draper and Smith 1998, "Applied Regression Analysis", section 2.1: pure error and lack of fit, of log loss. Runs of
@@ -150,8 +150,8 @@ def lack_of_fit(table: Table, law: Law, numbers: int) -> LackOfFit | None:
     return LackOfFit(noise**0.5, degrees, ratio, float(stats.f.sf(ratio, freedom, degrees)))
 
 
-def drift(table: Table, law: Law, fit: Callable[[Table], Law], below: float | None = None) -> Drift | None:
-    """Returns how the runs below a budget predict the others; None where those alone cannot be fitted.
+def drift(table: RunTable, law: Law, fit: Callable[[RunTable], Law], below: float | None = None) -> Drift | None:
+    """Returns how well the runs below a budget predict the others; None where too few are below to be fitted.
 
     Args:
       table: runs.
@@ -173,7 +173,7 @@ def drift(table: Table, law: Law, fit: Callable[[Table], Law], below: float | No
 
 
 def of_bootstrap(bootstrap: Bootstrap) -> list[Warned]:
-    """Returns what the intervals say against the numbers."""
+    """Returns warnings about failed refits and wide intervals."""
     warned = []
     count = len(bootstrap.laws) + bootstrap.failed
     if bootstrap.failed > 0.05 * count:
@@ -193,9 +193,9 @@ def of_bootstrap(bootstrap: Bootstrap) -> list[Warned]:
 
 
 EXPONENTS = "alpha", "beta", "alpha_N", "alpha_D", "eta"
-"""Exponents of the loss: an interval whose ends are a factor of three apart is no knowledge."""
+"""Exponents of the loss; unidentified where the interval's ends are a factor of three apart."""
 SHARES = ("a",)
-"""Exponents of an allocation, from 0 to 1 (over-training's `a` is a coefficient, far above)."""
+"""Exponents of an allocation, from 0 to 1 (the over-training law's `a` is a coefficient, far above)."""
 
 
 def of_findings(
@@ -206,7 +206,7 @@ def of_findings(
     misfit: LackOfFit | None,
     drifted: Drift | None,
 ) -> list[Warned]:
-    """Returns the warnings that findings give rise to; `error` is a's standard error, or NaN."""
+    """Returns the warnings that findings call for; `error` is the standard error of a, or NaN."""
     warned, ours = [], exponent(law)
     if found.rows:
         shown = ", ".join(found.rows[:5]) + (f" and {len(found.rows) - 5} more" if len(found.rows) > 5 else "")
@@ -233,6 +233,6 @@ def of_findings(
     return warned
 
 
-def name_of(table: Table, row: int) -> str:
-    """Returns what to call a row in a message."""
+def name_of(table: RunTable, row: int) -> str:
+    """Returns the name of a row in messages."""
     return table.names[row] if table.names else f"row {row}"

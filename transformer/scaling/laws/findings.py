@@ -1,4 +1,4 @@
-"""What was found about a fit of the parametric law, in lines for people: of the law file's `findings`."""
+"""Findings about a fit of a parametric law, from the law file, in lines for people."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -7,36 +7,32 @@ from typing import Any
 from transformer.scaling.laws import words
 
 
-def describe(found: Mapping[str, Any]) -> Iterator[str]:
-    """Yields convergence, other minima, outliers, influence, drift and lack of fit, as far as there are any."""
-    convergence, moved, drifted = found["convergence"], found["influence"], found["drift"]
+def describe(findings: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the lines about convergence, other minima, outliers, influence, drift and lack of fit."""
+    convergence, influence, drift = findings["convergence"], findings["influence"], findings["drift"]
     state = "converged" if convergence["converged"] else "NOT CONVERGED"
     yield (
         f"{state}: gradient {convergence['gradient']:.1e}, another solver takes off {convergence['better']:.1e}; "
-        f"condition number {found['condition']:.3g}"
+        f"condition number {findings['condition']:.3g}"
     )
-    for other in found["minima"][1:]:
+    for other in findings["minima"][1:]:
         starts = words.count(other["starts"], "start")
         yield f"another minimum: objective {other['objective']:.6g}, {_shown(other)}; {starts}"
-    if found["outliers"]["without"]:
-        without = found["outliers"]["without"]
-        yield f"without {words.count(len(found['outliers']['rows']), 'outlier')}: {_shown(without)}"
+    if findings["outliers"]["without"]:
+        without = findings["outliers"]["without"]
+        yield f"without {words.count(len(findings['outliers']['rows']), 'outlier')}: {_shown(without)}"
     yield (
         "leaving out one run: "
-        + (f"a {moved['a']:.3f} without {moved['row']}; " if _known(moved["a"]) else "")
-        + f"the loss a decade on {moved['loss']:+.2%} without {moved['loss_row']}"
+        + (f"a {influence['a']:.3f} without {influence['row']}; " if _known(influence["a"]) else "")
+        + f"the loss a decade on {influence['loss']:+.2%} without {influence['loss_row']}"
     )
-    if drifted:
+    if drift:
         yield (
-            f"{drifted['fitted']} runs below {drifted['below']:.3g} FLOPs predict the other {drifted['predicted']} "
-            f"losses to {drifted['error']:.2%}"
-            + (
-                f"; a moves from {drifted['a_before']:.3f} to {drifted['a_after']:.3f}"
-                if _known(drifted["a_after"])
-                else ""
-            )
+            f"{drift['fitted']} runs below {drift['below']:.3g} FLOPs predict the other {drift['predicted']} "
+            f"losses to {drift['error']:.2%}"
+            + (f"; a moves from {drift['a_before']:.3f} to {drift['a_after']:.3f}" if _known(drift["a_after"]) else "")
         )
-    misfit = found["lack_of_fit"]
+    misfit = findings["lack_of_fit"]
     if misfit:
         test = f"F {misfit['ratio']:.3g}, p {misfit['probability']:.2g}"
         yield f"repeats: noise {misfit['noise']:.2%}; lack of fit {test}"
@@ -48,7 +44,7 @@ def _known(value: float | None) -> bool:
 
 
 def _shown(numbers: Mapping[str, float]) -> str:
-    """Returns a law's numbers that tell one minimum from another."""
+    """Returns the numbers of a law that tell one minimum from another."""
     return ", ".join(f"{name} {numbers[name]:.4g}" for name in _TELLING if _known(numbers.get(name)))
 
 

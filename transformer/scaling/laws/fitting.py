@@ -1,4 +1,4 @@
-"""A table -> laws with their uncertainty and what there is to say against them: what `fit` does."""
+"""Fitting a law to a table, with its uncertainty and warnings: what the command `fit` does."""
 
 import dataclasses
 import math
@@ -13,7 +13,7 @@ from transformer.scaling.laws.descent import ParametricFit, Tick
 from transformer.scaling.laws.how import How
 from transformer.scaling.laws.law import LEAST_FALL, Fit, Law, Warned
 from transformer.scaling.laws.law_file import Fitted, Goodness
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 
 _WEIGHT = (
     "units",
@@ -32,11 +32,13 @@ _WEIGHT = (
     "allocation-drift",
     "ill-conditioned",
 )
-"""Codes, the gravest first; a law's own stand behind them."""
+"""Codes of warnings, the gravest first; those of single laws come after these."""
 
 
-def fit(table: Table, law: str, count: int = 1000, seed: int = 0, how: How = How(), tick: Tick | None = None) -> Fitted:
-    """Returns a law fitted to a table, and fitted again to `count` draws of its runs, of which `tick` is told.
+def fit(
+    table: RunTable, law: str, count: int = 1000, seed: int = 0, how: How = How(), tick: Tick | None = None
+) -> Fitted:
+    """Returns a law fitted to a table, and refitted to `count` draws of its runs; `tick` counts the draws.
 
     Raises:
       UserError: the table says nothing of this law, or there is no such law.
@@ -45,7 +47,7 @@ def fit(table: Table, law: str, count: int = 1000, seed: int = 0, how: How = How
         return _fit(table, law, count, seed, how, tick)
 
 
-def _fit(table: Table, law: str, count: int, seed: int, how: How, tick: Tick | None) -> Fitted:
+def _fit(table: RunTable, law: str, count: int, seed: int, how: How, tick: Tick | None) -> Fitted:
     found = methods.method(law).fit(table, how)
     _require_falling(table, found.law)
     refits = methods.resample(table, found, count, seed, how, tick) if count else Bootstrap(())
@@ -64,23 +66,19 @@ def _fit(table: Table, law: str, count: int, seed: int, how: How, tick: Tick | N
     return Fitted(plain, refits, off, findings, _goodness(table, found.law))
 
 
-def _goodness(table: Table, law: Law) -> Goodness:
-    """Returns how well a law describes the rows whose loss it says; NaN where it says none."""
+def _goodness(table: RunTable, law: Law) -> Goodness:
+    """Returns how well a law describes the rows that it predicts a loss for; NaN where there are none."""
     off = diagnostics.residuals(table, law)
-    said = np.isfinite(off)
-    if said.sum() < 2:
+    known = np.isfinite(off)
+    if known.sum() < 2:
         return Goodness(math.nan, math.nan)
-    spread = float(np.var(np.log(table.loss[said])))
-    mean = float(np.mean(off[said] ** 2))
+    spread = float(np.var(np.log(table.loss[known])))
+    mean = float(np.mean(off[known] ** 2))
     return Goodness(1 - mean / spread if spread > 0 else math.nan, mean**0.5)
 
 
-def _require_falling(table: Table, law: Law) -> None:
-    """Refuses a law by which the loss hardly falls with what it reads.
-
-    Raises:
-      UserError: it names the columns.
-    """
+def _require_falling(table: RunTable, law: Law) -> None:
+    """Raises UserError, which names the columns, where the loss hardly falls with a column that the law reads."""
     words = {"params": "the size", "tokens": "the number of tokens"}
     flat = []
     for column in law.reads:
@@ -101,23 +99,21 @@ def _require_falling(table: Table, law: Law) -> None:
         )
 
 
-def _examine(table: Table, found: ParametricFit, refits: Bootstrap, how: How) -> tuple[list[Warned], dict[str, Any]]:
+def _examine(table: RunTable, found: ParametricFit, refits: Bootstrap, how: How) -> tuple[list[Warned], dict[str, Any]]:
     """Returns the warnings and the findings, as plain values."""
     law, method = found.law, methods.method(found.law.name)
-    assert method.resampled is not None
 
-    def again(runs: Table) -> Law:
+    def refit(runs: RunTable) -> Law:
         with methods.refusing(law.name):
             return method.fit(runs, how).law
 
     def resampled(weights: np.ndarray) -> list[Law]:
-        assert method.resampled is not None
         return method.resampled(table, [law], weights, how)
 
-    off = diagnostics.outliers(table, law, again)
+    off = diagnostics.outliers(table, law, refit)
     moved = diagnostics.influence(table, law, resampled)
     misfit = diagnostics.lack_of_fit(table, law, len(dataclasses.fields(law)) - len(how.fixed))
-    drifted = diagnostics.drift(table, law, again)
+    drifted = diagnostics.drift(table, law, refit)
     findings = {
         "convergence": {**found.convergence._asdict(), "converged": found.convergence.converged},
         "condition": found.condition,

@@ -1,11 +1,11 @@
-"""IsoFLOP: at each budget, the size at the bottom of a parabola; then how that size grows with the budget.
+"""IsoFLOP: the size at the bottom of a parabola at each budget, and how that size grows with the budget.
 
 Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models", section 3.2 (approach 2). It assumes no form of
-the loss, and so it is biased: a parabola is not the loss, and the wider the sizes, the less it is (Czech et al. 2026,
+the loss, and so it is biased: a parabola is not the loss, the less so the wider the sizes spread (Czech et al. 2026,
 "Problems with Chinchilla Approach 2"). For E + A/N^.34 + B/D^.28 and sizes within 16 times of the best, D* three
 decades out is 5 % low; for exponents .465 and .155 and 8 times, 14 %. So a parabola sees the sizes within a window of
-its lowest point (`How.window`), of at least the six nearest; and what is left of the bias is what a cubic through the
-same sizes says, which the intervals hold (`SHARES`).
+its lowest point (`How.window`), at least the six nearest; a cubic through the same sizes estimates the bias that is
+left, and the intervals cover it (`SHARES`).
 """
 
 import dataclasses
@@ -20,10 +20,10 @@ from transformer.scaling.laws.allocation import AllocationLaw, Optima
 from transformer.scaling.laws.how import WINDOW, How
 from transformer.scaling.laws.law import Fit, Warned
 from transformer.scaling.laws.parabola import Parabola
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 
 TOLERANCE = 0.05
-"""FLOPs of one budget are within this share of its middle."""
+"""Relative distance from a budget's middle within which runs belong to it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,24 +37,24 @@ class Profile(NamedTuple):
     """The runs of one budget, and the parabola through them."""
 
     flops: float
-    """Geometric mean of the rows'."""
+    """Geometric mean of the rows' FLOPs."""
     rows: np.ndarray
-    """[R_k] int: their places in the table."""
+    """[R_k] int: places of the runs in the table."""
     valley: Parabola
-    """Of the loss over the size, within the window."""
+    """Parabola of the loss over the size, within the window."""
     skew: float
-    """By how much log N* moves where a cubic takes the parabola's place."""
+    """Shift of log N* when a cubic takes the parabola's place."""
     used: int
-    """Rows within the window."""
+    """Number of rows within the window."""
     tokens: float
-    """D*: what runs of this budget read at the size of the lowest loss; C / (6 N*) where C = 6 N D."""
+    """D*: tokens that runs of this budget read at the size of the lowest loss; C / (6 N*) where C = 6 N D."""
 
 
-def budgets(table: Table, tolerance: float = TOLERANCE) -> list[np.ndarray]:
+def budgets(table: RunTable, tolerance: float = TOLERANCE) -> list[np.ndarray]:
     """Returns the rows of every budget with three sizes or more, by rising FLOPs.
 
     A budget is the window of FLOPs, `tolerance` to either side, that holds the most rows; then the next among the
-    rows that are left. So a table that has other runs too gives up its grid.
+    rows that are left. So a grid is found among other runs.
     """
     order = np.argsort(table.flops, kind="stable")
     log_flops = np.log(table.flops[order])
@@ -73,11 +73,11 @@ def budgets(table: Table, tolerance: float = TOLERANCE) -> list[np.ndarray]:
 
 
 SHARES = -0.1, 1.5
-"""Of the cubic's move that refits make, evenly between: from none, the parabola's own, to more than a cubic sees."""
+"""Shares of the cubic's shift that refits apply, spread evenly: from slightly against it to half as much again."""
 
 
-def profiles(table: Table, tolerance: float = TOLERANCE, window: float = WINDOW) -> list[Profile]:
-    """Returns the parabola of every budget, edge minima and all: what a picture shows."""
+def profiles(table: RunTable, tolerance: float = TOLERANCE, window: float = WINDOW) -> list[Profile]:
+    """Returns the parabola of every budget, those with a minimum at the edge too."""
     found = []
     for rows in budgets(table, tolerance):
         params, tokens = table.params[rows], table.tokens[rows]
@@ -92,21 +92,21 @@ def profiles(table: Table, tolerance: float = TOLERANCE, window: float = WINDOW)
     return found
 
 
-def resample(table: Table, rng: np.random.Generator, tolerance: float = TOLERANCE) -> np.ndarray:
+def resample(table: RunTable, rng: np.random.Generator, tolerance: float = TOLERANCE) -> np.ndarray:
     """Returns rows drawn with replacement within each budget, as many as it has: a bootstrap that keeps the grid.
 
     A budget is drawn again until it has three sizes, without which it has no parabola.
     """
     drawn = []
     for rows in budgets(table, tolerance):
-        again = rng.choice(rows, len(rows))
-        while len(np.unique(table.params[again])) < 3:
-            again = rng.choice(rows, len(rows))
-        drawn.append(again)
+        draw = rng.choice(rows, len(rows))
+        while len(np.unique(table.params[draw])) < 3:
+            draw = rng.choice(rows, len(rows))
+        drawn.append(draw)
     return np.concatenate(drawn)
 
 
-def fit(table: Table, how: How = How(), tolerance: float = TOLERANCE, share: float = 0.0) -> Fit:
+def fit(table: RunTable, how: How = How(), tolerance: float = TOLERANCE, share: float = 0.0) -> Fit:
     """Fits N*(C), D*(C) and L*(C) to the parabolas' lowest points; one outside its sizes is left out.
 
     The objective is the sum of the parabolas' squared residuals, nats^2.
@@ -114,8 +114,8 @@ def fit(table: Table, how: How = How(), tolerance: float = TOLERANCE, share: flo
     Args:
       table: runs.
       how: the window; nothing can be fixed.
-      tolerance: FLOPs of one budget are within this share of its middle.
-      share: of the cubics' move that N* makes (`SHARES`).
+      tolerance: as `TOLERANCE`.
+      share: the share of the cubics' shift that N* is moved by (`SHARES`).
 
     Raises:
       UserError: fewer than two budgets have a lowest point inside their sizes, or their losses do not fall as the
@@ -128,7 +128,7 @@ def fit(table: Table, how: How = How(), tolerance: float = TOLERANCE, share: flo
             f"isoflop needs budgets of three sizes or more; no window of FLOPs {2 * tolerance:.0%} wide has them in "
             f"these {words.count(len(table), 'row')}; fit --law chinchilla, which needs no grid"
         )
-    verdicts = [each.valley.judge(f"budget {each.flops:.3g}", "sizes") for each in found]
+    verdicts = [each.valley.warnings(f"budget {each.flops:.3g}", "sizes") for each in found]
     good = [each for each in found if each.valley.inside]
     if not good:
         codes = [warned[0].code for warned in verdicts]
@@ -151,13 +151,13 @@ def fit(table: Table, how: How = How(), tolerance: float = TOLERANCE, share: flo
     return Fit(IsoFLOP(**fields), sum(each.valley.squares for each in good), used, tuple(warned))
 
 
-def _of_the_grid(table: Table, found: list[Profile], good: list[Profile]) -> list[Warned]:
-    """Returns what there is to say of the budgets together."""
+def _of_the_grid(table: RunTable, profiles: list[Profile], good: list[Profile]) -> list[Warned]:
+    """Returns warnings about the budgets together."""
     warned = []
     if len(good) == 2:
         line = "two budgets: the exponents go through both points exactly, and nothing tells how well; add a budget"
         warned.append(Warned("no-freedom", line))
-    left = len(table) - sum(len(each.rows) for each in found)
+    left = len(table) - sum(len(each.rows) for each in profiles)
     if left:
         line = f"{left} of {len(table)} rows belong to no budget of three sizes or more; they were left out"
         warned.append(Warned("rows-left-out", line))
@@ -165,7 +165,7 @@ def _of_the_grid(table: Table, found: list[Profile], good: list[Profile]) -> lis
 
 
 def _optima(good: list[Profile], share: float) -> Optima:
-    """Returns the lowest points, moved by a share of what cubics say: along a budget D* falls as N* grows."""
+    """Returns the lowest points, moved by a share of the cubics' shift: along a budget D* falls as N* grows."""
     moves = np.exp([share * each.skew for each in good])
     return Optima(
         np.array([each.flops for each in good]),
@@ -175,8 +175,8 @@ def _optima(good: list[Profile], share: float) -> Optima:
     )
 
 
-def _bias(table: Table, good: list[Profile], law: IsoFLOP) -> list[Warned]:
-    """Returns what cubics say against the parabolas, a decade beyond the largest budget."""
+def _bias(table: RunTable, good: list[Profile], law: IsoFLOP) -> list[Warned]:
+    """Returns a warning where cubics put D* elsewhere than the parabolas, a decade beyond the largest budget."""
     flops = 10 * float(table.flops.max())
     k, exponent = allocation.power(*_optima(good, 1.0)[:3:2])
     off = law.optimum(flops).tokens / (k * flops**exponent) - 1
@@ -191,4 +191,4 @@ def _bias(table: Table, good: list[Profile], law: IsoFLOP) -> list[Warned]:
 
 
 _BIASED = 0.02
-"""A share of D* that matters."""
+"""Relative change of D* that matters."""

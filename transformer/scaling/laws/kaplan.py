@@ -1,7 +1,7 @@
-"""Kaplan's laws: the loss of a model's size, of the tokens, and of both; no floor under any.
+"""Kaplan's laws: the loss as a function of model size, of tokens, and of both, without an irreducible loss.
 
 Kaplan et al. 2020, "Scaling Laws for Neural Language Models", equations 1.1, 1.2 and 1.5. N there leaves the
-embeddings out. Its laws in steps and batch size (equations 1.4 and 1.6) read what a table of final losses lacks.
+embeddings out. The laws in steps and batch size (equations 1.4 and 1.6) need more than a table of final losses.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from transformer.scaling.laws import descent
 from transformer.scaling.laws.descent import Headline, ParametricFit, Problem
 from transformer.scaling.laws.how import How
 from transformer.scaling.laws.law import Allocation, Law
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class KaplanParams(Law):
 
 @dataclasses.dataclass(frozen=True)
 class KaplanTokens(Law):
-    """L(D) = (D_c / D)^alpha_D, equation 1.2: a model larger than the tokens deserve, stopped when it overfits."""
+    """L(D) = (D_c / D)^alpha_D, equation 1.2: models too large for their tokens, stopped before they overfit."""
 
     name: ClassVar[str] = "kaplan-d"
     reads: ClassVar[tuple[str, ...]] = ("tokens",)
@@ -96,7 +96,7 @@ class Joint(Problem):
     middle_d: float
 
     @classmethod
-    def of(cls, table: Table, how: How = How()) -> "Joint":
+    def of(cls, table: RunTable, how: How = How()) -> "Joint":
         fixed = how.fixed
         how.within("kaplan", {"alpha_N": _BOUNDS, "alpha_D": _BOUNDS, "N_c": _ANY, "D_c": _ANY})
         n, d = np.log(table.params), np.log(table.tokens)
@@ -109,14 +109,14 @@ class Joint(Problem):
         return cls(np.log(table.loss), how, lower, upper, n - middle_n, d - middle_d, middle_n, middle_d)
 
     def _parts(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns the log of the sum, and the size's share of it: [K, R]; and alpha_N and alpha_D [K, 1]."""
+        """Returns the log of the sum and the size term's share of it [K, R], and alpha_N and alpha_D [K, 1]."""
         p, q, alpha_n, alpha_d = (theta[:, k, None] for k in range(4))
         size, data = p - alpha_n / alpha_d * self.x, q - self.d
         total = np.logaddexp(size, data)
         return total, np.exp(size - total), np.stack([alpha_n, alpha_d])
 
     def _gradients(self, share: np.ndarray, exponents: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns the derivatives of log of the sum, of the size's term and of the tokens': [K, R, 4]."""
+        """Returns the derivatives of the log of the sum, of the size term and of the tokens' term: [K, R, 4]."""
         alpha_n, alpha_d = exponents
         size, data = np.zeros((2, *share.shape, 4))
         size[..., 0], data[..., 1] = 1, 1
@@ -156,7 +156,7 @@ class Joint(Problem):
         return np.array([p, math.log(law.D_c) - self.middle_d, law.alpha_N, law.alpha_D])
 
     def starts(self) -> np.ndarray:
-        """Returns [K, 4]: a grid of both exponents; for each, L^(1 / alpha_D) is linear in what is left."""
+        """Returns [K, 4]: a grid of both exponents; for each pair, L^(1 / alpha_D) is linear in the other two."""
         ratios, alphas = np.geomspace(0.1, 10, 6), np.geomspace(0.03, 1, 6)
         found = []
         for first in ratios if self.free[2] else self.lower[2:3]:
@@ -164,7 +164,7 @@ class Joint(Problem):
                 alpha_n = float(np.clip(first * alpha_d, *_BOUNDS)) if self.free[2] else first
                 terms, power = np.stack([-alpha_n / alpha_d * self.x, -self.d], axis=1), self.y[:, None] / alpha_d
                 factors, _ = nnls(np.exp(np.minimum(terms - power, 300)), np.ones_like(self.y))
-                factors = np.maximum(factors, 1e-6 * factors.max())  # a term of nothing has no way back
+                factors = np.maximum(factors, 1e-6 * factors.max())  # a term of zero would stay zero
                 factors = np.log(np.maximum(factors, 1e-200))
                 found.append([*np.where(self.free[:2], factors, 0.0), alpha_n, alpha_d])
         return np.array(found)
@@ -178,7 +178,7 @@ class Joint(Problem):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Line(Problem):
+class Line(Problem):
     """log L_hat = level - alpha x, theta = (level, alpha), of KaplanParams or KaplanTokens."""
 
     form: type[KaplanParams] | type[KaplanTokens]
@@ -187,7 +187,7 @@ class _Line(Problem):
     middle: float
 
     @classmethod
-    def of(cls, table: Table, form: type[KaplanParams] | type[KaplanTokens], how: How) -> "_Line":
+    def of(cls, table: RunTable, how: How, form: type[KaplanParams] | type[KaplanTokens]) -> "Line":
         column = table.params if form is KaplanParams else table.tokens
         alpha, scale = _names(form)
         how.within(form.name, {alpha: _BOUNDS, scale: _ANY})
@@ -230,12 +230,12 @@ class _Line(Problem):
         return {alpha: Headline(law.parameters()[alpha], 0.01)}
 
 
-def fit(table: Table, how: How = How()) -> ParametricFit:
-    """Fits Kaplan's L(N, D), but for what `how` holds fixed; the objective is how's.
+def fit(table: RunTable, how: How = How()) -> ParametricFit:
+    """Fits Kaplan's L(N, D), except the parameters that `how` fixes, under its objective.
 
     Args:
       table: runs of five cells or more, of more than one size and more than one number of tokens.
-      how: the objective, and what is fixed.
+      how: the objective and the fixed parameters.
 
     Raises:
       UserError: the table has too few cells, one size or number of tokens alone, or losses that do not fall with the
@@ -257,49 +257,40 @@ def fit(table: Table, how: How = How()) -> ParametricFit:
     return found
 
 
-def fit_params(table: Table, how: How = How()) -> ParametricFit:
-    """Fits Kaplan's L(N), but for what `how` holds fixed; the objective is how's."""
+def fit_params(table: RunTable, how: How = How()) -> ParametricFit:
+    """Fits Kaplan's L(N), except the parameters that `how` fixes, under its objective."""
     return _fit_line(table, KaplanParams, table.params, "sizes", how)
 
 
-def fit_tokens(table: Table, how: How = How()) -> ParametricFit:
-    """Fits Kaplan's L(D), but for what `how` holds fixed; the objective is how's."""
+def fit_tokens(table: RunTable, how: How = How()) -> ParametricFit:
+    """Fits Kaplan's L(D), except the parameters that `how` fixes, under its objective."""
     return _fit_line(table, KaplanTokens, table.tokens, "numbers of tokens", how)
 
 
-def resampled(
-    table: Table, laws: list[Law], weights: np.ndarray, how: How = How(), tick: descent.Tick | None = None
-) -> list[Law]:
-    """Returns the fits where run r counts weights[k, r] times, of whichever of the three laws: descent.refit."""
-    first = laws[0]
-    problem = Joint.of(table, how) if isinstance(first, Kaplan) else _Line.of(table, type(first), how)  # pyright: ignore
-    return descent.refit(problem, laws, weights, tick)
-
-
 def _fit_line(
-    table: Table, form: type[KaplanParams] | type[KaplanTokens], column: np.ndarray, what: str, how: How
+    table: RunTable, form: type[KaplanParams] | type[KaplanTokens], column: np.ndarray, what: str, how: How
 ) -> ParametricFit:
     how.check(form.name, _names(form))
     if len(np.unique(column)) < 3:
         raise UserError(f"{form.name} has 2 numbers to fit: it needs runs of 3 {what}; {len(np.unique(column))} here")
-    return descent.fit(_Line.of(table, form, how))
+    return descent.fit(Line.of(table, how, form))
 
 
 def _names(form: type[Law]) -> tuple[str, str]:
-    """Returns the names of alpha and of the scale."""
+    """Returns the names of the exponent and of the scale."""
     alpha, scale = (field.name for field in dataclasses.fields(form))
     return alpha, scale
 
 
 def _exp(value: float) -> float:
-    """Returns a scale that is always a float: a bound's may be beyond any."""
+    """Returns e^value, kept within the floats: at a bound it may be beyond any."""
     return math.exp(min(max(value, -_FARTHEST), _FARTHEST))
 
 
 _FARTHEST = 700.0
-"""Log of a scale that a float still holds."""
+"""Largest log of a scale that a float holds."""
 
 
 _BOUNDS = 1e-3, 10.0
-"""Of the joint law's exponents."""
+"""Bounds of the joint law's exponents."""
 _ANY = 1e-300, 1e300

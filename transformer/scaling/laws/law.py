@@ -1,4 +1,4 @@
-"""Law: a fitted form, that tells the loss of a model and the best model for a budget; and what it warns of."""
+"""Law: a fitted form, which gives the loss of a model and the best model for a budget."""
 
 import abc
 import dataclasses
@@ -8,11 +8,11 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from transformer.errors import UserError
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 from transformer.scaling.laws.warned import Warned as Warned
 
 LEAST_FALL = 1e-3
-"""The share of a loss by which it must fall over all that was varied: less is nothing that runs say."""
+"""Least relative fall of the loss over the range of a variable with which a law of it can be fitted."""
 
 
 class Allocation(NamedTuple):
@@ -24,14 +24,14 @@ class Allocation(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Law(abc.ABC):
-    """A form with its numbers. A subclass's fields are the fitted parameters, floats all."""
+    """A form with its numbers. A subclass's fields are the fitted parameters, all floats."""
 
     name: ClassVar[str]
-    """What `--law` calls it."""
+    """Name that `--law` takes."""
     fitted_to: ClassVar[str] = "run"
-    """What a row of its table is."""
+    """Noun for a row of its table."""
     reads: ClassVar[tuple[str, ...]] = ("params", "tokens")
-    """The columns that its loss must fall with; none where it says no loss of a model."""
+    """Columns that the loss must fall with; none where the law predicts no loss of a model."""
 
     def parameters(self) -> Mapping[str, float]:
         """Returns the fitted numbers by name, exponents of the allocation included (`a`: N* ~ C^a)."""
@@ -39,22 +39,22 @@ class Law(abc.ABC):
 
     @abc.abstractmethod
     def loss(self, params: np.ndarray | float, tokens: np.ndarray | float) -> np.ndarray:
-        """Returns the predicted loss, in nats; NaN where the form does not say one."""
+        """Returns the predicted loss, in nats; NaN where the form predicts none."""
 
     @abc.abstractmethod
     def optimum(self, flops: float) -> Allocation:
-        """Returns the size and tokens of the lowest loss for a budget of 6 N D FLOPs; NaN where the form says none."""
+        """Returns the size and tokens of the lowest loss for a budget of 6 N D FLOPs; NaN where the form has none."""
 
     def on_corpus(self, unique_tokens: float) -> "Law":
-        """Returns the law of runs over a corpus of so many tokens: longer ones read it more than once.
+        """Returns the law for runs over a corpus of so many tokens, which longer runs read more than once.
 
         Raises:
           UserError: the form knows nothing of repeats.
         """
         raise UserError(f"the law {self.name!r} knows no repeated tokens: give --law repeat, or no --unique-tokens")
 
-    def predict(self, table: Table) -> np.ndarray:
-        """Returns the predicted loss of every row, from whatever columns the form reads; NaN as in `loss`."""
+    def predict(self, table: RunTable) -> np.ndarray:
+        """Returns the predicted loss of every row, from the columns that the form reads; NaN as in `loss`."""
         return np.asarray(self.loss(table.params, table.tokens), np.float64)
 
     def best(self, flops: float) -> tuple[float, float, float]:
@@ -69,22 +69,22 @@ class Law(abc.ABC):
             return np.nan, np.nan, np.nan
 
     def optimal_loss(self, flops: float) -> float:
-        """Returns the lowest loss for a budget of 6 N D FLOPs, in nats; NaN where the form says none."""
+        """Returns the lowest loss for a budget of 6 N D FLOPs, in nats; NaN where the form has none."""
         return float(self.loss(*self.optimum(flops)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """A law fitted to a table, with how well."""
+    """A law fitted to a table, with its objective and warnings."""
 
     law: Law
     objective: float
-    """What was minimised, at the minimum (its meaning is the law's)."""
+    """Value of the law's objective at the minimum."""
     rows: int
-    """Rows of the table that were used."""
+    """Number of the table's rows that were used."""
     warnings: tuple[Warned, ...] = ()
-    """In the order of their weight. A fit that says nothing raises UserError instead."""
+    """The gravest first. A fit that says nothing raises UserError instead."""
     minimised: str = ""
-    """What `objective` is, in words; empty where the law's own documentation says it."""
+    """The objective in words; empty where the law's own documentation says it."""
     fixed: tuple[str, ...] = ()
-    """Parameters that were given and not fitted."""
+    """Names of the parameters that were given and not fitted."""

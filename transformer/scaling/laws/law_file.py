@@ -1,12 +1,12 @@
-"""The law file: fitted laws as JSON, with all that a prediction and a sceptic need, and the mark of their data.
+"""The law file: fitted laws as JSON, with all that a prediction and a sceptic need, and the digest of their data.
 
 format, version     "scaling-law", 1
-law                 the first law's name; then, beside it in the file, all that is of that law:
+law                 the first law's name; then, beside it in the file, that law's fields:
   E, A, ...           its numbers, and `a` of N* ~ C^a where it has one; null where the runs did not say
-  objective, rows     what was minimised, over how many runs; `minimised` says what that is
+  objective, rows     the minimised value, over how many runs; `minimised` says in words what it is
   goodness            r_squared and rms_error of log loss
   fixed               the numbers that were given and not fitted: they have no error and no interval
-  standard_errors, intervals      of each number: of the refits, 95 % percentiles
+  standard_errors, intervals      standard deviation and 95 % percentiles of each number over the refits
   bootstrap           how many refits were tried, how many failed
   samples             the refits' numbers, so that a prediction has an interval without the data
   residuals           log loss less the law's, of each run
@@ -31,10 +31,10 @@ from transformer.scaling.laws import bootstrap as bootstraps
 from transformer.scaling.laws.bootstrap import Bootstrap
 from transformer.scaling.laws.law import Fit, Warned
 from transformer.scaling.laws.methods import method
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 
 NAME = "law.json"
-"""In a study's folder."""
+"""Name of the law file in a study's folder."""
 FORMAT, VERSION = "scaling-law", 1
 
 
@@ -42,7 +42,7 @@ class Goodness(NamedTuple):
     """How well a law describes the runs it was fitted to; NaN where it says no loss of a run."""
 
     r_squared: float
-    """Of log loss: 1 less the mean square of the residuals over the variance."""
+    """1 less the mean square of the residuals of log loss over its variance."""
     rms_error: float
     """Root mean square of the residuals of log loss: the relative error of a run."""
 
@@ -56,12 +56,12 @@ class Fitted:
     residuals: np.ndarray
     """[R] log loss less the law's; empty where it says no loss."""
     findings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Plain values, for the file and the reader."""
+    """Convergence, minima, influence, outliers, drift and lack of fit, as plain values."""
     goodness: Goodness = Goodness(math.nan, math.nan)
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class TableRecord:
     """The table that laws were fitted to."""
 
     path: str
@@ -69,28 +69,28 @@ class Source:
     convention: str
     """How FLOPs were counted."""
     columns: Mapping[str, str | None]
-    """What is called what: N is counted as the owner of that column did."""
+    """Role -> name of its column; N is counted as the column's owner counted it."""
     dropped: int
-    """Rows of the highest losses that were left out."""
+    """Number of rows, those of the highest losses, that were left out."""
     ranges: Mapping[str, tuple[float, float]]
     """The smallest and the largest params, tokens and FLOPs."""
 
 
-def source_of(table: Table, path: str, columns: Mapping[str, str | None], dropped: int) -> Source:
+def source_of(table: RunTable, path: str, columns: Mapping[str, str | None], dropped: int) -> TableRecord:
     """Returns the record of a table, as it was fitted."""
     values = {"params": table.params, "tokens": table.tokens, "flops": table.flops}
     ranges = {name: (float(column.min()), float(column.max())) for name, column in values.items()}
-    return Source(path, table.digest(), table.convention, columns, dropped, ranges)
+    return TableRecord(path, table.digest(), table.convention, columns, dropped, ranges)
 
 
-def write(path: str | Path, fitted: Sequence[Fitted], source: Source) -> None:
+def write(path: str | Path, fitted: Sequence[Fitted], source: TableRecord) -> None:
     """Writes the laws, the first on top."""
     first, *others = (_to_record(each) for each in fitted)
     record = {"format": FORMAT, "version": VERSION, **first, "table": dataclasses.asdict(source), "beside": others}
     write_file(path, json.dumps(plain(record), allow_nan=False) + "\n")
 
 
-def read(path: str | Path, law: str | None = None) -> tuple[Fitted, Source]:
+def read(path: str | Path, law: str | None = None) -> tuple[Fitted, TableRecord]:
     """Returns a law of a file, by default the first, and its table's record.
 
     Raises:
@@ -103,13 +103,13 @@ def read(path: str | Path, law: str | None = None) -> tuple[Fitted, Source]:
     return _from_record(records[name]), source
 
 
-def read_all(path: str | Path) -> tuple[list[Fitted], Source]:
+def read_all(path: str | Path) -> tuple[list[Fitted], TableRecord]:
     """Returns all laws of a file, in its order, and their table's record; raises UserError as `read`."""
     records, source = _load(path)
     return [_from_record(record) for record in records.values()], source
 
 
-def _load(path: str | Path) -> tuple[dict[str, Any], Source]:
+def _load(path: str | Path) -> tuple[dict[str, Any], TableRecord]:
     """Returns the laws' records by name, and their table's."""
     path = Path(path).expanduser()
     if not path.is_file():
@@ -124,7 +124,7 @@ def _load(path: str | Path) -> tuple[dict[str, Any], Source]:
         raise UserError(f"{path} is a law file of version {record['version']}; this program reads {VERSION}: fit again")
     table = record["table"]
     ranges = {key: (low, high) for key, (low, high) in table["ranges"].items()}
-    return {each["law"]: each for each in (record, *record["beside"])}, Source(**{**table, "ranges": ranges})
+    return {each["law"]: each for each in (record, *record["beside"])}, TableRecord(**{**table, "ranges": ranges})
 
 
 def _to_record(fitted: Fitted) -> dict[str, Any]:
@@ -173,12 +173,12 @@ def _number(value: float | None) -> float:
 
 
 def _short(value: float) -> float:
-    """Returns nine digits: a thousand refits are then a file to mail."""
+    """Returns a number rounded to nine digits, so that a thousand refits make a small file."""
     return float(f"{value:.9g}")
 
 
 def plain(value: Any) -> Any:
-    """Returns a value as JSON has it, which has no NaN and no infinity: null."""
+    """Returns a value for strict JSON, in which NaN and infinities are null."""
     if isinstance(value, Mapping):
         return {key: plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):

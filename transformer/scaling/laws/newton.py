@@ -9,19 +9,19 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from transformer.scaling.laws.objective import Objective
+from transformer.scaling.laws.penalty import Penalty
 
 TOLERANCE = 1e-10
-"""The share of the objective that the last Newton step may still promise."""
+"""Share of the objective that the last Newton step may still promise to take off."""
 _DAMPINGS = 1 / 256, 1 / 16, 1.0, 16.0
-"""Each step is tried at these times the last damping, and the best is taken."""
+"""Factors of the last damping that each step tries; the best is taken."""
 
 
 class Form(Protocol):
     """A form of the loss over R runs, as the solver sees it."""
 
     @property
-    def objective(self) -> Objective: ...
+    def objective(self) -> Penalty: ...
 
     @property
     def lower(self) -> np.ndarray:
@@ -54,13 +54,13 @@ class Solved(NamedTuple):
     objective: np.ndarray
     """[K]."""
     gain: np.ndarray
-    """[K] what one more Newton step promises to take off the objective, as a share of it: 0 at a minimum."""
+    """[K] share of the objective that one more Newton step promises to take off: 0 at a minimum."""
     converged: np.ndarray
-    """[K] bool: whether that is nothing."""
+    """[K] bool: whether the gain is below the tolerance."""
 
 
 class Derivatives(NamedTuple):
-    """Of the objective of K problems, at K points."""
+    """The objective of K problems and its derivatives, at K points."""
 
     objective: np.ndarray
     """[K]."""
@@ -78,7 +78,7 @@ def objective(form: Form, theta: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def derivatives(form: Form, theta: np.ndarray, weights: np.ndarray) -> Derivatives:
-    """Returns the objective with its derivatives; arguments as `objective`'s."""
+    """Returns the objective with its derivatives; takes the arguments of `objective`."""
     error, jacobian = form.errors(theta), form.slopes(theta)
     pull = weights * form.objective.pull(error)
     bend = weights * form.objective.bend(error)
@@ -109,11 +109,11 @@ def solve(
     quadratic (Levenberg 1944, Marquardt 1963). Several dampings are tried: an objective costs a fraction of a Hessian.
 
     Args:
-      form: what is fitted.
+      form: the form to fit.
       theta: [K, P] starts.
       weights: [K, R], or [1, R] for all.
-      iterations: what is not at a minimum after so many is not converged.
-      tolerance: the share of the objective that the last step may still promise.
+      iterations: the most steps; a fit that needs more is not converged.
+      tolerance: as `TOLERANCE`.
     """
     theta = np.clip(theta, form.lower, form.upper)
     weights = np.broadcast_to(weights, (len(theta), weights.shape[1]))
@@ -137,7 +137,7 @@ def solve(
         down = after[chosen] < now.objective
         theta[live] = np.where(down[:, None], new[chosen], at)
         value[live] = np.where(down, after[chosen], now.objective)
-        # Beside the objective stands what rounding makes of a perfect fit.
+        # The second term is a perfect fit's rounding.
         floor = now.objective + weight.sum(1) * 1e-22
         gain[live] = (along**2 / (np.abs(curvature) + 1e-9)).sum(1) / 2 / floor
         factor = np.where(down, np.take(_DAMPINGS, best) / 2, 16 * max(_DAMPINGS))

@@ -1,4 +1,4 @@
-"""Over-training: what a budget reaches when the model is smaller, and sees more tokens, than is best for it.
+"""Over-training: the loss of models that are smaller, and read more tokens, than is best for their budget.
 
 Gadre et al. 2024, "Language models scale reliably with over-training and on downstream tasks", equation 4. It is
 Chinchilla's form with alpha = beta = 2 eta, written in the budget C = 6 N D and the multiplier M = D / N: at every M
@@ -12,18 +12,17 @@ from typing import ClassVar
 
 import numpy as np
 
-from transformer.errors import UserError
 from transformer.scaling.laws import descent
 from transformer.scaling.laws.descent import Headline, ParametricFit, Problem
 from transformer.scaling.laws.how import How
 from transformer.scaling.laws.law import Allocation, Law
 from transformer.scaling.laws.parametric import Chinchilla, Terms, project, shown_levels
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 
 
 @dataclasses.dataclass(frozen=True)
 class OverTrain(Law):
-    """L(C, M) = E + (a M^eta + b M^-eta) C^-eta; a and b are the paper's factors, no exponents of an allocation."""
+    """L(C, M) = E + (a M^eta + b M^-eta) C^-eta; a and b are the paper's factors, not exponents of an allocation."""
 
     name: ClassVar[str] = "overtrain"
 
@@ -47,7 +46,7 @@ class OverTrain(Law):
 
 
 _TIE = np.array([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 2], [0, 0, 0, 2]])
-"""[5, 4]: Chinchilla's parameters of (E, A', B', eta)."""
+"""[5, 4]: maps (E, A', B', eta) to Chinchilla's parameters."""
 _ETA = 1e-3, 2.0
 
 
@@ -56,10 +55,10 @@ class Tied(Problem):
     """Chinchilla's problem with alpha = beta = 2 eta, theta = (E, A', B', eta): A = a 6^-eta, B = b 6^-eta."""
 
     plain: Terms
-    """Whose log N and log D are raised by log(6) / 2: its factors are then a and b."""
+    """Chinchilla's problem with log N and log D raised by log(6) / 2, so that its factors are a and b."""
 
     @classmethod
-    def of(cls, table: Table, how: How = How()) -> "Tied":
+    def of(cls, table: RunTable, how: How = How()) -> "Tied":
         any_factor = 1e-300, 1e300
         how.within("overtrain", {"E": (0.0, float(table.loss.max())), "a": any_factor, "b": any_factor, "eta": _ETA})
         six = math.sqrt(6)
@@ -102,29 +101,17 @@ class Tied(Problem):
         return {"eta": Headline(law.eta, 0.01)}
 
 
-def fit(table: Table, how: How = How()) -> ParametricFit:
-    """Fits E, a, b and eta, but for those that `how` holds fixed; the objective is how's.
+def fit(table: RunTable, how: How = How()) -> ParametricFit:
+    """Fits E, a, b and eta, except those that `how` fixes, under its objective.
 
     Args:
       table: runs of five cells or more, with more than one ratio of tokens to parameters.
-      how: the objective, and what is fixed.
+      how: the objective and the fixed parameters.
 
     Raises:
       UserError: the table has too few cells, or one ratio alone.
     """
     how.check("overtrain", [field.name for field in dataclasses.fields(OverTrain)])
     descent.require_cells(table, "overtrain", 4 - len(how.fixed))
-    log_m = np.log(table.tokens / table.params)
-    if np.ptp(log_m) < 1e-3:
-        raise UserError(
-            f"overtrain: every run has {np.exp(log_m[0]):.3g} tokens per parameter, so a and b look alike; "
-            "add runs that are trained for longer"
-        )
+    descent.require_ratios(table, "overtrain", "a and b look alike")
     return descent.fit(Tied.of(table, how))
-
-
-def resampled(
-    table: Table, laws: list[Law], weights: np.ndarray, how: How = How(), tick: descent.Tick | None = None
-) -> list[Law]:
-    """Returns the fits where run r counts weights[k, r] times: descent.refit."""
-    return descent.refit(Tied.of(table, how), laws, weights, tick)

@@ -1,7 +1,7 @@
-"""Optimal pairs: the best size N* of budgets C as somebody published them, and the weighted power law through them.
+"""Optimal pairs: published best sizes N* for budgets C, and the weighted power law through them.
 
 N* = k C^a by least squares in logs, each pair weighted by 1 / sd^2 of its log N*. The standard deviations are taken as
-given: the intervals are what they leave open, of draws of every N* about its published value.
+given: the intervals come from draws of every N* about its published value.
 """
 
 import math
@@ -18,10 +18,10 @@ from transformer.scaling.laws.allocation import PairsLaw
 from transformer.scaling.laws.columns import of_pairs
 from transformer.scaling.laws.law import Fit, Warned
 from transformer.scaling.laws.law_file import Fitted
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 
 _WIDE, _NARROW = 5.0, 1e-6
-"""A standard deviation of log N* beyond a factor of 150, or of a millionth, is of something else."""
+"""Plausible standard deviations of log N*: at most a factor of 150, and at least a millionth."""
 
 
 class Pairs(NamedTuple):
@@ -34,14 +34,14 @@ class Pairs(NamedTuple):
     deviations: np.ndarray
     """[K] standard deviation of log N*."""
     columns: tuple[str, str, str] = ("C", "N", "sd")
-    """What these are called in the file."""
+    """Names of these columns in the file."""
     warned: tuple[Warned, ...] = ()
-    """What was seen as they were read."""
+    """Warnings from reading the file."""
 
-    def table(self) -> Table:
-        """Returns them as runs of unknown loss: what a law file says of its data."""
+    def table(self) -> RunTable:
+        """Returns the pairs as runs of unknown loss, as a law file records its data."""
         unknown = np.full(len(self.flops), np.nan)
-        return Table(self.params, self.flops / (6 * self.params), unknown, self.flops)
+        return RunTable(self.params, self.flops / (6 * self.params), unknown, self.flops)
 
 
 def read(path: str | Path, columns: Sequence[str] = (), log: bool = False, where: Sequence[str] = ()) -> Pairs:
@@ -60,13 +60,13 @@ def read(path: str | Path, columns: Sequence[str] = (), log: bool = False, where
     names = of_pairs(file, columns)
     flops, params, deviations = reading.numbers(file, names)
     deviations = deviations if log else deviations / params
-    found = Pairs(flops, params, deviations, names)
+    pairs = Pairs(flops, params, deviations, names)
     middle = float(np.median(deviations))
     if log and middle > _WIDE:
         raise UserError(f"{file.path}: {names[2]} is {middle:.2g}, too wide for log N*: leave --log-deviation out")
     if not log and middle < _NARROW:
         raise UserError(f"{file.path}: {names[2]} is {middle:.1g} of N*: if it is of log N*, give --log-deviation")
-    return found._replace(warned=tuple(units.check(str(file.path), found.table())))
+    return pairs._replace(warned=tuple(units.check(str(file.path), pairs.table())))
 
 
 def fit(pairs: Pairs, count: int = 1000, seed: int = 0) -> Fitted:

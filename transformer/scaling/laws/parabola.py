@@ -1,4 +1,4 @@
-"""The lowest point of a valley that a few runs were measured across: ordinary least squares of a parabola in log x."""
+"""Parabolas in log x, by ordinary least squares: the lowest point of a valley that a few runs were measured across."""
 
 import math
 from typing import NamedTuple
@@ -8,23 +8,23 @@ import numpy as np
 from transformer.scaling.laws.law import Warned
 
 _FAR = 1e3
-"""A factor beyond the window, from which on a parabola's lowest point is a slope's."""
+"""Factor beyond the window from which on a parabola's lowest point says only that the data slope."""
 
 
 class Parabola(NamedTuple):
     """loss = depth + curvature * (log x - log lowest)^2, through the points of one valley."""
 
     lowest: float
-    """Where the lowest loss is, in the units of x; NaN where the parabola has no lowest point."""
+    """The x of the lowest loss; NaN where the parabola has no lowest point."""
     depth: float
     """The loss there."""
     curvature: float
-    """Nats for a factor of e away from it, squared."""
+    """Nats per squared unit of log x."""
     error: float
-    """Standard error of the curvature; NaN where three points leave nothing to judge it by."""
+    """Standard error of the curvature; NaN with three points, which leave no degree of freedom."""
     smallest: float
     largest: float
-    """The window: every x that was measured."""
+    """The window: the largest measured x, as `smallest` is the smallest."""
     squares: float
     """Sum of the squared residuals, nats^2."""
 
@@ -33,12 +33,12 @@ class Parabola(NamedTuple):
         """Whether the lowest point is inside the window: one that is not was never bracketed."""
         return self.smallest < self.lowest < self.largest
 
-    def judge(self, where: str, what: str) -> list[Warned]:
-        """Returns what there is to say against the lowest point: nothing if it can be believed.
+    def warnings(self, where: str, what: str) -> list[Warned]:
+        """Returns the warnings about the lowest point; none if it can be believed.
 
         Args:
-          where: which valley, such as "budget 1e+18".
-          what: what x is, such as "sizes".
+          where: the valley, such as "budget 1e+18".
+          what: the plural name of x, such as "sizes".
         """
         window = f"{what} {self.smallest:.3g} to {self.largest:.3g}"
         if self.curvature <= 0:
@@ -50,24 +50,24 @@ class Parabola(NamedTuple):
             at = f", at {self.lowest:.3g}," if near else ""
             line = f"{where}: the lowest loss{at} is not inside {window}; left out; add {side} {what}"
             return [Warned("minimum-at-edge", line)]
-        found = []
+        warned = []
         centre = math.sqrt(self.smallest) * math.sqrt(self.largest)
         if abs(math.log(self.lowest / centre)) > 0.25 * math.log(self.largest / self.smallest):
             line = f"{where}: the lowest loss, at {self.lowest:.3g}, is in an outer quarter of {window}; centre them"
-            found.append(Warned("off-centre", line))
+            warned.append(Warned("off-centre", line))
         if math.isnan(self.error):
             line = (
                 f"{where}: the parabola goes through its three points exactly, and nothing tells how well; add {what}"
             )
-            found.append(Warned("no-freedom", line))
+            warned.append(Warned("no-freedom", line))
         elif self.curvature < 2 * self.error:
             line = f"{where}: the curvature over {window} is within two standard errors of none; add {what}, or repeats"
-            found.append(Warned("flat-parabola", line))
-        return found
+            warned.append(Warned("flat-parabola", line))
+        return warned
 
 
 def fit(x: np.ndarray, loss: np.ndarray) -> Parabola:
-    """Returns the parabola of least squares; the window is all of `x`, and repeats of a point weigh each as one.
+    """Returns the parabola of least squares; the window is all of `x`, and each repeat of a point weighs as one.
 
     Args:
       x: [R], positive, three values of it or more.
@@ -86,16 +86,16 @@ def fit(x: np.ndarray, loss: np.ndarray) -> Parabola:
     lowest, depth = math.nan, math.nan
     if bend > 0:
         vertex = -slope / (2 * bend)
-        # A valley that is nearly a slope has its vertex beyond any float: it is out of the window all the same.
+        # The vertex of a nearly straight line may be beyond any float: it is outside the window all the same.
         lowest = float(np.exp(np.clip(middle + half * vertex, -700, 700)))
         depth = float(constant - bend * vertex**2)
     return Parabola(lowest, depth, float(bend / half**2), error / half**2, float(np.min(x)), float(np.max(x)), squares)
 
 
 def window(x: np.ndarray, loss: np.ndarray, factor: float) -> np.ndarray:
-    """Returns a mask of the points within a factor of the lowest loss, and of the nearest six values of x at least.
+    """Returns a mask of the points within a factor of the lowest loss, at least the nearest six values of x.
 
-    It starts around the lowest measured loss and follows the parabola's lowest point until the points stay the same.
+    The window starts around the lowest measured loss and follows the parabola's lowest point until it stays the same.
     """
     log_x = np.log(x)
     values, place = np.unique(log_x, return_inverse=True)
@@ -111,21 +111,21 @@ def window(x: np.ndarray, loss: np.ndarray, factor: float) -> np.ndarray:
         valley = fit(x[kept], loss[kept])
         if not valley.curvature > 0:
             break
-        # One that is not bracketed is looked for a window further at the most.
+        # A lowest point beyond the measured values moves the window to their end at most.
         centre = float(np.clip(math.log(valley.lowest), values[0], values[-1]))
     return kept
 
 
 _NEAREST = 6
-"""Values of x that a window has at the least: twice a parabola's numbers."""
+"""Least number of values of x in a window: twice a parabola's parameters."""
 _CUBIC = 5
-"""Values of x from which a cubic says more than noise."""
+"""Least number of values of x with which a cubic says more than noise."""
 
 
 def skew(x: np.ndarray, loss: np.ndarray, valley: Parabola) -> float:
-    """Returns by how much log `lowest` moves when the valley is a cubic: the parabola's bias, as its points tell it.
+    """Returns the shift of log `lowest` when a cubic takes the parabola's place: an estimate of the parabola's bias.
 
-    0 where fewer than five values of x, or a cubic with no lowest point among them, do not tell.
+    It is 0 with fewer than five values of x, or where the cubic has no lowest point among them.
     """
     if not valley.inside or len(np.unique(x)) < _CUBIC:
         return 0.0

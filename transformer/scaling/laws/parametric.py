@@ -1,4 +1,4 @@
-"""The parametric law, L = E + A/N^alpha + B/D^beta: Chinchilla's approach 3, with how well its minimum is known.
+"""The parametric law, L = E + A/N^alpha + B/D^beta (Chinchilla's approach 3), fitted to a minimum that is checked.
 
 Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models", section 3.3. Besiroglu et al. 2024, "Chinchilla
 Scaling: A replication attempt", found the published numbers off the minimum: the optimizer had stopped early, on the
@@ -19,14 +19,14 @@ from transformer.scaling.laws import descent
 from transformer.scaling.laws.descent import Convergence, Headline, ParametricFit, Problem
 from transformer.scaling.laws.how import How
 from transformer.scaling.laws.law import Allocation, Law
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 
 NUMBERS = 5
-"""That the law has."""
+"""Number of the law's parameters."""
 EXPONENTS = 0.01, 3.0
 """Bounds of alpha and beta: published ones lie between 0.05 and 0.7."""
 SMALLEST = 1e-9
-"""A term that is a billionth of the loss is none."""
+"""Least value of a term, as a share of the loss; a term this small counts as none."""
 GRID = np.linspace(0.05, 1.1, 8)
 """Exponents that fits start from, each with each."""
 
@@ -64,10 +64,10 @@ class Chinchilla(Law):
 
 @dataclasses.dataclass(frozen=True)
 class Centred(Problem):
-    """A form of the *centred* log sizes and log tokens, with the loss in units of its middle.
+    """A form in the *centred* log sizes and log tokens, with the loss in units of its geometric mean.
 
-    The size's factor A' is then its part of the loss at the middle size, and it and alpha are hardly correlated, where
-    A and alpha are nearly one. Where A is fixed, n is not centred: A' is A. So it is with d and B.
+    The factor A' is then the size term's part of the loss at the middle size, and hardly correlated with alpha, as A
+    is. Where A is fixed, n is not centred and A' is A; likewise for d and B.
     """
 
     n: np.ndarray
@@ -79,8 +79,8 @@ class Centred(Problem):
     middle_y: float
 
     @staticmethod
-    def centred(table: Table, how: How) -> dict[str, Any]:
-        """Returns the fields but for the bounds, by name."""
+    def centred(table: RunTable, how: How) -> dict[str, Any]:
+        """Returns the fields other than the bounds, by name."""
         logs = {"n": np.log(table.params), "d": np.log(table.tokens), "y": np.log(table.loss)}
         known = {"n": "A" in how.fixed, "d": "B" in how.fixed, "y": False}
         middles = {name: 0.0 if known[name] else float(log.mean()) for name, log in logs.items()}
@@ -92,11 +92,11 @@ class Centred(Problem):
 class Terms(Centred):
     """L_hat = E + A' exp(-alpha n) + B' exp(-beta d), theta = (E, A', B', alpha, beta).
 
-    E, A' and B' are not logs: so a fit whose E is 0 gets there.
+    E, A' and B' are not logs, so that a fit can reach E = 0.
     """
 
     @classmethod
-    def of(cls, table: Table, how: How = How()) -> "Terms":
+    def of(cls, table: RunTable, how: How = How()) -> "Terms":
         """Returns the problem of a table.
 
         Raises:
@@ -171,7 +171,7 @@ class Terms(Centred):
 
 
 def shown_levels(names: Sequence[str], theta: np.ndarray) -> list[tuple[str, str]]:
-    """Returns the first parameters, levels of the loss, in words for where they are at a bound: Problem.shown."""
+    """Returns the names of the first parameters, which are levels of the loss, and what a bound means for each."""
     return [(name, "0" if theta[k] < 1e-6 else "as large as the loss") for k, name in enumerate(names)]
 
 
@@ -188,7 +188,7 @@ def project(
       n: [R] centred log sizes.
       d: [R] centred log tokens.
       y: [R] log loss.
-      held: [3] factors that are known; NaN for those to find.
+      held: [3] the fixed factors; NaN for those to find.
     """
     terms = [np.ones((len(alpha), len(n))), np.exp(-alpha[:, None] * n), np.exp(-beta[:, None] * d)]
     terms = np.stack(terms, -1) * np.exp(-y)[:, None]
@@ -204,8 +204,8 @@ def project(
     return factors
 
 
-def fit(table: Table, how: How = How()) -> ParametricFit:
-    """Fits E, A, B, alpha and beta, but for those that `how` holds fixed; the objective is how's.
+def fit(table: RunTable, how: How = How()) -> ParametricFit:
+    """Fits E, A, B, alpha and beta, except those that `how` fixes, under its objective.
 
     Raises:
       UserError: the table cannot tell the numbers: too few cells, sizes or tokens, one ratio of tokens to size, or
@@ -226,38 +226,18 @@ def fit(table: Table, how: How = How()) -> ParametricFit:
     return found
 
 
-def judge(table: Table, law: Chinchilla) -> Convergence:
-    """Returns how near the minimum of a table's summed Huber any given numbers are, wherever they are from."""
+def check_convergence(table: RunTable, law: Chinchilla) -> Convergence:
+    """Returns how near the minimum of a table's summed Huber loss a law is, whoever fitted it."""
     problem = Terms.of(table)
     best = problem.solve(problem.starts())
-    return descent.judge(problem, problem.theta(law), others=[best.theta[int(np.argmin(best.objective))]])
+    return descent.check_convergence(problem, problem.theta(law), others=[best.theta[int(np.argmin(best.objective))]])
 
 
-def resampled(
-    table: Table, laws: list[Law], weights: np.ndarray, how: How = How(), tick: descent.Tick | None = None
-) -> list[Law]:
-    """Returns the fits where run r counts weights[k, r] times, for every k, as descent.refit.
-
-    Args:
-      table: [R] runs.
-      laws: fitted to them: the minima, the fit first.
-      weights: [K, R], such as a bootstrap's counts, or ones with one zero.
-      how: as the law was fitted.
-      tick: told of fits done.
-    """
-    return descent.refit(Terms.of(table, how), laws, weights, tick)
-
-
-def _require(table: Table, numbers: int) -> None:
+def _require(table: RunTable, numbers: int) -> None:
     descent.require_cells(table, "chinchilla", numbers)
     for column, what in ((table.params, "sizes"), (table.tokens, "numbers of tokens")):
         # Sizes within a percent are one: it takes three to see a power law end in a floor.
         distinct = len(np.unique(np.round(np.log(column), 2)))
         if distinct < 3:
             raise UserError(f"chinchilla needs runs of three {what} or more; {distinct} here: add runs")
-    ratio = np.log(table.tokens / table.params)
-    if np.ptp(ratio) < 0.02:
-        raise UserError(
-            f"chinchilla: every run reads {np.exp(ratio.mean()):.3g} tokens per parameter, so that size and tokens "
-            "look alike; add runs that read more or fewer"
-        )
+    descent.require_ratios(table, "chinchilla", "size and tokens look alike", 0.02)

@@ -1,8 +1,8 @@
-"""How the best learning rate, or batch, grows with the budget or with size and tokens: y = k x1^e1 x2^e2 ...
+"""Power laws of the best learning rate, or batch, in the budget or in size and tokens: y = k x1^e1 x2^e2 ...
 
-Each cell of a study is trained at several settings; the best one is the bottom of a parabola in the setting's log; and
-what the best ones follow over the cells is a straight line in logs. The forms are those of Bi et al. 2024 ("DeepSeek
-LLM", equation 1), in C, and of Li et al. 2025 ("Predictable Scale: Part I", equation 1), in N and D.
+Each cell of a study is trained at several settings; the best one is at the bottom of a parabola in the setting's log,
+and the best settings over the cells follow a straight line in logs. Bi et al. 2024 ("DeepSeek LLM", equation 1) have
+this form in C, and Li et al. 2025 ("Predictable Scale: Part I", equation 1) in N and D.
 """
 
 import dataclasses
@@ -18,18 +18,18 @@ from transformer.scaling.laws.law import Warned
 from transformer.scaling.laws.parabola import Parabola
 
 _NEIGHBOURS = 2
-"""Settings to each side of the best that its parabola sees: a learning rate that nearly diverges is on none."""
+"""Settings to each side of the best that the parabola is fitted to: a rate that nearly diverges is on no parabola."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PowerLaw:
-    """y = coefficient * the product of x^exponent, over the names of the x."""
+    """y = coefficient * the product of x^exponent over the named variables x."""
 
     coefficient: float
     exponents: Mapping[str, float]
 
     def __call__(self, **at: float) -> float:
-        """Returns y at these x, each by its name."""
+        """Returns y at the given variables."""
         if set(at) != set(self.exponents):
             raise UserError(f"a power law in {', '.join(self.exponents)}; given {', '.join(at) or 'nothing'}")
         return self.coefficient * math.prod(at[name] ** exponent for name, exponent in self.exponents.items())
@@ -49,21 +49,21 @@ class Sweep(NamedTuple):
     """One cell of a study, trained at several settings."""
 
     at: Mapping[str, float]
-    """The cell: each x by its name."""
+    """The cell: the value of each variable by its name."""
     valley: Parabola
-    """Of the loss over the setting, near its best."""
+    """Parabola of the loss over the setting, near its best."""
 
 
 class PowerFit(NamedTuple):
-    """A power law fitted to sweeps, with what to know of it."""
+    """A power law fitted to sweeps, with its errors and warnings."""
 
     law: PowerLaw
     errors: Mapping[str, float]
-    """Standard error of each exponent, by least squares; NaN where no sweep is left over to judge it by."""
+    """Standard error of each exponent, by least squares; NaN without a degree of freedom."""
     error: float
     """Root mean square of log y about the law; NaN likewise."""
     sweeps: tuple[Sweep, ...]
-    """All, those left out too."""
+    """Every sweep, those left out too."""
     warnings: tuple[Warned, ...]
 
 
@@ -73,7 +73,7 @@ def fit(setting: np.ndarray, loss: np.ndarray, at: Mapping[str, np.ndarray], wha
     Args:
       setting: [R], what was swept, such as the learning rate.
       loss: [R], nats; not finite where the run diverged.
-      at: [R] each, by name: what the best setting is said to depend on. Rows where all are equal are one sweep.
+      at: [R] each, by name: the variables of the law. Rows where all are equal are one sweep.
       what: the plural of the setting's name, for messages.
 
     Raises:
@@ -94,7 +94,7 @@ def fit(setting: np.ndarray, loss: np.ndarray, at: Mapping[str, np.ndarray], wha
             warned.append(Warned("rows-left-out", f"{where}: fewer than three {what}; it was left out"))
             continue
         sweep = Sweep(named, parabola.fit(setting[rows], loss[rows]))
-        warned += sweep.valley.judge(where, what)
+        warned += sweep.valley.warnings(where, what)
         sweeps.append(sweep)
     good = [sweep for sweep in sweeps if sweep.valley.inside]
     needed = len(at) + 1

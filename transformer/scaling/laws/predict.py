@@ -1,6 +1,6 @@
-"""What a fitted law says of runs that were not made: a loss, or the best use of a budget; with intervals, kept apart.
+"""Predictions of a fitted law: the loss of a model, or the best use of a budget, with intervals.
 
-Losses extrapolate and allocations drift: many a pair of size and tokens has nearly the loss of the best one.
+Losses extrapolate and allocations drift: many pairs of size and tokens have nearly the lowest loss.
 """
 
 import dataclasses
@@ -11,15 +11,15 @@ import numpy as np
 from transformer.errors import UserError
 from transformer.scaling.laws.bootstrap import Interval, interval
 from transformer.scaling.laws.law import Warned
-from transformer.scaling.laws.law_file import Fitted, Source
+from transformer.scaling.laws.law_file import Fitted, TableRecord
 from transformer.scaling.laws.methods import method
 
 
 class LossPrediction(NamedTuple):
-    """Of one model."""
+    """The predicted loss of one model."""
 
     loss: float
-    """NaN where the law says none."""
+    """NaN where the law predicts no loss."""
     of_law: Interval
     """95 % for the law's value: the mean of many such runs, if the form holds."""
     of_run: Interval
@@ -27,7 +27,7 @@ class LossPrediction(NamedTuple):
 
 
 class AllocationPrediction(NamedTuple):
-    """Of one budget."""
+    """The predicted best use of one budget."""
 
     params: float
     tokens: float
@@ -38,7 +38,7 @@ class AllocationPrediction(NamedTuple):
 
 
 def on_corpus(fitted: Fitted, unique_tokens: float) -> Fitted:
-    """Returns a law, and its refits, of runs over a corpus of so many tokens; raises UserError as `Law.on_corpus`."""
+    """Returns a law and its refits for runs over a corpus of so many tokens; raises UserError as `Law.on_corpus`."""
     refits = tuple(law.on_corpus(unique_tokens) for law in fitted.bootstrap.laws)
     return dataclasses.replace(
         fitted,
@@ -66,10 +66,12 @@ def allocation(fitted: Fitted, flops: float) -> AllocationPrediction:
     )
 
 
-def extrapolation(source: Source, **asked: float) -> list[Warned]:
-    """Returns a warning for each of params, tokens, flops that lies outside what was trained, in decades."""
+def extrapolation(source: TableRecord, **requested: float) -> list[Warned]:
+    """Returns a warning, in decades, for each of params and tokens, or flops, that is outside the table's range."""
     warned = []
-    for name, value in asked.items():
+    if "tokens" in requested:
+        requested["flops"] = 6 * requested["params"] * requested["tokens"]
+    for name, value in requested.items():
         low, high = source.ranges[name]
         decades = max(np.log10(value / high), np.log10(low / value))
         if decades > 0.005:
@@ -80,43 +82,42 @@ def extrapolation(source: Source, **asked: float) -> list[Warned]:
     return warned
 
 
-def record(fitted: Fitted, source: Source, unique_tokens: float | None, **given: float) -> dict[str, Any]:
-    """Returns a prediction as plain values, for JSON: of `params` and `tokens`, or of `flops`; intervals are 95 %.
+def record(fitted: Fitted, source: TableRecord, unique_tokens: float | None, **given: float) -> dict[str, Any]:
+    """Returns a prediction as plain values for JSON, given `params` and `tokens`, or `flops`; intervals are 95 %.
 
     Raises:
       UserError: the law says no loss of a model, or no best size of a budget.
     """
-    said: dict[str, Any] = {"law": fitted.fit.law.name, **given, "unique_tokens": unique_tokens}
+    fields: dict[str, Any] = {"law": fitted.fit.law.name, **given, "unique_tokens": unique_tokens}
     if "tokens" in given:
-        found = loss(fitted, given["params"], given["tokens"])
-        require_loss(fitted, found)
-        said |= {"loss": found.loss, "interval_of_law": found.of_law, "interval_of_run": found.of_run}
-        given = {**given, "flops": 6 * given["params"] * given["tokens"]}
+        prediction = loss(fitted, given["params"], given["tokens"])
+        require_loss(fitted, prediction)
+        fields |= {"loss": prediction.loss, "interval_of_law": prediction.of_law, "interval_of_run": prediction.of_run}
     else:
         best = allocation(fitted, given["flops"])
         require_allocation(fitted, best)
         values = {"params": best.params, "tokens": best.tokens, "loss": best.loss}
-        said |= {**values, "intervals": {name: getattr(best, f"of_{name}") for name in values}}
+        fields |= {**values, "intervals": {name: getattr(best, f"of_{name}") for name in values}}
     warned = [*extrapolation(source, **given), *fitted.fit.warnings]
-    return {**said, "warnings": [each._asdict() for each in warned]}
+    return {**fields, "warnings": [each._asdict() for each in warned]}
 
 
-def require_loss(fitted: Fitted, found: LossPrediction) -> None:
-    """Raises UserError where a law says no loss of a model."""
-    if np.isnan(found.loss):
+def require_loss(fitted: Fitted, prediction: LossPrediction) -> None:
+    """Raises UserError where a law predicts no loss of a model."""
+    if np.isnan(prediction.loss):
         raise UserError(
             f"the law {fitted.fit.law.name!r} says what is best for a budget, and no model's loss: give --flops"
         )
 
 
-def require_allocation(fitted: Fitted, found: AllocationPrediction) -> None:
-    """Raises UserError where a law says no best size."""
-    if np.isnan(found.params):
+def require_allocation(fitted: Fitted, prediction: AllocationPrediction) -> None:
+    """Raises UserError where a law has no best size for a budget."""
+    if np.isnan(prediction.params):
         raise UserError(f"the law {fitted.fit.law.name!r} says no best size of a budget: give --params and --tokens")
 
 
 def _noise(fitted: Fitted, count: int) -> np.ndarray:
-    """Returns [count] residuals, drawn evenly, and widened by what the fit took of them."""
+    """Returns [count] residuals, drawn evenly and scaled up for the degrees of freedom that the fit used."""
     off = fitted.residuals
     numbers = len(dataclasses.fields(method(fitted.fit.law.name).law)) - len(fitted.fit.fixed)
     if len(off) <= numbers:

@@ -12,19 +12,19 @@ from transformer.scaling.laws.cell_numbers import Unclear, decimal_mark, parse
 from transformer.scaling.laws.columns import Columns as Columns
 from transformer.scaling.laws.columns import resolve, usual
 from transformer.scaling.laws.csv_file import CsvFile
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 from transformer.scaling.laws.warned import Warned
 
 _SMALLEST, _LARGEST = 1e-30, 1e60
-"""Beyond these no number is of a run, and products of them are none."""
+"""Range of numbers that a run can have; products of others could overflow."""
 
 
-def read(path: str | Path, columns: Columns = Columns(), where: Sequence[str] = ()) -> Table:
+def read(path: str | Path, columns: Columns = Columns(), where: Sequence[str] = ()) -> RunTable:
     """Returns the runs of a CSV file with a header line.
 
     Args:
-      path: of the file.
-      columns: what they are called; those that are not named go by their usual names.
+      path: the file.
+      columns: names of the columns; those not named go by their usual names.
       where: COLUMN=VALUE, rows to take, as `settings.where`.
 
     Raises:
@@ -49,7 +49,7 @@ def read(path: str | Path, columns: Columns = Columns(), where: Sequence[str] = 
     assert loss is not None
     cell = [params, tokens] if unique is None else [params, tokens, unique]
     setting, warned = settings.told(file, chosen, used, loss, *cell)
-    table = Table(
+    table = RunTable(
         params=params,
         tokens=tokens,
         loss=loss,
@@ -66,7 +66,7 @@ def read(path: str | Path, columns: Columns = Columns(), where: Sequence[str] = 
 def read_sweeps(
     path: str | Path, setting: str, by: Sequence[str], loss: str | None, where: Sequence[str] = ()
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Returns what `power_law.fit` takes of a CSV file: [R] the setting that was swept, the loss, and what it is by.
+    """Returns the arguments of `power_law.fit` from a CSV file: the swept setting [R], the loss, and the variables.
 
     A run that diverged has an empty loss, or one that is not finite.
 
@@ -84,7 +84,7 @@ def read_sweeps(
 
 
 def _copies(file: CsvFile) -> list[Warned]:
-    """Returns a warning of rows that are there twice."""
+    """Returns a warning about rows that repeat another."""
     first: dict[tuple[str, ...], int] = {}
     copies = [row.line for row in file.rows if first.setdefault(tuple(row.cells), row.line) != row.line]
     if not copies:
@@ -96,7 +96,7 @@ def _copies(file: CsvFile) -> list[Warned]:
     return [Warned("copied-rows", line)]
 
 
-def drop_highest(table: Table, count: int) -> Table:
+def drop_highest(table: RunTable, count: int) -> RunTable:
     """Returns the table without the rows of the `count` highest losses.
 
     Raises:
@@ -111,10 +111,10 @@ def numbers(file: CsvFile, names: Sequence[str], diverged: str | None = None) ->
     """Returns columns [R] of positive finite numbers, of a file that has each once.
 
     Args:
-      file: its rows.
+      file: the table's file.
       names: the columns.
-      diverged: the one of these where a run may have diverged: an empty cell is NaN there, and what is not finite
-        stays.
+      diverged: the column, one of `names`, in which a run may have diverged: there an empty cell is NaN, and values
+        that are not finite stay.
 
     Raises:
       UserError: a cell is no such number, or could be two.

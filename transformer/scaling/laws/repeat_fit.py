@@ -11,13 +11,13 @@ from transformer.errors import UserError
 from transformer.scaling.laws import descent
 from transformer.scaling.laws.descent import Headline, ParametricFit
 from transformer.scaling.laws.how import How
-from transformer.scaling.laws.law import Warned
+from transformer.scaling.laws.law import Law, Warned
 from transformer.scaling.laws.parametric import EXPONENTS, SMALLEST, Centred, project
 from transformer.scaling.laws.repeat import Repeat
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 
 _PUBLISHED = 15.387756, 5.309743
-"""R_D* and R_N* of the paper."""
+"""The paper's R_D* and R_N*."""
 _DECAYS = 1e-2, 1e4
 """Bounds of R_D* and R_N*."""
 _STEEPNESS = np.array([0.1, 0.25, 0.45, 0.8, 1.4])
@@ -27,7 +27,7 @@ _WORTHS = [(worth_d, worth_n) for worth_d in (3.0, _PUBLISHED[0], 80.0) for wort
 
 
 class _Excess(NamedTuple):
-    """M = log x' with its derivatives by V = log u and p = log R*, all 0 but M where nothing is in excess."""
+    """M = log x' with its derivatives by V = log u and p = log R*, which are 0 where nothing is in excess."""
 
     m: np.ndarray
     v: np.ndarray
@@ -38,7 +38,7 @@ class _Excess(NamedTuple):
 
 
 def _excess(x: np.ndarray, v: np.ndarray, p: np.ndarray) -> _Excess:
-    """Returns the decay of repeat.decayed, at log x, log u and log R* that broadcast."""
+    """Returns `repeat.decayed` with its derivatives, at log x, log u and log R* that broadcast."""
     scale = np.exp(p)
     over = x > v
     beyond = np.expm1(np.clip(x - v, 0, 60))
@@ -58,7 +58,7 @@ def _excess(x: np.ndarray, v: np.ndarray, p: np.ndarray) -> _Excess:
 
 
 @dataclasses.dataclass(frozen=True)
-class Terms(Centred):
+class RepeatTerms(Centred):
     """L_hat = E + exp(g_1) + exp(g_2), theta = (E, log A', log B', alpha, beta, log R_D*, log R_N*), centred.
 
     g_1 = log A' - alpha log N' and g_2 = log B' - beta log D'; the size that N' decays beyond is exp(V),
@@ -69,7 +69,7 @@ class Terms(Centred):
     """[R] log of the unique tokens less `middle_d`."""
 
     @classmethod
-    def of(cls, table: Table, how: How = How()) -> "Terms":
+    def of(cls, table: RunTable, how: How = How()) -> "RepeatTerms":
         """Returns the problem of a table with unique tokens.
 
         Raises:
@@ -187,8 +187,9 @@ class Terms(Centred):
         return np.array([e, log_a - self.middle_y, log_b - self.middle_y, law.alpha, law.beta, *decays])
 
     def starts(self) -> np.ndarray:
-        """Returns [K, 7]: a grid of the exponents and both worths, each with the best E, A' and B' of those in the
-        tokens that the worth of repeats makes, with no size in excess."""
+        """Returns [K, 7]: a grid of the exponents and both worths, each with the E, A' and B' that are best for the
+        effective tokens, no size being in excess.
+        """
         grids = [_STEEPNESS if self.free[k] else self.lower[k : k + 1] for k in (3, 4)]
         alpha, beta = (axis.ravel() for axis in np.meshgrid(*grids))
         held = np.where(self.free, np.nan, self.lower)[:3]
@@ -222,12 +223,12 @@ def _outer(weights: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return (rows * weights[..., None]).transpose(0, 2, 1) @ rows
 
 
-def fit(table: Table, how: How = How()) -> ParametricFit:
-    """Fits all seven numbers at once, but for those that `how` holds fixed; the objective is how's.
+def fit(table: RunTable, how: How = How()) -> ParametricFit:
+    """Fits all seven numbers at once, except those that `how` fixes, under its objective.
 
     Args:
       table: runs of eight cells or more, with `unique_tokens`; some of them read a token twice.
-      how: the objective, and what is fixed.
+      how: the objective and the fixed parameters.
 
     Raises:
       UserError: the table has no unique tokens, no repeats, too few cells, or one ratio of tokens to size.
@@ -239,18 +240,12 @@ def fit(table: Table, how: How = How()) -> ParametricFit:
         raise UserError("repeat: no run reads a token twice; --law chinchilla fits such a table")
     unique = np.minimum(table.tokens, table.unique_tokens)
     descent.require_cells(table, "repeat", 7 - len(how.fixed), unique)
-    ratio = np.log(table.tokens / table.params)
-    if np.ptp(ratio) < 1e-3:
-        raise UserError(
-            f"repeat: every run reads {np.exp(ratio[0]):.3g} tokens per parameter, so that repeats alone "
-            "tell size from tokens, and badly; add runs that read more or fewer"
-        )
-    found = descent.fit(Terms.of(table, how))
-    law = found.law
+    descent.require_ratios(table, "repeat", "repeats alone tell size from tokens, and badly")
+    found = descent.fit(RepeatTerms.of(table, how))
+    law = forget_unseen(table, found.law, how)
     assert isinstance(law, Repeat)
     warned = list(found.warnings)
-    if "R_N" not in how.fixed and not law.excess(table).any():
-        law = dataclasses.replace(law, R_N=math.nan)
+    if math.isnan(law.R_N):
         line = "no run is larger than is best for its unique tokens: R_N* is unknown, and so is the loss of such a run"
         dropped = ("ill-conditioned", "unidentified")
         warned = [Warned("excess-params-unseen", line), *(each for each in warned if each.code not in dropped)]
@@ -261,14 +256,9 @@ def fit(table: Table, how: How = How()) -> ParametricFit:
     return dataclasses.replace(found, law=law, warnings=tuple(warned))
 
 
-def resampled(
-    table: Table, laws: list[Repeat], weights: np.ndarray, how: How = How(), tick: descent.Tick | None = None
-) -> list[Repeat]:
-    """Returns the fits where run r counts weights[k, r] times, from each of the whole table's minima: descent.refit."""
-    drawn = descent.refit(Terms.of(table, how), list(laws), weights, tick)
-    found = []
-    for law, weight in zip(drawn, weights, strict=True):
-        assert isinstance(law, Repeat)
-        seen = law.excess(table.take(np.flatnonzero(weight > 0))).any()
-        found.append(law if seen or "R_N" in how.fixed else dataclasses.replace(law, R_N=math.nan))
-    return found
+def forget_unseen(table: RunTable, law: Law, how: How) -> Law:
+    """Returns the law with R_N* unknown (NaN) if it was fitted to runs none of which is too large for its tokens."""
+    assert isinstance(law, Repeat)
+    if "R_N" in how.fixed or law.excess(table).any():
+        return law
+    return dataclasses.replace(law, R_N=math.nan)

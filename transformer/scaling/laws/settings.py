@@ -1,9 +1,9 @@
-"""Which rows of a table are runs of one setting: chosen by a column, or told apart by one that nobody named.
+"""Settings: which rows of a table are runs of one setting, chosen by a column or told apart by an unnamed one.
 
 A column of the table that is neither N, D, C, loss nor named in --where holds *settings* if
 
 - it is none of repeats (`seed`, `repeat`, `trial`, `replicate`, `fold`, `run`, `name`, `id`, `index`, `line`, `date`);
-- it has at least two values, and no more than half as many as there are rows: else it numbers or measures the runs;
+- it has at least two values, and at most half as many as there are rows: otherwise it numbers or measures the runs;
 - in at least two cells (rows of equal N, D and unique tokens), or in the only one that has several rows, rows with
   different values of it differ in their loss by over 0.1 %;
 - or, where no cell has rows of several values: it is text, with two to six values on three rows or more each, and each
@@ -24,9 +24,9 @@ from transformer.scaling.laws.warned import Warned
 
 _REPEATS = {"seed", "repeat", "trial", "replicate", "fold", "run", "name", "id", "index", "line", "date"}
 _APART = 1e-3
-"""Losses further apart than this share are different."""
+"""Relative difference above which losses are different."""
 _PLANNED = 0.05
-"""Sizes, tokens, budgets or ratios within this share were planned alike."""
+"""Relative difference within which sizes, tokens, budgets or ratios were planned alike."""
 
 
 def where(file: CsvFile, chosen: Sequence[str]) -> tuple[CsvFile, list[str]]:
@@ -58,14 +58,14 @@ def where(file: CsvFile, chosen: Sequence[str]) -> tuple[CsvFile, list[str]]:
 def told(
     file: CsvFile, named: Sequence[str], used: Sequence[str], loss: np.ndarray, *cell: np.ndarray
 ) -> tuple[np.ndarray | None, list[Warned]]:
-    """Returns [R] int, which setting each row is of, or None if there is one; and a warning for each unnamed column.
+    """Returns the setting of each row, [R] int, or None if all share one; and a warning for each unnamed column.
 
     Args:
-      file: its rows.
+      file: the table's file.
       named: columns of --where.
       used: the columns that the law reads.
       loss: [R].
-      cell: [R] each: what makes two rows runs of one cell.
+      cell: [R] each: the columns on which rows of one cell agree.
     """
     _, place = np.unique(np.stack(cell), axis=1, return_inverse=True)
     place, columns, warned = place.ravel(), [name for name in named if len(set(file.column(name))) > 1], []
@@ -103,7 +103,7 @@ def _splits(values: Sequence[str], loss: np.ndarray, place: np.ndarray) -> bool:
 
 
 def _stands_apart(values: Sequence[str], place: np.ndarray, cell: Sequence[np.ndarray]) -> bool:
-    """Whether text that splits no cell has a few values, each over sizes, tokens and ratios of its own."""
+    """Whether a column of text that splits no cell has a few values, each over several sizes, tokens and ratios."""
     rows = {value: np.array([each == value for each in values]) for value in dict.fromkeys(values)}
     if all_numbers(values) or not 2 <= len(rows) <= 6 or "" in rows:
         return False
@@ -119,9 +119,9 @@ def _same(cell: str, value: str) -> bool:
 
 
 def _readings(text: str) -> set[float]:
-    """Returns the finite numbers that a text says, with a decimal point or with a decimal comma."""
-    found = set()
+    """Returns the finite numbers that a text may mean, with a decimal point or with a decimal comma."""
+    readings = set()
     for mark in ".,":
         with contextlib.suppress(Unclear):
-            found.add(parse(text, mark))
-    return set(filter(math.isfinite, found))
+            readings.add(parse(text, mark))
+    return set(filter(math.isfinite, readings))

@@ -1,7 +1,7 @@
-"""Studies with a known truth: what a law would have measured, with noise, so that a fit can be held to it.
+"""Studies with a known truth: runs whose losses a law gives, with noise.
 
-A plan simulates its own study before a FLOP is spent; a test asks whether the truth comes back, and how often an
-interval holds it.
+A plan simulates its own study before a FLOP is spent; tests check that the truth comes back, and how often an interval
+holds it.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 
 from transformer.scaling.laws.law import Law
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 
 
 def study(
@@ -19,20 +19,22 @@ def study(
     unique_tokens: np.ndarray | float | None = None,
     noise: float = 0.0,
     seed: int = 0,
-) -> Table:
-    """Returns the table of runs whose loss the law says.
+) -> RunTable:
+    """Returns the table of runs whose losses a law gives.
 
     Args:
       law: the truth.
       params: N of every run. It broadcasts with `tokens`: [R, 1] and [S] are a grid of R * S runs.
       tokens: D of every run, repeated ones counted each time.
-      unique_tokens: what the corpus has, where it is read more than once; it broadcasts too.
+      unique_tokens: tokens of the corpus, where it is read more than once; it broadcasts too.
       noise: standard deviation of log loss, between runs that differ in their seed alone.
-      seed: of the noise.
+      seed: seed of the noise.
     """
     columns = np.broadcast_arrays(params, tokens, np.nan if unique_tokens is None else unique_tokens)
     params, tokens, unique = (np.asarray(column, np.float64).ravel() for column in columns)
-    table = Table(params, tokens, np.ones_like(params), 6 * params * tokens, None if unique_tokens is None else unique)
+    table = RunTable(
+        params, tokens, np.ones_like(params), 6 * params * tokens, None if unique_tokens is None else unique
+    )
     errors = noise * np.random.default_rng(seed).standard_normal(len(params))
     return dataclasses.replace(table, loss=law.predict(table) * np.exp(errors))
 
@@ -45,11 +47,11 @@ def isoflop(
     centre: float = 1.0,
     noise: float = 0.0,
     seed: int = 0,
-) -> Table:
+) -> RunTable:
     """Returns the study of an IsoFLOP grid: at every budget, sizes log-spaced around the law's optimum.
 
     Args:
-      law: the truth; its `optimum` is what the sizes surround.
+      law: the truth; sizes surround its `optimum`.
       budgets: [K] C, FLOPs.
       points: sizes at a budget.
       spread: the largest size over the middle one, as the middle one over the smallest.

@@ -1,4 +1,4 @@
-"""Table: what was trained, and the loss it reached. Every law is fitted to one."""
+"""RunTable: runs with their sizes, tokens, FLOPs and losses. Every law is fitted to one."""
 
 import dataclasses
 import hashlib
@@ -10,8 +10,8 @@ from transformer.scaling.laws.warned import Warned
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
-    """Runs, a row each; rows that `cells` says are of one cell are repeats."""
+class RunTable:
+    """Runs, one per row; rows of one cell (`cells`) are repeats."""
 
     params: np.ndarray
     """[R] float64: N, by the convention that the table's reader names."""
@@ -24,20 +24,20 @@ class Table:
     unique_tokens: np.ndarray | None = None
     """[R] float64: tokens that the corpus has, where they were read more than once."""
     names: tuple[str, ...] = ()
-    """What to call each row in a message; by default its number in the file."""
+    """Name of each row in messages; by default its number in the file."""
     convention: str = "6ND"
     """How `params` and `flops` were counted."""
     setting: np.ndarray | None = None
-    """[R] int: which of several settings a run is of; None where there is one."""
+    """[R] int: each run's setting; None where all share one."""
     columns: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
-    """What is called what in the file, and the rows chosen of it."""
+    """Role -> name of its column in the file, and the choice of rows."""
     warned: tuple[Warned, ...] = ()
-    """What was seen as the table was read."""
+    """Warnings from reading the table."""
 
     def __len__(self) -> int:
         return len(self.loss)
 
-    def take(self, rows: np.ndarray) -> "Table":
+    def take(self, rows: np.ndarray) -> "RunTable":
         """Returns the rows of a mask or of indices, which may repeat (a bootstrap's)."""
         names = tuple(np.asarray(self.names, object)[rows]) if self.names else ()
         unique = None if self.unique_tokens is None else self.unique_tokens[rows]
@@ -53,9 +53,9 @@ class Table:
         )
 
     def cells(self) -> np.ndarray:
-        """Returns [R] int, from 0: rows are repeats of a cell where all that a run is agrees, unique tokens too.
+        """Returns each row's cell, [R] int from 0: rows of one cell agree in everything but the loss.
 
-        A corpus that is larger than what was read of it is any such.
+        Corpora that are larger than what was read of them do not differ.
         """
         unique = None if self.unique_tokens is None else np.minimum(self.unique_tokens, self.tokens)
         optional = [column for column in (unique, self.setting) if column is not None]
@@ -63,7 +63,7 @@ class Table:
         return np.unique(key, axis=1, return_inverse=True)[1].ravel()
 
     def digest(self) -> str:
-        """Returns the SHA-256 of the numbers: the mark of the data that a fitted law carries."""
+        """Returns the SHA-256 of the numbers, by which a fitted law knows its data."""
         hashed = hashlib.sha256()
         for column in (self.params, self.tokens, self.loss, self.flops, self.unique_tokens):
             hashed.update(b"none" if column is None else np.ascontiguousarray(column, np.float64).tobytes())

@@ -1,6 +1,6 @@
-"""Whether N, D and C are in one unit: refused where they contradict each other, warned of where they look odd.
+"""Units of N, D and C: refused where they contradict each other, warned of where they look odd.
 
-- C of a run over 300 times more or less than 6 N D: refused. Over 10 times, for the median run: a warning.
+- A run's C over 300 times more or less than 6 N D: refused. Over 10 times, in the median run: a warning.
 - More than 1e10 tokens per parameter in the median run (N in millions beside FLOPs): refused. More than 1e6, or fewer
   than a thousandth: a warning.
 - A median N below 1e4, or a median loss above 20 (a perplexity?): a warning.
@@ -9,14 +9,14 @@
 import numpy as np
 
 from transformer.errors import UserError
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 from transformer.scaling.laws.warned import Warned
 
 _WORDS = {3: "thousands", 6: "millions", 9: "billions", 12: "trillions"}
 
 
-def check(path: str, table: Table) -> list[Warned]:
-    """Returns what looks odd.
+def check(path: str, table: RunTable) -> list[Warned]:
+    """Returns warnings about units that look odd.
 
     Raises:
       UserError: N, D and C contradict each other.

@@ -1,7 +1,7 @@
-"""Energy and CO2 of a study: as codecarbon measured them while it ran; else an estimate, from devices and hours.
+"""Energy and CO2 of a study: as codecarbon measured them while it ran, or an estimate from devices and hours.
 
-codecarbon (pip install -e '.[energy]') reads the counters of the machine's processors where it may. An estimate takes
-a device for as busy as its maker rated it, and knows neither its host nor the cooling: it gives the order of magnitude.
+codecarbon (pip install -e '.[energy]') reads the counters of the machine's processors where it may. An estimate assumes
+that devices draw their rated power, and knows neither hosts nor cooling: it gives the order of magnitude.
 """
 
 import contextlib
@@ -16,11 +16,11 @@ from etils import epath
 from transformer.errors import UserError
 
 MEASURED = "emissions.csv"
-"""What codecarbon writes into a study's folder: a row each time that the study was run."""
+"""File that codecarbon writes into a study's folder: a row each time that the study was run."""
 WORLD_MEAN = 481.0
 """g CO2-equivalent a kWh: the world's electricity in 2023 (Ember, "Global Electricity Review 2024")."""
 CORE_WATTS = 7.0
-"""Of a processor, a core: an Intel Xeon Platinum 8380 is rated 270 W for 40, an AMD EPYC 7763 280 W for 64."""
+"""Power of a processor core: an Intel Xeon Platinum 8380 is rated 270 W for 40 cores, an AMD EPYC 7763 280 W for 64."""
 RATED_WATTS = {
     "NVIDIA A100": 400.0,
     "NVIDIA H100": 700.0,
@@ -35,20 +35,20 @@ RATED_WATTS = {
     "TPU v3": 450.0,
     "TPU v4": 192.0,
 }
-"""Of a device, its maker's thermal design power (of the SXM board where there are two); keys are matched at the start
-of JAX's `device_kind`, longest first. TPU v2, v3: Jouppi et al. 2021, table 1; v4: the highest that Jouppi et al. 2023
-measured, table 4. Of later TPUs no figure is published."""
+"""Device -> its maker's thermal design power (of the SXM board where there are two); keys are matched at the start of
+JAX's `device_kind`, longest first. TPU v2, v3: Jouppi et al. 2021, table 1; v4: the highest that Jouppi et al. 2023
+measured, table 4. No figure is published for later TPUs."""
 
 
 class Power(NamedTuple):
-    """What one device draws."""
+    """The power that one device draws, and where the figure is from."""
 
     watts: float
     source: str
 
 
 class Energy(NamedTuple):
-    """What a study took."""
+    """The energy that a study took."""
 
     kwh: float
     co2: float
@@ -60,7 +60,7 @@ def power(kind: str, cores: int) -> Power | None:
 
     Args:
       kind: such as "NVIDIA A100-SXM4-40GB", or "cpu".
-      cores: that a run computed on, where it was on a processor.
+      cores: cores that a run computed on, where it was on a processor.
     """
     if kind == "cpu":
         return Power(CORE_WATTS * cores, f"{cores} processor cores of {CORE_WATTS:g} W")
@@ -71,11 +71,11 @@ def power(kind: str, cores: int) -> Power | None:
 
 
 def estimate(device_hours: float, watts: float, carbon: float = WORLD_MEAN) -> Energy:
-    """Returns device hours times power, and that times the carbon intensity.
+    """Returns the energy, device hours times power, and its CO2.
 
     Args:
-      device_hours: summed over devices.
-      watts: of a device.
+      device_hours: hours summed over devices.
+      watts: power of a device.
       carbon: g CO2-equivalent a kWh.
     """
     kwh = device_hours * watts / 1000
@@ -83,7 +83,7 @@ def estimate(device_hours: float, watts: float, carbon: float = WORLD_MEAN) -> E
 
 
 def measured(folder: epath.PathLike) -> Energy | None:
-    """Returns what codecarbon measured while the study ran, each time added up; None where it did not.
+    """Returns the energy that codecarbon measured, summed over all times that the study was run; None if it did not.
 
     Raises:
       UserError: the file is not codecarbon's.

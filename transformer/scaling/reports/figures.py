@@ -1,8 +1,7 @@
-"""The pictures of a study. Each function returns a matplotlib Figure.
+"""Figures of a study. Each function returns a matplotlib Figure.
 
-What has an order (budgets, sizes) is coloured by viridis, what has none (laws) by the colours of Okabe and Ito 2008:
-all eyes tell both. What was fitted is filled, what was held out is hollow; what was measured is drawn solid, what goes
-beyond it dashed.
+Ordered things (budgets, sizes) are coloured by viridis, laws by the colours of Okabe and Ito 2008: colour-blind readers
+can tell both apart. Fitted runs are filled, held-out runs hollow; measured ranges are solid, extrapolations dashed.
 """
 
 import math
@@ -26,8 +25,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 
 from transformer.scaling.laws import allocation, bootstrap, isoflop, predict
 from transformer.scaling.laws.law import Law
-from transformer.scaling.laws.law_file import Fitted, Source
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.law_file import Fitted, TableRecord
+from transformer.scaling.laws.table import RunTable
 from transformer.scaling.reports.results import Results
 from transformer.scaling.reports.wording import scientific, short
 
@@ -41,18 +40,18 @@ _LAW_COLOURS = {
 }
 _BLUE, _RED, _GREY = "#0072b2", "#d55e00", "0.45"
 _VIRIDIS = LinearSegmentedColormap.from_list("viridis", matplotlib.colormaps["viridis"](np.linspace(0, 0.82, 256)))
-"""Without the yellow end, which is hard to see on white."""
+"""Viridis without its yellow end, which is hard to see on white."""
 _FINE = 1, 1.2, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9
 """Labels of a logarithmic axis that is less than half a decade long, or that losses are on."""
 _WIDTH = 0.03
-"""Of the window that smooths loss curves, decades of tokens: a cooldown is at least 0.05 long, and stays one."""
+"""Width of the window that smooths loss curves, in decades of tokens: less than a cooldown's, at least 0.05."""
 _DASHES = (0, (4, 2.5))
 _BEYOND = 30.0
-"""How many times the largest budget the allocation is drawn to: a decade and a half."""
+"""Factor beyond the largest budget up to which the allocation is drawn: a decade and a half."""
 
 
 def loss_curves(results: Results) -> Figure:
-    """Returns the training loss of every run over the tokens it read, and its last validation loss."""
+    """Draws the training loss of every run over the tokens it read, and its last validation loss."""
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     axes = _axes(figure, "D, tokens read", "loss, nats a target")
     begun = [run for run in results.runs if len(run.steps)]
@@ -90,16 +89,16 @@ def loss_curves(results: Results) -> Figure:
     return figure
 
 
-def parabolas(fitted: Table | None, held_out: Table | None) -> Figure:
-    """Returns every budget's losses over the size, with the parabola that isoflop.py fits and its lowest point."""
+def parabolas(fitted: RunTable | None, held_out: RunTable | None) -> Figure:
+    """Draws every budget's losses over the size, with the parabola that isoflop.py fits and its lowest point."""
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     axes = _axes(figure, "N, parameters", "loss at the end, nats a target")
-    found = [
+    profiles = [
         (profile, table) for table in (fitted, held_out) if table is not None for profile in isoflop.profiles(table)
     ]
-    budgets = [profile.flops for profile, _ in found]
+    budgets = [profile.flops for profile, _ in profiles]
     shades = dict(zip(sorted(budgets), _VIRIDIS(np.linspace(0, 1, max(len(budgets), 2))), strict=False))
-    for profile, table in sorted(found, key=lambda each: each[0].flops):
+    for profile, table in sorted(profiles, key=lambda each: each[0].flops):
         colour, hollow = shades[profile.flops], table is held_out
         params, losses = table.params[profile.rows], table.loss[profile.rows]
         label = f"{scientific(profile.flops)} FLOPs{', held out' if hollow else ''}"
@@ -122,7 +121,7 @@ def parabolas(fitted: Table | None, held_out: Table | None) -> Figure:
             axes.plot(valley.lowest, valley.depth, "*", **mark)
     for table in (fitted, held_out):
         rows = np.arange(0 if table is None else len(table))
-        taken = [profile.rows for profile, of in found if of is table]
+        taken = [profile.rows for profile, of in profiles if of is table]
         left = np.setdiff1d(rows, np.concatenate(taken)) if taken else rows
         if table is not None and len(left):
             axes.plot(
@@ -135,23 +134,24 @@ def parabolas(fitted: Table | None, held_out: Table | None) -> Figure:
             )
     _log(axes, "x", short)
     handles, _ = axes.get_legend_handles_labels()
-    look = {"marker": "*", "color": "black", "markerfacecolor": "none", "markersize": 12}
-    star = Line2D([], [], linestyle="", label="lowest point", **look)
-    figure.legend(
-        handles=[*handles, *([star] if any(each.valley.inside for each, _ in found) else [])], loc="outside right upper"
-    )
+    style = {"marker": "*", "color": "black", "markerfacecolor": "none", "markersize": 12}
+    star = Line2D([], [], linestyle="", label="lowest point", **style)
+    shown = [star] if any(profile.valley.inside for profile, _ in profiles) else []
+    figure.legend(handles=[*handles, *shown], loc="outside right upper")
     return figure
 
 
-def allocations(laws: Sequence[Fitted], source: Source, fitted: Table | None, held_out: Table | None) -> Figure:
-    """Returns N*(C) and D*(C) of every law that has them, with 95 % bands, over the parabolas' lowest points."""
+def allocations(
+    laws: Sequence[Fitted], source: TableRecord, fitted: RunTable | None, held_out: RunTable | None
+) -> Figure:
+    """Draws N*(C) and D*(C) of every law that has them, with 95 % bands, over the parabolas' lowest points."""
     figure = Figure(figsize=(10, 5), layout="constrained")
     low, high = source.ranges["flops"]
     top = high if held_out is None else max(high, float(held_out.flops.max()))
     flops = np.geomspace(low / 2, _BEYOND * top, 60)
     inside = (flops >= low) & (flops <= high)
     panels = _panels(figure, "C, FLOPs", ("N*, parameters", "D*, tokens"))
-    for place, each in reversed(list(enumerate(laws))):  # the first on top, and thinnest: two may say the same
+    for place, each in reversed(list(enumerate(laws))):  # the first on top, and thinnest: two may coincide
         best_ck = np.array([each.fit.law.optimum(float(budget)) for budget in flops])
         if not np.isfinite(best_ck).all():
             continue
@@ -170,14 +170,14 @@ def allocations(laws: Sequence[Fitted], source: Source, fitted: Table | None, he
     for column, axes in enumerate(panels):
         axes.axvspan(low, high, color="0.9", zorder=0, label="fitted range")
         for table, fill, label in ((fitted, "black", "parabola, fitted"), (held_out, "white", "parabola, held out")):
-            valleys = [] if table is None else [one for one in isoflop.profiles(table) if one.valley.inside]
-            y = [one.valley.lowest if column == 0 else one.tokens for one in valleys]
+            valleys = [] if table is None else [profile for profile in isoflop.profiles(table) if profile.valley.inside]
+            y = [profile.valley.lowest if column == 0 else profile.tokens for profile in valleys]
             if valleys:
                 dots = {"color": "black", "markerfacecolor": fill, "markersize": 6, "zorder": 5, "label": label}
-                axes.plot([one.flops for one in valleys], y, "o", **dots)
+                axes.plot([profile.flops for profile in valleys], y, "o", **dots)
         lines = [line for line in axes.get_lines() if line.get_gid() != "band"]
         drawn = np.concatenate([np.asarray(line.get_ydata(), np.float64) for line in lines])
-        axes.set_ylim(drawn.min() / 2, drawn.max() * 2)  # a law that says nothing has a band without end
+        axes.set_ylim(drawn.min() / 2, drawn.max() * 2)  # an unidentified law's band is endless
         _log(axes, "x", scientific)
         _log(axes, "y", short)
     handles, labels = panels[0].get_legend_handles_labels()
@@ -188,8 +188,8 @@ def allocations(laws: Sequence[Fitted], source: Source, fitted: Table | None, he
     return figure
 
 
-def predictions(fitted: Fitted, held_out: Table) -> Figure:
-    """Returns what a law says of the held-out budgets' losses over the size, with both intervals, and what came."""
+def predictions(fitted: Fitted, held_out: RunTable) -> Figure:
+    """Draws the held-out budgets' losses over the size: a law's predictions, with both intervals, and the measured."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = _axes(figure, "N, parameters", "loss at the end, nats a target")
     groups = isoflop.budgets(held_out)
@@ -223,8 +223,8 @@ def predictions(fitted: Fitted, held_out: Table) -> Figure:
     return figure
 
 
-def residuals(fitted: Fitted, table: Table, held_out: Table | None) -> Figure:
-    """Returns a law's predictions against what was measured, and how far off they are, by N and by D."""
+def residuals(fitted: Fitted, table: RunTable, held_out: RunTable | None) -> Figure:
+    """Draws a law's predicted losses against the measured ones, and their ratios by N and by D."""
     figure = Figure(figsize=(11, 4), layout="constrained")
     panels = [figure.add_subplot(1, 3, place) for place in (1, 2, 3)]
     law = fitted.fit.law
@@ -232,12 +232,12 @@ def residuals(fitted: Fitted, table: Table, held_out: Table | None) -> Figure:
     for each, fill, label in ((table, _BLUE, "fitted"), (held_out, "white", "held out")):
         if each is None:
             continue
-        said = law.predict(each)
-        known += [*said, *each.loss]
-        look = {"color": _BLUE, "markerfacecolor": fill, "markersize": 5, "label": label}
-        panels[0].plot(said, each.loss, "o", **look)
-        panels[1].plot(each.params, each.loss / said - 1, "o", **look)
-        panels[2].plot(each.tokens, each.loss / said - 1, "o", **look)
+        predicted = law.predict(each)
+        known += [*predicted, *each.loss]
+        style = {"color": _BLUE, "markerfacecolor": fill, "markersize": 5, "label": label}
+        panels[0].plot(predicted, each.loss, "o", **style)
+        panels[1].plot(each.params, each.loss / predicted - 1, "o", **style)
+        panels[2].plot(each.tokens, each.loss / predicted - 1, "o", **style)
     ends = [np.nanmin(known), np.nanmax(known)]
     panels[0].plot(ends, ends, color=_GREY, linewidth=1, zorder=1)
     _name(panels[0], "predicted loss, nats", "measured loss, nats")
@@ -251,7 +251,7 @@ def residuals(fitted: Fitted, table: Table, held_out: Table | None) -> Figure:
 
 
 def pairs(fitted: Fitted) -> Figure:
-    """Returns how the numbers of a bootstrap's Chinchilla laws go together, and how its `a` spreads."""
+    """Draws how the numbers of a bootstrap's Chinchilla laws correlate, and how `a` spreads."""
     figure = Figure(figsize=(10, 6), layout="constrained")
     numbers, law = fitted.bootstrap.parameters(), fitted.fit.law
     best = law.parameters()
@@ -281,24 +281,24 @@ def pairs(fitted: Fitted) -> Figure:
     return figure
 
 
-def says_losses(law: Law, table: Table) -> bool:
+def says_losses(law: Law, table: RunTable) -> bool:
     """Whether a law predicts the loss of a table's runs."""
     return bool(np.isfinite(law.predict(table)).all())
 
 
 def _band(fitted: Fitted, flops: float) -> np.ndarray:
-    """Returns [2, 2]: the ends of the interval, of N* and of D*."""
-    found = fitted.bootstrap.allocations(flops)[:, :2] if fitted.bootstrap.laws else np.full((0, 2), np.nan)
-    return np.array([bootstrap.interval(column) for column in found.T]).T
+    """Returns [2, 2]: the ends of the intervals of N* and D*."""
+    refits = fitted.bootstrap.allocations(flops)[:, :2] if fitted.bootstrap.laws else np.full((0, 2), np.nan)
+    return np.array([bootstrap.interval(column) for column in refits.T]).T
 
 
 def _predicted(axes: Axes, fitted: Fitted, params: np.ndarray, tokens: np.ndarray) -> None:
-    found = [predict.loss(fitted, float(n), float(d)) for n, d in zip(params, tokens, strict=True)]
-    for band, alpha in (([each.of_run for each in found], 0.18), ([each.of_law for each in found], 0.45)):
+    predictions = [predict.loss(fitted, float(n), float(d)) for n, d in zip(params, tokens, strict=True)]
+    for band, alpha in (([each.of_run for each in predictions], 0.18), ([each.of_law for each in predictions], 0.45)):
         if np.isfinite(band).all():
             low, high = np.array(band).T
             axes.fill_between(params, low, high, color=_BLUE, alpha=alpha, linewidth=0, gid="band")
-    axes.plot(params, [each.loss for each in found], color=_BLUE, linewidth=1.5, gid="law")
+    axes.plot(params, [each.loss for each in predictions], color=_BLUE, linewidth=1.5, gid="law")
 
 
 def _axes(figure: Figure, x: str, y: str) -> Axes:
@@ -322,7 +322,7 @@ def _name(axes: Axes, x: str, y: str) -> None:
 
 
 def smooth(tokens: np.ndarray, losses: np.ndarray) -> np.ndarray:
-    """Returns local straight lines over about a thirtieth of a decade: without the noise, and steep where they are."""
+    """Returns losses smoothed by local straight lines over about a thirtieth of a decade, which keep steep parts."""
     x, known = np.log10(tokens), np.isfinite(losses)
     y = np.where(known, losses, 0.0)
     weights = np.exp(-0.5 * ((x[:, None] - x) / _WIDTH) ** 2) * known
@@ -334,7 +334,7 @@ def smooth(tokens: np.ndarray, losses: np.ndarray) -> np.ndarray:
 
 
 def _middle(values: np.ndarray, best: float) -> tuple[float, float]:
-    """Returns limits that hold 99 of 100 values, and the best."""
+    """Returns axis limits that hold 99 of 100 values, and the best one."""
     low, high = np.quantile(values[np.isfinite(values)], [0.005, 0.995])
     low, high = min(float(low), best), max(float(high), best)
     margin = 0.06 * (high - low) + 1e-12
@@ -342,7 +342,7 @@ def _middle(values: np.ndarray, best: float) -> tuple[float, float]:
 
 
 def _log(axes: Axes, which: str, form: Callable[[float], str], places: Sequence[float] | None = None) -> None:
-    """Makes an axis logarithmic, with labels that a person reads, more of them where it is short."""
+    """Makes an axis logarithmic, with readable labels, more of them where it is short."""
     set_scale, axis = (axes.set_xscale, axes.xaxis) if which == "x" else (axes.set_yscale, axes.yaxis)
     set_scale("log")
     low, high = axes.get_xlim() if which == "x" else axes.get_ylim()

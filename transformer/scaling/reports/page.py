@@ -1,4 +1,4 @@
-"""The pieces of a page of HTML that needs nothing beside it. What is given is plain text; what is returned is HTML."""
+"""Pieces of a self-contained HTML page. Arguments are plain text; results are HTML."""
 
 import base64
 import html
@@ -19,7 +19,7 @@ code { overflow-wrap: anywhere } li.warned { margin: .3rem 0 }
 
 
 def document(title: str, parts: Iterable[str]) -> str:
-    """Returns the page of parts that are HTML."""
+    """Returns a page with the given parts, which are HTML."""
     return "\n".join(
         [
             "<!DOCTYPE html>",
@@ -50,7 +50,7 @@ def paragraph(text: str) -> str:
 
 
 def warnings(lines: Iterable[tuple[str, str]]) -> str:
-    """Returns a list of codes and what they say."""
+    """Returns a list of codes with their messages."""
     items = [f'<li class="warned"><code>{html.escape(code)}</code>: {html.escape(line)}</li>' for code, line in lines]
     return "\n".join(["<ul>", *items, "</ul>"])
 
@@ -60,7 +60,7 @@ def bullets(lines: Iterable[str]) -> str:
 
 
 def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
-    """Returns a table whose first `words` columns are text, and all others numbers."""
+    """Returns a table whose first `words` columns are text, and whose others are numbers."""
 
     def cell(tag: str, column: int, text: str, scope: str = "") -> str:
         kind = ' class="number"' if column >= words else ""
@@ -68,17 +68,17 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], word
 
     top = "".join(cell("th", column, text, ' scope="col"') for column, text in enumerate(head))
     body = ["<tr>" + "".join(cell("td", column, text) for column, text in enumerate(row)) + "</tr>" for row in rows]
-    said = f"<caption>{html.escape(caption)}</caption>"
+    title = f"<caption>{html.escape(caption)}</caption>"
     top = f"<thead><tr>{top}</tr></thead>"
-    return "\n".join(['<div class="wide"><table>', said, top, "<tbody>", *body, "</tbody></table></div>"])
+    return "\n".join(['<div class="wide"><table>', title, top, "<tbody>", *body, "</tbody></table></div>"])
 
 
 def figure(png: bytes, alternative: str, caption: str) -> str:
-    """Returns a picture that is in the page itself.
+    """Returns a picture embedded in the page.
 
     Args:
       png: the picture.
-      alternative: what it shows, for whom it is read aloud.
+      alternative: description of the picture for screen readers.
       caption: how to read it.
     """
     data = base64.b64encode(png).decode()

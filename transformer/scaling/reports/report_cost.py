@@ -1,4 +1,4 @@
-"""What a study cost: the sections of its report on runs, time and energy; and how, and by what, all was counted."""
+"""The report's sections on what a study cost (runs, time, energy) and on how everything was counted."""
 
 import math
 from collections import Counter
@@ -13,31 +13,31 @@ from transformer.scaling.reports.wording import number, scientific, short
 
 
 class Inputs(NamedTuple):
-    """What an estimate of energy takes from a person."""
+    """The user's numbers for an estimate of energy."""
 
     watts: float | None
-    """What one device draws; None: by energy.py's table."""
+    """Power of one device; None: by the table of energy.py."""
     cores: int
-    """That each run computed on, where it was on a processor."""
+    """Cores that each run computed on, where it was on a processor."""
     carbon: float
     """g CO2-equivalent a kWh."""
 
 
-def runs(found: Results) -> Iterator[str]:
-    """Yields every run with its cost."""
+def runs(results: Results) -> Iterator[str]:
+    """Yields the section on every run and its cost."""
     yield page.heading("Runs, and what they cost")
-    flops = sum(run.flops for run in found.runs)
-    hours = sum(_hours(run) for run in found.runs)
+    flops = sum(run.flops for run in results.runs)
+    hours = sum(_hours(run) for run in results.runs)
     caption = (
         f"In all {scientific(flops)} FLOPs, and {hours:.3g} hours of training, without compiling, evaluating, saving, "
         "and updates that were lost and made again. C: of a run's own updates; what branches share, their trunk pays."
     )
     head = "run", "state", "begins at update", "N", "D", "D / N", "own C", "own updates", "minutes", "loss"
-    yield page.table(caption, head, map(_row, found.runs), words=3)
+    yield page.table(caption, head, map(_row, results.runs), words=3)
 
 
-def used(found: Results, measured: Energy | None, inputs: Inputs) -> Iterator[str]:
-    """Yields energy and CO2: as measured, and an estimate with all that it is made of."""
+def used(results: Results, measured: Energy | None, inputs: Inputs) -> Iterator[str]:
+    """Yields the section on energy and CO2, measured and estimated, with the inputs of the estimate."""
     yield page.heading("Energy and CO2")
     if measured is not None:
         yield page.paragraph(
@@ -45,7 +45,7 @@ def used(found: Results, measured: Energy | None, inputs: Inputs) -> Iterator[st
             f"{measured.co2:.3g} kg CO2-equivalent."
         )
     hours: dict[str, float] = {}
-    for run in found.runs:
+    for run in results.runs:
         devices, kind = run.device
         if run.seconds > 0:
             hours[kind] = hours.get(kind, 0.0) + devices * _hours(run)
@@ -78,10 +78,10 @@ def used(found: Results, measured: Energy | None, inputs: Inputs) -> Iterator[st
             yield page.paragraph(f"The power of {kind!r} is not known, and it is left out: give it by --watts.")
 
 
-def provenance(found: Results) -> Iterator[str]:
-    """Yields the conventions, the data's mark, and the programs' versions."""
+def provenance(results: Results) -> Iterator[str]:
+    """Yields the section on the conventions, the data's digest, and the programs' versions."""
     yield page.heading("How it was counted, and by what")
-    plan, source = found.study, found.source
+    plan, source = results.study, results.source
     how = (conventions.convention(plan.convention).__doc__ or "").splitlines()[0]
     lines = [
         f"C, FLOPs, by {plan.convention}: {how}",
@@ -98,7 +98,7 @@ def provenance(found: Results) -> Iterator[str]:
             f"SHA-256 of its numbers: {source.digest}",
         ]
     yield page.bullets(lines)
-    writers = Counter(_writer(run) for run in found.runs if run.writer)
+    writers = Counter(_writer(run) for run in results.runs if run.writer)
     if writers:
         rows = [(devices, versions, str(count)) for (devices, versions), count in writers.items()]
         yield page.table("What wrote the runs' newest checkpoints.", ("devices", "versions", "runs"), rows, words=2)

@@ -1,4 +1,4 @@
-"""What a study came to: its runs, their losses and their cost, and the laws that were fitted: what a report shows."""
+"""Results of a study, as its report shows them: the runs with their losses and costs, and the fitted laws."""
 
 import dataclasses
 import json
@@ -13,9 +13,9 @@ from etils import epath
 from transformer.checkpoint import provenance, reading
 from transformer.errors import UserError
 from transformer.scaling.laws import law_file
-from transformer.scaling.laws.law_file import Fitted, Source
+from transformer.scaling.laws.law_file import Fitted, TableRecord
 from transformer.scaling.laws.reading import drop_highest
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 from transformer.scaling.studies import study
 from transformer.scaling.studies.study import Cell, Study
 
@@ -24,26 +24,26 @@ State = Literal["ended", "not finite", "unfinished", "not begun"]
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """One run, as far as it is."""
+    """One run, as far as it has got."""
 
     cell: Cell
     state: State
     loss: float
-    """Of validation at its end, nats; NaN where it has none."""
+    """Validation loss at its end, nats; NaN where it has none."""
     steps: np.ndarray
-    """[P] updates at which its loss was logged; of a run that branches, its own."""
+    """[P] updates at which its loss was logged; only its own updates if it is a branch."""
     losses: np.ndarray
-    """[P] of training there, nats; NaN where it was not finite."""
+    """[P] training loss there, nats; NaN where it was not finite."""
     seconds: float
-    """Of its own updates, without compiling, evaluating and saving; NaN where none was timed."""
+    """Time of its own updates, without compiling, evaluating and saving; NaN where none was timed."""
     writer: Mapping[str, Any]
-    """What wrote its newest checkpoint: devices, processes, versions; empty where it has none."""
+    """Record of what wrote its newest checkpoint (devices, processes, versions); empty where it has none."""
     last_words: str
     """The error that it stopped with, where its log ends with one."""
 
     @property
     def tokens(self) -> np.ndarray:
-        """[P] read by then, a trunk's included."""
+        """[P] tokens read by then, its trunk's included."""
         return self.steps * (self.cell.tokens / self.cell.steps)
 
     @property
@@ -53,12 +53,12 @@ class RunResult:
 
     @property
     def flops(self) -> float:
-        """Of its own updates, so far: a trunk pays for what its branches share."""
+        """FLOPs of its own updates so far: the trunk pays for what its branches share."""
         return self.cell.flops * self.own_steps / self.cell.steps
 
     @property
     def device(self) -> tuple[int, str]:
-        """How many devices of which kind; of a processor, whose devices may be fakes, how many processes."""
+        """Number of devices and their kind; on a processor, whose devices may be fakes, the number of processes."""
         if not self.writer:
             return 1, "unknown"
         count, kind = self.writer["devices"].split(" ", 1)
@@ -71,14 +71,14 @@ class Results:
 
     study: Study
     runs: tuple[RunResult, ...]
-    fitted: Table | None
+    fitted: RunTable | None
     """The runs to fit that ended with a finite loss; None where there is none."""
-    held_out: Table | None
-    """Those to predict, likewise."""
+    held_out: RunTable | None
+    """The runs to predict, likewise."""
     laws: tuple[Fitted, ...]
-    """Of the law file, in its order; none where there is no such file."""
-    source: Source | None
-    """What the laws were fitted to."""
+    """Laws of the law file, in its order; none where there is no such file."""
+    source: TableRecord | None
+    """The table that the laws were fitted to."""
 
     @property
     def stale(self) -> bool:
@@ -94,11 +94,11 @@ class Results:
         return next(run for run in self.runs if run.cell.name == name)
 
 
-def read(folder: epath.PathLike) -> Results:
-    """Returns what is in a study's folder.
+def read_results(folder: epath.PathLike) -> Results:
+    """Returns the results in a study's folder.
 
     Raises:
-      UserError: there is no study, or its law file is none.
+      UserError: there is no study, or its law file is damaged.
     """
     planned = study.read(folder)
     runs = tuple(_run(folder, cell) for cell in planned.cells)
@@ -111,21 +111,21 @@ def read(folder: epath.PathLike) -> Results:
 def _run(folder: epath.PathLike, cell: Cell) -> RunResult:
     run = study.run_of(folder, cell.name)
     rows = study.rows_of(folder, cell)
-    came = study.reached(cell, rows)
+    end = study.reached(cell, rows)
     first = cell.branch or 0  # a branch may have its trunk's rows before its own
     rows = [row for row in rows if "nll" in row and row["step"] > first]
     state: State = "unfinished" if rows else "not begun"
-    if came.ended:
-        state = "ended" if math.isfinite(came.loss) else "not finite"
-    words = "" if came.ended else _error(study.last_words(folder, cell))
+    if end.ended:
+        state = "ended" if math.isfinite(end.loss) else "not finite"
+    words = "" if end.ended else _error(study.last_words(folder, cell))
     steps = np.array([row["step"] for row in rows], np.int64)
     losses = np.array([math.nan if row["nll"] is None else row["nll"] for row in rows], np.float64)
-    found = RunResult(cell, state, came.loss, steps, losses, math.nan, _writer(run), words)
-    return dataclasses.replace(found, seconds=_seconds(rows, first, found.own_steps))
+    result = RunResult(cell, state, end.loss, steps, losses, math.nan, _writer(run), words)
+    return dataclasses.replace(result, seconds=_seconds(rows, first, result.own_steps))
 
 
 def _seconds(rows: list[dict[str, Any]], before: int, own: int) -> float:
-    """Returns the seconds of a run's own updates; those that were not timed, such as the first, taken for average."""
+    """Returns the seconds of a run's own updates; updates that were not timed, such as the first, count as average."""
     timed, seconds = 0, 0.0
     for row in rows:
         if row.get("step_seconds") is not None:
@@ -136,17 +136,18 @@ def _seconds(rows: list[dict[str, Any]], before: int, own: int) -> float:
 
 
 def _writer(run: study.Run) -> Mapping[str, Any]:
-    found = reading.steps(run.checkpoints)
-    path = run.checkpoints / str(found[-1]) / "record" / provenance.NAME if found else None
+    steps = reading.steps(run.checkpoints)
+    path = run.checkpoints / str(steps[-1]) / "record" / provenance.NAME if steps else None
     return json.loads(path.read_text()) if path is not None and path.exists() else {}
 
 
-def _error(said: str) -> str:
-    """Returns a process's last line if it tells of an error; it may be a progress bar's, too."""
-    return said.removeprefix("error: ")[:300] if re.match(r"[\w.]*(error|interrupt)", said, re.IGNORECASE) else ""
+def _error(last_line: str) -> str:
+    """Returns a process's last line if it is an error, and not, say, a progress bar."""
+    is_error = re.match(r"[\w.]*(error|interrupt)", last_line, re.IGNORECASE)
+    return last_line.removeprefix("error: ")[:300] if is_error else ""
 
 
-def _table(planned: Study, folder: epath.PathLike, held_out: bool) -> Table | None:
+def _table(planned: Study, folder: epath.PathLike, held_out: bool) -> RunTable | None:
     try:
         return study.table(planned, folder, held_out=held_out)
     except UserError:  # no run has ended, which the report says of each

@@ -22,12 +22,12 @@ def scientific(value: float) -> str:
 
 
 def number(value: float, form: str) -> str:
-    """Returns nothing for what is not known."""
+    """Returns a number as text, empty for NaN."""
     return "" if math.isnan(value) else f"{value:{form}}"
 
 
 def interval(pair: Interval | None, form: str | None = None) -> str:
-    """Returns [low, high], by default as `short`; nothing where there is none."""
+    """Returns [low, high] as text, by default as `short` writes numbers; empty where there is no interval."""
     if pair is None or math.isnan(pair[0]):
         return ""
     low, high = (short(end) if form is None else f"{end:{form}}" for end in pair)

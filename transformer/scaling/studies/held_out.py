@@ -1,4 +1,4 @@
-"""Held-out runs beside what a law says of them: how well a study predicts what it did not see."""
+"""Held-out runs beside a law's predictions: how well a study predicts runs that it was not fitted to."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -14,12 +14,12 @@ from transformer.scaling.laws.bootstrap import Interval
 from transformer.scaling.laws.law_file import Fitted
 from transformer.scaling.laws.predict import AllocationPrediction
 from transformer.scaling.laws.show import interval
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 from transformer.scaling.studies.study import Study, diverged, table
 
 
 class HeldOut(NamedTuple):
-    """A held-out run beside what a law says of it."""
+    """A held-out run beside a law's prediction of its loss."""
 
     name: str
     params: float
@@ -42,28 +42,28 @@ class HeldOut(NamedTuple):
         return None if math.isnan(low) else low <= self.measured <= high
 
 
-def compare(fitted: Fitted, held_out: Table) -> list[HeldOut]:
-    """Returns the held-out runs, by budget and by size, beside a law's predictions of them."""
+def compare(fitted: Fitted, held_out: RunTable) -> list[HeldOut]:
+    """Returns the held-out runs, by budget and by size, beside a law's predictions."""
     order = np.lexsort((held_out.params, np.round(np.log10(held_out.flops), 1)))
-    found = []
+    runs = []
     for row in order:
         n, d, c, loss = (float(x[row]) for x in (held_out.params, held_out.tokens, held_out.flops, held_out.loss))
-        found.append(HeldOut(held_out.names[row], n, d, c, *predict.loss(fitted, n, d), loss))
-    return found
+        runs.append(HeldOut(held_out.names[row], n, d, c, *predict.loss(fitted, n, d), loss))
+    return runs
 
 
 class Best(NamedTuple):
-    """The best of a held-out budget: where the parabola through its runs is lowest, or as a law predicts it."""
+    """The best use of a held-out budget: where the parabola through its runs is lowest, or as a law predicts it."""
 
     flops: float
     by: str
     """`measured`, or the law's name."""
     best: AllocationPrediction
-    """Without intervals where it was measured."""
+    """The best size, tokens and loss; without intervals where they were measured."""
 
 
-def best(fitted: Sequence[Fitted], held_out: Table) -> Iterator[Best]:
-    """Yields, of every held-out budget whose runs bracket their best size, what was measured and what each law says."""
+def best(fitted: Sequence[Fitted], held_out: RunTable) -> Iterator[Best]:
+    """Yields the measured and the predicted best use of each held-out budget whose runs bracket their best size."""
     unknown = math.nan, math.nan
     for profile in isoflop.profiles(held_out):
         if not profile.valley.inside:
@@ -71,31 +71,31 @@ def best(fitted: Sequence[Fitted], held_out: Table) -> Iterator[Best]:
         params, tokens, loss = profile.valley.lowest, profile.tokens, profile.valley.depth
         yield Best(profile.flops, "measured", AllocationPrediction(params, tokens, loss, unknown, unknown, unknown))
         for each in fitted:
-            # These two have no form of the loss; their C is the table's, the others' is 6 N D.
+            # An allocation law's C is counted as the table counts it; the other laws' C is 6 N D.
             own = isinstance(each.fit.law, AllocationLaw)
-            said = predict.allocation(each, profile.flops if own else 6 * params * tokens)
-            if math.isfinite(said.params):
-                yield Best(profile.flops, each.fit.law.name, said)
+            prediction = predict.allocation(each, profile.flops if own else 6 * params * tokens)
+            if math.isfinite(prediction.params):
+                yield Best(profile.flops, each.fit.law.name, prediction)
 
 
 class Score(NamedTuple):
-    """How a law did, over the held-out runs."""
+    """The accuracy of a law's predictions over the held-out runs."""
 
     error: float
-    """Mean of the errors, without their signs."""
+    """Mean absolute relative error."""
     inside: int
     judged: int
-    """Runs that have an interval; so many of them as `inside` lie in it."""
+    """Number of runs that have an interval; `inside` of them lie in it."""
 
 
 def score(compared: Sequence[HeldOut]) -> Score:
-    """Returns how a law did."""
+    """Returns the accuracy of a law's predictions."""
     judged = [each.inside for each in compared if each.inside is not None]
     return Score(float(np.mean([abs(each.error) for each in compared])), sum(judged), len(judged))
 
 
 def describe(fitted: Sequence[Fitted], study: Study, folder: epath.PathLike) -> Iterator[str]:
-    """Yields what each law predicted of a study's held-out runs, beside what was measured, in lines for people."""
+    """Yields the lines about a study's held-out runs: each law's predictions beside the measured losses."""
     names = diverged(study, folder)
     if names:
         yield f"\nleft out, for their loss was not finite: {', '.join(names)}"
@@ -115,13 +115,15 @@ def describe(fitted: Sequence[Fitted], study: Study, folder: epath.PathLike) -> 
                 f"  {row.name:24}{row.measured:>10.4f}{row.predicted:>11.4f}   {interval(row.of_run, '.4f'):20}"
                 f"{row.error:>+8.2%}{outside}"
             )
-    found = list(best(fitted, held))
-    if found:
+    bests = list(best(fitted, held))
+    if bests:
         yield "\nthe best of a held-out budget: measured, by the parabola through its runs, and predicted:"
         yield f"  {'C':>9}  {'':12}{'N*':>9} {'95 %':22}{'D*':>9} {'95 %':22}{'loss':>8} {'95 %':18}"
-    for flops, by, said in found:
-        loss = "" if math.isnan(said.loss) else f"{said.loss:.4f}"
+    for flops, by, best_use in bests:
+        loss = "" if math.isnan(best_use.loss) else f"{best_use.loss:.4f}"
         yield (
-            f"  {flops:>9.3g}  {by:12}{said.params:>9.3g} {interval(said.of_params, '.3g'):22}{said.tokens:>9.3g} "
-            f"{interval(said.of_tokens, '.3g'):22}{loss:>8} {interval(said.of_loss, '.4f'):18}"
+            f"  {flops:>9.3g}  {by:12}"
+            f"{best_use.params:>9.3g} {interval(best_use.of_params, '.3g'):22}"
+            f"{best_use.tokens:>9.3g} {interval(best_use.of_tokens, '.3g'):22}"
+            f"{loss:>8} {interval(best_use.of_loss, '.4f'):18}"
         ).rstrip()

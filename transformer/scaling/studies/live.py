@@ -1,4 +1,4 @@
-"""A sweep in sight: a table that follows the runs; where nobody looks, a line for each change."""
+"""Live view of a sweep: a table that follows the runs on a terminal, elsewhere a line for each change."""
 
 import sys
 import time
@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from transformer.scaling.studies.sweep import Progress
+from transformer.scaling.studies.sweep import CellProgress
 
 _STYLES = {"waits": "dim", "runs": "bold", "ended": "", "failed": "red"}
 
 
 @contextmanager
-def live(title: str) -> Iterator[Callable[[list[Progress]], None]]:
-    """Gives the function that shows where all runs are."""
+def live(title: str) -> Iterator[Callable[[list[CellProgress]], None]]:
+    """Yields a function that shows the state of all runs."""
     console = Console()
     if not console.is_terminal:
         yield _lines()
@@ -25,44 +25,44 @@ def live(title: str) -> Iterator[Callable[[list[Progress]], None]]:
         yield lambda progress: screen.update(table(title, progress))
 
 
-def table(title: str, progress: list[Progress]) -> Table:
-    """Returns the runs, a row each."""
-    ended = sum(one.state == "ended" for one in progress)
-    own = sum(one.cell.own_steps for one in progress)
-    made = sum(_made(one) for one in progress)
-    found = Table(title=f"{title}: {ended} of {len(progress)} runs, {made / own:.0%} of the updates")
+def table(title: str, progress: list[CellProgress]) -> Table:
+    """Returns a table of the runs, a row each."""
+    ended = sum(run.state == "ended" for run in progress)
+    own = sum(run.cell.own_steps for run in progress)
+    made = sum(_made(run) for run in progress)
+    rows = Table(title=f"{title}: {ended} of {len(progress)} runs, {made / own:.0%} of the updates")
     for words in ("run", ""):
-        found.add_column(words)
+        rows.add_column(words)
     for number in ("updates", "loss", "tokens/s"):
-        found.add_column(number, justify="right")
-    for one in progress:
-        loss = one.outcome.loss if one.state == "ended" else one.outcome.training_loss
-        speed = one.outcome.tokens_per_second
-        found.add_row(
-            one.cell.name,
-            one.reason if one.state == "failed" else one.state,
-            f"{one.outcome.step:,} / {one.cell.steps:,}",
+        rows.add_column(number, justify="right")
+    for run in progress:
+        loss = run.outcome.loss if run.state == "ended" else run.outcome.training_loss
+        speed = run.outcome.tokens_per_second
+        rows.add_row(
+            run.cell.name,
+            run.reason if run.state == "failed" else run.state,
+            f"{run.outcome.step:,} / {run.cell.steps:,}",
             f"{loss:.4f}" if loss == loss else "",
-            f"{speed:,.0f}" if one.state == "runs" and speed == speed else "",
-            style=_STYLES[one.state],
+            f"{speed:,.0f}" if run.state == "runs" and speed == speed else "",
+            style=_STYLES[run.state],
         )
-    return found
+    return rows
 
 
-def _made(one: Progress) -> int:
+def _made(run: CellProgress) -> int:
     """Returns the updates that a run has made itself."""
-    return one.cell.own_steps if one.state == "ended" else max(one.outcome.step - (one.cell.branch or 0), 0)
+    return run.cell.own_steps if run.state == "ended" else max(run.outcome.step - (run.cell.branch or 0), 0)
 
 
-def _lines() -> Callable[[list[Progress]], None]:
+def _lines() -> Callable[[list[CellProgress]], None]:
     began, seen = time.monotonic(), {}
 
-    def show(progress: list[Progress]) -> None:
-        for one in progress:
-            if seen.get(one.cell.name, "waits") != one.state:
-                loss = f", loss {one.outcome.loss:.4f}" if one.state == "ended" else ""
-                why = f": {one.reason}" if one.state == "failed" else ""
-                print(f"{time.monotonic() - began:7.0f} s  {one.cell.name} {one.state}{loss}{why}", file=sys.stderr)
-            seen[one.cell.name] = one.state
+    def show(progress: list[CellProgress]) -> None:
+        for run in progress:
+            if seen.get(run.cell.name, "waits") != run.state:
+                loss = f", loss {run.outcome.loss:.4f}" if run.state == "ended" else ""
+                why = f": {run.reason}" if run.state == "failed" else ""
+                print(f"{time.monotonic() - began:7.0f} s  {run.cell.name} {run.state}{loss}{why}", file=sys.stderr)
+            seen[run.cell.name] = run.state
 
     return show

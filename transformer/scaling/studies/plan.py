@@ -1,4 +1,4 @@
-"""Plan: which runs tell the law of a preset, from budgets of compute.
+"""Plan: the runs that a law for a preset is fitted to, from budgets of compute.
 
 Every budget gets models of several sizes around the one that is expected to be best, each trained until the budget is
 spent (IsoFLOP; Hoffmann et al. 2022, section 3.2). The sizes of all budgets lie on one ladder, so that few programs are
@@ -23,12 +23,12 @@ from transformer.training.experiment import Experiment
 _WARMUP_SHARE = 10
 """The shortest run of a size warms up over no more than one in so many of its updates."""
 _CURVE_POINTS = 100
-"""Rows of a run's metrics."""
+"""Number of rows in a run's metrics."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What a study is to tell."""
+    """What a study should measure."""
 
     budgets: tuple[float, ...]
     """Training FLOPs, by the convention, such as 1e12 3e12 1e13."""
@@ -37,13 +37,13 @@ class Request:
     span: float = 4.0
     """The largest model over the one that is expected to be best, as that one over the smallest."""
     tokens_per_param: float = TOKENS_PER_PARAM
-    """How many tokens a parameter the best model is expected to read (Hoffmann et al. 2022: 20)."""
+    """Tokens per parameter that the best model is expected to read (Hoffmann et al. 2022: 20)."""
     hold_out: int = 1
-    """So many of the largest budgets are left out of the fit, to be predicted."""
+    """Number of the largest budgets that are left out of the fit, to be predicted."""
     repeats: int = 1
     """Seeds of each budget's middle size: what tells noise from misfit."""
     rate: Literal["fixed", "mup", "step", "deepseek"] = "fixed"
-    """The learning rate of a size: the preset's; the preset's, carried over by muP; or scaled from the preset's by the
+    """Learning rate of a size: the preset's; the preset's, carried over by muP; or scaled from the preset's by the
     power laws of Li et al. 2025 (in N and D) or of Bi et al. 2024 (in C)."""
     convention: str = "6N"
     """How FLOPs are counted: python tools/scaling.py flops names the ways."""
@@ -71,11 +71,11 @@ class Planned(NamedTuple):
     study: Study
     experiments: dict[str, Experiment]
     notes: list[str]
-    """What to know before it is run, a line each."""
+    """Notes for the planner, a line each."""
 
 
 def plan(base: Experiment, request: Request, shaping: Shaping = Shaping()) -> Planned:
-    """Returns the runs that tell the law of `base`, whose model gives the proportions.
+    """Returns the runs from which a law for `base` is fitted; its model gives the proportions.
 
     Raises:
       UserError: a budget too small or too large for any shape, or an experiment that does not fit one.
@@ -119,7 +119,7 @@ def _ladder(
     shaping: Shaping,
     notes: list[str],
 ) -> dict[float, list[Sized]]:
-    """Returns budget -> its sizes, all from one ladder."""
+    """Returns the sizes of each budget, all from one ladder."""
     centres = [
         around(
             base,
@@ -157,21 +157,21 @@ def _branched(drafts: list[tuple[Cell, Architecture]], cooldown_fraction: float)
         key = cell.params, cell.seed
         if key not in longest or cell.steps > longest[key].steps:
             longest[key] = cell
-    found = []
+    branched = []
     for cell, model in drafts:
         trunk = longest[cell.params, cell.seed]
-        # The updates up to here have the trunk's rates; and one at least is left to make.
+        # The updates up to here have the trunk's rates, and at least one is left to make.
         branch = cell.steps - max(round(cooldown_fraction * cell.steps), 1)
         if trunk is not cell and branch >= 1 and trunk.steps > cell.steps:
             cell = dataclasses.replace(cell, trunk=trunk.name, branch=branch)
-        found.append((cell, model))
-    return found
+        branched.append((cell, model))
+    return branched
 
 
 def _experiment(
     base: Experiment, request: Request, cell: Cell, model: Architecture, cells: Sequence[Cell]
 ) -> Experiment:
-    """Returns the experiment of a cell; what its trunk or its branches ask for included."""
+    """Returns the experiment of a cell, with the checkpoints that its branches need."""
     alike = [other for other in cells if other.params == cell.params]
     shortest = min(other.steps for other in alike)
     branches = sorted({other.branch for other in cells if other.trunk == cell.name and other.branch is not None})
@@ -202,7 +202,7 @@ def _experiment(
 
 
 def _rate_factor(base: Experiment, request: Request, cell: Cell) -> float:
-    """Returns what a rule multiplies the preset's learning rate with: 1 at the preset's size and its best length."""
+    """Returns a rule's factor on the preset's learning rate: 1 at the preset's size and its best number of tokens."""
     own = conventions.num_params(base.model, request.size)
     here = {"N": float(cell.params), "D": float(cell.tokens)}
     there = {"N": float(own), "D": request.tokens_per_param * own}
@@ -221,7 +221,7 @@ def _base_of(model: Architecture) -> MupConfig:
 
 
 def _ordered(cells: Sequence[Cell]) -> list[Cell]:
-    """Returns the cells by budget; a trunk before its branches, which is to say the other way round: at its first."""
+    """Returns the cells by budget, a trunk before the first of its branches."""
     first: dict[str, float] = {cell.name: cell.budget for cell in cells}
     for cell in cells:
         if cell.trunk:

@@ -1,4 +1,4 @@
-"""What `tools/scaling.py plan` is asked; apart, because it imports JAX, which a table's fit does without."""
+"""Flags of `tools/scaling.py plan`, in a file of their own because they import JAX, which fitting does without."""
 
 import dataclasses
 from typing import Annotated
@@ -17,13 +17,13 @@ class Plan:
     study: tyro.conf.Positional[str]
     """A new folder."""
     request: Annotated[Request, tyro.conf.arg(name="")]
-    """What the study is to tell."""
+    """What the study should measure."""
     experiment: Annotated[Experiment, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
-    """What every run has in common."""
+    """The experiment that every run shares."""
     shape: Shaping = Shaping()
-    """What makes a size well-shaped."""
+    """Rules for a well-shaped size."""
     preset: str = "gpt-scaling"
-    """Whose model gives the proportions, and whose data and optimizer all sizes get."""
+    """The preset whose model gives the proportions, and whose data and optimizer all sizes get."""
     probe: bool = True
     """Time a few updates of each size."""
     jobs: int = 1
@@ -32,6 +32,6 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """The one flag that is needed before all others: it says whose defaults they have."""
+    """The flag that is read before all others, since it decides their defaults."""
 
     preset: str = "gpt-scaling"

@@ -1,4 +1,4 @@
-"""A plan in lines, for people: the runs, what they cost, and what they will tell."""
+"""A plan in lines, for people: the runs, what they cost, and how much they will tell."""
 
 from collections.abc import Callable
 
@@ -6,17 +6,17 @@ from transformer.scaling.studies import simulate
 from transformer.scaling.studies.plan import Planned
 
 SIMULATED = 40
-"""Studies that are simulated."""
+"""Number of studies that are simulated."""
 _STARTING = 8.0
 """Seconds of a run that are not updates, on a core."""
 
 
 def table(planned: Planned, seconds: dict[int, float], jobs: int) -> list[str]:
-    """Returns the runs, a line each, and what they cost in all.
+    """Returns the runs, a line each, and their total cost.
 
     Args:
       planned: the study.
-      seconds: N -> of an update, on what one of `jobs` runs has; empty: not known.
+      seconds: N -> seconds of an update, on one of `jobs` runs' share of the machine; empty: not known.
       jobs: runs at a time.
     """
     study = planned.study
@@ -45,7 +45,7 @@ def table(planned: Planned, seconds: dict[int, float], jobs: int) -> list[str]:
 
 
 def tells(planned: Planned, progress: Callable[[], object] = lambda: None) -> list[str]:
-    """Returns what the study will tell, by `SIMULATED` simulations; `progress` is called after each."""
+    """Returns the lines about how much the study will tell, by `SIMULATED` simulations; calls `progress` after each."""
     expected = simulate.expected(planned.study.cells, count=SIMULATED, progress=progress)
     what = "the held-out budget" if any(cell.held_out for cell in planned.study.cells) else "ten times the budget"
     failed = f"; {expected.failed} of {SIMULATED} could not be fitted" if expected.failed else ""

@@ -1,4 +1,4 @@
-"""Probe: how long a study's runs will take here, from a few updates of each size."""
+"""Probe: measures how long a study's runs will take here, from a few updates of each size."""
 
 import statistics
 import time
@@ -20,25 +20,25 @@ def seconds_per_step(
     corpus: Corpora,
     progress: Callable[[], object] = lambda: None,
 ) -> dict[int, float]:
-    """Returns N -> seconds of an update, the median of a few after the first, which compiles.
+    """Returns N -> seconds of an update: the median of a few after the first, which compiles.
 
-    What is compiled stays in JAX's cache, for the runs.
+    The compiled programs stay in JAX's cache, for the runs.
 
     Args:
-      cells: of a study.
-      experiments: of the cells, by name.
-      corpus: what all of them read.
+      cells: the cells of a study.
+      experiments: the cells' experiments, by name.
+      corpus: the corpus that all of them read.
       progress: called after each size.
 
     Raises:
       UserError: a mesh that does not divide something.
     """
-    found: dict[int, float] = {}
+    seconds: dict[int, float] = {}
     for cell in cells:
-        if cell.params not in found:
-            found[cell.params] = _seconds(experiments[cell.name], corpus)
+        if cell.params not in seconds:
+            seconds[cell.params] = _seconds(experiments[cell.name], corpus)
             progress()
-    return found
+    return seconds
 
 
 def epochs(cells: Sequence[Cell], corpus: Corpora) -> float:

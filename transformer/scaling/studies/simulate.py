@@ -1,4 +1,4 @@
-"""Simulate: how much a study will tell, before it is run: the same cells under a law that is known, many times."""
+"""Simulation: how much a study will tell, estimated from many studies of the same cells under a known law."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -12,22 +12,22 @@ from transformer.scaling.laws.parametric import Chinchilla
 from transformer.scaling.studies.study import Cell
 
 HOFFMANN = Chinchilla(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
-"""Besiroglu et al. 2024, of Hoffmann et al.'s runs: the shape of a law of language, where there is no better guess."""
+"""Besiroglu et al. 2024's law of Hoffmann et al.'s runs: a law of language models, for want of a better guess."""
 NOISE = 0.003
-"""Of log loss, between seeds."""
+"""Standard deviation of log loss between seeds."""
 
 
 class Expected(NamedTuple):
-    """What the studies come to: half-widths of the middle 95 %, relative but for `a`."""
+    """The spread of fits to simulated studies: half-widths of the middle 95 %, relative except for `a`."""
 
     a: float
-    """Of the exponent of the best size, N* ~ C^a; absolute."""
+    """Spread of the exponent of the best size, N* ~ C^a; absolute."""
     loss: float
-    """Of the loss of the held-out runs, or of ten times the largest budget where none is held out."""
+    """Spread of the best loss of the held-out budget, or of ten times the largest budget where none is held out."""
     params: float
-    """Of the best size of that budget."""
+    """Spread of the best size of that budget."""
     failed: int
-    """Studies that a law could not be fitted to."""
+    """Number of studies that no law could be fitted to."""
 
 
 def expected(
@@ -39,14 +39,14 @@ def expected(
     seed: int = 0,
     progress: Callable[[], object] = lambda: None,
 ) -> Expected:
-    """Returns how far fits to simulated studies scatter about each other.
+    """Returns the spread of fits to simulated studies.
 
     Args:
-      cells: of a study.
+      cells: the cells of a study.
       truth: the law that the losses follow.
       noise: standard deviation of log loss between runs that differ in their seed alone.
-      count: studies.
-      seed: of the noise.
+      count: number of studies.
+      seed: seed of the noise.
       progress: called after each study.
 
     Raises:
@@ -56,7 +56,7 @@ def expected(
     budget = max(cell.flops for cell in cells) * (1 if len(fitted) < len(cells) else 10)
     params, tokens = (np.array([float(getattr(cell, field)) for cell in fitted]) for field in ("params", "tokens"))
     best = truth.optimum(budget)
-    found, failed = [], 0
+    fits, failed = [], 0
     for number in range(count):
         try:
             law = parametric.fit(synthetic.study(truth, params, tokens, noise=noise, seed=seed + number)).law
@@ -66,10 +66,10 @@ def expected(
         finally:
             progress()
         numbers = law.parameters()
-        found.append((numbers["a"], float(law.loss(*best)), law.optimum(budget).params))
-    if len(found) < 2:
+        fits.append((numbers["a"], float(law.loss(*best)), law.optimum(budget).params))
+    if len(fits) < 2:
         raise UserError(f"{len(fitted)} runs to fit tell nothing of a law: plan more sizes or budgets")
-    a, loss, size = np.array(found).T
+    a, loss, size = np.array(fits).T
     return Expected(_half(a), _half(np.log(loss)), _half(np.log(size)), failed)
 
 

@@ -1,4 +1,4 @@
-"""Which sizes a study trains: the well-shaped architectures next to given numbers of parameters, or around a budget.
+"""Sizes that a study trains: the well-shaped architectures next to given numbers of parameters, or around a budget.
 
 Shape letters: D model width, L layers, N parameters, C training FLOPs.
 """
@@ -16,7 +16,7 @@ from transformer.models.counting import kind_of
 from transformer.models.resizing import Shaping, scaled, shallowest
 
 _WIDEST = 2**15
-"""Wider than any model so far."""
+"""Largest width that is considered: wider than any model so far."""
 
 TOKENS_PER_PARAM = 20.0
 """D* / N* of Hoffmann et al. 2022, table 3, for N with embeddings: what to expect before anything is measured."""
@@ -29,7 +29,7 @@ class Sized(NamedTuple):
     params: int
     """N, by the count that was asked for."""
     note: str | None = None
-    """What to know about it: that no shape came nearer."""
+    """A note that no shape came nearer, or None."""
 
 
 def sized(
@@ -44,10 +44,10 @@ def sized(
     Where none has, the nearest N of those that are no further from the proportions than the stretch, and a note.
 
     Args:
-      base: of any family; its proportions are kept.
+      base: an architecture of any family, whose proportions are kept.
       params: N.
-      size: what counts as N, one of `conventions.SIZES`.
-      shaping: what makes a size well-shaped.
+      size: how N is counted, one of `conventions.SIZES`.
+      shaping: rules for a well-shaped size.
       above: N must be more than this.
 
     Raises:
@@ -64,13 +64,13 @@ def sized(
     best: Sized | None = None
     for width in near:
         for architecture in _depths(base, width, wanted, size, shaping):
-            found = _params(architecture, size)
-            if found <= above:
+            count = _params(architecture, size)
+            if count <= above:
                 continue
-            if abs(found - params) <= shaping.tolerance * params:
-                return Sized(architecture, found)
-            if best is None or abs(math.log(found / params)) < abs(math.log(best.params / params)):
-                best = Sized(architecture, found)
+            if abs(count - params) <= shaping.tolerance * params:
+                return Sized(architecture, count)
+            if best is None or abs(math.log(count / params)) < abs(math.log(best.params / params)):
+                best = Sized(architecture, count)
     if best is None:
         raise UserError(f"sizes: no {base.family} of {params:,.0f} {size} parameters and more than {above:,}")
     note = f"{best.params / params - 1:+.0%} of the {params:,.0f} asked for: no well-shaped {base.family} is nearer"
@@ -80,11 +80,11 @@ def sized(
 def ladder(
     base: Architecture, params: Sequence[float], size: str = "total", shaping: Shaping = Shaping()
 ) -> list[Sized]:
-    """Returns a size for each N, in order and each larger than the last; arguments as `sized`'s."""
-    found: list[Sized] = []
+    """Returns a size for each N, in order and each larger than the last; takes the arguments of `sized`."""
+    rungs: list[Sized] = []
     for target in sorted(params):
-        found.append(sized(base, target, size, shaping, above=found[-1].params if found else 0))
-    return found
+        rungs.append(sized(base, target, size, shaping, above=rungs[-1].params if rungs else 0))
+    return rungs
 
 
 def around(
@@ -100,21 +100,21 @@ def around(
     tokens_per_param: float = TOKENS_PER_PARAM,
     shaping: Shaping = Shaping(),
 ) -> list[Sized]:
-    """Returns sizes, evenly spaced in log N, around the one that a budget is expected to be best spent on.
+    """Returns sizes, evenly spaced in log N, around the size that is expected to be best for a budget.
 
-    That is the N whose training on `tokens_per_param` N tokens costs C. The outermost have N / `span` and N `span`.
+    That size is the N whose training on `tokens_per_param` N tokens costs C; the outermost are N / `span` and N `span`.
 
     Args:
-      base: of any family; its proportions are kept.
+      base: an architecture of any family, whose proportions are kept.
       flops: C.
-      count: how many sizes.
+      count: number of sizes.
       length: tokens of an example; of the encoder's sequence, where there are two.
       target_length: tokens of the decoder's sequence, in an encoder-decoder.
       convention: how C is counted, one of `conventions.CONVENTIONS`.
-      size: what counts as N, one of `conventions.SIZES`.
-      span: how far the sizes go, as a factor.
-      tokens_per_param: tokens that a parameter is expected to be worth.
-      shaping: what makes a size well-shaped.
+      size: how N is counted, one of `conventions.SIZES`.
+      span: factor from the middle size to the outermost ones.
+      tokens_per_param: D* / N* that is expected.
+      shaping: rules for a well-shaped size.
 
     Raises:
       UserError: the budget is too small for the smallest shape, or too large; an unknown name.
@@ -146,7 +146,7 @@ def around(
 
 @functools.lru_cache(maxsize=64)
 def _widths(base: Architecture, shaping: Shaping) -> tuple[int, ...]:
-    """Returns all widths that are well-shaped."""
+    """Returns all well-shaped widths."""
 
     def fits(width: int) -> bool:
         try:
@@ -155,16 +155,16 @@ def _widths(base: Architecture, shaping: Shaping) -> tuple[int, ...]:
             return False
         return True
 
-    found = tuple(filter(fits, range(2, _WIDEST + 1, 2)))
-    if not found:
+    widths = tuple(filter(fits, range(2, _WIDEST + 1, 2)))
+    if not widths:
         raise UserError(f"sizes: no width of {base.family} fits {shaping}")
-    return found
+    return widths
 
 
 def _place(base: Architecture, widths: Sequence[int], value: float, key: Callable[[int], float]) -> int:
-    """Returns the place of a width whose key is next to the value: by secants, as the key is nearly a power of it.
+    """Returns the place of a width whose key is next to the value, by secants: the key is nearly a power of the width.
 
-    A bisection would ask for thrice as many keys, and each takes a trace of a model.
+    A bisection would need three times as many keys, and each traces a model.
     """
     keys: dict[int, float] = {}
     place = min(bisect.bisect_left(widths, base.width), len(widths) - 1)
@@ -179,9 +179,9 @@ def _place(base: Architecture, widths: Sequence[int], value: float, key: Callabl
 
 
 def _depths(base: Architecture, width: int, params: float, size: str, shaping: Shaping) -> list[Architecture]:
-    """Returns the architectures of a width that are within stretch and next to N, the deepest below and above it.
+    """Returns the architectures of a width, within stretch, that are next to N: the last below and the first above.
 
-    Where the number of layers is given, the one that has it.
+    Where the number of layers is given, returns the one that has it.
     """
     if shaping.layers is not None:
         return [scaled(base, width, shaping=shaping)]
@@ -199,7 +199,7 @@ def _depths(base: Architecture, width: int, params: float, size: str, shaping: S
 
 
 def _params(architecture: Architecture, size: str) -> int:
-    """Returns `conventions.num_params`, from the tree of a shallow model, made once a width: layers are all alike."""
+    """Returns `conventions.num_params` from a shallow model's tree, traced once a width, since all layers are alike."""
     shallow, kinds, total = shallowest(architecture), kinds_of(size), 0
     for parameter in shallow.counts.parameters:
         if kind_of(parameter) in kinds:

@@ -1,4 +1,4 @@
-"""A study's runs as Slurm's jobs: one array of those that start by themselves, then one of those that branch."""
+"""A study's runs as Slurm jobs: one array of the runs that start by themselves, then one of the branches."""
 
 import shlex
 import shutil
@@ -32,9 +32,9 @@ def scripts(study: Study, folder: Path, command: Sequence[str], jobs: int | None
     A run that is told to stop two minutes before its time is up saves, and is put back into the queue.
 
     Args:
-      study: of the folder.
+      study: the study in the folder.
       folder: STUDY, as every node sees it.
-      command: what `--only RUN` is added to.
+      command: the command that `--only RUN` is added to.
       jobs: runs at a time; None: as many as Slurm gives.
     """
     waiting = [cell for cell in study.cells if not outcome(folder, cell).ended]
@@ -43,7 +43,7 @@ def scripts(study: Study, folder: Path, command: Sequence[str], jobs: int | None
     ]
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     (folder / "slurm").mkdir(exist_ok=True)
-    found = []
+    paths = []
     for number, wave in enumerate(waves):
         if wave:
             path = folder / "slurm" / f"{number}.sh"
@@ -56,12 +56,12 @@ def scripts(study: Study, folder: Path, command: Sequence[str], jobs: int | None
                 command=shlex.join(command),
             )
             path.write_text(content)
-            found.append(path)
-    return found
+            paths.append(path)
+    return paths
 
 
 def submit(paths: Sequence[Path]) -> list[str]:
-    """Submits scripts, each to start when the one before has ended, well or not; returns the jobs' numbers.
+    """Submits scripts, each to start when the one before has ended, successfully or not; returns the job numbers.
 
     Raises:
       UserError: there is no Slurm here, or it refuses.

@@ -1,9 +1,9 @@
-"""Study: runs that are planned together, so that a law can be fitted to what they come to.
+"""Study: runs that are planned together, so that a law can be fitted to their losses.
 
-STUDY/study.json         the cells, by which conventions they were counted
-STUDY/experiments/       what each of them trains
-STUDY/runs/NAME/         an ordinary run; what it says is in STUDY/logs/NAME.log
-STUDY/runs.csv           a row for each run that has ended: what `fit` reads
+STUDY/study.json         the cells, and the conventions that they were counted by
+STUDY/experiments/       the experiment of each cell
+STUDY/runs/NAME/         an ordinary run, whose output is in STUDY/logs/NAME.log
+STUDY/runs.csv           a row for each run that has ended
 STUDY/law.json           the fitted laws
 """
 
@@ -19,7 +19,7 @@ from etils import epath
 
 from transformer.checkpoint import to_json, write_atomically
 from transformer.errors import UserError
-from transformer.scaling.laws.table import Table
+from transformer.scaling.laws.table import RunTable
 from transformer.training import experiment as experiments
 from transformer.training.experiment import Experiment
 from transformer.training.metrics import read_rows
@@ -33,19 +33,19 @@ class Cell:
     """One planned run."""
 
     name: str
-    """Its folder's name."""
+    """Name of its folder."""
     budget: float
-    """C that it was planned for, FLOPs."""
+    """C that it was planned for, in FLOPs."""
     params: int
     """N, by the study's count."""
     tokens: int
-    """D that it reads."""
+    """D, the tokens that it reads."""
     flops: float
-    """C that it takes, by the study's convention."""
+    """C that it costs, by the study's convention."""
     steps: int
     """Updates."""
     seed: int
-    """Of parameters, order and dropout."""
+    """Seed of parameters, order and dropout."""
     held_out: bool = False
     """Whether it is left out of the fit, to be predicted."""
     trunk: str | None = None
@@ -55,21 +55,21 @@ class Cell:
 
     @property
     def own_steps(self) -> int:
-        """Updates that it makes itself."""
+        """Number of updates that it makes itself."""
         return self.steps - (self.branch or 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What was planned."""
+    """The planned cells, and how they are counted."""
 
     preset: str
     convention: str
-    """How C is counted, one of `conventions.CONVENTIONS`."""
+    """Convention that C is counted by, one of `conventions.CONVENTIONS`."""
     size: str
-    """What N counts, one of `conventions.SIZES`."""
+    """Convention that N is counted by, one of `conventions.SIZES`."""
     cells: tuple[Cell, ...]
-    """In the order in which they are to be run: a trunk before what branches from it."""
+    """Cells in the order in which they are run: a trunk before its branches."""
     version: int = VERSION
 
     def __getitem__(self, name: str) -> Cell:
@@ -80,20 +80,20 @@ class Study:
 
 
 class Outcome(NamedTuple):
-    """How far a run is, from its metrics."""
+    """The progress of a run, from its metrics."""
 
     step: int
     """Its last logged update."""
     loss: float
-    """Of validation after the last update, nats; NaN where it has not ended, or was not finite."""
+    """Validation loss after the last update, nats; NaN where the run has not ended, or the loss was not finite."""
     ended: bool
     training_loss: float
-    """The last logged one."""
+    """Last logged training loss, nats."""
     tokens_per_second: float
 
 
 def write(study: Study, folder: epath.PathLike, planned: Mapping[str, Experiment]) -> None:
-    """Makes a study's folder, of the cells and the experiment of each."""
+    """Writes a study's folder: its cells and their experiments."""
     place = epath.Path(folder) / "experiments"
     place.mkdir(parents=True, exist_ok=True)
     for cell in study.cells:
@@ -103,7 +103,7 @@ def write(study: Study, folder: epath.PathLike, planned: Mapping[str, Experiment
 
 
 def read(folder: epath.PathLike) -> Study:
-    """Returns a folder's study; raises UserError where there is none, or another version's."""
+    """Returns a folder's study; raises UserError where there is none, or one of another version."""
     path = epath.Path(folder) / "study.json"
     try:
         record: dict[str, Any] = json.loads(path.read_text())
@@ -117,12 +117,12 @@ def read(folder: epath.PathLike) -> Study:
 
 
 def experiment_path(folder: epath.PathLike, cell: Cell) -> epath.Path:
-    """Returns where a cell's experiment is planned."""
+    """Returns the path of a cell's planned experiment."""
     return epath.Path(folder) / "experiments" / f"{cell.name}.json"
 
 
 def log_path(folder: epath.PathLike, cell: Cell) -> epath.Path:
-    """Returns where what a cell's process says is kept."""
+    """Returns the path of the log of a cell's process."""
     return epath.Path(folder) / "logs" / f"{cell.name}.log"
 
 
@@ -132,7 +132,7 @@ def run_of(folder: epath.PathLike, name: str) -> Run:
 
 
 def outcome(folder: epath.PathLike, cell: Cell) -> Outcome:
-    """Returns how far a cell's run is."""
+    """Returns the progress of a cell's run."""
     return reached(cell, rows_of(folder, cell))
 
 
@@ -143,7 +143,7 @@ def rows_of(folder: epath.PathLike, cell: Cell) -> list[dict[str, Any]]:
 
 
 def reached(cell: Cell, rows: Sequence[Mapping[str, Any]]) -> Outcome:
-    """Returns how far a cell's run is, by the rows of its metrics."""
+    """Returns the progress of a cell's run, from the rows of its metrics."""
     trained = [row for row in rows if "nll" in row]
     ends = [row["eval_loss"] for row in rows if "eval_loss" in row and row["step"] == cell.steps]
     last = trained[-1] if trained else {}
@@ -156,20 +156,20 @@ def reached(cell: Cell, rows: Sequence[Mapping[str, Any]]) -> Outcome:
     )
 
 
-def table(study: Study, folder: epath.PathLike, *, held_out: bool = False) -> Table:
-    """Returns the runs that have ended: those to fit, or those that were held out.
+def table(study: Study, folder: epath.PathLike, *, held_out: bool = False) -> RunTable:
+    """Returns the table of the runs that have ended: the runs to fit, or the held-out runs.
 
-    A loss that is not finite is left out: `diverged` names such runs.
+    Runs whose loss is not finite are left out: `diverged` names them.
 
     Raises:
       UserError: there is none.
     """
-    found = [(cell, outcome(folder, cell)) for cell in study.cells if cell.held_out == held_out]
-    ended = [(cell, came.loss) for cell, came in found if came.ended and math.isfinite(came.loss)]
+    outcomes = [(cell, outcome(folder, cell)) for cell in study.cells if cell.held_out == held_out]
+    ended = [(cell, end.loss) for cell, end in outcomes if end.ended and math.isfinite(end.loss)]
     if not ended:
         raise UserError(f"{folder}: no run has ended yet: python tools/scaling.py run {folder}")
     cells, losses = zip(*ended, strict=True)
-    return Table(
+    return RunTable(
         params=np.array([cell.params for cell in cells], np.float64),
         tokens=np.array([cell.tokens for cell in cells], np.float64),
         loss=np.array(losses, np.float64),
@@ -181,26 +181,26 @@ def table(study: Study, folder: epath.PathLike, *, held_out: bool = False) -> Ta
 
 def diverged(study: Study, folder: epath.PathLike) -> list[str]:
     """Returns the names of the runs that ended with a loss that is not finite."""
-    came = [(cell.name, outcome(folder, cell)) for cell in study.cells]
-    return [name for name, one in came if one.ended and not math.isfinite(one.loss)]
+    outcomes = [(cell.name, outcome(folder, cell)) for cell in study.cells]
+    return [name for name, end in outcomes if end.ended and not math.isfinite(end.loss)]
 
 
 def write_rows(study: Study, folder: epath.PathLike) -> None:
     """Writes runs.csv: a row for each run that has ended, for people and other programs."""
     lines = ["name,params,tokens,flops,loss,budget,steps,seed,held_out"]
     for cell in study.cells:
-        came = outcome(folder, cell)
-        if came.ended:
-            numbers = cell.params, cell.tokens, cell.flops, came.loss, cell.budget, cell.steps, cell.seed
+        end = outcome(folder, cell)
+        if end.ended:
+            numbers = cell.params, cell.tokens, cell.flops, end.loss, cell.budget, cell.steps, cell.seed
             lines.append(",".join([cell.name, *map(repr, numbers), str(cell.held_out).lower()]))
     write_atomically(epath.Path(folder) / "runs.csv", "".join(f"{line}\n" for line in lines).encode())
 
 
 def last_words(folder: epath.PathLike, cell: Cell) -> str:
-    """Returns the last line that a cell's process wrote; an empty one where it wrote none."""
+    """Returns the last line that a cell's process wrote; empty where it wrote none."""
     path = log_path(folder, cell)
-    said = path.read_bytes().decode(errors="replace").splitlines() if path.exists() else []
-    return next((line.strip() for line in reversed(said) if line.strip()), "")
+    lines = path.read_bytes().decode(errors="replace").splitlines() if path.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def _number(value: float | None) -> float:

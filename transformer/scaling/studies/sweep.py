@@ -1,8 +1,7 @@
-"""Sweep: a study's runs made, several at a time; one that fails is named, and the others go on.
+"""Sweep: makes a study's runs, several at a time; a run that fails is named, and the others go on.
 
-Each run is `train.py --workdir RUN` in a process of its own: what it does to itself, it does to itself alone. Processes
-share compiled programs through JAX's cache, and the runs of a size differ in what a program takes as arguments, so
-that a size compiles once.
+Each run is `train.py --workdir RUN` in a process of its own, so that no run can harm another. Processes share compiled
+programs through JAX's cache; the runs of a size differ in arguments of their program alone, so a size compiles once.
 """
 
 import dataclasses
@@ -39,14 +38,14 @@ State = Literal["waits", "runs", "ended", "failed"]
 
 
 @dataclasses.dataclass
-class Progress:
-    """Where a cell is."""
+class CellProgress:
+    """State of a cell's run."""
 
     cell: Cell
     state: State
     outcome: Outcome
     reason: str = ""
-    """Why it failed, in a line."""
+    """Why it failed, in one line."""
 
 
 def sweep(
@@ -55,35 +54,35 @@ def sweep(
     program: Sequence[str],
     *,
     shares: Sequence[set[int] | None] = (None,),
-    show: Callable[[list[Progress]], None] = lambda _: None,
+    show: Callable[[list[CellProgress]], None] = lambda _: None,
     poll: float = 1.0,
-) -> list[Progress]:
-    """Makes all runs of a study that have not ended, in its order; returns where each one is then.
+) -> list[CellProgress]:
+    """Makes all runs of a study that have not ended, in its order; returns the final state of each.
 
     SIGINT and SIGTERM are passed on: the runs save and stop, and the same call goes on with them.
 
     Args:
-      study: of the folder.
+      study: the study in the folder.
       folder: STUDY; local.
       program: the command that `--workdir RUN` is added to.
-      shares: the cores of each of the runs that are made at a time; None: all.
-      show: called with where all are, every `poll` seconds.
-      poll: seconds.
+      shares: the cores of each run, one entry for each run at a time; None: all cores.
+      show: called with the state of all runs, every `poll` seconds.
+      poll: seconds between looks at the runs.
 
     Raises:
       Interrupted: a signal came.
     """
-    cells = {cell.name: Progress(cell, "waits", outcome(folder, cell)) for cell in study.cells}
-    for one in cells.values():
-        if one.outcome.ended:
-            one.state = "ended"
+    cells = {cell.name: CellProgress(cell, "waits", outcome(folder, cell)) for cell in study.cells}
+    for progress in cells.values():
+        if progress.outcome.ended:
+            progress.state = "ended"
     running: dict[str, tuple[subprocess.Popen, int]] = {}
-    with _signals() as came:
+    with _signals() as signals:
         try:
             while True:
-                _reap(folder, cells, running, stopping=bool(came))
+                _reap(folder, cells, running, stopping=bool(signals))
                 taken = {place for _, place in running.values()}
-                for place in sorted(set(range(len(shares))) - taken) if not came else ():
+                for place in sorted(set(range(len(shares))) - taken) if not signals else ():
                     if (started := _start_next(folder, cells, program, shares[place])) is not None:
                         name, process = started
                         running[name] = process, place
@@ -92,52 +91,54 @@ def sweep(
                 show(list(cells.values()))
                 if not running:
                     break
-                if came:
-                    _pass_on(running, came[-1])
+                if signals:
+                    _pass_on(running, signals[-1])
                 time.sleep(poll)
         finally:
-            for process, _ in running.values():  # an error of ours: nothing is to go on behind our back
+            for process, _ in running.values():  # after an error here no run may go on unwatched
                 process.terminate()
-    if came:
-        raise Interrupted(f"{signal.Signals(came[0]).name}: stopped. To go on: python tools/scaling.py run {folder}")
+    if signals:
+        raise Interrupted(f"{signal.Signals(signals[0]).name}: stopped. To go on: python tools/scaling.py run {folder}")
     return list(cells.values())
 
 
 def _start_next(
-    folder: epath.PathLike, cells: dict[str, Progress], program: Sequence[str], cores: set[int] | None
+    folder: epath.PathLike, cells: dict[str, CellProgress], program: Sequence[str], cores: set[int] | None
 ) -> tuple[str, subprocess.Popen] | None:
-    """Starts the first run that can; returns its name and its process. None: there is nothing to start now."""
-    for one in cells.values():
-        if _is_ready(one, cells):
+    """Starts the first run that is ready; returns its name and its process, or None if none is ready."""
+    for progress in cells.values():
+        if _is_ready(progress, cells):
             try:
-                return one.cell.name, _start(folder, one, program, cores)
+                return progress.cell.name, _start(folder, progress, program, cores)
             except UserError as error:
-                one.state, one.reason = "failed", str(error)
+                progress.state, progress.reason = "failed", str(error)
     return None
 
 
-def _is_ready(one: Progress, cells: dict[str, Progress]) -> bool:
-    """Whether a run can start. One whose trunk failed fails with it, and is not waited for."""
-    if one.state != "waits":
+def _is_ready(progress: CellProgress, cells: dict[str, CellProgress]) -> bool:
+    """Whether a run can start. A run whose trunk failed is marked as failed, too."""
+    if progress.state != "waits":
         return False
-    if one.cell.trunk is None:
+    if progress.cell.trunk is None:
         return True
-    if one.cell.trunk not in cells:  # it is not asked for: it has ended, or this one cannot begin
+    if progress.cell.trunk not in cells:  # it is not asked for: it has ended, or this one cannot begin
         return True
-    trunk = cells[one.cell.trunk]
+    trunk = cells[progress.cell.trunk]
     if trunk.state == "failed":
-        one.state, one.reason = "failed", f"its trunk, {trunk.cell.name}, failed"
+        progress.state, progress.reason = "failed", f"its trunk, {trunk.cell.name}, failed"
     return trunk.state == "ended"
 
 
-def _start(folder: epath.PathLike, one: Progress, program: Sequence[str], cores: set[int] | None) -> subprocess.Popen:
-    """Starts a run's process; what it says goes to `logs/NAME.log`."""
-    run = run_of(folder, one.cell.name)
-    place = Path(log_path(folder, one.cell))
+def _start(
+    folder: epath.PathLike, progress: CellProgress, program: Sequence[str], cores: set[int] | None
+) -> subprocess.Popen:
+    """Starts a run's process; its output goes to `logs/NAME.log`."""
+    run = run_of(folder, progress.cell.name)
+    place = Path(log_path(folder, progress.cell))
     place.parent.mkdir(parents=True, exist_ok=True)
     if not run.experiment_path.exists():
-        _begin(folder, one.cell, run)
-    one.state = "runs"
+        _begin(folder, progress.cell, run)
+    progress.state = "runs"
     with place.open("ab") as log:
         process = subprocess.Popen(
             [*program, "--workdir", str(run.folder)],
@@ -152,7 +153,7 @@ def _start(folder: epath.PathLike, one: Progress, program: Sequence[str], cores:
 
 
 def _begin(folder: epath.PathLike, cell: Cell, run: Run) -> None:
-    """Makes a run's folder, with its experiment; one that branches begins with its trunk's checkpoint."""
+    """Makes a run's folder, with its experiment; a branch begins with its trunk's checkpoint."""
     experiment = experiments.read(experiment_path(folder, cell))
     record = to_json(experiments.to_dict(experiment))
     if run.folder.exists():  # a kill left a part of it
@@ -168,49 +169,49 @@ def _begin(folder: epath.PathLike, cell: Cell, run: Run) -> None:
 
 def _reap(
     folder: epath.PathLike,
-    cells: dict[str, Progress],
+    cells: dict[str, CellProgress],
     running: dict[str, tuple[subprocess.Popen, int]],
     *,
     stopping: bool,
 ) -> None:
-    """Takes note of the processes that have ended; none has failed that was told to stop."""
+    """Takes note of the processes that have ended; a process that was told to stop has not failed."""
     for name, (process, _) in list(running.items()):
         if process.poll() is None:
             continue
         del running[name]
-        one = cells[name]
-        one.outcome = outcome(folder, one.cell)
-        if one.outcome.ended:
-            one.state = "ended"
+        progress = cells[name]
+        progress.outcome = outcome(folder, progress.cell)
+        if progress.outcome.ended:
+            progress.state = "ended"
         elif stopping or process.returncode == Interrupted.exit_code:
-            one.state = "waits"
+            progress.state = "waits"
         else:
-            one.state, one.reason = "failed", _last_words(folder, one.cell, process.returncode)
+            progress.state, progress.reason = "failed", _last_words(folder, progress.cell, process.returncode)
 
 
 def _last_words(folder: epath.PathLike, cell: Cell, code: int) -> str:
-    said = last_words(folder, cell).removeprefix("error: ")[:300] or "it said nothing"
+    words = last_words(folder, cell).removeprefix("error: ")[:300] or "it said nothing"
     ended = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
-    return f"{ended}: {said} ({log_path(folder, cell)})"
+    return f"{ended}: {words} ({log_path(folder, cell)})"
 
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Gives the list of SIGINT and SIGTERM that came."""
-    came: list[int] = []
+    """Yields a list to which each SIGINT or SIGTERM received is added."""
+    received: list[int] = []
     before = {
-        number: signal.signal(number, lambda number, _: came.append(number))
+        number: signal.signal(number, lambda number, _: received.append(number))
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        yield came
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def _pass_on(running: dict[str, tuple[subprocess.Popen, int]], number: int) -> None:
-    """Tells each run once; a run that is told twice leaves at once."""
+    """Sends a signal to each run once, since a run that gets two leaves at once."""
     for process, _ in running.values():
         if not vars(process).get("told"):
             process.told = True  # type: ignore[attr-defined]
@@ -218,7 +219,7 @@ def _pass_on(running: dict[str, tuple[subprocess.Popen, int]], number: int) -> N
 
 
 def shares(jobs: int, *, cpu: bool) -> list[set[int] | None]:
-    """Returns each job's cores: its part of them, where there is nothing else to compute on.
+    """Returns the cores of each job: a part of them on a CPU, None (all) where there is an accelerator.
 
     Raises:
       UserError: more jobs than cores, or none.

@@ -1,8 +1,8 @@
-"""The objective that every form of the loss is fitted by: the sum over runs of a penalty of log L_hat - log L.
+"""Penalties: every form of the loss is fitted by minimising the sum over runs of a penalty of log L_hat - log L.
 
-`HUBER` is that of Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models", section 3.3 (equation 3):
-delta 1e-3, so that a run that went wrong pulls by its sign and not by its size. `SQUARES` is least squares, as many
-published fits are. One objective for all forms: their minima can be compared.
+`HUBER` is the loss of Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models", section 3.3 (equation 3):
+delta 1e-3, so that a failed run pulls by its sign and not by its size. `SQUARES` is least squares, which many published
+fits use. All forms share it, so that their minima can be compared.
 """
 
 import dataclasses
@@ -12,11 +12,11 @@ import numpy as np
 from transformer.errors import UserError, choice_hint
 
 DELTA = 1e-3
-"""Where Huber's loss turns from a square to a line, in log loss."""
+"""Error of log loss at which Huber's loss turns from a square to a line."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective:
+class Penalty:
     """A convex penalty of an error of log loss: `unit` (error^2 / 2 below delta, delta (|error| - delta / 2) above)."""
 
     name: str
@@ -45,12 +45,12 @@ class Objective:
         return self.unit * np.minimum(size, self.delta) / np.maximum(size, np.finfo(np.float64).tiny)
 
 
-HUBER = Objective("huber", "summed Huber of log loss, delta 1e-3", DELTA, 1.0)
-SQUARES = Objective("squares", "sum of squared errors of log loss", np.inf, 2.0)
+HUBER = Penalty("huber", "summed Huber of log loss, delta 1e-3", DELTA, 1.0)
+SQUARES = Penalty("squares", "sum of squared errors of log loss", np.inf, 2.0)
 
 
-def named(name: str) -> Objective:
-    """Returns the objective of a name; raises UserError for another, with the nearest."""
+def named(name: str) -> Penalty:
+    """Returns the penalty that `--objective` names; raises UserError for an unknown name, with the nearest."""
     choices = {each.name: each for each in (HUBER, SQUARES)}
     if name not in choices:
         raise UserError(f"--objective {name}: no such objective; {choice_hint(name, choices)}")

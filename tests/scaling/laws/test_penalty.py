@@ -10,9 +10,9 @@ from transformer.scaling.laws import (
     fitting,
     how,
     kaplan,
-    objective,
     overtrain,
     parametric,
+    penalty,
     repeat_fit,
     synthetic,
 )
@@ -55,9 +55,9 @@ EVERY = [(law, name) for law, (_, truth, _) in STUDIES.items() for name in vars(
 
 def test_the_objectives_are_scipys_and_the_sum_of_squares():
     error = np.random.default_rng(0).standard_t(2, 100) * 2e-3
-    np.testing.assert_allclose(objective.HUBER.value(error), scipy_huber(1e-3, error), rtol=1e-12)
-    np.testing.assert_allclose(objective.SQUARES.value(error), error**2, rtol=1e-12)
-    for each in (objective.HUBER, objective.SQUARES):
+    np.testing.assert_allclose(penalty.HUBER.value(error), scipy_huber(1e-3, error), rtol=1e-12)
+    np.testing.assert_allclose(penalty.SQUARES.value(error), error**2, rtol=1e-12)
+    for each in (penalty.HUBER, penalty.SQUARES):
         step = 1e-9
         np.testing.assert_allclose(
             each.pull(error), (each.value(error + step) - each.value(error - step)) / 2e-9, atol=1e-9
@@ -82,14 +82,14 @@ def test_a_fixed_parameter_stays_and_the_others_are_at_the_minimum(law, name):
 
 def test_least_squares_is_another_minimum():
     table = STUDIES["chinchilla"][2]
-    squares = parametric.fit(table, How(objective=objective.SQUARES))
+    squares = parametric.fit(table, How(objective=penalty.SQUARES))
     off = np.log(squares.law.predict(table) / table.loss)
     assert squares.objective == pytest.approx(float(off @ off), rel=1e-9)
     assert squares.minimised == "sum of squared errors of log loss"
     huber = parametric.fit(table)
     other = np.log(huber.law.predict(table) / table.loss)
     assert float(other @ other) > squares.objective
-    assert huber.objective < objective.HUBER.value(off).sum()
+    assert huber.objective < penalty.HUBER.value(off).sum()
 
 
 def test_fixed_parameters_have_no_interval_and_are_named():
@@ -119,7 +119,7 @@ def test_what_cannot_be_fixed_is_refused():
     with pytest.raises(UserError, match="given twice"):
         how.parse_fixed(["E=1", "E=2"])
     with pytest.raises(UserError, match="did you mean huber"):
-        objective.named("hubr")
+        penalty.named("hubr")
 
 
 def test_cells_are_counted_and_not_rows():
