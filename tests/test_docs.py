@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_imports import LEVEL
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Links to a file of this repository, with an anchor or without.
@@ -57,3 +59,12 @@ def test_named_files_exist(page):
 def test_the_readme_links_to_every_page():
     linked = {target for target, _ in LINK.findall((ROOT / "README.md").read_text())}
     assert {f"docs/{page.name}" for page in PAGES[1:]} <= linked
+
+
+def test_the_architecture_page_lists_the_rooms_from_the_ground_up():
+    rows = re.findall(r"^\| (`[^|]*`) \|", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
+    rooms = [name for row in rows for name in re.findall(r"`([a-z_/.]+)`", row)]
+    levels = {room.removeprefix("transformer."): level for room, level in LEVEL.items()}
+    listed = [levels[name] for room in rooms if (name := room.removesuffix(".py").removesuffix("/")) in levels]
+    assert listed == sorted(listed)
+    assert {room.removesuffix(".py").removesuffix("/") for room in rooms} >= levels.keys()
