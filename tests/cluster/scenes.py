@@ -48,7 +48,7 @@ def train(name: str, *, fatal: bool = False, **changes) -> str:
 
     said: list[str] = []
     try:
-        result = loop.train(experiment(**changes), FOLDER / name, say=said.append)
+        result = loop.train(experiment(**changes), FOLDER / name, report=said.append)
         ended = f"step {result.step}"
     except UserError as error:
         if fatal:

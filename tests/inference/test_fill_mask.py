@@ -258,7 +258,7 @@ def test_a_run_fills_in_what_it_was_trained_on(tmp_path):
         train=TrainConfig(steps=60, batch_size=16, seq_len=32, eval_batches=1),
         mesh=MeshConfig(data=1),
     )
-    loop.train(experiment, tmp_path / "run", say=lambda line: None)
+    loop.train(experiment, tmp_path / "run", report=lambda line: None)
     masked = "a<mask>" + text[2:14] + "<mask>" + text[15:]
     [[[b, _], [g, _]]] = MaskFiller(restore(tmp_path / "run"))([masked], top_k=2)
     assert (b.piece, g.piece) == ("b", "g")
