@@ -27,7 +27,7 @@ def rows(config: Any, length: int = LENGTH) -> dict[str, np.ndarray]:
 
 
 def their_scores(pair: parity.Pair, batch: dict[str, np.ndarray], model: Any = None) -> list[torch.Tensor]:
-    """Returns what Transformers' model gives: [B, T, ...] of tokens, then [B, ...] of rows, as far as it does."""
+    """Returns the outputs of Transformers' model: [B, T, ...] for tokens, then [B, ...] for rows, if there are any."""
     first = getattr(pair.config, "first_position", 0)
     inputs = {
         "input_ids": parity.tensor(batch["tokens"]),
@@ -86,7 +86,7 @@ def test_transformers_loads_what_is_written(pair, tmp_path):
 
 
 def our_scores(out: Any, config: Any) -> list[jax.Array]:
-    """Returns the same of ours."""
+    """Returns our model's outputs, likewise."""
     if config.head in ("none", "unpooled"):
         return [out.hidden_BTD, *([] if out.pooled_BD is None else [out.pooled_BD])]
     sentence = getattr(out, "sentence_B2", None)

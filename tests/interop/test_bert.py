@@ -67,7 +67,7 @@ def test_unsupported_config_fields_are_refused_by_name(field, value, message):
 
 
 def test_published_config_files_are_read():
-    """As they were written over the years."""
+    """config.json files as they were written over the years."""
     sizes = {
         "hidden_size": 768, "intermediate_size": 3072, "max_position_embeddings": 512, "num_attention_heads": 12,
         "num_hidden_layers": 12, "vocab_size": 30522, "type_vocab_size": 2, "model_type": "bert",
@@ -124,7 +124,7 @@ def test_the_head_is_told_from_the_names(published, tmp_path):
 
 @pytest.mark.parametrize("prefixed", [True, False])
 def test_a_backbone_without_pooler_is_read(published, prefixed, tmp_path):
-    """SpanBERT's folders are such, with the prefix, and name no class; BertModel can be made without one."""
+    """A BertModel can be made without a pooler; SpanBERT's folders lack it, too, have the prefix, and name no class."""
     pair, tensors = published
     kept = {name: array for name, array in tensors.items() if name.startswith(("bert.emb", "bert.enc"))}
     config = BERT.write_config(pair.config)
