@@ -114,16 +114,16 @@ def _serialised(tokenizer: Library, declared: Declared) -> tuple[bytes, list[str
     """Returns a tokenizer.json, the folder's own if equivalent, and the parts in which it differs from that."""
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    made = tokenizer.to_str()
+    serialised = tokenizer.to_str()
     if declared.file is None:
-        return made.encode(), []
+        return serialised.encode(), []
     content = (declared.folder / JSON).read_bytes()
     own = Library.from_str(content.decode())
     own.no_truncation()
     own.no_padding()
-    ours, theirs = json.loads(made), json.loads(own.to_str())
+    ours, theirs = json.loads(serialised), json.loads(own.to_str())
     differs = [part for part in ours if not _equal(ours[part], theirs.get(part))]
-    return (made.encode() if differs else content), differs
+    return (serialised.encode() if differs else content), differs
 
 
 def _equal(ours: Any, theirs: Any) -> bool:

@@ -128,9 +128,9 @@ class Joint(Problem):
 
     def slopes(self, theta: np.ndarray) -> np.ndarray:
         total, share, exponents = self._parts(theta)
-        found = exponents[1][..., None] * self._gradients(share, exponents)[0]
-        found[..., 3] += total
-        return found
+        gradients = exponents[1][..., None] * self._gradients(share, exponents)[0]
+        gradients[..., 3] += total
+        return gradients
 
     def bends(self, theta: np.ndarray, pull: np.ndarray, slopes: np.ndarray) -> np.ndarray:
         _, share, exponents = self._parts(theta)
@@ -158,7 +158,7 @@ class Joint(Problem):
     def starts(self) -> np.ndarray:
         """Returns [K, 4]: a grid of both exponents; for each pair, L^(1 / alpha_D) is linear in the other two."""
         ratios, alphas = np.geomspace(0.1, 10, 6), np.geomspace(0.03, 1, 6)
-        found = []
+        points = []
         for first in ratios if self.free[2] else self.lower[2:3]:
             for alpha_d in alphas if self.free[3] else self.lower[3:4]:
                 alpha_n = float(np.clip(first * alpha_d, *_BOUNDS)) if self.free[2] else first
@@ -166,8 +166,8 @@ class Joint(Problem):
                 factors, _ = nnls(np.exp(np.minimum(terms - power, 300)), np.ones_like(self.y))
                 factors = np.maximum(factors, 1e-6 * factors.max())  # a term of zero would stay zero
                 factors = np.log(np.maximum(factors, 1e-200))
-                found.append([*np.where(self.free[:2], factors, 0.0), alpha_n, alpha_d])
-        return np.array(found)
+                points.append([*np.where(self.free[:2], factors, 0.0), alpha_n, alpha_d])
+        return np.array(points)
 
     def shown(self, theta: np.ndarray) -> list[tuple[str, str]]:
         law = self.law(theta)
@@ -249,12 +249,12 @@ def fit(table: RunTable, how: How = How()) -> ParametricFit:
         if len(np.unique(column)) == 1:
             raise UserError(f"kaplan: every run has the same {what}, {column[0]:.3g}; --law {other} alone")
     descent.require_cells(table, "kaplan", 4 - len(how.fixed))
-    found = descent.fit(Joint.of(table, how))
-    if abs(math.log(found.law.parameters()["N_c"])) > _FARTHEST - 1e-6:
+    fitted = descent.fit(Joint.of(table, how))
+    if abs(math.log(fitted.law.parameters()["N_c"])) > _FARTHEST - 1e-6:
         raise UserError(
             "kaplan: the losses of these runs do not fall with the size; --law kaplan-d fits the tokens alone"
         )
-    return found
+    return fitted
 
 
 def fit_params(table: RunTable, how: How = How()) -> ParametricFit:
