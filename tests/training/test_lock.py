@@ -96,7 +96,7 @@ def test_in_a_store_the_file_is_the_lock(place, monkeypatch):
         first.take()
         began = json.loads((place / NAME).read_text())
         with RunLock(place) as second:
-            for start in (second.look, second.take):
+            for start in (second.check_free, second.take):
                 with pytest.raises(UserError, match=f"in process {os.getpid()} on .*, since 20.*free 180 s after"):
                     start()
         time.sleep(0.5)
