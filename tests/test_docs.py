@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_imports import LEVEL
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Links to a file of this repository, with an anchor or without.
 LINK = re.compile(r"\]\((?!\w+:)([^)#]*)(?:#([^)]*))?\)")
-# Source files and folders as the pages name them, in backticks and from the root of the repository.
-FILE = re.compile(r"`((?:transformer|tests|tools|configs|docs)/[\w/.-]*|train\.py)\b")
+# Source files and folders as the pages name them: in backticks, from the root of the repository or of the package.
+FILE = re.compile(r"`((?:transformer|tests|tools|configs|docs)/[\w/.-]*|[\w/-]+/[\w-]+\.py|train\.py)\b")
 
 
 def prose(page: Path) -> list[tuple[int, str]]:
@@ -51,9 +53,18 @@ def test_links_lead_somewhere(page):
 def test_named_files_exist(page):
     for name in FILE.findall(page.read_text()):
         if not re.search(r"[A-Z]{2}", Path(name).stem):  # FAMILY.py stands for any family
-            assert (ROOT / name).exists(), f"{page.name} names {name}"
+            assert (ROOT / name).exists() or (ROOT / "transformer" / name).exists(), f"{page.name} names {name}"
 
 
 def test_the_readme_links_to_every_page():
     linked = {target for target, _ in LINK.findall((ROOT / "README.md").read_text())}
     assert {f"docs/{page.name}" for page in PAGES[1:]} <= linked
+
+
+def test_the_architecture_page_lists_the_rooms_from_the_ground_up():
+    rows = re.findall(r"^\| (`[^|]*`) \|", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
+    rooms = [name for row in rows for name in re.findall(r"`([a-z_/.]+)`", row)]
+    levels = {room.removeprefix("transformer."): level for room, level in LEVEL.items()}
+    listed = [levels[name] for room in rooms if (name := room.removesuffix(".py").removesuffix("/")) in levels]
+    assert listed == sorted(listed)
+    assert {room.removesuffix(".py").removesuffix("/") for room in rooms} >= levels.keys()

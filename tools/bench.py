@@ -120,7 +120,7 @@ def loop(experiment: Experiment, asked: Command) -> None:
 
     def whole() -> float:
         with tempfile.TemporaryDirectory() as folder:
-            train(timed, Path(folder) / "run", say=lambda line: None)
+            train(timed, Path(folder) / "run", report=lambda line: None)
             rows = read_rows(epath.Path(folder) / "run" / "metrics.jsonl")
         # The first rows still warm up; the mean over the rest is the round's figure.
         seconds = [row["step_seconds"] for row in rows if "step_seconds" in row and row["step"] > 5]

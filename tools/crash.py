@@ -114,7 +114,7 @@ class Run:
             log.close()
 
 
-def survive(run: Run, kills: Sequence[Kill], rng: random.Random, say: Callable[[str], None] = print) -> Counter:
+def survive(run: Run, kills: Sequence[Kill], rng: random.Random, report: Callable[[str], None] = print) -> Counter:
     """Runs `run` to its end through all kills; returns how many came in each phase, by signal.
 
     A kill for which the run ended too early is sent to no one, and not counted.
@@ -137,7 +137,7 @@ def survive(run: Run, kills: Sequence[Kill], rng: random.Random, say: Callable[[
             # Else the others miss it and leave; those that had not found it yet are ended by leaving this block.
         _check(run, kill, codes, max(before, saved))
         survived[kill.signal.name, kill.phase] += 1
-        say(f"{kill.signal.name} in {kill.phase}: exit {codes}, newest checkpoint {run.newest}")
+        report(f"{kill.signal.name} in {kill.phase}: exit {codes}, newest checkpoint {run.newest}")
     with run.started() as processes:
         codes = [process.wait(timeout=600) for process in processes]
     if any(codes):

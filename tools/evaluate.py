@@ -99,7 +99,7 @@ def show_loss(experiment: "Experiment", asked: Command) -> None:
     """Prints the objective's loss and accuracies on all validation data, or on all of other data."""
     from transformer.training.saved_evaluation import evaluate_checkpoint
 
-    evaluation, corpus = evaluate_checkpoint(experiment, asked.run, whole=asked.path is not None, say=print)
+    evaluation, corpus = evaluate_checkpoint(experiment, asked.run, whole=asked.path is not None, report=print)
     kind = "pair" if experiment.objective.reading(experiment.train.seq_len).kind == "pairs" else "document"
     count = corpus.figures.documents
     print(f"loss on {_what(asked)}: {count:,} {kind}{'s' * (count != 1)}, {evaluation.targets:,.0f} targets")

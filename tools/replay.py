@@ -47,7 +47,7 @@ def main(args: list[str]) -> None:
     from transformer.debugging.replay import replay
     from transformer.training.run import Run
 
-    found = replay(Run(asked.run), asked.step, alone=asked.alone, say=print)
+    found = replay(Run(asked.run), asked.step, alone=asked.alone, report=print)
     print()
     print("\n".join([*headline(found), "", *tables(found.examination), "", *rows(found, show=asked.show)]))
 

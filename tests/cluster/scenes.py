@@ -43,12 +43,12 @@ def experiment(**changes) -> Experiment:
 
 
 def train(name: str, *, fatal: bool = False, **changes) -> str:
-    """Returns how the training ended, and what was said of trouble; what is `fatal` is raised."""
+    """Returns how the training ended, and the lines about trouble; raises an error that is `fatal`."""
     from transformer.training import loop
 
     said: list[str] = []
     try:
-        result = loop.train(experiment(**changes), FOLDER / name, say=said.append)
+        result = loop.train(experiment(**changes), FOLDER / name, report=said.append)
         ended = f"step {result.step}"
     except UserError as error:
         if fatal:
@@ -87,7 +87,7 @@ def another_folder() -> str:
 
 
 def full_folder() -> str:
-    """The first, which records the run, has no room for it."""
+    """The first process, which records the run, has no room on its disk."""
     from transformer.training import run
 
     def full(path, content):
@@ -98,14 +98,14 @@ def full_folder() -> str:
 
 
 def late() -> str:
-    """The first begins the run folder long before the second looks."""
+    """The first process begins the run folder long before the second one looks."""
     time.sleep(3 * own_index())
     return train("late")
 
 
 @contextlib.contextmanager
 def sixth_damaged():
-    """While in the block, the second process cannot read what Orbax reads of checkpoint 6."""
+    """A context in which the second process cannot read the files of checkpoint 6 that Orbax reads."""
     from orbax.checkpoint import v1 as ocp
 
     load = ocp.load_checkpointables
@@ -136,7 +136,7 @@ _HOT = {
 
 
 def capsule_batch() -> str:
-    """The second cannot read the batch of a step that spiked again."""
+    """The second process cannot read the batch of a step that spiked again."""
     from transformer.debugging.capsule import Capsules
 
     prepared = Capsules._prepared
@@ -151,7 +151,7 @@ def capsule_batch() -> str:
 
 
 def capsule_disk() -> str:
-    """The first, which writes, has no room."""
+    """The first process, which writes, has no room on its disk."""
     from transformer.debugging import capsule
 
     def full(path, content):
@@ -162,7 +162,7 @@ def capsule_disk() -> str:
 
 
 def record() -> str:
-    """A record that the second cannot read, in the middle of the training."""
+    """A record that the second process cannot read, in the middle of the training."""
     from transformer.training import session
 
     maker = session.ExampleMaker
@@ -183,7 +183,7 @@ def record() -> str:
 
 
 def slow_data() -> str:
-    """The first is still preparing its data when something happens to the second."""
+    """The first process is still preparing its data when something happens to the second."""
     from transformer.training import session
 
     def slow(*_, **__):

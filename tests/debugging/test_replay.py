@@ -53,7 +53,7 @@ def strictly(path):
 def usual(experiment, tmp_path_factory):
     """A run without trouble."""
     folder = tmp_path_factory.mktemp("usual") / "run"
-    loop.train(experiment, folder, say=quiet)
+    loop.train(experiment, folder, report=quiet)
     return folder
 
 
@@ -79,7 +79,7 @@ def hurt(monkeypatch):
 def test_a_step_that_is_not_finite_leaves_a_capsule_and_is_replayed(experiment, hurt, tmp_path, capsys):
     folder, said = tmp_path / "run", []
     with pytest.raises(UserError, match="not finite in 10 updates in a row"):
-        loop.train(experiment, folder, say=said.append)
+        loop.train(experiment, folder, report=said.append)
     [path] = (folder / "spikes").iterdir()
     assert path.name == "1.json"
     assert f"To look at it: python tools/replay.py {folder} 1" in said[-1]
@@ -110,15 +110,15 @@ def test_a_step_that_is_not_finite_leaves_a_capsule_and_is_replayed(experiment, 
     # The capsule knows the text by its fingerprint.
     path.write_text(json.dumps(record | {"corpus": "another"}))
     with pytest.raises(UserError, match="is not the text that it was when step"):
-        replay(Run(folder), None, alone=True, say=quiet)
+        replay(Run(folder), None, alone=True, report=quiet)
     path.write_text("{")
     with pytest.raises(UserError, match="not JSON"):
-        replay(Run(folder), None, alone=True, say=quiet)
+        replay(Run(folder), None, alone=True, report=quiet)
 
 
 def test_every_step_can_be_replayed_and_a_walk_gives_the_runs_own_numbers(usual):
     said = []
-    found = replay(Run(usual), 6, alone=False, say=said.append)
+    found = replay(Run(usual), 6, alone=False, report=said.append)
     assert f"restoring {usual}/checkpoints/4" in said
     assert (found.began, found.capsule) == (5, None)
     recorded = rows(usual)[6]
@@ -133,7 +133,7 @@ def test_every_step_can_be_replayed_and_a_walk_gives_the_runs_own_numbers(usual)
     assert losses == sorted(losses, reverse=True)
     assert all(set(text.split()[1:-1]) <= set(WORDS) for row in found.rows for text in row.texts)
 
-    alone = replay(Run(usual), 6, alone=True, say=quiet)
+    alone = replay(Run(usual), 6, alone=True, report=quiet)
     assert alone.began == 4
     assert alone.metrics["loss"] != recorded["loss"]
     assert alone.metrics["loss"] == pytest.approx(recorded["loss"], rel=0.1)
@@ -164,9 +164,9 @@ def watched(experiment, tmp_path_factory):
     """A function from the lines said to `Capsules` of a new run, and a state to look at."""
     session = Session(experiment)
 
-    def make(say):
+    def make(report):
         run = Run(tmp_path_factory.mktemp("watched"))
-        return run, Capsules(run, session, say)
+        return run, Capsules(run, session, report)
 
     with jax.set_mesh(session.mesh):
         return make, session.initial_state()
@@ -222,14 +222,14 @@ def test_samples_are_left_out_of_a_run_that_goes_on(experiment, usual, tmp_path)
     shutil.copytree(usual, folder)
     shutil.rmtree(folder / "checkpoints" / "12")
     train = dataclasses.replace(experiment.train, skip_samples=(2, 8 * 9 + 3))  # of steps 1 and 10
-    loop.train(dataclasses.replace(experiment, train=train), folder, say=said.append)
+    loop.train(dataclasses.replace(experiment, train=train), folder, report=said.append)
     assert "train.skip_samples is [2, 75] from here on (it was [])" in said
     assert "1 of --train.skip-samples came before step 8: what was learnt from them stays" in said
     assert strictly(folder / "experiment.json")["train"]["skip_samples"] == [2, 75]
     before, after = ([row["loss"] for row in rows(of).values()] for of in (usual, folder))
     assert before[:9] == after[:9]
     assert before[9] != after[9]
-    found = replay(Run(folder), 10, alone=False, say=quiet)
+    found = replay(Run(folder), 10, alone=False, report=quiet)
     assert found.metrics["loss"] == after[9]
     assert [(row.place, row.loss) for row in found.rows if row.skipped] == [(75, None)]
 

@@ -67,7 +67,7 @@ TEXTS = ["the {} sat on the hat.", "{} cat sat", "the cat {} on {} hat", "a hat{
 
 
 def tokenizer_of(kind: str) -> tokenizers.Tokenizer:
-    """As BERT, RoBERTa and ALBERT have them, of a few pieces."""
+    """Tokenizers of a few pieces, made like those of BERT, RoBERTa and ALBERT."""
     if kind == "word pieces":
         names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "##s", "##at", ".", "("]
         made = tokenizers.Tokenizer(models.WordPiece({n: i for i, n in enumerate(names)}, unk_token="[UNK]"))
@@ -161,7 +161,7 @@ def bert():
 
 
 def test_padding_changes_nothing(bert):
-    """A text alone, and in batches that are wider, of more masks, and filled up."""
+    """A text is read alone, and in batches that are wider, with more masks, and filled up."""
     text, long = "the [MASK] sat on [MASK].", "the cat sat " * 12 + "on [MASK]"
     [alone] = bert([text], top_k=40)
     assert sum(guess.probability for guess in alone[0]) == pytest.approx(1, abs=1e-5)
@@ -195,7 +195,7 @@ def test_filled_texts_keep_what_was_written(bert):
 
 
 def test_a_word_is_hidden_with_its_space():
-    """As in training, where the pieces hold it; bytes do not."""
+    """A space before a mask belongs to the hidden word where pieces hold spaces, as in training; bytes do not."""
     made, text = unigram(), "fogu <mask> dime"
     mask = made.special_id("<mask>")
     assert filler(made).encode(text).tokens[1:-1] == [*made.encode("fogu"), mask, *made.encode(" dime")]
@@ -217,7 +217,7 @@ def test_an_imported_row_has_the_template_of_its_tokenizer():
 @pytest.mark.parametrize("kind", ["unigram", "bytes"])
 @pytest.mark.parametrize("sentence", ["none", "nsp"])
 def test_rows_are_framed_as_in_training(kind, sentence):
-    """What the objective makes of a document of one text, its hidden tokens put back, is what is read of the text."""
+    """A text is read as the objective's example of a document of this text, with its hidden tokens put back."""
     tokenizer = unigram() if kind == "unigram" else ByteTokenizer()
     vocabulary, text = Vocabulary.of(tokenizer), "fogu lame = 42\n"
     ids = np.array(tokenizer.encode(text), np.int32)
@@ -258,7 +258,7 @@ def test_a_run_fills_in_what_it_was_trained_on(tmp_path):
         train=TrainConfig(steps=60, batch_size=16, seq_len=32, eval_batches=1),
         mesh=MeshConfig(data=1),
     )
-    loop.train(experiment, tmp_path / "run", say=lambda line: None)
+    loop.train(experiment, tmp_path / "run", report=lambda line: None)
     masked = "a<mask>" + text[2:14] + "<mask>" + text[15:]
     [[[b, _], [g, _]]] = MaskFiller(restore(tmp_path / "run"))([masked], top_k=2)
     assert (b.piece, g.piece) == ("b", "g")

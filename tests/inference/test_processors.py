@@ -37,7 +37,7 @@ RULES = {
 
 @pytest.fixture(scope="module")
 def models():
-    """Their list of processors is made by a model: by whether it is an encoder-decoder."""
+    """Transformers' list of processors depends on its model: on whether that is an encoder-decoder."""
     sizes = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, "decoder_start_token_id": 0}
     gpt2 = transformers.GPT2Config(vocab_size=VOCABULARY, n_embd=4, n_layer=1, n_head=1, n_positions=16, **sizes)
     t5 = transformers.T5Config(vocab_size=VOCABULARY, d_model=4, d_kv=4, d_ff=4, num_layers=1, num_heads=1, **sizes)
@@ -55,7 +55,7 @@ def models():
     rules=st.fixed_dictionaries({}, optional=RULES),
 )
 def test_scores_equal_transformers(models, seed, answers, prompt, said, min_new, stops, rules):
-    """A row by itself; ours has padding before the prompt and room after what was said."""
+    """A row by itself; our rows have padding before the prompt and room after the new tokens."""
     forced = {rules.get("forced_bos_token_id"), *rules.get("forced_eos_token_id", ())}
     assume(not forced & set(rules.get("suppress_tokens", ())))  # which they refuse
     assume(any(len(word) > 1 or word[0] not in stops for word in rules.get("bad_words_ids", [(0, 0)])))

@@ -17,7 +17,7 @@ from transformer.inference.settings import Settings
 from transformer.inference.text_generator import TextGenerator
 
 SUMMARY = {"num_beams": 4, "length_penalty": 2.0, "early_stopping": True, "no_repeat_ngram_size": 3, "min_length": 5}
-"""As in the config.json of BART for summaries, which has no generation_config.json."""
+"""Settings in the config.json of BART for summaries, which has no generation_config.json."""
 CASES = [
     ({"eos_token_id": [4, 5]}, None),
     ({"eos_token_id": 4}, {"eos_token_id": [5, 6]}),

@@ -55,7 +55,7 @@ def their_scores(model: Any, batch: dict[str, np.ndarray]) -> torch.Tensor:
 
 
 def our_scores(out: Any, config: Any) -> jax.Array:
-    """Returns the same of ours."""
+    """Returns our model's outputs, likewise."""
     return out.hidden_BTD if config.head == "none" else out.logits
 
 

@@ -1,4 +1,4 @@
-"""What the encoders' tests share: a batch for every head, what each head gives on both sides, a pretraining loss."""
+"""What the encoders' tests share: pairs of models, a batch for every head, three tests, a pretraining loss."""
 
 import dataclasses
 import functools
@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch
 
 from transformer.ops.cross_entropy import cross_entropy
@@ -26,7 +27,7 @@ def rows(config: Any, length: int = LENGTH) -> dict[str, np.ndarray]:
 
 
 def their_scores(pair: parity.Pair, batch: dict[str, np.ndarray], model: Any = None) -> list[torch.Tensor]:
-    """Returns what Transformers' model gives: [B, T, ...] of tokens, then [B, ...] of rows, as far as it does."""
+    """Returns the outputs of Transformers' model: [B, T, ...] for tokens, then [B, ...] for rows, if there are any."""
     first = getattr(pair.config, "first_position", 0)
     inputs = {
         "input_ids": parity.tensor(batch["tokens"]),
@@ -62,8 +63,30 @@ def make_pair(family: Any, shape: Any, head: str) -> parity.Pair:
     return parity.make_pair(family, config, change=without_unread_bias)
 
 
+def pairs(family: Any, cases: dict[str, Any]) -> Any:
+    """Returns the fixture `pair` of a family's cases, named "HEAD" or "HEAD, what differs", with their shapes."""
+
+    @pytest.fixture(params=cases, scope="module")
+    def pair(request):
+        return make_pair(family, cases[request.param], request.param.split(",")[0])
+
+    return pair
+
+
+def test_scores_are_transformers(pair):
+    assert_scores(pair)
+
+
+def test_there_and_back_is_exact(pair):
+    parity.assert_there_and_back(pair)
+
+
+def test_transformers_loads_what_is_written(pair, tmp_path):
+    assert_reloads(pair, tmp_path / "out")
+
+
 def our_scores(out: Any, config: Any) -> list[jax.Array]:
-    """Returns the same of ours."""
+    """Returns our model's outputs, likewise."""
     if config.head in ("none", "unpooled"):
         return [out.hidden_BTD, *([] if out.pooled_BD is None else [out.pooled_BD])]
     sentence = getattr(out, "sentence_B2", None)

@@ -35,9 +35,9 @@ class Pair:
     theirs: Any
     """Transformers' model, in evaluation mode."""
     tensors: dict[str, np.ndarray]
-    """Those of the file that it saves."""
+    """Tensors of the file that it saves."""
     params: Any
-    """Ours, from those tensors."""
+    """Our parameters, from those tensors."""
 
     def apply(self, inputs: Mapping[str, Any]) -> Any:
         """Returns our model's outputs."""
@@ -50,10 +50,10 @@ def make_pair(
     """Returns both sides: their model made from the config.json that we write, its weights random.
 
     Args:
-      family: of Transformers.
-      config: ours.
-      change: what else is done to their model's weights.
-      **hf_fields: further fields of theirs that our config does not have (special ids).
+      family: the family in Transformers.
+      config: our config.
+      change: a further change of their model's weights.
+      **hf_fields: further fields of config.json, which our config lacks (special ids).
     """
     fields = family.write_config(config) | hf_fields
     names = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None} | fields

@@ -6,7 +6,12 @@ from transformer.errors import UserError
 from transformer.interop.albert import ALBERT
 from transformer.models.albert import AlbertConfig
 
-from . import encoders, parity
+from . import encoders
+from .encoders import (  # noqa: F401 - held for the pairs below
+    test_scores_are_transformers,
+    test_there_and_back_is_exact,
+    test_transformers_loads_what_is_written,
+)
 
 DEEP = AlbertConfig(
     vocab_size=61, context_length=19, embedding_width=7, width=30, num_layers=4, num_heads=5, mlp_width=44
@@ -31,21 +36,7 @@ CASES = {
 }
 
 
-@pytest.fixture(params=CASES, scope="module")
-def pair(request):
-    return encoders.make_pair(ALBERT, CASES[request.param], request.param.split(",")[0])
-
-
-def test_scores_are_transformers(pair):
-    encoders.assert_scores(pair)
-
-
-def test_there_and_back_is_exact(pair):
-    parity.assert_there_and_back(pair)
-
-
-def test_transformers_loads_what_is_written(pair, tmp_path):
-    encoders.assert_reloads(pair, tmp_path / "out")
+pair = encoders.pairs(ALBERT, CASES)
 
 
 def test_gradients_of_pretraining_are_transformers():

@@ -12,6 +12,11 @@ from transformer.interop.folder import write_folder
 from transformer.models.bert import BertConfig
 
 from . import encoders, parity
+from .encoders import (  # noqa: F401 - held for the pairs below
+    test_scores_are_transformers,
+    test_there_and_back_is_exact,
+    test_transformers_loads_what_is_written,
+)
 
 DEEP = BertConfig(vocab_size=61, context_length=19, width=30, num_layers=3, num_heads=5, mlp_width=44)
 NARROW = BertConfig(
@@ -35,21 +40,7 @@ CASES = {
 }
 
 
-@pytest.fixture(params=CASES, scope="module")
-def pair(request):
-    return encoders.make_pair(BERT, CASES[request.param], request.param.split(",")[0])
-
-
-def test_scores_are_transformers(pair):
-    encoders.assert_scores(pair)
-
-
-def test_there_and_back_is_exact(pair):
-    parity.assert_there_and_back(pair)
-
-
-def test_transformers_loads_what_is_written(pair, tmp_path):
-    encoders.assert_reloads(pair, tmp_path / "out")
+pair = encoders.pairs(BERT, CASES)
 
 
 @pytest.mark.parametrize("shape", [DEEP, NARROW], ids=["tied", "untied"])
@@ -76,7 +67,7 @@ def test_unsupported_config_fields_are_refused_by_name(field, value, message):
 
 
 def test_published_config_files_are_read():
-    """As they were written over the years."""
+    """config.json files as they were written over the years."""
     sizes = {
         "hidden_size": 768, "intermediate_size": 3072, "max_position_embeddings": 512, "num_attention_heads": 12,
         "num_hidden_layers": 12, "vocab_size": 30522, "type_vocab_size": 2, "model_type": "bert",
@@ -133,7 +124,7 @@ def test_the_head_is_told_from_the_names(published, tmp_path):
 
 @pytest.mark.parametrize("prefixed", [True, False])
 def test_a_backbone_without_pooler_is_read(published, prefixed, tmp_path):
-    """SpanBERT's folders are such, with the prefix, and name no class; BertModel can be made without one."""
+    """A BertModel can be made without a pooler; SpanBERT's folders lack it, too, have the prefix, and name no class."""
     pair, tensors = published
     kept = {name: array for name, array in tensors.items() if name.startswith(("bert.emb", "bert.enc"))}
     config = BERT.write_config(pair.config)

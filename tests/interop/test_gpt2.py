@@ -59,7 +59,7 @@ def test_logits_are_transformers(pair):
 
 @pytest.mark.parametrize("shape", ["tied", "scores unscaled, by layer"])
 def test_gradients_are_transformers(shape):
-    """Those of the mean loss over real tokens, with dropout off."""
+    """Gradients of the mean loss over real tokens, with dropout off."""
     pair = parity.make_pair(GPT2, SHAPES[shape])
     batch = parity.rows(pair.config, 17)
     targets, weights = np.roll(batch["tokens"], -1, axis=1), (batch["segment_ids"] > 0).astype(np.float32)
@@ -87,7 +87,7 @@ def test_transformers_loads_what_is_written(pair, tmp_path):
 
 
 def test_a_stanford_folder_is_transformers(tmp_path):
-    """Both of its settings, as its config.json has them: the numbers of Transformers' own path for them, and back."""
+    """Both settings of Stanford CRFM's GPT-2s: the numbers of Transformers' own path for them, and back."""
     fields = {"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True}
     pair = parity.make_pair(GPT2, SHAPES["scores by layer"], **fields)
     batch = parity.rows(pair.config, 19)

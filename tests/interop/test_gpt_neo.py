@@ -36,7 +36,7 @@ def theirs():
 
 @pytest.fixture(scope="module")
 def params(theirs):
-    """Ours, from theirs by way of GPT-2's names."""
+    """Our parameters, from theirs by way of GPT-2's names."""
     tensors = {}
     for name, tensor in theirs.state_dict().items():
         linear = "mlp." in name or "out_proj" in name  # [outputs, inputs], where GPT-2's are [inputs, outputs]

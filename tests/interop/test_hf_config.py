@@ -45,11 +45,11 @@ OWN = {
     "bart": {"num_hidden_layers": 2, "add_bias_logits": False, "normalize_embedding": True},
     "marian": {"num_hidden_layers": 2, "normalize_before": False, "static_position_embeddings": True},
 }
-"""Further ones of a model type."""
+"""Model type -> further fields of its published files."""
 
 
 REWRITTEN = {"add_cross_attention", "sinusoidal_pos_embds"}
-"""Those of them that go out with the only value that is supported."""
+"""Fields that go out with the only value that is supported."""
 
 
 def family_of(kind):
@@ -92,7 +92,7 @@ def assert_same_outputs(pair, added):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_harmless_fields_change_none_of_transformers_outputs_whatever_they_say(kind):
-    """All that Transformers has a default of, with another value."""
+    """Every field that Transformers has a default for, with another value."""
     family = family_of(kind)
     theirs = transformers.AutoConfig.for_model(kind).to_dict()
     named = {*HARMLESS, *family.harmless} - {field.theirs for field in family.fields} - set(family.pinned)

@@ -50,7 +50,7 @@ def original(tmp_path_factory):
 
 @pytest.fixture
 def saved(original, tmp_path):
-    """A copy of it, to be changed."""
+    """A copy of the folder, to be changed."""
     return shutil.copytree(original, tmp_path / "hf")
 
 

@@ -99,7 +99,7 @@ def test_a_bias_that_is_a_buffer_may_be_left_out():
 
 
 def test_a_table_that_transformers_ties_goes_out_once(tmp_path):
-    """And as two, once they differ."""
+    """Once they differ, both are written."""
     from transformer.interop.t5 import MT5
 
     config = KINDS["mt5"]

@@ -91,7 +91,7 @@ class Case:
     loss: Loss
     rate: float
     schedule: Any
-    """Ours, and the name of Transformers' own."""
+    """Our schedule, and the name of Transformers' own."""
     clip_norm: float = 1.0
 
 
@@ -197,7 +197,7 @@ def our_losses(case: Case, params: Any, batches: list[Batch], accumulation: int 
 
 
 def their_losses(case: Case, model: Any, batches: list[Batch]) -> np.ndarray:
-    """Returns the same of PyTorch."""
+    """Returns PyTorch's losses and norms, likewise."""
     config = optimizer_of(case)
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim == 1]
@@ -242,7 +242,7 @@ def test_berts_loss_is_transformers_where_rows_hide_as_many_tokens(folder):
 
 
 def test_microbatches_give_the_losses_of_whole_batches(folder):
-    """Also where one hides fewer tokens than another."""
+    """Microbatches may hide different numbers of tokens."""
     case = CASES["bert"]
     params, batches = parity.make_pair(case.family, case.model).params, batches_of(case, folder)
     whole, cut = (our_losses(case, params, batches, accumulation) for accumulation in (1, 2))

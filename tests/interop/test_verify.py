@@ -18,7 +18,7 @@ from . import parity
 from .test_convert import KINDS, quick
 
 LLAMA = dataclasses.replace(KINDS["llama"], num_kv_heads=KINDS["llama"].num_heads)
-"""Its queries and keys have one shape, and can be swapped."""
+"""A model whose queries and keys have one shape, and can be swapped."""
 
 
 def family_of(kind):

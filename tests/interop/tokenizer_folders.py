@@ -114,7 +114,7 @@ def theirs(folder: Path) -> Any:
 
 
 def ours(folder: Path, vocab_size: int | None = None) -> tuple[Tokenizer, list[str]]:
-    """The tokenizer as a checkpoint keeps it, and what is said of it."""
+    """Returns the tokenizer as a checkpoint keeps it, and the notes about it."""
     files, said = folders.read(folder, vocab_size)
     assert files, said
     with tempfile.TemporaryDirectory() as kept:

@@ -238,8 +238,8 @@ def test_a_run_goes_on_from_its_checkpoint_on_a_mesh(experiment, tmp_path):
     wide = dataclasses.replace(experiment.model, width=64, num_heads=8)
     wide = dataclasses.replace(experiment, model=wide, mup=MupConfig(16))
     first = dataclasses.replace(wide, train=dataclasses.replace(wide.train, steps=4))
-    loop.train(first, tmp_path / "run", say=lambda line: None)
+    loop.train(first, tmp_path / "run", report=lambda line: None)
     more = dataclasses.replace(wide, train=dataclasses.replace(wide.train, steps=8), mesh=MeshConfig(fsdp=2, tensor=2))
-    result = loop.train(more, tmp_path / "run", say=lambda line: None)
+    result = loop.train(more, tmp_path / "run", report=lambda line: None)
     assert result.step == 8
     assert result.evaluation.loss < 0.98 * math.log(384)

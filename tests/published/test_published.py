@@ -19,7 +19,7 @@ from transformer.interop import verify, weights
 
 SENTENCES = ["A man is eating food.", "A man is eating a piece of bread.", "The girl is carrying a baby."]
 COSINES = [0.7553, -0.1050]
-"""Of the first with the others, by Transformers 5.23 and PyTorch 2.13."""
+"""Cosines of the first sentence with the others, by Transformers 5.23 and PyTorch 2.13."""
 
 PROMPTS = [
     "The capital of France is",

@@ -56,7 +56,7 @@ def run(folder: str, meshes: list[dict[str, int]]) -> None:
         session.make_mesh = make
         workdir = Path(folder) / f"run-{jax.process_count()}-{number}"
         config = MeshConfig(**{"data": 1, **sizes})
-        loop.train(experiment(Path(folder) / "corpus", Path(folder) / "cache", config), workdir, say=lambda line: None)
+        loop.train(experiment(Path(folder) / "corpus", Path(folder) / "cache", config), workdir, report=lambda _: None)
         rows = read_rows(epath.Path(workdir / "metrics.jsonl"))
         record = {
             "mesh": mesh,

@@ -16,7 +16,7 @@ def quiet(line: str) -> None:
 
 
 def train(experiment, folder):
-    return loop.train(experiment, folder, say=quiet)
+    return loop.train(experiment, folder, report=quiet)
 
 
 def rows(folder):

@@ -46,7 +46,7 @@ class Starts:
             run = Run(self.workdir)
             begun = opening.inspect(run, lock, experiment, said.append)
             prepared = prepare(experiment.data, vocab_size=384, reading=reading)
-            self.record = opening.begin(run, lock, experiment, prepared, begun=begun, say=said.append)
+            self.record = opening.begin(run, lock, experiment, prepared, begun=begun, report=said.append)
         (self.workdir / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')  # something was learnt
         return said
 

@@ -42,7 +42,7 @@ def holder(tmp_path):
 def test_the_second_is_refused_by_name_and_a_kill_releases(holder, tmp_path):
     folder = epath.Path(tmp_path)
     before = (tmp_path / NAME).read_bytes()
-    for start in (RunLock.look, RunLock.take):
+    for start in (RunLock.check_free, RunLock.take):
         with RunLock(folder) as second, pytest.raises(UserError, match="is going on already") as refused:
             start(second)
         assert f"in process {holder.pid} on {os.uname().nodename}, since 20" in str(refused.value)
@@ -96,7 +96,7 @@ def test_in_a_store_the_file_is_the_lock(place, monkeypatch):
         first.take()
         began = json.loads((place / NAME).read_text())
         with RunLock(place) as second:
-            for start in (second.look, second.take):
+            for start in (second.check_free, second.take):
                 with pytest.raises(UserError, match=f"in process {os.getpid()} on .*, since 20.*free 180 s after"):
                     start()
         time.sleep(0.5)

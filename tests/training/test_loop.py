@@ -174,7 +174,7 @@ def test_a_full_disk_during_a_save_ends_nothing(experiment, whole, tmp_path, mon
 
     monkeypatch.setattr(Files, "save", fails_once)
     folder = tmp_path / "run"
-    loop.train(experiment, folder, say=said.append)
+    loop.train(experiment, folder, report=said.append)
     assert losses(folder) == losses(whole[1])
     assert sorted(int(path.name) for path in (folder / "checkpoints").iterdir()) == [8, 12]
     [line] = [line for line in said if "could not be saved" in line]
@@ -192,7 +192,7 @@ def test_a_damaged_checkpoint_is_passed_over_only_when_asked(experiment, whole, 
         train(experiment, folder)
     said = []
     asked = dataclasses.replace(experiment, checkpoint=CheckpointConfig(every=4, fallback=True))
-    result = loop.train(asked, folder, say=said.append)
+    result = loop.train(asked, folder, report=said.append)
     assert any("It is set aside as" in line and "12.damaged-1" in line for line in said)
     _, total = result.session.validation_batches
     assert total > 2

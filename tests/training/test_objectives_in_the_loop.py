@@ -68,7 +68,7 @@ def losses(found):
 
 def run(experiment, folder):
     said = []
-    result = loop.train(experiment, folder, say=said.append)
+    result = loop.train(experiment, folder, report=said.append)
     return result, rows(folder), "\n".join(said)
 
 
@@ -80,7 +80,7 @@ def check(result, found, capsys, *, improves):
     assert all("eval_bits_per_byte" not in row for row in evaluations)
     assert result.evaluation.bits_per_byte is None
     # The state of the last step evaluates the same again: what is hidden is.
-    again = loop.train(result.session.experiment, result.run.folder, say=lambda line: None)
+    again = loop.train(result.session.experiment, result.run.folder, report=lambda line: None)
     assert again.evaluation.loss == pytest.approx(evaluations[-1]["eval_loss"], rel=1e-6)
     capsys.readouterr()
     command.report(result)

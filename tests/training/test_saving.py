@@ -49,8 +49,8 @@ def clock(monkeypatch):
 
 
 def saver(store, said=None, stop=None, first=0, **config):
-    say = said.append if said is not None else print
-    return Saver(store, CheckpointConfig(**config), {}, first, stop or StopRequest(), say)
+    report = said.append if said is not None else print
+    return Saver(store, CheckpointConfig(**config), {}, first, stop or StopRequest(), report)
 
 
 def run(one, steps, clock=None, seconds=0.0):

@@ -87,7 +87,7 @@ def test_reads_what_was_written_wherever_it_was_cut(store, rows):
 
 
 def test_leftovers_are_no_parts(path, monkeypatch):
-    """Of a kill in between the joining, or the dropping of rows, and the removal of the parts."""
+    """A kill came between the joining, or the dropping of rows, and the removal of the parts."""
     path.write_bytes(b"0123456789")
     (path.parent / "metrics.jsonl.part-000000000005").write_bytes(b"56789")
     (path.parent / "metrics.jsonl.part-000000000012").write_bytes(b"cd")

@@ -48,7 +48,7 @@ def bert(tmp_path_factory):
 
 def _train(experiment, folder):
     said = []
-    return loop.train(experiment, folder, say=said.append), " ".join(said)
+    return loop.train(experiment, folder, report=said.append), " ".join(said)
 
 
 def test_another_head_on_a_runs_backbone_on_another_mesh(bert, tmp_path):

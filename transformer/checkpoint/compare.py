@@ -44,7 +44,7 @@ class Comparison:
 
     @property
     def differing(self) -> dict[str, float]:
-        """Of `largest`, what is not 0: the largest first, NaN before all."""
+        """The entries of `largest` that are not 0: the largest first, NaN before all."""
         found = {path: value for path, value in self.largest.items() if value != 0}
         return dict(sorted(found.items(), key=lambda item: (not np.isnan(item[1]), -item[1])))
 

@@ -42,11 +42,11 @@ class Capsules:
     Args:
       run: the run, whose folder gets the capsules. The leading process writes; all compute, and see the same numbers.
       session: the run's session.
-      say: called with a line for each capsule.
+      report: called with a line for each capsule.
     """
 
-    def __init__(self, run: Run, session: Session, say: Callable[[str], None]):
-        self._run, self._session, self._say, self._written = run, session, say, 0
+    def __init__(self, run: Run, session: Session, report: Callable[[str], None]):
+        self._run, self._session, self._report, self._written = run, session, report, 0
         self._compute: Callable[..., dict[str, Any]] | None = None  # compiled for the first spike
         self._detector = SpikeDetector()
         self._before: collections.deque[dict[str, Any]] = collections.deque(maxlen=BEFORE)
@@ -68,7 +68,8 @@ class Capsules:
         self._written += 1
         if self._written > MOST:
             if self._written == MOST + 1:
-                self._say(f"step {step}: {spike.kind}; {MOST} such steps are written down, this and later ones are not")
+                line = f"step {step}: {spike.kind}; {MOST} such steps are written down, this and later ones are not"
+                self._report(line)
             return False
         try:
             computed = self._computed(spike, state)
@@ -77,7 +78,7 @@ class Capsules:
         except _OfAll:
             raise
         except Exception as error:  # a full disk, no memory for the gradients, a store that is not there
-            self._say(f"step {step}: {spike.kind}, which could not be written down: {' '.join(str(error).split())}")
+            self._report(f"step {step}: {spike.kind}, which could not be written down: {' '.join(str(error).split())}")
         return True
 
     def _computed(self, spike: Spike, state: TrainState) -> dict[str, Any]:
@@ -120,7 +121,7 @@ class Capsules:
         path = self._run.spikes / f"{spike.step}.json"
         write_atomically(path, to_json(strict(record)))
         usual = "" if spike.bound is None else f" (usual: up to {spike.bound:.4g})"
-        self._say(
+        self._report(
             f"step {spike.step}: {spike.kind}, loss {spike.loss:.4g}{usual}, gradient norm {spike.grad_norm:.4g}: "
             f"{path}. To look at it: python tools/replay.py {self._run.folder} {spike.step}"
         )

@@ -60,14 +60,14 @@ class Replay:
     """The rows of the batch, the highest loss first."""
 
 
-def replay(run: Run, step: int | None, *, alone: bool, say: Callable[[str], None]) -> Replay:
+def replay(run: Run, step: int | None, *, alone: bool, report: Callable[[str], None]) -> Replay:
     """Runs one update of a run again.
 
     Args:
       run: the run.
       step: the update, 1 for the first; None: the newest that spiked.
       alone: whether to take the checkpoint's weights, rather than walk on from it to the step.
-      say: called with a line now and then.
+      report: called with a line now and then.
 
     Raises:
       UserError: there is no such run or step, the data has changed, or the checkpoint is damaged.
@@ -77,7 +77,7 @@ def replay(run: Run, step: int | None, *, alone: bool, say: Callable[[str], None
     train = experiment.train
     if not 1 <= step <= train.steps:
         raise UserError(f"step {step}: the run has steps 1 to {train.steps}")
-    experiment = dataclasses.replace(experiment, mesh=_fitting_mesh(experiment.mesh, say))
+    experiment = dataclasses.replace(experiment, mesh=_fitting_mesh(experiment.mesh, report))
     session = Session(experiment, tokenizer_dir=run.tokenizer)
     program = session.program
     if capsule is not None and capsule["corpus"] != session.dataset.fingerprint:
@@ -85,16 +85,17 @@ def replay(run: Run, step: int | None, *, alone: bool, say: Callable[[str], None
             f"{_name(experiment, 0)} is not the text that it was when step {step} spiked: nothing to replay"
         )
     with jax.set_mesh(session.mesh):
-        state = _before(run, step, session, say)
+        state = _before(run, step, session, report)
         began = int(state.step)
         if began < step - 1 and not alone:
-            say(f"walking {step - 1 - began:,} updates from step {began:,}: the same as the run's (--alone: without)")
+            count = step - 1 - began
+            report(f"walking {count:,} updates from step {began:,}: the same as the run's (--alone: without)")
             state = _walk(state, step, session)
             began = step - 1
         # The key and the batch are those of the step, whatever the weights.
         state = dataclasses.replace(state, step=jax.device_put(np.int32(step - 1), state.step.sharding))
         batch = session.batch(step)
-        say("looking at every module, the loss and the gradients")
+        report("looking at every module, the loss and the gradients")
         examination = examine(session, state, batch)
         rows = _rows(session, state.params, step)
         _, metrics = program.step(state, batch)  # last, for the state is donated to it
@@ -126,22 +127,22 @@ def _experiment(run: Run, capsule: dict[str, Any] | None) -> Experiment:
     return experiments.from_dict(capsule["experiment"], str(run.spikes / f"{capsule['step']}.json"))
 
 
-def _fitting_mesh(config: MeshConfig, say: Callable[[str], None]) -> MeshConfig:
+def _fitting_mesh(config: MeshConfig, report: Callable[[str], None]) -> MeshConfig:
     """Returns the run's mesh, or one device if the mesh has more devices than there are here."""
     if math.prod(size or 1 for size in dataclasses.astuple(config)) <= jax.device_count():
         return config
-    say("the run's mesh has more devices than there are here: on one, losses are equal to 1e-5, not bit for bit")
+    report("the run's mesh has more devices than there are here: on one, losses are equal to 1e-5, not bit for bit")
     return MeshConfig(data=1)
 
 
-def _before(run: Run, step: int, session: Session, say: Callable[[str], None]) -> TrainState:
+def _before(run: Run, step: int, session: Session, report: Callable[[str], None]) -> TrainState:
     """Returns the state of the nearest checkpoint before update `step`, or the initial state if there is none."""
     saved = [number for number in reading.steps(run.checkpoints) if number < step]
     if not saved:
-        say(f"no checkpoint before step {step:,} is kept: from the start")
-        return session.initial_state(say)
+        report(f"no checkpoint before step {step:,} is kept: from the start")
+        return session.initial_state(report)
     path = run.checkpoints / str(saved[-1])
-    say(f"restoring {path}")
+    report(f"restoring {path}")
     trees = reading.load(path, checkpointables(session.program.abstract))
     return dataclasses.replace(trees["opt_state"], params=trees["params"])
 

@@ -74,15 +74,8 @@ def generate(
         rule about tokens that the model does not have.
     """
     longest = max(len(text) for text in texts)
-    if min(len(text) for text in texts) == 0:
-        raise UserError("a text has no token: give at least one")
     max_new, min_new = _each(max_new_tokens, texts), _each(min_new_tokens, texts)
-    if min(max_new) < 1:
-        raise UserError(f"{min(max_new)} new tokens asked for: it must be at least 1")
-    if num < 1:
-        raise UserError(f"{num} continuations asked for: it must be at least 1")
-    if isinstance(how, BeamSearch) and num > how.beams:
-        raise UserError(f"{num} continuations asked for and {how.beams} beams: raise --beams to at least {num}")
+    _check_numbers(texts, min(max_new), num, how)
     if isinstance(how, BeamSearch) and how.beams == 1:
         how = Sampling(temperature=0)
     rules.check_ids(model.config.vocab_size)
@@ -114,6 +107,18 @@ def generate(
     said, scores = _generate(model, params, inputs, keys_B, processors, new, how, num, stops)
     rows = zip(np.asarray(said).tolist(), np.asarray(scores).tolist(), strict=True)
     return [[_generated(*row) for row in zip(*text, strict=True)] for text in rows]
+
+
+def _check_numbers(texts: Sequence[Sequence[int]], max_new: int, num: int, how: Sampling | BeamSearch) -> None:
+    """Raises UserError for an empty text, or numbers of tokens and continuations that cannot be."""
+    if min(len(text) for text in texts) == 0:
+        raise UserError("a text has no token: give at least one")
+    if max_new < 1:
+        raise UserError(f"{max_new} new tokens asked for: it must be at least 1")
+    if num < 1:
+        raise UserError(f"{num} continuations asked for: it must be at least 1")
+    if isinstance(how, BeamSearch) and num > how.beams:
+        raise UserError(f"{num} continuations asked for and {how.beams} beams: raise --beams to at least {num}")
 
 
 def _answered(texts: Sequence[Sequence[int]], width: int, start_id: int) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""BART in Transformers, and what Marian's models there have in common with it."""
+"""BART in Transformers, and the parts that Marian shares with it."""
 
 import functools
 
@@ -44,7 +44,7 @@ INERT = {
     "num_attention_heads": (Same("encoder_attention_heads"),),
     "num_hidden_layers": (Same("encoder_layers"),),
 }
-"""Fields that Marian's have too -> the values with which they change nothing."""
+"""Fields that Marian shares -> the values with which they change nothing."""
 
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -70,7 +70,7 @@ _HEADS: dict[str, Parts] = {
 
 
 def common_rules(prefix: str, head: str) -> tuple[tuple[Rule, ...], dict[str, str]]:
-    """Returns the rules of the one table of words and of both sides' layers, and the table's other names."""
+    """Returns the rules of the shared table of words and of both sides' layers, and the table's aliases."""
     words = f"{prefix}shared.weight"
     aliases = {f"{prefix}{side}.embed_tokens.weight": words for side in ("encoder", "decoder")}
     if head == "language_model":

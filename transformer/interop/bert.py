@@ -17,7 +17,7 @@ BERT_INERT = {
     "classifier_dropout": (Same("hidden_dropout_prob"),),
     "embedding_size": (Same("hidden_size"),),  # what factorises the embedding has another width
 }
-"""What says again what another field says."""
+"""Fields that repeat another field."""
 
 BERT_HARMLESS = (
     "directionality",
@@ -37,7 +37,7 @@ BERT_BLOCK: dict[str, Part] = {
     "output.dense": dense("mlp/down"),
     "output.LayerNorm": norm("mlp_norm"),
 }
-"""The modules of a layer, which RoBERTa names alike."""
+"""The modules of a layer, under names that RoBERTa shares."""
 
 _NAMES = EncoderNames(
     prefix="bert.",

@@ -1,4 +1,4 @@
-"""Whole models: a folder in the Hugging Face format becomes a checkpoint, and a checkpoint such a folder."""
+"""Conversion of whole models: a folder in the Hugging Face format to a checkpoint, and back."""
 
 import dataclasses
 import json
@@ -20,28 +20,28 @@ from transformer.sharding import MeshConfig, make_mesh
 from transformer.transfer.graft import graft
 
 ORIGIN = "huggingface"
-"""Folder of a checkpoint's record with the files that it was imported from, those of its subfolders too, other than
-weights: they go out again."""
+"""Folder in a checkpoint's record with the files that it was imported from (subfolders too, weights aside), which an
+export writes again."""
 DTYPES = "huggingface_dtypes.json"
-"""File of the record with the dtypes of the tensors that it was imported from, by our parameters' paths."""
+"""File in a checkpoint's record with the dtypes of the imported tensors, by our parameters' paths."""
 
 _DTYPE_FIELDS = ("dtype", "torch_dtype")
 
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-    """A folder's model in our terms."""
+    """A model that was imported from a folder."""
 
     family: Family
     architecture: Architecture
     params: Any
     """float32 jax arrays in the host's memory."""
     new: list[str]
-    """Parameters that the folder does not have, as those of a head that was asked for."""
+    """Parameters that the folder lacks, such as those of another head."""
     left: list[str]
-    """Tensors that no part of the architecture takes, as those of other heads."""
+    """Tensors that the architecture has no place for, such as those of other heads."""
     dtypes: dict[str, Any]
-    """Dtypes of the folder's tensors, by our parameters' paths, as `engine.Loaded` has them."""
+    """Dtypes of the folder's tensors, by our parameters' paths; see `engine.Loaded`."""
 
 
 def import_folder(
@@ -51,14 +51,14 @@ def import_folder(
 
     Args:
       path: the folder.
-      head: what to put on the backbone; None: the head that the weights are of.
-      num_labels: classes of a head that is new; None: as config.json says.
-      pickle: read PyTorch's pickle file, with weights-only loading.
+      head: the head to put on the backbone; None: the head whose weights the folder holds.
+      num_labels: number of a new head's classes; None: as in config.json.
+      pickle: whether to read PyTorch's pickle file, with weights-only loading.
 
     Raises:
-      UserError: what is wrong with the folder, by file, field or tensor.
+      UserError: something in the folder is wrong; the message names the file, field or tensor.
     """
-    sentence_transformers.modules(path)  # first: where the transformer lies in a folder of its own, it says so
+    sentence_transformers.modules(path)  # first: it reports a transformer that lies in a subfolder
     config = folder.read_config(path)
     family = families.of_folder(config)
     if head is not None and head not in family.heads:
@@ -78,7 +78,7 @@ def import_folder(
 
 
 def _to_jax(params: dict[str, Any]) -> dict[str, Any]:
-    """Returns the tree as jax arrays in the host's memory; NumPy's are taken out one by one: never two copies."""
+    """Returns the tree as jax arrays in the host's memory; empties `params` on the way, so that no two copies exist."""
     cpu = jax.local_devices(backend="cpu")[0]
     result = {}
     for name in list(params):
@@ -91,7 +91,7 @@ def save(imported: Imported, path: Path, run: epath.PathLike) -> tuple[epath.Pat
     """Writes a checkpoint of an imported model into a new run folder.
 
     Returns:
-      The checkpoint, and lines on what became of the folder's other files.
+      The checkpoint, and lines about the folder's other files.
 
     Raises:
       UserError: the run folder is not empty, or cannot be written.
@@ -107,7 +107,7 @@ def save(imported: Imported, path: Path, run: epath.PathLike) -> tuple[epath.Pat
     tokenizer, notes = tokenizers.read(path, imported.architecture.vocab_size)
     record |= {f"tokenizer/{name}": content for name, content in tokenizer.items()}
     lines = [f"tokenizer   {line}" for line in notes]
-    if not imported.new:  # a model with a new head is none of sentences
+    if not imported.new:  # a model with a new head is no longer a model of sentences
         kept, sentences = sentence_transformers.read(path, dataclasses.asdict(imported.architecture)["width"])
         record |= {f"{ORIGIN}/{name}": content for name, content in kept.items()}
         lines += [f"sentences   {sentences}"] if sentences else []
@@ -115,7 +115,7 @@ def save(imported: Imported, path: Path, run: epath.PathLike) -> tuple[epath.Pat
     try:
         checkpoint.save_params(checkpoint_dir, imported.params, record)
     except BaseException:
-        run.rmtree(missing_ok=True)  # it was new: nothing half-written stays
+        run.rmtree(missing_ok=True)  # the folder is new, and nothing half-written may stay
         raise
     return checkpoint_dir, lines
 
@@ -128,14 +128,14 @@ def export(
     shard_bytes: int = folder.SHARD_BYTES,
     flax: bool = False,
 ) -> Family:
-    """Writes a checkpoint as a folder that Transformers loads; returns the family it is there.
+    """Writes a checkpoint as a folder that Transformers loads; returns its family there.
 
     Args:
       path: a run or a checkpoint.
       out: the new folder.
-      dtype: of the weights: float32, bfloat16 or float16. None: each tensor as it was imported, or float32.
-      shard_bytes: more than this goes to several files with an index.
-      flax: write flax_model.msgpack, for the Flax classes of Transformers 4, in safetensors' place.
+      dtype: dtype of the weights: float32, bfloat16 or float16. None: each tensor's dtype at its import, or float32.
+      shard_bytes: size above which weights go to several files with an index.
+      flax: whether to write flax_model.msgpack, for the Flax classes of Transformers 4, in place of safetensors.
 
     Raises:
       UserError: no checkpoint, an architecture that Transformers does not have, a folder that cannot be written.
@@ -164,7 +164,7 @@ def export(
 
 
 def _with_dtype(config: dict[str, Any], dtype: str | None) -> dict[str, Any]:
-    """Returns a config.json that names a dtype; without one, what it names itself, as Transformers can read it."""
+    """Returns a config.json that names a dtype; for None, its own dtype in a spelling that Transformers reads."""
     if dtype is not None:
         return {name: value for name, value in config.items() if name not in _DTYPE_FIELDS} | {"dtype": dtype}
     for name in _DTYPE_FIELDS:

@@ -30,9 +30,9 @@ def _untied(config: DistilBertConfig) -> str:
 
 
 def _with_table(config: dict[str, Any]) -> dict[str, Any]:
-    """Leaves out whether the positions' table started as sinusoids: it is in the file, whatever it started as.
+    """Drops the field that says whether the table of positions started as sinusoids: the file holds it in any case.
 
-    It is written as false: the Flax class computes sinusoids otherwise, and reads no table.
+    It is written as false, since otherwise the Flax class computes sinusoids and reads no table.
     """
     config.pop("sinusoidal_pos_embds", None)
     return config

@@ -1,4 +1,4 @@
-"""What the tables of BERT and its kin have in common: the fields of config.json, embeddings, heads."""
+"""Parts that the tables of BERT and its kin share: the fields of config.json, embeddings, heads."""
 
 import dataclasses
 import re
@@ -58,25 +58,25 @@ class MaskedLMNames:
     bias: str
     """Bias of the scores."""
     decoder: str
-    """The unembedding, which may have a bias of its own name for the same."""
+    """The unembedding, which may hold the bias under a name of its own."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EncoderNames:
-    """What an encoder's parts are called."""
+    """Names of an encoder's parts."""
 
     prefix: str
-    """Starts the backbone's names, and the pooler's where it is in the backbone."""
+    """Prefix of the backbone's names, and of the pooler's where it is in the backbone."""
     embeddings: Parts
-    """What comes before the layers, below the prefix."""
+    """Parts before the layers, below the prefix."""
     layer: str
-    """What the names of a layer's parts begin with, below the prefix."""
+    """Prefix of the names of a layer's parts, below `prefix`."""
     block: Parts
     """The parts of a layer."""
     masked_lm: MaskedLMNames
     pooler: str
     sentence: str = ""
-    """The head of sentence pairs; empty: none."""
+    """Name of the head of sentence pairs; empty: none."""
     sequence_classifier: Parts = dataclasses.field(default_factory=lambda: _CLASSIFIER)
 
     def table(self, config: EncoderConfig) -> Table:

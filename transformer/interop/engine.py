@@ -1,4 +1,4 @@
-"""Weights by other people's names: one table a family, from which both directions follow.
+"""The engine: weights under another library's names, by one table a family, from which both directions follow.
 
 A table's rule pairs a name template of theirs with one or more parameters of ours and a transform between the arrays.
 `{layer}` in a template stands for the layer's number; ours then is stacked, [layers, ...]. Everything is strict: what
@@ -26,14 +26,14 @@ FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One tensor of theirs (a layer) and the parameters of ours that it holds."""
+    """A tensor of theirs (one for each layer) and the parameters of ours that it holds."""
 
     theirs: str
     """Name template, as in "h.{layer}.ln_1.weight"."""
     ours: tuple[str, ...]
     """Paths, as in "backbone/final_norm/scale"."""
     transform: Transform = IDENTITY
-    """Between the arrays; one layer's, where the template has a layer."""
+    """Transform between the arrays, those of one layer where the template has a layer."""
 
     @property
     def layered(self) -> bool:
@@ -48,44 +48,45 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """How a family's weights are called elsewhere."""
+    """The names of a family's weights in Transformers, and how they map to ours."""
 
     rules: tuple[Rule, ...]
     prefix: str = ""
-    """Starts the names of the backbone where a head is saved with it; checkpoints of bare backbones lack it."""
+    """Prefix of the backbone's names where a head is saved with it; checkpoints of bare backbones lack it."""
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """A second name -> the first name of the same tensor: read if equal or alone, never written."""
     twins: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """A tensor -> another: where a file has one of them alone it is both, and the first is written if they differ."""
+    """A tensor -> another one: where a file has only one of them it stands for both; the first is written if they
+    differ."""
     defaults: Mapping[str, Callable[[], np.ndarray]] = dataclasses.field(default_factory=dict)
-    """Tensors of the rules that a file may leave out, and what Transformers then has in their place."""
+    """Tensors of the rules that a file may leave out -> Transformers' default for them."""
     constants: Mapping[str, Callable[[], np.ndarray]] = dataclasses.field(default_factory=dict)
     """Tensors of theirs that we compute (sinusoids) or leave out (zeros): refused if different, written when saved."""
     ignored: tuple[str, ...] = ()
     """Patterns of names that hold no weights: buffers."""
     renames: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Pattern of a part of an older name -> what the rules say in its place."""
+    """Pattern of a part of an older name -> the rules' name for it."""
     bare: bool = False
-    """Whether the backbone is all there is: its names are then written without the prefix, and read either way."""
+    """Whether there is only the backbone: its names are then written without the prefix, and read either way."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """What a file of weights holds."""
+    """The content of a file of weights."""
 
     params: Any
     """Our tree, float32 numpy arrays."""
     dtypes: dict[str, Any]
-    """Dtype's name of each parameter by its path, and of each constant by its name: one, or a list of the layers'."""
+    """Names of the dtypes of parameters, by path, and of constants, by name: one, or a list over layers."""
 
 
 class Written(NamedTuple):
-    """A tensor of theirs, to be written."""
+    """A tensor of theirs to write."""
 
     name: str
     array: np.ndarray
     rule: Rule | None
-    """None: a constant."""
+    """The rule that it follows; None: it is a constant."""
 
 
 def load(
@@ -94,9 +95,9 @@ def load(
     """Returns our parameters from their tensors, and the dtypes that these were in.
 
     Args:
-      table: the family's.
-      tensors: by their names, any float dtype. Each is looked up when it is needed, once, so that the mapping may read
-        from disk: memory stays near one copy.
+      table: the family's table.
+      tensors: their tensors by name, in any float dtype. Each is looked up once, when it is needed, so that the mapping
+        may read from disk: memory stays near one copy.
       abstract_params: our tree of shapes, boxed or not, which the result has to fill exactly.
       leave: names of theirs that may be left over.
 
@@ -142,12 +143,12 @@ def load(
 
 
 def stream(table: Table, params: Any, dtypes: Mapping[str, Any] = MappingProxyType({})) -> Iterator[Written]:
-    """Gives their tensors from our tree of parameters, one at a time: the inverse of `load`.
+    """Yields their tensors from our tree of parameters, one at a time: the inverse of `load`.
 
     Args:
-      table: the family's.
+      table: the family's table.
       params: our tree.
-      dtypes: as `load` returned them; float32 for what is not there.
+      dtypes: as `load` returned them; float32 for parameters without one.
     """
     ours: dict[str, Any] = flatten_dict(nn.meta.unbox(params), sep="/")
     shapes = _shapes(params)
@@ -170,12 +171,12 @@ def stream(table: Table, params: Any, dtypes: Mapping[str, Any] = MappingProxyTy
 
 
 def save(table: Table, params: Any) -> dict[str, np.ndarray]:
-    """Returns all that `stream` gives, by name."""
+    """Returns all tensors that `stream` yields, by name."""
     return {name: array for name, array, _ in stream(table, params)}
 
 
 def misfits(table: Table, tensors: Iterable[str], abstract_params: Any) -> tuple[list[str], list[str]]:
-    """Returns the full names that `load` would miss, and those of the given names that it would not know, sorted."""
+    """Returns the full names that `load` would miss, and the given names that it would not know, both sorted."""
     shapes = _shapes(abstract_params)
     names = _their_names(table, tensors)
     wanted = {name for rule in table.rules for name in rule.names(shapes)}
@@ -190,11 +191,11 @@ def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _check_constant(table: Table, name: str, theirs: np.ndarray) -> str:
-    """Returns a constant's dtype's name; raises UserError where it is not ours, up to that dtype's rounding."""
+    """Returns the name of a constant's dtype; raises UserError if it is not ours, up to rounding."""
     ours, theirs = table.constants[name](), np.asarray(theirs)
     if theirs.dtype.name not in FLOATS:
         raise UserError(_not_a_float(name, theirs))
-    # Half of the distance between its neighbours, and what float32 sums are off by.
+    # Half of the distance between neighbours, and the error of float32 sums.
     near = np.abs(ours) * (float(ml_dtypes.finfo(theirs.dtype).eps) / 2) + 1e-6
     if theirs.shape != ours.shape or not np.all(np.abs(theirs.astype(np.float64) - ours) <= near):
         raise UserError(f"tensor {name!r} is not the constant that the architecture has in its place")
@@ -202,10 +203,10 @@ def _check_constant(table: Table, name: str, theirs: np.ndarray) -> str:
 
 
 def _float32(name: str, tensor: np.ndarray) -> np.ndarray:
-    """Returns a tensor as float32, which has to hold all its numbers as they are."""
+    """Returns a tensor as float32; raises UserError where that would round a number."""
     if tensor.dtype.name not in FLOATS:
         raise UserError(_not_a_float(name, tensor))
-    with np.errstate(over="ignore"):  # which is said below
+    with np.errstate(over="ignore"):  # reported below
         narrow = tensor.astype(np.float32, copy=False)
     if tensor.dtype.itemsize > narrow.dtype.itemsize and not np.array_equal(narrow, tensor, equal_nan=True):
         raise UserError(
@@ -220,7 +221,7 @@ def _not_a_float(name: str, tensor: np.ndarray) -> str:
 
 
 def _their_names(table: Table, tensors: Iterable[str]) -> dict[str, str]:
-    """Returns full name -> name in `tensors`, without what holds no weights."""
+    """Returns full name -> name in `tensors`, without names that hold no weights."""
     bare = table.prefix and not any(name.startswith(table.prefix) for name in tensors)
     plain = {*table.aliases, *table.constants, *(rule.theirs for rule in table.rules)}
     full = {f"{table.prefix}{name}" if bare and name not in plain else name: name for name in tensors}

@@ -1,4 +1,4 @@
-"""Every family that Transformers shares weights of, listed by hand; which of them a folder or an architecture is."""
+"""All families with weights in Transformers' format, and the choice of the family of a folder or an architecture."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -50,7 +50,7 @@ def of_folder(config: Mapping[str, Any]) -> Family:
 
 
 def of_architecture(architecture: Architecture, model_type: str | None = None) -> Family:
-    """Returns the family that Transformers would call an architecture; raises UserError where it has none.
+    """Returns the family of an architecture in Transformers; raises UserError where it has none.
 
     Several may compute the same numbers, as a Mistral without a window is a LLaMA: `model_type` is then preferred.
     """
@@ -64,15 +64,15 @@ def of_architecture(architecture: Architecture, model_type: str | None = None) -
 
 
 def choose_head(family: Family, config: Mapping[str, Any], names: Collection[str]) -> tuple[str, list[str]]:
-    """Returns the head whose weights a checkpoint holds, and the names of what belongs to other heads only.
+    """Returns the head whose weights a checkpoint holds, and the names of tensors that belong to other heads only.
 
     Published files often hold more than the class they name: bert-base-uncased calls itself a masked language model and
     holds the next sentence head as well. The head that leaves the least over is taken, the declared one if equal.
 
     Args:
-      family: of the checkpoint.
+      family: the checkpoint's family.
       config: its config.json.
-      names: of its tensors.
+      names: the names of its tensors.
 
     Raises:
       UserError: weights of the declared head are missing, or there are tensors of no head.

@@ -1,4 +1,4 @@
-"""A family as Transformers has it: its config.json, its classes, its weights' names."""
+"""Family: a model type of Transformers with its config.json, its classes and the names of its weights."""
 
 import dataclasses
 import re
@@ -17,10 +17,10 @@ from transformer.interop.hf_config import Field
 from transformer.models.architecture import Architecture
 
 LABELLED = ("sequence_classification", "token_classification")
-"""Heads whose classes a person counts."""
+"""Heads whose number of classes is a user's choice."""
 
 _LABELS = ("id2label", "label2id", "num_labels", "_num_labels", "problem_type")
-"""Fields of config.json that are about those classes."""
+"""Fields of config.json about a classifier's classes."""
 
 
 def count_labels(config: Mapping[str, Any]) -> int:
@@ -34,7 +34,7 @@ def count_labels(config: Mapping[str, Any]) -> int:
 
 
 def _num_labels(config: Any) -> int | None:
-    """Returns how many labels a head has; None: of this head, Transformers does not count them."""
+    """Returns the number of a head's labels; None for a head whose labels Transformers does not count."""
     if config.head == "question_answering":  # a start and an end
         return 2
     return config.num_labels if config.head in LABELLED else None
@@ -52,27 +52,27 @@ class Family:
     config: Callable[..., Architecture]
     """Our config class, called with the mapped fields, and with `head` and `num_labels`."""
     fields: Sequence[Field]
-    """What is mapped between config.json and our config."""
+    """Fields that are mapped between config.json and our config."""
     heads: Mapping[str, str]
     """Our head -> Transformers' class, in the order in which a checkpoint is tried for them: the richest first."""
     table: Callable[[Any], Table]
-    """An architecture -> the names of its weights, its head's included."""
+    """An architecture -> the table of its weights, its head included."""
     pinned: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Field of theirs -> the only value supported, which is also Transformers' default; written too."""
     harmless: Collection[str] = ()
     """Further fields that change neither weights nor scores."""
     inert: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
-    """Further field -> the values with which it changes nothing; `hf_config.Same`: what another field says."""
+    """Further field -> the values with which it changes nothing; `hf_config.Same`: another field's value."""
     spelled: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Field that `normalise` takes apart or fills in -> its type, as `hf_config.checked` knows it; or null."""
+    """Field that `normalise` takes apart or fills in -> its type, for `hf_config.checked`; it may be null."""
     normalise: Callable[[dict[str, Any]], dict[str, Any]] = _unchanged
     """config.json -> the same in the fields of this table: older or nested spellings; raises `UserError`."""
     denormalise: Callable[[dict[str, Any]], dict[str, Any]] = _unchanged
     """The table's fields -> config.json."""
     fits: Callable[[Any], bool] = lambda config: True
-    """Whether this model type computes what an architecture of `config`'s class says."""
+    """Whether this model type computes an architecture of the class `config`."""
     flax: FlaxClasses | None = None
-    """What Transformers 4 had of it in Flax; None: nothing."""
+    """The family's Flax classes in Transformers 4; None: there are none."""
 
     def read_config(self, config: Mapping[str, Any], head: str, num_labels: int = 2) -> Any:
         """Returns the architecture that a config.json describes, with a head.
@@ -102,11 +102,11 @@ class Family:
         return {"model_type": self.model_type, "architectures": [self.heads[values["head"]]], **theirs}
 
     def rewrite_config(self, config: Architecture, before: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the config.json of an architecture that was imported, with what the folder's own said beside.
+        """Returns the config.json of an imported architecture, with further fields of the folder's own.
 
         Args:
           config: the architecture, perhaps with another head.
-          before: the config.json that came. Its bookkeeping stays, labels too where the head has as many.
+          before: the folder's config.json. Its bookkeeping stays, and its labels where the head has as many.
         """
         written = self.write_config(config)
         ours = {"architectures", "model_type", *self.pinned, *(field.theirs for field in self.fields)}
@@ -140,7 +140,7 @@ class Family:
     def load(
         self, tensors: Mapping[str, np.ndarray], config: Architecture, *, leave: Collection[str] = ()
     ) -> engine.Loaded:
-        """Returns what `from_hf` does, and the dtypes that the tensors were in."""
+        """Returns the parameters as `from_hf` does, and the dtypes of the tensors."""
         return engine.load(self.table(config), tensors, config.abstract_params(), leave=leave)
 
     def to_hf(self, params: Any, config: Architecture) -> dict[str, np.ndarray]:
@@ -150,13 +150,13 @@ class Family:
     def stream(
         self, params: Any, config: Architecture, dtypes: Mapping[str, Any] = MappingProxyType({})
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """Gives what `to_hf` returns, a tensor at a time, in the dtypes that `load` found, or float32."""
+        """Yields the tensors of `to_hf` one at a time, in the dtypes that `load` returned, or float32."""
         return ((name, array) for name, array, _ in engine.stream(self.table(config), params, dtypes))
 
     def flax_stream(
         self, params: Any, config: Architecture, dtypes: Mapping[str, Any] = MappingProxyType({})
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """Gives what `stream` gives under the paths of Transformers 4's Flax classes.
+        """Yields the tensors of `stream` under the paths of Transformers 4's Flax classes.
 
         Raises:
           UserError: no such class computes the architecture.
@@ -164,7 +164,7 @@ class Family:
         return flax_names.stream(self.table(config), self.flax_classes(config), params, dtypes)
 
     def flax_classes(self, config: Any) -> FlaxClasses:
-        """Returns what Transformers 4 had in Flax; raises UserError where no class of it computes an architecture."""
+        """Returns the family's Flax classes; raises UserError where none of them computes an architecture."""
         cls = f"Flax{self.heads[config.head]}"
         if self.flax is None or config.head not in self.flax.heads:
             raise UserError(f"Transformers 4 has no {cls}: export without --flax")

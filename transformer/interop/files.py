@@ -1,4 +1,4 @@
-"""The files of a folder in the Hugging Face format: JSON, shards of weights, git-lfs's pointers in their places."""
+"""Files of a folder in the Hugging Face format: JSON, and shards of weights; git-lfs pointers are refused."""
 
 import json
 from pathlib import Path
@@ -12,18 +12,18 @@ _POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def check_fetched(path: Path | epath.Path) -> None:
-    """Raises `UserError` where a file is a pointer of git-lfs; a file that is not there is none."""
+    """Raises `UserError` where a file is a git-lfs pointer; a missing file is none."""
     try:
         with path.open("rb") as file:
             start = file.read(len(_POINTER))
     except OSError:
-        return  # whoever reads it says why it cannot be read
+        return  # the reader reports why it cannot be read
     if start == _POINTER:
         raise UserError(f"{path} is a git-lfs pointer, not the file: run git lfs pull in its repository")
 
 
 def parse_json(path: epath.PathLike) -> Any:
-    """Returns what a JSON file holds; raises UserError naming the file where it cannot be read."""
+    """Returns the content of a JSON file; raises UserError naming the file where it cannot be read."""
     path = epath.Path(path)
     check_fetched(path)
     try:
@@ -43,7 +43,7 @@ def read_json(path: epath.PathLike) -> dict[str, Any]:
 
 
 def read_weight_map(index: Path) -> dict[str, str]:
-    """Returns an index's names of tensors and the shards that hold them; raises UserError where it has none."""
+    """Returns an index's tensor name -> shard; raises UserError where it has none."""
     weight_map = read_json(index).get("weight_map")
     if not weight_map or not isinstance(weight_map, dict) or not all(isinstance(f, str) for f in weight_map.values()):
         raise UserError(f"{index}: no weight_map of names to files")
@@ -51,7 +51,7 @@ def read_weight_map(index: Path) -> dict[str, str]:
 
 
 def shard_path(index: Path, name: str) -> Path:
-    """Returns the path of a shard that an index names; raises UserError where it is not beside the index, or a file."""
+    """Returns the path of a shard that an index names; raises UserError unless it is a file beside the index."""
     path = index.parent / name
     if Path(name).name != name:
         raise UserError(f"{index} names a file outside of its folder: {name!r}")

@@ -1,4 +1,4 @@
-"""What Transformers 4's Flax classes call the weights: PyTorch's names, but for the last part.
+"""Names of the weights in Transformers 4's Flax classes: PyTorch's names, except for the last part.
 
 The modules' names are the same on both sides, so one rule serves every family: a PyTorch `weight` is a `kernel`
 (transposed, of a GPT-2's Conv1D as of a Linear), an `embedding` or a norm's `scale`, as the parameter of ours that the
@@ -18,14 +18,14 @@ from transformer.interop.lazy import LazyArrays
 from transformer.models.encoder import EncoderHead
 
 ENCODER_HEADS = get_args(EncoderHead)
-"""Heads of encoders that had a Flax class: all."""
+"""Heads of encoders that had a Flax class, which is all of them."""
 
 _WEIGHTS = ("kernel", "embedding", "scale")
 
 
 @dataclasses.dataclass(frozen=True)
 class FlaxClasses:
-    """What a family had in Flax, beside its table."""
+    """A family's Flax classes in Transformers 4, beside its table."""
 
     heads: Collection[str]
     """Our heads that had a class."""
@@ -40,7 +40,7 @@ class FlaxClasses:
 
 
 def torch_names(arrays: Mapping[str, np.ndarray]) -> LazyArrays:
-    """Returns Flax's arrays, by their paths joined by "/", under PyTorch's names; each is read when it is looked up."""
+    """Returns Flax's arrays, given by their paths joined by "/", under PyTorch's names; each is read when looked up."""
     paths = {_torch_name(path): path for path in arrays}
     # A masked language model's own decoder has no bias in Flax: the head's is the one that is added.
     for name, path in list(paths.items()):
@@ -58,11 +58,11 @@ def torch_names(arrays: Mapping[str, np.ndarray]) -> LazyArrays:
 def stream(
     table: Table, classes: FlaxClasses, params: Any, dtypes: Mapping[str, Any] = MappingProxyType({})
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Gives Flax's paths and arrays from our tree of parameters, one at a time.
+    """Yields Flax's paths and arrays from our tree of parameters, one at a time.
 
     Args:
-      table: the family's, of the architecture.
-      classes: the family's in Flax.
+      table: the table of the architecture.
+      classes: the family's Flax classes.
       params: our tree.
       dtypes: as `engine.load` returned them.
     """
@@ -83,7 +83,7 @@ def _torch_name(path: str) -> str:
 
 
 def _flax_path(name: str, leaf: str) -> str:
-    if name.endswith(".decoder.bias"):  # the other half of what torch_names does
+    if name.endswith(".decoder.bias"):  # the inverse of torch_names
         name = name.removesuffix(".decoder.bias") + ".bias"
     if name.endswith(".weight"):
         name = name.removesuffix("weight") + leaf

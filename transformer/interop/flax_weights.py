@@ -28,10 +28,10 @@ _DEPTH = 32
 
 @contextlib.contextmanager
 def open_arrays(folder: Path) -> Iterator[LazyArrays]:
-    """Gives the arrays of a folder, of its one file or else of the shards in its index, by paths joined by "/".
+    """Yields the arrays of a folder by paths joined by "/", from its one file or from the shards in its index.
 
     Raises:
-      UserError: a missing, truncated or foreign file, a shard that lacks what the index says.
+      UserError: a missing, truncated or foreign file, or a shard that lacks an array of the index.
     """
     weight_map = {} if (folder / WEIGHTS).exists() else read_weight_map(folder / INDEX)
     with contextlib.ExitStack() as stack:
@@ -45,7 +45,7 @@ def open_arrays(folder: Path) -> Iterator[LazyArrays]:
 
 
 def save(arrays: Mapping[str, np.ndarray], path: Path) -> None:
-    """Writes one file: a tree from paths joined by "/". Beside the arrays, one of them is in memory as bytes."""
+    """Writes one file with a tree from paths joined by "/". Beside the arrays it holds the bytes of one in memory."""
     with path.open("wb") as file:
         _pack(unflatten_dict(dict(arrays), sep="/"), file)
 
@@ -62,7 +62,7 @@ def _pack(tree: Any, file: Any) -> None:
 
 
 class _File:
-    """One file, and where in it each array lies."""
+    """One file, and the places of its arrays."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -85,7 +85,7 @@ class _File:
         self._file.close()
 
     def read(self, path: str) -> np.ndarray:
-        """Returns one array; raises UserError where its bytes are none."""
+        """Returns one array; raises UserError where its bytes are no array."""
         start, end = self.leaves[path]
         try:
             array = serialization.msgpack_restore(self._bytes[start:end])
@@ -97,13 +97,13 @@ class _File:
 
 
 def _leaves(path: Path) -> dict[str, tuple[int, int]]:
-    """Returns path of a leaf -> where its bytes start and end."""
+    """Returns path of a leaf -> start and end of its bytes."""
     leaves: dict[str, tuple[int, int]] = {}
     with path.open("rb") as file, path.open("rb") as ahead:
         unpacker = msgpack.Unpacker(file, read_size=1 << 20, max_buffer_size=0)
 
         def entries(start: int) -> int | None:
-            """Returns the number of a map's entries, its header read; None where there is no map, nothing read."""
+            """Reads a map's header and returns the number of its entries; reads nothing and returns None elsewhere."""
             ahead.seek(start)
             kind = ahead.read(1)
             if not kind:

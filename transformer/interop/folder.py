@@ -18,14 +18,14 @@ from transformer.interop.weights import WEIGHTS
 CONFIG = "config.json"
 
 SHARD_BYTES = 2_000_000_000
-"""A shard holds at most so many bytes, unless one tensor is larger."""
+"""Most bytes in a shard, unless one tensor is larger."""
 
 _SMALL_FILES = (".json", ".jinja", ".model", ".spm", ".txt")
-"""Endings of what lies beside the weights: settings and tokenizers."""
+"""Endings of the files beside the weights: settings and tokenizers."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Returns config.json; raises UserError naming the file, or another small one that git-lfs has not fetched."""
+    """Returns config.json; raises UserError naming it, or another small file that git-lfs has not fetched."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     for path in sorted(folder.iterdir()):
@@ -47,13 +47,13 @@ def write_folder(
     """Writes a folder that Transformers loads.
 
     Args:
-      folder: new or empty.
-      config: config.json.
-      tensors: (Transformers' name, weights), each asked for once.
-      files: further files, of the tokenizer, by name, with a slash for those of a subfolder.
-      dtype: float32, bfloat16 or float16, of the weights on disk. None: each tensor's own.
-      shard_bytes: more than this goes to several files with an index.
-      flax: write flax_model.msgpack; the names are then paths joined by "/".
+      folder: a new or empty folder.
+      config: the content of config.json.
+      tensors: (Transformers' name, weights), iterated once.
+      files: further files, such as the tokenizer's, by name, with a slash for those of a subfolder.
+      dtype: dtype of the weights on disk: float32, bfloat16 or float16. None: each tensor's own.
+      shard_bytes: size above which weights go to several files with an index.
+      flax: whether to write flax_model.msgpack; the names are then paths joined by "/".
 
     Raises:
       UserError: the folder is not empty, the dtype cannot hold a number, or the disk is full.
@@ -65,10 +65,10 @@ def write_folder(
         for name, content in (files or {}).items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
-        # Last: a folder without config.json is no model, so that one cut short is not taken for whole.
+        # Last, so that an unfinished folder, which lacks config.json, is no model.
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     except BaseException as error:
-        shutil.rmtree(folder, ignore_errors=True)  # it was new: nothing half-written stays
+        shutil.rmtree(folder, ignore_errors=True)  # the folder is new, and nothing half-written may stay
         if isinstance(error, OSError):
             raise UserError(f"{folder}: could not be written: {error.strerror or error}") from error
         raise
@@ -77,7 +77,7 @@ def write_folder(
 def _write(
     folder: Path, tensors: Iterable[tuple[str, np.ndarray]], dtype: str | None, shard_bytes: int, flax: bool
 ) -> None:
-    """Writes shards as they fill: no more than one is in memory, and their number, part of each name, is known last."""
+    """Writes shards as they fill, so that one is in memory; their number, part of each name, is known last."""
     weights, save = (flax_weights.WEIGHTS, flax_weights.save) if flax else (WEIGHTS, _save)
     shards: list[list[str]] = []
     filling: dict[str, np.ndarray] = {}
@@ -106,7 +106,7 @@ def _write(
 
 
 def _cast(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
-    with np.errstate(over="ignore"):  # which is said below
+    with np.errstate(over="ignore"):  # reported below
         converted = array.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype, copy=False)
     if np.any(np.isfinite(array) & ~np.isfinite(converted)):
         raise UserError(f"tensor {name!r} has numbers that {dtype} cannot hold: give another --dtype")
@@ -118,7 +118,7 @@ def _save(arrays: dict[str, np.ndarray], path: Path) -> None:
 
     try:
         save_file(arrays, path, metadata={"format": "pt"})
-    except Exception as error:  # the library raises one of its own for a full disk
+    except Exception as error:  # the library has its own exception for a full disk
         raise OSError(f"{path.name}: {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""Settings of generation that a folder in the Hugging Face format declares, with the meanings `generate` gives them."""
+"""Settings of generation in a folder in the Hugging Face format, with the meanings that `generate` gives them."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ FILE = "generation_config.json"
 
 
 def read(folder: epath.PathLike) -> tuple[str, dict[str, Any], tuple[str, ...]]:
-    """Returns the file that decides, the settings it declares, and those of them that are not applied here, in words.
+    """Returns the file that decides, the settings it declares, and the settings that are not applied here, in words.
 
     As in Transformers 5: where there is a generation_config.json, it alone decides, and fields of generation in
     config.json do not count; where there is none, those of config.json do. `task_specific_params` never do.
@@ -45,13 +45,13 @@ def read(folder: epath.PathLike) -> tuple[str, dict[str, Any], tuple[str, ...]]:
 
 
 def _left_out(fields: Mapping[str, Any], draws: bool) -> list[str]:
-    """Returns in words what would change the text under `generate` and does not here."""
+    """Returns the settings that would change the text under `generate` and do not here, in words."""
     left = []
     for name, value in fields.items():
         neutral = value is False or value in ([], {}) or name.startswith("_")
         if name in _READERS or name in _HARMLESS or neutral or (name in _NOT_APPLIED and value == _NOT_APPLIED[name]):
             continue
-        if name in _FILTERS and not draws:  # of drawing alone
+        if name in _FILTERS and not draws:  # these matter only when drawing
             continue
         left.append(f"{name} {json.dumps(value)}")
     if draws and fields.get("num_beams", 1) > 1:
@@ -60,7 +60,7 @@ def _left_out(fields: Mapping[str, Any], draws: bool) -> list[str]:
 
 
 class _Unsupported(Exception):
-    """A value of a kind that `generate` has and this system has not."""
+    """A value of a kind that `generate` supports and this system does not."""
 
 
 def _number(value: Any) -> float:
@@ -82,7 +82,7 @@ def _boolean(value: Any) -> bool:
 
 
 def _ids(value: Any) -> tuple[int, ...]:
-    """Token ids; negative ones, which are no tokens, are left out, as they match nothing under `generate`."""
+    """Returns token ids without negative ones, which match nothing under `generate`."""
     values = value if isinstance(value, list) else [value]
     if not all(isinstance(token, int) and not isinstance(token, bool) for token in values):
         raise TypeError("a token id or a list of them")
@@ -148,7 +148,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "begin_suppress_tokens": _ids,
     "renormalize_logits": _boolean,
 }
-"""What is applied, and how it is read."""
+"""Settings that are applied -> their readers."""
 
 _FILTERS = {"typical_p": 1.0, "top_h": None, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
 _NOT_APPLIED: Mapping[str, Any] = {
@@ -165,7 +165,7 @@ _NOT_APPLIED: Mapping[str, Any] = {
     "token_healing": False,
     "watermarking_config": None,
 }
-"""What would change the text and is not applied, and the value with which it would not."""
+"""Settings that are not applied -> the value with which they would not change the text."""
 
 _HARMLESS = frozenset(
     {

@@ -26,7 +26,7 @@ GPT_ALIASES = {
     "num_attention_heads": (Same("n_head"),),
     "num_hidden_layers": (Same("n_layer"),),
 }
-"""Transformers' other names of the sizes, which it takes where config.json has them."""
+"""Transformers' other names of the sizes, which it reads where config.json has them."""
 
 GPT_FIELDS = (
     Field("vocab_size", "vocab_size"),
@@ -50,7 +50,7 @@ GPT_HARMLESS = (
     "summary_type",
     "summary_use_proj",
 )
-"""Fields of both that change nothing."""
+"""Fields of GPT and GPT-2 that change nothing."""
 
 
 def backbone_rules(prefix: str, words: str, positions: str) -> tuple[Rule, ...]:

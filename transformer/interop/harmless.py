@@ -1,4 +1,4 @@
-"""Fields of every config.json that change neither weights nor scores: which, and why."""
+"""Fields of every config.json that change neither weights nor scores, by reason."""
 
 from itertools import chain
 

@@ -1,7 +1,7 @@
 """config.json, both ways: a field is mapped to ours, pinned to the one value that we compute, or changes nothing.
 
-What changes nothing is told by a rule: a field that Transformers keeps for itself (`_...`), null in a field that it
-does not know, a field of `harmless.HARMLESS` or of the family's own list, or one that says again what another says.
+Rules tell which fields change nothing: a field that Transformers keeps for itself (`_...`), null in a field that it
+does not know, a field of `harmless.HARMLESS` or of the family's own list, or a field that repeats another.
 """
 
 import dataclasses
@@ -22,24 +22,24 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
-"""Theirs -> ours; the first of several names is the one written."""
+"""Their names of activations -> ours; the first of several names is the one written."""
 
 _FILLED_IN = ("num_key_value_heads", "head_dim", "num_decoder_layers", "decoder_vocab_size", "max_window_layers")
-"""Sizes whose null Transformers fills in."""
-_LARGEST = 2**31 - 1  # of a size: what an index of 32 bits holds
+"""Sizes that Transformers fills in where they are null."""
+_LARGEST = 2**31 - 1  # the largest size: an index of 32 bits
 _NAMES = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a string", list: "a list",
           dict: "an object"}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """A field of a config.json and the field of ours that it is."""
+    """A field of a config.json and the field of ours that it maps to."""
 
     theirs: str
     ours: str
     """Several of theirs may share one of ours: they must then be equal, and all are written."""
     default: Any = ...
-    """Transformers' own, where a config leaves the field out; `...`: it may not."""
+    """Transformers' default, where a config leaves the field out; `...`: it may not."""
     values: Mapping[Any, Any] | None = None
     """Their values -> ours, where they differ; any other is refused."""
 
@@ -53,29 +53,29 @@ class Same:
 
 @dataclasses.dataclass(frozen=True)
 class FieldRules:
-    """How the config.json of a model type is read."""
+    """Rules by which the config.json of a model type is read."""
 
     fields: Sequence[Field]
-    """What is mapped."""
+    """Fields that are mapped."""
     kinds: Mapping[str, Any]
     """Field of ours -> its type, as annotated: `int | None`."""
     pinned: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Field of theirs -> the only value that is supported, which is also Transformers' default."""
     harmless: Collection[str] = ()
-    """Further fields that change nothing, whatever they say."""
+    """Further fields that change nothing, whatever their values."""
     inert: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
-    """Further field -> the values with which it changes nothing; `Same`: what another field says."""
+    """Further field -> the values with which it changes nothing; `Same`: another field's value."""
     spelled: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Field of theirs that the family spells out itself before it is read here -> its type."""
+    """Field of theirs that the family takes apart itself before it is read here -> its type."""
 
     @property
     def all_inert(self) -> dict[str, tuple[Any, ...]]:
-        """Those of every model type, and its own."""
+        """Inert fields of every model type, and of this one."""
         return {**INERT, **self.inert}
 
 
 def check_kinds(config: Mapping[str, Any], rules: FieldRules) -> None:
-    """Checks the fields as they stand in config.json, null aside where it stands for something.
+    """Checks the types of config.json's fields; null is allowed where it has a meaning.
 
     Raises:
       UserError: a value of the wrong type, by its field.
@@ -88,17 +88,17 @@ def check_kinds(config: Mapping[str, Any], rules: FieldRules) -> None:
 
 
 def checked(name: str, value: Any, kind: Any) -> Any:
-    """Returns a value of config.json, a whole number as a float where it is one of those.
+    """Returns a value of config.json of the right type, a whole number as a float where `kind` is float.
 
     Transformers' own configs refuse the same values: a number in quotes, a size with a decimal point.
 
     Args:
-      name: of the field.
-      value: as JSON has it.
-      kind: int, float, bool, str, list, dict, or one of them or None; of any other type nothing is asked.
+      name: name of the field.
+      value: its JSON value.
+      kind: int, float, bool, str, list, dict, or one of them or None; other types are not checked.
 
     Raises:
-      UserError: it is of another type, not finite, or a whole number that is no size.
+      UserError: the value is of another type, not finite, or a whole number too large for a size.
     """
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if value is None and type(None) in kinds:
@@ -116,7 +116,7 @@ def checked(name: str, value: Any, kind: Any) -> Any:
 
 
 def shown(value: Any) -> str:
-    """Returns a value as a person can read it in one line."""
+    """Returns a value as a short text for messages."""
     try:
         text = repr(value)
     except ValueError:  # Python writes no whole number of thousands of digits
@@ -128,10 +128,10 @@ def changes_nothing(name: str, value: Any, config: Mapping[str, Any], rules: Fie
     """Whether a field that is neither mapped nor pinned changes neither weights nor scores.
 
     Args:
-      name: of the field.
-      value: what it says.
+      name: name of the field.
+      value: its value.
       config: the whole config.json.
-      reading: of its model type.
+      rules: the rules of its model type.
     """
     inert = rules.all_inert
     if name in inert:
@@ -150,7 +150,7 @@ def _value_of(same: Same, config: Mapping[str, Any], rules: FieldRules) -> Any:
 
 
 def read(config: Mapping[str, Any], rules: FieldRules) -> dict[str, Any]:
-    """Returns our fields' values from a config.json in the fields of `reading`.
+    """Returns the values of our fields from a config.json.
 
     Raises:
       UserError: a missing or unknown field, or a value that is not supported, by name.

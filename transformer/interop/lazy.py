@@ -1,4 +1,4 @@
-"""Arrays by name that stay where they are until they are looked up: memory stays near the largest."""
+"""Arrays by name that are read when they are looked up, so that memory stays near the largest."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
@@ -12,7 +12,7 @@ class LazyArrays(Mapping[str, np.ndarray], Generic[Place]):
     """Arrays by name, each read whenever it is looked up."""
 
     def __init__(self, places: Mapping[str, Place], read: Callable[[Place], np.ndarray]):
-        """Takes the place of each array by its name, and what reads the array at a place."""
+        """Takes the place of each array by its name, and the function that reads the array at a place."""
         self._places, self._read = places, read
 
     def __getitem__(self, name: str) -> np.ndarray:

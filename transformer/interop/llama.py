@@ -1,7 +1,7 @@
 """LLaMA, Mistral, Qwen2 and Qwen3 in Transformers: four model types, one architecture of ours.
 
-Which of them an architecture is called follows from what only one of them computes: Qwen2's biases, Qwen3's norms of
-heads, Mistral's window. Meta's own files pair the halves of a head otherwise; only Transformers' format is read.
+The model type of an architecture follows from parts that only one of them has: Qwen2's biases, Qwen3's norms of heads,
+Mistral's window. Meta's own files pair the halves of a head otherwise; only Transformers' format is read.
 """
 
 import functools
@@ -16,7 +16,7 @@ from transformer.interop.rules import LAYERS, Part, attention, decoder_head, den
 from transformer.layers.positions import Llama3Scaling
 from transformer.models.llama import LlamaConfig
 
-# What is spelled out before it is read: `_with_rotary`, `_one_window`.
+# Fields that `_with_rotary` and `_one_window` take apart before they are read.
 _ROTARY = {"rope_theta": float, "rope_scaling": dict, "rope_parameters": dict, "layer_types": list}
 _SLIDING = {**_ROTARY, "use_sliding_window": bool, "max_window_layers": int}
 
@@ -49,7 +49,7 @@ _WINDOW = Field("sliding_window", "window")
 
 
 def _always(model_type: str, ours: str, value: Any) -> Field:
-    """Returns the "field" of what a model type has without saying so."""
+    """Returns a field of ours that has one value in a model type, which config.json does not mention."""
     return Field("model_type", ours, values={model_type: value})
 
 
@@ -72,7 +72,7 @@ def _layer(config: LlamaConfig) -> dict[str, Part]:
 
 
 def _table(config: LlamaConfig, *, answers: str = "transformer.") -> Table:
-    """Returns the names; `answers` starts those of a question answerer's backbone."""
+    """Returns the table; `answers` is the prefix of a question answerer's backbone."""
     prefix = {"none": "", "question_answering": answers}.get(config.head, "model.")
     head, aliases = decoder_head(config.head, tied=config.tie_embeddings, words=f"{prefix}embed_tokens.weight")
     rules = (
@@ -87,7 +87,7 @@ def _table(config: LlamaConfig, *, answers: str = "transformer.") -> Table:
 
 
 def _positive(rope: dict[str, Any], name: str) -> Any:
-    """Takes a number out of rope_scaling, and returns it."""
+    """Removes a number from rope_scaling, and returns it."""
     value = checked(f"rope_scaling's {name}", rope.pop(name), int if name == _SCALING["original_context"] else float)
     if value <= 0:
         raise UserError(f"config.json: rope_scaling's {name} is {value}: it must be above 0")
@@ -95,7 +95,7 @@ def _positive(rope: dict[str, Any], name: str) -> Any:
 
 
 def _with_rotary(config: dict[str, Any]) -> dict[str, Any]:
-    """Reads `rope_theta` and `rope_scaling`, or the newer `rope_parameters`; fills in what follows from sizes."""
+    """Reads `rope_theta` and `rope_scaling`, or the newer `rope_parameters`; fills in fields that follow from sizes."""
     scaling, parameters = config.pop("rope_scaling", None), config.pop("rope_parameters", None)
     rope = dict(scaling or parameters or {})
     config["rope_theta"] = checked("rope_theta", rope.pop("rope_theta", config.get("rope_theta", 10000.0)), float)
@@ -131,11 +131,11 @@ def _without_rotary(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _one_window(config: dict[str, Any], window: int | None, first: int = 0) -> int | None:
-    """Returns the window of every layer, and takes out the list of the layers' kinds; refuses layers that differ.
+    """Returns the window of every layer, and removes the list of the layers' kinds; refuses layers that differ.
 
     Args:
-      config: config.json.
-      window: of the layers that slide.
+      config: the content of config.json.
+      window: the window of the layers that slide.
       first: the first layer that slides, where there is no list.
     """
     sliding = 0 if window is None else (config.get("num_hidden_layers") or 0) - max(first, 0)
@@ -188,7 +188,7 @@ def _heads(name: str) -> dict[str, str]:
 
 
 def _not_in_flax(config: LlamaConfig) -> str:
-    """Says what the Flax classes, which read fewer fields of config.json, would compute otherwise."""
+    """Returns what the Flax classes, which read fewer fields of config.json, would compute otherwise; else empty."""
     if config.rotary_base != 10000.0 or config.rotary_scaling is not None:
         return "knows no rotary positions but those of base 10000"
     if config.head_width * config.num_heads != config.width:

@@ -18,7 +18,7 @@ _ROW = Transform(
     load=lambda array, shapes: [array[0]],
     save=lambda arrays: arrays[0][None],
 )
-"""A bias of theirs, [1, V], and ours, [V]."""
+"""Between a bias of theirs, [1, V], and ours, [V]."""
 
 
 def _normalise(config: dict[str, Any]) -> dict[str, Any]:

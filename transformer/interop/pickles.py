@@ -1,4 +1,4 @@
-"""PyTorch's pickles of weights: a state_dict, one inside a training checkpoint, parameters by name."""
+"""PyTorch's pickles of weights: a state_dict, by itself or inside a training checkpoint."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from transformer.interop.files import read_weight_map, shard_path
 from transformer.interop.lazy import LazyArrays
 
 _INSIDE = ("state_dict", "model_state_dict", "model", "module")
-"""Where training checkpoints hold their weights."""
+"""Keys under which training checkpoints hold their weights."""
 
 
 WEIGHTS = "pytorch_model.bin"
@@ -23,7 +23,7 @@ def read(folder: Path) -> LazyArrays:
     """Reads a folder's pickles with PyTorch's weights-only loading, which executes nothing, all into memory.
 
     Raises:
-      UserError: no PyTorch, no such file, something else than tensors by name, or one name in two files.
+      UserError: no PyTorch, no such file, no tensors by name, or one name in two files.
     """
     try:
         import torch
@@ -59,7 +59,7 @@ def _to_numpy(name: str, tensor: Any) -> np.ndarray:
 
 
 def _named_tensors(loaded: Any, where: str) -> Mapping[str, Any]:
-    """Returns the tensors by name that a pickle holds, itself or in the one place where training checkpoints do."""
+    """Returns the tensors by name in a pickle, at its top or under the one key of a training checkpoint."""
     import torch
 
     if not isinstance(loaded, Mapping):

@@ -21,7 +21,7 @@ _NAMES = EncoderNames(
 
 
 def _from_rows(config: dict[str, Any]) -> dict[str, Any]:
-    """Theirs counts the table's rows; ours the tokens that it has places for."""
+    """Returns config.json with the number of positions as we count it: without the rows before the first position."""
     if config.get("max_position_embeddings") is not None:
         config["max_position_embeddings"] -= RobertaConfig.first_position
     return config

@@ -1,4 +1,4 @@
-"""How far PyTorch's float32 is from its float64: what the rounding of any right implementation amounts to."""
+"""PyTorch's outputs in float64, against which the rounding of a right float32 implementation is measured."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class _Widened(TorchFunctionMode):
-    """Makes float64 of every float32 that a model asks for by name: norms, softmaxes and rotary angles do so."""
+    """Turns every float32 that a model names (in norms, softmaxes and rotary angles) into float64."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         func = torch.Tensor.double if func is torch.Tensor.float else func

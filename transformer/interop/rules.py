@@ -1,6 +1,6 @@
-"""The parts that families' tables are written with: dense layers, norms, embeddings, attentions, heads.
+"""Rules: the parts of families' tables, which are dense layers, norms, embeddings, attentions and heads.
 
-A table maps the names of their modules to parts, which say where ours are; `under` puts them in place on both sides:
+A table maps the names of their modules to parts, which name ours; `under` puts them in place on both sides:
 
     under("h.{layer}.", LAYERS, {"ln_1": norm("attention_norm"), "mlp.c_fc": dense("mlp/up")})
 """
@@ -23,7 +23,7 @@ _PROJECTIONS = ("query", "key", "value", "out")
 
 
 def under(theirs: str, ours: str, parts: Parts) -> tuple[Rule, ...]:
-    """Returns the rules of parts, their names starting with `theirs` and our paths with `ours`."""
+    """Returns the rules of parts, whose names start with `theirs` and whose paths of ours with `ours`."""
     return tuple(
         Rule(f"{theirs}{name}.{rule.theirs}", tuple(f"{ours}{path}" for path in rule.ours), rule.transform)
         for name, part in parts.items()
@@ -32,13 +32,13 @@ def under(theirs: str, ours: str, parts: Parts) -> tuple[Rule, ...]:
 
 
 def dense(*ours: str, inputs: int = 1, bias: bool = True, transposed: bool = True) -> Part:
-    """A dense layer.
+    """Returns the part of a dense layer.
 
     Args:
       *ours: paths of our modules: several are fused to one of theirs, along the outputs.
-      inputs: how many input dimensions our kernel has.
-      bias: whether there is one.
-      transposed: their weight is [outputs, inputs] (PyTorch's Linear), not [inputs, outputs] (GPT-2's Conv1D).
+      inputs: number of our kernel's input dimensions.
+      bias: whether there is a bias.
+      transposed: whether their weight is [outputs, inputs] (PyTorch's Linear), not [inputs, outputs] (GPT-2's Conv1D).
     """
     weight, flat = kernel(inputs, transposed=transposed), FLAT
     if len(ours) > 1:
@@ -48,18 +48,18 @@ def dense(*ours: str, inputs: int = 1, bias: bool = True, transposed: bool = Tru
 
 
 def norm(ours: str, *, bias: bool = True) -> Part:
-    """A LayerNorm, or without a bias a root-mean-square norm."""
+    """Returns the part of a LayerNorm, or without a bias of a root-mean-square norm."""
     scale = Rule("weight", (f"{ours}/scale",))
     return (scale, Rule("bias", (f"{ours}/bias",))) if bias else (scale,)
 
 
 def embedding(ours: str) -> Part:
-    """A table with a row for each word, position or kind."""
+    """Returns the part of a table with a row for each word, position or kind."""
     return (Rule("weight", (f"{ours}/embedding",)),)
 
 
 def unembedding(ours: str, *, bias: bool = False) -> Part:
-    """The layer from the last hidden state to the words' scores, a row for each word on both sides."""
+    """Returns the part of the layer from hidden states to the words' scores, with a row for each word on both sides."""
     rows = Rule("weight", (f"{ours}/kernel",))
     return (rows, Rule("bias", (f"{ours}/bias",))) if bias else (rows,)
 
@@ -67,13 +67,13 @@ def unembedding(ours: str, *, bias: bool = False) -> Part:
 def attention(
     theirs: str, ours: str, names: Sequence[str], *, biases: Literal["all", "qkv", "none"] = "all"
 ) -> dict[str, Part]:
-    """The four projections of an attention.
+    """Returns the parts of an attention's four projections.
 
     Args:
-      theirs: its name.
-      ours: its path.
-      names: of the projections to queries, keys and values, and of the output's, below `theirs`.
-      biases: which of them have one: "all", "qkv" (all but the output's) or "none".
+      theirs: the attention's name.
+      ours: the attention's path.
+      names: names of the projections to queries, keys, values and the output, below `theirs`.
+      biases: projections that have a bias: "all", "qkv" (all but the output's) or "none".
     """
     return {
         f"{theirs}.{name}": dense(
@@ -88,13 +88,13 @@ def attention(
 def decoder_head(
     head: DecoderHead, *, tied: bool, words: str, token_classifier: str = "score"
 ) -> tuple[tuple[Rule, ...], dict[str, str]]:
-    """Returns the rules of a decoder-only model's head, and the aliases of a tied one: all families name them alike.
+    """Returns the rules of a decoder-only model's head, and the aliases of a tied head; all families name them alike.
 
     Args:
-      head: ours.
+      head: our head.
       tied: whether the unembedding is the embedding.
       words: the embedding's name.
-      token_classifier: what the family calls the layer of its token classifier.
+      token_classifier: the family's name for the layer of its token classifier.
     """
     if head == "language_model" and tied:
         return (), {"lm_head.weight": words}

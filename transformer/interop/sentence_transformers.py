@@ -1,4 +1,4 @@
-"""A sentence-transformers folder: modules.json lists what makes a sentence's vector, and how out of the words' vectors.
+"""A sentence-transformers folder: modules.json lists the steps from the words' vectors to a sentence's vector.
 
 Only the transformer among the modules has weights; the settings of the others are kept with the checkpoint and go out
 again as they came. https://sbert.net, "Creating Custom Models", has the layout.
@@ -15,7 +15,7 @@ from transformer.interop.files import parse_json, read_json
 MODULES = "modules.json"
 
 _KNOWN = ("Transformer", "Pooling", "Normalize")
-"""The library's classes that have no weights but the transformer's; its releases move them between Python modules."""
+"""The library's classes without weights of their own, the transformer aside; releases move them between modules."""
 
 _SETTINGS = ("config_sentence_transformers.json", *(f"sentence_{kind}_config.json" for kind in (
     "bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet",
@@ -37,16 +37,16 @@ class Module:
 
     @property
     def name(self) -> str:
-        """Its class alone where it is one of the known ones, else with its module."""
+        """Name of the class alone where it is known, else with its Python module."""
         package, _, name = self.kind.rpartition(".")
         return name if package.split(".")[0] == "sentence_transformers" and name in _KNOWN else self.kind
 
 
 def modules(folder: Path) -> list[Module]:
-    """Returns what modules.json lists, in order; nothing where there is none.
+    """Returns the modules that modules.json lists, in order; empty where there is no such file.
 
     Raises:
-      UserError: it is no such list, or the transformer is not in the folder itself.
+      UserError: the file is no such list, or the transformer is not in the folder itself.
     """
     path = folder / MODULES
     if not path.exists():
@@ -70,13 +70,13 @@ def _module(path: Path, entry: Any) -> Module:
 
 
 def read(folder: Path, width: int) -> tuple[dict[str, bytes], str]:
-    """Returns the files that make a folder a sentence-transformers one, by name, and what they say, in words.
+    """Returns the files of sentence-transformers in a folder, by name, and a description of the modules.
 
-    There are none without modules.json, and none where it has a module whose numbers are not known here, which is said.
+    There are no files without modules.json, nor where it lists an unknown module, which the description then names.
 
     Args:
-      folder: in the Hugging Face format.
-      width: of the vectors of words.
+      folder: a folder in the Hugging Face format.
+      width: width of the words' vectors.
 
     Raises:
       UserError: modules.json or the settings of a module do not fit.
@@ -96,7 +96,7 @@ def read(folder: Path, width: int) -> tuple[dict[str, bytes], str]:
 
 
 def _pooled(path: Path, width: int) -> str:
-    """Returns in words how the vectors of words become one; raises `UserError` where they are of another width."""
+    """Returns a description of how words' vectors become one; raises `UserError` where they have another width."""
     settings = read_json(path)
     for name in _WIDTHS:
         if settings.get(name, width) != width:

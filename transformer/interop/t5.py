@@ -1,4 +1,4 @@
-"""T5 and mT5 in Transformers, which differ in how they tell whether the head is the embedding."""
+"""T5 and mT5 in Transformers, which differ in how they mark a head that is the embedding."""
 
 import dataclasses
 from typing import Any
@@ -75,11 +75,11 @@ _BACKBONE: dict[str, Part] = {
     "block.0.layer.0.SelfAttention.relative_attention_bias": embedding("relative_bias"),
     "final_layer_norm": norm("final_norm", bias=False),
 }
-"""The modules of a side beside its layers."""
+"""The modules of the encoder or the decoder beside its layers."""
 
 
 def _layer(side: str, gated: bool) -> dict[str, Part]:
-    """Returns the modules of a side's layer: two or three sublayers, each with its norm, counted."""
+    """Returns the modules of an encoder's or a decoder's layer: two or three numbered sublayers, each with its norm."""
     layer: dict[str, Part] = {
         "0.layer_norm": norm("attention_norm", bias=False),
         **attention("0.SelfAttention", "attention", "qkvo", biases="none"),

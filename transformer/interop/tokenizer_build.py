@@ -1,4 +1,4 @@
-"""The tokenizer that a folder's files mean, as Transformers' AutoTokenizer loads it."""
+"""Building a folder's tokenizer, as Transformers' AutoTokenizer loads it."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ class BuiltTokenizer:
 
     tokenizer: Tokenizer
     specials: dict[str, str]
-    """The tokens by role, `NAMES`, that it has."""
+    """Its special tokens by role (`NAMES`)."""
     source: str
     """The files of its vocabulary, in words."""
 
@@ -38,7 +38,7 @@ def build(declared: Declared) -> BuiltTokenizer:
 
 
 def _finish(declared: Declared, started: Started) -> BuiltTokenizer:
-    """Adds the tokens, and the template."""
+    """Returns the tokenizer with its added tokens and its template."""
     tokenizer, options, file = started.tokenizer, declared.options, declared.file
     specials: dict[str, Any] = {**started.defaults, **declared.specials}
     roles = {name: token for name in NAMES if (token := specials.get(name)) is not None}
@@ -70,7 +70,7 @@ def _finish(declared: Declared, started: Started) -> BuiltTokenizer:
 
 
 def _post_processor(file: dict[str, Any]) -> Any:
-    """The template of a tokenizer.json, read without its vocabulary."""
+    """Returns the template of a tokenizer.json, read without its vocabulary."""
     blank = {"type": "WordLevel", "vocab": {}, "unk_token": ""}
     empty = {**file, "model": blank, "added_tokens": [], "normalizer": None, "pre_tokenizer": None, "decoder": None}
     return Tokenizer.from_str(json.dumps(empty)).post_processor

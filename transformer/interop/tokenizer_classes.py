@@ -1,7 +1,7 @@
-"""The classes of tokenizers in Transformers 5, as far as its models here use them: how each makes its parts.
+"""Transformers 5's classes of tokenizers that the models here use, and how each makes its parts.
 
-A class makes its normaliser, pre-tokeniser and decoder from its options; of a tokenizer.json it takes the vocabulary
-and the template alone. `TokenizersBackend` takes the whole file.
+A class makes its normaliser, pre-tokeniser and decoder from its options; from a tokenizer.json it takes only the
+vocabulary and the template. `TokenizersBackend` takes the whole file.
 """
 
 import dataclasses
@@ -28,13 +28,13 @@ class Started:
     tokenizer: Tokenizer
     source: str
     defaults: dict[str, str | None]
-    """Special tokens of its class, where no file names one."""
+    """The class's special tokens, where no file names one."""
     template: Callable[[Tokenizer, dict[str, str]], Any] | None = None
-    """The class's own template, of the finished tokenizer and its specials; None: the file's, or begin and end."""
+    """Makes the class's template from the finished tokenizer and its specials; None: the file's, or begin and end."""
     extra: list[str | AddedToken] | None = None
-    """Further special tokens that its class makes; None: those that the files declare."""
+    """Further special tokens that the class makes; None: those that the files declare."""
     adds_again: bool = False
-    """Whether all special tokens are added once more, plainly, whatever files say of how they are found in a text."""
+    """Whether all special tokens are added once more, plainly, whatever the files say about matching them in a text."""
 
 
 def _bert(declared: Declared) -> Started:
@@ -232,7 +232,7 @@ def generic(declared: Declared) -> Started:
 
 
 def _renamed(ids: dict[str, int], declared: Declared) -> dict[str, int]:
-    """The vocabulary with the pieces that a file declares otherwise under their declared names."""
+    """Returns the vocabulary, with pieces that a file renames under their declared names."""
     pieces = {i: piece for piece, i in ids.items()}
     for i, token in declared.added.items():
         if pieces.get(i) not in (None, token.content) and token.content not in ids:

@@ -1,8 +1,8 @@
-"""What a folder's files declare about its tokenizer: its class, its special tokens, the tokens added to its vocabulary.
+"""Declarations of a folder's files about its tokenizer: its class, its special tokens, its added tokens.
 
-A fact may stand in several files. Which one holds is as Hugging Face Transformers 5 has it:
+A fact may stand in several files. The file that decides is Hugging Face Transformers 5's choice:
 
-- added tokens: `added_tokens_decoder` of tokenizer_config.json, alone, where there is one; else added_tokens.json, and
+- added tokens: `added_tokens_decoder` of tokenizer_config.json alone, where there is one; else added_tokens.json, and
   over it those of tokenizer.json;
 - special tokens: special_tokens_map.json where there is no such `added_tokens_decoder`; else tokenizer_config.json;
 - the class: `tokenizer_class` of tokenizer_config.json, else of config.json, else the model type's own.
@@ -26,7 +26,7 @@ NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
 
 FURTHER = "additional_special_tokens"
 GENERIC = "TokenizersBackend"
-"""The class that takes a file as it is."""
+"""The class that takes a tokenizer.json as it is."""
 # The class of a model type whose folder names none; another type's tokenizer is generic.
 _OF_MODEL = {
     "albert": "AlbertTokenizer",
@@ -62,34 +62,34 @@ class Declared:
     kind: str
     """The class in Transformers 5, without `Fast`."""
     options: dict[str, Any]
-    """What its class is made with, other than tokens: do_lower_case, add_prefix_space, extra_ids, ..."""
+    """Options of its class other than tokens: do_lower_case, add_prefix_space, extra_ids, ..."""
     specials: dict[str, str | AddedToken | None]
-    """By role (`NAMES`); one that no file names is missing, and its class's default holds."""
+    """Special tokens by role (`NAMES`); where no file names one, it is missing, and its class's default holds."""
     named: dict[str, str | AddedToken]
-    """Special tokens with names of the model's own, such as image_token."""
+    """Special tokens with names of their own, such as image_token."""
     extra: list[str | AddedToken] | None
-    """Further special tokens; None where no file says any."""
+    """Further special tokens; None where no file declares any."""
     added: dict[int, AddedToken]
     """Tokens beside the model's vocabulary, by the ids that files give them."""
     file: dict[str, Any] | None
-    """tokenizer.json."""
+    """The content of tokenizer.json; None: there is no such file."""
 
     @property
     def added_from(self) -> str:
-        """The file that the added tokens are from."""
+        """Name of the file that the added tokens are from."""
         if "added_tokens_decoder" in self.options:
             return TOKENIZER
         return ADDED if (self.folder / ADDED).exists() else JSON
 
 
 def read_declared(folder: Path) -> Declared:
-    """Returns what a folder's files declare; raises UserError naming the file that is at fault."""
+    """Returns the declarations of a folder's files; raises UserError naming the file that is at fault."""
     config = _json(folder / TOKENIZER)
     file = _json(folder / JSON, whole=True) if (folder / JSON).exists() else None
     if config.get("auto_map"):
         raise UserError(f"{folder / TOKENIZER}: auto_map names code of the folder's own, which is not run")
     kind = _class(folder, config.pop("tokenizer_class", None), file)
-    if file is not None:  # its template says what frames a text
+    if file is not None:  # its template frames a text
         config.pop("add_bos_token", None)
         config.pop("add_eos_token", None)
     if FURTHER in config and not config.get("extra_special_tokens"):
@@ -146,7 +146,7 @@ def _is_named(key: str, value: Any) -> bool:
 
 
 def _merge_specials(folder: Path, config: dict[str, Any], named: dict[str, Any]) -> None:
-    """Puts special_tokens_map.json over tokenizer_config.json."""
+    """Lets special_tokens_map.json override tokenizer_config.json."""
     for key, value in _json(folder / SPECIALS).items():
         if key == "extra_special_tokens" and isinstance(value, list):
             before = list(config.get(key) or [])
@@ -161,7 +161,7 @@ def _merge_specials(folder: Path, config: dict[str, Any], named: dict[str, Any])
 
 
 def _added(folder: Path, config: Mapping[str, Any], file: Mapping[str, Any] | None) -> dict[int, AddedToken]:
-    """Returns the tokens of added_tokens.json, and over them those of tokenizer.json."""
+    """Returns the tokens of added_tokens.json, overridden by those of tokenizer.json."""
     specials = {content_of(config[name]) for name in NAMES if config.get(name)}
     specials |= {content_of(token) for token in config.get("extra_special_tokens") or ()}
     added = {
@@ -178,12 +178,12 @@ def _special(token: Any) -> Any:
 
 
 def content_of(token: Any) -> str:
-    """How a token is spelled: a string, an AddedToken, or what a file has for one."""
+    """Returns the text of a token, which is a string, an AddedToken, or a file's object for one."""
     return token["content"] if isinstance(token, dict) else token if isinstance(token, str) else token.content
 
 
 def _token(value: Any) -> str | AddedToken | None:
-    """Returns a token as a file spells it: a string, or an object that says so by its `__type`."""
+    """Returns a token from its JSON value: a string, or an object marked by its `__type`."""
     if isinstance(value, dict) and value.get("__type") == "AddedToken":
         return AddedToken(**{name: item for name, item in value.items() if name != "__type"})
     if value is None or isinstance(value, str | AddedToken):
@@ -198,7 +198,7 @@ def _required(token: str | AddedToken | None) -> str | AddedToken:
 
 
 def _json(path: Path, *, whole: bool = False) -> dict[str, Any]:
-    """Returns a file's object, of a whole tokenizer if asked; an empty one where there is no such file."""
+    """Returns a file's JSON object, empty without the file; with `whole` it must be a whole tokenizer."""
     record = read_json(path) if path.exists() else {}
     if whole and not isinstance(record.get("model"), dict):
         raise UserError(f"{path}: not a tokenizer")

@@ -1,4 +1,4 @@
-"""What the side files of a Marian folder say beside its SentencePiece models and its vocabulary."""
+"""Settings in the side files of a Marian folder, beside its SentencePiece models and its vocabulary."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ _ROLES = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 
 
 def marian_settings(declared: Declared) -> dict[str, Any]:
-    """Returns the settings of a `MarianTokenizer`; none where they are as usual.
+    """Returns the settings of a `MarianTokenizer`; empty where they are as usual.
 
     Raises:
       UserError: two vocabularies, sampling, or a token that takes the spaces beside it.
@@ -29,7 +29,7 @@ def marian_settings(declared: Declared) -> dict[str, Any]:
     try:
         ids = json.loads((declared.folder / "vocab.json").read_bytes())
     except (OSError, ValueError):
-        return {}  # the tokenizer says what is wrong with it
+        return {}  # the tokenizer reports what is wrong with it
     others = [token for role, token in named.items() if role not in _ROLES]
     specials = [*({**_ROLES, **roles}.values()), *others, *declared.named.values(), *(declared.extra or ())]
     added = {token.content: number for number, token in sorted(declared.added.items())}

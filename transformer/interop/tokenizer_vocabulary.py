@@ -1,4 +1,4 @@
-"""The vocabularies of a folder's tokenizer files, as models of the `tokenizers` library."""
+"""Vocabularies of a folder's tokenizer files, as models of the `tokenizers` library."""
 
 import base64
 from pathlib import Path
@@ -33,14 +33,14 @@ def byte_pairs(declared: Declared, **options: Any) -> tuple[models.Model, str]:
 
 
 def _numbered(vocabulary: Any) -> dict[str, int]:
-    """The ids of a vocabulary that a file has as an object, or as a list, with scores or without."""
+    """Returns the ids of a vocabulary, which a file has as an object, or as a list with or without scores."""
     if isinstance(vocabulary, dict):
         return vocabulary
     return {piece[0] if isinstance(piece, list) else piece: i for i, piece in enumerate(vocabulary)}
 
 
 def _needed(declared: Declared, *names: str) -> Path:
-    """The first of these files that the folder has."""
+    """Returns the first of these files that the folder has."""
     for name in names:
         if (declared.folder / name).exists():
             return declared.folder / name
@@ -62,7 +62,7 @@ def symbols(pieces: Pieces) -> list[str | AddedToken]:
 
 
 def merges(ids: dict[str, int]) -> list[tuple[str, str]]:
-    """The merges that a SentencePiece model of byte pairs has by the order of its pieces."""
+    """Returns the merges of a SentencePiece model of byte pairs, which the order of its pieces implies."""
     ordered = sorted(ids, key=ids.__getitem__)
     return [
         (piece[:i], piece[i:])
@@ -75,7 +75,7 @@ def merges(ids: dict[str, int]) -> list[tuple[str, str]]:
 def scored(
     declared: Declared, *names: str
 ) -> tuple[list[tuple[str, float]], bytes, list[str | AddedToken] | None, str]:
-    """A unigram model's pieces with their scores, its table of replacements, its symbols, and its file."""
+    """Returns a unigram model's pieces with scores, its table of replacements, its symbols, and its file's name."""
     if declared.file is not None:
         vocabulary = [(piece, score) for piece, score in declared.file["model"]["vocab"]]
         return vocabulary, _charsmap(declared.file.get("normalizer") or {}), declared.options.get(FURTHER), JSON
@@ -84,7 +84,7 @@ def scored(
 
 
 def _charsmap(normalizer: dict[str, Any]) -> bytes:
-    """The first table of replacements in the normaliser of a tokenizer.json."""
+    """Returns the first table of replacements in the normaliser of a tokenizer.json."""
     parts = normalizer.get("normalizers", [normalizer]) if normalizer.get("type") == "Sequence" else [normalizer]
     precompiled = next((part for part in parts if part.get("type") == "Precompiled"), {})
     return base64.b64decode(precompiled.get("precompiled_charsmap") or "")

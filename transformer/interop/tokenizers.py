@@ -1,4 +1,4 @@
-"""The tokenizer files of a folder in the Hugging Face format, as one of our tokenizers, and back."""
+"""Conversion of a folder's tokenizer files in the Hugging Face format to one of our tokenizers, and back."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from transformer.tokenizers.marian import FILES, MarianTokenizer
 from transformer.tokenizers.tokenizer import Tokenizer
 from transformer.tokenizers.vocabulary import Vocabulary
 
-# What Transformers' tokenizers read, and generation's defaults.
+# Files that Transformers' tokenizers read, and the defaults of generation.
 _KEPT = (
     JSON,
     "tokenizer.model",
@@ -44,13 +44,13 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def read(folder: Path, vocab_size: int | None = None) -> tuple[dict[str, bytes], list[str]]:
-    """Returns the files of our tokenizer for a folder's, and in words where it comes from or why there is none.
+    """Returns the files of our tokenizer for a folder's, and notes on its source or on why there is none.
 
     The ids are those of Transformers' AutoTokenizer on the same folder.
 
     Args:
-      folder: in the Hugging Face format.
-      vocab_size: rows of the model's vocabulary, beyond which ids are named; None: not known.
+      folder: a folder in the Hugging Face format.
+      vocab_size: rows of the model's vocabulary: ids beyond get a note; None: not known.
     """
     try:
         tokenizer, notes = _made(folder)
@@ -79,10 +79,10 @@ def export(folder: epath.Path) -> tuple[dict[str, bytes], dict[str, Any]]:
 
 
 def _names_of_specials(tokenizer: HuggingFaceTokenizer) -> dict[str, str | None]:
-    """Returns what Transformers calls the specials, which a tokenizer.json does not say: mask_token and the like."""
+    """Returns the specials by Transformers' role names (mask_token, ...), which a tokenizer.json does not hold."""
     vocabulary = Vocabulary.of(tokenizer)
     ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}
-    if tokenizer.pad_id != tokenizer.eos_id:  # there is one
+    if tokenizer.pad_id != tokenizer.eos_id:  # there is a padding token
         ids["pad_token"] = tokenizer.pad_id
     if vocabulary.mask_id is not None:
         ids |= {"mask_token": vocabulary.mask_id, "cls_token": vocabulary.cls, "sep_token": vocabulary.sep}
@@ -111,23 +111,23 @@ def _made(folder: Path) -> tuple[Tokenizer, list[str]]:
 
 
 def _serialised(tokenizer: Library, declared: Declared) -> tuple[bytes, list[str]]:
-    """Returns a tokenizer.json: the folder's own where it says the same; and the parts where it differs from that."""
+    """Returns a tokenizer.json, the folder's own if equivalent, and the parts in which it differs from that."""
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    made = tokenizer.to_str()
+    serialised = tokenizer.to_str()
     if declared.file is None:
-        return made.encode(), []
+        return serialised.encode(), []
     content = (declared.folder / JSON).read_bytes()
     own = Library.from_str(content.decode())
     own.no_truncation()
     own.no_padding()
-    ours, theirs = json.loads(made), json.loads(own.to_str())
+    ours, theirs = json.loads(serialised), json.loads(own.to_str())
     differs = [part for part in ours if not _equal(ours[part], theirs.get(part))]
-    return (made.encode() if differs else content), differs
+    return (serialised.encode() if differs else content), differs
 
 
 def _equal(ours: Any, theirs: Any) -> bool:
-    """Whether two parts of a tokenizer.json say the same; scores are read to the last bit but one."""
+    """Whether two parts of a tokenizer.json are equal, scores up to the last bit."""
     if isinstance(ours, float) and isinstance(theirs, float):
         return math.isclose(ours, theirs, rel_tol=1e-14)
     if isinstance(ours, dict) and isinstance(theirs, dict):

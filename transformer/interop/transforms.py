@@ -1,4 +1,4 @@
-"""Between an array of theirs and those of ours: pure reshapes, each its own inverse."""
+"""Transforms between an array of theirs and arrays of ours: pure reshapes, in both directions."""
 
 import dataclasses
 import math
@@ -35,15 +35,15 @@ FLAT = Transform(
     load=lambda array, shapes: [array.reshape(_only(shapes))],
     save=lambda arrays: _only(arrays).reshape(-1),
 )
-"""A bias of theirs, [H * K], and ours, [H, K]."""
+"""Between a bias of theirs, [H * K], and ours, [H, K]."""
 
 
 def kernel(inputs: int = 1, *, transposed: bool) -> Transform:
-    """A matrix of theirs and a kernel of ours, [*inputs, *outputs].
+    """Returns the transform between a matrix of theirs and a kernel of ours, [*inputs, *outputs].
 
     Args:
-      inputs: how many input dimensions ours has.
-      transposed: theirs is [outputs, inputs] (PyTorch's Linear), not [inputs, outputs] (GPT-2's Conv1D).
+      inputs: number of our input dimensions.
+      transposed: whether theirs is [outputs, inputs] (PyTorch's Linear), not [inputs, outputs] (GPT-2's Conv1D).
     """
 
     def matrix(shape: Shape) -> Shape:
@@ -61,7 +61,7 @@ def kernel(inputs: int = 1, *, transposed: bool) -> Transform:
 
 
 def fused(part: Transform, axis: int = -1) -> Transform:
-    """Several arrays of ours, each through `part`, joined to one of theirs along `axis`: a fused q, k, v projection."""
+    """Returns the transform that joins several arrays of ours, each through `part`, along `axis`: fused q, k, v."""
 
     def their_shape(shapes):
         parts = [part.their_shape([shape]) for shape in shapes]

@@ -1,4 +1,4 @@
-"""A folder's model here and in Transformers, on the same random tokens: how far apart, and from which layer on.
+"""Verification: a folder's model here and in Transformers on the same random tokens, and the first layer that differs.
 
 Shape letters: B batch, T tokens, D model width.
 """
@@ -21,7 +21,7 @@ TOLERANCE = 1e-5
 """Largest difference allowed, relative to an output's largest value: some 80 roundings of float32."""
 
 _OWN_ERRORS, _MOST = 4, 10
-"""How many times PyTorch's own error of rounding ours may be, and how many times the tolerance at most."""
+"""Most that our error of rounding may be, in multiples of PyTorch's own error and of the tolerance."""
 
 _ROWS, _PADDED = 2, 3
 
@@ -34,20 +34,20 @@ def verify(
     pickle: bool = False,
     report: Callable[[str], None] = print,
 ) -> float:
-    """Prints how far each output is from Transformers', relative to its size, and returns the largest of these.
+    """Reports each output's difference from Transformers', relative to its size, and returns the largest.
 
     The size of an output is its largest absolute value: float32 rounds in proportion to that, so that real models,
     whose hidden values reach tens of thousands, are held to the same tolerance as small ones. An output beyond it is
-    compared with Transformers' in float64: where PyTorch's own float32 is about as far from that as ours is, what is
-    beyond is rounding (of deep models, up to ten times the tolerance). Otherwise the differences of the hidden states
-    are printed layer by layer, each relative to its own size, up to the first that exceeds the tolerance.
+    compared with Transformers' in float64: where PyTorch's own float32 is about as far from that as ours is, the
+    difference is rounding (in deep models, up to ten times the tolerance). Otherwise the differences of the hidden
+    states are reported layer by layer, each relative to its own size, up to the first that exceeds the tolerance.
 
     Args:
       path: a folder in the Hugging Face format.
       num_tokens: length of the random sequences, of which the second is padded on the right.
       tolerance: the largest difference allowed, relative to the output's size.
-      pickle: the weights are a pickle.
-      report: gets the lines.
+      pickle: whether the weights are a pickle.
+      report: called with each line.
 
     Raises:
       UserError: PyTorch or Transformers is missing, the folder cannot be read by either side, or the difference is too
@@ -107,15 +107,15 @@ def _line(name: str, difference: float, size: float) -> str:
 def _is_rounding(
     ours: Any, outputs: Any, theirs: tuple[Any, Any], real: np.ndarray, tolerance: float, report: Callable[[str], None]
 ) -> bool:
-    """Whether what is beyond the tolerance is what float32 rounds, and says how far both sides are from float64.
+    """Whether differences beyond the tolerance are float32's rounding; reports both sides' distances from float64.
 
     Args:
       ours: our model's outputs.
-      outputs: Transformers' in float32.
-      theirs: its model and inputs.
-      real: which tokens are no padding.
-      tolerance: relative to an output's size.
-      report: gets the lines.
+      outputs: Transformers' outputs in float32.
+      theirs: Transformers' model and inputs.
+      real: mask of the tokens that are not padding.
+      tolerance: the largest difference allowed, relative to an output's size.
+      report: called with each line.
     """
     from transformer.interop.rounding import in_float64
 
@@ -135,7 +135,7 @@ def _is_rounding(
 
 @contextlib.contextmanager
 def _their_failures(path: Path) -> Iterator[None]:
-    """Turns whatever Transformers raises for a folder into one line."""
+    """Turns any error of Transformers about a folder into one line."""
     try:
         yield
     except Exception as error:
@@ -144,7 +144,7 @@ def _their_failures(path: Path) -> Iterator[None]:
 
 
 def _word(architecture: Architecture, special: Any) -> int | None:
-    """Returns a special token's id, or None where there is not one that the table of words has a row of.
+    """Returns a special token's id, or None where the table of words has no such row.
 
     A config.json often keeps the ids of another vocabulary: Transformers' default for GPT-2 is 50256.
     """
@@ -154,7 +154,7 @@ def _word(architecture: Architecture, special: Any) -> int | None:
 def random_inputs(
     architecture: Architecture, num_tokens: int, *, pad: int | None, eos: int | None, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Returns inputs of a model, int32 [B, T]: random tokens, the second row padded on the right.
+    """Returns a model's inputs, int32 [B, T]: random tokens, the second row padded on the right.
 
     Some of Transformers' models find the padding by its id, and classifiers the last token by being before it or by the
     id of </s>: so these ids stand where they belong, and nowhere else. Such a classifier without an id for padding
@@ -193,7 +193,7 @@ def their_inputs(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def compared(ours: Any, theirs: Any) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Gives each output that both have: its name, ours and theirs."""
+    """Yields each output that both have: its name, ours and theirs."""
     if isinstance(ours, ClassificationOutput):
         if "start_logits" in theirs:
             spans = np.stack([theirs["start_logits"].numpy(), theirs["end_logits"].numpy()], axis=-1)
@@ -214,9 +214,9 @@ def compared(ours: Any, theirs: Any) -> Iterator[tuple[str, np.ndarray, np.ndarr
 def layers(
     architecture: Architecture, intermediates: Any, theirs: Any, inputs: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-    """Gives the stacks' inputs and outputs, a layer at a time: name, ours [B, T, D], theirs, and which tokens are real.
+    """Yields the stacks' inputs and outputs layer by layer: name, ours [B, T, D], theirs, and the mask of real tokens.
 
-    Transformers' last hidden state is that after the last norm, where there is one: the last layer is then left out.
+    Transformers' last hidden state comes after the last norm, where there is one: the last layer is then left out.
     """
     pairs = {"": "hidden_states"}
     if architecture.kind == "encoder_decoder":
@@ -234,7 +234,7 @@ def layers(
 
 
 def _stack_states(tree: Any, prefix: str) -> Any:
-    """Returns the intermediates of a stack, below the module called `prefix` if one is given."""
+    """Returns the intermediates of a stack, below the module named `prefix` if one is given."""
     if not isinstance(tree, Mapping):
         return None
     if "embedded" in tree and not prefix:
@@ -244,10 +244,7 @@ def _stack_states(tree: Any, prefix: str) -> Any:
 
 
 def _difference(have: np.ndarray, want: np.ndarray, real: np.ndarray) -> tuple[float, float]:
-    """Returns the largest difference relative to the largest absolute value, and that value.
-
-    Both of real tokens, where the arrays are of tokens.
-    """
+    """Returns the largest difference relative to the largest absolute value, and that value, over real tokens."""
     if have.shape != want.shape:
         raise UserError(f"ours has shape {have.shape}, Transformers' {want.shape}: not the same model")
     mask = real if want.shape[:2] == real.shape else ...

@@ -1,4 +1,4 @@
-"""Reading a folder's weights: safetensors, one file or shards with an index; Flax's; a pickle where it is asked for."""
+"""Reading a folder's weights: safetensors, one file or shards with an index; Flax's; or a pickle on request."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -20,14 +20,15 @@ INDEX = "model.safetensors.index.json"
 
 @contextlib.contextmanager
 def open_tensors(folder: Path, *, pickle: bool = False) -> Iterator[Mapping[str, np.ndarray]]:
-    """Gives the weights of a folder, by name; each is read when it is looked up.
+    """Yields the weights of a folder, by name; each is read when it is looked up.
 
-    Where a folder has several files of weights, the one that Transformers reads is read: model.safetensors, before
-    shards with an index. Names are without the prefixes of trainers' wrappers.
+    Of several files of weights the one that Transformers reads is read: model.safetensors, before shards with an
+    index. Names lack the prefixes of trainers' wrappers.
 
     Args:
-      folder: in the Hugging Face format.
-      pickle: read PyTorch's pickle file instead, with weights-only loading, which executes nothing but needs PyTorch.
+      folder: a folder in the Hugging Face format.
+      pickle: whether to read PyTorch's pickle file instead, with weights-only loading, which executes nothing but needs
+        PyTorch.
 
     Raises:
       UserError: no weights, a missing or truncated file, an index that does not fit, a tensor in two shards.
@@ -51,7 +52,7 @@ def open_tensors(folder: Path, *, pickle: bool = False) -> Iterator[Mapping[str,
 
 @contextlib.contextmanager
 def _open_safetensors(folder: Path) -> Iterator[Mapping[str, np.ndarray]]:
-    """Gives the tensors of a folder's safetensors, of one file or of the shards that the index names."""
+    """Yields the tensors of a folder's safetensors, from one file or from the shards that the index names."""
     weight_map = {} if (folder / WEIGHTS).exists() else read_weight_map(folder / INDEX)
     with contextlib.ExitStack() as stack:
         names = sorted(set(weight_map.values())) or [WEIGHTS]

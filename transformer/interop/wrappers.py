@@ -1,4 +1,4 @@
-"""Names that the wrappers of PyTorch's trainers leave in saved weights: taken off, wherever they are whole."""
+"""Removing the prefixes that the wrappers of PyTorch's trainers leave in the names of saved weights."""
 
 import re
 from collections.abc import Mapping
@@ -9,13 +9,13 @@ from transformer.errors import UserError
 from transformer.interop.lazy import LazyArrays
 
 _ANYWHERE = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-"""What torch.compile, FSDP and activation checkpointing put around any module."""
+"""Names that torch.compile, FSDP and activation checkpointing put around any module."""
 _ALL_BEGIN = "module."
-"""What DataParallel and DistributedDataParallel put around the whole model: an ordinary name, so all must have it."""
+"""Name that DataParallel and DistributedDataParallel put around the whole model: all names must have it."""
 
 
 def unwrapped(tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """Returns tensors by the names that the model itself gives them.
+    """Returns the tensors by the names that the model itself gives them.
 
     Raises:
       UserError: two tensors would have one name.

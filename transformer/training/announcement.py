@@ -8,14 +8,14 @@ from transformer.training.session import Session
 from transformer.training.throughput import MFU_CONVENTION, Throughput, peak_flops
 
 
-def announce(session: Session, first: int, folder: epath.Path, say: Callable[[str], None]) -> Throughput:
+def announce(session: Session, first: int, folder: epath.Path, report: Callable[[str], None]) -> Throughput:
     """Reports what is about to happen, and returns the clock that measures it.
 
     Args:
       session: the run's session.
       first: number of updates that were made before.
       folder: the run's folder.
-      say: called with each line.
+      report: called with each line.
     """
     experiment, corpus, mesh = session.experiment, session.dataset, session.mesh
     model, train = experiment.model, experiment.train
@@ -28,27 +28,27 @@ def announce(session: Session, first: int, folder: epath.Path, say: Callable[[st
     text = sum(records.text_bytes for records in corpus.train)
     shape = f"({train.seq_len} + {target_length})" if target_length else f"{train.seq_len}"
     devices = f"{mesh.size} {mesh.devices.flat[0].device_kind} device{'s' if mesh.size > 1 else ''}"
-    say(
+    report(
         f"{experiment.name}: {model.num_params():,} parameters; {text / 1e6:,.1f} MB of training text, {trained_on:,} "
         f"tokens of {corpus.tokenizer.vocab_size:,} kinds; {corpus.validation.text_bytes / 1e6:,.2f} MB for validation"
     )
-    say(
+    report(
         f"{train.steps:,} steps of {train.batch_size} x {shape} = {tokens:,} tokens, from step {first:,}, "
         f"on {devices}{f' ({axes})' if axes else ''}, {experiment.execution.dtype}, in {folder}"
     )
     for note in corpus.notes:
-        say(note)
+        report(note)
     evaluated, total = session.validation_batches
     more = "; --train.eval-batches None for all" if evaluated < total else ""
-    say(f"evaluates on {evaluated:,} of {total:,} validation batches{more}")
+    report(f"evaluates on {evaluated:,} of {total:,} validation batches{more}")
     if experiment.objective.reading(train.seq_len).kind == "pairs":
         shares = zip(corpus.weights, corpus.train, strict=True)
         padding = sum(weight * records.padding for weight, records in shares) / sum(corpus.weights)
-        say(f"{100 * padding:.1f} % of the rows' places are padding")
+        report(f"{100 * padding:.1f} % of the rows' places are padding")
     if left_out := sum(records.left_out for records in corpus.train):
-        say(f"{left_out:,} training pairs are left out: they are longer than a row")
+        report(f"{left_out:,} training pairs are left out: they are longer than a row")
     if late := [place for place in train.skip_samples if place < first * train.batch_size]:
-        say(f"{len(late):,} of --train.skip-samples came before step {first:,}: what was learnt from them stays")
+        report(f"{len(late):,} of --train.skip-samples came before step {first:,}: what was learnt from them stays")
     rate = f"{peak / 1e12:.3g} TFLOP/s" if peak else "unknown"
-    say(f"MFU counts {flops / 1e6:.3g} MFLOP a token ({MFU_CONVENTION}); peak {rate}: {source}")
+    report(f"MFU counts {flops / 1e6:.3g} MFLOP a token ({MFU_CONVENTION}); peak {rate}: {source}")
     return Throughput(tokens, flops, peak)

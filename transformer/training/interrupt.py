@@ -140,7 +140,7 @@ class StopRequest:
         self._asked.set()
         if self._notify_jax is not None:
             self._notify_jax()
-        _say(f"{received.name}: stopping; a second signal leaves at once")
+        _print_below_bar(f"{received.name}: stopping; a second signal leaves at once")
         self._leave_if_it_takes_long()
 
     def _leave_if_it_takes_long(self) -> None:
@@ -200,6 +200,6 @@ def _jax_notice() -> Callable[[], None] | None:
     return lambda: handler(signal.SIGTERM)
 
 
-def _say(line: str) -> None:
+def _print_below_bar(line: str) -> None:
     """Prints below the progress bar."""
     print(f"\n{line}", file=sys.stderr, flush=True)

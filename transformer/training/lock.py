@@ -45,11 +45,11 @@ class RunLock:
 
     Args:
       folder: the run's folder.
-      say: called with a line when a dead process's lock is taken over.
+      report: called with a line when a dead process's lock is taken over.
     """
 
-    def __init__(self, folder: epath.Path, say: Callable[[str], None] = lambda line: None):
-        self._folder, self._say = folder, say
+    def __init__(self, folder: epath.Path, report: Callable[[str], None] = lambda line: None):
+        self._folder, self._report = folder, report
         self.record = _own_record()
         """The file's content, for people and other processes."""
         self._held: _Kernels | _Files | None = None
@@ -72,7 +72,7 @@ class RunLock:
         if kernels is not None:
             kernels.release(remove=False)
         else:
-            _Files(path, self.record, self._say).check_free()
+            _Files(path, self.record, self._report).check_free()
 
     def take(self) -> None:
         """Takes the lock, in a folder that is there.
@@ -83,7 +83,7 @@ class RunLock:
         path = self._folder / NAME
         self._held = _Kernels.taken(path, self.record, create=True) if is_local(path) else None
         if self._held is None:
-            files = _Files(path, self.record, self._say)
+            files = _Files(path, self.record, self._report)
             files.take()
             self._held = files
         self._take_back = before_leaving(self._held.release)
@@ -162,8 +162,8 @@ class _Kernels:
 class _Files:
     """A lock that is a file, which a thread of its holder renews."""
 
-    def __init__(self, path: epath.Path, record: Mapping[str, Any], say: Callable[[str], None]):
-        self._path, self._record, self._say = path, record, say
+    def __init__(self, path: epath.Path, record: Mapping[str, Any], report: Callable[[str], None]):
+        self._path, self._record, self._report = path, record, report
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._renew, daemon=True, name="run lock")
 
@@ -177,7 +177,7 @@ class _Files:
         self.check_free()
         holder = _read(self._path)
         if holder:
-            self._say(f"{self._path} is taken over from {_name(holder)}, which is gone")
+            self._report(f"{self._path} is taken over from {_name(holder)}, which is gone")
         self._path.unlink(missing_ok=True)
         self._create()
         if holder:

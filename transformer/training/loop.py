@@ -41,7 +41,7 @@ class Result:
 
 
 def train(
-    experiment: Experiment, workdir: epath.PathLike, *, profile: bool = False, say: Callable[[str], None] = print
+    experiment: Experiment, workdir: epath.PathLike, *, profile: bool = False, report: Callable[[str], None] = print
 ) -> Result:
     """Trains `experiment` in the folder `workdir`, going on where that run stopped.
 
@@ -49,7 +49,7 @@ def train(
       experiment: the experiment.
       workdir: a new or empty folder, or the folder of the same experiment.
       profile: whether to write a trace of a few steps to `workdir/profile`.
-      say: called with a line for people now and then.
+      report: called with a line for people now and then.
 
     Raises:
       UserError: something about the input is wrong; the message says what.
@@ -57,34 +57,34 @@ def train(
     """
     experiment = experiments.absolute(experiment)
     is_lead = own_index() == 0
-    say = say if is_lead else lambda line: None
+    report = report if is_lead else lambda line: None
     run = Run(workdir)
     resume = f"To go on: python train.py --workdir {run.folder}"
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stop_on_signal(*experiment.checkpoint.signals, resume=resume))
         with stop.free():
-            lock = stack.enter_context(RunLock(run.folder, say))
-            begun = opening.inspect(run, lock, experiment, say)
+            lock = stack.enter_context(RunLock(run.folder, report))
+            begun = opening.inspect(run, lock, experiment, report)
             check_workers(experiment.data.workers)
             session = Session(opening.recorded(experiment), tokenizer_dir=run.tokenizer if begun else None)
             program = session.program  # what the mesh does not divide is refused before a corpus is read
             with together("preparing the data", deadline=LONG):
                 dataset = session.dataset
-            record = opening.begin(run, lock, experiment, dataset, begun=begun, say=say)
+            record = opening.begin(run, lock, experiment, dataset, begun=begun, report=report)
             stack.enter_context(jax.set_mesh(session.mesh))
             checkpoints = stack.enter_context(Checkpoints(run.checkpoints, experiment.checkpoint))
-            state, evaluated = opening.start(session, checkpoints, say)
+            state, evaluated = opening.start(session, checkpoints, report)
         checkpoints.prepare(**checkpointables(program.abstract))
         first = int(state.step)
-        throughput = announce(session, first, run.folder, say)
-        saver = Saver(checkpoints, experiment.checkpoint, record, first, stop, say)
+        throughput = announce(session, first, run.folder, report)
+        saver = Saver(checkpoints, experiment.checkpoint, record, first, stop, report)
         updates = Updates(session, state, saver, stop)
         del state  # the first update takes its memory
         evaluates_first = not evaluated and updates.evaluation_is_due  # a stop came before this evaluation, or in it
-        capsules = Capsules(run, session, say)
+        capsules = Capsules(run, session, report)
         with (
             session.batches(first, workers=experiment.data.workers) as batches,
-            MetricsLog(run, resume_from=first, evaluates_first=evaluates_first, is_lead=is_lead, say=say) as log,
+            MetricsLog(run, resume_from=first, evaluates_first=evaluates_first, is_lead=is_lead, report=report) as log,
             Progress(
                 log,
                 throughput,

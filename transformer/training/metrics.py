@@ -19,17 +19,19 @@ class MetricsLog:
 
     Rows past the step that a run resumes from are dropped first: they will be written again. So is an evaluation at
     that step, if the run evaluates first: a kill came after it was made and before it was saved. Only the leading
-    process of several writes. `say` is called with a line if the file is damaged; its old content is kept beside it.
+    process of several writes. `report` is called with a line if the file is damaged; its old content is kept beside it.
     """
 
-    def __init__(self, run: Run, resume_from: int, *, evaluates_first: bool, is_lead: bool, say: Callable[[str], None]):
+    def __init__(
+        self, run: Run, resume_from: int, *, evaluates_first: bool, is_lead: bool, report: Callable[[str], None]
+    ):
         self.is_lead = is_lead
         if not is_lead:
             return
         # tensorboardX brings protobuf: half a second that `--help` need not wait for.
         from tensorboardX import SummaryWriter
 
-        _drop_rows(run.metrics, resume_from, evaluates_first=evaluates_first, say=say)
+        _drop_rows(run.metrics, resume_from, evaluates_first=evaluates_first, report=report)
         self._file = uploaded.opened(run.metrics)
         board = uploaded.board_folder(run.tensorboard)
         self._board = SummaryWriter(board, purge_step=resume_from + 1 if resume_from else None)
@@ -88,11 +90,11 @@ def read(path: epath.Path) -> Rows:
     return Rows(rows if row is None else [*rows, row], damaged)
 
 
-def read_rows(path: epath.Path, say: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
-    """Returns the whole rows of a `metrics.jsonl`; calls `say` (by default, prints) with a line if any are lost."""
+def read_rows(path: epath.Path, report: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
+    """Returns the whole rows of a `metrics.jsonl`; calls `report` (by default, prints) with a line if any are lost."""
     contents = read(path)
     if contents.damaged:
-        (say or _say_once)(contents.notice(path))
+        (report or _say_once)(contents.notice(path))
     return contents.rows
 
 
@@ -113,7 +115,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
     return row if numbers else None
 
 
-def _drop_rows(path: epath.Path, step: int, *, evaluates_first: bool, say: Callable[[str], None]) -> None:
+def _drop_rows(path: epath.Path, step: int, *, evaluates_first: bool, report: Callable[[str], None]) -> None:
     if not path.exists():
         return
     contents = read(path)
@@ -122,7 +124,7 @@ def _drop_rows(path: epath.Path, step: int, *, evaluates_first: bool, say: Calla
         while (aside := path.parent / f"{path.name}.damaged-{number}").exists():
             number += 1
         write_atomically(aside, uploaded.read(path))
-        say(f"{contents.notice(path)}, and the file as it was is {aside.name}")
+        report(f"{contents.notice(path)}, and the file as it was is {aside.name}")
     rows = [row for row in contents.rows if row["step"] <= step]
     if evaluates_first:
         rows = [row for row in rows if row["step"] < step or "eval_loss" not in row]

@@ -23,7 +23,7 @@ _OWN = ("data.path", "data.tfds", "data.mixture", "data.tokenizer", "data.cache_
 """Fields that may differ between processes: paths at which machines keep the same data."""
 
 
-def inspect(run: Run, lock: RunLock, experiment: Experiment, say: Callable[[str], None]) -> bool:
+def inspect(run: Run, lock: RunLock, experiment: Experiment, report: Callable[[str], None]) -> bool:
     """Returns whether the run has begun before; writes nothing. All processes must call it.
 
     Raises:
@@ -35,14 +35,14 @@ def inspect(run: Run, lock: RunLock, experiment: Experiment, say: Callable[[str]
     def decide() -> bool:
         lock.check_free()
         for field, (old, new) in _check(run, experiment).items():
-            say(f"{field} is {new!r} from here on (it was {old!r})")
+            report(f"{field} is {new!r} from here on (it was {old!r})")
         return run.begun
 
     return lead_does("looking at the run folder", decide)
 
 
 def begin(
-    run: Run, lock: RunLock, experiment: Experiment, corpus: Corpora, *, begun: bool, say: Callable[[str], None]
+    run: Run, lock: RunLock, experiment: Experiment, corpus: Corpora, *, begun: bool, report: Callable[[str], None]
 ) -> dict[str, bytes]:
     """Takes the run's lock, and records the run; returns the files that go into every checkpoint.
 
@@ -67,7 +67,7 @@ def begin(
             raise UserError(f"{run.folder}: another start of this run came in between: run the same command again")
         _check(run, experiment)  # again, now that no other process writes
         for note in notes:
-            say(note)
+            report(note)
         return run.begin(recorded(experiment), corpus.tokenizer, data)
 
     files: dict[str, bytes] = {}
@@ -82,7 +82,7 @@ def begin(
     return files
 
 
-def start(session: Session, checkpoints: Checkpoints, say: Callable[[str], None]) -> tuple[TrainState, bool]:
+def start(session: Session, checkpoints: Checkpoints, report: Callable[[str], None]) -> tuple[TrainState, bool]:
     """Returns the newest checkpoint's state, or the initial one; and whether an evaluation due at its step was made.
 
     All processes go on from the same state: a checkpoint that one of them sees damaged is damaged for all.
@@ -99,10 +99,10 @@ def start(session: Session, checkpoints: Checkpoints, say: Callable[[str], None]
             if not session.experiment.checkpoint.fallback:
                 offer = f" To go on from step {steps[-1]}: --checkpoint.fallback True" if steps else ""
                 raise Damaged(f"{error}.{offer}") from error
-            say(f"{error}. It is set aside as {checkpoints.set_aside(step)}")
+            report(f"{error}. It is set aside as {checkpoints.set_aside(step)}")
             continue
         return dataclasses.replace(rest, params=params), evaluated
-    return session.initial_state(say), True
+    return session.initial_state(report), True
 
 
 def recorded(experiment: Experiment) -> Experiment:

@@ -19,7 +19,7 @@ def evaluate_checkpoint(
     path: epath.PathLike,
     *,
     whole: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> tuple[Evaluation, Corpora]:
     """Evaluates the weights of a run or a checkpoint on all of the validation text, on all devices.
 
@@ -38,8 +38,8 @@ def evaluate_checkpoint(
     )
     with jax.set_mesh(session.mesh):
         for note in session.dataset.notes:
-            say(note)
+            report(note)
         if left_out := sum(records.left_out for records in session.dataset.validation.parts):
-            say(f"{left_out:,} pairs are left out of the loss: they are longer than a row")
+            report(f"{left_out:,} pairs are left out of the loss: they are longer than a row")
         _, params = checkpoint.restore_model(saved, session.mesh)
         return session.evaluate(params), session.dataset

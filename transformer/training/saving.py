@@ -33,9 +33,10 @@ class Saver:
         record: dict[str, bytes],
         first: int,
         stop: StopRequest,
-        say: Callable[[str], None],
+        report: Callable[[str], None],
     ):
-        self._checkpoints, self._config, self._record, self._stop, self._say = checkpoints, config, record, stop, say
+        self._checkpoints, self._config, self._record = checkpoints, config, record
+        self._stop, self._report = stop, report
         self._saved: list[Saved] = []
         self._newest = first
         self._began = self._tried = time.monotonic()
@@ -85,14 +86,14 @@ class Saver:
         blocked, seconds = (
             float(np.median([getattr(save, name) for save in saved])) for name in ("blocked", "seconds")
         )
-        self._say(
+        self._report(
             f"saved {len(saved)} times, {saved[-1].size / 1e6:,.1f} MB each: the training waited {blocked:.2f} s, the "
             f"whole took {seconds:.2f} s (medians)"
         )
         if self._config.mtbf_hours is not None and steps:
             interval = max(young_daly(blocked, 3600 * self._config.mtbf_hours), seconds)
             step_seconds = (time.monotonic() - self._began) / steps
-            self._say(
+            self._report(
                 f"with a failure every {self._config.mtbf_hours:g} hours, save every {interval:,.0f} s "
                 f"(Young and Daly): --checkpoint.every {max(round(interval / step_seconds), 1):,}"
             )
@@ -127,8 +128,8 @@ class Saver:
             if saved.failure is None:
                 self._newest = saved.step
                 if saved.warning:
-                    self._say(f"step {saved.step} is saved, but {saved.warning}")
+                    self._report(f"step {saved.step} is saved, but {saved.warning}")
                 continue
             before = f"the one of step {self._newest} is whole" if self._newest else "there is none yet"
             failed = f"step {saved.step} could not be saved: {saved.failure}; {before}"
-            self._say(f"{failed}. The training goes on, and tries again")
+            self._report(f"{failed}. The training goes on, and tries again")

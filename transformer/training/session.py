@@ -160,18 +160,18 @@ class Session:
         with self.validation() as batches:
             return evaluate(self.program.evaluate, params, through(batches), targets_per_byte=per_byte)
 
-    def initial_state(self, say: Callable[[str], None] = lambda line: None) -> TrainState:
+    def initial_state(self, report: Callable[[str], None] = lambda line: None) -> TrainState:
         """Returns the state before the first update, with the weights that the experiment starts from.
 
         Args:
-          say: gets a few lines that name what is taken of other weights.
+          report: gets a few lines that name what is taken of other weights.
         """
         state, source = self.program.init(), self.experiment.init_from
         if source is None:
             return state
         with together("looking at the weights to start from"):
             reading.check(checkpoint.find(source))
-        params = transfer.transferred(self.experiment, state.params, self.mesh, say)
+        params = transfer.transferred(self.experiment, state.params, self.mesh, report)
         return dataclasses.replace(state, params=params)
 
     def _tokenizer(self) -> Any:

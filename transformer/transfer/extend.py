@@ -25,11 +25,11 @@ class Extension:
     """How one array becomes longer."""
 
     name: Literal["vocab", "positions"]
-    """Of the axis that grows."""
+    """Name of the axis that grows."""
     axis: int
     """Its number."""
     rule: VocabularyRule | PositionRule
-    """Of that kind of axis."""
+    """Rule of that kind of axis."""
     first: int = 0
     """Rows before the first position's: they stay as they are."""
 

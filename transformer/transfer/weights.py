@@ -31,14 +31,14 @@ def planned(experiment: Experiment) -> Graft:
         raise UserError(f"--init-from {experiment.init_from}: {error}") from error
 
 
-def transferred(experiment: Experiment, fresh: Any, mesh: Mesh, say: Callable[[str], None]) -> Any:
+def transferred(experiment: Experiment, fresh: Any, mesh: Mesh, report: Callable[[str], None]) -> Any:
     """Returns the parameters that an experiment starts from; reads only what it takes of the source.
 
     Args:
       experiment: one that `planned` accepts.
       fresh: the initial parameters, whose shardings the result has.
       mesh: today's devices.
-      say: gets a few lines that name what is taken, extended, new and left out.
+      report: gets a few lines that name what is taken, extended, new and left out.
     """
     found = checkpoint.find(str(experiment.init_from))
     made = planned(experiment)
@@ -49,9 +49,9 @@ def transferred(experiment: Experiment, fresh: Any, mesh: Mesh, say: Callable[[s
         names = tuple(None if axis == how.axis else name for axis, name in enumerate(have[path].names))
         wanted[path] = have[path].replace(names=names)
     params = checkpoint.restore_params(found, abstract_on(unflatten_dict(wanted, sep="/"), mesh), partial=True)
-    say(f"weights from {found}")
+    report(f"weights from {found}")
     for line in listing(made, have, want):
-        say(line)
+        report(line)
     return made.assemble(flatten_dict(params, sep="/"), flatten_dict(fresh, sep="/"))
 
 

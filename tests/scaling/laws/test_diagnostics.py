@@ -68,7 +68,7 @@ def test_the_influence_is_that_of_leaving_out_each_row():
 
 
 def test_lack_of_fit_is_the_f_test():
-    """Of a line through the middle in place of a law: its sums of squares can be written down."""
+    """The law is a line through the middle, whose sums of squares can be written down."""
     table = _bent(0.01)
     found = diagnostics.lack_of_fit(table, TRUTH, numbers=0)
     assert found is not None

@@ -26,7 +26,7 @@ def test_the_published_joint_law_comes_back():
 
 @given(alpha_n=st.floats(0.04, 0.4), alpha_d=st.floats(0.04, 0.4), middle=st.floats(1, 6), share=st.floats(0.2, 0.8))
 def test_any_joint_law_comes_back(alpha_n, alpha_d, middle, share):
-    """Of which both terms are felt: `share` is the size's in the middle of the table, `middle` the loss there."""
+    """Both terms matter: in the middle of the table the loss is `middle`, and the size's share of it is `share`."""
     bracket, ratio = middle ** (1 / alpha_d), alpha_n / alpha_d
     size, tokens = np.exp(np.log(SIZES).mean()), np.exp(np.log(TOKENS).mean())
     truth = Kaplan(alpha_n, alpha_d, size * (share * bracket) ** (1 / ratio), tokens * (1 - share) * bracket)

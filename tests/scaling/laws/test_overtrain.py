@@ -73,7 +73,7 @@ def test_a_term_that_is_not_there_is_said():
 
 
 def test_what_a_table_cannot_say_is_refused():
-    with pytest.raises(UserError, match="every run has 20 tokens per parameter, so a and b look alike"):
+    with pytest.raises(UserError, match="every run reads 20 tokens per parameter, so that a and b look alike"):
         overtrain.fit(synthetic.study(LAW, SIZES, SIZES * 20))
     with pytest.raises(UserError, match="overtrain has 4 numbers to fit"):
         overtrain.fit(synthetic.study(LAW, SIZES[:2], SIZES[:2] * MULTIPLIERS[:2]))

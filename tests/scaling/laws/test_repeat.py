@@ -25,7 +25,7 @@ PUBLISHED = Repeat(
     R_D=15.387756,
     R_N=5.309743,
 )
-"""Of the paper's code; its appendix A rounds them to 1.87, 521, 1488 and 0.353."""
+"""Numbers of the paper's code; its appendix A rounds them to 1.87, 521, 1488 and 0.353."""
 SIZES = np.geomspace(2e7, 9e9, 7)[:, None, None]
 CORPORA = np.array([1e8, 4e8, 1.5e9, 6e9, 2.5e10])[:, None]
 EPOCHS = np.array([1, 2, 4, 8, 16, 32, 64])

@@ -9,7 +9,7 @@ from transformer.errors import UserError
 from transformer.scaling.reports import energy
 
 ROW = {"duration": "3.97", "emissions": "1.7246735136134525e-06", "energy_consumed": "3.077630781444088e-05"}
-"""Of codecarbon 3.3.2, of a few seconds; its file has more columns."""
+"""Rows that codecarbon 3.3.2 wrote over a few seconds; its file has more columns."""
 
 
 def test_by_hand():

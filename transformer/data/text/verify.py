@@ -13,7 +13,7 @@ from transformer.data.text.sources import Source
 from transformer.errors import UserError
 
 
-def verify(config: DataConfig, reading: Reading, mapper: Mapper, say: Callable[[str], None]) -> list[str]:
+def verify(config: DataConfig, reading: Reading, mapper: Mapper, report: Callable[[str], None]) -> list[str]:
     """Reads the corpora that `config` names and all stores that were made of them; returns what differs, a line each.
 
     Changed files are forgotten by the receipt: the next start reads them again and builds their stores anew.
@@ -25,11 +25,11 @@ def verify(config: DataConfig, reading: Reading, mapper: Mapper, say: Callable[[
     for sources, _ in open_corpora(config, reading):
         stores = [folder for source in sources for folder in _stores(source, config)]
         changed = sources[0].verify(mapper)
-        say(f"{sources[0].name}: {'as recorded' if not changed else f'{len(changed)} file(s) differ'}")
+        report(f"{sources[0].name}: {'as recorded' if not changed else f'{len(changed)} file(s) differ'}")
         differences += [f"{file} has another content: prepare it again" for file in changed]
         for folder in stores:
             damaged = damaged_shards(folder)
-            say(f"{folder}: {'whole' if not damaged else f'{len(damaged)} shard(s) are damaged'}")
+            report(f"{folder}: {'whole' if not damaged else f'{len(damaged)} shard(s) are damaged'}")
             differences += [f"{path} is damaged: delete {folder}, and prepare again" for path in damaged]
     return differences
 

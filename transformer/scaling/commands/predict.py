@@ -32,7 +32,7 @@ class Predict:
 def predict(flags: Predict) -> None:
     """Prints a prediction with its intervals."""
     from transformer.scaling.laws import law_file, show
-    from transformer.scaling.laws.predict import extrapolation, on_corpus, record
+    from transformer.scaling.laws.predict import on_corpus, record, warnings
 
     given = {"params": flags.params, "tokens": flags.tokens, "flops": flags.flops}
     named = {name for name, value in given.items() if value is not None}
@@ -52,7 +52,7 @@ def predict(flags: Predict) -> None:
         lines = show.of_budget(fitted, values["flops"])
     else:
         lines = show.of_model(fitted, values["params"], values["tokens"])
-    print("\n".join([*lines, *show.warnings([*extrapolation(source, **values), *fitted.fit.warnings])]))
+    print("\n".join([*lines, *show.warnings(warnings(fitted, source, **values))]))
 
 
 def _file(path: str) -> str:

@@ -48,22 +48,22 @@ def fit(
 
 
 def _fit(table: RunTable, law: str, count: int, seed: int, how: How, tick: Tick | None) -> Fitted:
-    found = methods.method(law).fit(table, how)
-    _require_falling(table, found.law)
-    refits = methods.resample(table, found, count, seed, how, tick) if count else Bootstrap(())
-    off = diagnostics.residuals(table, found.law)
+    fitted = methods.method(law).fit(table, how)
+    _require_falling(table, fitted.law)
+    refits = methods.resample(table, fitted, count, seed, how, tick) if count else Bootstrap(())
+    off = diagnostics.residuals(table, fitted.law)
     off = off[np.isfinite(off)]
-    warned = [*table.warned, *diagnostics.of_table(table), *found.warnings]
+    warned = [*table.warned, *diagnostics.of_table(table), *fitted.warnings]
     findings: dict[str, Any] = {}
-    if isinstance(found, ParametricFit):
-        more, findings = _examine(table, found, refits, how)
+    if isinstance(fitted, ParametricFit):
+        more, findings = _examine(table, fitted, refits, how)
         warned += more
     warned += diagnostics.of_bootstrap(refits)
     if law == "repeat":
         warned = [each for each in warned if each.code != "repeated-tokens"]
     warned.sort(key=lambda each: _WEIGHT.index(each.code) if each.code in _WEIGHT else len(_WEIGHT))
-    plain = Fit(found.law, found.objective, found.rows, tuple(warned), found.minimised, tuple(how.fixed))
-    return Fitted(plain, refits, off, findings, _goodness(table, found.law))
+    plain = Fit(fitted.law, fitted.objective, fitted.rows, tuple(warned), fitted.minimised, tuple(how.fixed))
+    return Fitted(plain, refits, off, findings, _goodness(table, fitted.law))
 
 
 def _goodness(table: RunTable, law: Law) -> Goodness:
@@ -99,9 +99,11 @@ def _require_falling(table: RunTable, law: Law) -> None:
         )
 
 
-def _examine(table: RunTable, found: ParametricFit, refits: Bootstrap, how: How) -> tuple[list[Warned], dict[str, Any]]:
+def _examine(
+    table: RunTable, fitted: ParametricFit, refits: Bootstrap, how: How
+) -> tuple[list[Warned], dict[str, Any]]:
     """Returns the warnings and the findings, as plain values."""
-    law, method = found.law, methods.method(found.law.name)
+    law, method = fitted.law, methods.method(fitted.law.name)
 
     def refit(runs: RunTable) -> Law:
         with methods.refusing(law.name):
@@ -115,11 +117,11 @@ def _examine(table: RunTable, found: ParametricFit, refits: Bootstrap, how: How)
     misfit = diagnostics.lack_of_fit(table, law, len(dataclasses.fields(law)) - len(how.fixed))
     drifted = diagnostics.drift(table, law, refit)
     findings = {
-        "convergence": {**found.convergence._asdict(), "converged": found.convergence.converged},
-        "condition": found.condition,
+        "convergence": {**fitted.convergence._asdict(), "converged": fitted.convergence.converged},
+        "condition": fitted.condition,
         "minima": [
             {"objective": minimum.objective, "starts": minimum.starts, **minimum.law.parameters()}
-            for minimum in found.minima[:4]
+            for minimum in fitted.minima[:4]
         ],
         "influence": moved._asdict(),
         "outliers": {"rows": list(off.rows), "without": None if off.law is None else off.law.parameters()},

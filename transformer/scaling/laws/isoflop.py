@@ -59,7 +59,7 @@ def budgets(table: RunTable, tolerance: float = TOLERANCE) -> list[np.ndarray]:
     order = np.argsort(table.flops, kind="stable")
     log_flops = np.log(table.flops[order])
     width = 2 * math.log1p(tolerance)
-    found = []
+    grid = []
     while len(order):
         counts = np.searchsorted(log_flops, log_flops + width, side="right") - np.arange(len(order))
         first = int(np.argmax(counts))
@@ -67,9 +67,9 @@ def budgets(table: RunTable, tolerance: float = TOLERANCE) -> list[np.ndarray]:
         if counts[first] < 3:
             break
         if len(np.unique(table.params[order[taken]])) >= 3:
-            found.append(np.sort(order[taken]))
+            grid.append(np.sort(order[taken]))
         order, log_flops = np.delete(order, taken), np.delete(log_flops, taken)
-    return sorted(found, key=lambda rows: float(np.mean(np.log(table.flops[rows]))))
+    return sorted(grid, key=lambda rows: float(np.mean(np.log(table.flops[rows]))))
 
 
 SHARES = -0.1, 1.5
@@ -78,7 +78,7 @@ SHARES = -0.1, 1.5
 
 def profiles(table: RunTable, tolerance: float = TOLERANCE, window: float = WINDOW) -> list[Profile]:
     """Returns the parabola of every budget, those with a minimum at the edge too."""
-    found = []
+    fitted = []
     for rows in budgets(table, tolerance):
         params, tokens = table.params[rows], table.tokens[rows]
         near = parabola.window(params, table.loss[rows], window)
@@ -86,10 +86,10 @@ def profiles(table: RunTable, tolerance: float = TOLERANCE, window: float = WIND
         k, exponent = allocation.power(params, tokens)
         best = k * valley.lowest**exponent
         skew = parabola.skew(params[near], table.loss[rows][near], valley)
-        found.append(
+        fitted.append(
             Profile(float(np.exp(np.log(table.flops[rows]).mean())), rows, valley, skew, int(near.sum()), best)
         )
-    return found
+    return fitted
 
 
 def resample(table: RunTable, rng: np.random.Generator, tolerance: float = TOLERANCE) -> np.ndarray:
@@ -122,18 +122,18 @@ def fit(table: RunTable, how: How = How(), tolerance: float = TOLERANCE, share: 
         budget grows.
     """
     how.check("isoflop", [])
-    found = profiles(table, tolerance, how.window)
-    if not found:
+    all_profiles = profiles(table, tolerance, how.window)
+    if not all_profiles:
         raise UserError(
             f"isoflop needs budgets of three sizes or more; no window of FLOPs {2 * tolerance:.0%} wide has them in "
             f"these {words.count(len(table), 'row')}; fit --law chinchilla, which needs no grid"
         )
-    verdicts = [each.valley.warnings(f"budget {each.flops:.3g}", "sizes") for each in found]
-    good = [each for each in found if each.valley.inside]
+    verdicts = [each.valley.warnings(f"budget {each.flops:.3g}", "sizes") for each in all_profiles]
+    good = [each for each in all_profiles if each.valley.inside]
     if not good:
         codes = [warned[0].code for warned in verdicts]
         raise UserError(
-            f"isoflop: of {words.count(len(found), 'budget')} none has its lowest loss inside its sizes "
+            f"isoflop: of {words.count(len(all_profiles), 'budget')} none has its lowest loss inside its sizes "
             f"({codes.count('minimum-at-edge')} at the edge, {codes.count('non-convex-parabola')} open downwards); "
             + verdicts[0][0].message
         )
@@ -145,7 +145,7 @@ def fit(table: RunTable, how: How = How(), tolerance: float = TOLERANCE, share: 
     optima = _optima(good, share)
     allocation.require_falling(optima, "isoflop")
     fields, warned = allocation.growth(optima)
-    warned = [warning for verdict in verdicts for warning in verdict] + _of_the_grid(table, found, good) + warned
+    warned = [warning for verdict in verdicts for warning in verdict] + _of_the_grid(table, all_profiles, good) + warned
     warned += _bias(table, good, IsoFLOP(**fields))
     used = sum(each.used for each in good)
     return Fit(IsoFLOP(**fields), sum(each.valley.squares for each in good), used, tuple(warned))

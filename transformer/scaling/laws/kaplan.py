@@ -21,7 +21,20 @@ from transformer.scaling.laws.table import RunTable
 
 
 @dataclasses.dataclass(frozen=True)
-class KaplanParams(Law):
+class OneVariable(Law):
+    """L(x) = (x_c / x)^alpha, without a best size of a budget. A subclass has alpha and x_c, and `reads` x."""
+
+    def loss(self, params: np.ndarray | float, tokens: np.ndarray | float) -> np.ndarray:
+        alpha, scale = dataclasses.astuple(self)
+        params, tokens = np.broadcast_arrays(np.asarray(params, np.float64), np.asarray(tokens, np.float64))
+        return (scale / {"params": params, "tokens": tokens}[self.reads[0]]) ** alpha
+
+    def optimum(self, flops: float) -> Allocation:
+        return Allocation(math.nan, math.nan)
+
+
+@dataclasses.dataclass(frozen=True)
+class KaplanParams(OneVariable):
     """L(N) = (N_c / N)^alpha_N, equation 1.1: models trained to convergence, on more tokens than they can use."""
 
     name: ClassVar[str] = "kaplan-n"
@@ -30,16 +43,9 @@ class KaplanParams(Law):
     alpha_N: float
     N_c: float
 
-    def loss(self, params: np.ndarray | float, tokens: np.ndarray | float) -> np.ndarray:
-        params, _ = np.broadcast_arrays(np.asarray(params, np.float64), tokens)
-        return (self.N_c / params) ** self.alpha_N
-
-    def optimum(self, flops: float) -> Allocation:
-        return Allocation(math.nan, math.nan)
-
 
 @dataclasses.dataclass(frozen=True)
-class KaplanTokens(Law):
+class KaplanTokens(OneVariable):
     """L(D) = (D_c / D)^alpha_D, equation 1.2: models too large for their tokens, stopped before they overfit."""
 
     name: ClassVar[str] = "kaplan-d"
@@ -47,13 +53,6 @@ class KaplanTokens(Law):
 
     alpha_D: float
     D_c: float
-
-    def loss(self, params: np.ndarray | float, tokens: np.ndarray | float) -> np.ndarray:
-        _, tokens = np.broadcast_arrays(params, np.asarray(tokens, np.float64))
-        return (self.D_c / tokens) ** self.alpha_D
-
-    def optimum(self, flops: float) -> Allocation:
-        return Allocation(math.nan, math.nan)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,9 +127,9 @@ class Joint(Problem):
 
     def slopes(self, theta: np.ndarray) -> np.ndarray:
         total, share, exponents = self._parts(theta)
-        found = exponents[1][..., None] * self._gradients(share, exponents)[0]
-        found[..., 3] += total
-        return found
+        gradients = exponents[1][..., None] * self._gradients(share, exponents)[0]
+        gradients[..., 3] += total
+        return gradients
 
     def bends(self, theta: np.ndarray, pull: np.ndarray, slopes: np.ndarray) -> np.ndarray:
         _, share, exponents = self._parts(theta)
@@ -158,7 +157,7 @@ class Joint(Problem):
     def starts(self) -> np.ndarray:
         """Returns [K, 4]: a grid of both exponents; for each pair, L^(1 / alpha_D) is linear in the other two."""
         ratios, alphas = np.geomspace(0.1, 10, 6), np.geomspace(0.03, 1, 6)
-        found = []
+        points = []
         for first in ratios if self.free[2] else self.lower[2:3]:
             for alpha_d in alphas if self.free[3] else self.lower[3:4]:
                 alpha_n = float(np.clip(first * alpha_d, *_BOUNDS)) if self.free[2] else first
@@ -166,8 +165,8 @@ class Joint(Problem):
                 factors, _ = nnls(np.exp(np.minimum(terms - power, 300)), np.ones_like(self.y))
                 factors = np.maximum(factors, 1e-6 * factors.max())  # a term of zero would stay zero
                 factors = np.log(np.maximum(factors, 1e-200))
-                found.append([*np.where(self.free[:2], factors, 0.0), alpha_n, alpha_d])
-        return np.array(found)
+                points.append([*np.where(self.free[:2], factors, 0.0), alpha_n, alpha_d])
+        return np.array(points)
 
     def shown(self, theta: np.ndarray) -> list[tuple[str, str]]:
         law = self.law(theta)
@@ -179,16 +178,16 @@ class Joint(Problem):
 
 @dataclasses.dataclass(frozen=True)
 class Line(Problem):
-    """log L_hat = level - alpha x, theta = (level, alpha), of KaplanParams or KaplanTokens."""
+    """log L_hat = level - alpha x, theta = (level, alpha), of a law of one variable."""
 
-    form: type[KaplanParams] | type[KaplanTokens]
+    form: type[OneVariable]
     x: np.ndarray
     """[R] log of the size or the tokens less `middle`, which is log x_c where that is fixed: level is then 0."""
     middle: float
 
     @classmethod
-    def of(cls, table: RunTable, how: How, form: type[KaplanParams] | type[KaplanTokens]) -> "Line":
-        column = table.params if form is KaplanParams else table.tokens
+    def of(cls, table: RunTable, how: How, form: type[OneVariable]) -> "Line":
+        column = getattr(table, form.reads[0])
         alpha, scale = _names(form)
         how.within(form.name, {alpha: _BOUNDS, scale: _ANY})
         middle = math.log(how.fixed[scale]) if scale in how.fixed else float(np.log(column).mean())
@@ -209,9 +208,10 @@ class Line(Problem):
         return np.zeros((len(theta), 2, 2))
 
     def law(self, theta: np.ndarray) -> Law:
-        return self.form(float(theta[1]), _exp(float(theta[0] / theta[1]) + self.middle))
+        values = float(theta[1]), _exp(float(theta[0] / theta[1]) + self.middle)
+        return self.form(**dict(zip(_names(self.form), values, strict=True)))
 
-    def theta(self, law: KaplanParams | KaplanTokens) -> np.ndarray:
+    def theta(self, law: OneVariable) -> np.ndarray:
         alpha, scale = dataclasses.astuple(law)
         return np.array([alpha * (math.log(scale) - self.middle), alpha])
 
@@ -249,12 +249,12 @@ def fit(table: RunTable, how: How = How()) -> ParametricFit:
         if len(np.unique(column)) == 1:
             raise UserError(f"kaplan: every run has the same {what}, {column[0]:.3g}; --law {other} alone")
     descent.require_cells(table, "kaplan", 4 - len(how.fixed))
-    found = descent.fit(Joint.of(table, how))
-    if abs(math.log(found.law.parameters()["N_c"])) > _FARTHEST - 1e-6:
+    fitted = descent.fit(Joint.of(table, how))
+    if abs(math.log(fitted.law.parameters()["N_c"])) > _FARTHEST - 1e-6:
         raise UserError(
             "kaplan: the losses of these runs do not fall with the size; --law kaplan-d fits the tokens alone"
         )
-    return found
+    return fitted
 
 
 def fit_params(table: RunTable, how: How = How()) -> ParametricFit:
@@ -267,9 +267,7 @@ def fit_tokens(table: RunTable, how: How = How()) -> ParametricFit:
     return _fit_line(table, KaplanTokens, table.tokens, "numbers of tokens", how)
 
 
-def _fit_line(
-    table: RunTable, form: type[KaplanParams] | type[KaplanTokens], column: np.ndarray, what: str, how: How
-) -> ParametricFit:
+def _fit_line(table: RunTable, form: type[OneVariable], column: np.ndarray, what: str, how: How) -> ParametricFit:
     how.check(form.name, _names(form))
     if len(np.unique(column)) < 3:
         raise UserError(f"{form.name} has 2 numbers to fit: it needs runs of 3 {what}; {len(np.unique(column))} here")

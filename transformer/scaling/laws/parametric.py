@@ -214,16 +214,16 @@ def fit(table: RunTable, how: How = How()) -> ParametricFit:
     how.check("chinchilla", [field.name for field in dataclasses.fields(Chinchilla)])
     _require(table, NUMBERS - len(how.fixed))
     problem = Terms.of(table, how)
-    found = descent.fit(problem)
-    assert isinstance(found.law, Chinchilla)
-    theta = problem.theta(found.law)
+    fitted = descent.fit(problem)
+    assert isinstance(fitted.law, Chinchilla)
+    theta = problem.theta(fitted.law)
     for term, what in ((1, "size"), (2, "number of tokens")):
         if problem.free[term] and theta[term] <= SMALLEST * 1.001:
             raise UserError(
                 f"chinchilla: the losses of these {len(table)} runs do not fall with the {what}; look for runs that "
                 "diverged or that were measured otherwise, or add runs further apart"
             )
-    return found
+    return fitted
 
 
 def check_convergence(table: RunTable, law: Chinchilla) -> Convergence:

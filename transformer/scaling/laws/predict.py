@@ -67,10 +67,8 @@ def allocation(fitted: Fitted, flops: float) -> AllocationPrediction:
 
 
 def extrapolation(source: TableRecord, **requested: float) -> list[Warned]:
-    """Returns a warning, in decades, for each of params and tokens, or flops, that is outside the table's range."""
+    """Returns a warning, in decades, for each of params, tokens and flops that is outside the table's range."""
     warned = []
-    if "tokens" in requested:
-        requested["flops"] = 6 * requested["params"] * requested["tokens"]
     for name, value in requested.items():
         low, high = source.ranges[name]
         decades = max(np.log10(value / high), np.log10(low / value))
@@ -80,6 +78,13 @@ def extrapolation(source: TableRecord, **requested: float) -> list[Warned]:
             line = f"{name} {value:.3g} is {decades:.2f} decades {where} that was trained, {edge:.3g}"
             warned.append(Warned("extrapolation", line))
     return warned
+
+
+def warnings(fitted: Fitted, source: TableRecord, **given: float) -> list[Warned]:
+    """Returns the warnings about a prediction: extrapolation, for a model's 6 N D FLOPs too, and the fit's own."""
+    if "tokens" in given:
+        given["flops"] = 6 * given["params"] * given["tokens"]
+    return [*extrapolation(source, **given), *fitted.fit.warnings]
 
 
 def record(fitted: Fitted, source: TableRecord, unique_tokens: float | None, **given: float) -> dict[str, Any]:
@@ -98,8 +103,7 @@ def record(fitted: Fitted, source: TableRecord, unique_tokens: float | None, **g
         require_allocation(fitted, best)
         values = {"params": best.params, "tokens": best.tokens, "loss": best.loss}
         fields |= {**values, "intervals": {name: getattr(best, f"of_{name}") for name in values}}
-    warned = [*extrapolation(source, **given), *fitted.fit.warnings]
-    return {**fields, "warnings": [each._asdict() for each in warned]}
+    return {**fields, "warnings": [each._asdict() for each in warnings(fitted, source, **given)]}
 
 
 def require_loss(fitted: Fitted, prediction: LossPrediction) -> None:

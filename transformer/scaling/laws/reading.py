@@ -124,8 +124,8 @@ def numbers(file: CsvFile, names: Sequence[str], diverged: str | None = None) ->
         mark = decimal_mark(text for column in cells for text in column)
     except Unclear as error:
         raise UserError(f"{file.path}: {error}") from None
-    found = np.empty((len(names), len(file.rows)))
-    for name, column, values in zip(names, cells, found, strict=True):
+    columns_nr = np.empty((len(names), len(file.rows)))
+    for name, column, values in zip(names, cells, columns_nr, strict=True):
         for place, (row, text) in enumerate(zip(file.rows, column, strict=True)):
             where = f"{file.path}, line {row.line}: {name} is"
             try:
@@ -138,4 +138,4 @@ def numbers(file: CsvFile, names: Sequence[str], diverged: str | None = None) ->
                 raise UserError(f"{where} {text}: it must be positive and finite; take the row out if the run failed")
             if not _SMALLEST < values[place] < _LARGEST:
                 raise UserError(f"{where} {text}: no run has that")
-    return list(found)
+    return list(columns_nr)

@@ -133,9 +133,9 @@ class RepeatTerms(Centred):
         v, large, small, by_n, by_d = self._parts(theta)
         _, of_1, of_2 = self._gradients(theta, v, large, small)
         loss = theta[:, 0, None] + by_n + by_d
-        found = (by_n / loss)[..., None] * of_1 + (by_d / loss)[..., None] * of_2
-        found[..., 0] = 1 / loss
-        return found
+        gradients = (by_n / loss)[..., None] * of_1 + (by_d / loss)[..., None] * of_2
+        gradients[..., 0] = 1 / loss
+        return gradients
 
     def bends(self, theta: np.ndarray, pull: np.ndarray, slopes: np.ndarray) -> np.ndarray:
         v, large, small, by_n, by_d = self._parts(theta)
@@ -194,7 +194,7 @@ class RepeatTerms(Centred):
         alpha, beta = (axis.ravel() for axis in np.meshgrid(*grids))
         held = np.where(self.free, np.nan, self.lower)[:3]
         held[1:] = np.exp(held[1:])
-        found = []
+        points = []
         for worth_d in sorted({worth_d for worth_d, _ in _WORTHS}):
             log_d = math.log(worth_d) if self.free[5] else self.lower[5]
             tokens = _excess(self.d, self.u, np.array(log_d)).m
@@ -202,8 +202,8 @@ class RepeatTerms(Centred):
             factors[:, 1:] = np.log(factors[:, 1:])
             for worth_n in sorted({worth_n for _, worth_n in _WORTHS}):
                 rest = np.broadcast_to([log_d, math.log(worth_n)], (len(alpha), 2))
-                found.append(np.concatenate([factors, alpha[:, None], beta[:, None], rest], 1))
-        return np.concatenate(found)
+                points.append(np.concatenate([factors, alpha[:, None], beta[:, None], rest], 1))
+        return np.concatenate(points)
 
     def shown(self, theta: np.ndarray) -> list[tuple[str, str]]:
         law = self.law(theta)
@@ -241,10 +241,10 @@ def fit(table: RunTable, how: How = How()) -> ParametricFit:
     unique = np.minimum(table.tokens, table.unique_tokens)
     descent.require_cells(table, "repeat", 7 - len(how.fixed), unique)
     descent.require_ratios(table, "repeat", "repeats alone tell size from tokens, and badly")
-    found = descent.fit(RepeatTerms.of(table, how))
-    law = forget_unseen(table, found.law, how)
+    fitted = descent.fit(RepeatTerms.of(table, how))
+    law = forget_unseen(table, fitted.law, how)
     assert isinstance(law, Repeat)
-    warned = list(found.warnings)
+    warned = list(fitted.warnings)
     if math.isnan(law.R_N):
         line = "no run is larger than is best for its unique tokens: R_N* is unknown, and so is the loss of such a run"
         dropped = ("ill-conditioned", "unidentified")
@@ -253,7 +253,7 @@ def fit(table: RunTable, how: How = How()) -> ParametricFit:
     if "R_D" not in how.fixed and epochs - 1 < law.R_D:
         line = f"no run reads its tokens more than {epochs:.3g} times: R_D*, {law.R_D:.3g}, rests on little"
         warned.append(Warned("decay-unseen", line))
-    return dataclasses.replace(found, law=law, warnings=tuple(warned))
+    return dataclasses.replace(fitted, law=law, warnings=tuple(warned))
 
 
 def forget_unseen(table: RunTable, law: Law, how: How) -> Law:

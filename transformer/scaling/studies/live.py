@@ -29,8 +29,8 @@ def table(title: str, progress: list[CellProgress]) -> Table:
     """Returns a table of the runs, a row each."""
     ended = sum(run.state == "ended" for run in progress)
     own = sum(run.cell.own_steps for run in progress)
-    made = sum(_made(run) for run in progress)
-    rows = Table(title=f"{title}: {ended} of {len(progress)} runs, {made / own:.0%} of the updates")
+    updates = sum(_made(run) for run in progress)
+    rows = Table(title=f"{title}: {ended} of {len(progress)} runs, {updates / own:.0%} of the updates")
     for words in ("run", ""):
         rows.add_column(words)
     for number in ("updates", "loss", "tokens/s"):
