@@ -45,6 +45,9 @@ RULES: dict[str, tuple[str, ...]] = {
     "activation_vocab": ("tensor",),
 }
 
+RESIDUAL = ("activation_batch", "activation_length", "activation_embed")
+"""The axes of what goes from block to block."""
+
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
@@ -113,10 +116,11 @@ def resolve(
     """
     if len(names) != len(shape):
         raise ValueError(f"{what}: {len(names)} axis names for shape {tuple(shape)}")
+    check_names(names, what)
     taken: dict[str, str] = {}
     spec = []
     for name, size in zip(names, shape, strict=True):
-        axes = tuple(axis for axis in _rule(name) if mesh_shape.get(axis, 1) > 1)
+        axes = tuple(axis for axis in (RULES[name] if name else ()) if mesh_shape.get(axis, 1) > 1)
         for axis in axes:
             if axis in taken:
                 raise UserError(f"{what}: axes {taken[axis]!r} and {name!r} are both split over mesh axis {axis!r}")
@@ -209,7 +213,8 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     """
     if len(names) != x.ndim:
         raise ValueError(f"{len(names)} axis names for shape {x.shape}")
-    rules = [_rule(name) for name in names]
+    check_names(names, "an activation")
+    rules = [() if name is None else RULES[name] for name in names]
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
@@ -220,9 +225,8 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
 
-def _rule(name: str | None) -> tuple[str, ...]:
-    if name is None:
-        return ()
-    if name not in RULES:
-        raise KeyError(f"unknown logical axis {name!r}; known: {', '.join(RULES)}")
-    return RULES[name]
+def check_names(names: Sequence[str | None], what: str) -> None:
+    """Raises `KeyError` for a logical name without a rule: a bug of the model's, hence no UserError."""
+    for name in names:
+        if name is not None and name not in RULES:
+            raise KeyError(f"{what}: unknown logical axis {name!r}; known: {', '.join(RULES)}")

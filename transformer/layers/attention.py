@@ -10,12 +10,9 @@ import jax
 
 from transformer.layers.cache import KeysValues, LayerCache
 from transformer.layers.execution import Execution
-from transformer.layers.linear import Linear
-from transformer.layers.norms import RMSNorm
-from transformer.layers.parameter import Initializer
 from transformer.layers.positions import Rotary
-from transformer.ops.attention import attention
-from transformer.ops.masks import Mask
+from transformer.layers.primitives import Initializer, Linear, RMSNorm
+from transformer.ops.attention import Mask, attention
 from transformer.sharding import constrain
 
 _HEADS = ("activation_batch", "activation_length", "activation_heads", "activation_head")

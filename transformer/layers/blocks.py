@@ -12,16 +12,11 @@ import jax
 
 from transformer.layers.attention import Attention, KeysValues
 from transformer.layers.cache import DecoderLayerCache, LayerCache
-from transformer.layers.dropout import Dropout
 from transformer.layers.execution import Execution
 from transformer.layers.mlp import MLP
-from transformer.layers.norms import LayerNorm
-from transformer.layers.parameter import Initializer
-from transformer.ops.masks import Mask
-from transformer.sharding import constrain
-
-RESIDUAL = ("activation_batch", "activation_length", "activation_embed")
-"""The axes of what goes from block to block."""
+from transformer.layers.primitives import Dropout, Initializer, LayerNorm
+from transformer.ops.attention import Mask
+from transformer.sharding import RESIDUAL, constrain
 
 NewMemories = tuple[KeysValues, KeysValues | None]
 """Keys and values of a decoder's new tokens and, where they were computed just now, of the encoder's output."""

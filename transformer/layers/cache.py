@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from transformer.ops.masks import Mask
+from transformer.ops.attention import Mask
 
 KeysValues = tuple[jax.Array, jax.Array]
 """Of one layer, each [B, S, G, K]."""

@@ -13,13 +13,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from transformer.layers.activations import ACTIVATIONS
 from transformer.layers.cache import EncoderDecoderCache, KVCache
-from transformer.layers.dropout import Dropout
-from transformer.layers.linear import Linear
-from transformer.layers.norms import LayerNorm
-from transformer.layers.parameter import Initializer, parameter
-from transformer.ops.scale import scaled
+from transformer.layers.primitives import Dropout, Initializer, LayerNorm, Linear, parameter
+from transformer.ops.elementwise import ACTIVATIONS, scaled
 from transformer.sharding import constrain
 
 

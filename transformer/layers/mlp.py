@@ -5,10 +5,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from transformer.layers.activations import ACTIVATIONS
-from transformer.layers.dropout import Dropout
-from transformer.layers.linear import Linear
-from transformer.layers.parameter import Initializer
+from transformer.layers.primitives import Dropout, Initializer, Linear
+from transformer.ops.elementwise import ACTIVATIONS
 from transformer.sharding import constrain
 
 _NAMES = ("activation_batch", "activation_length", "activation_mlp")

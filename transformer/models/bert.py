@@ -13,16 +13,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.layers.blocks import RESIDUAL, PostNormBlock
-from transformer.layers.dropout import Dropout
-from transformer.layers.embeddings import Embedding
-from transformer.layers.execution import Execution
-from transformer.layers.norms import LayerNorm
-from transformer.layers.parameter import Initializer
-from transformer.layers.stack import Stack
+from transformer.layers.blocks import PostNormBlock
+from transformer.layers.execution import Execution, Stack
+from transformer.layers.primitives import Dropout, Embedding, Initializer, LayerNorm
 from transformer.models.encoder import EncoderConfig
-from transformer.ops.masks import Mask
-from transformer.sharding import constrain
+from transformer.ops.attention import Mask
+from transformer.sharding import RESIDUAL, constrain
 
 
 @dataclasses.dataclass(frozen=True)

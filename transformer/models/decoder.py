@@ -11,7 +11,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.layers.activations import check_activation
 from transformer.layers.cache import KVCache, LayerCache
 from transformer.layers.execution import Execution
 from transformer.layers.heads import (
@@ -22,7 +21,8 @@ from transformer.layers.heads import (
     LanguageModelOutput,
 )
 from transformer.models.architecture import Architecture
-from transformer.ops.masks import Mask
+from transformer.ops.attention import Mask
+from transformer.ops.elementwise import check_activation
 
 DecoderHead = Literal["language_model", "sequence_classification", "token_classification", "question_answering", "none"]
 

@@ -12,16 +12,13 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 
-from transformer.layers.blocks import RESIDUAL, PostNormBlock
-from transformer.layers.dropout import Dropout
-from transformer.layers.embeddings import Embedding
-from transformer.layers.execution import Execution
+from transformer.layers.blocks import PostNormBlock
+from transformer.layers.execution import Execution, Stack
 from transformer.layers.heads import Pooler
-from transformer.layers.norms import LayerNorm
-from transformer.layers.stack import Stack
+from transformer.layers.primitives import Dropout, Embedding, LayerNorm
 from transformer.models.encoder import EncoderConfig
-from transformer.ops.masks import Mask
-from transformer.sharding import constrain
+from transformer.ops.attention import Mask
+from transformer.sharding import RESIDUAL, constrain
 
 
 @dataclasses.dataclass(frozen=True)

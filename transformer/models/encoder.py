@@ -11,7 +11,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.layers.activations import check_activation
 from transformer.layers.blocks import BlockSizes
 from transformer.layers.execution import Execution
 from transformer.layers.heads import (
@@ -23,8 +22,9 @@ from transformer.layers.heads import (
     Pooler,
     PretrainingOutput,
 )
-from transformer.layers.parameter import Initializer
+from transformer.layers.primitives import Initializer
 from transformer.models.architecture import Architecture
+from transformer.ops.elementwise import check_activation
 
 EncoderHead = Literal[
     "masked_lm",

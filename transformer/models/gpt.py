@@ -19,17 +19,13 @@ import jax.numpy as jnp
 from flax import struct
 
 from transformer.layers.attention import Attention, KeysValues
-from transformer.layers.blocks import RESIDUAL
 from transformer.layers.cache import KVCache, LayerCache
-from transformer.layers.dropout import Dropout
-from transformer.layers.embeddings import Embedding
-from transformer.layers.execution import Execution
+from transformer.layers.execution import Execution, Stack
 from transformer.layers.mlp import MLP
-from transformer.layers.norms import LayerNorm
-from transformer.layers.stack import Stack
+from transformer.layers.primitives import Dropout, Embedding, LayerNorm
 from transformer.models.decoder import DecoderConfig, causal_masks
-from transformer.ops.masks import Mask
-from transformer.sharding import constrain
+from transformer.ops.attention import Mask
+from transformer.sharding import RESIDUAL, constrain
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,14 +12,12 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
-from transformer.layers.blocks import RESIDUAL, BlockSizes, PostNormBlock
+from transformer.layers.blocks import BlockSizes, PostNormBlock
 from transformer.layers.cache import KVCache
-from transformer.layers.dropout import Dropout
-from transformer.layers.embeddings import Embedding
-from transformer.layers.execution import Execution
-from transformer.layers.stack import Stack
+from transformer.layers.execution import Execution, Stack
+from transformer.layers.primitives import Dropout, Embedding
 from transformer.models.decoder import DecoderConfig, causal_masks
-from transformer.sharding import constrain
+from transformer.sharding import RESIDUAL, constrain
 
 
 @dataclasses.dataclass(frozen=True)

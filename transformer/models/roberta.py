@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 
 from transformer.layers.heads import ClassificationHead, MaskedLMHead
-from transformer.layers.parameter import Initializer
+from transformer.layers.primitives import Initializer
 from transformer.models.bert import BertConfig
 
 

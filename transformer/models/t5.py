@@ -11,21 +11,18 @@ from typing import Any, ClassVar, Literal
 import flax.linen as nn
 import jax
 
-from transformer.layers.activations import check_activation
 from transformer.layers.attention import Attention, KeysValues
-from transformer.layers.blocks import RESIDUAL, NewMemories, memory_keys_values, to_cache
+from transformer.layers.blocks import NewMemories, memory_keys_values, to_cache
 from transformer.layers.cache import DecoderLayerCache
-from transformer.layers.dropout import Dropout
-from transformer.layers.execution import Execution
+from transformer.layers.execution import Execution, Stack
 from transformer.layers.heads import LanguageModelHead
 from transformer.layers.mlp import MLP, GatedMLP
-from transformer.layers.norms import RMSNorm
-from transformer.layers.parameter import Initializer
+from transformer.layers.primitives import Dropout, Initializer, RMSNorm
 from transformer.layers.relative_bias import RelativeBias
-from transformer.layers.stack import Stack
 from transformer.models.encoder_decoder import EncoderDecoderConfig
-from transformer.ops.masks import Mask
-from transformer.sharding import constrain
+from transformer.ops.attention import Mask
+from transformer.ops.elementwise import check_activation
+from transformer.sharding import RESIDUAL, constrain
 
 
 @dataclasses.dataclass(frozen=True)
