@@ -11,14 +11,13 @@ ROOT = Path(__file__).parent.parent
 # no module imports itself in a circle.
 FLOORS = [
     {"transformer.errors"},
-    {"transformer.paths", "transformer.atomic"},
+    {"transformer.paths", "transformer.atomic", "transformer.params"},
     {
         "transformer.ops",
         "transformer.data",
         "transformer.tokenizers",
         "transformer.sharding",
         "transformer.cluster",
-        "transformer.params",
     },
     {"transformer.layers", "transformer.objectives"},
     {"transformer.models"},

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from transformer.errors import UserError
+from transformer.params import Names, map_parameters, param_names
 
 MESH_AXES = ("data", "fsdp", "tensor", "sequence")
 
@@ -135,24 +136,13 @@ def resolve(
     return PartitionSpec(*spec)
 
 
-def param_names(boxed):
-    """Returns, for a tree of `nn.LogicallyPartitioned` arrays, the tree of their tuples of logical names."""
-    return jax.tree.map(
-        lambda leaf: tuple(leaf.names) if isinstance(leaf, nn.LogicallyPartitioned) else (None,) * leaf.ndim,
-        boxed,
-        is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned),
-    )
-
-
 def param_shardings(boxed, mesh: Mesh):
     """Returns the tree of `NamedSharding`s of a tree of boxed (abstract) parameters; raises as `resolve` does."""
-    abstract = nn.meta.unbox(boxed)
 
-    def sharding(path, leaf, names) -> NamedSharding:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return NamedSharding(mesh, resolve(names, leaf.shape, mesh.shape, what=f"parameter {name}"))
+    def sharding(path: str, names: Names, leaf: Any) -> NamedSharding:
+        return NamedSharding(mesh, resolve(names, leaf.shape, mesh.shape, what=f"parameter {path}"))
 
-    return jax.tree_util.tree_map_with_path(sharding, abstract, param_names(boxed))
+    return map_parameters(sharding, param_names(boxed), nn.meta.unbox(boxed))
 
 
 def abstract_on(boxed: Any, mesh: Any) -> Any:

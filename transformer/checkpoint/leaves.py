@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from etils import epath
 
-from transformer.checkpoint.digest import paths
 from transformer.checkpoint.reading import Damaged, reading_errors
 from transformer.errors import UserError
+from transformer.params import flatten, modules_of
 
 TREES = ("params", "opt_state")
 """A checkpoint's trees of arrays. One of weights alone has the first only."""
@@ -69,7 +69,7 @@ def stored(checkpoint: epath.Path, tree: str) -> Leaves:
     """
     return {
         path: Leaf(tuple(leaf.shape), np.dtype(leaf.dtype), tuple(leaf.storage_metadata.chunk_shape))
-        for path, leaf in _named(structure(checkpoint, tree).metadata).items()
+        for path, leaf in flatten(structure(checkpoint, tree).metadata).items()
     }
 
 
@@ -104,7 +104,7 @@ def wanted(abstract: Any) -> Leaves:
     """Returns the leaves of a tree of ShapeDtypeStructs."""
     return {
         path: Leaf(tuple(leaf.shape), np.dtype(leaf.dtype), tuple(leaf.shape))
-        for path, leaf in _named(abstract).items()
+        for path, leaf in flatten(abstract).items()
     }
 
 
@@ -117,10 +117,6 @@ def modules(leaves: Leaves, depth: int = 4) -> dict[str, int]:
     """Returns module -> its parameters; modules below `depth` names are counted with the one that holds them."""
     found: dict[str, int] = {}
     for path, leaf in leaves.items():
-        module = "/".join(path.split("/")[:-1][:depth])
+        module = ["", *modules_of(path)][: depth + 1][-1]
         found[module] = found.get(module, 0) + leaf.size
     return found
-
-
-def _named(tree: Any) -> dict[str, Any]:
-    return dict(zip(paths(tree), jax.tree.leaves(tree), strict=True))

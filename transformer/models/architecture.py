@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from transformer.errors import UserError
 from transformer.layers.execution import Execution
 from transformer.models.counting import Counts
-from transformer.params import flat
+from transformer.params import Parameter, parameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +97,11 @@ class Architecture(abc.ABC):
         return sum(parameter.size for parameter in self.counts.parameters)
 
     @property
+    def parameters(self) -> dict[str, Parameter]:
+        """Path -> parameter, without its values."""
+        return parameters(self.abstract_params())
+
+    @property
     def counts(self) -> Counts:
         """What the model has and what it costs, by kind: parameters, and FLOPs of training."""
         return _counts(self)
@@ -146,5 +151,5 @@ def _abstract_params(architecture: Architecture) -> Any:
 
 @functools.lru_cache(maxsize=512)
 def _counts(architecture: Architecture) -> Counts:
-    parameters = flat(architecture.abstract_params())
-    return Counts(parameters, architecture.kind, architecture.head, architecture.stacks, architecture.attention_windows)
+    found = tuple(architecture.parameters.values())
+    return Counts(found, architecture.kind, architecture.head, architecture.stacks, architecture.attention_windows)
