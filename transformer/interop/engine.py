@@ -169,11 +169,6 @@ def stream(table: Table, params: Any, dtypes: Mapping[str, Any] = MappingProxyTy
         yield Written(name, constant().astype(np.dtype(dtypes.get(name, "float32")), copy=False), None)
 
 
-def save(table: Table, params: Any) -> dict[str, np.ndarray]:
-    """Returns all that `stream` gives, by name."""
-    return {name: array for name, array, _ in stream(table, params)}
-
-
 def misfits(table: Table, tensors: Iterable[str], abstract_params: Any) -> tuple[list[str], list[str]]:
     """Returns the full names that `load` would miss, and those of the given names that it would not know, sorted."""
     shapes = _shapes(abstract_params)

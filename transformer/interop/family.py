@@ -143,14 +143,13 @@ class Family:
         """Returns what `from_hf` does, and the dtypes that the tensors were in."""
         return engine.load(self.table(config), tensors, config.abstract_params(), leave=leave)
 
-    def to_hf(self, params: Any, config: Architecture) -> dict[str, np.ndarray]:
-        """Returns Transformers' tensors from our parameters; a tied tensor is written once."""
-        return engine.save(self.table(config), params)
-
     def stream(
         self, params: Any, config: Architecture, dtypes: Mapping[str, Any] = MappingProxyType({})
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """Gives what `to_hf` returns, a tensor at a time, in the dtypes that `load` found, or float32."""
+        """Gives Transformers' tensors from our parameters, one at a time; a tied one once.
+
+        They are in the dtypes that `load` found, or float32.
+        """
         return ((name, array) for name, array, _ in engine.stream(self.table(config), params, dtypes))
 
     def flax_stream(
