@@ -83,14 +83,16 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     others = config.fsdp * config.tensor * config.sequence
     sizes = mesh_sizes(config, data=max(len(devices) // max(others, 1), 1))
     needed = math.prod(sizes.values())
-    asked = " x ".join(f"{axis} {size}" for axis, size in sizes.items() if size > 1) or "data 1"
+    described = " x ".join(f"{axis} {size}" for axis, size in sizes.items() if size > 1) or "data 1"
     if needed > len(devices):
         raise UserError(
-            f"the mesh {asked} needs {needed} devices and there are {len(devices)} ({devices[0].platform}): "
+            f"the mesh {described} needs {needed} devices and there are {len(devices)} ({devices[0].platform}): "
             "lower --mesh.* (JAX_NUM_CPU_DEVICES=8 gives eight fake devices on a CPU)"
         )
     if needed < len(devices) and jax.process_count() > 1:
-        raise UserError(f"the mesh {asked} uses {needed} of {len(devices)} devices: over several hosts it must use all")
+        raise UserError(
+            f"the mesh {described} uses {needed} of {len(devices)} devices: over several hosts it must use all"
+        )
     shape = tuple(sizes[axis] for axis in MESH_AXES)
     return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices[:needed])
 

@@ -35,7 +35,7 @@ class Cost:
     """Bytes of arrays on a mesh."""
 
     total: int
-    """Of all arrays, once."""
+    """Bytes of all arrays, each counted once."""
     device: int
     """In the memory of one device."""
     host: int

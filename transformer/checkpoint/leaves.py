@@ -75,9 +75,9 @@ def stored(checkpoint: epath.Path, tree: str) -> Leaves:
 
 def origin(checkpoint: epath.Path) -> Origin:
     """Returns where and when a checkpoint was written."""
-    found = structure(checkpoint, "params")
-    written, mesh = found.commit_timestamp_nsecs, {}
-    for leaf in jax.tree.leaves(found.metadata):
+    saved = structure(checkpoint, "params")
+    written, mesh = saved.commit_timestamp_nsecs, {}
+    for leaf in jax.tree.leaves(saved.metadata):
         sharding = leaf.sharding_metadata
         if hasattr(sharding, "axis_names"):  # of a named sharding, not of a single device
             mesh = {axis: int(n) for axis, n in zip(sharding.axis_names, sharding.shape, strict=True) if n > 1}
@@ -94,10 +94,10 @@ def structure(checkpoint: epath.Path, tree: str) -> Any:
             raise UserError(f"{checkpoint} holds weights alone, no optimizer state: a run can start from it, not go on")
         raise UserError(f"{checkpoint} has no {tree}/: the checkpoint is incomplete")
     with reading_errors(checkpoint):
-        found = ocp.metadata(checkpoint, tree)
-    if not jax.tree.leaves(found.metadata):  # Orbax logs that it could not read it, and goes on
+        saved = ocp.metadata(checkpoint, tree)
+    if not jax.tree.leaves(saved.metadata):  # Orbax logs that it could not read it, and goes on
         raise Damaged(f"{checkpoint}: damaged: {tree}/ does not say which arrays it holds")
-    return found
+    return saved
 
 
 def wanted(abstract: Any) -> Leaves:
@@ -115,8 +115,8 @@ def total_bytes(leaves: Leaves) -> int:
 
 def modules(leaves: Leaves, depth: int = 4) -> dict[str, int]:
     """Returns module -> its parameters; modules below `depth` names are counted with the one that holds them."""
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for path, leaf in leaves.items():
         module = ["", *modules_of(path)][: depth + 1][-1]
-        found[module] = found.get(module, 0) + leaf.size
-    return found
+        counts[module] = counts.get(module, 0) + leaf.size
+    return counts

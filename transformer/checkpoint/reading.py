@@ -49,10 +49,10 @@ def find(path: epath.PathLike) -> epath.Path:
     if not path.exists():
         raise UserError(f"{path}: no such run or checkpoint")
     folder = path / "checkpoints"
-    found = steps(folder)
-    if not found:
+    complete = steps(folder)
+    if not complete:
         raise UserError(f"{path}: no checkpoint here (a run keeps them in {folder})")
-    return folder / str(found[-1])
+    return folder / str(complete[-1])
 
 
 def steps(folder: epath.Path) -> list[int]:

@@ -24,7 +24,7 @@ NewMemories = tuple[KeysValues, KeysValues | None]
 
 @dataclasses.dataclass(frozen=True)
 class BlockSizes:
-    """What a post-norm block is."""
+    """The sizes of a post-norm block, and what else its equation leaves open."""
 
     width: int
     num_heads: int
@@ -32,13 +32,13 @@ class BlockSizes:
     activation: str
     norm_epsilon: float
     dropout: float = 0.0
-    """Of each sublayer's output."""
+    """Probability of dropping sublayer outputs."""
     attention_dropout: float = 0.0
-    """Of the attention probabilities."""
+    """Probability of dropping attention probabilities."""
     mlp_dropout: float = 0.0
-    """Of the feed-forward layers' hidden values."""
+    """Probability of dropping the feed-forward layers' hidden values."""
     init: Initializer = nn.initializers.normal(0.02)
-    """Of every matrix."""
+    """How every matrix starts."""
 
     def attention(self, execution: Execution, name: str) -> Attention:
         """Returns the attention of such a block."""

@@ -73,7 +73,7 @@ class LanguageModelHead(nn.Module):
     use_bias: bool = False
     kernel_init: Initializer = nn.initializers.normal(0.02)
     scale: float = 1.0
-    """Of the hidden states before the product (T5)."""
+    """What the hidden states are multiplied with before the product (T5)."""
 
     @nn.compact
     def __call__(
@@ -100,7 +100,7 @@ class MaskedLMHead(nn.Module):
 
     vocab_size: int
     width: int
-    """E: of the embedding."""
+    """E, the embedding's."""
     activation: str
     norm_epsilon: float
     dtype: Any
@@ -142,7 +142,7 @@ class ClassificationHead(nn.Module):
     num_labels: int
     dtype: Any
     activation: str | None = None
-    """Of a layer [D, D] before the last one; None: no such layer."""
+    """Activation of a layer [D, D] before the last one; None: no such layer."""
     dropout: float = 0.0
     use_bias: bool = True
     kernel_init: Initializer = nn.initializers.normal(0.02)

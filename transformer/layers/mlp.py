@@ -22,7 +22,7 @@ class MLP(nn.Module):
     kernel_init: Initializer = nn.initializers.normal(0.02)
     out_init: Initializer = nn.initializers.normal(0.02)
     dropout: float = 0.0
-    """Of the hidden layer."""
+    """Probability of dropping hidden values."""
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, *, deterministic: bool = True) -> jax.Array:
@@ -44,7 +44,7 @@ class GatedMLP(nn.Module):
     kernel_init: Initializer = nn.initializers.normal(0.02)
     out_init: Initializer = nn.initializers.normal(0.02)
     dropout: float = 0.0
-    """Of the hidden layer."""
+    """Probability of dropping hidden values."""
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, *, deterministic: bool = True) -> jax.Array:

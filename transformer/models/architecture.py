@@ -73,7 +73,7 @@ class Architecture(abc.ABC):
     @abc.abstractmethod
     def tied_norms(self) -> tuple[str, ...]:
         """Paths of the norms whose output meets the embedding as unembedding, and nothing else; of a stack's norms the
-        last one. None where the head has a matrix of its own, or scores no words."""
+        last one. Empty where the head has a matrix of its own, or scores no words."""
 
     @property
     def attention_windows(self) -> tuple[int | None, ...]:
@@ -151,5 +151,5 @@ def _abstract_params(architecture: Architecture) -> Any:
 
 @functools.lru_cache(maxsize=512)
 def _counts(architecture: Architecture) -> Counts:
-    found = tuple(architecture.parameters.values())
-    return Counts(found, architecture.kind, architecture.head, architecture.stacks, architecture.attention_windows)
+    arrays = tuple(architecture.parameters.values())
+    return Counts(arrays, architecture.kind, architecture.head, architecture.stacks, architecture.attention_windows)
