@@ -17,7 +17,7 @@ from transformer.layers.blocks import PostNormBlock
 from transformer.layers.execution import Execution, Stack
 from transformer.layers.heads import ClassificationHead
 from transformer.layers.primitives import Dropout, Embedding, Initializer, LayerNorm, Linear
-from transformer.models.encoder import EncoderConfig
+from transformer.models.encoder import CLASSIFIERS, EncoderConfig
 from transformer.ops.attention import Mask
 from transformer.sharding import RESIDUAL, constrain
 
@@ -28,16 +28,7 @@ class AlbertConfig(EncoderConfig):
 
     family: ClassVar[str] = "albert"
     tasks: ClassVar[frozenset[str]] = frozenset({"sentence"})
-    heads: ClassVar[tuple[str, ...]] = (
-        "masked_lm",
-        "pretraining",
-        "sequence_classification",
-        "token_classification",
-        "question_answering",
-        "multiple_choice",
-        "none",
-        "unpooled",
-    )
+    heads: ClassVar[tuple[str, ...]] = ("masked_lm", "pretraining", *CLASSIFIERS, "none", "unpooled")
     pooled_heads: ClassVar[frozenset[str]] = frozenset(
         {"pretraining", "sequence_classification", "multiple_choice", "none"}
     )

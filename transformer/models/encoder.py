@@ -41,6 +41,9 @@ EncoderHead = Literal[
 sequences or tokens; an answer's start and end; multiple_choice (a score a row); none: hidden states and, where the
 family has one, a vector a sequence; unpooled: hidden states alone, where a family has such a vector."""
 
+CLASSIFIERS = ("sequence_classification", "token_classification", "question_answering", "multiple_choice")
+"""The heads of classes, which a family has all of."""
+
 EncoderOutput = LanguageModelOutput | ClassificationOutput | BackboneOutput
 
 

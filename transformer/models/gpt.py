@@ -72,11 +72,6 @@ class GPTConfig(DecoderConfig):
         """Whether attention divides its scores by the square root of the head width."""
         return self.scale_scores
 
-    @property
-    def tied_norms(self) -> tuple[str, ...]:
-        """Paths of the norms whose output meets the embedding as unembedding."""
-        return ("backbone/final_norm",) if self.tie_embeddings and self.head == "language_model" else ()
-
     def score_scales(self) -> jax.Array | None:
         """Returns what each layer's attention multiplies its scores with, float32 [N]; None: all alike."""
         if not self.divide_scores_by_layer:

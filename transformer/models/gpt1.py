@@ -28,6 +28,7 @@ class GPT1Config(DecoderConfig):
     """
 
     family: ClassVar[str] = "gpt1"
+    last_norm: ClassVar[str] = "backbone/stack/layers/mlp_norm"
 
     vocab_size: int = 40478
     """Words."""
@@ -40,11 +41,6 @@ class GPT1Config(DecoderConfig):
         super().__post_init__()
         self.require_divides("num_heads", "width")
         self.require_rates("dropout")
-
-    @property
-    def tied_norms(self) -> tuple[str, ...]:
-        """Paths of the norms whose output meets the embedding as unembedding."""
-        return ("backbone/stack/layers/mlp_norm",) if self.tie_embeddings and self.head == "language_model" else ()
 
     def backbone(self, execution: Execution) -> "GPT1Backbone":
         """Returns the model below its head."""

@@ -90,11 +90,6 @@ class LlamaConfig(DecoderConfig):
         self.require_rates("attention_dropout")
 
     @property
-    def tied_norms(self) -> tuple[str, ...]:
-        """Paths of the norms whose output meets the embedding as unembedding."""
-        return ("backbone/final_norm",) if self.tie_embeddings and self.head == "language_model" else ()
-
-    @property
     def attention_windows(self) -> tuple[int | None, ...]:
         """How many tokens back the layers' queries see."""
         return (self.window,)
