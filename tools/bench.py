@@ -231,7 +231,7 @@ def decode(experiment: Experiment, asked: Command) -> None:
     from transformer.inference.decode import generate
     from transformer.inference.sampling import Sampling
     from transformer.inference.unstacked import for_decoding
-    from transformer.interop.gpt2 import GPT2
+    from transformer.interop.gpt import GPT2
 
     network = twin(experiment).eval()
     architecture = GPT2.read_config(network.config.to_dict(), "language_model")

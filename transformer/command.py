@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import importlib.util
 import io
-import logging
 import os
 import re
 import select
@@ -61,10 +60,11 @@ def start_jax(*, distributed: bool = False) -> None:
     """
     import jax
 
+    from transformer.checkpoint.orbax_patches import quiet_log
+
     if cpu_alone():
         _keep_freed_memory()
-    # Orbax logs, with tracebacks and from each of its threads, what it also raises.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    quiet_log()
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/transformer/xla").expanduser()))
     # Everything is worth keeping: the second start of a run should not compile at all.

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from transformer.errors import UserError
+from transformer.params import Names, map_parameters, param_names
 
 MESH_AXES = ("data", "fsdp", "tensor", "sequence")
 
@@ -44,6 +45,9 @@ RULES: dict[str, tuple[str, ...]] = {
     "activation_mlp": ("tensor",),
     "activation_vocab": ("tensor",),
 }
+
+RESIDUAL = ("activation_batch", "activation_length", "activation_embed")
+"""The axes of what goes from block to block."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,14 +83,16 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     others = config.fsdp * config.tensor * config.sequence
     sizes = mesh_sizes(config, data=max(len(devices) // max(others, 1), 1))
     needed = math.prod(sizes.values())
-    asked = " x ".join(f"{axis} {size}" for axis, size in sizes.items() if size > 1) or "data 1"
+    described = " x ".join(f"{axis} {size}" for axis, size in sizes.items() if size > 1) or "data 1"
     if needed > len(devices):
         raise UserError(
-            f"the mesh {asked} needs {needed} devices and there are {len(devices)} ({devices[0].platform}): "
+            f"the mesh {described} needs {needed} devices and there are {len(devices)} ({devices[0].platform}): "
             "lower --mesh.* (JAX_NUM_CPU_DEVICES=8 gives eight fake devices on a CPU)"
         )
     if needed < len(devices) and jax.process_count() > 1:
-        raise UserError(f"the mesh {asked} uses {needed} of {len(devices)} devices: over several hosts it must use all")
+        raise UserError(
+            f"the mesh {described} uses {needed} of {len(devices)} devices: over several hosts it must use all"
+        )
     shape = tuple(sizes[axis] for axis in MESH_AXES)
     return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices[:needed])
 
@@ -113,10 +119,11 @@ def resolve(
     """
     if len(names) != len(shape):
         raise ValueError(f"{what}: {len(names)} axis names for shape {tuple(shape)}")
+    check_names(names, what)
     taken: dict[str, str] = {}
     spec = []
     for name, size in zip(names, shape, strict=True):
-        axes = tuple(axis for axis in _rule(name) if mesh_shape.get(axis, 1) > 1)
+        axes = tuple(axis for axis in (RULES[name] if name else ()) if mesh_shape.get(axis, 1) > 1)
         for axis in axes:
             if axis in taken:
                 raise UserError(f"{what}: axes {taken[axis]!r} and {name!r} are both split over mesh axis {axis!r}")
@@ -131,24 +138,13 @@ def resolve(
     return PartitionSpec(*spec)
 
 
-def param_names(boxed):
-    """Returns, for a tree of `nn.LogicallyPartitioned` arrays, the tree of their tuples of logical names."""
-    return jax.tree.map(
-        lambda leaf: tuple(leaf.names) if isinstance(leaf, nn.LogicallyPartitioned) else (None,) * leaf.ndim,
-        boxed,
-        is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned),
-    )
-
-
 def param_shardings(boxed, mesh: Mesh):
     """Returns the tree of `NamedSharding`s of a tree of boxed (abstract) parameters; raises as `resolve` does."""
-    abstract = nn.meta.unbox(boxed)
 
-    def sharding(path, leaf, names) -> NamedSharding:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return NamedSharding(mesh, resolve(names, leaf.shape, mesh.shape, what=f"parameter {name}"))
+    def sharding(path: str, names: Names, leaf: Any) -> NamedSharding:
+        return NamedSharding(mesh, resolve(names, leaf.shape, mesh.shape, what=f"parameter {path}"))
 
-    return jax.tree_util.tree_map_with_path(sharding, abstract, param_names(boxed))
+    return map_parameters(sharding, param_names(boxed), nn.meta.unbox(boxed))
 
 
 def abstract_on(boxed: Any, mesh: Any) -> Any:
@@ -209,7 +205,8 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     """
     if len(names) != x.ndim:
         raise ValueError(f"{len(names)} axis names for shape {x.shape}")
-    rules = [_rule(name) for name in names]
+    check_names(names, "an activation")
+    rules = [() if name is None else RULES[name] for name in names]
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
@@ -220,9 +217,8 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
 
-def _rule(name: str | None) -> tuple[str, ...]:
-    if name is None:
-        return ()
-    if name not in RULES:
-        raise KeyError(f"unknown logical axis {name!r}; known: {', '.join(RULES)}")
-    return RULES[name]
+def check_names(names: Sequence[str | None], what: str) -> None:
+    """Raises `KeyError` for a logical name without a rule: a bug of the model's, hence no UserError."""
+    for name in names:
+        if name is not None and name not in RULES:
+            raise KeyError(f"{what}: unknown logical axis {name!r}; known: {', '.join(RULES)}")

@@ -88,7 +88,7 @@ def test_keeps_what_it_was_told(config, kept, tmp_path):
             metrics = {"eval_loss": loss[step], "eval_accuracy": loss[step]} if step in loss else None
             assert save(store, step, metrics=metrics).failure is None
         assert set(store.steps) == kept == set(map(int, names(tmp_path)))
-        assert store.latest == 9
+        assert store.steps[-1] == 9
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what Orbax began, and nobody awaits
@@ -121,7 +121,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_no_trace(where, tmp_path, 
         assert names(tmp_path) == {"1"}
         np.testing.assert_equal(restore(store, 1), WANT)
         assert save(store, 3).failure is None  # it can be tried again
-        assert store.latest == 3
+        assert store.steps[-1] == 3
     gc.collect()  # here, not in another test
 
 
@@ -231,7 +231,7 @@ def test_what_a_kill_left_is_removed(tmp_path):
     (tmp_path / "3.orbax-checkpoint-tmp" / "params").write_bytes(b"half")
     with Checkpoints(tmp_path) as store:
         assert names(tmp_path) == {"2"}
-        assert store.latest == 2
+        assert store.steps[-1] == 2
 
 
 def test_a_checkpoint_without_its_seal_is_still_checked(tmp_path):
@@ -282,7 +282,7 @@ def test_every_damage_to_every_file_is_noticed(whole, tmp_path):
                 )
             assert verify(folder / "7"), (file, damage)
             with Checkpoints(folder) as store:
-                assert store.latest == 7  # never passed over in silence
+                assert store.steps[-1] == 7  # never passed over in silence
                 try:
                     np.testing.assert_equal(restore(store, 7), WANT)
                 except Damaged:

@@ -148,7 +148,7 @@ def assert_gradients(
     gradients = jax.jit(jax.grad(lambda params: score(model.apply({"params": params}, **inputs))))(pair.params)
     pair.theirs.zero_grad()
     their_score(pair.theirs).backward()
-    have, want = pair.family.to_hf(gradients, pair.config), saved_gradients(pair.theirs)
+    have, want = dict(pair.family.stream(gradients, pair.config)), saved_gradients(pair.theirs)
     for name, gradient in want.items():
         np.testing.assert_allclose(have[name], gradient, atol=tolerance, rtol=1e-5, err_msg=name)
     assert len(want) > 5
@@ -165,7 +165,7 @@ def assert_there_and_back(pair: Pair) -> None:
 
     What goes out is what Transformers saves, and constants that it leaves out, such as Marian's sinusoids.
     """
-    back = pair.family.to_hf(pair.params, pair.config)
+    back = dict(pair.family.stream(pair.params, pair.config))
     constants = pair.family.table(pair.config).constants.keys()
     assert back.keys() - constants <= pair.tensors.keys() <= back.keys()
     want = in_memory(pair.theirs) | pair.tensors

@@ -137,7 +137,7 @@ def test_a_backbone_without_pooler_is_read(published, prefixed, tmp_path):
     found = import_folder(tmp_path / "hub")
     assert found.architecture.head == "unpooled"
     jax.tree.map(np.testing.assert_array_equal, found.params, {"backbone": pair.params["backbone"]})
-    assert all(not name.startswith("bert.") for name in BERT.to_hf(found.params, found.architecture))
+    assert all(not name.startswith("bert.") for name in dict(BERT.stream(found.params, found.architecture)))
 
 
 def test_a_decoder_bias_that_differs_is_refused(published):

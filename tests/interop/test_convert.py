@@ -18,7 +18,7 @@ from tools import convert as tool
 from transformer import checkpoint
 from transformer.errors import UserError
 from transformer.interop import convert, families, folder, weights
-from transformer.interop.gpt2 import GPT2
+from transformer.interop.gpt import GPT2
 from transformer.models.gpt import GPTConfig
 
 from . import parity

@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict
 from tools import convert as tool
 from transformer.errors import UserError
 from transformer.interop import convert, flax_weights, folder
-from transformer.interop.gpt2 import GPT2
+from transformer.interop.gpt import GPT2
 from transformer.interop.llama import LLAMA, MISTRAL, QWEN2
 from transformer.interop.verify import compared
 from transformer.layers.execution import Execution

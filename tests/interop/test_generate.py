@@ -12,7 +12,7 @@ from transformer.inference.rules import DecodingRules
 from transformer.inference.sampling import Sampling
 from transformer.inference.settings import Settings
 from transformer.interop.bart import BART
-from transformer.interop.gpt2 import GPT2
+from transformer.interop.gpt import GPT2
 from transformer.interop.llama import LLAMA
 from transformer.interop.marian import MARIAN
 from transformer.interop.t5 import T5

@@ -11,7 +11,7 @@ import torch
 
 from tools import convert as tool
 from transformer.errors import UserError
-from transformer.interop.gpt2 import GPT2
+from transformer.interop.gpt import GPT2
 from transformer.models.gpt import GPTConfig
 from transformer.ops.cross_entropy import cross_entropy
 
@@ -114,7 +114,7 @@ def test_banded_attention_is_refused_by_name():
     config = dataclasses.replace(SHAPES["exact gelu"], band=3)
     assert not GPT2.fits(config)
     with pytest.raises(UserError, match="band is 3: Transformers' GPT-2 has no banded attention"):
-        GPT2.to_hf({}, config)
+        dict(GPT2.stream({}, config))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def small():
     rng = np.random.default_rng(0)
     shapes = nn.meta.unbox(config.abstract_params())
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
-    return config, GPT2.to_hf(params, config)
+    return config, dict(GPT2.stream(params, config))
 
 
 def test_missing_and_unexpected_names_are_refused(small):

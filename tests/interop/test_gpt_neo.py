@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from transformer.interop.gpt2 import GPT2
+from transformer.interop.gpt import GPT2
 from transformer.layers.execution import Execution
 from transformer.models.gpt import GPTConfig
 

@@ -252,6 +252,6 @@ def test_a_bare_backbone_and_old_buffers_are_read():
     shapes = nn.meta.unbox(config.abstract_params())
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
-    bare = {name.removeprefix("model."): tensor for name, tensor in LLAMA.to_hf(params, config).items()}
+    bare = {name.removeprefix("model."): tensor for name, tensor in LLAMA.stream(params, config)}
     bare["layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(3, np.float32)
     jax.tree.map(np.testing.assert_array_equal, LLAMA.from_hf(bare, config), params)

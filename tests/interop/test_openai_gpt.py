@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from transformer.errors import UserError
-from transformer.interop.openai_gpt import OPENAI_GPT
+from transformer.interop.gpt1 import OPENAI_GPT
 from transformer.models.gpt1 import GPT1Config
 
 from . import decoders, parity
@@ -89,7 +89,9 @@ def test_a_bare_backbone_and_old_buffers_are_read():
     rng = np.random.default_rng(0)
     shapes = nn.meta.unbox(config.abstract_params())
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
-    bare = {name.removeprefix("transformer."): tensor for name, tensor in OPENAI_GPT.to_hf(params, config).items()}
+    bare = {
+        name.removeprefix("transformer."): tensor for name, tensor in dict(OPENAI_GPT.stream(params, config)).items()
+    }
     bare["h.0.attn.bias"] = np.tril(np.ones((1, 1, 19, 19), np.float32))
     bare["position_ids"] = np.arange(19, dtype=np.float32)
     jax.tree.map(np.testing.assert_array_equal, OPENAI_GPT.from_hf(bare, config), params)

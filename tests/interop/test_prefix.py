@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from transformer.interop.gpt2 import GPT2
+from transformer.interop.gpt import GPT2
 from transformer.interop.llama import LLAMA, MISTRAL
 from transformer.models.gpt import GPTConfig
 from transformer.models.llama import LlamaConfig

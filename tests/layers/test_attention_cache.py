@@ -10,7 +10,7 @@ from transformer.layers.attention import Attention
 from transformer.layers.cache import KVCache, LayerCache
 from transformer.layers.execution import Execution
 from transformer.layers.positions import Rotary
-from transformer.ops.masks import Mask
+from transformer.ops.attention import Mask
 
 B, T, D, H, G, K = 2, 9, 12, 4, 2, 6
 

@@ -4,8 +4,8 @@ import jax
 import pytest
 
 from transformer.errors import UserError
-from transformer.layers.activations import check_activation
 from transformer.layers.execution import Execution
+from transformer.ops.elementwise import check_activation
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from transformer.layers.activations import ACTIVATIONS
 from transformer.layers.mlp import MLP, GatedMLP
-from transformer.layers.norms import LayerNorm, RMSNorm
-from transformer.layers.parameter import parameter
+from transformer.layers.primitives import LayerNorm, RMSNorm, parameter
+from transformer.ops.elementwise import ACTIVATIONS
 
 F = torch.nn.functional
 

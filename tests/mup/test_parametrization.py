@@ -19,9 +19,10 @@ from transformer.models.gpt import GPTConfig
 from transformer.models.resizing import scaled
 from transformer.models.t5 import T5Config
 from transformer.mup.parametrization import MupConfig, scaling
-from transformer.sharding import MeshConfig, param_names
+from transformer.params import is_matrix, param_names
+from transformer.sharding import MeshConfig
 from transformer.training import loop
-from transformer.training.optimizer import Factors, OptimizerConfig, is_matrix, make_optimizer, make_schedule
+from transformer.training.optimizer import Factors, OptimizerConfig, make_optimizer, make_schedule
 
 ADAMW = OptimizerConfig(schedule="constant", warmup_steps=0)
 BASE = GPTConfig(vocab_size=32, context_length=16, width=16, num_layers=2, num_heads=4, dropout=0.0)
@@ -146,7 +147,7 @@ def test_updates_are_those_of_each_parameter_by_itself(name):
         stored = optax.apply_updates(stored, updates)
 
     def alone(path, w, target, c, rate, epsilon):
-        decay = 0.3 / rate if is_matrix(path) else 0.0
+        decay = 0.3 / rate if is_matrix(path[-1].key) else 0.0
         if name == "adamw":
             tx = optax.adamw(0.01 * rate, config.b1, config.b2, config.epsilon * epsilon, weight_decay=decay)
         else:

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from transformer.errors import UserError
-from transformer.ops.attention import IMPLEMENTATIONS, attention
-from transformer.ops.masks import Mask
+from transformer.ops.attention import IMPLEMENTATIONS, Mask, attention
 
 # name -> B, T, H, G, K, causal, window, segments. More than 64 queries take several blocks.
 CASES = {

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer.ops.dropout import dropout
+from transformer.ops.elementwise import dropout
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])

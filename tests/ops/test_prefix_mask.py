@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer.ops.attention import attention
-from transformer.ops.masks import Mask
+from transformer.ops.attention import Mask, attention
 
 B, T, H, G, K = 3, 150, 4, 2, 4  # three blocks of queries
 # Two documents and padding, whose prefixes cross blocks; one that is nearly all prefix; padding on the left, no prefix.

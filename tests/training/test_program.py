@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from transformer.errors import UserError
-from transformer.interop.gpt2 import GPT2
+from transformer.interop.gpt import GPT2
 from transformer.layers.execution import Execution
 from transformer.models.gpt import GPTConfig
 from transformer.objectives.causal_lm import CausalLM

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from tests.tiny_models import TINY
 from transformer.errors import UserError
 from transformer.transfer.extend import Extension
-from transformer.transfer.graft import Rules, graft, leaves, plan
+from transformer.transfer.graft import Rules, graft, plan
 
 BERT = TINY["bert"]
-LEAVES = sorted(leaves(BERT))
+LEAVES = sorted(BERT.parameters)
 
 
 @pytest.mark.parametrize("head", ["masked_lm", "sequence_classification", "question_answering", "none"])
@@ -74,14 +74,14 @@ def test_every_family_grows(family):
     fields = {field.name for field in dataclasses.fields(source)}
     sizes = {"vocab_size": 40} | ({"context_length": 24} if "context_length" in fields else {})
     target = dataclasses.replace(source, **sizes)
-    learned = any("positions" in leaf.names for leaf in leaves(source).values())
+    learned = any("positions" in leaf.names for leaf in source.parameters.values())
     made = plan(source, target, Rules(None, "mean", "interpolate" if learned else None))
     assert not made.new
     assert not made.left
-    want = {path: leaf.names for path, leaf in leaves(target).items() if {"vocab", "positions"} & {*leaf.names}}
+    want = {path: leaf.names for path, leaf in target.parameters.items() if {"vocab", "positions"} & {*leaf.names}}
     assert made.extended.keys() == want.keys()
     for path, how in made.extended.items():
-        rows = leaves(target)[path].value.shape[how.axis]
+        rows = target.parameters[path].shape[how.axis]
         assert rows == (40 if how.name == "vocab" else how.first + 24)
         assert how.name == want[path][how.axis]
         assert how.first == (2 if how.name == "positions" and family in ("roberta", "bart") else 0)
@@ -95,8 +95,8 @@ def test_positions_that_begin_at_another_row_are_not_the_same():
     """RoBERTa of a context of 14 and BERT of one of 16 have tables of one shape."""
     source = dataclasses.replace(BERT, num_token_types=1, head="unpooled")
     target = dataclasses.replace(TINY["roberta"], context_length=14, head="unpooled")
-    assert leaves(source)["backbone/position_embedding/embedding"].value.shape == (16, 16)
-    assert leaves(target)["backbone/position_embedding/embedding"].value.shape == (16, 16)
+    assert source.parameters["backbone/position_embedding/embedding"].shape == (16, 16)
+    assert target.parameters["backbone/position_embedding/embedding"].shape == (16, 16)
     with pytest.raises(UserError, match="positions begin at row 0 there and at row 2 here"):
         plan(source, target)
 

@@ -32,13 +32,12 @@ from transformer.checkpoint.halting import (
     PATIENCE,
     Failure,
     first_failure,
-    hush,
-    next_operation,
     release_others,
     wait_until_still,
     was_released,
 )
 from transformer.checkpoint.keeping import Keeping
+from transformer.checkpoint.orbax_patches import next_operation, quiet_writes
 from transformer.checkpoint.prune import discard, remove, sweep
 from transformer.checkpoint.reading import absolute, little_memory, load, plain_context, root_cause, steps
 from transformer.checkpoint.seal import entries, is_local, seal, sealed_files, write_seal, writer
@@ -80,7 +79,7 @@ class Checkpoints:
         self._saving: collections.deque[Future[Saved]] = collections.deque()
         self._written = threading.Event()  # what the newest save under way writes is written, or has failed
         self._written.set()
-        hush()
+        quiet_writes()
         if own_index() == 0:
             sweep(self.folder)
 
@@ -94,11 +93,6 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """The complete checkpoints' steps, ascending."""
         return steps(self.folder)
-
-    @property
-    def latest(self) -> int | None:
-        """The newest complete checkpoint's step."""
-        return next(reversed(self.steps), None)
 
     def prepare(self, *, params: Any, opt_state: Any) -> None:
         """Compiles in the background what a save of such trees needs, so that the first one need not wait for it."""

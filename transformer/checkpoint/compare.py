@@ -45,8 +45,8 @@ class Comparison:
     @property
     def differing(self) -> dict[str, float]:
         """The entries of `largest` that are not 0: the largest first, NaN before all."""
-        found = {path: value for path, value in self.largest.items() if value != 0}
-        return dict(sorted(found.items(), key=lambda item: (not np.isnan(item[1]), -item[1])))
+        changed = {path: value for path, value in self.largest.items() if value != 0}
+        return dict(sorted(changed.items(), key=lambda item: (not np.isnan(item[1]), -item[1])))
 
     @property
     def equal(self) -> bool:
@@ -78,7 +78,7 @@ def compare(a: epath.Path, b: epath.Path, progress: Callable[[int], Any] = lambd
             for path, pair in both.items()
             if (pair[0].shape, pair[0].dtype) != (pair[1].shape, pair[1].dtype)
         }
-        for group in leaf_groups({path: one for path, (one, other) in both.items() if one.shape == other.shape}):
+        for group in leaf_groups({path: our for path, (our, their) in both.items() if our.shape == their.shape}):
             first, second = (read_leaves(path, tree, group) for path in (a, b))
             for path in group:
                 largest[f"{tree}/{path}"] = largest_difference(first[path], second[path])
@@ -88,19 +88,19 @@ def compare(a: epath.Path, b: epath.Path, progress: Callable[[int], Any] = lambd
 
 def largest_difference(x: np.ndarray, y: np.ndarray) -> float:
     """Returns the largest absolute difference of two arrays of one shape, in float64."""
-    ours, theirs, found = x.reshape(-1), y.reshape(-1), 0.0
+    ours, theirs, largest = x.reshape(-1), y.reshape(-1), 0.0
     for start in range(0, ours.size, _BLOCK):
-        one, other = (array[start : start + _BLOCK].astype(np.float64) for array in (ours, theirs))
-        same = (one == other) | (np.isnan(one) & np.isnan(other))
+        a, b = (array[start : start + _BLOCK].astype(np.float64) for array in (ours, theirs))
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
         with np.errstate(invalid="ignore"):  # an infinity less itself
-            difference = np.where(same, 0.0, np.abs(one - other))
-        found = float(np.maximum(found, difference.max()))  # which keeps a NaN
-    return found
+            difference = np.where(same, 0.0, np.abs(a - b))
+        largest = float(np.maximum(largest, difference.max()))  # which keeps a NaN
+    return largest
 
 
 def differing_fields(a: Any, b: Any) -> dict[str, tuple[Any, Any]]:
     """Returns dotted field -> (A's value, B's), for every field in which two JSON objects differ."""
-    ours, theirs = (flatten_dict(one, sep=".") for one in (a, b))
+    ours, theirs = (flatten_dict(record, sep=".") for record in (a, b))
     return {
         field: (ours.get(field), theirs.get(field))
         for field in {**ours, **theirs}
@@ -109,11 +109,11 @@ def differing_fields(a: Any, b: Any) -> dict[str, tuple[Any, Any]]:
 
 
 def _fields(a: epath.Path, b: epath.Path) -> dict[str, tuple[Any, Any]]:
-    found = {}
+    fields = {}
     for name, file in {**_BY_FIELD, "position": _POSITION}.items():
         ours, theirs = (read_json(path / file) or {} for path in (a, b))
-        found |= {f"{name}.{field}": values for field, values in differing_fields(ours, theirs).items()}
-    return found
+        fields |= {f"{name}.{field}": values for field, values in differing_fields(ours, theirs).items()}
+    return fields
 
 
 def read_json(file: epath.Path) -> dict[str, Any] | None:
@@ -121,12 +121,12 @@ def read_json(file: epath.Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        found = json.loads(file.read_text())
+        record = json.loads(file.read_text())
     except ValueError as error:
         raise UserError(f"{file}: not JSON ({error})") from error
-    if not isinstance(found, dict):
+    if not isinstance(record, dict):
         raise UserError(f"{file}: not a JSON object")
-    return found
+    return record
 
 
 def _differing_files(a: epath.Path, b: epath.Path) -> list[str]:

@@ -21,18 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from transformer.params import flatten
+
 DigestRecord = dict[str, dict[str, Any]]
 """Path of an array -> its `shape`, `dtype` and `digest`: JSON values."""
 
 _SCATTER, _FACTORS = np.uint32(0x9E3779B1), (np.uint32(0x85EBCA77), np.uint32(0xC2B2AE3D))  # xxHash's primes
 _COMPILING = threading.Lock()
-
-
-def paths(tree: Any) -> list[str]:
-    """Returns the leaves' paths, in the tree's order, as `backbone/stack/layers/attention/query/kernel`."""
-    return [
-        jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(tree)
-    ]
 
 
 def start_digests(tree: Any) -> jax.Array:
@@ -58,9 +53,9 @@ def digest_record(tree: Any, digests: jax.Array) -> DigestRecord:
       tree: the arrays, or their shapes.
       digests: of `start_digests`.
     """
-    leaves = zip(paths(tree), jax.tree.leaves(tree), np.asarray(digests).tolist(), strict=True)
+    leaves = zip(flatten(tree).items(), np.asarray(digests).tolist(), strict=True)
     return {
-        path: {"shape": list(leaf.shape), "dtype": str(leaf.dtype), "digest": digest} for path, leaf, digest in leaves
+        path: {"shape": list(leaf.shape), "dtype": str(leaf.dtype), "digest": digest} for (path, leaf), digest in leaves
     }
 
 
@@ -72,7 +67,7 @@ def differing(tree: Any, recorded: Mapping[str, Mapping[str, Any]]) -> list[str]
     """
     known = {
         path: leaf
-        for path, leaf in zip(paths(tree), jax.tree.leaves(tree), strict=True)
+        for path, leaf in flatten(tree).items()
         if path in recorded and _as_wide(leaf.dtype, recorded[path]["dtype"])
     }
     as_saved = {path: leaf.astype(recorded[path]["dtype"]) for path, leaf in known.items()}

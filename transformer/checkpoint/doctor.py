@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 from etils import epath
@@ -18,12 +17,11 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from transformer.checkpoint.compare import differing_fields
 from transformer.checkpoint.describe import in_bytes, product
-from transformer.checkpoint.digest import paths
 from transformer.checkpoint.leaves import Leaf, Leaves, stored, total_bytes, trees, wanted
 from transformer.checkpoint.reading import check, read_architecture
 from transformer.errors import UserError
 from transformer.models import Architecture, architecture_to_dict
-from transformer.sharding import MESH_AXES, MeshConfig, mesh_sizes, param_names, resolve
+from transformer.sharding import MESH_AXES, MeshConfig, mesh_sizes, resolve
 
 _NEAR = 0.6
 """How alike two paths must be to be offered for each other: difflib's ratio."""
@@ -146,13 +144,10 @@ def mismatches(have: Leaves, need: Leaves) -> dict[str, str]:
 
 def undivided(architecture: Architecture, mesh: AbstractMesh) -> list[str]:
     """Returns the parameters with a dimension that the mesh does not divide, a line each."""
-    boxed = architecture.abstract_params()
-    names = jax.tree.leaves(param_names(boxed), is_leaf=lambda node: isinstance(node, tuple))
-    leaves = nn.meta.unbox(boxed)
     lines = []
-    for path, leaf, axes in zip(paths(leaves), jax.tree.leaves(leaves), names, strict=True):
+    for path, parameter in architecture.parameters.items():
         try:
-            resolve(axes, leaf.shape, mesh.shape, what=path)
+            resolve(parameter.names, parameter.shape, mesh.shape, what=path)
         except UserError as error:
             lines.append(f"mesh        {error}")
     return lines

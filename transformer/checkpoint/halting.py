@@ -7,15 +7,12 @@ waits there and whoever comes later.
 """
 
 import contextlib
-import sys
-import threading
-import time
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 
+from transformer.checkpoint.orbax_patches import BARRIERS, begin_operation, join_threads, next_operation
 from transformer.cluster.agreement import alone, coordination, own_index
 
 Failure = dict[str, Any]
@@ -25,25 +22,6 @@ PATIENCE = 2 * 3600
 """Seconds that a process of several waits in Orbax for the others; a failure is known at once all the same."""
 _STILL = 600.0
 """Seconds to wait for what Orbax began and does not wait for itself."""
-_BARRIERS = (
-    "[op={0}] next_awaitable_signal_operation_id:sync",
-    "[op={0}] save_checkpointables_async:maybe_overwrite_existing:pre",
-    "[op={0}] save_checkpointables_async:maybe_overwrite_existing:post",
-    "[op={0}] create_directory:post",
-    *(
-        f"[op={{0}}.{tree}] save_and_finalize_{{0}}.{tree}_{phase}_complete"
-        for tree in ("params", "opt_state")
-        for phase in ("commit", "finalize")
-    ),
-    "[op={0}] save_checkpointables_async:finalize",
-    "[op={0}] _load_impl",
-)
-"""Where Orbax has the processes wait for each other, by the operation's number."""
-
-
-def next_operation() -> int:
-    """Returns the number that Orbax's next save or load will have, the same on every process."""
-    return int(_operations().get_current_operation_id()) + 1
 
 
 def release_others(operation: int) -> None:
@@ -51,9 +29,9 @@ def release_others(operation: int) -> None:
     if alone():
         return
     if next_operation() == operation:  # it failed before Orbax began it here
-        _operations().next_operation_id()
+        begin_operation()
     others = [(own_index() + 1) % jax.process_count()]
-    for barrier in _BARRIERS:
+    for barrier in BARRIERS:
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # which is how the service answers a stranger
             coordination().wait_at_barrier(barrier.format(operation), 1000, process_ids=others)
 
@@ -74,29 +52,4 @@ def first_failure(failures: Sequence[Failure | None]) -> tuple[int, Failure] | N
 
 def wait_until_still() -> None:
     """Returns once none of Orbax's threads runs: after a first failure it leaves the other writes to themselves."""
-    ends = time.monotonic() + _STILL
-    for thread in threading.enumerate():
-        if type(thread).__module__.partition(".")[0] == "orbax":
-            threading.Thread.join(thread, max(ends - time.monotonic(), 0.0))
-
-
-def hush() -> None:
-    """Drops, from now on, what Orbax's other writes print after the first that failed: their event loop is closed."""
-    report = sys.unraisablehook
-    if getattr(report, "hushed", False):
-        return
-
-    def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            report(unraisable)
-
-    hook.hushed = True  # pyright: ignore[reportFunctionMemberAccess]
-    sys.unraisablehook = hook
-    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-
-
-def _operations() -> Any:
-    """Returns what counts Orbax's operations, whose place is private."""
-    from orbax.checkpoint._src.futures.synchronization import OperationIdGenerator
-
-    return OperationIdGenerator
+    join_threads(_STILL)

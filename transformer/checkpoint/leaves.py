@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from etils import epath
 
-from transformer.checkpoint.digest import paths
 from transformer.checkpoint.reading import Damaged, reading_errors
 from transformer.errors import UserError
+from transformer.params import flatten, modules_of
 
 TREES = ("params", "opt_state")
 """A checkpoint's trees of arrays. One of weights alone has the first only."""
@@ -69,15 +69,15 @@ def stored(checkpoint: epath.Path, tree: str) -> Leaves:
     """
     return {
         path: Leaf(tuple(leaf.shape), np.dtype(leaf.dtype), tuple(leaf.storage_metadata.chunk_shape))
-        for path, leaf in _named(structure(checkpoint, tree).metadata).items()
+        for path, leaf in flatten(structure(checkpoint, tree).metadata).items()
     }
 
 
 def origin(checkpoint: epath.Path) -> Origin:
     """Returns where and when a checkpoint was written."""
-    found = structure(checkpoint, "params")
-    written, mesh = found.commit_timestamp_nsecs, {}
-    for leaf in jax.tree.leaves(found.metadata):
+    saved = structure(checkpoint, "params")
+    written, mesh = saved.commit_timestamp_nsecs, {}
+    for leaf in jax.tree.leaves(saved.metadata):
         sharding = leaf.sharding_metadata
         if hasattr(sharding, "axis_names"):  # of a named sharding, not of a single device
             mesh = {axis: int(n) for axis, n in zip(sharding.axis_names, sharding.shape, strict=True) if n > 1}
@@ -94,17 +94,17 @@ def structure(checkpoint: epath.Path, tree: str) -> Any:
             raise UserError(f"{checkpoint} holds weights alone, no optimizer state: a run can start from it, not go on")
         raise UserError(f"{checkpoint} has no {tree}/: the checkpoint is incomplete")
     with reading_errors(checkpoint):
-        found = ocp.metadata(checkpoint, tree)
-    if not jax.tree.leaves(found.metadata):  # Orbax logs that it could not read it, and goes on
+        saved = ocp.metadata(checkpoint, tree)
+    if not jax.tree.leaves(saved.metadata):  # Orbax logs that it could not read it, and goes on
         raise Damaged(f"{checkpoint}: damaged: {tree}/ does not say which arrays it holds")
-    return found
+    return saved
 
 
 def wanted(abstract: Any) -> Leaves:
     """Returns the leaves of a tree of ShapeDtypeStructs."""
     return {
         path: Leaf(tuple(leaf.shape), np.dtype(leaf.dtype), tuple(leaf.shape))
-        for path, leaf in _named(abstract).items()
+        for path, leaf in flatten(abstract).items()
     }
 
 
@@ -115,12 +115,8 @@ def total_bytes(leaves: Leaves) -> int:
 
 def modules(leaves: Leaves, depth: int = 4) -> dict[str, int]:
     """Returns module -> its parameters; modules below `depth` names are counted with the one that holds them."""
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for path, leaf in leaves.items():
-        module = "/".join(path.split("/")[:-1][:depth])
-        found[module] = found.get(module, 0) + leaf.size
-    return found
-
-
-def _named(tree: Any) -> dict[str, Any]:
-    return dict(zip(paths(tree), jax.tree.leaves(tree), strict=True))
+        module = ["", *modules_of(path)][: depth + 1][-1]
+        counts[module] = counts.get(module, 0) + leaf.size
+    return counts

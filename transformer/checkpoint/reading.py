@@ -6,11 +6,8 @@ Nothing here executes or unpickles what a checkpoint holds.
 
 import contextlib
 import json
-import logging
 import math
 import os
-import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -19,7 +16,8 @@ from etils import epath
 from jax.sharding import Mesh
 
 from transformer.checkpoint.digest import DigestRecord, differing
-from transformer.checkpoint.halting import first_failure, next_operation, release_others, was_released
+from transformer.checkpoint.halting import first_failure, release_others, was_released
+from transformer.checkpoint.orbax_patches import next_operation, pieces_kept, quiet_reads
 from transformer.checkpoint.seal import is_local, seal_problems, strays
 from transformer.cluster.agreement import alone, exchange, own_index, process_name
 from transformer.errors import UserError
@@ -51,10 +49,10 @@ def find(path: epath.PathLike) -> epath.Path:
     if not path.exists():
         raise UserError(f"{path}: no such run or checkpoint")
     folder = path / "checkpoints"
-    found = steps(folder)
-    if not found:
+    complete = steps(folder)
+    if not complete:
         raise UserError(f"{path}: no checkpoint here (a run keeps them in {folder})")
-    return folder / str(found[-1])
+    return folder / str(complete[-1])
 
 
 def steps(folder: epath.Path) -> list[int]:
@@ -139,7 +137,7 @@ def _load(path: epath.Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
 
     operation = next_operation()
     try:
-        with reading_errors(path), _pieces_kept(abstract):
+        with reading_errors(path), pieces_kept(max(_BUFFER_BYTES, _largest(abstract))):
             return ocp.load_checkpointables(path, dict(abstract))
     except Damaged:
         release_others(operation)
@@ -228,27 +226,6 @@ def little_memory(params: Any) -> Any:
     return context
 
 
-@contextlib.contextmanager
-def _pieces_kept(abstract: Mapping[str, Any]) -> Iterator[None]:
-    """Keeps what was read until all of this host's devices have their parts, so that each byte is read once.
-
-    A mesh that cuts another axis than the saved one wants a part of each stored piece on every device. TensorStore
-    joins reads of a piece that meet, and reads it anew for one that comes later, unless its cache holds it. Orbax has
-    no option for this cache: the name is private, and where it is gone, bytes are read more than once.
-    """
-    from orbax.checkpoint._src.serialization import tensorstore_utils
-
-    if jax.local_device_count() == 1:
-        yield
-        return
-    context = vars(tensorstore_utils).get("_DEFAULT_OCDBT_TS_CONTEXT", {})
-    context["cache_pool"] = {"total_bytes_limit": max(_BUFFER_BYTES, _largest(abstract))}
-    try:
-        yield
-    finally:
-        del context["cache_pool"]
-
-
 def _largest(tree: Any) -> int:
     """Returns the bytes of the largest of a tree's arrays, real or abstract; other leaves have none."""
     arrays = [leaf for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype")]
@@ -273,24 +250,9 @@ def _some(lines: list[str], between: str = ", ") -> str:
 
 @contextlib.contextmanager
 def reading_errors(path: epath.Path) -> Iterator[None]:
-    """Turns what Orbax raises into one line.
-
-    Orbax gives up at the first bad read and closes its event loop, and then each of its other reads prints a traceback
-    when it ends. These are hushed, from before the reads begin; after a failure for good, for they end any time later.
-    """
-    log, report = logging.getLogger("asyncio"), sys.unraisablehook
-    level = log.level
-
-    def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            report(unraisable)
-
-    log.setLevel(logging.CRITICAL)
-    sys.unraisablehook = hook
+    """Turns what Orbax raises into one line."""
     try:
-        yield
+        with quiet_reads():
+            yield
     except Exception as error:
-        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
         raise Damaged(f"{path}: the checkpoint could not be restored: {root_cause(error)}") from error
-    log.setLevel(level)
-    sys.unraisablehook = report

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from flax.traverse_util import unflatten_dict
 
 from transformer.checkpoint.checkpoints import save_params
 from transformer.checkpoint.compare import differing_fields, record_files
@@ -22,6 +21,7 @@ from transformer.checkpoint.seal import SEAL, seal, sealed_files
 from transformer.checkpoint.stream import leaf_groups, read_leaves
 from transformer.errors import UserError
 from transformer.models import architecture_to_dict
+from transformer.params import unflatten
 
 Tick = Callable[[int], Any]
 """Gets the bytes that were read since its last call."""
@@ -197,7 +197,7 @@ def _write_weights(
     for paths in leaf_groups(stored(sources[-1], "params")):
         leaves |= {path: jax.device_put(array, host) for path, array in make(paths).items()}
     with _new(run):
-        save_params(place, unflatten_dict(leaves, sep="/"), _record(sources, program))
+        save_params(place, unflatten(leaves), _record(sources, program))
     return place
 
 

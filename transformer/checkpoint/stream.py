@@ -1,7 +1,6 @@
 """Arrays of a checkpoint, a few at a time: what is compared, averaged or cast need not fit into memory whole."""
 
 from collections.abc import Collection, Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -9,9 +8,9 @@ from etils import epath
 from jax.sharding import SingleDeviceSharding
 
 from transformer.checkpoint.digest import differing
-from transformer.checkpoint.digest import paths as paths_of
 from transformer.checkpoint.leaves import Leaves, structure
 from transformer.checkpoint.reading import Damaged, digests, reading_errors
+from transformer.params import flatten
 
 GROUP_BYTES = 2**27
 """Arrays are read together up to here; a larger one by itself."""
@@ -41,16 +40,15 @@ def read_leaves(checkpoint: epath.Path, tree: str, paths: Collection[str]) -> di
 
     host = SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
 
-    def aim(path: tuple, leaf: Any) -> Any:
-        if jax.tree_util.keystr(path, simple=True, separator="/") not in paths:
-            return ocp.PLACEHOLDER
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=host)
-
-    abstract = jax.tree_util.tree_map_with_path(aim, structure(checkpoint, tree).metadata)
+    saved = structure(checkpoint, tree).metadata
+    aims = [
+        jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=host) if path in paths else ocp.PLACEHOLDER
+        for path, leaf in flatten(saved).items()
+    ]
+    abstract = jax.tree.unflatten(jax.tree.structure(saved), aims)
     with reading_errors(checkpoint):
-        found = ocp.load_checkpointables(checkpoint, {tree: abstract})[tree]
-    named = dict(zip(paths_of(found), jax.tree.leaves(found), strict=True))
-    arrays = {path: named[path] for path in paths}
+        restored = flatten(ocp.load_checkpointables(checkpoint, {tree: abstract})[tree])
+    arrays = {path: restored[path] for path in paths}
     if wrong := differing(arrays, digests(checkpoint).get(tree, {})):
         raise Damaged(f"{checkpoint}: damaged: the values of {tree}/{wrong[0]} are not those that were saved")
     return {path: np.asarray(array) for path, array in arrays.items()}

@@ -16,11 +16,11 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from transformer.checkpoint import reading, to_json, write_atomically
-from transformer.checkpoint.digest import paths
 from transformer.cluster.agreement import alone, own_index, together_do
 from transformer.data import pipeline
 from transformer.debugging.spike import Spike, SpikeDetector
-from transformer.sharding import MeshConfig, param_names
+from transformer.params import Names, flatten, own_axes, param_names
+from transformer.sharding import MeshConfig
 from transformer.training import experiment as experiments
 from transformer.training.run import Run
 from transformer.training.session import Session
@@ -156,9 +156,7 @@ def make_compute(session: Session) -> Any:
         both = {"parameter_norms": params, "gradient_norms": grads}
         norms = {name: norms_by_layer(tree, names) for name, tree in both.items()}
         key = jax.random.key_data(step_key(experiment.train.seed, updates))
-        return {"key": key} | {
-            name: dict(zip(paths(tree), jax.tree.leaves(tree), strict=True)) for name, tree in norms.items()
-        }
+        return {"key": key} | {name: flatten(tree) for name, tree in norms.items()}
 
     return jax.jit(compute, out_shardings=replicated)
 
@@ -166,16 +164,10 @@ def make_compute(session: Session) -> Any:
 def norms_by_layer(tree: Any, names: Any) -> Any:
     """Returns the tree of norms, float32: [N] for a leaf whose first axis is named "layers", [] for others."""
 
-    def norm(leaf: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-        of = tuple(range(1 if is_stacked(axes) else 0, leaf.ndim))
-        return jnp.sqrt(jnp.sum(jnp.square(leaf.astype(jnp.float32)), axis=of))
+    def norm(leaf: jax.Array, axes: Names) -> jax.Array:
+        return jnp.sqrt(jnp.sum(jnp.square(leaf.astype(jnp.float32)), axis=own_axes(axes)))
 
     return jax.tree.map(norm, tree, names)
-
-
-def is_stacked(names: tuple[str | None, ...]) -> bool:
-    """Whether a parameter with these logical axis names is stacked, one slice a layer."""
-    return names[:1] == ("layers",)
 
 
 def strict(value: Any) -> Any:

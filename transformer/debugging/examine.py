@@ -15,9 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer.checkpoint.digest import paths
-from transformer.debugging.capsule import is_stacked
-from transformer.sharding import param_names
+from transformer.params import flatten, is_names, modules_of, param_names, stacked_axes
 from transformer.training.experiment import Experiment
 from transformer.training.session import Session
 from transformer.training.state import Batch, TrainState, step_key
@@ -191,9 +189,9 @@ def _joined(stats: list[_Stats]) -> _Stats:
 
 def _tree_stats(tree: Any, names: Any) -> dict[str, _Stats]:
     """Returns the figures of each leaf by its path; [N] for stacked layers."""
-    axes = [()] * len(jax.tree.leaves(tree)) if names is None else jax.tree.structure(tree).flatten_up_to(names)
-    leaves = zip(paths(tree), jax.tree.leaves(tree), axes, strict=True)
-    return {path: _stats(leaf, (0,) if is_stacked(names_of) else ()) for path, leaf, names_of in leaves}
+    axes = jax.tree.leaves(param_names(tree) if names is None else names, is_leaf=is_names)
+    leaves = zip(flatten(tree).items(), axes, strict=True)
+    return {path: _stats(leaf, stacked_axes(names_of)) for (path, leaf), names_of in leaves}
 
 
 def _entries(stats: Mapping[str, _Stats]) -> list[Entry]:
@@ -210,12 +208,9 @@ def _entries(stats: Mapping[str, _Stats]) -> list[Entry]:
 
 def _place(forward: Mapping[tuple[str, int | None], int], parameter: Entry) -> int:
     """Returns the place in the forward pass of a parameter's module, the first one if it is used again."""
-    modules = parameter.name.split("/")[:-1]
-    while modules:
-        name = "/".join(modules)
+    for name in reversed(modules_of(parameter.name)):
         for used in (parameter.layer, 0, None):  # layers may share a parameter that is not stacked
             for key in ((name, used), (f"{name} #1", used)):
                 if key in forward:
                     return forward[key]
-        modules.pop()
     return len(forward)

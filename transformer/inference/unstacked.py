@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from transformer.layers.execution import Execution
 from transformer.models.architecture import Architecture
+from transformer.params import is_stacked, map_parameters, param_names
 
 
 def for_decoding(architecture: Architecture, params: Any, execution: Execution) -> tuple[nn.Module, Any]:
@@ -26,20 +27,13 @@ def for_decoding(architecture: Architecture, params: Any, execution: Execution) 
 
 def unstack(architecture: Architecture, params: Any) -> Any:
     """Returns the parameters with a tuple of arrays, one for each layer, in place of each stacked array."""
-    split = lambda stacked, leaf: tuple(jnp.array(layer) for layer in leaf) if stacked else leaf  # noqa: E731
-    return jax.tree.map(split, _stacked(architecture), params)
+    names = param_names(architecture.abstract_params())
+    split = lambda _, axes, leaf: tuple(jnp.array(layer) for layer in leaf) if is_stacked(axes) else leaf  # noqa: E731
+    return map_parameters(split, names, params)
 
 
 def restack(architecture: Architecture, params: Any) -> Any:
     """Returns the parameters stacked, whether they were unstacked or not; free inside a compiled program."""
-    join = lambda _, leaf: jnp.stack(leaf) if isinstance(leaf, tuple) else leaf  # noqa: E731
-    return jax.tree.map(join, _stacked(architecture), params)
-
-
-def _stacked(architecture: Architecture) -> Any:
-    """Returns a tree of which parameters are stacked."""
-    return jax.tree.map(
-        lambda box: box.names[0] == "layers",
-        architecture.abstract_params(),
-        is_leaf=lambda box: isinstance(box, nn.meta.AxisMetadata),
-    )
+    names = param_names(architecture.abstract_params())
+    join = lambda _, axes, leaf: jnp.stack(leaf) if isinstance(leaf, tuple) else leaf  # noqa: E731
+    return map_parameters(join, names, params)

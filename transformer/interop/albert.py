@@ -48,3 +48,5 @@ ALBERT = Family(
     harmless=("down_scale_factor", "gap_size", "layers_to_keep", "net_structure_type", "num_memory_blocks"),
     flax=FlaxClasses(heads=ENCODER_HEADS),
 )
+
+FAMILIES = (ALBERT,)

@@ -121,3 +121,5 @@ BART = Family(
         constants=("final_logits_bias",),
     ),
 )
+
+FAMILIES = (BART,)

@@ -75,3 +75,5 @@ BERT = Family(
     flax=FlaxClasses(heads=ENCODER_HEADS),
     inert=BERT_INERT,
 )
+
+FAMILIES = (BERT,)

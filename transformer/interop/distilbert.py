@@ -76,3 +76,5 @@ DISTILBERT = Family(
     fits=lambda config: config.norm_epsilon == 1e-12,  # not theirs to choose
     flax=FlaxClasses(heads=ENCODER_HEADS, refusal=_untied),
 )
+
+FAMILIES = (DISTILBERT,)

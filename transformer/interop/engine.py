@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import ml_dtypes
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from transformer.errors import UserError
 from transformer.interop.transforms import IDENTITY, Transform
+from transformer.params import flatten, unflatten
 
 _SHOWN = 5
 FLOATS = ("float32", "bfloat16", "float16", "float64")
@@ -139,7 +139,7 @@ def load(
     unfilled = sorted(shapes.keys() - ours.keys())
     if unfilled:
         raise ValueError(f"the table has no rule for {some(unfilled)}")
-    return Loaded(unflatten_dict(ours, sep="/"), dtypes)
+    return Loaded(unflatten(ours), dtypes)
 
 
 def stream(table: Table, params: Any, dtypes: Mapping[str, Any] = MappingProxyType({})) -> Iterator[Written]:
@@ -150,7 +150,7 @@ def stream(table: Table, params: Any, dtypes: Mapping[str, Any] = MappingProxyTy
       params: our tree.
       dtypes: as `load` returned them; float32 for parameters without one.
     """
-    ours: dict[str, Any] = flatten_dict(nn.meta.unbox(params), sep="/")
+    ours = flatten(nn.meta.unbox(params))
     shapes = _shapes(params)
     left = sorted(ours.keys() - {path for rule in table.rules for path in rule.ours})
     if left:
@@ -170,11 +170,6 @@ def stream(table: Table, params: Any, dtypes: Mapping[str, Any] = MappingProxyTy
         yield Written(name, constant().astype(np.dtype(dtypes.get(name, "float32")), copy=False), None)
 
 
-def save(table: Table, params: Any) -> dict[str, np.ndarray]:
-    """Returns all tensors that `stream` yields, by name."""
-    return {name: array for name, array, _ in stream(table, params)}
-
-
 def misfits(table: Table, tensors: Iterable[str], abstract_params: Any) -> tuple[list[str], list[str]]:
     """Returns the full names that `load` would miss, and the given names that it would not know, both sorted."""
     shapes = _shapes(abstract_params)
@@ -186,8 +181,7 @@ def misfits(table: Table, tensors: Iterable[str], abstract_params: Any) -> tuple
 
 def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
     """Returns path -> shape of a tree of parameters, boxed or not."""
-    leaves = flatten_dict(nn.meta.unbox(params), sep="/")
-    return {path: tuple(leaf.shape) for path, leaf in leaves.items()}  # type: ignore[union-attr]
+    return {path: tuple(leaf.shape) for path, leaf in flatten(nn.meta.unbox(params)).items()}
 
 
 def _check_constant(table: Table, name: str, theirs: np.ndarray) -> str:

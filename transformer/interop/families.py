@@ -1,41 +1,24 @@
 """All families with weights in Transformers' format, and the choice of the family of a folder or an architecture."""
 
+import importlib
+import importlib.util
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from transformer import models
 from transformer.errors import UserError
 from transformer.interop import engine, hf_config
-from transformer.interop.albert import ALBERT
-from transformer.interop.bart import BART
-from transformer.interop.bert import BERT
-from transformer.interop.distilbert import DISTILBERT
 from transformer.interop.family import Family, count_labels
-from transformer.interop.gpt2 import GPT2
-from transformer.interop.llama import LLAMA, MISTRAL, QWEN2, QWEN3
-from transformer.interop.marian import MARIAN
-from transformer.interop.openai_gpt import OPENAI_GPT
-from transformer.interop.roberta import ROBERTA
-from transformer.interop.spanbert import SPANBERT
-from transformer.interop.t5 import MT5, T5
 from transformer.models.architecture import Architecture
 
-FAMILIES: tuple[Family, ...] = (
-    GPT2,
-    OPENAI_GPT,
-    LLAMA,
-    MISTRAL,
-    QWEN2,
-    QWEN3,
-    BERT,
-    SPANBERT,
-    ROBERTA,
-    ALBERT,
-    DISTILBERT,
-    T5,
-    MT5,
-    BART,
-    MARIAN,
-)
+
+def _listed() -> tuple[Family, ...]:
+    """Returns the `FAMILIES` of `interop/NAME.py` for each name of `models.FAMILIES`; some have no such file."""
+    names = [f"{__package__}.{name}" for name in models.FAMILIES if importlib.util.find_spec(f"{__package__}.{name}")]
+    return tuple(family for name in names for family in importlib.import_module(name).FAMILIES)
+
+
+FAMILIES = _listed()
 
 
 def of_folder(config: Mapping[str, Any]) -> Family:

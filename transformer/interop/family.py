@@ -143,14 +143,10 @@ class Family:
         """Returns the parameters as `from_hf` does, and the dtypes of the tensors."""
         return engine.load(self.table(config), tensors, config.abstract_params(), leave=leave)
 
-    def to_hf(self, params: Any, config: Architecture) -> dict[str, np.ndarray]:
-        """Returns Transformers' tensors from our parameters; a tied tensor is written once."""
-        return engine.save(self.table(config), params)
-
     def stream(
         self, params: Any, config: Architecture, dtypes: Mapping[str, Any] = MappingProxyType({})
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """Yields the tensors of `to_hf` one at a time, in the dtypes that `load` returned, or float32."""
+        """Yields Transformers' tensors from our parameters, a tied one once; dtypes as `load` has them, or float32."""
         return ((name, array) for name, array, _ in engine.stream(self.table(config), params, dtypes))
 
     def flax_stream(

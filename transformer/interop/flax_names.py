@@ -16,6 +16,7 @@ from transformer.interop import engine
 from transformer.interop.engine import Table
 from transformer.interop.lazy import LazyArrays
 from transformer.models.encoder import EncoderHead
+from transformer.params import name_of
 
 ENCODER_HEADS = get_args(EncoderHead)
 """Heads of encoders that had a Flax class, which is all of them."""
@@ -50,7 +51,7 @@ def torch_names(arrays: Mapping[str, np.ndarray]) -> LazyArrays:
 
     def read(path: str) -> np.ndarray:
         array = arrays[path]
-        return array.T if path.rpartition("/")[2] == "kernel" and array.ndim == 2 else array
+        return array.T if name_of(path) == "kernel" and array.ndim == 2 else array
 
     return LazyArrays(paths, read)
 
@@ -71,7 +72,7 @@ def stream(
     for name, array, rule in engine.stream(table, params, dtypes):
         if rule is None and name not in classes.constants:
             continue
-        leaf = rule.ours[0].rpartition("/")[2] if rule else ""
+        leaf = name_of(rule.ours[0]) if rule else ""
         yield _flax_path(name, classes.scale if leaf == "scale" else leaf), array.T if leaf == "kernel" else array
         if name in copies:
             yield _flax_path(copies[name], "kernel"), array.T

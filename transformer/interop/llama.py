@@ -269,3 +269,5 @@ QWEN3 = Family(
     denormalise=_to_qwen,
     fits=lambda config: config.head_norms and config.attention_biases != "qkv" and not config.mlp_biases,
 )  # fmt: skip
+
+FAMILIES = (LLAMA, MISTRAL, QWEN2, QWEN3)

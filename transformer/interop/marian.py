@@ -59,3 +59,5 @@ MARIAN = Family(
     fits=lambda config: config.norm_epsilon == 1e-5,
     flax=FlaxClasses(heads=("language_model", "none")),
 )
+
+FAMILIES = (MARIAN,)

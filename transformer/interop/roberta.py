@@ -53,3 +53,5 @@ ROBERTA = Family(
     denormalise=_to_rows,
     flax=FlaxClasses(heads=ENCODER_HEADS),
 )
+
+FAMILIES = (ROBERTA,)

@@ -15,3 +15,5 @@ SPANBERT = dataclasses.replace(
     heads={head: name for head, name in BERT.heads.items() if head not in ("pretraining", "next_sentence")},
     fits=lambda config: config.head != "pretraining",
 )
+
+FAMILIES = (SPANBERT,)

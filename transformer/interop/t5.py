@@ -144,3 +144,5 @@ MT5 = dataclasses.replace(
     normalise=_normalise_mt5,
     fits=lambda config: _has_name(config) and not config.tie_embeddings,
 )
+
+FAMILIES = (T5, MT5)

@@ -10,12 +10,9 @@ import jax
 
 from transformer.layers.cache import KeysValues, LayerCache
 from transformer.layers.execution import Execution
-from transformer.layers.linear import Linear
-from transformer.layers.norms import RMSNorm
-from transformer.layers.parameter import Initializer
 from transformer.layers.positions import Rotary
-from transformer.ops.attention import attention
-from transformer.ops.masks import Mask
+from transformer.layers.primitives import Initializer, Linear, RMSNorm
+from transformer.ops.attention import Mask, attention
 from transformer.sharding import constrain
 
 _HEADS = ("activation_batch", "activation_length", "activation_heads", "activation_head")
@@ -35,13 +32,13 @@ class Attention(nn.Module):
     biases: frozenset[str] = frozenset({"query", "key", "value", "out"})
     """The projections that have a bias."""
     head_norm_epsilon: float | None = None
-    """Of RMSNorms over every head of the queries and of the keys, before they are turned (Qwen3); None: no norms."""
+    """Epsilon of the RMSNorms over each head of queries and keys, before they are turned (Qwen3); None: no norms."""
     rotary: Rotary | None = None
     """Turns queries and keys by their positions."""
     scale: float | None = None
-    """Of the scores; None: head_width ** -0.5."""
+    """What the scores are multiplied with; None: head_width ** -0.5."""
     dropout: float = 0.0
-    """Of the attention probabilities."""
+    """Probability of dropping attention probabilities."""
     kernel_init: Initializer = nn.initializers.normal(0.02)
     out_init: Initializer = nn.initializers.normal(0.02)
     query_init: Initializer | None = None
@@ -81,7 +78,8 @@ class Attention(nn.Module):
           positions_BT: int32, for rotary attention.
           cache: keys and values of earlier tokens.
           bias: added to the scores, broadcastable to [B, H, T, S].
-          scale: of the scores, float32 scalar, where it is data (a layer's own); None: the module's.
+          scale: what the scores are multiplied with, float32 scalar, where it is data (a layer's own); None: the
+            module's.
           deterministic: no dropout.
         """
         new = self.keys_values(x_BTD, positions_BT)

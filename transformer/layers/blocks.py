@@ -12,16 +12,11 @@ import jax
 
 from transformer.layers.attention import Attention, KeysValues
 from transformer.layers.cache import DecoderLayerCache, LayerCache
-from transformer.layers.dropout import Dropout
 from transformer.layers.execution import Execution
 from transformer.layers.mlp import MLP
-from transformer.layers.norms import LayerNorm
-from transformer.layers.parameter import Initializer
-from transformer.ops.masks import Mask
-from transformer.sharding import constrain
-
-RESIDUAL = ("activation_batch", "activation_length", "activation_embed")
-"""The axes of what goes from block to block."""
+from transformer.layers.primitives import Dropout, Initializer, LayerNorm
+from transformer.ops.attention import Mask
+from transformer.sharding import RESIDUAL, constrain
 
 NewMemories = tuple[KeysValues, KeysValues | None]
 """Keys and values of a decoder's new tokens and, where they were computed just now, of the encoder's output."""
@@ -29,7 +24,7 @@ NewMemories = tuple[KeysValues, KeysValues | None]
 
 @dataclasses.dataclass(frozen=True)
 class BlockSizes:
-    """What a post-norm block is."""
+    """The sizes of a post-norm block, and what else its equation leaves open."""
 
     width: int
     num_heads: int
@@ -37,13 +32,13 @@ class BlockSizes:
     activation: str
     norm_epsilon: float
     dropout: float = 0.0
-    """Of each sublayer's output."""
+    """Probability of dropping sublayer outputs."""
     attention_dropout: float = 0.0
-    """Of the attention probabilities."""
+    """Probability of dropping attention probabilities."""
     mlp_dropout: float = 0.0
-    """Of the feed-forward layers' hidden values."""
+    """Probability of dropping the feed-forward layers' hidden values."""
     init: Initializer = nn.initializers.normal(0.02)
-    """Of every matrix."""
+    """How every matrix starts."""
 
     def attention(self, execution: Execution, name: str) -> Attention:
         """Returns the attention of such a block."""
@@ -59,11 +54,37 @@ class BlockSizes:
         )
 
 
-class PostNormBlock(nn.Module):
-    """norm(x + attention(x)), then norm(x + mlp(x)); an encoder's or, with a causal mask, a decoder's."""
+class _PostNorm(nn.Module):
+    """What the blocks of both sides share. Its methods make submodules of the block whose `__call__` calls them."""
 
     sizes: BlockSizes
     execution: Execution
+
+    @nn.nowrap
+    def add_and_norm(self, name: str, x_BTD: jax.Array, out_BTD: jax.Array, deterministic: bool) -> jax.Array:
+        """Returns norm(x + dropout(out)), [B, T, D]; `name` is the norm's."""
+        out_BTD = Dropout(self.sizes.dropout)(out_BTD, deterministic=deterministic)
+        norm = LayerNorm(self.sizes.norm_epsilon, self.execution.compute_dtype, name=name)
+        return constrain(norm(x_BTD + out_BTD), *RESIDUAL)
+
+    @nn.nowrap
+    def feed_forward(self, x_BTD: jax.Array, deterministic: bool) -> jax.Array:
+        """Returns norm(x + mlp(x)), [B, T, D]."""
+        sizes = self.sizes
+        mlp = MLP(
+            sizes.mlp_width,
+            sizes.activation,
+            self.execution.compute_dtype,
+            kernel_init=sizes.init,
+            out_init=sizes.init,
+            dropout=sizes.mlp_dropout,
+            name="mlp",
+        )
+        return self.add_and_norm("mlp_norm", x_BTD, mlp(x_BTD, deterministic=deterministic), deterministic)
+
+
+class PostNormBlock(_PostNorm):
+    """norm(x + attention(x)), then norm(x + mlp(x)); an encoder's or, with a causal mask, a decoder's."""
 
     @nn.compact
     def __call__(
@@ -72,15 +93,12 @@ class PostNormBlock(nn.Module):
         """Returns [B, T, D] and, with a cache, this layer's new keys and values."""
         attention = self.sizes.attention(self.execution, "attention")
         attended_BTD, new = attention(x_BTD, mask, cache=cache, deterministic=deterministic)
-        x_BTD = _add_and_norm(self, "attention_norm", x_BTD, attended_BTD, deterministic)
-        return _feed_forward(self, x_BTD, deterministic), new
+        x_BTD = self.add_and_norm("attention_norm", x_BTD, attended_BTD, deterministic)
+        return self.feed_forward(x_BTD, deterministic), new
 
 
-class PostNormDecoderBlock(nn.Module):
+class PostNormDecoderBlock(_PostNorm):
     """norm(x + attention(x)), norm(x + attention over the encoder's output), norm(x + mlp(x))."""
-
-    sizes: BlockSizes
-    execution: Execution
 
     @nn.compact
     def __call__(
@@ -106,13 +124,13 @@ class PostNormDecoderBlock(nn.Module):
         own = None if cache is None else cache.own
         attention = self.sizes.attention(self.execution, "attention")
         attended_BTD, new = attention(x_BTD, mask, cache=own, deterministic=deterministic)
-        x_BTD = _add_and_norm(self, "attention_norm", x_BTD, attended_BTD, deterministic)
+        x_BTD = self.add_and_norm("attention_norm", x_BTD, attended_BTD, deterministic)
 
         cross = self.sizes.attention(self.execution, "cross_attention")
         memory = memory_keys_values(cross, memory_BSD, cache)
         attended_BTD = cross.attend(x_BTD, memory, memory_mask, deterministic=deterministic)
-        x_BTD = _add_and_norm(self, "cross_attention_norm", x_BTD, attended_BTD, deterministic)
-        return _feed_forward(self, x_BTD, deterministic), to_cache(new, memory, memory_BSD)
+        x_BTD = self.add_and_norm("cross_attention_norm", x_BTD, attended_BTD, deterministic)
+        return self.feed_forward(x_BTD, deterministic), to_cache(new, memory, memory_BSD)
 
 
 def memory_keys_values(cross: Attention, memory_BSD: jax.Array | None, cache: DecoderLayerCache | None) -> KeysValues:
@@ -127,27 +145,3 @@ def memory_keys_values(cross: Attention, memory_BSD: jax.Array | None, cache: De
 def to_cache(new: KeysValues | None, memory: KeysValues, memory_BSD: jax.Array | None) -> NewMemories | None:
     """Returns what a decoder's layer hands back where it has a cache (`new` is there): what the cache lacks so far."""
     return None if new is None else (new, None if memory_BSD is None else memory)
-
-
-def _add_and_norm(
-    block: PostNormBlock | PostNormDecoderBlock, name: str, x_BTD: jax.Array, out_BTD: jax.Array, deterministic: bool
-) -> jax.Array:
-    sizes = block.sizes
-    out_BTD = Dropout(sizes.dropout, parent=block)(out_BTD, deterministic=deterministic)
-    norm = LayerNorm(sizes.norm_epsilon, block.execution.compute_dtype, name=name, parent=block)
-    return constrain(norm(x_BTD + out_BTD), *RESIDUAL)
-
-
-def _feed_forward(block: PostNormBlock | PostNormDecoderBlock, x_BTD: jax.Array, deterministic: bool) -> jax.Array:
-    sizes = block.sizes
-    mlp = MLP(
-        sizes.mlp_width,
-        sizes.activation,
-        block.execution.compute_dtype,
-        kernel_init=sizes.init,
-        out_init=sizes.init,
-        dropout=sizes.mlp_dropout,
-        name="mlp",
-        parent=block,
-    )
-    return _add_and_norm(block, "mlp_norm", x_BTD, mlp(x_BTD, deterministic=deterministic), deterministic)

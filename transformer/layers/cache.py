@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from transformer.ops.masks import Mask
+from transformer.ops.attention import Mask
 
 KeysValues = tuple[jax.Array, jax.Array]
-"""Of one layer, each [B, S, G, K]."""
+"""One layer's keys and values, each [B, S, G, K]."""
 
 
 class LayerCache(struct.PyTreeNode):
@@ -133,7 +133,7 @@ class DecoderLayerCache(struct.PyTreeNode):
     """One layer's part of an encoder-decoder's cache."""
 
     own: LayerCache
-    """Of the decoder's earlier tokens."""
+    """Keys and values of the decoder's earlier tokens."""
     memory: KeysValues | None
     """Cross-attention's keys and values of the encoder's output; None before they were computed."""
 
@@ -142,7 +142,7 @@ class EncoderDecoderCache(struct.PyTreeNode):
     """What an encoder-decoder keeps from call to call: its decoder's tokens, and what it made of the encoder's once."""
 
     own: KVCache
-    """Of the decoder's tokens."""
+    """Keys and values of the decoder's tokens."""
     memory: KeysValues | None = None
     """Every layer's keys and values of the encoder's output, stacked: each [N, B, S, G, K]. None: not yet computed."""
     memory_segment_ids_BS: jax.Array | None = None

@@ -13,13 +13,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from transformer.layers.activations import ACTIVATIONS
 from transformer.layers.cache import EncoderDecoderCache, KVCache
-from transformer.layers.dropout import Dropout
-from transformer.layers.linear import Linear
-from transformer.layers.norms import LayerNorm
-from transformer.layers.parameter import Initializer, parameter
-from transformer.ops.scale import scaled
+from transformer.layers.primitives import Dropout, Initializer, LayerNorm, Linear, parameter
+from transformer.ops.elementwise import ACTIVATIONS, scaled
 from transformer.sharding import constrain
 
 
@@ -77,7 +73,7 @@ class LanguageModelHead(nn.Module):
     use_bias: bool = False
     kernel_init: Initializer = nn.initializers.normal(0.02)
     scale: float = 1.0
-    """Of the hidden states before the product (T5)."""
+    """What the hidden states are multiplied with before the product (T5)."""
 
     @nn.compact
     def __call__(
@@ -104,7 +100,7 @@ class MaskedLMHead(nn.Module):
 
     vocab_size: int
     width: int
-    """E: of the embedding."""
+    """E, the embedding's."""
     activation: str
     norm_epsilon: float
     dtype: Any
@@ -146,7 +142,7 @@ class ClassificationHead(nn.Module):
     num_labels: int
     dtype: Any
     activation: str | None = None
-    """Of a layer [D, D] before the last one; None: no such layer."""
+    """Activation of a layer [D, D] before the last one; None: no such layer."""
     dropout: float = 0.0
     use_bias: bool = True
     kernel_init: Initializer = nn.initializers.normal(0.02)

@@ -5,10 +5,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from transformer.layers.activations import ACTIVATIONS
-from transformer.layers.dropout import Dropout
-from transformer.layers.linear import Linear
-from transformer.layers.parameter import Initializer
+from transformer.layers.primitives import Dropout, Initializer, Linear
+from transformer.ops.elementwise import ACTIVATIONS
 from transformer.sharding import constrain
 
 _NAMES = ("activation_batch", "activation_length", "activation_mlp")
@@ -24,36 +22,33 @@ class MLP(nn.Module):
     kernel_init: Initializer = nn.initializers.normal(0.02)
     out_init: Initializer = nn.initializers.normal(0.02)
     dropout: float = 0.0
-    """Of the hidden layer."""
+    """Probability of dropping hidden values."""
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, *, deterministic: bool = True) -> jax.Array:
         """Returns [B, T, D]."""
-        up = Linear((self.width,), ("embed", "mlp"), self.dtype, self.use_bias, self.kernel_init, name="up")
-        hidden_BTF = ACTIVATIONS[self.activation](constrain(up(x_BTD), *_NAMES))
-        hidden_BTF = Dropout(self.dropout)(hidden_BTF, deterministic=deterministic)
+        hidden_BTF = Dropout(self.dropout)(self.hidden(x_BTD), deterministic=deterministic)
         width = (x_BTD.shape[-1],)
         return Linear(width, ("mlp", "embed"), self.dtype, self.use_bias, self.out_init, name="down")(hidden_BTF)
 
+    @nn.nowrap
+    def hidden(self, x_BTD: jax.Array) -> jax.Array:
+        """Returns the hidden values, [B, T, F]."""
+        return ACTIVATIONS[self.activation](self.widened("up", x_BTD))
 
-class GatedMLP(nn.Module):
+    @nn.nowrap
+    def widened(self, name: str, x_BTD: jax.Array) -> jax.Array:
+        """Returns the product with the matrix `name`, [B, T, F]."""
+        linear = Linear((self.width,), ("embed", "mlp"), self.dtype, self.use_bias, self.kernel_init, name=name)
+        return constrain(linear(x_BTD), *_NAMES)
+
+
+class GatedMLP(MLP):
     """down(f(gate(x)) * up(x)): Shazeer 2020, "GLU variants improve Transformer", equation 6 (SwiGLU, GEGLU)."""
 
-    width: int
-    activation: str
-    dtype: Any
     use_bias: bool = False
-    kernel_init: Initializer = nn.initializers.normal(0.02)
-    out_init: Initializer = nn.initializers.normal(0.02)
-    dropout: float = 0.0
-    """Of the hidden layer."""
 
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array, *, deterministic: bool = True) -> jax.Array:
-        """Returns [B, T, D]."""
-        gate = Linear((self.width,), ("embed", "mlp"), self.dtype, self.use_bias, self.kernel_init, name="gate")
-        up = Linear((self.width,), ("embed", "mlp"), self.dtype, self.use_bias, self.kernel_init, name="up")
-        hidden_BTF = ACTIVATIONS[self.activation](constrain(gate(x_BTD), *_NAMES)) * constrain(up(x_BTD), *_NAMES)
-        hidden_BTF = Dropout(self.dropout)(hidden_BTF, deterministic=deterministic)
-        width = (x_BTD.shape[-1],)
-        return Linear(width, ("mlp", "embed"), self.dtype, self.use_bias, self.out_init, name="down")(hidden_BTF)
+    @nn.nowrap
+    def hidden(self, x_BTD: jax.Array) -> jax.Array:
+        """Returns the hidden values, [B, T, F]."""
+        return ACTIVATIONS[self.activation](self.widened("gate", x_BTD)) * self.widened("up", x_BTD)

@@ -58,7 +58,7 @@ class Rotary:
     """
 
     base: float = 10000.0
-    """Of the geometric series of wavelengths."""
+    """Base of the geometric series of wavelengths."""
     scaling: Llama3Scaling | None = None
     """How to stretch the frequencies; None leaves them."""
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer.layers.parameter import Initializer, parameter
+from transformer.layers.primitives import Initializer, parameter
 from transformer.sharding import constrain
 
 

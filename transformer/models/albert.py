@@ -13,18 +13,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.layers.blocks import RESIDUAL, PostNormBlock
-from transformer.layers.dropout import Dropout
-from transformer.layers.embeddings import Embedding
-from transformer.layers.execution import Execution
+from transformer.layers.blocks import PostNormBlock
+from transformer.layers.execution import Execution, Stack
 from transformer.layers.heads import ClassificationHead
-from transformer.layers.linear import Linear
-from transformer.layers.norms import LayerNorm
-from transformer.layers.parameter import Initializer
-from transformer.layers.stack import Stack
-from transformer.models.encoder import EncoderConfig
-from transformer.ops.masks import Mask
-from transformer.sharding import constrain
+from transformer.layers.primitives import Dropout, Embedding, Initializer, LayerNorm, Linear
+from transformer.models.encoder import CLASSIFIERS, EncoderConfig
+from transformer.ops.attention import Mask
+from transformer.sharding import RESIDUAL, constrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,16 +28,7 @@ class AlbertConfig(EncoderConfig):
 
     family: ClassVar[str] = "albert"
     tasks: ClassVar[frozenset[str]] = frozenset({"sentence"})
-    heads: ClassVar[tuple[str, ...]] = (
-        "masked_lm",
-        "pretraining",
-        "sequence_classification",
-        "token_classification",
-        "question_answering",
-        "multiple_choice",
-        "none",
-        "unpooled",
-    )
+    heads: ClassVar[tuple[str, ...]] = ("masked_lm", "pretraining", *CLASSIFIERS, "none", "unpooled")
     pooled_heads: ClassVar[frozenset[str]] = frozenset(
         {"pretraining", "sequence_classification", "multiple_choice", "none"}
     )

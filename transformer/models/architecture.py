@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from transformer.errors import UserError
 from transformer.layers.execution import Execution
 from transformer.models.counting import Counts
-from transformer.params import flat
+from transformer.params import Parameter, parameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Architecture(abc.ABC):
     @abc.abstractmethod
     def tied_norms(self) -> tuple[str, ...]:
         """Paths of the norms whose output meets the embedding as unembedding, and nothing else; of a stack's norms the
-        last one. None where the head has a matrix of its own, or scores no words."""
+        last one. Empty where the head has a matrix of its own, or scores no words."""
 
     @property
     def attention_windows(self) -> tuple[int | None, ...]:
@@ -95,6 +95,11 @@ class Architecture(abc.ABC):
     def num_params(self) -> int:
         """Returns the number of parameters, tied ones counted once."""
         return sum(parameter.size for parameter in self.counts.parameters)
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        """Path -> parameter, without its values."""
+        return parameters(self.abstract_params())
 
     @property
     def counts(self) -> Counts:
@@ -146,5 +151,5 @@ def _abstract_params(architecture: Architecture) -> Any:
 
 @functools.lru_cache(maxsize=512)
 def _counts(architecture: Architecture) -> Counts:
-    parameters = flat(architecture.abstract_params())
-    return Counts(parameters, architecture.kind, architecture.head, architecture.stacks, architecture.attention_windows)
+    arrays = tuple(architecture.parameters.values())
+    return Counts(arrays, architecture.kind, architecture.head, architecture.stacks, architecture.attention_windows)

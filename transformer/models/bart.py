@@ -10,15 +10,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.layers.dropout import Dropout
-from transformer.layers.embeddings import Embedding
 from transformer.layers.execution import Execution
 from transformer.layers.heads import ClassificationHead
-from transformer.layers.norms import LayerNorm
-from transformer.layers.parameter import Initializer
+from transformer.layers.primitives import Dropout, Embedding, Initializer, LayerNorm
 from transformer.models.encoder_decoder import EncoderDecoderHead
 from transformer.models.transformer import TransformerConfig
-from transformer.ops.scale import scaled
+from transformer.ops.elementwise import scaled
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,16 +13,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.layers.blocks import RESIDUAL, PostNormBlock
-from transformer.layers.dropout import Dropout
-from transformer.layers.embeddings import Embedding
-from transformer.layers.execution import Execution
-from transformer.layers.norms import LayerNorm
-from transformer.layers.parameter import Initializer
-from transformer.layers.stack import Stack
-from transformer.models.encoder import EncoderConfig
-from transformer.ops.masks import Mask
-from transformer.sharding import constrain
+from transformer.layers.blocks import PostNormBlock
+from transformer.layers.execution import Execution, Stack
+from transformer.layers.primitives import Dropout, Embedding, Initializer, LayerNorm
+from transformer.models.encoder import CLASSIFIERS, EncoderConfig
+from transformer.ops.attention import Mask
+from transformer.sharding import RESIDUAL, constrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,17 +27,7 @@ class BertConfig(EncoderConfig):
 
     family: ClassVar[str] = "bert"
     tasks: ClassVar[frozenset[str]] = frozenset({"sentence"})
-    heads: ClassVar[tuple[str, ...]] = (
-        "masked_lm",
-        "pretraining",
-        "next_sentence",
-        "sequence_classification",
-        "token_classification",
-        "question_answering",
-        "multiple_choice",
-        "none",
-        "unpooled",
-    )
+    heads: ClassVar[tuple[str, ...]] = ("masked_lm", "pretraining", "next_sentence", *CLASSIFIERS, "none", "unpooled")
     pooled_heads: ClassVar[frozenset[str]] = frozenset(
         {"pretraining", "next_sentence", "sequence_classification", "multiple_choice", "none"}
     )

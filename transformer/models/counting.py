@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
-from transformer.params import Parameter
+from transformer.params import Parameter, is_stacked, name_of
 
 PARAMETER_KINDS: tuple[str, ...] = ("embedding", "positions", "attention", "mlp", "norms", "head")
 """What a parameter is for: the words' vectors (token types', and what widens them), places, attention's projections,
@@ -43,14 +43,14 @@ _ROW_HEADS = ("sequence_classification", "multiple_choice")
 
 def kind_of(parameter: Parameter) -> str:
     """Returns one of `PARAMETER_KINDS`; raises KeyError for a module of the backbone that no kind is known of."""
-    if parameter.path[0] != "backbone":
+    if parameter.modules[0] != "backbone":
         return "head"
-    if any(module.endswith("norm") for module in parameter.path):
+    if any(module.endswith("norm") for module in parameter.modules):
         return "norms"
-    for module in parameter.path:
+    for module in parameter.modules:
         if module in _BACKBONE:
             return _BACKBONE[module]
-    raise KeyError(f"{'/'.join(parameter.path)}: give one of its modules a kind in {__name__}")
+    raise KeyError(f"{parameter.path}: give one of its modules a kind in {__name__}")
 
 
 class AttentionCount(NamedTuple):
@@ -96,7 +96,7 @@ class Counts:
         """
         counts = dict.fromkeys(FLOP_KINDS, 0.0)
         for parameter in self.parameters:
-            if parameter.path[-1] == "kernel":
+            if name_of(parameter.path) == "kernel":
                 met = self._tokens(parameter, length, target_length) * self._runs(parameter)
                 counts[kind_of(parameter)] += 6.0 * parameter.size * met
         tokens = target_length if self.kind == "encoder_decoder" else length
@@ -108,7 +108,7 @@ class Counts:
     def attentions(self, length: int, target_length: int = 0, *, causal: bool = False) -> Iterator[AttentionCount]:
         """Yields what each attention module computes; arguments as `flops_by_kind`'s."""
         for parameter in self.parameters:
-            if parameter.path[-2:] == ("query", "kernel"):
+            if parameter.path.endswith("/query/kernel"):
                 heads, head_width = parameter.shape[-2:]
                 layers = parameter.layers * self._runs(parameter)
                 pairs = layers * self._pairs(parameter, length, target_length, causal=causal)
@@ -117,19 +117,19 @@ class Counts:
     @property
     def embedding_table(self) -> int:
         """V E, the size of the words' table."""
-        return next(each.size for each in self.parameters if each.path[1:2] == ("token_embedding",))
+        return next(each.size for each in self.parameters if each.modules[1:] == ["token_embedding"])
 
     def _runs(self, parameter: Parameter) -> int:
         """Returns how often a token meets the weights: more than once only where layers share them (ALBERT)."""
-        if parameter.is_stacked or "layers" not in parameter.path:
+        if is_stacked(parameter.names) or "layers" not in parameter.modules:
             return 1
-        return next(layers for module, layers in self.stacks.items() if module in parameter.path)
+        return next(layers for module, layers in self.stacks.items() if module in parameter.modules)
 
     def _pairs(self, query: Parameter, length: int, target_length: int, *, causal: bool) -> float:
         """Returns the pairs that one layer's attention multiplies, on average over layers of different windows."""
-        if "cross_attention" in query.path:
+        if "cross_attention" in query.modules:
             return target_length * length
-        if self.kind == "encoder" or "encoder" in query.path:
+        if self.kind == "encoder" or "encoder" in query.modules:
             return length**2
         tokens = target_length if self.kind == "encoder_decoder" else length
         reaches = [tokens if window is None else min(tokens, window) for window in self.windows]
@@ -139,17 +139,17 @@ class Counts:
 
     def _tokens(self, parameter: Parameter, length: int, target_length: int) -> int:
         """Returns how many tokens of an example meet a weight."""
-        path = parameter.path
-        if path[0] in ("pooler", "sentence") or (path[0] == "head" and self.head in _ROW_HEADS):
+        modules = parameter.modules
+        if modules[0] in ("pooler", "sentence") or (modules[0] == "head" and self.head in _ROW_HEADS):
             return 1
-        if self.kind != "encoder_decoder" or "encoder" in path:
+        if self.kind != "encoder_decoder" or "encoder" in modules:
             return length
-        of_source = "cross_attention" in path and path[-2] in ("key", "value")
+        of_source = "cross_attention" in modules and modules[-1] in ("key", "value")
         return length if of_source else target_length
 
     def _tied_products(self) -> int:
         """Returns the weights of products with the words' own table, which no kernel stands for."""
         paths = {parameter.path for parameter in self.parameters}
-        untied = ("head", "kernel") in paths or ("head", "unembedding", "kernel") in paths
-        tied = int(self.head in _WORD_HEADS and not untied) + int(any(path[0] == "boundary" for path in paths))
+        untied = not paths.isdisjoint({"head/kernel", "head/unembedding/kernel"})
+        tied = int(self.head in _WORD_HEADS and not untied) + int(any(path.startswith("boundary/") for path in paths))
         return tied * self.embedding_table

@@ -11,7 +11,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.layers.activations import check_activation
 from transformer.layers.cache import KVCache, LayerCache
 from transformer.layers.execution import Execution
 from transformer.layers.heads import (
@@ -22,7 +21,8 @@ from transformer.layers.heads import (
     LanguageModelOutput,
 )
 from transformer.models.architecture import Architecture
-from transformer.ops.masks import Mask
+from transformer.ops.attention import Mask
+from transformer.ops.elementwise import check_activation
 
 DecoderHead = Literal["language_model", "sequence_classification", "token_classification", "question_answering", "none"]
 
@@ -32,6 +32,8 @@ class DecoderConfig(Architecture):
     """What every decoder's config has; the defaults are GPT-2 small's."""
 
     kind: ClassVar[Literal["decoder"]] = "decoder"
+    last_norm: ClassVar[str] = "backbone/final_norm"
+    """Path of the norm whose output the head reads; of a stack's norms it is the last one."""
 
     vocab_size: int = 50257
     """Words."""
@@ -75,6 +77,11 @@ class DecoderConfig(Architecture):
     def stacks(self) -> dict[str, int]:
         """Module that holds the stack of layers -> how many."""
         return {"stack": self.num_layers}
+
+    @property
+    def tied_norms(self) -> tuple[str, ...]:
+        """Paths of the norms whose output meets the embedding as unembedding."""
+        return (self.last_norm,) if self.tie_embeddings and self.head == "language_model" else ()
 
     @property
     def cache_heads(self) -> tuple[int, int]:

@@ -12,16 +12,13 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 
-from transformer.layers.blocks import RESIDUAL, PostNormBlock
-from transformer.layers.dropout import Dropout
-from transformer.layers.embeddings import Embedding
-from transformer.layers.execution import Execution
+from transformer.layers.blocks import PostNormBlock
+from transformer.layers.execution import Execution, Stack
 from transformer.layers.heads import Pooler
-from transformer.layers.norms import LayerNorm
-from transformer.layers.stack import Stack
-from transformer.models.encoder import EncoderConfig
-from transformer.ops.masks import Mask
-from transformer.sharding import constrain
+from transformer.layers.primitives import Dropout, Embedding, LayerNorm
+from transformer.models.encoder import CLASSIFIERS, EncoderConfig
+from transformer.ops.attention import Mask
+from transformer.sharding import RESIDUAL, constrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,14 +26,7 @@ class DistilBertConfig(EncoderConfig):
     """A DistilBERT; the defaults are its base model's (66,362,880 parameters without a head)."""
 
     family: ClassVar[str] = "distilbert"
-    heads: ClassVar[tuple[str, ...]] = (
-        "masked_lm",
-        "sequence_classification",
-        "token_classification",
-        "question_answering",
-        "multiple_choice",
-        "none",
-    )
+    heads: ClassVar[tuple[str, ...]] = ("masked_lm", *CLASSIFIERS, "none")
     # The layer between the first token and its classes is new with the classes; only its place is the pooler's.
     pooled_heads: ClassVar[frozenset[str]] = frozenset({"sequence_classification", "multiple_choice"})
 

@@ -11,7 +11,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.layers.activations import check_activation
 from transformer.layers.blocks import BlockSizes
 from transformer.layers.execution import Execution
 from transformer.layers.heads import (
@@ -23,8 +22,9 @@ from transformer.layers.heads import (
     Pooler,
     PretrainingOutput,
 )
-from transformer.layers.parameter import Initializer
+from transformer.layers.primitives import Initializer
 from transformer.models.architecture import Architecture
+from transformer.ops.elementwise import check_activation
 
 EncoderHead = Literal[
     "masked_lm",
@@ -40,6 +40,9 @@ EncoderHead = Literal[
 """masked_lm and pretraining (masked words and what else the family is pretrained on); next_sentence alone; classes of
 sequences or tokens; an answer's start and end; multiple_choice (a score a row); none: hidden states and, where the
 family has one, a vector a sequence; unpooled: hidden states alone, where a family has such a vector."""
+
+CLASSIFIERS = ("sequence_classification", "token_classification", "question_answering", "multiple_choice")
+"""The heads of classes, which a family has all of."""
 
 EncoderOutput = LanguageModelOutput | ClassificationOutput | BackboneOutput
 

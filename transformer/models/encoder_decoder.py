@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 from transformer.layers.cache import DecoderLayerCache, EncoderDecoderCache, KVCache
-from transformer.layers.embeddings import Embedding
 from transformer.layers.execution import Execution
 from transformer.layers.heads import (
     BackboneOutput,
@@ -21,10 +20,10 @@ from transformer.layers.heads import (
     LanguageModelHead,
     LanguageModelOutput,
 )
-from transformer.layers.parameter import Initializer
+from transformer.layers.primitives import Embedding, Initializer
 from transformer.models.architecture import Architecture
 from transformer.models.decoder import causal_masks, last_token
-from transformer.ops.masks import Mask
+from transformer.ops.attention import Mask
 
 EncoderDecoderHead = Literal["language_model", "sequence_classification", "question_answering", "none"]
 

@@ -19,17 +19,13 @@ import jax.numpy as jnp
 from flax import struct
 
 from transformer.layers.attention import Attention, KeysValues
-from transformer.layers.blocks import RESIDUAL
 from transformer.layers.cache import KVCache, LayerCache
-from transformer.layers.dropout import Dropout
-from transformer.layers.embeddings import Embedding
-from transformer.layers.execution import Execution
+from transformer.layers.execution import Execution, Stack
 from transformer.layers.mlp import MLP
-from transformer.layers.norms import LayerNorm
-from transformer.layers.stack import Stack
+from transformer.layers.primitives import Dropout, Embedding, LayerNorm
 from transformer.models.decoder import DecoderConfig, causal_masks
-from transformer.ops.masks import Mask
-from transformer.sharding import constrain
+from transformer.ops.attention import Mask
+from transformer.sharding import RESIDUAL, constrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,11 +71,6 @@ class GPTConfig(DecoderConfig):
     def scales_scores(self) -> bool:
         """Whether attention divides its scores by the square root of the head width."""
         return self.scale_scores
-
-    @property
-    def tied_norms(self) -> tuple[str, ...]:
-        """Paths of the norms whose output meets the embedding as unembedding."""
-        return ("backbone/final_norm",) if self.tie_embeddings and self.head == "language_model" else ()
 
     def score_scales(self) -> jax.Array | None:
         """Returns what each layer's attention multiplies its scores with, float32 [N]; None: all alike."""

@@ -12,14 +12,12 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
-from transformer.layers.blocks import RESIDUAL, BlockSizes, PostNormBlock
+from transformer.layers.blocks import BlockSizes, PostNormBlock
 from transformer.layers.cache import KVCache
-from transformer.layers.dropout import Dropout
-from transformer.layers.embeddings import Embedding
-from transformer.layers.execution import Execution
-from transformer.layers.stack import Stack
+from transformer.layers.execution import Execution, Stack
+from transformer.layers.primitives import Dropout, Embedding
 from transformer.models.decoder import DecoderConfig, causal_masks
-from transformer.sharding import constrain
+from transformer.sharding import RESIDUAL, constrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +28,7 @@ class GPT1Config(DecoderConfig):
     """
 
     family: ClassVar[str] = "gpt1"
+    last_norm: ClassVar[str] = "backbone/stack/layers/mlp_norm"
 
     vocab_size: int = 40478
     """Words."""
@@ -42,11 +41,6 @@ class GPT1Config(DecoderConfig):
         super().__post_init__()
         self.require_divides("num_heads", "width")
         self.require_rates("dropout")
-
-    @property
-    def tied_norms(self) -> tuple[str, ...]:
-        """Paths of the norms whose output meets the embedding as unembedding."""
-        return ("backbone/stack/layers/mlp_norm",) if self.tie_embeddings and self.head == "language_model" else ()
 
     def backbone(self, execution: Execution) -> "GPT1Backbone":
         """Returns the model below its head."""

@@ -16,17 +16,14 @@ import flax.linen as nn
 import jax
 
 from transformer.layers.attention import Attention, KeysValues
-from transformer.layers.blocks import RESIDUAL
 from transformer.layers.cache import KVCache, LayerCache
-from transformer.layers.embeddings import Embedding
-from transformer.layers.execution import Execution
+from transformer.layers.execution import Execution, Stack
 from transformer.layers.mlp import GatedMLP
-from transformer.layers.norms import RMSNorm
 from transformer.layers.positions import Llama3Scaling, Rotary
-from transformer.layers.stack import Stack
+from transformer.layers.primitives import Embedding, RMSNorm
 from transformer.models.decoder import DecoderConfig, causal_masks
-from transformer.ops.masks import Mask
-from transformer.sharding import constrain
+from transformer.ops.attention import Mask
+from transformer.sharding import RESIDUAL, constrain
 
 _BIASES: dict[str, frozenset[str]] = {
     "none": frozenset(),
@@ -91,11 +88,6 @@ class LlamaConfig(DecoderConfig):
             f"unknown attention_biases {self.attention_biases!r}; choose from: {', '.join(_BIASES)}",
         )
         self.require_rates("attention_dropout")
-
-    @property
-    def tied_norms(self) -> tuple[str, ...]:
-        """Paths of the norms whose output meets the embedding as unembedding."""
-        return ("backbone/final_norm",) if self.tie_embeddings and self.head == "language_model" else ()
 
     @property
     def attention_windows(self) -> tuple[int | None, ...]:

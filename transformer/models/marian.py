@@ -14,7 +14,7 @@ import numpy as np
 
 from transformer.layers.execution import Execution
 from transformer.layers.heads import LanguageModelHead
-from transformer.layers.parameter import Initializer
+from transformer.layers.primitives import Initializer
 from transformer.models.transformer import SinusoidalEmbedding, TransformerConfig
 
 

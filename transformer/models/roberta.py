@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import flax.linen as nn
 
 from transformer.layers.heads import ClassificationHead, MaskedLMHead
-from transformer.layers.parameter import Initializer
+from transformer.layers.primitives import Initializer
 from transformer.models.bert import BertConfig
+from transformer.models.encoder import CLASSIFIERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,15 +20,7 @@ class RobertaConfig(BertConfig):
 
     family: ClassVar[str] = "roberta"
     tasks: ClassVar[frozenset[str]] = frozenset()
-    heads: ClassVar[tuple[str, ...]] = (
-        "masked_lm",
-        "sequence_classification",
-        "token_classification",
-        "question_answering",
-        "multiple_choice",
-        "none",
-        "unpooled",
-    )
+    heads: ClassVar[tuple[str, ...]] = ("masked_lm", *CLASSIFIERS, "none", "unpooled")
     pooled_heads: ClassVar[frozenset[str]] = frozenset({"multiple_choice", "none"})
     # fairseq counts positions from the padding token's id, 1, plus 1: its table has two rows more than the context.
     first_position: ClassVar[int] = 2

@@ -12,15 +12,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.layers.activations import ACTIVATIONS
-from transformer.layers.embeddings import Embedding
 from transformer.layers.execution import Execution
 from transformer.layers.heads import LanguageModelHead, LanguageModelOutput
-from transformer.layers.linear import Linear
-from transformer.layers.norms import LayerNorm
-from transformer.layers.parameter import Initializer
+from transformer.layers.primitives import Embedding, Initializer, LayerNorm, Linear
 from transformer.models.bert import BertConfig
 from transformer.models.encoder import Encoder, EncoderHead, EncoderOutput
+from transformer.ops.elementwise import ACTIVATIONS
 
 
 @dataclasses.dataclass(frozen=True)

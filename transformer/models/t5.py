@@ -11,21 +11,18 @@ from typing import Any, ClassVar, Literal
 import flax.linen as nn
 import jax
 
-from transformer.layers.activations import check_activation
 from transformer.layers.attention import Attention, KeysValues
-from transformer.layers.blocks import RESIDUAL, NewMemories, memory_keys_values, to_cache
+from transformer.layers.blocks import NewMemories, memory_keys_values, to_cache
 from transformer.layers.cache import DecoderLayerCache
-from transformer.layers.dropout import Dropout
-from transformer.layers.execution import Execution
+from transformer.layers.execution import Execution, Stack
 from transformer.layers.heads import LanguageModelHead
 from transformer.layers.mlp import MLP, GatedMLP
-from transformer.layers.norms import RMSNorm
-from transformer.layers.parameter import Initializer
+from transformer.layers.primitives import Dropout, Initializer, RMSNorm
 from transformer.layers.relative_bias import RelativeBias
-from transformer.layers.stack import Stack
 from transformer.models.encoder_decoder import EncoderDecoderConfig
-from transformer.ops.masks import Mask
-from transformer.sharding import constrain
+from transformer.ops.attention import Mask
+from transformer.ops.elementwise import check_activation
+from transformer.sharding import RESIDUAL, constrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,28 +120,74 @@ class T5Config(EncoderDecoderConfig):
         return T5Side(self, T5DecoderBlock, self.num_decoder_layers, False, execution)
 
 
-class T5EncoderBlock(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+class _T5Block(nn.Module):
+    """What the blocks of both sides share. Its methods make submodules of the block whose `__call__` calls them."""
 
     config: T5Config
     execution: Execution
+
+    @nn.nowrap
+    def make_attention(self, name: str) -> Attention:
+        """Returns attention without biases and without a scale of its scores: the queries start smaller instead."""
+        config, normal = self.config, nn.initializers.normal
+        return Attention(
+            config.width,
+            config.num_heads,
+            config.head_width,
+            self.execution,
+            biases=frozenset(),
+            scale=1.0,
+            dropout=config.dropout,
+            query_init=normal((config.width * config.head_width) ** -0.5),
+            kernel_init=normal(config.width**-0.5),
+            out_init=normal((config.num_heads * config.head_width) ** -0.5),
+            name=name,
+        )
+
+    @nn.nowrap
+    def norm(self, name: str, x_BTD: jax.Array) -> jax.Array:
+        """Returns the input of the sublayer `name`, [B, T, D]."""
+        return RMSNorm(self.config.norm_epsilon, self.execution.compute_dtype, name=f"{name}_norm")(x_BTD)
+
+    @nn.nowrap
+    def add(self, x_BTD: jax.Array, out_BTD: jax.Array, deterministic: bool) -> jax.Array:
+        """Returns x + dropout(out), [B, T, D]."""
+        out_BTD = Dropout(self.config.dropout)(out_BTD, deterministic=deterministic)
+        return constrain(x_BTD + out_BTD, *RESIDUAL)
+
+    @nn.nowrap
+    def feed_forward(self, x_BTD: jax.Array, deterministic: bool) -> jax.Array:
+        """Returns x + mlp(norm(x)), [B, T, D]."""
+        config, normal = self.config, nn.initializers.normal
+        mlp = (GatedMLP if config.gated else MLP)(
+            config.mlp_width,
+            config.activation,
+            self.execution.compute_dtype,
+            use_bias=False,
+            kernel_init=normal(config.width**-0.5),
+            out_init=normal(config.mlp_width**-0.5),
+            dropout=config.dropout,
+            name="mlp",
+        )
+        return self.add(x_BTD, mlp(self.norm("mlp", x_BTD), deterministic=deterministic), deterministic)
+
+
+class T5EncoderBlock(_T5Block):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
 
     @nn.compact
     def __call__(
         self, x_BTD: jax.Array, caches: None, bias_BHTS: jax.Array, mask: Mask, *, deterministic: bool
     ) -> tuple[jax.Array, None]:
         """Returns [B, T, D]."""
-        attention = _attention(self, "attention")
-        attended_BTD, _ = attention(_norm(self, "attention", x_BTD), mask, bias=bias_BHTS, deterministic=deterministic)
-        x_BTD = _add(self, x_BTD, attended_BTD, deterministic)
-        return _add(self, x_BTD, _mlp(self, x_BTD, deterministic), deterministic), caches
+        attention = self.make_attention("attention")
+        attended_BTD, _ = attention(self.norm("attention", x_BTD), mask, bias=bias_BHTS, deterministic=deterministic)
+        x_BTD = self.add(x_BTD, attended_BTD, deterministic)
+        return self.feed_forward(x_BTD, deterministic), caches
 
 
-class T5DecoderBlock(nn.Module):
+class T5DecoderBlock(_T5Block):
     """x + attention(norm(x)), x + attention(norm(x)) over the encoder's output, x + mlp(norm(x))."""
-
-    config: T5Config
-    execution: Execution
 
     @nn.compact
     def __call__(
@@ -163,16 +206,16 @@ class T5DecoderBlock(nn.Module):
         The bias is of the decoder's own tokens; attention over the encoder's output has none.
         """
         own = None if cache is None else cache.own
-        attended_BTD, new = _attention(self, "attention")(
-            _norm(self, "attention", x_BTD), mask, cache=own, bias=bias_BHTS, deterministic=deterministic
+        attended_BTD, new = self.make_attention("attention")(
+            self.norm("attention", x_BTD), mask, cache=own, bias=bias_BHTS, deterministic=deterministic
         )
-        x_BTD = _add(self, x_BTD, attended_BTD, deterministic)
-        cross = _attention(self, "cross_attention")
+        x_BTD = self.add(x_BTD, attended_BTD, deterministic)
+        cross = self.make_attention("cross_attention")
         memory: KeysValues = memory_keys_values(cross, memory_BSD, cache)
-        normed_BTD = _norm(self, "cross_attention", x_BTD)
+        normed_BTD = self.norm("cross_attention", x_BTD)
         attended_BTD = cross.attend(normed_BTD, memory, memory_mask, deterministic=deterministic)
-        x_BTD = _add(self, x_BTD, attended_BTD, deterministic)
-        x_BTD = _add(self, x_BTD, _mlp(self, x_BTD, deterministic), deterministic)
+        x_BTD = self.add(x_BTD, attended_BTD, deterministic)
+        x_BTD = self.feed_forward(x_BTD, deterministic)
         return x_BTD, to_cache(new, memory, memory_BSD)
 
 
@@ -208,48 +251,3 @@ class T5Side(nn.Module):
         x_BTD = constrain(self.dropout(x_BTD, deterministic=deterministic), *RESIDUAL)
         x_BTD, new = self.stack(x_BTD, caches, bias_BHTS, *shared, deterministic=deterministic)
         return self.dropout(self.final_norm(x_BTD), deterministic=deterministic), new
-
-
-def _attention(block: nn.Module, name: str) -> Attention:
-    """Returns attention without biases and without a scale of its scores: the queries start smaller instead."""
-    config, normal = block.config, nn.initializers.normal
-    return Attention(
-        config.width,
-        config.num_heads,
-        config.head_width,
-        block.execution,
-        biases=frozenset(),
-        scale=1.0,
-        dropout=config.dropout,
-        query_init=normal((config.width * config.head_width) ** -0.5),
-        kernel_init=normal(config.width**-0.5),
-        out_init=normal((config.num_heads * config.head_width) ** -0.5),
-        name=name,
-        parent=block,
-    )
-
-
-def _norm(block: nn.Module, name: str, x_BTD: jax.Array) -> jax.Array:
-    norm = RMSNorm(block.config.norm_epsilon, block.execution.compute_dtype, name=f"{name}_norm", parent=block)
-    return norm(x_BTD)
-
-
-def _mlp(block: nn.Module, x_BTD: jax.Array, deterministic: bool) -> jax.Array:
-    config, normal = block.config, nn.initializers.normal
-    mlp = (GatedMLP if config.gated else MLP)(
-        config.mlp_width,
-        config.activation,
-        block.execution.compute_dtype,
-        use_bias=False,
-        kernel_init=normal(config.width**-0.5),
-        out_init=normal(config.mlp_width**-0.5),
-        dropout=config.dropout,
-        name="mlp",
-        parent=block,
-    )
-    return mlp(_norm(block, "mlp", x_BTD), deterministic=deterministic)
-
-
-def _add(block: nn.Module, x_BTD: jax.Array, out_BTD: jax.Array, deterministic: bool) -> jax.Array:
-    drop = Dropout(block.config.dropout, parent=block)
-    return constrain(x_BTD + drop(out_BTD, deterministic=deterministic), *RESIDUAL)

@@ -14,16 +14,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.layers.activations import check_activation
-from transformer.layers.blocks import RESIDUAL, BlockSizes, PostNormBlock, PostNormDecoderBlock
-from transformer.layers.dropout import Dropout
-from transformer.layers.execution import Execution
-from transformer.layers.parameter import Initializer
+from transformer.layers.blocks import BlockSizes, PostNormBlock, PostNormDecoderBlock
+from transformer.layers.execution import Execution, Stack
 from transformer.layers.positions import sinusoids
-from transformer.layers.stack import Stack
+from transformer.layers.primitives import Dropout, Initializer
 from transformer.models.encoder_decoder import EncoderDecoderConfig
-from transformer.ops.scale import scaled
-from transformer.sharding import constrain
+from transformer.ops.elementwise import check_activation, scaled
+from transformer.sharding import RESIDUAL, constrain
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ from flax.traverse_util import flatten_dict
 from transformer.layers.attention import Attention
 from transformer.models.resizing import scaled
 from transformer.mup.parametrization import MupConfig, scaling
+from transformer.params import flatten
 from transformer.training.experiment import Experiment
 from transformer.training.session import Session
 from transformer.training.state import Batch
@@ -104,7 +105,7 @@ def _multipliers(experiment: Experiment) -> dict[str, float]:
     found = scaling(experiment.model, experiment.mup, experiment.optimizer)
     if found is None:
         return {}
-    multiplier: dict[str, Any] = flatten_dict(found.factors.multiplier, sep="/")
+    multiplier = flatten(found.factors.multiplier)
     stacked = {
         norm: np.ravel(multiplier[f"{norm}/scale"]) for norm in experiment.model.tied_norms if "/layers/" in norm
     }

@@ -41,8 +41,18 @@ from transformer.errors import UserError
 from transformer.layers.execution import Execution
 from transformer.models import Architecture
 from transformer.models.resizing import scaled
-from transformer.sharding import param_names
-from transformer.training.optimizer import BLOCK_AXES, Factors, OptimizerConfig, is_matrix, is_names, muon_axes
+from transformer.params import (
+    Names,
+    flatten,
+    is_matrix,
+    is_stacked,
+    map_parameters,
+    name_of,
+    own_axes,
+    param_names,
+    stacked_axes,
+)
+from transformer.training.optimizer import BLOCK_AXES, Factors, OptimizerConfig, muon_axes
 
 OPTIMIZERS = ("adamw", "lion", "muon")
 """Those whose update's size does not depend on the gradient's: what the rules are known for."""
@@ -107,12 +117,14 @@ class Scaling(NamedTuple):
         drawn = self.base.build(Execution()).init(jax.random.key(seed), **self.base.example_inputs())
         base = nn.meta.unbox(drawn["params"])
 
-        def initial(path: tuple, param: jax.Array, other: jax.Array, multiplier: Any, spread: float) -> jax.Array:
+        def initial(
+            path: str, _: Names, param: jax.Array, other: jax.Array, multiplier: Any, spread: float
+        ) -> jax.Array:
             if is_matrix(path):  # the others start as constants, the same at any size
                 param = param * (spread * _rms(other) / _rms(param))
             return param * multiplier
 
-        return jax.tree_util.tree_map_with_path(initial, params, base, self.factors.multiplier, self.spread)
+        return map_parameters(initial, param_names(params), params, base, self.factors.multiplier, self.spread)
 
 
 def scaling(architecture: Architecture, mup: MupConfig, optimizer: OptimizerConfig) -> Scaling | None:
@@ -132,12 +144,11 @@ def scaling(architecture: Architecture, mup: MupConfig, optimizer: OptimizerConf
     boxed = architecture.abstract_params()
     params, others = nn.meta.unbox(boxed), nn.meta.unbox(base.abstract_params())
     rules = _Rules(architecture, base, optimizer.name == "muon", _has_head_norms(params))
-    leaves = jax.tree_util.tree_map_with_path(
+    leaves = map_parameters(
         lambda path, names, param, other: rules.leaf(path, names, param.shape, other.shape),
         param_names(boxed),
         params,
         others,
-        is_leaf=is_names,
     )
 
     def part(field: str) -> Any:
@@ -164,14 +175,15 @@ class _Rules:
     muon: bool
     head_norms: bool
 
-    def leaf(self, path: tuple, names: tuple[str | None, ...], shape: Sequence[int], base: Sequence[int]) -> _Leaf:
+    def leaf(self, path: str, names: Names, shape: Sequence[int], base: Sequence[int]) -> _Leaf:
         """Returns the row of a parameter of this shape here and of that shape in the base.
 
         Muon's update of a matrix has singular values of 0.2 (longest side)^1/2, all of them. They are to go as (fan-out
         / fan-in)^1/2 (Yang, Simon and Bernstein 2023, "A spectral condition for feature learning", condition 1).
         """
-        ratios = {axis: size / other for axis, (size, other) in enumerate(zip(shape, base, strict=True))}
-        layers = ratios.pop(names.index("layers")) if "layers" in names else 1.0
+        every = [size / other for size, other in zip(shape, base, strict=True)]
+        layers = math.prod(every[axis] for axis in stacked_axes(names))
+        ratios = {axis: every[axis] for axis in own_axes(names)}
         width = self.model.width / self.base.width
         wide = any(ratio != 1 for ratio in ratios.values())
         inputs = _inputs(path, names)
@@ -182,57 +194,53 @@ class _Rules:
         if self.muon and muon_axes(path, names) is not None:
             rate = (fan_out / fan_in / (_longest(names, shape) / _longest(names, base))) ** 0.5
         multiplier = 1 / fan_in if reads else self._multiplier(path, ratios[max(ratios)])
-        if _key(path, -2) in ("out", "down"):
+        if _module(path) in ("out", "down"):
             multiplier /= layers  # of the base's, hence 1 but in pre-norm families, and 1 outside of the blocks
-        if "layers" in names and self._tied(path):  # of all blocks' norms the last is the one that is read
+        if is_stacked(names) and self._tied(path):  # of all blocks' norms the last is the one that is read
             multiplier = np.array([*[1.0] * (shape[0] - 1), multiplier], np.float32)[:, None]
         return _Leaf(multiplier, spread, rate, 1 / ((width if wide else 1.0) * layers))
 
-    def _multiplier(self, path: tuple, last: float) -> float:
+    def _multiplier(self, path: str, last: float) -> float:
         """Returns c of all but untied readouts, residual branches left out; `last` is the last axis's ratio."""
         words = self.model.embedding_scale / self.base.embedding_scale
-        if _name(path) == "backbone/token_embedding/embedding":
+        if path == "backbone/token_embedding/embedding":
             return 1 / words
         if self._tied(path):
             return words / (self.model.unembedding_scale / self.base.unembedding_scale * last)
-        if _key(path, -2) == ("query_norm" if self.head_norms else "query"):
+        if _module(path) == ("query_norm" if self.head_norms else "query"):
             return last**-0.5 if self.model.scales_scores else 1 / last
         return 1.0
 
-    def _tied(self, path: tuple) -> bool:
-        return any(_name(path).startswith(f"{norm}/") for norm in self.model.tied_norms)
+    def _tied(self, path: str) -> bool:
+        return any(path.startswith(f"{norm}/") for norm in self.model.tied_norms)
 
 
-def _inputs(path: tuple, names: tuple[str | None, ...]) -> tuple[int, ...]:
+def _inputs(path: str, names: Names) -> tuple[int, ...]:
     """Returns the axes of a parameter that are summed over where it multiplies activations."""
-    if _key(path, -1) != "kernel":
+    if name_of(path) != "kernel":
         return ()
-    axes = [axis for axis, name in enumerate(names) if name != "layers"]
+    axes = own_axes(names)
     match [names[axis] for axis in axes]:
         case ["heads", "head", _]:  # attention's output
-            return tuple(axes[:2])
+            return axes[:2]
         case ["vocab", "embed"]:  # a row a word, like the embedding
             return (axes[1],)
     return (axes[0],)
 
 
-def _longest(names: tuple[str | None, ...], shape: Sequence[int]) -> int:
+def _longest(names: Names, shape: Sequence[int]) -> int:
     """Returns the longer side of what `muon_axes` takes for a matrix."""
-    sizes = dict(zip(names, shape, strict=True))
-    return max(sizes["embed"], math.prod(size for name, size in sizes.items() if name not in ("layers", "embed")))
+    sizes = {names[axis]: shape[axis] for axis in own_axes(names)}
+    return max(sizes["embed"], math.prod(size for name, size in sizes.items() if name != "embed"))
 
 
 def _has_head_norms(params: Any) -> bool:
     """Whether queries go through a norm, which forgets their scale."""
-    return any(_key(path, -2) == "query_norm" for path, _ in jax.tree_util.tree_leaves_with_path(params))
+    return any(_module(path) == "query_norm" for path in flatten(params))
 
 
-def _name(path: tuple) -> str:
-    return "/".join(key.key for key in path)
-
-
-def _key(path: tuple, index: int) -> str:
-    return path[index].key if len(path) >= -index else ""
+def _module(path: str) -> str:
+    return name_of(path.rpartition("/")[0])
 
 
 def _rms(x: jax.Array) -> jax.Array:

@@ -95,10 +95,10 @@ _loss.defvjp(_loss_forward, _loss_backward)
 
 def _over_chunks(settings: _Settings, hidden_BTD, kernel_VD, bias_V, targets_BT, weights_BT, *, with_gradients: bool):
     """Returns the sums and the gradients (None without), one chunk of the length after another."""
-    one = functools.partial(_chunk, settings, with_gradients=with_gradients)
+    chunk_loss = functools.partial(_chunk, settings, with_gradients=with_gradients)
     length = hidden_BTD.shape[1]
     if settings.chunk is None or settings.chunk >= length:
-        sums, gradients = one(hidden_BTD, kernel_VD, bias_V, targets_BT, weights_BT)
+        sums, gradients = chunk_loss(hidden_BTD, kernel_VD, bias_V, targets_BT, weights_BT)
         return sums, _in_dtype_of(gradients, kernel_VD, bias_V)
 
     chunk = settings.chunk
@@ -110,7 +110,7 @@ def _over_chunks(settings: _Settings, hidden_BTD, kernel_VD, bias_V, targets_BT,
 
     def step(carry, xs):
         hidden_BCD, targets_BC, weights_BC = xs
-        sums, gradients = one(hidden_BCD, kernel_VD, bias_V, targets_BC, weights_BC)
+        sums, gradients = chunk_loss(hidden_BCD, kernel_VD, bias_V, targets_BC, weights_BC)
         if gradients is None:
             return jax.tree.map(jnp.add, carry, (sums, None)), None
         return jax.tree.map(jnp.add, carry, (sums, gradients._replace(hidden=None))), gradients.hidden

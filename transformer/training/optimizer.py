@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from transformer.errors import UserError
+from transformer.params import Names, is_matrix, map_parameters, own_axes
 from transformer.training.schedule import Rates, Schedule, ScheduleName, schedule
 
 
@@ -103,13 +104,13 @@ def make_optimizer(
     Args:
       config: which one, with what.
       rates: of this update; they may be traced.
-      names: the tree of the parameters' logical axis names (`sharding.param_names`).
+      names: the tree of the parameters' logical axis names (`params.param_names`).
       factors: what multiplies the numbers above, parameter by parameter; None: nothing does.
     """
     # Factors are of the learning rate alone: the decay is then added after them.
     decay = config.weight_decay if factors is None else 0.0
     rate = lambda _: rates.main  # noqa: E731 - optax's name for a schedule
-    decayed = jax.tree_util.tree_map_with_path(lambda path, _: is_matrix(path), names, is_leaf=is_names)
+    decayed = map_parameters(lambda path, _: is_matrix(path), names)
     match config.name:
         case "adamw":
             update = optax.adamw(rate, config.b1, config.b2, config.epsilon, weight_decay=decay, mask=decayed)
@@ -130,10 +131,8 @@ def make_optimizer(
                 weight_decay_mask=decayed,
             )
         case "muon":
-            matrices = jax.tree_util.tree_map_with_path(muon_axes, names, is_leaf=is_names)
-            decayed = jax.tree_util.tree_map_with_path(
-                lambda path, axes: muon_axes(path, axes) is not None, names, is_leaf=is_names
-            )
+            matrices = map_parameters(muon_axes, names)
+            decayed = map_parameters(lambda path, axes: muon_axes(path, axes) is not None, names)
             update = optax.contrib.muon(
                 rate,
                 beta=config.momentum,
@@ -167,13 +166,13 @@ def _scale_by_trust_ratio(names) -> optax.GradientTransformation:
     optax.scale_by_trust_ratio would take the layers' stacked arrays for one parameter each.
     """
 
-    def scaled(axes: tuple[str | None, ...], update: jax.Array, param: jax.Array) -> jax.Array:
-        inside = tuple(axis for axis, name in enumerate(axes) if name != "layers")
+    def scaled(_: str, axes: Names, update: jax.Array, param: jax.Array) -> jax.Array:
+        inside = own_axes(axes)
         length, step = _norm(param, inside), _norm(update, inside)
         return update * jnp.where((length > 0) & (step > 0), length / jnp.where(step > 0, step, 1.0), 1.0)
 
     def apply(updates, state, params=None):
-        return jax.tree.map(scaled, names, updates, params, is_leaf=is_names), state
+        return map_parameters(scaled, names, updates, params), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), apply)
 
@@ -198,25 +197,16 @@ def _promoting(function: Callable) -> Callable:
     return call
 
 
-def is_matrix(path: tuple) -> bool:
-    """Whether the parameter at `path` multiplies activations; its rank cannot tell: layers and heads are axes too."""
-    return path[-1].key not in ("bias", "scale")
-
-
-def is_names(node) -> bool:
-    return isinstance(node, tuple) and all(name is None or isinstance(name, str) for name in node)
-
-
 BLOCK_AXES = frozenset({"heads", "kv_heads", "mlp"})
 """An axis of every kernel of a block, and of no embedding's or head's."""
 
 
-def muon_axes(path: tuple, names: tuple[str | None, ...]) -> optax.contrib.MuonDimensionNumbers | None:
+def muon_axes(path: str, names: Names) -> optax.contrib.MuonDimensionNumbers | None:
     """A layer's kernel as a matrix: model width on one side, the other axes together on the other.
 
     The update's scale is symmetric (`consistent_rms`), so which side is the input does not matter.
     """
     if not is_matrix(path) or "embed" not in names or BLOCK_AXES.isdisjoint(names):
         return None
-    others = tuple(i for i, name in enumerate(names) if name not in ("layers", "embed"))
+    others = tuple(axis for axis in own_axes(names) if names[axis] != "embed")
     return optax.contrib.MuonDimensionNumbers(reduction_axis=(names.index("embed"),), output_axis=others)

@@ -4,15 +4,15 @@ import dataclasses
 import difflib
 import functools
 import re
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import flax.linen as nn
 import jax
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from transformer.errors import UserError
 from transformer.layers.execution import Execution
 from transformer.models.architecture import Architecture
+from transformer.params import Parameter, flatten, unflatten
 from transformer.transfer.extend import Extension, PositionRule, VocabularyRule, extend
 
 _SHOWN = 5
@@ -54,7 +54,7 @@ class Graft:
         for path, how in self.extended.items():
             longer = jax.jit(functools.partial(extend, how=how), out_shardings=initial[path].sharding)
             result[path] = longer(have[path], initial[path])
-        return unflatten_dict(result, sep="/")
+        return unflatten(result)
 
 
 def plan(source: Architecture, target: Architecture, rules: Rules | None = None) -> Graft:
@@ -67,7 +67,7 @@ def plan(source: Architecture, target: Architecture, rules: Rules | None = None)
         taken; a rule has nothing to extend.
     """
     rules = rules or Rules()
-    have, want = leaves(source), leaves(target)
+    have, want = source.parameters, target.parameters
     asked = _asked(rules.leaves, have, want)
     shifted = source.first_position != target.first_position
     taken: list[str] = []
@@ -76,7 +76,7 @@ def plan(source: Architecture, target: Architecture, rules: Rules | None = None)
         old, wanted = have[path], want[path]
         if shifted and "positions" in wanted.names:
             continue  # row 2 is one model's first position and the other's third
-        if old.value.shape == wanted.value.shape:
+        if old.shape == wanted.shape:
             taken.append(path)
         elif (how := _extension(old, wanted, rules, target.first_position)) is not None:
             extended[path] = how
@@ -102,13 +102,7 @@ def graft(source: Architecture, target: Architecture, params: Any) -> tuple[Any,
       UserError: the backbones differ.
     """
     made = plan(source, target)
-    have: dict[str, Any] = flatten_dict(params, sep="/")
-    return made.assemble(have, _initial(target, made.new) if made.new else {}), made.new, made.left
-
-
-def leaves(architecture: Architecture) -> dict[str, nn.LogicallyPartitioned]:
-    """Returns path -> the abstract array, with the names of its axes."""
-    return cast(dict[str, nn.LogicallyPartitioned], flatten_dict(architecture.abstract_params(), sep="/"))
+    return made.assemble(flatten(params), _initial(target, made.new) if made.new else {}), made.new, made.left
 
 
 def _asked(pattern: str | None, have: dict[str, Any], want: dict[str, Any]) -> set[str]:
@@ -126,25 +120,23 @@ def _asked(pattern: str | None, have: dict[str, Any], want: dict[str, Any]) -> s
     return asked
 
 
-def _differing_axis(old: nn.LogicallyPartitioned, wanted: nn.LogicallyPartitioned) -> tuple[str, int] | None:
+def _differing_axis(old: Parameter, wanted: Parameter) -> tuple[str, int] | None:
     """Returns the name and the number of the one axis, of tokens or of positions, in which two arrays differ."""
     if old.names != wanted.names:
         return None
-    sizes = enumerate(zip(old.value.shape, wanted.value.shape, strict=True))
+    sizes = enumerate(zip(old.shape, wanted.shape, strict=True))
     match [(axis, wanted.names[axis]) for axis, (before, now) in sizes if before != now]:
         case [(axis, "vocab" | "positions" as name)]:
             return name, axis
     return None
 
 
-def _extension(
-    old: nn.LogicallyPartitioned, wanted: nn.LogicallyPartitioned, rules: Rules, first_position: int
-) -> Extension | None:
+def _extension(old: Parameter, wanted: Parameter, rules: Rules, first_position: int) -> Extension | None:
     """Returns how the rules make the array that is wanted from the old one; None: they do not."""
     match _differing_axis(old, wanted):
-        case "vocab", axis if rules.vocabulary and old.value.shape[axis] < wanted.value.shape[axis]:
+        case "vocab", axis if rules.vocabulary and old.shape[axis] < wanted.shape[axis]:
             return Extension("vocab", axis, rules.vocabulary)
-        case "positions", axis if rules.positions and old.value.shape[axis] < wanted.value.shape[axis]:
+        case "positions", axis if rules.positions and old.shape[axis] < wanted.shape[axis]:
             return Extension("positions", axis, rules.positions, first_position)
     return None
 
@@ -156,7 +148,7 @@ def _check_used(flag: str, rule: str | None, name: str, extended: dict[str, Exte
 
 def _differences(paths: list[str], source: Architecture, target: Architecture) -> str:
     """Returns what differs in some arrays, and what to do about it."""
-    have, want = leaves(source), leaves(target)
+    have, want = source.parameters, target.parameters
     said = [f"{path} {_shape(have, path)}, needed {_shape(want, path)}" for path in paths[:_SHOWN]]
     more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
     remedies = {
@@ -165,27 +157,25 @@ def _differences(paths: list[str], source: Architecture, target: Architecture) -
     return "; ".join([*said[:-1], f"{said[-1]}{more}", *filter(None, remedies)])
 
 
-def _remedy(
-    old: nn.LogicallyPartitioned, wanted: nn.LogicallyPartitioned, source: Architecture, target: Architecture
-) -> str:
+def _remedy(old: Parameter, wanted: Parameter, source: Architecture, target: Architecture) -> str:
     if "positions" in wanted.names and source.first_position != target.first_position:
         return f"positions begin at row {source.first_position} there and at row {target.first_position} here"
     match _differing_axis(old, wanted):
-        case "vocab", axis if old.value.shape[axis] < wanted.value.shape[axis]:
+        case "vocab", axis if old.shape[axis] < wanted.shape[axis]:
             return f"to extend the vocabulary give --init-vocabulary {' or '.join(get_args(VocabularyRule))}"
         case "vocab", axis:
-            return f"a vocabulary is never cut: set --model.vocab-size to at least {old.value.shape[axis]}"
-        case "positions", axis if old.value.shape[axis] < wanted.value.shape[axis]:
+            return f"a vocabulary is never cut: set --model.vocab-size to at least {old.shape[axis]}"
+        case "positions", axis if old.shape[axis] < wanted.shape[axis]:
             *others, last = get_args(PositionRule)
             return f"to extend the positions give --init-positions {', '.join(others)} or {last}"
         case "positions", axis:
-            context = old.value.shape[axis] - source.first_position
+            context = old.shape[axis] - source.first_position
             return f"positions are never cut: keep --model.context-length {context} and lower --train.seq-len"
     return ""
 
 
-def _shape(arrays: dict[str, nn.LogicallyPartitioned], path: str) -> str:
-    return str(arrays[path].value.shape) if path in arrays else "none"
+def _shape(arrays: dict[str, Parameter], path: str) -> str:
+    return str(arrays[path].shape) if path in arrays else "none"
 
 
 def _initial(architecture: Architecture, paths: list[str]) -> dict[str, jax.Array]:
@@ -195,7 +185,7 @@ def _initial(architecture: Architecture, paths: list[str]) -> dict[str, jax.Arra
     @jax.jit
     def init():
         boxed = module.init(jax.random.key(0), **architecture.example_inputs())["params"]
-        flat = flatten_dict(nn.meta.unbox(boxed), sep="/")
+        flat = flatten(nn.meta.unbox(boxed))
         return {path: flat[path] for path in paths}
 
     return init()

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from transformer.params import modules_of
 from transformer.transfer.graft import Graft
 
 _FEW = 6
@@ -41,15 +42,9 @@ def grouped(paths: Collection[str], of: Collection[str]) -> str:
     if len(paths) <= _FEW:
         return ", ".join(paths) or "nothing"
     chosen = set(paths)
-    broken = {module for path in of if path not in chosen for module in _modules(path)}
+    broken = {module for path in of if path not in chosen for module in modules_of(path)}
     groups: dict[str, list[str]] = {}
     for path in paths:
-        whole = next((module for module in _modules(path) if module not in broken), path)
+        whole = next((module for module in modules_of(path) if module not in broken), path)
         groups.setdefault(whole, []).append(path)
     return ", ".join(f"{name}/* ({len(group)})" if len(group) > 1 else group[0] for name, group in groups.items())
-
-
-def _modules(path: str) -> list[str]:
-    """Returns the modules that an array is in, the outermost first."""
-    parts = path.split("/")
-    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]

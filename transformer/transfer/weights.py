@@ -3,17 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from transformer import checkpoint
 from transformer.errors import UserError
+from transformer.params import flatten, unflatten
 from transformer.sharding import abstract_on
 from transformer.tokenizers.extended import check_extended
 from transformer.tokenizers.kinds import is_file, load_tokenizer, make_tokenizer
 from transformer.tokenizers.tokenizer import Tokenizer
 from transformer.training.experiment import Experiment
-from transformer.transfer.graft import Graft, Rules, leaves, plan
+from transformer.transfer.graft import Graft, Rules, plan
 from transformer.transfer.listing import listing
 
 
@@ -42,17 +42,18 @@ def transferred(experiment: Experiment, fresh: Any, mesh: Mesh, report: Callable
     """
     found = checkpoint.find(str(experiment.init_from))
     made = planned(experiment)
-    have, want = leaves(checkpoint.read_architecture(found)), leaves(experiment.model)
+    source = checkpoint.read_architecture(found)
+    have, want = (flatten(architecture.abstract_params()) for architecture in (source, experiment.model))
     wanted = {path: want[path] for path in made.taken}
     for path, how in made.extended.items():
         # Whole along the axis that grows: what a mesh divides may be the longer one alone.
         names = tuple(None if axis == how.axis else name for axis, name in enumerate(have[path].names))
         wanted[path] = have[path].replace(names=names)
-    params = checkpoint.restore_params(found, abstract_on(unflatten_dict(wanted, sep="/"), mesh), partial=True)
+    params = checkpoint.restore_params(found, abstract_on(unflatten(wanted), mesh), partial=True)
     report(f"weights from {found}")
     for line in listing(made, have, want):
         report(line)
-    return made.assemble(flatten_dict(params, sep="/"), flatten_dict(fresh, sep="/"))
+    return made.assemble(flatten(params), flatten(fresh))
 
 
 def tokenizer_for(experiment: Experiment) -> Tokenizer | None:
@@ -66,7 +67,7 @@ def tokenizer_for(experiment: Experiment) -> Tokenizer | None:
         would be trained.
     """
     made, named = planned(experiment), experiment.data.tokenizer
-    if not any("vocab" in leaf.names for path, leaf in leaves(experiment.model).items() if path not in made.new):
+    if not any("vocab" in leaf.names for path, leaf in experiment.model.parameters.items() if path not in made.new):
         return None
     known = tokenizer_of(str(experiment.init_from))
     if known is None and named in ("unigram", "bpe"):

@@ -37,12 +37,8 @@ class PowerLaw:
 
 DEEPSEEK_LEARNING_RATE = PowerLaw(0.3118, {"C": -0.1250})
 """Adam's, where C = M D in FLOPs and M are the FLOPs a token, without embeddings and with attention."""
-DEEPSEEK_BATCH = PowerLaw(0.2920, {"C": 0.3271})
-"""Tokens."""
 STEP_LEARNING_RATE = PowerLaw(1.79, {"N": -0.713, "D": 0.307})
 """AdamW's peak; N without embeddings."""
-STEP_BATCH = PowerLaw(0.58, {"D": 0.571})
-"""Tokens."""
 
 
 class Sweep(NamedTuple):

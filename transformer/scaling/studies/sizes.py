@@ -14,6 +14,7 @@ from transformer.models.architecture import Architecture
 from transformer.models.conventions import flops_per_token, kinds_of
 from transformer.models.counting import kind_of
 from transformer.models.resizing import Shaping, scaled, shallowest
+from transformer.params import is_stacked
 
 _WIDEST = 2**15
 """Largest width that is considered: wider than any model so far."""
@@ -203,7 +204,7 @@ def _params(architecture: Architecture, size: str) -> int:
     shallow, kinds, total = shallowest(architecture), kinds_of(size), 0
     for parameter in shallow.counts.parameters:
         if kind_of(parameter) in kinds:
-            stacked = [module for module in parameter.path if parameter.is_stacked and module in shallow.stacks]
-            times = [architecture.stacks[module] // shallow.stacks[module] for module in stacked]
+            holders = shallow.stacks.keys() & {*parameter.modules} if is_stacked(parameter.names) else ()
+            times = [architecture.stacks[module] // shallow.stacks[module] for module in holders]
             total += parameter.size * math.prod(times)
     return total

@@ -2,7 +2,7 @@
 
 from transformer.interop.engine import Table
 from transformer.interop.family import Family
-from transformer.interop.gpt2 import GPT_ALIASES, GPT_FIELDS, GPT_HARMLESS, backbone_rules
+from transformer.interop.gpt import GPT_ALIASES, GPT_FIELDS, GPT_HARMLESS, backbone_rules
 from transformer.interop.hf_config import Field
 from transformer.interop.rules import decoder_head
 from transformer.models.gpt1 import GPT1Config
@@ -37,3 +37,5 @@ OPENAI_GPT = Family(
     harmless=(*GPT_HARMLESS, "predict_special_tokens"),
     fits=lambda config: config.head in _HEADS and config.activation in _ACTIVATIONS.values(),
 )
+
+FAMILIES = (OPENAI_GPT,)

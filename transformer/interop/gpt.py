@@ -111,3 +111,5 @@ GPT2 = Family(
     fits=lambda config: config.band is None,
     flax=FlaxClasses(heads=("language_model", "none"), refusal=_not_in_flax),
 )
+
+FAMILIES = (GPT2,)

@@ -10,8 +10,8 @@ from jax.ad_checkpoint import print_saved_residuals
 from jax.sharding import NamedSharding, PartitionSpec
 
 from transformer.layers.execution import REMAT_POLICIES
-from transformer.ops.linear import linear
-from transformer.ops.scale import scaled
+from transformer.layers.primitives import linear
+from transformer.ops.elementwise import scaled
 from transformer.sharding import MeshConfig, make_mesh
 
 
