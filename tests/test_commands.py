@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import train
-from tools import evaluate, generate, plot
+from tools import evaluate, generate, plot, prepare, scaling
 from transformer import command
 
 ROOT = Path(__file__).parent.parent
@@ -83,6 +83,19 @@ def test_unknown_flag_offers_the_nearest(refuse):
     assert "Unrecognized options: --train.stepz" in line
     assert "--train.steps" in line
     assert "─" not in line
+
+
+@pytest.mark.parametrize(
+    "old", ["--init-from", "--init_from", "--init-leaves=.*", "--init-vocabulary", "--init-positions"]
+)
+@pytest.mark.parametrize("main", [train.main, lambda args: scaling.main(["plan", *args]), prepare.main])
+def test_the_old_names_of_flags_are_refused_with_the_new_ones(capsys, main, old):
+    new = old.partition("=")[0].replace("_", "-").replace("init-", "init.").replace("from", "path")
+    assert f"{old.partition('=')[0]} has another name now: {new}" in refused(capsys, main, [old, "x"])
+
+
+def test_a_flag_that_decides_others_defaults_needs_its_value(capsys):
+    assert "--workdir" in refused(capsys, train.main, ["--workdir"])
 
 
 def test_wrong_value_is_named(refuse):

@@ -67,7 +67,7 @@ class Doctor:
     preset: str | None = None
     """Restore into the model and the optimizer of this preset; None: of the checkpoint itself."""
     weights: bool = False
-    """Ask for the weights alone, as generating, evaluating and --init-from do, and not for all that a run goes on
+    """Ask for the weights alone, as generating, evaluating and --init.path do, and not for all that a run goes on
     from."""
 
 
@@ -280,7 +280,7 @@ def needs_all(found: "epath.Path", experiment: "Experiment | None") -> None:
 
     if "opt_state" not in trees(found):
         raise UserError(
-            f"{found} holds weights alone, no optimizer state: a run can start from it (--init-from), not go on; "
+            f"{found} holds weights alone, no optimizer state: a run can start from it (--init.path), not go on; "
             "--weights asks whether the weights restore"
         )
     if experiment is None:

@@ -104,10 +104,11 @@ def plan(args: list[str]) -> None:
     from transformer.scaling.studies import study as studies
     from transformer.scaling.studies.plan_flags import Plan, Preset
 
-    named, _ = tyro.cli(Preset, args=[arg for arg in args if arg not in ("-h", "--help")], return_unknown_args=True)
-    request = plans.Request(budgets=(3e11, 1e12, 3e12))
-    default = Plan(study="", request=request, experiment=configs.get(named.preset))
-    asked = command.parse(Plan, args, prog="tools/scaling.py plan", default=default)
+    def default(chosen: Preset) -> Plan:
+        request = plans.Request(budgets=(3e11, 1e12, 3e12))
+        return Plan(study="", request=request, experiment=configs.get(chosen.preset))
+
+    asked = command.parse_over(Plan, args, first=Preset, default=default, prog="tools/scaling.py plan")
     folder = Path(asked.study).expanduser()
     if not asked.study:
         raise UserError("no folder is named: give a new folder for the study")

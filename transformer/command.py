@@ -10,7 +10,7 @@ import re
 import select
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +43,55 @@ def parse(cls: type, args: Sequence[str], *, prog: str, **options: Any) -> Any:
     """Returns `args` as a `cls`, by tyro; raises UserError with tyro's own words, in one line and without the box."""
     import tyro
 
-    said = io.StringIO()
+    for arg in args:
+        if (new := _RENAMED.get(arg.partition("=")[0].replace("_", "-"))) is not None:
+            raise UserError(f"{arg.partition('=')[0]} has another name now: {new}")
+    with _one_line():
+        return tyro.cli(cls, args=args, prog=prog, config=(tyro.conf.FlagCreatePairsOff,), **options)
+
+
+def parse_over(cls: type, args: Sequence[str], *, first: type, default: Callable[[Any], Any], prog: str) -> Any:
+    """Returns `args` as a `cls` whose defaults depend on some of the flags, such as a preset's name.
+
+    Args:
+      cls: what the command is asked.
+      args: the command line.
+      first: the flags that are read before all others.
+      default: takes these as a `first`; returns the `cls` that the others override.
+      prog: the command's name.
+
+    Raises:
+      UserError: a flag is unknown or wrong.
+    """
+    import tyro
+
+    with _one_line():
+        known, _ = tyro.cli(first, args=[arg for arg in args if arg not in _HELP], return_unknown_args=True)
+    return parse(cls, args, prog=prog, default=default(known))
+
+
+_HELP = ("-h", "--help")
+_RENAMED = {
+    "--init-from": "--init.path",
+    "--init-leaves": "--init.leaves",
+    "--init-vocabulary": "--init.vocabulary",
+    "--init-positions": "--init.positions",
+}
+"""Flags of older versions -> what they are called now."""
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """Turns what tyro prints before it exits with an error into a UserError of one line."""
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(cls, args=args, prog=prog, config=(tyro.conf.FlagCreatePairsOff,), **options)
+        with contextlib.redirect_stderr(printed):
+            yield
     except SystemExit as stop:
         if not stop.code:
             raise
-    words = re.sub(r"[\u2500-\u257f]|-{4,}", " ", said.getvalue()).split()
-    raise UserError(" ".join(words))
+        words = re.sub(r"[\u2500-\u257f]|-{4,}", " ", printed.getvalue()).split()
+        raise UserError(" ".join(words)) from None
 
 
 def start_jax(*, distributed: bool = False) -> None:

@@ -22,6 +22,7 @@ from transformer.models.t5 import T5Config
 from transformer.objectives import UL2, Denoising, MaskedLM, PrefixLM, Seq2Seq, SpanCorruption
 from transformer.training import experiment as experiments
 from transformer.training.run import Run
+from transformer.transfer.config import InitConfig
 
 
 @pytest.mark.parametrize("name", configs.PRESETS)
@@ -70,6 +71,16 @@ def test_a_wrong_record_is_refused_by_name(change, message):
     change(record)
     with pytest.raises(UserError, match=f"^here.json: .*{message}"):
         experiments.from_dict(record, "here.json")
+
+
+def test_a_record_of_before_init_had_a_group_is_read():
+    today = dataclasses.replace(configs.get("gpt-python"), init=InitConfig("some/run", vocabulary="mean"))
+    record = json.loads(json.dumps(experiments.to_dict(today)))
+    init = record.pop("init")
+    old = record | {"init_from" if name == "path" else f"init_{name}": value for name, value in init.items()}
+    assert experiments.from_dict(old, "x") == today
+    with pytest.raises(UserError, match="init_from"):
+        experiments.from_dict(old | {"init": init}, "x")
 
 
 def test_sequence_longer_than_the_context_is_refused():

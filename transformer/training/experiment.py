@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import re
 from typing import Any
 
 import cattrs
@@ -13,6 +12,7 @@ from etils import epath
 
 from transformer.checkpoint import CheckpointConfig
 from transformer.checkpoint.compare import differing_fields
+from transformer.checkpoint.migration import migrated
 from transformer.data.config import DataConfig
 from transformer.errors import UserError
 from transformer.layers.execution import Execution
@@ -23,7 +23,7 @@ from transformer.objectives.causal_lm import CausalLM
 from transformer.sharding import MeshConfig
 from transformer.tokenizers.kinds import is_file
 from transformer.training.optimizer import OptimizerConfig
-from transformer.transfer.extend import PositionRule, VocabularyRule
+from transformer.transfer.config import InitConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,29 +94,11 @@ class Experiment:
     """When to save and what to keep."""
     execution: Execution = Execution()
     """How the model is computed; never what it computes."""
-    init_from: str | None = None
-    """A run or a checkpoint (an imported one too) whose weights and tokenizer this run starts from. The backbone must
-    be the same; a head that differs is new."""
-    init_leaves: str | None = None
-    """A regular expression that the whole paths of the arrays to take match, such as `backbone/stack/.*`; all others
-    are new. None: all that fit."""
-    init_vocabulary: VocabularyRule | None = None
-    """How the rows of a larger vocabulary are made: `fresh` (newly initialised) or `mean` (of the old rows: Hewitt
-    2021). None: a larger vocabulary is refused."""
-    init_positions: PositionRule | None = None
-    """How the rows of a longer context's learned positions are made: `fresh`, `repeat` (the old rows over and over:
-    Longformer) or `interpolate` (between the old rows: ViT). None: more positions are refused."""
+    init: InitConfig = InitConfig()
+    """Which weights it starts from."""
 
     def __post_init__(self) -> None:
         model, objective = self.model, self.objective
-        for field in ("init_leaves", "init_vocabulary", "init_positions"):
-            value = getattr(self, field)
-            if value is not None and self.init_from is None:
-                raise UserError(f"--{field.replace('_', '-')} {value}: there is no --init-from to take weights from")
-        try:
-            re.compile(self.init_leaves or "")
-        except re.error as error:
-            raise UserError(f"--init-leaves {self.init_leaves!r} is not a regular expression: {error}") from error
         if objective.kind != model.kind:
             raise UserError(
                 f"the objective {objective.name} trains {_A_KIND[objective.kind]}, and {model.family} is "
@@ -175,7 +157,7 @@ def to_dict(experiment: Experiment) -> dict[str, Any]:
 
 
 def from_dict(record: Any, where: str) -> Experiment:
-    """Returns the experiment that `to_dict` wrote.
+    """Returns the experiment that `to_dict` wrote, today's or an older version's.
 
     Args:
       record: the parsed JSON.
@@ -185,7 +167,7 @@ def from_dict(record: Any, where: str) -> Experiment:
       UserError: an unknown or missing field, a value of the wrong type.
     """
     try:
-        return _converter().structure(record, Experiment)
+        return _converter().structure(migrated(record), Experiment)
     except cattrs.BaseValidationError as error:
         reasons = cattrs.transform_error(error, format_exception=_reason)
         raise UserError(f"{where}: not an experiment of this version: {'; '.join(reasons)}") from error
@@ -209,7 +191,7 @@ def absolute(experiment: Experiment) -> Experiment:
     data = experiment.data
     return dataclasses.replace(
         experiment,
-        init_from=_absolute(experiment.init_from),
+        init=dataclasses.replace(experiment.init, path=_absolute(experiment.init.path)),
         data=dataclasses.replace(
             data,
             path=_absolute(data.path),
@@ -246,7 +228,7 @@ def differing(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, 
     return {field: (before, after) for field, (before, after) in fields.items() if before != after}
 
 
-_PATHS = ("data.path", "data.mixture", "data.tokenizer", "init_from")
+_PATHS = ("data.path", "data.mixture", "data.tokenizer", "init.path")
 
 
 def _same_path(recorded: Any, now: Any) -> bool:

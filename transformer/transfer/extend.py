@@ -25,11 +25,11 @@ class Extension:
     """How one array becomes longer."""
 
     name: Literal["vocab", "positions"]
-    """Of the axis that grows."""
+    """The axis that grows."""
     axis: int
-    """Its number."""
+    """The axis's number."""
     rule: VocabularyRule | PositionRule
-    """Of that kind of axis."""
+    """How its new rows are made."""
     first: int = 0
     """Rows before the first position's: they stay as they are."""
 
