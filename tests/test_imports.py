@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 # no module imports itself in a circle.
 FLOORS = [
     {"transformer.errors"},
-    {"transformer.paths", "transformer.atomic"},
+    {"transformer.paths", "transformer.atomic", "transformer.checks"},
     {
         "transformer.ops",
         "transformer.data",

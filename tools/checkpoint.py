@@ -289,10 +289,9 @@ def needs_all(found: "epath.Path", experiment: "Experiment | None") -> None:
 
 def reshard(asked: Reshard) -> None:
     """Writes a checkpoint for another layout."""
-    devices = asked.mesh.fsdp * asked.mesh.tensor
-    if devices < 1:
-        raise UserError(f"--mesh.fsdp {asked.mesh.fsdp} and --mesh.tensor {asked.mesh.tensor} must be at least 1")
-    start(devices)  # only names for parts of this machine's memory: nothing is computed on them
+    start(
+        asked.mesh.fsdp * asked.mesh.tensor
+    )  # only names for parts of this machine's memory: nothing is computed on them
     from transformer import checkpoint
     from transformer.checkpoint import leaves, rewrite
     from transformer.sharding import make_mesh

@@ -143,10 +143,12 @@ def score_answers(restored: "Restored", experiment: "Experiment", metrics: list[
             f"says little: give --bleu-tokenize {fitting}",
             file=sys.stderr,
         )
+    with command.flags_named(Command):
+        how = BeamSearch(asked.beams, asked.length_penalty)
     found = TextGenerator(restored)(
         sources,
         max_new_tokens=asked.max_new_tokens,
-        how=BeamSearch(asked.beams, asked.length_penalty),
+        how=how,
         batch_size=asked.batch_size,
         progress=True,
     )

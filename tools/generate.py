@@ -128,6 +128,7 @@ def main(args: list[str]) -> None:
 _TAKES = {"decoder": "prompt", "encoder_decoder": "source", "encoder": "mask"}
 
 
+@command.flags_named(Command)
 def strategy(asked: Command, settings: "Settings | None" = None) -> "Sampling | BeamSearch":
     """Returns how tokens are chosen: as flags say, then as an imported model declares.
 
@@ -149,6 +150,7 @@ def strategy(asked: Command, settings: "Settings | None" = None) -> "Sampling | 
     return dataclasses.replace(default if draws else Sampling(), **drawing)
 
 
+@command.flags_named(Command)
 def rules(asked: Command, settings: "Settings | None" = None) -> "Rules":
     """Returns what is done to scores before a token is chosen: as flags say, then as an imported model declares."""
     from transformer.inference.rules import Rules

@@ -2,6 +2,8 @@
 
 import contextlib
 import ctypes
+import dataclasses
+import functools
 import importlib.util
 import io
 import logging
@@ -10,10 +12,12 @@ import re
 import select
 import sys
 import traceback
+import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from transformer.checks import FieldError
 from transformer.errors import Interrupted, UserError
 from transformer.paths import check_file, explain, write_file
 
@@ -46,7 +50,7 @@ def parse(cls: type, args: Sequence[str], *, prog: str, **options: Any) -> Any:
     for arg in args:
         if (new := _RENAMED.get(arg.partition("=")[0].replace("_", "-"))) is not None:
             raise UserError(f"{arg.partition('=')[0]} has another name now: {new}")
-    with _one_line():
+    with _one_line(), flags_named(cls):
         return tyro.cli(cls, args=args, prog=prog, config=(tyro.conf.FlagCreatePairsOff,), **options)
 
 
@@ -68,6 +72,38 @@ def parse_over(cls: type, args: Sequence[str], *, first: type, default: Callable
     with _one_line():
         known, _ = tyro.cli(first, args=[arg for arg in args if arg not in _HELP], return_unknown_args=True)
     return parse(cls, args, prog=prog, default=default(known))
+
+
+@contextlib.contextmanager
+def flags_named(cls: type) -> Iterator[None]:
+    """Makes a rule that a config's field breaks name the flag of `cls` that sets the field."""
+    try:
+        yield
+    except FieldError as error:
+        raise UserError(error.worded(functools.partial(_flag, cls, error.config))) from error
+
+
+def _flag(cls: type, config: type, field: str) -> str:
+    """Returns the flag of a command that sets a field of a config, or of a whole experiment; else the field's name."""
+    configs = dict(_configs(cls))
+    first, flag = field.partition(".")[0], field.replace("_", "-")
+    for kind, prefix in configs.items():
+        if issubclass(config, kind) and first in config.__dataclass_fields__:
+            return f"--{prefix}{flag}"
+    if f"{first}." in configs.values() or field in cls.__dataclass_fields__:
+        return f"--{flag}"
+    return field
+
+
+def _configs(cls: type, prefix: str = "") -> Iterator[tuple[type, str]]:
+    """Yields the configs among a command's fields, theirs too, each with what its flags begin with."""
+    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+        kind, *notes = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint,)
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            hidden = any(getattr(note, "name", None) == "" for note in notes)  # tyro.conf.arg(name="")
+            inner = prefix if hidden else f"{prefix}{name.replace('_', '-')}."
+            yield kind, inner
+            yield from _configs(kind, inner)
 
 
 _HELP = ("-h", "--help")

@@ -253,9 +253,9 @@ def test_weights_that_came_without_a_tokenizer_need_its_name(longer, imported, t
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"leaves": ".*"}, "--init.leaves .*: there is no --init.path"),
-        ({"positions": "repeat"}, "--init.positions repeat: there is no --init.path"),
-        ({"path": "x", "leaves": "(a"}, r"--init.leaves '\(a' is not a regular expression: missing \)"),
+        ({"leaves": ".*"}, "leaves is .*: there is no path"),
+        ({"positions": "repeat"}, "positions is repeat: there is no path"),
+        ({"path": "x", "leaves": "(a"}, r"leaves '\(a' is not a regular expression: missing \)"),
     ],
 )
 def test_flags_that_make_no_sense_are_refused(fields, message):

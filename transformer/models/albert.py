@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer import checks
 from transformer.layers.blocks import RESIDUAL, PostNormBlock
 from transformer.layers.dropout import Dropout
 from transformer.layers.embeddings import Embedding
@@ -65,8 +66,8 @@ class AlbertConfig(EncoderConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.require_positive("embedding_width", "num_token_types")
-        self.require_rates("classifier_dropout")
+        checks.at_least(self, 1, "embedding_width", "num_token_types")
+        checks.within(self, "[0, 1)", "classifier_dropout")
 
     @property
     def initializer(self) -> Initializer:

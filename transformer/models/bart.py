@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer import checks
 from transformer.layers.dropout import Dropout
 from transformer.layers.embeddings import Embedding
 from transformer.layers.execution import Execution
@@ -60,8 +61,8 @@ class BartConfig(TransformerConfig):
 
     def check_positions(self) -> None:
         """Raises `UserError` where the fields that the Transformer does not have are impossible."""
-        self.require_positive("context_length")
-        self.require_rates("classifier_dropout")
+        checks.at_least(self, 1, "context_length")
+        checks.within(self, "[0, 1)", "classifier_dropout")
 
     @property
     def embedding_scale(self) -> float:

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer import checks
 from transformer.layers.blocks import RESIDUAL, PostNormBlock
 from transformer.layers.dropout import Dropout
 from transformer.layers.embeddings import Embedding
@@ -51,7 +52,7 @@ class BertConfig(EncoderConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.require_positive("num_token_types")
+        checks.at_least(self, 1, "num_token_types")
 
     @property
     def initializer(self) -> Initializer:

@@ -11,7 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.layers.activations import check_activation
+from transformer import checks
+from transformer.layers.activations import ACTIVATIONS
 from transformer.layers.cache import KVCache, LayerCache
 from transformer.layers.execution import Execution
 from transformer.layers.heads import (
@@ -55,9 +56,9 @@ class DecoderConfig(Architecture):
     """Classes of a classification head."""
 
     def __post_init__(self):
-        self.require_positive("vocab_size", "context_length", "width", "num_layers", "num_heads", "num_labels")
-        self.require(self.norm_epsilon > 0, f"norm_epsilon is {self.norm_epsilon}: it must be above 0")
-        check_activation(self.activation)
+        checks.at_least(self, 1, "vocab_size", "context_length", "width", "num_layers", "num_heads", "num_labels")
+        checks.above(self, 0, "norm_epsilon")
+        checks.choice(self, "activation", ACTIVATIONS)
 
     @abc.abstractmethod
     def backbone(self, execution: Execution) -> nn.Module:

@@ -12,6 +12,7 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
+from transformer import checks
 from transformer.layers.blocks import RESIDUAL, BlockSizes, PostNormBlock
 from transformer.layers.cache import KVCache
 from transformer.layers.dropout import Dropout
@@ -40,8 +41,8 @@ class GPT1Config(DecoderConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.require_divides("num_heads", "width")
-        self.require_rates("dropout")
+        checks.divides(self, "num_heads", "width")
+        checks.within(self, "[0, 1)", "dropout")
 
     @property
     def tied_norms(self) -> tuple[str, ...]:

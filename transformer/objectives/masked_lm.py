@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer import checks
 from transformer.data.records import Reading, Record
 from transformer.errors import UserError
 from transformer.objectives.masking import begins_word, budget, choose_tokens, choose_words, corrupt
@@ -63,9 +64,9 @@ class MaskedLM(TokenObjective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(0 < self.rate < 1, "rate", "it must lie between 0 and 1")
-        self.require(not self.boundary or self.choose == "spans", "boundary", "it needs --objective.choose spans")
-        self.require(self.static_copies is None or self.static_copies >= 1, "static_copies", "it must be at least 1")
+        checks.within(self, "(0, 1)", "rate")
+        checks.rule(self, "boundary", not self.boundary or self.choose == "spans", "it needs `choose` spans")
+        checks.at_least(self, 1, "static_copies")
 
     @property
     def head(self) -> str:
@@ -82,8 +83,8 @@ class MaskedLM(TokenObjective):
 
     def reading(self, seq_len: int) -> Reading:
         specials = 2 if self.sentence == "none" else SPECIALS
-        if seq_len < 8 + specials:
-            raise UserError(f"--train.seq-len {seq_len} is too short for masked_lm: give at least {8 + specials}")
+        told = f"`train.seq_len` {seq_len} is too short for masked_lm: give at least {8 + specials}"
+        checks.require(self, seq_len >= 8 + specials, told)
         if self.sentence == "none":
             return Reading("windows", seq_len - specials)
         return Reading("documents", seq_len - specials, others=self.sentence == "nsp")

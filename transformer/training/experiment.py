@@ -10,9 +10,11 @@ from cattrs.gen import make_dict_structure_fn
 from cattrs.v import format_exception
 from etils import epath
 
+from transformer import checks
 from transformer.checkpoint import CheckpointConfig
 from transformer.checkpoint.compare import differing_fields
 from transformer.checkpoint.migration import migrated
+from transformer.checks import FieldError
 from transformer.data.config import DataConfig
 from transformer.errors import UserError
 from transformer.layers.execution import Execution
@@ -53,20 +55,15 @@ class TrainConfig:
     including, s * batch_size. Padding that weighs nothing takes their place."""
 
     def __post_init__(self) -> None:
-        for field in ("steps", "batch_size", "seq_len", "accumulation", "eval_every", "log_every", "max_skipped"):
-            if getattr(self, field) < 1:
-                raise UserError(f"--train.{field.replace('_', '-')} is {getattr(self, field)}: it must be at least 1")
-        if self.eval_batches is not None and self.eval_batches < 1:
-            raise UserError(f"--train.eval-batches is {self.eval_batches}: it must be at least 1, or None for all")
-        if self.batch_size % self.accumulation:
-            raise UserError(
-                f"--train.batch-size {self.batch_size} is not divided by --train.accumulation {self.accumulation}"
-            )
+        checks.at_least(self, 1, "steps", "batch_size", "seq_len", "accumulation", "eval_every", "log_every")
+        checks.at_least(self, 1, "max_skipped", "eval_batches")
+        checks.divides(self, "accumulation", "batch_size")
         samples = self.steps * self.batch_size
         if outside := [place for place in self.skip_samples if not 0 <= place < samples]:
-            raise UserError(
-                f"--train.skip-samples {outside[0]}: the {self.steps} steps of {self.batch_size} read samples 0 to "
-                f"{samples - 1}"
+            raise FieldError(
+                TrainConfig,
+                f"`skip_samples` {outside[0]}: the {self.steps} steps of {self.batch_size} read samples 0 to "
+                f"{samples - 1}",
             )
 
 
@@ -98,37 +95,34 @@ class Experiment:
     """Which weights it starts from."""
 
     def __post_init__(self) -> None:
-        model, objective = self.model, self.objective
-        if objective.kind != model.kind:
-            raise UserError(
-                f"the objective {objective.name} trains {_A_KIND[objective.kind]}, and {model.family} is "
-                f"{_A_KIND[model.kind]}: choose a preset of that kind (python train.py --list)"
-            )
-        if model.head != objective.head:
-            raise UserError(
-                f"the objective {objective.name}, as it is set, needs --model.head {objective.head}, and this is "
-                f"{model.head}"
-            )
-        lacking = objective.tasks - model.tasks
-        if lacking:
-            raise UserError(
-                f"the objective {objective.name}, as it is set, needs {', '.join(sorted(lacking))} scores, which "
-                f"a {model.family} model does not give"
-            )
+        model, objective, seq_len = self.model, self.objective, self.train.seq_len
+        checks.require(
+            self,
+            objective.kind == model.kind,
+            f"the objective {objective.name} trains {_A_KIND[objective.kind]}, and {model.family} is "
+            f"{_A_KIND[model.kind]}: choose a preset of that kind (python train.py --list)",
+        )
+        needs = f"the objective {objective.name}, as it is set, needs"
+        fits = model.head == objective.head
+        checks.require(self, fits, f"{needs} `model.head` {objective.head}, and this is {model.head}")
+        lacking = ", ".join(sorted(objective.tasks - model.tasks))
+        checks.require(self, not lacking, f"{needs} {lacking} scores, which a {model.family} model does not give")
         context = getattr(model, "context_length", None)
-        if context is not None and self.train.seq_len > context:
-            raise UserError(
-                f"--train.seq-len {self.train.seq_len} is longer than the model's context of {context}: "
-                "raise --model.context-length or lower --train.seq-len"
-            )
+        checks.require(
+            self,
+            context is None or seq_len <= context,
+            f"`train.seq_len` {seq_len} is longer than the model's context of {context}: raise `model.context_length` "
+            "or lower `train.seq_len`",
+        )
         scaling(model, self.mup, self.optimizer)  # which refuses a base that there is not
-        objective.reading(self.train.seq_len)  # which refuses a length that is too short for it
-        target_length = objective.target_length(self.train.seq_len)
-        if context is not None and target_length > context:
-            raise UserError(
-                f"the objective's targets of {target_length} tokens are longer than the model's context of {context}: "
-                "raise --model.context-length or lower the targets' length"
-            )
+        objective.reading(seq_len)  # which refuses a length that is too short for it
+        targets = objective.target_length(seq_len)
+        checks.require(
+            self,
+            context is None or targets <= context,
+            f"the objective's targets of {targets} tokens are longer than the model's context of {context}: raise "
+            "`model.context_length` or lower the targets' length",
+        )
 
 
 _A_KIND = {"decoder": "a decoder", "encoder": "an encoder", "encoder_decoder": "an encoder-decoder"}

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from transformer.errors import UserError
+from transformer import checks
 from transformer.training.schedule import Rates, Schedule, ScheduleName, schedule
 
 
@@ -48,19 +48,11 @@ class OptimizerConfig:
     """Gradients of a larger global norm are scaled down to it; None: no clipping."""
 
     def __post_init__(self) -> None:
-        for field in ("learning_rate", "epsilon"):
-            if not getattr(self, field) > 0:
-                raise UserError(f"--optimizer.{field.replace('_', '-')} is {getattr(self, field)}: it must be above 0")
-        if self.warmup_steps < 0 or (self.schedule == "inverse_sqrt" and self.warmup_steps == 0):
-            raise UserError(
-                f"--optimizer.warmup-steps is {self.warmup_steps}: the {self.schedule} schedule needs "
-                f"{'at least 1' if self.schedule == 'inverse_sqrt' else 'at least 0'}"
-            )
-        for field in ("final_fraction", "cooldown_fraction", "b1", "b2", "momentum"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise UserError(
-                    f"--optimizer.{field.replace('_', '-')} is {getattr(self, field)}: it must lie in [0, 1]"
-                )
+        checks.above(self, 0, "learning_rate", "epsilon")
+        least = 1 if self.schedule == "inverse_sqrt" else 0
+        enough = self.warmup_steps >= least
+        checks.rule(self, "warmup_steps", enough, f"the {self.schedule} schedule needs at least {least}")
+        checks.within(self, "[0, 1]", "final_fraction", "cooldown_fraction", "b1", "b2", "momentum")
 
 
 class Factors(NamedTuple):

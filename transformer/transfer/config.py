@@ -3,7 +3,8 @@
 import dataclasses
 import re
 
-from transformer.errors import UserError
+from transformer import checks
+from transformer.checks import FieldError
 from transformer.transfer.extend import PositionRule, VocabularyRule
 
 
@@ -26,10 +27,9 @@ class InitConfig:
 
     def __post_init__(self) -> None:
         for field in ("leaves", "vocabulary", "positions"):
-            value = getattr(self, field)
-            if value is not None and self.path is None:
-                raise UserError(f"--init.{field} {value}: there is no --init.path to take weights from")
+            used = getattr(self, field) is None or self.path is not None
+            checks.rule(self, field, used, "there is no `path` to take weights from")
         try:
             re.compile(self.leaves or "")
         except re.error as error:
-            raise UserError(f"--init.leaves {self.leaves!r} is not a regular expression: {error}") from error
+            raise FieldError(InitConfig, f"`leaves` {self.leaves!r} is not a regular expression: {error}") from error
