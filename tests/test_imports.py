@@ -28,7 +28,7 @@ FLOORS = [
     {"transformer.training", "transformer.mup", "transformer.debugging"},
     {"transformer.inference"},
     {"transformer.scaling"},
-    {"transformer.command", "configs"},
+    {"transformer.command", "transformer.checkpoint_flags", "transformer.drawing", "configs"},
     {"train", "tools"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

@@ -1,14 +1,23 @@
 """Checkpoints looked at, checked and made into others: tools/checkpoint.py show | diff | verify | doctor | ..."""
 
-import dataclasses
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import tyro
+from typing import TYPE_CHECKING, Any
 
 from transformer import command
+from transformer.checkpoint_flags import (
+    Average,
+    Cast,
+    Chosen,
+    Command,
+    Diff,
+    DoctorOf,
+    Prune,
+    Reshard,
+    Show,
+    Verify,
+)
 from transformer.errors import UserError
 from transformer.models import Architecture
 from transformer.sharding import MeshConfig
@@ -24,134 +33,6 @@ SHOWN = 20
 """Lines of a list, at most."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Show:
-    """Say what a checkpoint is: architecture, step, parameters by module, size, experiment, what wrote it."""
-
-    checkpoint: tyro.conf.Positional[str]
-    """A run folder (its newest checkpoint), or one of its checkpoints (RUN/checkpoints/STEP); so below."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Diff:
-    """Compare two checkpoints: arrays, each one's largest difference, configs. Exit code 0: equal; 1: different."""
-
-    a: tyro.conf.Positional[str]
-    """A run or a checkpoint."""
-    b: tyro.conf.Positional[str]
-    """Another."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Verify:
-    """Read every file and every array and compare them with what was written. Exit code 1: damaged, a line each."""
-
-    checkpoint: tyro.conf.Positional[str]
-    """A run or a checkpoint."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Doctor:
-    """Say whether a checkpoint restores into an architecture on a mesh of any size, and what it takes there.
-
-    Reads no array and makes none. The checkpoint comes first. After it, `--model.FIELD VALUE` changes its architecture
-    (doctor RUN --help names the fields). Exit code 1: it does not restore, a line a problem.
-    """
-
-    checkpoint: tyro.conf.Positional[str]
-    """A run or a checkpoint."""
-    mesh: MeshConfig = MeshConfig()
-    """The mesh, as train.py takes it; --mesh.data is 1 where it is not given."""
-    devices_per_host: int | None = None
-    """Devices of each host, consecutive in the mesh; None: 8, or all where the mesh has fewer."""
-    preset: str | None = None
-    """Restore into the model and the optimizer of this preset; None: of the checkpoint itself."""
-    weights: bool = False
-    """Ask for the weights alone, as generating, evaluating and --init.path do, and not for all that a run goes on
-    from."""
-
-
-@dataclasses.dataclass(frozen=True)
-class DoctorOf(Doctor):
-    """Say whether a checkpoint restores into an architecture on a mesh of any size, and what it takes there."""
-
-    model: Architecture = dataclasses.field(kw_only=True)
-    """The architecture, by default the checkpoint's or the preset's."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Where:
-    """The one flag of doctor that is needed before all others: it says which fields the architecture has."""
-
-    preset: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Reshard:
-    """Write a checkpoint again, cut into other pieces on disk.
-
-    Any checkpoint restores onto any mesh without this. But an array is read in the pieces that it was written in, one
-    for each device that wrote a part of it: a host that needs a part of a piece reads all of it. In the result each
-    device of the mesh finds its parts in pieces of its own, so that hosts read only their own bytes (doctor tells how
-    much a host reads). It takes memory for all arrays once. A run that could go on can go on from the result.
-    """
-
-    checkpoint: tyro.conf.Positional[str]
-    """A run or a checkpoint."""
-    out: str
-    """A new run folder."""
-    mesh: MeshConfig
-    """The mesh to cut for; --mesh.fsdp and --mesh.tensor are those that split arrays."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Cast:
-    """Write the weights alone in fewer bits, for serving."""
-
-    checkpoint: tyro.conf.Positional[str]
-    """A run or a checkpoint."""
-    out: str
-    """A new run folder."""
-    dtype: Literal["bfloat16", "float16"] = "bfloat16"
-    """Of the weights on disk, rounded to the nearest."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Average:
-    """Write the mean of the weights of several checkpoints (Vaswani et al. 2017, section 6.1); sums are float32."""
-
-    checkpoints: tyro.conf.Positional[tuple[str, ...]]
-    """One run, of which the last checkpoints are taken; or two checkpoints and more, of one architecture."""
-    out: str
-    """A new run folder. Its record (experiment, tokenizer) and its step are those of the last checkpoint."""
-    last: int = 5
-    """Checkpoints of the one run (--checkpoint.keep, in training, has them kept)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Prune:
-    """Remove checkpoints of a run. The newest goes only if --drop names it."""
-
-    run: tyro.conf.Positional[str]
-    """A run folder."""
-    keep: tuple[int, ...] = ()
-    """Remove all but these steps and the newest."""
-    drop: tuple[int, ...] = ()
-    """Remove these steps."""
-    dry_run: bool = False
-    """Only say what would be removed."""
-
-
-Command = (
-    Annotated[Show, tyro.conf.subcommand("show")]
-    | Annotated[Diff, tyro.conf.subcommand("diff")]
-    | Annotated[Verify, tyro.conf.subcommand("verify")]
-    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
-    | Annotated[Reshard, tyro.conf.subcommand("reshard")]
-    | Annotated[Cast, tyro.conf.subcommand("cast")]
-    | Annotated[Average, tyro.conf.subcommand("average")]
-    | Annotated[Prune, tyro.conf.subcommand("prune")]
-)
 PROG = "tools/checkpoint.py"
 
 
@@ -207,17 +88,17 @@ def diff(asked: Diff) -> None:
 
     a, b = (checkpoint.find(path) for path in (asked.a, asked.b))
     with _bar("diff", sum(total_bytes(stored(a, tree)) for tree in trees(a))) as read:
-        found = compare(a, b, read)
+        comparison = compare(a, b, read)
     print(f"A  {a}\nB  {b}")
-    _list(f"only in A   {path}: {leaf}" for path, leaf in found.only_a.items())
-    _list(f"only in B   {path}: {leaf}" for path, leaf in found.only_b.items())
-    _list(f"not alike   {path}: {ours} in A, {theirs} in B" for path, (ours, theirs) in found.mismatched.items())
-    _list(f"{value:<11.3g} {path}" for path, value in found.differing.items())
-    _list(f"field       {name}: {ours!r} in A, {theirs!r} in B" for name, (ours, theirs) in found.fields.items())
-    _list(f"file        record/{name}" for name in found.files)
-    same = len(found.largest) - len(found.differing)
-    print(f"{same} of {len(found.largest)} arrays that both have are the same, bit for bit or NaN for NaN")
-    if not found.equal:
+    _list(f"only in A   {path}: {leaf}" for path, leaf in comparison.only_a.items())
+    _list(f"only in B   {path}: {leaf}" for path, leaf in comparison.only_b.items())
+    _list(f"not alike   {path}: {ours} in A, {theirs} in B" for path, (ours, theirs) in comparison.mismatched.items())
+    _list(f"{value:<11.3g} {path}" for path, value in comparison.differing.items())
+    _list(f"field       {name}: {ours!r} in A, {theirs!r} in B" for name, (ours, theirs) in comparison.fields.items())
+    _list(f"file        record/{name}" for name in comparison.files)
+    same = len(comparison.largest) - len(comparison.differing)
+    print(f"{same} of {len(comparison.largest)} arrays that both have are the same, bit for bit or NaN for NaN")
+    if not comparison.equal:
         sys.exit(DIFFERENT)
 
 
@@ -226,14 +107,14 @@ def verify(asked: Verify) -> None:
     start()
     from transformer import checkpoint
 
-    found = checkpoint.find(asked.checkpoint)
+    source = checkpoint.find(asked.checkpoint)
     with _bar("verify", None) as read:  # what is there to read may be damaged too
-        problems = checkpoint.verify(found, read)
+        problems = checkpoint.verify(source, read)
     if problems:
         for line in problems:
             print(line)
         sys.exit(DIFFERENT)
-    print(f"{found}: whole")
+    print(f"{source}: whole")
 
 
 def examine(args: list[str]) -> None:
@@ -244,47 +125,50 @@ def examine(args: list[str]) -> None:
     from transformer.checkpoint import doctor
     from transformer.training import experiment as experiments
 
-    found = checkpoint.find(args[0])
-    named, _ = tyro.cli(Where, args=[arg for arg in args if arg not in ("-h", "--help")], return_unknown_args=True)
-    recorded = found / "record" / "experiment.json"
-    experiment = experiments.read(recorded) if recorded.exists() else None
-    model = checkpoint.read_architecture(found)
-    if named.preset is not None:
-        experiment = configs.get(named.preset)
-        model = experiment.model
-    asked = command.parse(DoctorOf, args, prog=f"{PROG} doctor", default=DoctorOf(args[0], model=model))
-    model = asked.model
+    source = checkpoint.find(args[0])
+
+    def default(chosen: Chosen) -> DoctorOf:
+        preset = chosen.preset
+        model = checkpoint.read_architecture(source) if preset is None else configs.get(preset).model
+        return DoctorOf(args[0], model=model)
+
+    asked = command.parse_over(DoctorOf, args, first=Chosen, default=default, prog=f"{PROG} doctor")
+    recorded, model = source / "record" / "experiment.json", asked.model
+    if asked.preset is not None:
+        experiment = configs.get(asked.preset)
+    else:
+        experiment = experiments.read(recorded) if recorded.exists() else None
     if not asked.weights:
-        needs_all(found, experiment)
+        needs_all(source, experiment)
     mesh = doctor.abstract_mesh(asked.mesh)
 
     def aim(on: Any) -> dict[str, Any]:
         return abstract_weights(model, on) if experiment is None else abstract_state(experiment, model, on)
 
-    found_out = doctor.diagnose(
-        found,
+    diagnosis = doctor.diagnose(
+        source,
         model,
         mesh,
         aim,
         needed=["params"] if asked.weights else ["params", "opt_state"],
         devices_per_host=min(8, mesh.size) if asked.devices_per_host is None else asked.devices_per_host,
     )
-    print("\n".join(found_out.lines))
-    if found_out.problems:
+    print("\n".join(diagnosis.lines))
+    if diagnosis.problems:
         sys.exit(DIFFERENT)
 
 
-def needs_all(found: "epath.Path", experiment: "Experiment | None") -> None:
+def needs_all(source: "epath.Path", experiment: "Experiment | None") -> None:
     """Raises UserError where a checkpoint cannot be asked for all that a run goes on from."""
     from transformer.checkpoint.leaves import trees
 
-    if "opt_state" not in trees(found):
+    if "opt_state" not in trees(source):
         raise UserError(
-            f"{found} holds weights alone, no optimizer state: a run can start from it (--init.path), not go on; "
+            f"{source} holds weights alone, no optimizer state: a run can start from it (--init.path), not go on; "
             "--weights asks whether the weights restore"
         )
     if experiment is None:
-        raise UserError(f"{found} has no experiment.json, which names the optimizer: give --preset NAME or --weights")
+        raise UserError(f"{source} has no experiment.json, which names the optimizer: give --preset NAME or --weights")
 
 
 def reshard(asked: Reshard) -> None:
@@ -297,15 +181,15 @@ def reshard(asked: Reshard) -> None:
     from transformer.sharding import make_mesh
     from transformer.training import experiment as experiments
 
-    found = checkpoint.find(asked.checkpoint)
+    source = checkpoint.find(asked.checkpoint)
     mesh = make_mesh(MeshConfig(data=1, fsdp=asked.mesh.fsdp, tensor=asked.mesh.tensor))
-    architecture = checkpoint.read_architecture(found)
-    if "opt_state" in leaves.trees(found):
-        abstract = abstract_state(experiments.read(found / "record" / "experiment.json"), architecture, mesh)
+    architecture = checkpoint.read_architecture(source)
+    if "opt_state" in leaves.trees(source):
+        abstract = abstract_state(experiments.read(source / "record" / "experiment.json"), architecture, mesh)
     else:
         abstract = abstract_weights(architecture, mesh)
-    with _bar("reshard", sum(leaves.total_bytes(leaves.stored(found, tree)) for tree in leaves.trees(found))) as read:
-        place = rewrite.reshard(found, asked.out, abstract, read)
+    with _bar("reshard", sum(leaves.total_bytes(leaves.stored(source, tree)) for tree in leaves.trees(source))) as read:
+        place = rewrite.reshard(source, asked.out, abstract, read)
     print(f"checkpoint  {place}")
 
 
@@ -316,9 +200,9 @@ def cast(asked: Cast) -> None:
     from transformer.checkpoint import rewrite
     from transformer.checkpoint.leaves import stored, total_bytes
 
-    found = checkpoint.find(asked.checkpoint)
-    with _bar("cast", total_bytes(stored(found, "params"))) as read:
-        place = rewrite.cast(found, asked.out, asked.dtype, read)
+    source = checkpoint.find(asked.checkpoint)
+    with _bar("cast", total_bytes(stored(source, "params"))) as read:
+        place = rewrite.cast(source, asked.out, asked.dtype, read)
     print(f"checkpoint  {place}")
 
 

@@ -6,7 +6,7 @@ import sys
 import tyro
 from etils import epath
 
-from transformer import command
+from transformer import command, drawing
 from transformer.errors import UserError
 from transformer.training.metrics import read_rows
 
@@ -29,7 +29,7 @@ def main(args: list[str]) -> None:
     if not asked.runs:
         raise UserError("no run is named: python tools/plot.py RUN [RUN ...]")
     curves = {run: read(epath.Path(run)) for run in asked.runs}
-    figure = command.new_figure(7, 4, asked.out)
+    figure = drawing.new_figure(7, 4, asked.out)
     axes = figure.add_subplot()
     for number, (run, (trained, evaluated)) in enumerate(curves.items()):
         colour, name = COLOURS[number % len(COLOURS)], epath.Path(run).name
@@ -40,7 +40,7 @@ def main(args: list[str]) -> None:
     axes.set_ylabel("loss, nats a target")
     axes.grid(alpha=0.3)
     axes.legend()
-    command.save_figure(figure, asked.out)
+    drawing.save_figure(figure, asked.out)
     print(asked.out)
 
 

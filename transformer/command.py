@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 from transformer.checks import FieldError
 from transformer.errors import Interrupted, UserError
-from transformer.paths import check_file, explain, write_file
+from transformer.paths import explain
 
 
 def run(main: Callable[[], None]) -> int:
@@ -158,30 +158,6 @@ def start_jax(*, distributed: bool = False) -> None:
         from transformer.cluster.leaving import follow
 
         follow()
-
-
-def new_figure(width: float, height: float, path: str) -> Any:
-    """Returns an empty matplotlib Figure, in inches; raises UserError where it could not be saved as `path`.
-
-    Called before anything is computed that would be lost without it.
-    """
-    check_file(path, "--out")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError("drawing needs matplotlib: pip install -e '.[plot]'") from error
-    figure = Figure(figsize=(width, height), layout="constrained")
-    ending, known = Path(path).suffix[1:].lower(), figure.canvas.get_supported_filetypes()
-    if ending and ending not in known:
-        raise UserError(f"--out {path}: .{ending} is not supported: give {', '.join(f'.{name}' for name in known)}")
-    return figure
-
-
-def save_figure(figure: Any, path: str) -> None:
-    """Writes a picture, whole or not at all."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format=Path(path).suffix[1:].lower() or None, dpi=120)
-    write_file(path, picture.getvalue())
 
 
 def _output_closed() -> bool:

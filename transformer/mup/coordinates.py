@@ -6,7 +6,6 @@ activations of wide models further, and the learning rate that a narrow one bear
 Shape letters: L layers, B batch, T length, H heads, G key-value heads, K head width.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,8 +16,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from transformer.layers.attention import Attention
-from transformer.models.resizing import scaled
-from transformer.mup.parametrization import MupConfig, scaling
+from transformer.mup.parametrization import scaling
 from transformer.training.experiment import Experiment
 from transformer.training.session import Session
 from transformer.training.state import Batch
@@ -29,20 +27,6 @@ absolute change since before the first update. The quantities are each block's o
 block's attentions (`SCORES`) and of words (`LOGITS`)."""
 
 STREAM, SCORES, LOGITS = "stream", "scores", "logits"
-
-
-def at_width(experiment: Experiment, width: int, base: MupConfig, *, head_width: int | None = None) -> Experiment:
-    """Returns the experiment with a model of this width, all of whose updates have the learning rate's peak.
-
-    Args:
-      experiment: whose model is made wider or narrower.
-      width: of the model.
-      base: muP's, or none.
-      head_width: of its heads; None: as it is, so that their number grows.
-    """
-    model = scaled(experiment.model, width, head_width=head_width)
-    optimizer = dataclasses.replace(experiment.optimizer, schedule="constant", warmup_steps=0)
-    return dataclasses.replace(experiment, model=model, optimizer=optimizer, mup=base)
 
 
 def coordinates(session: Session, batches: Sequence[Batch]) -> Coordinates:

@@ -56,7 +56,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         checks.at_least(self, 1, "steps", "batch_size", "seq_len", "accumulation", "eval_every", "log_every")
-        checks.at_least(self, 1, "max_skipped", "eval_batches")
+        checks.at_least(self, 1, "max_skipped")
+        some = self.eval_batches is None or self.eval_batches >= 1
+        checks.rule(self, "eval_batches", some, "it must be at least 1, or None for all")
         checks.divides(self, "accumulation", "batch_size")
         samples = self.steps * self.batch_size
         if outside := [place for place in self.skip_samples if not 0 <= place < samples]:
