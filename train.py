@@ -120,8 +120,8 @@ def sampled_continuation(result: "Result") -> tuple[str, str]:
     from transformer.inference.sampling import Sampling
 
     experiment, dataset = result.session.experiment, result.session.dataset
-    length = max(min(PROMPT_TOKENS, experiment.train.seq_len // 2), 1)
-    prompt = dataset.validation[0]["tokens"][:length].tolist()
+    prompt_tokens = max(min(PROMPT_TOKENS, experiment.train.seq_len // 2), 1)
+    prompt = dataset.validation[0]["tokens"][:prompt_tokens].tolist()
     with jax.set_mesh(result.session.mesh):
         [[generated]] = generate(
             experiment.model.build(experiment.execution),

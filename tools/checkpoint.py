@@ -41,22 +41,22 @@ def main(args: list[str]) -> None:
     if args[:1] == ["doctor"] and args[1:] and not args[1].startswith("-"):
         examine(args[1:])
         return
-    asked = command.parse(Command, args, prog=PROG)  # type: ignore[arg-type]
-    match asked:
+    flags = command.parse(Command, args, prog=PROG)  # type: ignore[arg-type]
+    match flags:
         case Show():
-            show(asked)
+            show(flags)
         case Diff():
-            diff(asked)
+            diff(flags)
         case Verify():
-            verify(asked)
+            verify(flags)
         case Reshard():
-            reshard(asked)
+            reshard(flags)
         case Cast():
-            cast(asked)
+            cast(flags)
         case Average():
-            average(asked)
+            average(flags)
         case Prune():
-            prune(asked)
+            prune(flags)
         case _:
             raise UserError("doctor: name the run or the checkpoint before the flags")
 
@@ -70,23 +70,23 @@ def start(devices: int = 1) -> None:
     command.start_jax()
 
 
-def show(asked: Show) -> None:
+def show(flags: Show) -> None:
     """Prints what a checkpoint is."""
     start()
     from transformer import checkpoint
     from transformer.checkpoint.describe import describe
 
-    print("\n".join(describe(checkpoint.find(asked.checkpoint))))
+    print("\n".join(describe(checkpoint.find(flags.checkpoint))))
 
 
-def diff(asked: Diff) -> None:
+def diff(flags: Diff) -> None:
     """Prints how two checkpoints differ."""
     start()
     from transformer import checkpoint
     from transformer.checkpoint.compare import compare
     from transformer.checkpoint.leaves import stored, total_bytes, trees
 
-    a, b = (checkpoint.find(path) for path in (asked.a, asked.b))
+    a, b = (checkpoint.find(path) for path in (flags.a, flags.b))
     with _bar("diff", sum(total_bytes(stored(a, tree)) for tree in trees(a))) as read:
         comparison = compare(a, b, read)
     print(f"A  {a}\nB  {b}")
@@ -102,12 +102,12 @@ def diff(asked: Diff) -> None:
         sys.exit(DIFFERENT)
 
 
-def verify(asked: Verify) -> None:
+def verify(flags: Verify) -> None:
     """Prints what is wrong with a checkpoint."""
     start()
     from transformer import checkpoint
 
-    source = checkpoint.find(asked.checkpoint)
+    source = checkpoint.find(flags.checkpoint)
     with _bar("verify", None) as read:  # what is there to read may be damaged too
         problems = checkpoint.verify(source, read)
     if problems:
@@ -132,15 +132,15 @@ def examine(args: list[str]) -> None:
         model = checkpoint.read_architecture(source) if preset is None else configs.get(preset).model
         return DoctorOf(args[0], model=model)
 
-    asked = command.parse_over(DoctorOf, args, first=Chosen, default=default, prog=f"{PROG} doctor")
-    recorded, model = source / "record" / "experiment.json", asked.model
-    if asked.preset is not None:
-        experiment = configs.get(asked.preset)
+    flags = command.parse_over(DoctorOf, args, first=Chosen, default=default, prog=f"{PROG} doctor")
+    recorded, model = source / "record" / "experiment.json", flags.model
+    if flags.preset is not None:
+        experiment = configs.get(flags.preset)
     else:
         experiment = experiments.read(recorded) if recorded.exists() else None
-    if not asked.weights:
+    if not flags.weights:
         needs_all(source, experiment)
-    mesh = doctor.abstract_mesh(asked.mesh)
+    mesh = doctor.abstract_mesh(flags.mesh)
 
     def aim(on: Any) -> dict[str, Any]:
         return abstract_weights(model, on) if experiment is None else abstract_state(experiment, model, on)
@@ -150,8 +150,8 @@ def examine(args: list[str]) -> None:
         model,
         mesh,
         aim,
-        needed=["params"] if asked.weights else ["params", "opt_state"],
-        devices_per_host=min(8, mesh.size) if asked.devices_per_host is None else asked.devices_per_host,
+        needed=["params"] if flags.weights else ["params", "opt_state"],
+        devices_per_host=min(8, mesh.size) if flags.devices_per_host is None else flags.devices_per_host,
     )
     print("\n".join(diagnosis.lines))
     if diagnosis.problems:
@@ -171,42 +171,42 @@ def needs_all(source: "epath.Path", experiment: "Experiment | None") -> None:
         raise UserError(f"{source} has no experiment.json, which names the optimizer: give --preset NAME or --weights")
 
 
-def reshard(asked: Reshard) -> None:
+def reshard(flags: Reshard) -> None:
     """Writes a checkpoint for another layout."""
     start(
-        asked.mesh.fsdp * asked.mesh.tensor
+        flags.mesh.fsdp * flags.mesh.tensor
     )  # only names for parts of this machine's memory: nothing is computed on them
     from transformer import checkpoint
     from transformer.checkpoint import leaves, rewrite
     from transformer.sharding import make_mesh
     from transformer.training import experiment as experiments
 
-    source = checkpoint.find(asked.checkpoint)
-    mesh = make_mesh(MeshConfig(data=1, fsdp=asked.mesh.fsdp, tensor=asked.mesh.tensor))
+    source = checkpoint.find(flags.checkpoint)
+    mesh = make_mesh(MeshConfig(data=1, fsdp=flags.mesh.fsdp, tensor=flags.mesh.tensor))
     architecture = checkpoint.read_architecture(source)
     if "opt_state" in leaves.trees(source):
         abstract = abstract_state(experiments.read(source / "record" / "experiment.json"), architecture, mesh)
     else:
         abstract = abstract_weights(architecture, mesh)
     with _bar("reshard", sum(leaves.total_bytes(leaves.stored(source, tree)) for tree in leaves.trees(source))) as read:
-        place = rewrite.reshard(source, asked.out, abstract, read)
+        place = rewrite.reshard(source, flags.out, abstract, read)
     print(f"checkpoint  {place}")
 
 
-def cast(asked: Cast) -> None:
+def cast(flags: Cast) -> None:
     """Writes weights in another dtype."""
     start()
     from transformer import checkpoint
     from transformer.checkpoint import rewrite
     from transformer.checkpoint.leaves import stored, total_bytes
 
-    source = checkpoint.find(asked.checkpoint)
+    source = checkpoint.find(flags.checkpoint)
     with _bar("cast", total_bytes(stored(source, "params"))) as read:
-        place = rewrite.cast(source, asked.out, asked.dtype, read)
+        place = rewrite.cast(source, flags.out, flags.dtype, read)
     print(f"checkpoint  {place}")
 
 
-def average(asked: Average) -> None:
+def average(flags: Average) -> None:
     """Writes the mean of checkpoints."""
     start()
     from transformer import checkpoint
@@ -214,40 +214,40 @@ def average(asked: Average) -> None:
     from transformer.checkpoint.leaves import stored, total_bytes
     from transformer.checkpoint.reading import absolute, steps
 
-    if not asked.checkpoints:
+    if not flags.checkpoints:
         raise UserError("average: name a run, or two checkpoints and more")
-    sources = [checkpoint.find(path) for path in asked.checkpoints]
+    sources = [checkpoint.find(path) for path in flags.checkpoints]
     if len(sources) == 1:
-        folder = absolute(asked.checkpoints[0]) / "checkpoints"
+        folder = absolute(flags.checkpoints[0]) / "checkpoints"
         there = steps(folder)
-        if asked.last < 2 or len(there) < asked.last:
+        if flags.last < 2 or len(there) < flags.last:
             raise UserError(
-                f"--last {asked.last}: {folder} has {len(there)} checkpoints ({', '.join(map(str, there))}): give "
+                f"--last {flags.last}: {folder} has {len(there)} checkpoints ({', '.join(map(str, there))}): give "
                 "--last from 2 to their number; training with --checkpoint.keep has more of them kept"
             )
-        sources = [folder / str(step) for step in there[-asked.last :]]
+        sources = [folder / str(step) for step in there[-flags.last :]]
     with _bar("average", sum(total_bytes(stored(source, "params")) for source in sources)) as read:
-        place = rewrite.average(sources, asked.out, read)
+        place = rewrite.average(sources, flags.out, read)
     print(f"checkpoint  {place}")
     for source in sources:
         print(f"  of        {source}")
 
 
-def prune(asked: Prune) -> None:
+def prune(flags: Prune) -> None:
     """Removes checkpoints."""
     start()
     from transformer.checkpoint import prune
     from transformer.checkpoint.reading import absolute
     from transformer.training.lock import RunLock
 
-    with RunLock(absolute(asked.run)) as lock:  # a run that goes on keeps and removes its own
-        chosen = prune.choose(asked.run, keep=asked.keep, drop=asked.drop)
-        if not asked.dry_run:
+    with RunLock(absolute(flags.run)) as lock:  # a run that goes on keeps and removes its own
+        chosen = prune.choose(flags.run, keep=flags.keep, drop=flags.drop)
+        if not flags.dry_run:
             lock.take()
         for path in chosen:
-            if not asked.dry_run:
+            if not flags.dry_run:
                 prune.remove(path)
-            print(f"{'would remove' if asked.dry_run else 'removed'}  {path}")
+            print(f"{'would remove' if flags.dry_run else 'removed'}  {path}")
 
 
 def abstract_weights(architecture: Architecture, mesh: Any) -> dict[str, Any]:

@@ -53,16 +53,16 @@ class Command:
 
 def main(args: list[str]) -> None:
     """Runs the command line."""
-    asked = command.parse(Command, args, prog="tools/coordinate_check.py")
-    if len(asked.widths) < 2 or min(asked.steps, asked.seeds, asked.layers) < 1:
+    flags = command.parse(Command, args, prog="tools/coordinate_check.py")
+    if len(flags.widths) < 2 or min(flags.steps, flags.seeds, flags.layers) < 1:
         raise UserError("give two --widths or more, and --steps, --seeds and --layers of at least 1")
-    figure = drawing.new_figure(10, 6, asked.out)
+    figure = drawing.new_figure(10, 6, flags.out)
     command.start_jax()
     from transformer.mup.parametrization import MupConfig
 
-    first, *others = asked.widths
-    standard = measure(asked, asked.widths, MupConfig())
-    with_mup = {first: standard[first]} | measure(asked, others, MupConfig(first))  # which changes nothing at its base
+    first, *others = flags.widths
+    standard = measure(flags, flags.widths, MupConfig())
+    with_mup = {first: standard[first]} | measure(flags, others, MupConfig(first))  # which changes nothing at its base
     rows = figure.subplots(2, 3, sharex=True, sharey="col")
     for row, title, measured in zip(rows, ("muP", "standard"), (with_mup, standard), strict=True):
         print_table(title, measured)
@@ -70,12 +70,12 @@ def main(args: list[str]) -> None:
     rows[0, 0].legend(fontsize="small")
     for axes in rows[1]:
         axes.set_xlabel("model width")
-    drawing.save_figure(figure, asked.out)
-    print(asked.out)
+    drawing.save_figure(figure, flags.out)
+    print(flags.out)
 
 
 @command.flags_named(Command)
-def measure(asked: Command, widths: Sequence[int], base: "MupConfig") -> Measured:
+def measure(flags: Command, widths: Sequence[int], base: "MupConfig") -> Measured:
     """Returns the coordinates at each width, averaged over the seeds."""
     import configs
     from transformer.layers.execution import Execution
@@ -83,22 +83,22 @@ def measure(asked: Command, widths: Sequence[int], base: "MupConfig") -> Measure
     from transformer.mup.widths import at_width, shrunk
     from transformer.training.session import Session
 
-    preset = dataclasses.replace(configs.get(asked.preset), execution=Execution())
+    preset = dataclasses.replace(configs.get(flags.preset), execution=Execution())
     experiment = shrunk(
         preset,
-        asked.widths[0],
-        head_width=asked.head_width,
-        layers=asked.layers,
-        optimizer={"name": asked.optimizer, "learning_rate": asked.learning_rate},
-        train={field: getattr(asked, field) for field in ("steps", "batch_size", "seq_len")},
+        flags.widths[0],
+        head_width=flags.head_width,
+        layers=flags.layers,
+        optimizer={"name": flags.optimizer, "learning_rate": flags.learning_rate},
+        train={field: getattr(flags, field) for field in ("steps", "batch_size", "seq_len")},
     )
     with Session(experiment).batches() as batches:
-        read = list(itertools.islice(batches, asked.steps))
+        read = list(itertools.islice(batches, flags.steps))
     measured = {}
     for width in widths:
         wide = at_width(experiment, width, base)
         by_seed = []
-        for seed in range(asked.seeds):
+        for seed in range(flags.seeds):
             seeded = dataclasses.replace(wide, train=dataclasses.replace(wide.train, seed=seed))
             by_seed.append(coordinates(Session(seeded), read))
         measured[width] = {name: np.mean([sizes[name] for sizes in by_seed], axis=0) for name in by_seed[0]}

@@ -59,33 +59,33 @@ class Command:
 
 def main(args: list[str]) -> None:
     """Runs the command line."""
-    asked = command.parse(Command, args, prog="tools/learning_rates.py")
-    low, high = asked.exponents
-    if len(asked.widths) < 2 or high - low < 2:
+    flags = command.parse(Command, args, prog="tools/learning_rates.py")
+    low, high = flags.exponents
+    if len(flags.widths) < 2 or high - low < 2:
         raise UserError("give two --widths or more, and --exponents at least two apart")
-    figure = drawing.new_figure(10, 4.2, asked.out)
+    figure = drawing.new_figure(10, 4.2, flags.out)
     command.start_jax()
     from transformer.mup.parametrization import MupConfig
 
-    base = max(asked.widths) if asked.base_width is None else asked.base_width
-    standard = sweep(asked, asked.widths, MupConfig())
-    others = [width for width in asked.widths if width != base]  # muP changes nothing at its base
-    scaled = sweep(asked, others, MupConfig(base))
-    with_mup = {width: (standard if width == base else scaled)[width] for width in asked.widths}
+    base = max(flags.widths) if flags.base_width is None else flags.base_width
+    standard = sweep(flags, flags.widths, MupConfig())
+    others = [width for width in flags.widths if width != base]  # muP changes nothing at its base
+    scaled = sweep(flags, others, MupConfig(base))
+    with_mup = {width: (standard if width == base else scaled)[width] for width in flags.widths}
     every = {"muP": with_mup, "standard": standard}
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for axes, (title, losses) in zip(panels, every.items(), strict=True):
         draw(axes, f"{title}: {tell(title, losses)}", losses)
     panels[0].set_ylabel("validation loss, nats a target")
     panels[0].legend(title="width")
-    drawing.save_figure(figure, asked.out)
-    record = Path(asked.out).with_suffix(".json")
-    write_file(record, json.dumps({"command": dataclasses.asdict(asked), "losses": every}, indent=1) + "\n")
-    print(f"{asked.out}, {record}")
+    drawing.save_figure(figure, flags.out)
+    record = Path(flags.out).with_suffix(".json")
+    write_file(record, json.dumps({"command": dataclasses.asdict(flags), "losses": every}, indent=1) + "\n")
+    print(f"{flags.out}, {record}")
 
 
 @command.flags_named(Command)
-def sweep(asked: Command, widths: Sequence[int], base: "MupConfig") -> Losses:
+def sweep(flags: Command, widths: Sequence[int], base: "MupConfig") -> Losses:
     """Returns the losses at each width and rate; says each as it comes."""
     import configs
     from transformer.models.resizing import scaled
@@ -94,23 +94,23 @@ def sweep(asked: Command, widths: Sequence[int], base: "MupConfig") -> Losses:
     from transformer.training.session import Session
 
     experiment = shrunk(
-        configs.get(asked.preset),
-        asked.widths[0],
-        head_width=asked.head_width,
-        layers=asked.layers,
-        optimizer={"name": asked.optimizer, "warmup_steps": asked.steps // 10},
-        train={field: getattr(asked, field) for field in ("steps", "batch_size", "seq_len", "eval_batches")},
+        configs.get(flags.preset),
+        flags.widths[0],
+        head_width=flags.head_width,
+        layers=flags.layers,
+        optimizer={"name": flags.optimizer, "warmup_steps": flags.steps // 10},
+        train={field: getattr(flags, field) for field in ("steps", "batch_size", "seq_len", "eval_batches")},
     )
-    if asked.byte_tokens:
+    if flags.byte_tokens:
         words = dataclasses.replace(experiment.model, vocab_size=384)
         data = dataclasses.replace(experiment.data, tokenizer="bytes")
         experiment = dataclasses.replace(experiment, model=words, data=data)
     session = Session(experiment)
     with session.batches() as batches:
-        training = list(itertools.islice(batches, asked.steps))
+        training = list(itertools.islice(batches, flags.steps))
     with session.validation() as batches:
         validation = list(batches)
-    tried = [2.0**exponent for exponent in range(asked.exponents[0], asked.exponents[1] + 1)]
+    tried = [2.0**exponent for exponent in range(flags.exponents[0], flags.exponents[1] + 1)]
     losses: Losses = {}
     for width in widths:
         wide = dataclasses.replace(experiment, model=scaled(experiment.model, width), mup=base)

@@ -98,7 +98,7 @@ class Cast:
     out: str
     """A new run folder."""
     dtype: Literal["bfloat16", "float16"] = "bfloat16"
-    """Of the weights on disk, rounded to the nearest."""
+    """Dtype of the weights on disk, rounded to the nearest."""
 
 
 @dataclasses.dataclass(frozen=True)

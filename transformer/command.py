@@ -202,8 +202,8 @@ def _number(variable: str) -> int | None:
 
 
 def _refuse(message: str, error: BaseException, exit_code: int = UserError.exit_code) -> int:
-    # Of names: it stays one line, which any terminal shows.
-    message = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", lambda found: repr(found[0])[1:-1], message)
+    # Names may hold anything: it stays one line, which any terminal shows.
+    message = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", lambda match: repr(match[0])[1:-1], message)
     if exit_code != Interrupted.exit_code:  # on which all processes agreed
         _leave(error, f"error: {message}", exit_code)
     print(f"error: {message}", file=sys.stderr)

@@ -31,24 +31,24 @@ STREAM, SCORES, LOGITS = "stream", "scores", "logits"
 
 def coordinates(session: Session, batches: Sequence[Batch]) -> Coordinates:
     """Returns the sizes of activations on the first batch, in the course of one update a batch."""
-    program, look = session.program, jax.jit(_activations(session.experiment))
+    program, activations_of = session.program, jax.jit(_activations(session.experiment))
 
     def seen(params: Any) -> dict[str, np.ndarray]:
-        found = {name: np.asarray(x, np.float32) for name, x in look(params, batches[0]).items()}
-        logits = {LOGITS: found.pop(LOGITS)}
-        return {f"{name} {n}": x for name, blocks in found.items() for n, x in enumerate(blocks, 1)} | logits
+        stacked = {name: np.asarray(x, np.float32) for name, x in activations_of(params, batches[0]).items()}
+        logits = {LOGITS: stacked.pop(LOGITS)}
+        return {f"{name} {n}": x for name, blocks in stacked.items() for n, x in enumerate(blocks, 1)} | logits
 
     with jax.set_mesh(session.mesh):
         state = program.init()
-        found = [seen(state.params)]
+        after = [seen(state.params)]
         for batch in batches:
             state, _ = program.step(state, batch)
-            found.append(seen(state.params))
+            after.append(seen(state.params))
     scale = _multipliers(session.experiment)
     return {
-        name: np.array([[np.abs(now[name]).mean(), np.abs(now[name] - first).mean()] for now in found])
+        name: np.array([[np.abs(now[name]).mean(), np.abs(now[name] - first).mean()] for now in after])
         / scale.get(name, 1.0)
-        for name, first in found[0].items()
+        for name, first in after[0].items()
     }
 
 
@@ -70,25 +70,25 @@ def _activations(experiment: Experiment) -> Callable[[Any, Batch], dict[str, jax
             capture_intermediates=_is_projection,
         )
         flat: dict[str, Any] = flatten_dict(seen["intermediates"], sep="/")
-        found = {}
+        by_quantity = {}
         for path, value in flat.items():
             *where, what, call = path.split("/")
             if call == "hidden":
-                found[_quantity(STREAM, [*where, what])] = value
+                by_quantity[_quantity(STREAM, [*where, what])] = value
             elif what == "query":
                 [query], [key] = value, flat["/".join([*where, "key", call])]
-                found[_quantity(SCORES, where)] = _scores(query, key, scaled=experiment.model.scales_scores)
-        return found | {LOGITS: outputs.logits}
+                by_quantity[_quantity(SCORES, where)] = _scores(query, key, scaled=experiment.model.scales_scores)
+        return by_quantity | {LOGITS: outputs.logits}
 
     return activations
 
 
 def _multipliers(experiment: Experiment) -> dict[str, float]:
     """Returns the multipliers of readouts that blocks' last norms hold, so that they are no part of a stream."""
-    found = scaling(experiment.model, experiment.mup, experiment.optimizer)
-    if found is None:
+    changes = scaling(experiment.model, experiment.mup, experiment.optimizer)
+    if changes is None:
         return {}
-    multiplier: dict[str, Any] = flatten_dict(found.factors.multiplier, sep="/")
+    multiplier: dict[str, Any] = flatten_dict(changes.factors.multiplier, sep="/")
     stacked = {
         norm: np.ravel(multiplier[f"{norm}/scale"]) for norm in experiment.model.tied_norms if "/layers/" in norm
     }

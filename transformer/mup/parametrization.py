@@ -93,7 +93,7 @@ class Scaling(NamedTuple):
 
     base: Architecture
     factors: Factors
-    """Of the optimizer's numbers."""
+    """Factors of the optimizer's numbers."""
     spread: Any
     """A tree like the parameters: what multiplies W's initial standard deviation in the base."""
 

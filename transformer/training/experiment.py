@@ -39,7 +39,7 @@ class TrainConfig:
     seq_len: int = 256
     """Tokens a sequence; of the encoder, where there are two."""
     seed: int = 0
-    """Of the parameters, the order of the data, and dropout."""
+    """Seed of the parameters, the order of the data, and dropout."""
     accumulation: int = 1
     """Microbatches that each batch is cut into to save memory; the update is the same."""
     eval_every: int = 200

@@ -62,9 +62,9 @@ class Factors(NamedTuple):
     multiplier: Any
     """c, where what is stored is c W: the optimizer sees the gradient by W, and its update is one of W."""
     rate: Any
-    """Of the learning rate, but where that multiplies the weight decay."""
+    """Factor of the learning rate, but where that multiplies the weight decay."""
     epsilon: Any
-    """Of epsilon: of how large gradients are."""
+    """Factor of epsilon: of how large gradients are."""
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> Schedule:
@@ -93,7 +93,7 @@ def make_optimizer(
     over the stack, where the paper takes them a layer at a time.
 
     Args:
-      config: which one, with what.
+      config: which optimizer, with what numbers.
       rates: of this update; they may be traced.
       names: the tree of the parameters' logical axis names (`sharding.param_names`).
       factors: what multiplies the numbers above, parameter by parameter; None: nothing does.
@@ -161,8 +161,8 @@ def _scale_by_trust_ratio(names) -> optax.GradientTransformation:
 
     def scaled(axes: tuple[str | None, ...], update: jax.Array, param: jax.Array) -> jax.Array:
         inside = tuple(axis for axis, name in enumerate(axes) if name != "layers")
-        length, step = _norm(param, inside), _norm(update, inside)
-        return update * jnp.where((length > 0) & (step > 0), length / jnp.where(step > 0, step, 1.0), 1.0)
+        weight_norm, step = _norm(param, inside), _norm(update, inside)
+        return update * jnp.where((weight_norm > 0) & (step > 0), weight_norm / jnp.where(step > 0, step, 1.0), 1.0)
 
     def apply(updates, state, params=None):
         return jax.tree.map(scaled, names, updates, params, is_leaf=is_names), state
