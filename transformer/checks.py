@@ -34,6 +34,17 @@ class FieldError(UserError):
         return _FIELD.sub(lambda match: flag(match[1]), self._message)
 
 
+def reasons(error: Any) -> str:
+    """Returns what is wrong with a record, field by field, from what cattrs raised."""
+    import cattrs
+    from cattrs.v import format_exception
+
+    def reason(problem: BaseException, kind: type | None) -> str:
+        return str(problem) if isinstance(problem, UserError | ValueError) else format_exception(problem, kind)
+
+    return "; ".join(cattrs.transform_error(error, format_exception=reason))
+
+
 def require(config: Any, holds: bool, message: str) -> None:
     """Raises `FieldError` with the message, in which fields stand in backticks, unless the rule holds."""
     if not holds:

@@ -7,7 +7,6 @@ from typing import Any
 
 import cattrs
 from cattrs.gen import make_dict_structure_fn
-from cattrs.v import format_exception
 from etils import epath
 
 from transformer import checks
@@ -165,8 +164,7 @@ def from_dict(record: Any, where: str) -> Experiment:
     try:
         return _converter().structure(migrated(record), Experiment)
     except cattrs.BaseValidationError as error:
-        reasons = cattrs.transform_error(error, format_exception=_reason)
-        raise UserError(f"{where}: not an experiment of this version: {'; '.join(reasons)}") from error
+        raise UserError(f"{where}: not an experiment of this version: {checks.reasons(error)}") from error
 
 
 def read(path: epath.Path) -> Experiment:
@@ -240,11 +238,6 @@ def _same_path(recorded: Any, now: Any) -> bool:
 def may_change(field: str) -> bool:
     """Whether a resumed run may differ from its record in this dotted field."""
     return any(field == name or field.startswith(f"{name}.") for name in MAY_CHANGE)
-
-
-def _reason(error: BaseException, kind: type | None) -> str:
-    """What went wrong with one field, in the words of who found it."""
-    return str(error) if isinstance(error, UserError | ValueError) else format_exception(error, kind)
 
 
 def _converter() -> cattrs.Converter:
