@@ -202,19 +202,21 @@ def _qwen3(*, tied: bool, **sizes: int) -> Experiment:
         rotary_base=1e6,
         head_norms=True,
         tie_embeddings=tied,
-        **(_sizes(num_kv_heads=8, **sizes) | {"head_width": 128}),
+        **_sizes(num_kv_heads=8, head_width=128, **sizes),
     )
     return _pretrained(model, learning_rate=3e-4, tokens=36e12, seq_len=4096)
 
 
-def _sizes(*, width: int, num_layers: int, num_heads: int, num_kv_heads: int, mlp_width: int) -> dict[str, Any]:
-    """Returns a model's sizes by their fields' names: heads that together are as wide as the model."""
+def _sizes(
+    *, width: int, num_layers: int, num_heads: int, num_kv_heads: int, mlp_width: int, head_width: int | None = None
+) -> dict[str, Any]:
+    """Returns a model's sizes by their fields' names; heads without a width of their own are as wide as the model."""
     return {
         "width": width,
         "num_layers": num_layers,
         "num_heads": num_heads,
         "num_kv_heads": num_kv_heads,
-        "head_width": width // num_heads,
+        "head_width": width // num_heads if head_width is None else head_width,
         "mlp_width": mlp_width,
     }
 

@@ -4,6 +4,7 @@ import dataclasses
 
 from configs.recipe import SHORT_VOCABULARY, Preset, published, short
 from transformer.data.config import DataConfig
+from transformer.models.architecture import Architecture
 from transformer.models.t5 import T5Config
 from transformer.objectives.objective import Objective
 from transformer.objectives.span_corruption import SpanCorruption
@@ -173,7 +174,7 @@ def _mt5(**sizes: int) -> Experiment:
 
 
 def _pretrained(
-    model: T5Config,
+    model: Architecture,
     corpus: str,
     *,
     batch_size: int,

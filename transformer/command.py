@@ -15,7 +15,7 @@ import traceback
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from transformer.checks import FieldError
 from transformer.errors import Interrupted, UserError
@@ -75,7 +75,7 @@ def parse_over(cls: type, args: Sequence[str], *, first: type, default: Callable
 
 
 @contextlib.contextmanager
-def flags_named(cls: type) -> Iterator[None]:
+def flags_named(cls: Any) -> Iterator[None]:
     """Makes a rule that a config's field breaks name the flag of `cls` that sets the field."""
     try:
         yield
@@ -83,27 +83,27 @@ def flags_named(cls: type) -> Iterator[None]:
         raise UserError(error.worded(functools.partial(_flag, cls, error.config))) from error
 
 
-def _flag(cls: type, config: type, field: str) -> str:
+def _flag(cls: Any, config: type, field: str) -> str:
     """Returns the flag of a command that sets a field of a config, or of a whole experiment; else the field's name."""
-    configs = dict(_configs(cls))
+    configs = list(_configs(cls))
     first, flag = field.partition(".")[0], field.replace("_", "-")
-    for kind, prefix in configs.items():
+    for kind, prefix in configs:
         if issubclass(config, kind) and first in config.__dataclass_fields__:
             return f"--{prefix}{flag}"
-    if f"{first}." in configs.values() or field in cls.__dataclass_fields__:
-        return f"--{flag}"
-    return field
+    is_flag = any(not prefix and first in kind.__dataclass_fields__ for kind, prefix in configs)
+    return f"--{flag}" if is_flag else field
 
 
-def _configs(cls: type, prefix: str = "") -> Iterator[tuple[type, str]]:
-    """Yields the configs among a command's fields, theirs too, each with what its flags begin with."""
-    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
-        kind, *notes = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint,)
-        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-            hidden = any(getattr(note, "name", None) == "" for note in notes)  # tyro.conf.arg(name="")
-            inner = prefix if hidden else f"{prefix}{name.replace('_', '-')}."
-            yield kind, inner
-            yield from _configs(kind, inner)
+def _configs(kind: Any, prefix: str = "") -> Iterator[tuple[type, str]]:
+    """Yields the dataclasses that a command is made of, itself first, each with what its flags begin with."""
+    if not isinstance(kind, type):  # subcommands, an annotated or an optional field
+        for part in typing.get_args(kind):
+            yield from _configs(part, prefix)
+    elif dataclasses.is_dataclass(kind):
+        yield kind, prefix
+        for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+            hidden = any(getattr(note, "name", None) == "" for note in getattr(hint, "__metadata__", ()))  # tyro's
+            yield from _configs(hint, prefix if hidden else f"{prefix}{name.replace('_', '-')}.")
 
 
 _HELP = ("-h", "--help")
