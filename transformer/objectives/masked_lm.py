@@ -12,7 +12,6 @@ import numpy as np
 
 from transformer import checks
 from transformer.data.records import Reading, Record
-from transformer.errors import UserError
 from transformer.objectives.masking import begins_word, budget, choose_tokens, choose_words, corrupt
 from transformer.objectives.objective import Setting, TokenObjective
 from transformer.objectives.sentence_pairs import SPECIALS, join_pair, make_pair
@@ -207,14 +206,13 @@ class MaskedLM(TokenObjective):
         """
         loss_sum, weight, metrics = super().loss(outputs, batch)
         if self.boundary:
-            if outputs.boundary is None:
-                raise UserError("--objective.boundary: this model has no boundary head")
-            boundary_sum, _, found = super().loss(outputs.boundary, batch)
+            checks.require(self, outputs.boundary is not None, "`boundary`: this model has no boundary head")
+            boundary_sum, _, boundary_metrics = super().loss(outputs.boundary, batch)
             loss_sum += boundary_sum
-            metrics |= {"boundary_nll": found["nll"], "boundary_accuracy": found["accuracy"]}
+            metrics |= {f"boundary_{name}": boundary_metrics[name] for name in ("nll", "accuracy")}
         if self.sentence != "none":
-            if outputs.sentence_B2 is None:
-                raise UserError(f"--objective.sentence {self.sentence}: this model has no head for sentences")
+            able = outputs.sentence_B2 is not None
+            checks.require(self, able, f"`sentence` {self.sentence}: this model has no head for sentences")
             weights_B = batch["weights"].sum(axis=1)
             targets_B = batch["sentence_targets"]
             scores_B2 = jax.nn.log_softmax(outputs.sentence_B2.astype(jnp.float32))
