@@ -12,6 +12,7 @@ from transformer.checkpoint_flags import (
     Chosen,
     Command,
     Diff,
+    Doctor,
     DoctorOf,
     Prune,
     Reshard,
@@ -31,8 +32,6 @@ DIFFERENT = 1
 """The exit code where two checkpoints differ, one is damaged, or one does not restore; bad input is 2."""
 SHOWN = 20
 """Lines of a list, at most."""
-
-
 PROG = "tools/checkpoint.py"
 
 
@@ -41,24 +40,11 @@ def main(args: list[str]) -> None:
     if args[:1] == ["doctor"] and args[1:] and not args[1].startswith("-"):
         examine(args[1:])
         return
-    flags = command.parse(Command, args, prog=PROG)  # type: ignore[arg-type]
-    match flags:
-        case Show():
-            show(flags)
-        case Diff():
-            diff(flags)
-        case Verify():
-            verify(flags)
-        case Reshard():
-            reshard(flags)
-        case Cast():
-            cast(flags)
-        case Average():
-            average(flags)
-        case Prune():
-            prune(flags)
-        case _:
-            raise UserError("doctor: name the run or the checkpoint before the flags")
+    flags: Any = command.parse(Command, args, prog=PROG)  # type: ignore[arg-type]
+    if isinstance(flags, Doctor):
+        raise UserError("doctor: name the run or the checkpoint before the flags")
+    actions = {Show: show, Diff: diff, Verify: verify, Reshard: reshard, Cast: cast, Average: average, Prune: prune}
+    actions[type(flags)](flags)
 
 
 def start(devices: int = 1) -> None:

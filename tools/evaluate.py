@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from transformer import command
+from transformer import checks, command
 from transformer.errors import UserError
 from transformer.inference.scoring import BleuTokenizer
 from transformer.paths import check_file, write_file
@@ -60,9 +60,8 @@ class Command:
 def main(args: list[str]) -> None:
     """Runs the command line."""
     flags = command.parse(Command, args, prog="tools/evaluate.py")
-    for field in ("limit", "batch_size", "max_new_tokens"):
-        if (value := getattr(flags, field)) is not None and value < 1:
-            raise UserError(f"--{field.replace('_', '-')} is {value}: it must be at least 1")
+    with command.flags_named(Command):
+        checks.at_least(flags, 1, "limit", "batch_size", "max_new_tokens")
     if flags.bleu_tokenize != "13a" and "bleu" not in flags.metric:
         raise UserError(f"--bleu-tokenize {flags.bleu_tokenize} is for --metric bleu")
     if flags.out is not None:
