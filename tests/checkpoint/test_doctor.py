@@ -143,4 +143,4 @@ def test_hosts_divide_the_mesh():
     with pytest.raises(UserError, match="no whole number of hosts with 4 each: give --devices-per-host"):
         doctor.cost({}, abstract, 4)
     with pytest.raises(UserError, match="tensor is 0"):
-        doctor.abstract_mesh(MeshConfig(tensor=0))
+        MeshConfig(tensor=0)
