@@ -81,6 +81,7 @@ def main(args: list[str]) -> None:
         score_answers(restore(source, experiment.execution), experiment, others, flags)
 
 
+@command.flags_named(Command)
 def data_of(flags: Command, recorded: "DataConfig") -> "DataConfig":
     """Returns what to evaluate on: the data of the run, or other data, which is named as flags say."""
     names = ("fields", "text_field", "header")

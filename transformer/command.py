@@ -90,8 +90,11 @@ def _flag(cls: Any, config: type, field: str) -> str:
     for kind, prefix in configs:
         if issubclass(config, kind) and first in config.__dataclass_fields__:
             return f"--{prefix}{flag}"
-    is_flag = any(not prefix and first in kind.__dataclass_fields__ for kind, prefix in configs)
-    return f"--{flag}" if is_flag else field
+    for kind, prefix in configs:
+        if not prefix and first in kind.__dataclass_fields__:
+            hint = typing.get_type_hints(kind, include_extras=True)[first]
+            return f"--{_name(first, hint)}{flag[len(first) :]}"
+    return field
 
 
 def _configs(kind: Any, prefix: str = "") -> Iterator[tuple[type, str]]:
@@ -101,9 +104,15 @@ def _configs(kind: Any, prefix: str = "") -> Iterator[tuple[type, str]]:
             yield from _configs(part, prefix)
     elif dataclasses.is_dataclass(kind):
         yield kind, prefix
-        for name, hint in typing.get_type_hints(kind, include_extras=True).items():
-            hidden = any(getattr(note, "name", None) == "" for note in getattr(hint, "__metadata__", ()))  # tyro's
-            yield from _configs(hint, prefix if hidden else f"{prefix}{name.replace('_', '-')}.")
+        for field, hint in typing.get_type_hints(kind, include_extras=True).items():
+            name = _name(field, hint)
+            yield from _configs(hint, f"{prefix}{name}." if name else prefix)
+
+
+def _name(field: str, hint: Any) -> str:
+    """Returns what tyro calls a field, which `tyro.conf.arg` may say."""
+    names = [getattr(note, "name", None) for note in getattr(hint, "__metadata__", ())]
+    return next((name for name in names if name is not None), field.replace("_", "-"))
 
 
 _HELP = ("-h", "--help")
