@@ -51,7 +51,7 @@ class Shaping:
         one_rule = self.aspect is None or self.layers is None
         checks.require(self, one_rule, "give `aspect`, by which layers grow with the width, or `layers`, which do not")
         even = bool(self.head_widths) and all(width >= 2 and width % 2 == 0 for width in self.head_widths)
-        checks.rule(self, "head_widths", even, "give even ones")
+        checks.require(self, even, f"`head_widths` are {self.head_widths}: give even ones")
 
     def width_a_layer(self, base: Architecture) -> float:
         """Returns D / L that sizes of `base` should have."""
