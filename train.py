@@ -64,13 +64,16 @@ def main(args: list[str]) -> None:
 def parse(args: list[str]) -> Command:
     """Returns what the command line asks for: a preset or a recorded experiment, with the overrides."""
     preset, flags = configs.split(args)
-    base = configs.get(preset or configs.DEFAULT)
-    workdir = f"runs/{base.name}"
-    named, _ = tyro.cli(Where, args=[arg for arg in flags if arg not in ("-h", "--help")], return_unknown_args=True)
-    run = Run(named.workdir or workdir)
-    if preset is None and run.experiment_path.exists():
-        base = experiments.read(run.experiment_path)
-    return command.parse(Command, flags, prog="train.py [PRESET]", default=Command(experiment=base, workdir=workdir))
+
+    def default(where: Where) -> Command:
+        base = configs.get(preset or configs.DEFAULT)
+        workdir = f"runs/{base.name}"
+        run = Run(workdir if where.workdir is None else where.workdir)
+        if preset is None and run.experiment_path.exists():
+            base = experiments.read(run.experiment_path)
+        return Command(experiment=base, workdir=workdir)
+
+    return command.parse_over(Command, flags, first=Where, default=default, prog="train.py [PRESET]")
 
 
 def report(result: "Result") -> None:
@@ -117,8 +120,8 @@ def sampled_continuation(result: "Result") -> tuple[str, str]:
     from transformer.inference.sampling import Sampling
 
     experiment, dataset = result.session.experiment, result.session.dataset
-    length = max(min(PROMPT_TOKENS, experiment.train.seq_len // 2), 1)
-    prompt = dataset.validation[0]["tokens"][:length].tolist()
+    prompt_tokens = max(min(PROMPT_TOKENS, experiment.train.seq_len // 2), 1)
+    prompt = dataset.validation[0]["tokens"][:prompt_tokens].tolist()
     with jax.set_mesh(result.session.mesh):
         [[generated]] = generate(
             experiment.model.build(experiment.execution),

@@ -1,15 +1,16 @@
 """Presets: functions that return an Experiment, a file a family. A variant is a function too."""
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from configs import albert, bart, bert, distilbert, gpt, gpt1, llama, marian, roberta, spanbert, t5, transformer
+from configs.recipe import Preset
 from transformer.errors import UserError
 from transformer.training.experiment import Experiment
 
 _FAMILIES = (gpt, gpt1, llama, bert, roberta, albert, distilbert, spanbert, transformer, t5, bart, marian)
-PRESETS: dict[str, Callable[[], Experiment]] = {
-    preset.__name__.replace("_", "-"): preset for family in _FAMILIES for preset in family.PRESETS
+PRESETS: dict[str, Preset] = {
+    preset.name: preset for family in _FAMILIES for preset in vars(family).values() if isinstance(preset, Preset)
 }
 DEFAULT = "gpt-python"
 
@@ -32,4 +33,4 @@ def split(args: Sequence[str]) -> tuple[str | None, list[str]]:
 
 def summaries() -> dict[str, str]:
     """Returns preset -> what it is, in a line."""
-    return {name: (preset.__doc__ or "").strip().splitlines()[0] for name, preset in PRESETS.items()}
+    return {name: preset.summary for name, preset in PRESETS.items()}

@@ -1,29 +1,20 @@
 """BERT (Devlin et al. 2019): a tiny one that trains on a CPU, and the published sizes."""
 
-from configs.recipe import SHORT_VOCABULARY, STUDY_VOCABULARY, published, short, study
+from configs.recipe import SHORT_ENCODER, STUDY_VOCABULARY, Preset, linear, published, short, study
 from transformer.models.bert import BertConfig
 from transformer.models.resizing import Shaping, scaled
 from transformer.objectives.masked_lm import MaskedLM
 from transformer.training.experiment import Experiment
-from transformer.training.optimizer import OptimizerConfig
 
 
+@Preset
 def bert_python() -> Experiment:
     """A small BERT on the source of Python's standard library: masked words and next sentence; minutes on a CPU."""
-    model = BertConfig(
-        vocab_size=SHORT_VOCABULARY,
-        context_length=256,
-        width=128,
-        num_layers=2,
-        num_heads=4,
-        mlp_width=512,
-        dropout=0.0,
-        attention_dropout=0.0,
-        head="pretraining",
-    )
-    return short("bert-python", model, MaskedLM(sentence="nsp"), steps=1800)
+    model = BertConfig(**SHORT_ENCODER, head="pretraining")
+    return short(model, MaskedLM(sentence="nsp"), steps=1800)
 
 
+@Preset
 def bert_scaling(width: int = 128) -> Experiment:
     """A BERT of a scaling study, of any width in multiples of 16, told masked words alone: minutes on a CPU.
 
@@ -42,36 +33,27 @@ def bert_scaling(width: int = 128) -> Experiment:
         attention_dropout=0.0,
         num_token_types=1,
     )
-    return study("bert-scaling", scaled(base, width, shaping=Shaping()), MaskedLM(rate=0.25), batch_size=64, seq_len=16)
+    return study(scaled(base, width, shaping=Shaping()), MaskedLM(rate=0.25), batch_size=64, seq_len=16)
 
 
+@Preset
 def bert_base() -> Experiment:
     """BERT base, 110M parameters."""
-    return _published("bert-base", width=768, num_layers=12, num_heads=12)
+    return _published(width=768, num_layers=12, num_heads=12)
 
 
+@Preset
 def bert_large() -> Experiment:
     """BERT large, 335M parameters."""
-    return _published("bert-large", width=1024, num_layers=24, num_heads=16)
+    return _published(width=1024, num_layers=24, num_heads=16)
 
 
-def _published(name: str, *, width: int, num_layers: int, num_heads: int) -> Experiment:
+def _published(*, width: int, num_layers: int, num_heads: int) -> Experiment:
     """Appendix A.2: a million updates of 256 sequences, ten copies of the corpus with fixed masks.
 
     The paper reads 128 tokens a sequence for nine tenths of the updates; here all read 512.
     """
     model = BertConfig(width=width, num_layers=num_layers, num_heads=num_heads, mlp_width=4 * width, head="pretraining")
-    optimizer = OptimizerConfig(
-        learning_rate=1e-4,
-        schedule="linear",
-        warmup_steps=10_000,
-        final_fraction=0.0,
-        weight_decay=0.01,
-        b2=0.999,
-        epsilon=1e-6,
-    )
+    optimizer = linear(learning_rate=1e-4, warmup_steps=10_000, b2=0.999)
     objective = MaskedLM(sentence="nsp", static_copies=10)
-    return published(name, model, objective, optimizer, steps=1e6, batch_size=256, seq_len=512)
-
-
-PRESETS = (bert_python, bert_scaling, bert_base, bert_large)
+    return published(model, objective, optimizer, steps=1e6, batch_size=256, seq_len=512)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from configs.recipe import PYTHON_VOCABULARY, STUDY_VOCABULARY, published, small, study
+from configs.recipe import PYTHON_VOCABULARY, STUDY_VOCABULARY, Preset, published, small, study
 from transformer.data.config import DataConfig
 from transformer.models.gpt import GPTConfig
 from transformer.models.resizing import Shaping, scaled
@@ -12,117 +12,126 @@ from transformer.training.experiment import Experiment
 from transformer.training.optimizer import OptimizerConfig
 
 
+@Preset
 def gpt_python() -> Experiment:
     """A small GPT on the source of Python's standard library; minutes on a CPU."""
     model = GPTConfig(
         vocab_size=PYTHON_VOCABULARY, context_length=256, width=192, num_layers=4, num_heads=4, dropout=0.0
     )
-    return small("gpt-python", model, CausalLM())
+    return small(model, CausalLM())
 
 
+@Preset
 def gpt_text() -> Experiment:
     """The small GPT on your own text: give --data.path or --data.tfds."""
-    base = gpt_python()
-    return dataclasses.replace(base, name="gpt-text", data=DataConfig())
+    return dataclasses.replace(gpt_python(), data=DataConfig())
 
 
+@Preset
 def gpt_prefix_python() -> Experiment:
     """The small GPT as a prefix language model: it sees the beginning of each text from both sides."""
-    return small("gpt-prefix-python", gpt_python().model, PrefixLM())
+    return small(gpt_python().model, PrefixLM())
 
 
+@Preset
 def gpt_scaling(width: int = 128) -> Experiment:
     """A GPT of a scaling study, of any width in multiples of 16: seconds to minutes on a CPU."""
     base = GPTConfig(vocab_size=STUDY_VOCABULARY, context_length=128, width=128, num_layers=4, num_heads=8, dropout=0.0)
-    return study("gpt-scaling", scaled(base, width, shaping=Shaping()), CausalLM(), batch_size=8, seq_len=128)
+    return study(scaled(base, width, shaping=Shaping()), CausalLM(), batch_size=8, seq_len=128)
 
 
+@Preset
 def gpt2_small() -> Experiment:
     """GPT-2 small, 124M parameters."""
-    return _gpt2("gpt2-small", width=768, num_layers=12, num_heads=12, learning_rate=6e-4)
+    return _gpt2(width=768, num_layers=12, num_heads=12, learning_rate=6e-4)
 
 
+@Preset
 def gpt2_medium() -> Experiment:
     """GPT-2 medium, 355M parameters."""
-    return _gpt2("gpt2-medium", width=1024, num_layers=24, num_heads=16, learning_rate=3e-4)
+    return _gpt2(width=1024, num_layers=24, num_heads=16, learning_rate=3e-4)
 
 
+@Preset
 def gpt2_large() -> Experiment:
     """GPT-2 large, 774M parameters."""
-    return _gpt2("gpt2-large", width=1280, num_layers=36, num_heads=20, learning_rate=2.5e-4)
+    return _gpt2(width=1280, num_layers=36, num_heads=20, learning_rate=2.5e-4)
 
 
+@Preset
 def gpt2_xl() -> Experiment:
     """GPT-2 XL, 1.56B parameters."""
-    return _gpt2("gpt2-xl", width=1600, num_layers=48, num_heads=25, learning_rate=2e-4)
+    return _gpt2(width=1600, num_layers=48, num_heads=25, learning_rate=2e-4)
 
 
+@Preset
 def gpt3_small() -> Experiment:
     """GPT-3 small, 125M parameters."""
-    return _gpt3("gpt3-small", width=768, num_layers=12, num_heads=12, batch_size=256, learning_rate=6e-4)
+    return _gpt3(width=768, num_layers=12, num_heads=12, batch_size=256, learning_rate=6e-4)
 
 
+@Preset
 def gpt3_medium() -> Experiment:
     """GPT-3 medium, 350M parameters."""
-    return _gpt3("gpt3-medium", width=1024, num_layers=24, num_heads=16, batch_size=256, learning_rate=3e-4)
+    return _gpt3(width=1024, num_layers=24, num_heads=16, batch_size=256, learning_rate=3e-4)
 
 
+@Preset
 def gpt3_large() -> Experiment:
     """GPT-3 large, 760M parameters."""
-    return _gpt3("gpt3-large", width=1536, num_layers=24, num_heads=16, batch_size=256, learning_rate=2.5e-4)
+    return _gpt3(width=1536, num_layers=24, num_heads=16, batch_size=256, learning_rate=2.5e-4)
 
 
+@Preset
 def gpt3_xl() -> Experiment:
     """GPT-3 XL, 1.3B parameters."""
     # The table says 24 heads of width 128, which a width of 2048 does not hold; 16 do, and give its 1.3B parameters.
-    return _gpt3("gpt3-xl", width=2048, num_layers=24, num_heads=16, batch_size=512, learning_rate=2e-4)
+    return _gpt3(width=2048, num_layers=24, num_heads=16, batch_size=512, learning_rate=2e-4)
 
 
+@Preset
 def gpt3_2_7b() -> Experiment:
     """GPT-3 2.7B."""
-    return _gpt3("gpt3-2-7b", width=2560, num_layers=32, num_heads=32, batch_size=512, learning_rate=1.6e-4)
+    return _gpt3(width=2560, num_layers=32, num_heads=32, batch_size=512, learning_rate=1.6e-4)
 
 
+@Preset
 def gpt3_6_7b() -> Experiment:
     """GPT-3 6.7B."""
-    return _gpt3("gpt3-6-7b", width=4096, num_layers=32, num_heads=32, batch_size=1024, learning_rate=1.2e-4)
+    return _gpt3(width=4096, num_layers=32, num_heads=32, batch_size=1024, learning_rate=1.2e-4)
 
 
+@Preset
 def gpt3_13b() -> Experiment:
     """GPT-3 13B."""
     # The table's width of 5140 is not 40 heads of 128; 5120 is.
-    return _gpt3("gpt3-13b", width=5120, num_layers=40, num_heads=40, batch_size=1024, learning_rate=1e-4)
+    return _gpt3(width=5120, num_layers=40, num_heads=40, batch_size=1024, learning_rate=1e-4)
 
 
+@Preset
 def gpt3_175b() -> Experiment:
     """GPT-3, 175B parameters."""
-    return _gpt3("gpt3-175b", width=12288, num_layers=96, num_heads=96, batch_size=1536, learning_rate=0.6e-4)
+    return _gpt3(width=12288, num_layers=96, num_heads=96, batch_size=1536, learning_rate=0.6e-4)
 
 
-def _gpt2(name: str, *, width: int, num_layers: int, num_heads: int, learning_rate: float) -> Experiment:
+def _gpt2(*, width: int, num_layers: int, num_heads: int, learning_rate: float) -> Experiment:
     """The published shapes, contexts and batch; the report gives no optimizer, so GPT-3's stands in."""
-    model = _model(1024, width, num_layers, num_heads)
-    return _pretrained(name, model, batch_size=512, learning_rate=learning_rate)
+    model = GPTConfig(context_length=1024, width=width, num_layers=num_layers, num_heads=num_heads, dropout=0.0)
+    return _pretrained(model, batch_size=512, learning_rate=learning_rate)
 
 
-def _gpt3(
-    name: str, *, width: int, num_layers: int, num_heads: int, batch_size: int, learning_rate: float
-) -> Experiment:
+def _gpt3(*, width: int, num_layers: int, num_heads: int, batch_size: int, learning_rate: float) -> Experiment:
     """Table 2.1, with the optimizer of appendix B.
 
     The paper does not say how wide the banded layers' band is; 256 is that of GPT-Neo, its open replica.
     """
-    model = _model(2048, width, num_layers, num_heads, band=256)
-    return _pretrained(name, model, batch_size=batch_size, learning_rate=learning_rate)
-
-
-def _model(context: int, width: int, num_layers: int, num_heads: int, band: int | None = None) -> GPTConfig:
-    return GPTConfig(
-        context_length=context, width=width, num_layers=num_layers, num_heads=num_heads, band=band, dropout=0.0
+    model = GPTConfig(
+        context_length=2048, width=width, num_layers=num_layers, num_heads=num_heads, band=256, dropout=0.0
     )
+    return _pretrained(model, batch_size=batch_size, learning_rate=learning_rate)
 
 
-def _pretrained(name: str, model: GPTConfig, *, batch_size: int, learning_rate: float) -> Experiment:
+def _pretrained(model: GPTConfig, *, batch_size: int, learning_rate: float) -> Experiment:
     """300B tokens; Adam with b2 0.95, decay 0.1, clipping at 1, a warmup over 375M tokens and a cosine to a tenth."""
     tokens_per_step = batch_size * model.context_length
     optimizer = OptimizerConfig(
@@ -133,7 +142,6 @@ def _pretrained(name: str, model: GPTConfig, *, batch_size: int, learning_rate: 
         b2=0.95,
     )
     return published(
-        name,
         model,
         CausalLM(chunk=128),
         optimizer,
@@ -142,23 +150,3 @@ def _pretrained(name: str, model: GPTConfig, *, batch_size: int, learning_rate: 
         seq_len=model.context_length,
         data=DataConfig(tokenizer="bpe"),
     )
-
-
-PRESETS = (
-    gpt_python,
-    gpt_text,
-    gpt_prefix_python,
-    gpt_scaling,
-    gpt2_small,
-    gpt2_medium,
-    gpt2_large,
-    gpt2_xl,
-    gpt3_small,
-    gpt3_medium,
-    gpt3_large,
-    gpt3_xl,
-    gpt3_2_7b,
-    gpt3_6_7b,
-    gpt3_13b,
-    gpt3_175b,
-)

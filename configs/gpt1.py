@@ -1,6 +1,6 @@
 """GPT (Radford et al. 2018): a tiny one that trains on a CPU, and the published one."""
 
-from configs.recipe import PYTHON_VOCABULARY, published, small
+from configs.recipe import PYTHON_VOCABULARY, Preset, published, small
 from transformer.data.config import DataConfig
 from transformer.models.gpt1 import GPT1Config
 from transformer.objectives.causal_lm import CausalLM
@@ -8,14 +8,16 @@ from transformer.training.experiment import Experiment
 from transformer.training.optimizer import OptimizerConfig
 
 
+@Preset
 def gpt1_python() -> Experiment:
     """A small GPT of 2018 on the source of Python's standard library; minutes on a CPU."""
     model = GPT1Config(
         vocab_size=PYTHON_VOCABULARY, context_length=256, width=192, num_layers=4, num_heads=4, dropout=0.0
     )
-    return small("gpt1-python", model, CausalLM(), learning_rate=3e-3)
+    return small(model, CausalLM(), learning_rate=3e-3)
 
 
+@Preset
 def gpt1() -> Experiment:
     """GPT (2018), 117M parameters."""
     optimizer = OptimizerConfig(
@@ -29,9 +31,4 @@ def gpt1() -> Experiment:
     # Section 4.1: 100 epochs of 64 sequences of 512 tokens; the BooksCorpus (about a billion tokens) is not shared any
     # more, so give --data.path.
     data = DataConfig(tokenizer="bpe")
-    return published(
-        "gpt1", GPT1Config(), CausalLM(chunk=128), optimizer, steps=3e6, batch_size=64, seq_len=512, data=data
-    )
-
-
-PRESETS = (gpt1_python, gpt1)
+    return published(GPT1Config(), CausalLM(chunk=128), optimizer, steps=3e6, batch_size=64, seq_len=512, data=data)

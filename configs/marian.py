@@ -1,6 +1,6 @@
 """Marian (Junczys-Dowmunt et al. 2018): a tiny one that trains on a CPU, and that of the OPUS-MT models."""
 
-from configs.recipe import DOCSTRINGS, SHORT_VOCABULARY, published, short
+from configs.recipe import DOCSTRINGS, SHORT_VOCABULARY, Preset, both_sides, published, short
 from transformer.data.config import DataConfig
 from transformer.models.marian import MarianConfig
 from transformer.objectives.seq2seq import Seq2Seq
@@ -8,23 +8,19 @@ from transformer.training.experiment import Experiment
 from transformer.training.optimizer import OptimizerConfig
 
 
+@Preset
 def marian_python() -> Experiment:
     """A small Marian that sums up functions of Python's standard library in a line; minutes on a CPU."""
     model = MarianConfig(
         vocab_size=SHORT_VOCABULARY,
         decoder_start_id=0,
         context_length=256,
-        width=128,
-        num_encoder_layers=2,
-        num_decoder_layers=2,
-        num_encoder_heads=4,
-        num_decoder_heads=4,
-        encoder_mlp_width=512,
-        decoder_mlp_width=512,
+        **both_sides(width=128, num_layers=2, num_heads=4),
     )
-    return short("marian-python", model, Seq2Seq(target_len=72), data=DOCSTRINGS, batch_size=8, seq_len=256)
+    return short(model, Seq2Seq(target_len=72), data=DOCSTRINGS, batch_size=8, seq_len=256)
 
 
+@Preset
 def marian_base() -> Experiment:
     """The Transformer of the OPUS-MT models (Tiedemann and Thottingal 2020), 74M parameters, English to German."""
     # Marian's own settings for such a model ("transformer-base" in its task presets); OPUS is not in TFDS as a whole,
@@ -41,7 +37,4 @@ def marian_base() -> Experiment:
     data = DataConfig(tfds="wmt14_translate/de-en", fields=("en", "de"), tokenizer="unigram")
     # A vocabulary made here has <pad>, which begins a decoder's text, at 0.
     model = MarianConfig(decoder_start_id=0)
-    return published("marian-base", model, Seq2Seq(), optimizer, steps=300_000, batch_size=100, seq_len=256, data=data)
-
-
-PRESETS = (marian_python, marian_base)
+    return published(model, Seq2Seq(), optimizer, steps=300_000, batch_size=100, seq_len=256, data=data)

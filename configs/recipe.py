@@ -1,6 +1,8 @@
 """What presets have in common: the small ones' corpus and length, and the published ones' execution."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from transformer.checkpoint import CheckpointConfig
 from transformer.data.config import DataConfig
@@ -10,7 +12,27 @@ from transformer.objectives.objective import Objective
 from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.optimizer import OptimizerConfig
 
-Preset = Callable[[], Experiment]
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A function that returns an Experiment, as a preset of its name: `@Preset def gpt2_small()` is gpt2-small."""
+
+    recipe: Callable[..., Experiment]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Experiment:
+        """Returns the experiment, which has the preset's name."""
+        return dataclasses.replace(self.recipe(*args, **kwargs), name=self.name)
+
+    @property
+    def name(self) -> str:
+        """The function's, with dashes."""
+        return self.recipe.__name__.replace("_", "-")
+
+    @property
+    def summary(self) -> str:
+        """What it is, in a line."""
+        return (self.recipe.__doc__ or "").strip().splitlines()[0]
+
 
 PYTHON_VOCABULARY = 4096
 """Pieces of the small decoders' tokenizers."""
@@ -27,12 +49,31 @@ DOCSTRINGS = DataConfig(tfds="python_docstrings", fields=("code", "summary"), to
 STUDY_VOCABULARY = 512
 """Pieces of the scaling studies' tokenizers: few, so that even the smallest model is more than its table of words."""
 
+SHORT_ENCODER: dict[str, Any] = {
+    "vocab_size": SHORT_VOCABULARY,
+    "context_length": 256,
+    "width": 128,
+    "num_layers": 2,
+    "num_heads": 4,
+    "mlp_width": 512,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+}
+"""The small encoders: what BERT's kin have in common."""
+
+
+def both_sides(*, width: int, num_layers: int, num_heads: int) -> dict[str, Any]:
+    """Returns the sizes of an encoder and a decoder that are alike, by their fields' names; the MLP is the usual."""
+    sizes = {"num_{}_layers": num_layers, "num_{}_heads": num_heads, "{}_mlp_width": 4 * width}
+    sides = {name.format(side): size for name, size in sizes.items() for side in ("encoder", "decoder")}
+    return {"width": width, **sides}
+
+
 _LARGE = 1e9
 """Parameters from which on a layer's activations are too many to keep."""
 
 
 def small(
-    name: str,
     model: Architecture,
     objective: Objective,
     *,
@@ -44,7 +85,7 @@ def small(
 ) -> Experiment:
     """A model that trains in minutes on a CPU, by default on the source of Python's standard library."""
     return Experiment(
-        name=name,
+        name="",  # the preset's
         model=model,
         objective=objective,
         data=data,
@@ -57,36 +98,23 @@ def small(
     )
 
 
-def short(
-    name: str,
-    model: Architecture,
-    objective: Objective,
-    *,
-    data: DataConfig = DataConfig(tfds="python_stdlib", tokenizer="bpe"),
-    learning_rate: float = 5e-3,
-    steps: int = 1200,
-    batch_size: int = 32,
-    seq_len: int = 64,
-) -> Experiment:
-    """A small encoder or encoder-decoder: short rows, many of them, at a lower rate.
+def short(model: Architecture, objective: Objective, **settings: Any) -> Experiment:
+    """A small encoder or encoder-decoder: short rows, many of them, at a lower rate; `settings` are those of `small`.
 
     A causal model learns from each token what follows it. These must first learn where to look, on either side or in
     another text, and until then guess by frequency. Few places to look at shorten that.
     """
-    return small(
-        name,
-        model,
-        objective,
-        data=data,
-        learning_rate=learning_rate,
-        steps=steps,
-        batch_size=batch_size,
-        seq_len=seq_len,
-    )
+    shorter = {"learning_rate": 5e-3, "steps": 1200, "batch_size": 32, "seq_len": 64}
+    return small(model, objective, **(shorter | settings))
+
+
+def linear(*, learning_rate: float, warmup_steps: int, **fields: Any) -> OptimizerConfig:
+    """BERT's AdamW and that of its kin: a rate that falls linearly to 0; `fields` are what a paper has otherwise."""
+    usual = {"schedule": "linear", "final_fraction": 0.0, "weight_decay": 0.01, "epsilon": 1e-6}
+    return OptimizerConfig(learning_rate=learning_rate, warmup_steps=warmup_steps, **(usual | fields))
 
 
 def study(
-    name: str,
     model: Architecture,
     objective: Objective,
     *,
@@ -100,7 +128,7 @@ def study(
     cooldown, so that one long run can be cooled down from several places.
     """
     return Experiment(
-        name=name,
+        name="",  # the preset's
         model=model,
         objective=objective,
         data=DataConfig(tfds="python_stdlib", tokenizer="bpe"),
@@ -119,7 +147,6 @@ def study(
 
 
 def published(
-    name: str,
     model: Architecture,
     objective: Objective,
     optimizer: OptimizerConfig,
@@ -131,7 +158,7 @@ def published(
 ) -> Experiment:
     """A paper's setting, computed in bfloat16; the layers of a large model are computed again in the backward pass."""
     return Experiment(
-        name=name,
+        name="",  # the preset's
         model=model,
         objective=objective,
         data=data,

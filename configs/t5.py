@@ -1,7 +1,10 @@
 """T5 1.0 and 1.1 (Raffel et al. 2020), mT5 (Xue et al. 2021), UL2 (Tay et al. 2022): tiny ones, published sizes."""
 
-from configs.recipe import SHORT_VOCABULARY, published, short
+import dataclasses
+
+from configs.recipe import SHORT_VOCABULARY, Preset, published, short
 from transformer.data.config import DataConfig
+from transformer.models.architecture import Architecture
 from transformer.models.t5 import T5Config
 from transformer.objectives.objective import Objective
 from transformer.objectives.span_corruption import SpanCorruption
@@ -10,6 +13,7 @@ from transformer.training.experiment import Experiment
 from transformer.training.optimizer import OptimizerConfig
 
 
+@Preset
 def t5_python() -> Experiment:
     """A small T5 on the source of Python's standard library: corrupted spans; minutes on a CPU."""
     model = T5Config(
@@ -22,89 +26,106 @@ def t5_python() -> Experiment:
         mlp_width=512,
         dropout=0.0,
     )
-    return short("t5-python", model, SpanCorruption(), batch_size=16, seq_len=128)
+    return short(model, SpanCorruption(), batch_size=16, seq_len=128)
 
 
+@Preset
 def t5_ul2_python() -> Experiment:
     """The small T5 on UL2's mixture of denoisers."""
-    return short("t5-ul2-python", t5_python().model, UL2(), learning_rate=1e-2, batch_size=16, seq_len=128)
+    return short(t5_python().model, UL2(), learning_rate=1e-2, batch_size=16, seq_len=128)
 
 
+@Preset
 def t5_small() -> Experiment:
     """T5 small, 60M parameters."""
-    return _t5("t5-small", 512, 6, 8, 64, 2048)
+    return _t5(width=512, num_layers=6, num_heads=8, head_width=64, mlp_width=2048)
 
 
+@Preset
 def t5_base() -> Experiment:
     """T5 base, 220M parameters."""
-    return _t5("t5-base", 768, 12, 12, 64, 3072)
+    return _t5(width=768, num_layers=12, num_heads=12, head_width=64, mlp_width=3072)
 
 
+@Preset
 def t5_large() -> Experiment:
     """T5 large, 770M parameters."""
-    return _t5("t5-large", 1024, 24, 16, 64, 4096)
+    return _t5(width=1024, num_layers=24, num_heads=16, head_width=64, mlp_width=4096)
 
 
+@Preset
 def t5_3b() -> Experiment:
     """T5 3B."""
-    return _t5("t5-3b", 1024, 24, 32, 128, 16384)
+    return _t5(width=1024, num_layers=24, num_heads=32, head_width=128, mlp_width=16384)
 
 
+@Preset
 def t5_11b() -> Experiment:
     """T5 11B."""
-    return _t5("t5-11b", 1024, 24, 128, 128, 65536)
+    return _t5(width=1024, num_layers=24, num_heads=128, head_width=128, mlp_width=65536)
 
 
+@Preset
 def t5_v1_1_small() -> Experiment:
     """T5 1.1 small, 77M parameters."""
-    return _t5("t5-v1-1-small", 512, 8, 6, 64, 1024, later=True)
+    return _t5(width=512, num_layers=8, num_heads=6, head_width=64, mlp_width=1024, later=True)
 
 
+@Preset
 def t5_v1_1_base() -> Experiment:
     """T5 1.1 base, 250M parameters."""
-    return _t5("t5-v1-1-base", 768, 12, 12, 64, 2048, later=True)
+    return _t5(width=768, num_layers=12, num_heads=12, head_width=64, mlp_width=2048, later=True)
 
 
+@Preset
 def t5_v1_1_large() -> Experiment:
     """T5 1.1 large, 780M parameters."""
-    return _t5("t5-v1-1-large", 1024, 24, 16, 64, 2816, later=True)
+    return _t5(width=1024, num_layers=24, num_heads=16, head_width=64, mlp_width=2816, later=True)
 
 
+@Preset
 def t5_v1_1_xl() -> Experiment:
     """T5 1.1 XL, 2.8B parameters."""
-    return _t5("t5-v1-1-xl", 2048, 24, 32, 64, 5120, later=True)
+    return _t5(width=2048, num_layers=24, num_heads=32, head_width=64, mlp_width=5120, later=True)
 
 
+@Preset
 def t5_v1_1_xxl() -> Experiment:
     """T5 1.1 XXL, 11B parameters."""
-    return _t5("t5-v1-1-xxl", 4096, 24, 64, 64, 10240, later=True)
+    return _t5(width=4096, num_layers=24, num_heads=64, head_width=64, mlp_width=10240, later=True)
 
 
+@Preset
 def mt5_small() -> Experiment:
     """mT5 small, 300M parameters."""
-    return _mt5("mt5-small", 512, 8, 6, 1024)
+    return _mt5(width=512, num_layers=8, num_heads=6, mlp_width=1024)
 
 
+@Preset
 def mt5_base() -> Experiment:
     """mT5 base, 580M parameters."""
-    return _mt5("mt5-base", 768, 12, 12, 2048)
+    return _mt5(width=768, num_layers=12, num_heads=12, mlp_width=2048)
 
 
+@Preset
 def mt5_large() -> Experiment:
     """mT5 large, 1.2B parameters."""
-    return _mt5("mt5-large", 1024, 24, 16, 2816)
+    return _mt5(width=1024, num_layers=24, num_heads=16, mlp_width=2816)
 
 
+@Preset
 def mt5_xl() -> Experiment:
     """mT5 XL, 3.7B parameters."""
-    return _mt5("mt5-xl", 2048, 24, 32, 5120)
+    return _mt5(width=2048, num_layers=24, num_heads=32, mlp_width=5120)
 
 
+@Preset
 def mt5_xxl() -> Experiment:
     """mT5 XXL, 13B parameters."""
-    return _mt5("mt5-xxl", 4096, 24, 64, 10240)
+    return _mt5(width=4096, num_layers=24, num_heads=64, mlp_width=10240)
 
 
+@Preset
 def ul2_20b() -> Experiment:
     """UL2 20B."""
     # Section 5.1, and the released model's config.json, whose head is tied: 2 million updates of 1,024 rows of 512 and
@@ -121,11 +142,11 @@ def ul2_20b() -> Experiment:
         dropout=0.0,
     )
     objective = UL2(chunk=128, z_loss=1e-4)
-    return _pretrained("ul2-20b", model, "c4/en", batch_size=1024, objective=objective, steps=2e6)
+    return _pretrained(model, "c4/en", batch_size=1024, objective=objective, steps=2e6)
 
 
 def _t5(
-    name: str, width: int, layers: int, num_heads: int, head_width: int, mlp_width: int, *, later: bool = False
+    *, width: int, num_layers: int, num_heads: int, head_width: int, mlp_width: int, later: bool = False
 ) -> Experiment:
     """Section 3.7: a million updates of 2^11 sequences of 512 tokens of C4.
 
@@ -133,8 +154,8 @@ def _t5(
     """
     model = T5Config(
         width=width,
-        num_encoder_layers=layers,
-        num_decoder_layers=layers,
+        num_encoder_layers=num_layers,
+        num_decoder_layers=num_layers,
         num_heads=num_heads,
         head_width=head_width,
         mlp_width=mlp_width,
@@ -143,30 +164,17 @@ def _t5(
         dropout=0.0 if later else 0.1,
         tie_embeddings=not later,
     )
-    return _pretrained(name, model, "c4/en", batch_size=2048)
+    return _pretrained(model, "c4/en", batch_size=2048)
 
 
-def _mt5(name: str, width: int, layers: int, num_heads: int, mlp_width: int) -> Experiment:
+def _mt5(**sizes: int) -> Experiment:
     """Section 3.2: T5 1.1 over 250,112 pieces; a million updates of 1,024 sequences of 1,024 tokens of mC4."""
-    model = T5Config(
-        vocab_size=250112,
-        width=width,
-        num_encoder_layers=layers,
-        num_decoder_layers=layers,
-        num_heads=num_heads,
-        head_width=64,
-        mlp_width=mlp_width,
-        activation="gelu_tanh",
-        gated=True,
-        dropout=0.0,
-        tie_embeddings=False,
-    )
-    return _pretrained(name, model, "c4/multilingual", batch_size=1024, seq_len=1024)
+    model = dataclasses.replace(_t5(**sizes, head_width=64, later=True).model, vocab_size=250112)
+    return _pretrained(model, "c4/multilingual", batch_size=1024, seq_len=1024)
 
 
 def _pretrained(
-    name: str,
-    model: T5Config,
+    model: Architecture,
     corpus: str,
     *,
     batch_size: int,
@@ -184,26 +192,4 @@ def _pretrained(
         clip_norm=None,
     )
     data = DataConfig(tfds=corpus, tokenizer="unigram")
-    return published(name, model, objective, optimizer, steps=steps, batch_size=batch_size, seq_len=seq_len, data=data)
-
-
-PRESETS = (
-    t5_python,
-    t5_ul2_python,
-    t5_small,
-    t5_base,
-    t5_large,
-    t5_3b,
-    t5_11b,
-    t5_v1_1_small,
-    t5_v1_1_base,
-    t5_v1_1_large,
-    t5_v1_1_xl,
-    t5_v1_1_xxl,
-    mt5_small,
-    mt5_base,
-    mt5_large,
-    mt5_xl,
-    mt5_xxl,
-    ul2_20b,
-)
+    return published(model, objective, optimizer, steps=steps, batch_size=batch_size, seq_len=seq_len, data=data)

@@ -1,6 +1,6 @@
 """The Transformer (Vaswani et al. 2017): a tiny one that trains on a CPU, and the published sizes."""
 
-from configs.recipe import DOCSTRINGS, SHORT_VOCABULARY, published, short, small
+from configs.recipe import DOCSTRINGS, SHORT_VOCABULARY, Preset, both_sides, published, short, small
 from transformer.data.config import DataConfig
 from transformer.models.transformer import TransformerConfig
 from transformer.objectives.seq2seq import Seq2Seq
@@ -8,59 +8,36 @@ from transformer.training.experiment import Experiment
 from transformer.training.optimizer import OptimizerConfig
 
 
+@Preset
 def transformer_python() -> Experiment:
     """A small Transformer that sums up functions of Python's standard library in a line; minutes on a CPU."""
-    model = TransformerConfig(
-        vocab_size=SHORT_VOCABULARY,
-        width=128,
-        num_encoder_layers=2,
-        num_decoder_layers=2,
-        num_encoder_heads=4,
-        num_decoder_heads=4,
-        encoder_mlp_width=512,
-        decoder_mlp_width=512,
-    )
-    return short("transformer-python", model, Seq2Seq(target_len=72), data=DOCSTRINGS, batch_size=8, seq_len=256)
+    model = TransformerConfig(vocab_size=SHORT_VOCABULARY, **both_sides(width=128, num_layers=2, num_heads=4))
+    return short(model, Seq2Seq(target_len=72), data=DOCSTRINGS, batch_size=8, seq_len=256)
 
 
+@Preset
 def transformer_multi30k() -> Experiment:
     """A small Transformer that translates the captions of Multi30k: give it their folder with --data.path."""
-    model = TransformerConfig(
-        vocab_size=4096,
-        width=128,
-        num_encoder_layers=4,
-        num_decoder_layers=4,
-        num_encoder_heads=4,
-        num_decoder_heads=4,
-        encoder_mlp_width=512,
-        decoder_mlp_width=512,
-        dropout=0.1,
-    )
+    sizes = both_sides(width=128, num_layers=4, num_heads=4)
+    model = TransformerConfig(vocab_size=4096, dropout=0.1, **sizes)
     data = DataConfig(fields=("en", "de"), tokenizer="bpe")
-    return small(
-        "transformer-multi30k", model, Seq2Seq(), data=data, learning_rate=1e-2, steps=3000, batch_size=16, seq_len=128
-    )
+    return small(model, Seq2Seq(), data=data, learning_rate=1e-2, steps=3000, batch_size=16, seq_len=128)
 
 
+@Preset
 def transformer_base() -> Experiment:
     """The base Transformer, 65M parameters, on WMT 2014 English to German."""
-    return _published("transformer-base", TransformerConfig(), steps=100_000)
+    return _published(TransformerConfig(), steps=100_000)
 
 
+@Preset
 def transformer_big() -> Experiment:
     """The big Transformer, 213M parameters, on WMT 2014 English to German."""
-    model = TransformerConfig(
-        width=1024,
-        num_encoder_heads=16,
-        num_decoder_heads=16,
-        encoder_mlp_width=4096,
-        decoder_mlp_width=4096,
-        dropout=0.3,
-    )
-    return _published("transformer-big", model, steps=300_000)
+    model = TransformerConfig(dropout=0.3, **both_sides(width=1024, num_layers=6, num_heads=16))
+    return _published(model, steps=300_000)
 
 
-def _published(name: str, model: TransformerConfig, *, steps: int) -> Experiment:
+def _published(model: TransformerConfig, *, steps: int) -> Experiment:
     """Section 5: Adam, width^-0.5 * min(step^-0.5, step * 4000^-1.5), about 25,000 tokens of each language a batch."""
     warmup = 4000
     optimizer = OptimizerConfig(
@@ -73,7 +50,4 @@ def _published(name: str, model: TransformerConfig, *, steps: int) -> Experiment
         clip_norm=None,
     )
     data = DataConfig(tfds="wmt14_translate/de-en", fields=("en", "de"), tokenizer="bpe")
-    return published(name, model, Seq2Seq(), optimizer, steps=steps, batch_size=100, seq_len=256, data=data)
-
-
-PRESETS = (transformer_python, transformer_multi30k, transformer_base, transformer_big)
+    return published(model, Seq2Seq(), optimizer, steps=steps, batch_size=100, seq_len=256, data=data)

@@ -1,5 +1,6 @@
 """The command line as people meet it: every mistake is one line and exit code 2, and leaves nothing half-made."""
 
+import dataclasses
 import json
 import os
 import re
@@ -7,13 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import configs
 import train
-from tools import evaluate, generate, plot
-from transformer import command
+from tools import evaluate, generate, plot, prepare, scaling
+from transformer import checks, command
+from transformer.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -73,9 +77,40 @@ def test_help_documents_every_field(capsys):
     text = capsys.readouterr().out
     flags = re.findall(r"^\W*? (--[a-z][\w.-]+)", text, re.MULTILINE)
     assert {"--train.steps", "--mesh.tensor", "--model.width", "--data.path", "--optimizer.learning-rate"} <= set(flags)
+    for field, flag in flags_of(configs.get("gpt-python")):
+        assert flag in flags, f"{field} has no such flag"
     for flag in flags:
         after = text.split(f" {flag} ", 1)[1]
         assert re.search(r"[a-z]{3}", after.split(" --", 1)[0].partition("(default")[0]), f"{flag} has no description"
+
+
+def flags_of(config) -> Iterator[tuple[str, str]]:
+    """Yields each field of an experiment's configs with what a broken rule calls its flag."""
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), f"{type(config).__name__}.{field.name}"
+        if dataclasses.is_dataclass(value):
+            yield from flags_of(value)
+            continue
+        with pytest.raises(UserError) as refusal, command.flags_named(train.Command):
+            checks.require(config, False, f"`{field.name}`")
+        yield name, str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--train.steps", "0"], "--train.steps is 0: it must be at least 1"),
+        (["--train.accumulation", "3"], "--train.accumulation 3 does not divide --train.batch-size 8"),
+        (["--train.seq-len", "512"], "raise --model.context-length or lower --train.seq-len"),
+        (["--optimizer.name", "lamb", "--mup.base-width", "192"], "or leave out --mup.base-width"),
+        (["--mup.base-layers", "2"], "--mup.base-head-width and --mup.base-layers need --mup.base-width"),
+        (["--init.leaves", "x"], "--init.leaves is x: there is no --init.path to take weights from"),
+        (["--mesh.fsdp", "0"], "--mesh.fsdp is 0: it must be at least 1"),
+        (["--execution.attention", "flash"], "unknown --execution.attention 'flash'; choose from: auto, reference"),
+    ],
+)
+def test_a_rule_that_is_broken_names_its_flags(refuse, flags, line):
+    assert line in refuse(*flags, preset="gpt-python")
 
 
 def test_unknown_flag_offers_the_nearest(refuse):
@@ -83,6 +118,19 @@ def test_unknown_flag_offers_the_nearest(refuse):
     assert "Unrecognized options: --train.stepz" in line
     assert "--train.steps" in line
     assert "─" not in line
+
+
+@pytest.mark.parametrize(
+    "old", ["--init-from", "--init_from", "--init-leaves=.*", "--init-vocabulary", "--init-positions"]
+)
+@pytest.mark.parametrize("main", [train.main, lambda args: scaling.main(["plan", *args]), prepare.main])
+def test_the_old_names_of_flags_are_refused_with_the_new_ones(capsys, main, old):
+    new = old.partition("=")[0].replace("_", "-").replace("init-", "init.").replace("from", "path")
+    assert f"{old.partition('=')[0]} has another name now: {new}" in refused(capsys, main, [old, "x"])
+
+
+def test_a_flag_that_decides_others_defaults_needs_its_value(capsys):
+    assert "--workdir" in refused(capsys, train.main, ["--workdir"])
 
 
 def test_wrong_value_is_named(refuse):
@@ -142,7 +190,8 @@ def test_heads_that_tensor_parallelism_does_not_divide(refuse, corpus):
 
 
 def test_heads_that_do_not_divide_the_width(refuse, corpus):
-    assert "num_heads 5 does not divide width 16" in refuse(*TINY, "--data.path", corpus, "--model.num-heads", "5")
+    line = refuse(*TINY, "--data.path", corpus, "--model.num-heads", "5")
+    assert "--model.num-heads 5 does not divide --model.width 16" in line
 
 
 def test_a_sequence_longer_than_the_context(refuse, corpus):

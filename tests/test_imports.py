@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 # no module imports itself in a circle.
 FLOORS = [
     {"transformer.errors"},
-    {"transformer.paths", "transformer.atomic", "transformer.params"},
+    {"transformer.paths", "transformer.atomic", "transformer.params", "transformer.checks"},
     {
         "transformer.ops",
         "transformer.data",
@@ -27,7 +27,7 @@ FLOORS = [
     {"transformer.training", "transformer.mup", "transformer.debugging"},
     {"transformer.inference"},
     {"transformer.scaling"},
-    {"transformer.command", "configs"},
+    {"transformer.command", "transformer.checkpoint_flags", "transformer.drawing", "configs"},
     {"train", "tools"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

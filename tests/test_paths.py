@@ -201,7 +201,7 @@ def test_caches_that_cannot_be_made(tmp_path):
         source = open_path(str(tmp_path / "a.txt"), DataConfig(cache_dir=str(cache)))
         with pytest.raises(UserError, match=r"Cannot write to .* --data.cache-dir"):
             build_store(source, "train", ByteTokenizer(), cache)
-    with pytest.raises(UserError, match="--data.cache-dir is empty"):
+    with pytest.raises(UserError, match="cache_dir is empty"):
         DataConfig(cache_dir="")
 
 

@@ -82,13 +82,13 @@ def test_mesh_defaults_to_data_over_all_devices():
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("sizes", "message"),
     [
-        (MeshConfig(data=16), "needs 16 devices and there are 8"),
-        (MeshConfig(tensor=16), "tensor 16 needs 16 devices"),
-        (MeshConfig(fsdp=0), "--mesh.fsdp is 0"),
+        ({"data": 16}, "needs 16 devices and there are 8"),
+        ({"tensor": 16}, "tensor 16 needs 16 devices"),
+        ({"fsdp": 0}, "fsdp is 0"),
     ],
 )
-def test_mesh_refuses(config, message):
+def test_mesh_refuses(sizes, message):
     with pytest.raises(UserError, match=message):
-        make_mesh(config)
+        make_mesh(MeshConfig(**sizes))

@@ -55,8 +55,8 @@ class Command:
 
 def main(args: list[str]) -> None:
     """Runs the command line."""
-    asked = command.parse(Command, args, prog="tools/bench.py")
-    experiment = shape(asked)
+    flags = command.parse(Command, args, prog="tools/bench.py")
+    experiment = shape(flags)
     command.start_jax()
     import jax
 
@@ -64,18 +64,18 @@ def main(args: list[str]) -> None:
     print(f"{experiment.name}: batch {experiment.train.batch_size} x {experiment.train.seq_len}, ", end="")
     print(f"{experiment.execution.dtype}, {device.device_kind}, {os.cpu_count()} cores")
     functions = {"loop": loop, "pipeline": pipeline, "pytorch": pytorch, "decode": decode, "start": start}
-    for part in asked.parts:
-        functions[part](experiment, asked)
+    for part in flags.parts:
+        functions[part](experiment, flags)
 
 
-def shape(asked: Command) -> Experiment:
+def shape(flags: Command) -> Experiment:
     """Returns the preset as the command line changes it, on the embedded corpus if it names no text."""
-    experiment = configs.get(asked.preset)
+    experiment = configs.get(flags.preset)
     train, execution, data = experiment.train, experiment.execution, experiment.data
-    if asked.batch_size:
-        train = dataclasses.replace(train, batch_size=asked.batch_size)
-    if asked.dtype:
-        execution = dataclasses.replace(execution, dtype=asked.dtype)
+    if flags.batch_size:
+        train = dataclasses.replace(train, batch_size=flags.batch_size)
+    if flags.dtype:
+        execution = dataclasses.replace(execution, dtype=flags.dtype)
     if not (data.path or data.tfds or data.mixture):
         data = dataclasses.replace(data, tfds="python_stdlib")
     return dataclasses.replace(experiment, train=train, execution=execution, data=data, mesh=MeshConfig(data=1))
@@ -90,8 +90,8 @@ class Step:
         from transformer.training.session import Session
 
         self.session = Session(experiment)
-        length = experiment.train.seq_len
-        self.tokens = experiment.train.batch_size * (length + experiment.objective.target_length(length))
+        seq_len = experiment.train.seq_len
+        self.tokens = experiment.train.batch_size * (seq_len + experiment.objective.target_length(seq_len))
         with jax.set_mesh(self.session.mesh):
             self._batch = self.session.batch(1)
             self._state, self._step = self.session.program.init(), self.session.program.step
@@ -109,14 +109,15 @@ class Step:
             return steps * self.tokens / (time.perf_counter() - begun)
 
 
-def loop(experiment: Experiment, asked: Command) -> None:
+def loop(experiment: Experiment, flags: Command) -> None:
     """The loop, with its pipeline, logging and progress bar, against the bare step."""
     from transformer.training.loop import train
 
     bare = Step(experiment)
     # Evaluation and saving come once, at the end, off the clock; metrics are written twice as often as by default.
-    length = dataclasses.replace(experiment.train, steps=asked.steps + 5, eval_every=10**9, eval_batches=1, log_every=5)
-    timed = dataclasses.replace(experiment, train=length)
+    cadence = {"eval_every": 10**9, "eval_batches": 1, "log_every": 5}
+    untimed = dataclasses.replace(experiment.train, steps=flags.steps + 5, **cadence)
+    timed = dataclasses.replace(experiment, train=untimed)
 
     def whole() -> float:
         with tempfile.TemporaryDirectory() as folder:
@@ -126,10 +127,10 @@ def loop(experiment: Experiment, asked: Command) -> None:
         seconds = [row["step_seconds"] for row in rows if "step_seconds" in row and row["step"] > 5]
         return bare.tokens / statistics.mean(seconds)
 
-    compare("loop", whole, "bare step", lambda: bare.run(asked.steps), asked.rounds)
+    compare("loop", whole, "bare step", lambda: bare.run(flags.steps), flags.rounds)
 
 
-def pipeline(experiment: Experiment, asked: Command) -> None:
+def pipeline(experiment: Experiment, flags: Command) -> None:
     """The input pipeline alone, against what the step eats."""
     from transformer.data.pipeline import iterate
 
@@ -143,17 +144,17 @@ def pipeline(experiment: Experiment, asked: Command) -> None:
                 next(batches)
             return 200 * bare.tokens / (time.perf_counter() - begun)
 
-    compare("pipeline", alone, "bare step", lambda: bare.run(asked.steps), asked.rounds)
+    compare("pipeline", alone, "bare step", lambda: bare.run(flags.steps), flags.rounds)
 
 
-def pytorch(experiment: Experiment, asked: Command) -> None:
+def pytorch(experiment: Experiment, flags: Command) -> None:
     """The step against Transformers' GPT-2 of the same shape in PyTorch, eager and compiled; AdamW on both sides."""
     bare = Step(dataclasses.replace(experiment, optimizer=OptimizerConfig()))
     for compiled in (False, True):
         theirs = TorchStep(experiment, compiled=compiled)
         name = "PyTorch compiled" if compiled else "PyTorch eager"
         compare(
-            "step", lambda: bare.run(asked.steps), name, lambda theirs=theirs: theirs.run(asked.steps), asked.rounds
+            "step", lambda: bare.run(flags.steps), name, lambda theirs=theirs: theirs.run(flags.steps), flags.rounds
         )
 
 
@@ -163,12 +164,12 @@ class TorchStep:
     def __init__(self, experiment: Experiment, *, compiled: bool):
         import torch
 
-        length = experiment.train
+        train = experiment.train
         device = "cuda" if torch.cuda.is_available() else "cpu"
         network = twin(experiment)
         network.to(device).train()
         adamw = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True)
-        tokens = torch.randint(0, network.config.vocab_size, (length.batch_size, length.seq_len + 1), device=device)
+        tokens = torch.randint(0, network.config.vocab_size, (train.batch_size, train.seq_len + 1), device=device)
         half = torch.autocast(device, torch.bfloat16, enabled=experiment.execution.dtype == "bfloat16")
 
         def forward():
@@ -186,7 +187,7 @@ class TorchStep:
             adamw.zero_grad()
             return loss
 
-        self._step, self._tokens = step, length.batch_size * length.seq_len
+        self._step, self._tokens = step, train.batch_size * train.seq_len
         self.run(3)
 
     def run(self, steps: int) -> float:
@@ -222,7 +223,7 @@ def twin(experiment: Experiment) -> Any:
     return transformers.GPT2LMHeadModel(config)
 
 
-def decode(experiment: Experiment, asked: Command) -> None:
+def decode(experiment: Experiment, flags: Command) -> None:
     """Greedy decoding with a cache against Transformers' `generate`, on the same weights; tokens said a second."""
     import jax
     import numpy as np
@@ -238,7 +239,7 @@ def decode(experiment: Experiment, asked: Command) -> None:
     tensors = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     params = jax.tree.map(jax.numpy.asarray, GPT2.from_hf(tensors, architecture))
     model, params = for_decoding(architecture, params, experiment.execution)
-    for rows in (asked.batch_size,) if asked.batch_size else (1, 8):
+    for rows in (flags.batch_size,) if flags.batch_size else (1, 8):
         prompts = np.random.default_rng(0).integers(0, architecture.vocab_size, (rows, PROMPT))
         tokens = torch.tensor(prompts)
 
@@ -253,12 +254,12 @@ def decode(experiment: Experiment, asked: Command) -> None:
             return len(tokens) * NEW / (time.perf_counter() - begun)
 
         ours(), theirs()
-        compare(f"decoding, {rows} rows:", ours, "Transformers", theirs, asked.rounds)
+        compare(f"decoding, {rows} rows:", ours, "Transformers", theirs, flags.rounds)
 
 
-def start(experiment: Experiment, asked: Command) -> None:
+def start(experiment: Experiment, flags: Command) -> None:
     """Seconds from the shell to the first step of a run that is started for the second time."""
-    del asked
+    del flags
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         arguments = [sys.executable, str(ROOT / "train.py"), experiment.name, "--workdir", str(run)]
@@ -289,14 +290,9 @@ def compare(a: str, run_a: Callable[[], float], b: str, run_b: Callable[[], floa
     """Prints the medians of both, and of the ratio of each round."""
     pairs = [(run_a(), run_b()) for _ in range(rounds)]
     ratios = [x / y for x, y in pairs]
-    print(
-        f"{a} {_median(x for x, _ in pairs):,.0f} tokens/s, {b} {_median(y for _, y in pairs):,.0f} tokens/s, "
-        f"ratio {_median(ratios):.3f} (from {min(ratios):.3f} to {max(ratios):.3f}, {rounds} rounds)"
-    )
-
-
-def _median(values: Any) -> float:
-    return statistics.median(values)
+    ours, theirs, ratio = (statistics.median(values) for values in (*zip(*pairs, strict=True), ratios))
+    spread = f"from {min(ratios):.3f} to {max(ratios):.3f}, {rounds} rounds"
+    print(f"{a} {ours:,.0f} tokens/s, {b} {theirs:,.0f} tokens/s, ratio {ratio:.3f} ({spread})")
 
 
 if __name__ == "__main__":

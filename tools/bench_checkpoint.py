@@ -24,7 +24,7 @@ class Command:
     """Measure saves and restores of a state of random numbers; nothing else should be running."""
 
     gigabytes: float = 1.0
-    """Of the state: a third weights, two thirds moments."""
+    """Size of the state: a third weights, two thirds moments."""
     folder: str | None = None
     """On the disk to measure; by default the system's temporary one."""
     rounds: int = 3
@@ -33,7 +33,7 @@ class Command:
 
 def main(args: list[str]) -> None:
     """Runs the command line."""
-    asked = command.parse(Command, args, prog="tools/bench_checkpoint.py", default=Command())
+    flags = command.parse(Command, args, prog="tools/bench_checkpoint.py", default=Command())
     command.start_jax()
     import jax
     from etils import epath
@@ -41,21 +41,21 @@ def main(args: list[str]) -> None:
     from transformer.checkpoint import CheckpointConfig, Checkpoints
     from transformer.checkpoint.seal import seal
 
-    rows = round(asked.gigabytes * 1e9 / 3 / 4 / 8 / 1024)
+    rows = round(flags.gigabytes * 1e9 / 3 / 4 / 8 / 1024)
     key = jax.random.key(0)
     leaf = lambda number: jax.random.normal(jax.random.fold_in(key, number), (8, rows, 1024))  # noqa: E731
     params, opt_state = {"w": leaf(0)}, {"m": leaf(1), "v": leaf(2)}
     jax.block_until_ready((params, opt_state))
     size = sum(x.nbytes for x in (params["w"], *opt_state.values()))
     aim = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), (params, opt_state))
-    print(f"{size / 1e9:.2f} GB of float32 noise, {os.cpu_count()} cores; medians of {asked.rounds} rounds")
+    print(f"{size / 1e9:.2f} GB of float32 noise, {os.cpu_count()} cores; medians of {flags.rounds} rounds")
     seconds: dict[str, list[float]] = {
         name: [] for name in ("blocked", "save", "seal", "sha256", "write", "restore", "read")
     }
-    with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
+    with tempfile.TemporaryDirectory(dir=flags.folder) as folder:
         raw = Path(folder) / "raw"
         with Checkpoints(Path(folder) / "checkpoints", CheckpointConfig(keep=1, keep_best=0)) as store:
-            for step in range(asked.rounds + 1):
+            for step in range(flags.rounds + 1):
                 store.save(step, params=params, opt_state=opt_state, data={"step": step}, record={})
                 saved = store.outcome(wait=True)
                 if saved is None or saved.failure:

@@ -43,25 +43,25 @@ class Command:
 
 def main(args: list[str]) -> None:
     """Runs the command line."""
-    asked = command.parse(Command, args, prog="tools/bench_data.py")
-    if asked.measure is not None:
-        print(json.dumps(first_batch(asked.measure, asked)))
+    flags = command.parse(Command, args, prog="tools/bench_data.py")
+    if flags.measure is not None:
+        print(json.dumps(first_batch(flags.measure, flags)))
         return
-    if not 8 * asked.documents <= asked.tokens:
+    if not 8 * flags.documents <= flags.tokens:
         raise UserError("--tokens: at least 8 a document are needed")
-    with tempfile.TemporaryDirectory(prefix="bench-data-", dir=asked.folder) as folder:
+    with tempfile.TemporaryDirectory(prefix="bench-data-", dir=flags.folder) as folder:
         begun = time.perf_counter()
-        size = make_store(Path(folder), int(asked.documents), int(asked.tokens))
-        print(f"{asked.documents:,.0f} documents, {asked.tokens:,.0f} tokens: {size / 1e9:.2f} GB on disk, ", end="")
-        print(f"made in {time.perf_counter() - begun:.0f} s; records of {asked.length}, batches of {asked.batch_size}")
+        size = make_store(Path(folder), int(flags.documents), int(flags.tokens))
+        print(f"{flags.documents:,.0f} documents, {flags.tokens:,.0f} tokens: {size / 1e9:.2f} GB on disk, ", end="")
+        print(f"made in {time.perf_counter() - begun:.0f} s; records of {flags.length}, batches of {flags.batch_size}")
         print("seconds and MB are from opening the store to the first batch, beyond the libraries' own")
         print(f"{'records':10} {'start':12} {'seconds':>8} {'MB':>7} {'of records':>14}")
-        late = int(asked.tokens) // (2 * asked.length * asked.batch_size)
+        late = int(flags.tokens) // (2 * flags.length * flags.batch_size)
         for kind in KINDS:
             steps = (("first time", 0), ("step 0", 0), (f"step {late:.3g}", late))
             for name, step in steps if kind == "documents" else steps[1:]:
-                found = measured(asked, folder, kind, step)
-                print(f"{kind:10} {name:12} {found['seconds']:8.3f} {found['megabytes']:7.1f} {found['records']:14,}")
+                cost = measured(flags, folder, kind, step)
+                print(f"{kind:10} {name:12} {cost['seconds']:8.3f} {cost['megabytes']:7.1f} {cost['records']:14,}")
 
 
 def make_store(folder: Path, documents: int, tokens: int) -> int:
@@ -90,17 +90,17 @@ def make_store(folder: Path, documents: int, tokens: int) -> int:
     return sum(path.stat().st_blocks * 512 for path in folder.iterdir())
 
 
-def measured(asked: Command, folder: str, kind: str, step: int) -> dict:
+def measured(flags: Command, folder: str, kind: str, step: int) -> dict:
     """Returns what a fresh process measures."""
-    flags = ("--measure", kind, "--step", step, "--folder", folder, "--length", asked.length)
-    arguments = [*flags, "--batch-size", asked.batch_size]
+    ours = ("--measure", kind, "--step", step, "--folder", folder, "--length", flags.length)
+    arguments = [*ours, "--batch-size", flags.batch_size]
     done = subprocess.run([sys.executable, __file__, *map(str, arguments)], capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"{kind}, step {step}: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
     return json.loads(done.stdout)
 
 
-def first_batch(kind: Literal["windows", "text", "documents"], asked: Command) -> dict:
+def first_batch(kind: Literal["windows", "text", "documents"], flags: Command) -> dict:
     """Opens the store in this process and makes a batch; returns seconds, and megabytes that are not of files."""
     from transformer.data.pipeline import iterate, train_batches
     from transformer.data.prepare import cut
@@ -109,11 +109,11 @@ def first_batch(kind: Literal["windows", "text", "documents"], asked: Command) -
 
     with Peak() as peak:
         begun = time.perf_counter()
-        store = TokenStore.open(asked.folder or "")
-        reading = Reading(kind, asked.length, overlap=int(kind == "windows"), others=kind == "documents")
+        store = TokenStore.open(flags.folder or "")
+        reading = Reading(kind, flags.length, overlap=int(kind == "windows"), others=kind == "documents")
         records = cut(store, reading=reading, drop_remainder=True)
-        data = train_batches([records], [1.0], example=as_it_is, batch_size=asked.batch_size, seed=0)
-        with iterate(data, asked.step) as batches:
+        data = train_batches([records], [1.0], example=as_it_is, batch_size=flags.batch_size, seed=0)
+        with iterate(data, flags.step) as batches:
             next(batches)
         seconds = time.perf_counter() - begun
     return {"seconds": seconds, "megabytes": peak.megabytes, "records": len(records)}

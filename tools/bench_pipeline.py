@@ -54,46 +54,46 @@ class Command:
 
 def main(args: list[str]) -> None:
     """Runs the command line."""
-    asked = command.parse(Command, args, prog="tools/bench_pipeline.py")
-    print(f"batches of {asked.batch_size} x {asked.seq_len}, {os.cpu_count()} cores")
-    for objective in asked.objectives:
-        measure(objective, asked)
+    flags = command.parse(Command, args, prog="tools/bench_pipeline.py")
+    print(f"batches of {flags.batch_size} x {flags.seq_len}, {os.cpu_count()} cores")
+    for objective in flags.objectives:
+        measure(objective, flags)
 
 
-def measure(objective: Objective, asked: Command) -> None:
+def measure(objective: Objective, flags: Command) -> None:
     """Prints a line an objective: the median for each number of workers, and how it compares with the first."""
     from transformer.data.pipeline import iterate
     from transformer.training.session import Session
 
-    experiment = shape(configs.get(PRESETS[objective]), asked)
+    experiment = shape(configs.get(PRESETS[objective]), flags)
     rows = Session(experiment).training_rows
-    tokens = asked.batch_size * (asked.seq_len + experiment.objective.target_length(asked.seq_len))
+    tokens = flags.batch_size * (flags.seq_len + experiment.objective.target_length(flags.seq_len))
     with contextlib.ExitStack() as stack:
         made = {
             workers: stack.enter_context(iterate(rows, 0, **({"workers": workers} if workers else {})))
-            for workers in asked.workers
+            for workers in flags.workers
         }
         for batches in made.values():
             next(batches)  # which waits for the workers to start
         rates = [
-            {workers: rate(batches, workers, tokens, asked.seconds) for workers, batches in made.items()}
-            for _ in range(asked.rounds)
+            {workers: rate(batches, workers, tokens, flags.seconds) for workers, batches in made.items()}
+            for _ in range(flags.rounds)
         ]
-    first = asked.workers[0]
+    first = flags.workers[0]
     figures = (
         f"{workers} workers {statistics.median(turn[workers] for turn in rates) / 1e6:.2f} M"
         f" ({statistics.median(turn[workers] / turn[first] for turn in rates):.2f} x)"
-        for workers in asked.workers
+        for workers in flags.workers
     )
     print(f"{objective:10} tokens/s: {', '.join(figures)}", flush=True)
 
 
-def shape(experiment: Experiment, asked: Command) -> Experiment:
+def shape(experiment: Experiment, flags: Command) -> Experiment:
     """Returns the preset with the lengths that are measured."""
     model: Any = experiment.model
     if hasattr(model, "context_length"):
-        model = dataclasses.replace(model, context_length=max(asked.seq_len, model.context_length))
-    train = dataclasses.replace(experiment.train, seq_len=asked.seq_len, batch_size=asked.batch_size)
+        model = dataclasses.replace(model, context_length=max(flags.seq_len, model.context_length))
+    train = dataclasses.replace(experiment.train, seq_len=flags.seq_len, batch_size=flags.batch_size)
     return dataclasses.replace(experiment, model=model, train=train)
 
 

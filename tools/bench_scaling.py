@@ -11,18 +11,18 @@ class Command:
     """Measure, over simulated studies of a known law, how often 95 % intervals hold the truth."""
 
     studies: int = 300
-    """Of each design and noise; about a minute a hundred."""
+    """Studies of each design and noise; about a minute a hundred."""
     refits: int = 400
-    """Of each study."""
+    """Refits of each study."""
     noise: float = 0.005
     """Standard deviation of log loss, between runs that differ in their seed."""
     seed: int = 0
-    """Of all that is drawn."""
+    """Seed of all that is drawn."""
 
 
 def main(args: list[str]) -> None:
     """Runs the command line."""
-    asked = command.parse(Command, args, prog="tools/bench_scaling.py")
+    flags = command.parse(Command, args, prog="tools/bench_scaling.py")
     import numpy as np
 
     from transformer.scaling.laws import coverage, synthetic
@@ -32,12 +32,12 @@ def main(args: list[str]) -> None:
         "40 runs, 5 budgets": synthetic.isoflop(coverage.TRUTH, np.logspace(18, 20.5, 5), 8, 4.0),
         "144 runs, 12 budgets": synthetic.isoflop(coverage.TRUTH, np.logspace(18, 21.5, 12), 12, 8.0),
     }
-    print(f"{asked.studies} studies each, {asked.refits} refits, noise {asked.noise:.1%}; nominal 95 %")
+    print(f"{flags.studies} studies each, {flags.refits} refits, noise {flags.noise:.1%}; nominal 95 %")
     for name, design in designs.items():
-        for kind, noise in (("even", coverage.even(asked.noise)), ("uneven", coverage.uneven(asked.noise))):
-            found = coverage.measure(design, noise, asked.studies, asked.refits, asked.seed)
-            shares = "  ".join(f"{quantity} {share:.1%}" for quantity, share in found.held.items())
-            print(f"{name:22}{kind:8}{shares}   width of a {found.width['a']:.3f}", flush=True)
+        for kind, noise in (("even", coverage.even(flags.noise)), ("uneven", coverage.uneven(flags.noise))):
+            measured = coverage.measure(design, noise, flags.studies, flags.refits, flags.seed)
+            shares = "  ".join(f"{quantity} {share:.1%}" for quantity, share in measured.held.items())
+            print(f"{name:22}{kind:8}{shares}   width of a {measured.width['a']:.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,24 @@
 """Checkpoints looked at, checked and made into others: tools/checkpoint.py show | diff | verify | doctor | ..."""
 
-import dataclasses
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import tyro
+from typing import TYPE_CHECKING, Any
 
 from transformer import command
+from transformer.checkpoint_flags import (
+    Average,
+    Cast,
+    Chosen,
+    Command,
+    Diff,
+    Doctor,
+    DoctorOf,
+    Prune,
+    Reshard,
+    Show,
+    Verify,
+)
 from transformer.errors import UserError
 from transformer.models import Architecture
 from transformer.sharding import MeshConfig
@@ -22,136 +32,6 @@ DIFFERENT = 1
 """The exit code where two checkpoints differ, one is damaged, or one does not restore; bad input is 2."""
 SHOWN = 20
 """Lines of a list, at most."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Show:
-    """Say what a checkpoint is: architecture, step, parameters by module, size, experiment, what wrote it."""
-
-    checkpoint: tyro.conf.Positional[str]
-    """A run folder (its newest checkpoint), or one of its checkpoints (RUN/checkpoints/STEP); so below."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Diff:
-    """Compare two checkpoints: arrays, each one's largest difference, configs. Exit code 0: equal; 1: different."""
-
-    a: tyro.conf.Positional[str]
-    """A run or a checkpoint."""
-    b: tyro.conf.Positional[str]
-    """Another."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Verify:
-    """Read every file and every array and compare them with what was written. Exit code 1: damaged, a line each."""
-
-    checkpoint: tyro.conf.Positional[str]
-    """A run or a checkpoint."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Doctor:
-    """Say whether a checkpoint restores into an architecture on a mesh of any size, and what it takes there.
-
-    Reads no array and makes none. The checkpoint comes first. After it, `--model.FIELD VALUE` changes its architecture
-    (doctor RUN --help names the fields). Exit code 1: it does not restore, a line a problem.
-    """
-
-    checkpoint: tyro.conf.Positional[str]
-    """A run or a checkpoint."""
-    mesh: MeshConfig = MeshConfig()
-    """The mesh, as train.py takes it; --mesh.data is 1 where it is not given."""
-    devices_per_host: int | None = None
-    """Devices of each host, consecutive in the mesh; None: 8, or all where the mesh has fewer."""
-    preset: str | None = None
-    """Restore into the model and the optimizer of this preset; None: of the checkpoint itself."""
-    weights: bool = False
-    """Ask for the weights alone, as generating, evaluating and --init-from do, and not for all that a run goes on
-    from."""
-
-
-@dataclasses.dataclass(frozen=True)
-class DoctorOf(Doctor):
-    """Say whether a checkpoint restores into an architecture on a mesh of any size, and what it takes there."""
-
-    model: Architecture = dataclasses.field(kw_only=True)
-    """The architecture, by default the checkpoint's or the preset's."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Where:
-    """The one flag of doctor that is needed before all others: it says which fields the architecture has."""
-
-    preset: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Reshard:
-    """Write a checkpoint again, cut into other pieces on disk.
-
-    Any checkpoint restores onto any mesh without this. But an array is read in the pieces that it was written in, one
-    for each device that wrote a part of it: a host that needs a part of a piece reads all of it. In the result each
-    device of the mesh finds its parts in pieces of its own, so that hosts read only their own bytes (doctor tells how
-    much a host reads). It takes memory for all arrays once. A run that could go on can go on from the result.
-    """
-
-    checkpoint: tyro.conf.Positional[str]
-    """A run or a checkpoint."""
-    out: str
-    """A new run folder."""
-    mesh: MeshConfig
-    """The mesh to cut for; --mesh.fsdp and --mesh.tensor are those that split arrays."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Cast:
-    """Write the weights alone in fewer bits, for serving."""
-
-    checkpoint: tyro.conf.Positional[str]
-    """A run or a checkpoint."""
-    out: str
-    """A new run folder."""
-    dtype: Literal["bfloat16", "float16"] = "bfloat16"
-    """Of the weights on disk, rounded to the nearest."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Average:
-    """Write the mean of the weights of several checkpoints (Vaswani et al. 2017, section 6.1); sums are float32."""
-
-    checkpoints: tyro.conf.Positional[tuple[str, ...]]
-    """One run, of which the last checkpoints are taken; or two checkpoints and more, of one architecture."""
-    out: str
-    """A new run folder. Its record (experiment, tokenizer) and its step are those of the last checkpoint."""
-    last: int = 5
-    """Checkpoints of the one run (--checkpoint.keep, in training, has them kept)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Prune:
-    """Remove checkpoints of a run. The newest goes only if --drop names it."""
-
-    run: tyro.conf.Positional[str]
-    """A run folder."""
-    keep: tuple[int, ...] = ()
-    """Remove all but these steps and the newest."""
-    drop: tuple[int, ...] = ()
-    """Remove these steps."""
-    dry_run: bool = False
-    """Only say what would be removed."""
-
-
-Command = (
-    Annotated[Show, tyro.conf.subcommand("show")]
-    | Annotated[Diff, tyro.conf.subcommand("diff")]
-    | Annotated[Verify, tyro.conf.subcommand("verify")]
-    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
-    | Annotated[Reshard, tyro.conf.subcommand("reshard")]
-    | Annotated[Cast, tyro.conf.subcommand("cast")]
-    | Annotated[Average, tyro.conf.subcommand("average")]
-    | Annotated[Prune, tyro.conf.subcommand("prune")]
-)
 PROG = "tools/checkpoint.py"
 
 
@@ -160,24 +40,11 @@ def main(args: list[str]) -> None:
     if args[:1] == ["doctor"] and args[1:] and not args[1].startswith("-"):
         examine(args[1:])
         return
-    asked = command.parse(Command, args, prog=PROG)  # type: ignore[arg-type]
-    match asked:
-        case Show():
-            show(asked)
-        case Diff():
-            diff(asked)
-        case Verify():
-            verify(asked)
-        case Reshard():
-            reshard(asked)
-        case Cast():
-            cast(asked)
-        case Average():
-            average(asked)
-        case Prune():
-            prune(asked)
-        case _:
-            raise UserError("doctor: name the run or the checkpoint before the flags")
+    flags: Any = command.parse(Command, args, prog=PROG)  # type: ignore[arg-type]
+    if isinstance(flags, Doctor):
+        raise UserError("doctor: name the run or the checkpoint before the flags")
+    actions = {Show: show, Diff: diff, Verify: verify, Reshard: reshard, Cast: cast, Average: average, Prune: prune}
+    actions[type(flags)](flags)
 
 
 def start(devices: int = 1) -> None:
@@ -189,51 +56,51 @@ def start(devices: int = 1) -> None:
     command.start_jax()
 
 
-def show(asked: Show) -> None:
+def show(flags: Show) -> None:
     """Prints what a checkpoint is."""
     start()
     from transformer import checkpoint
     from transformer.checkpoint.describe import describe
 
-    print("\n".join(describe(checkpoint.find(asked.checkpoint))))
+    print("\n".join(describe(checkpoint.find(flags.checkpoint))))
 
 
-def diff(asked: Diff) -> None:
+def diff(flags: Diff) -> None:
     """Prints how two checkpoints differ."""
     start()
     from transformer import checkpoint
     from transformer.checkpoint.compare import compare
     from transformer.checkpoint.leaves import stored, total_bytes, trees
 
-    a, b = (checkpoint.find(path) for path in (asked.a, asked.b))
+    a, b = (checkpoint.find(path) for path in (flags.a, flags.b))
     with _bar("diff", sum(total_bytes(stored(a, tree)) for tree in trees(a))) as read:
-        found = compare(a, b, read)
+        comparison = compare(a, b, read)
     print(f"A  {a}\nB  {b}")
-    _list(f"only in A   {path}: {leaf}" for path, leaf in found.only_a.items())
-    _list(f"only in B   {path}: {leaf}" for path, leaf in found.only_b.items())
-    _list(f"not alike   {path}: {ours} in A, {theirs} in B" for path, (ours, theirs) in found.mismatched.items())
-    _list(f"{value:<11.3g} {path}" for path, value in found.differing.items())
-    _list(f"field       {name}: {ours!r} in A, {theirs!r} in B" for name, (ours, theirs) in found.fields.items())
-    _list(f"file        record/{name}" for name in found.files)
-    same = len(found.largest) - len(found.differing)
-    print(f"{same} of {len(found.largest)} arrays that both have are the same, bit for bit or NaN for NaN")
-    if not found.equal:
+    _list(f"only in A   {path}: {leaf}" for path, leaf in comparison.only_a.items())
+    _list(f"only in B   {path}: {leaf}" for path, leaf in comparison.only_b.items())
+    _list(f"not alike   {path}: {ours} in A, {theirs} in B" for path, (ours, theirs) in comparison.mismatched.items())
+    _list(f"{value:<11.3g} {path}" for path, value in comparison.differing.items())
+    _list(f"field       {name}: {ours!r} in A, {theirs!r} in B" for name, (ours, theirs) in comparison.fields.items())
+    _list(f"file        record/{name}" for name in comparison.files)
+    same = len(comparison.largest) - len(comparison.differing)
+    print(f"{same} of {len(comparison.largest)} arrays that both have are the same, bit for bit or NaN for NaN")
+    if not comparison.equal:
         sys.exit(DIFFERENT)
 
 
-def verify(asked: Verify) -> None:
+def verify(flags: Verify) -> None:
     """Prints what is wrong with a checkpoint."""
     start()
     from transformer import checkpoint
 
-    found = checkpoint.find(asked.checkpoint)
+    source = checkpoint.find(flags.checkpoint)
     with _bar("verify", None) as read:  # what is there to read may be damaged too
-        problems = checkpoint.verify(found, read)
+        problems = checkpoint.verify(source, read)
     if problems:
         for line in problems:
             print(line)
         sys.exit(DIFFERENT)
-    print(f"{found}: whole")
+    print(f"{source}: whole")
 
 
 def examine(args: list[str]) -> None:
@@ -244,86 +111,88 @@ def examine(args: list[str]) -> None:
     from transformer.checkpoint import doctor
     from transformer.training import experiment as experiments
 
-    found = checkpoint.find(args[0])
-    named, _ = tyro.cli(Where, args=[arg for arg in args if arg not in ("-h", "--help")], return_unknown_args=True)
-    recorded = found / "record" / "experiment.json"
-    experiment = experiments.read(recorded) if recorded.exists() else None
-    model = checkpoint.read_architecture(found)
-    if named.preset is not None:
-        experiment = configs.get(named.preset)
-        model = experiment.model
-    asked = command.parse(DoctorOf, args, prog=f"{PROG} doctor", default=DoctorOf(args[0], model=model))
-    model = asked.model
-    if not asked.weights:
-        needs_all(found, experiment)
-    mesh = doctor.abstract_mesh(asked.mesh)
+    source = checkpoint.find(args[0])
+
+    def default(chosen: Chosen) -> DoctorOf:
+        preset = chosen.preset
+        model = checkpoint.read_architecture(source) if preset is None else configs.get(preset).model
+        return DoctorOf(args[0], model=model)
+
+    flags = command.parse_over(DoctorOf, args, first=Chosen, default=default, prog=f"{PROG} doctor")
+    recorded, model = source / "record" / "experiment.json", flags.model
+    if flags.preset is not None:
+        experiment = configs.get(flags.preset)
+    else:
+        experiment = experiments.read(recorded) if recorded.exists() else None
+    if not flags.weights:
+        needs_all(source, experiment)
+    mesh = doctor.abstract_mesh(flags.mesh)
 
     def aim(on: Any) -> dict[str, Any]:
         return abstract_weights(model, on) if experiment is None else abstract_state(experiment, model, on)
 
-    found_out = doctor.diagnose(
-        found,
+    diagnosis = doctor.diagnose(
+        source,
         model,
         mesh,
         aim,
-        needed=["params"] if asked.weights else ["params", "opt_state"],
-        devices_per_host=min(8, mesh.size) if asked.devices_per_host is None else asked.devices_per_host,
+        needed=["params"] if flags.weights else ["params", "opt_state"],
+        devices_per_host=min(8, mesh.size) if flags.devices_per_host is None else flags.devices_per_host,
     )
-    print("\n".join(found_out.lines))
-    if found_out.problems:
+    print("\n".join(diagnosis.lines))
+    if diagnosis.problems:
         sys.exit(DIFFERENT)
 
 
-def needs_all(found: "epath.Path", experiment: "Experiment | None") -> None:
+def needs_all(source: "epath.Path", experiment: "Experiment | None") -> None:
     """Raises UserError where a checkpoint cannot be asked for all that a run goes on from."""
     from transformer.checkpoint.leaves import trees
 
-    if "opt_state" not in trees(found):
+    if "opt_state" not in trees(source):
         raise UserError(
-            f"{found} holds weights alone, no optimizer state: a run can start from it (--init-from), not go on; "
+            f"{source} holds weights alone, no optimizer state: a run can start from it (--init.path), not go on; "
             "--weights asks whether the weights restore"
         )
     if experiment is None:
-        raise UserError(f"{found} has no experiment.json, which names the optimizer: give --preset NAME or --weights")
+        raise UserError(f"{source} has no experiment.json, which names the optimizer: give --preset NAME or --weights")
 
 
-def reshard(asked: Reshard) -> None:
+def reshard(flags: Reshard) -> None:
     """Writes a checkpoint for another layout."""
-    devices = asked.mesh.fsdp * asked.mesh.tensor
-    if devices < 1:
-        raise UserError(f"--mesh.fsdp {asked.mesh.fsdp} and --mesh.tensor {asked.mesh.tensor} must be at least 1")
-    start(devices)  # only names for parts of this machine's memory: nothing is computed on them
+    start(
+        flags.mesh.fsdp * flags.mesh.tensor
+    )  # only names for parts of this machine's memory: nothing is computed on them
     from transformer import checkpoint
     from transformer.checkpoint import leaves, rewrite
     from transformer.sharding import make_mesh
     from transformer.training import experiment as experiments
 
-    found = checkpoint.find(asked.checkpoint)
-    mesh = make_mesh(MeshConfig(data=1, fsdp=asked.mesh.fsdp, tensor=asked.mesh.tensor))
-    architecture = checkpoint.read_architecture(found)
-    if "opt_state" in leaves.trees(found):
-        abstract = abstract_state(experiments.read(found / "record" / "experiment.json"), architecture, mesh)
+    source = checkpoint.find(flags.checkpoint)
+    mesh = make_mesh(MeshConfig(data=1, fsdp=flags.mesh.fsdp, tensor=flags.mesh.tensor))
+    architecture = checkpoint.read_architecture(source)
+    if "opt_state" in leaves.trees(source):
+        abstract = abstract_state(experiments.read(source / "record" / "experiment.json"), architecture, mesh)
     else:
         abstract = abstract_weights(architecture, mesh)
-    with _bar("reshard", sum(leaves.total_bytes(leaves.stored(found, tree)) for tree in leaves.trees(found))) as read:
-        place = rewrite.reshard(found, asked.out, abstract, read)
+    with _bar("reshard", sum(leaves.total_bytes(leaves.stored(source, tree)) for tree in leaves.trees(source))) as read:
+        place = rewrite.reshard(source, flags.out, abstract, read)
     print(f"checkpoint  {place}")
 
 
-def cast(asked: Cast) -> None:
+def cast(flags: Cast) -> None:
     """Writes weights in another dtype."""
     start()
     from transformer import checkpoint
     from transformer.checkpoint import rewrite
     from transformer.checkpoint.leaves import stored, total_bytes
 
-    found = checkpoint.find(asked.checkpoint)
-    with _bar("cast", total_bytes(stored(found, "params"))) as read:
-        place = rewrite.cast(found, asked.out, asked.dtype, read)
+    source = checkpoint.find(flags.checkpoint)
+    with _bar("cast", total_bytes(stored(source, "params"))) as read:
+        place = rewrite.cast(source, flags.out, flags.dtype, read)
     print(f"checkpoint  {place}")
 
 
-def average(asked: Average) -> None:
+def average(flags: Average) -> None:
     """Writes the mean of checkpoints."""
     start()
     from transformer import checkpoint
@@ -331,40 +200,40 @@ def average(asked: Average) -> None:
     from transformer.checkpoint.leaves import stored, total_bytes
     from transformer.checkpoint.reading import absolute, steps
 
-    if not asked.checkpoints:
+    if not flags.checkpoints:
         raise UserError("average: name a run, or two checkpoints and more")
-    sources = [checkpoint.find(path) for path in asked.checkpoints]
+    sources = [checkpoint.find(path) for path in flags.checkpoints]
     if len(sources) == 1:
-        folder = absolute(asked.checkpoints[0]) / "checkpoints"
+        folder = absolute(flags.checkpoints[0]) / "checkpoints"
         there = steps(folder)
-        if asked.last < 2 or len(there) < asked.last:
+        if flags.last < 2 or len(there) < flags.last:
             raise UserError(
-                f"--last {asked.last}: {folder} has {len(there)} checkpoints ({', '.join(map(str, there))}): give "
+                f"--last {flags.last}: {folder} has {len(there)} checkpoints ({', '.join(map(str, there))}): give "
                 "--last from 2 to their number; training with --checkpoint.keep has more of them kept"
             )
-        sources = [folder / str(step) for step in there[-asked.last :]]
+        sources = [folder / str(step) for step in there[-flags.last :]]
     with _bar("average", sum(total_bytes(stored(source, "params")) for source in sources)) as read:
-        place = rewrite.average(sources, asked.out, read)
+        place = rewrite.average(sources, flags.out, read)
     print(f"checkpoint  {place}")
     for source in sources:
         print(f"  of        {source}")
 
 
-def prune(asked: Prune) -> None:
+def prune(flags: Prune) -> None:
     """Removes checkpoints."""
     start()
     from transformer.checkpoint import prune
     from transformer.checkpoint.reading import absolute
     from transformer.training.lock import RunLock
 
-    with RunLock(absolute(asked.run)) as lock:  # a run that goes on keeps and removes its own
-        chosen = prune.choose(asked.run, keep=asked.keep, drop=asked.drop)
-        if not asked.dry_run:
+    with RunLock(absolute(flags.run)) as lock:  # a run that goes on keeps and removes its own
+        chosen = prune.choose(flags.run, keep=flags.keep, drop=flags.drop)
+        if not flags.dry_run:
             lock.take()
         for path in chosen:
-            if not asked.dry_run:
+            if not flags.dry_run:
                 prune.remove(path)
-            print(f"{'would remove' if asked.dry_run else 'removed'}  {path}")
+            print(f"{'would remove' if flags.dry_run else 'removed'}  {path}")
 
 
 def abstract_weights(architecture: Architecture, mesh: Any) -> dict[str, Any]:

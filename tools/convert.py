@@ -35,7 +35,7 @@ class Export:
     hf_folder: tyro.conf.Positional[str]
     """A new folder."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Of the weights on disk; None: as they were imported, or float32."""
+    """Dtype of the weights on disk; None: as they were imported, or float32."""
     flax: bool = False
     """Write flax_model.msgpack, for the Flax classes of Transformers 4, in safetensors' place."""
 
@@ -64,32 +64,32 @@ Command = (
 
 def main(args: list[str]) -> None:
     """Runs the command line."""
-    asked = command.parse(Command, args, prog="tools/convert.py")  # type: ignore[arg-type]
+    flags = command.parse(Command, args, prog="tools/convert.py")  # type: ignore[arg-type]
     command.start_jax()
     # After the flags are known to be good: these take a second to import.
-    if isinstance(asked, Import):
-        import_(asked)
-    elif isinstance(asked, Export):
-        export(asked)
+    if isinstance(flags, Import):
+        import_(flags)
+    elif isinstance(flags, Export):
+        export(flags)
     else:
         from transformer.interop.verify import verify
 
-        verify(expanded(asked.hf_folder), num_tokens=asked.length, tolerance=asked.tolerance, pickle=asked.pickle)
+        verify(expanded(flags.hf_folder), num_tokens=flags.length, tolerance=flags.tolerance, pickle=flags.pickle)
 
 
-def import_(asked: Import) -> None:
+def import_(flags: Import) -> None:
     """Imports, and says what came of it."""
     from transformer.checkpoint.files import check_new
     from transformer.inference.settings import Settings
     from transformer.interop import convert
 
-    path = expanded(asked.hf_folder)
-    check_new(expanded(asked.run))
-    imported = convert.import_folder(path, head=asked.head, num_labels=asked.num_labels, pickle=asked.pickle)
+    path = expanded(flags.hf_folder)
+    check_new(expanded(flags.run))
+    imported = convert.import_folder(path, head=flags.head, num_labels=flags.num_labels, pickle=flags.pickle)
     architecture = imported.architecture
     generates = architecture.kind != "encoder" and architecture.head == "language_model"
     settings = Settings.read(path) if generates else None  # what cannot be is refused before anything is written
-    place, lines = convert.save(imported, path, asked.run)
+    place, lines = convert.save(imported, path, flags.run)
     print(f"{imported.family.model_type}: {architecture.num_params():,} parameters, head {architecture.head}")
     for path in imported.new:
         print(f"new, initialised: {path}")
@@ -104,12 +104,12 @@ def import_(asked: Import) -> None:
     print(f"checkpoint  {place}")
 
 
-def export(asked: Export) -> None:
+def export(flags: Export) -> None:
     """Exports, and says what came of it."""
     from transformer.interop import convert
 
-    family = convert.export(asked.checkpoint, expanded(asked.hf_folder), dtype=asked.dtype, flax=asked.flax)
-    print(f"{family.model_type}: {asked.hf_folder}")
+    family = convert.export(flags.checkpoint, expanded(flags.hf_folder), dtype=flags.dtype, flax=flags.flax)
+    print(f"{family.model_type}: {flags.hf_folder}")
 
 
 if __name__ == "__main__":

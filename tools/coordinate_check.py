@@ -12,15 +12,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from transformer import command
+from transformer import command, drawing
 from transformer.errors import UserError
 
 if TYPE_CHECKING:
     from transformer.mup.coordinates import Coordinates
     from transformer.mup.parametrization import MupConfig
-
-BLUES = ("#c6dbef", "#9ecae1", "#6baed6", "#3182bd", "#08519c")
-"""Colours from what comes earlier to what comes later: one hue, told apart by lightness (ColorBrewer)."""
 
 Measured = dict[int, "Coordinates"]
 """Width -> its coordinates."""
@@ -56,16 +53,16 @@ class Command:
 
 def main(args: list[str]) -> None:
     """Runs the command line."""
-    asked = command.parse(Command, args, prog="tools/coordinate_check.py")
-    if len(asked.widths) < 2 or min(asked.steps, asked.seeds, asked.layers) < 1:
+    flags = command.parse(Command, args, prog="tools/coordinate_check.py")
+    if len(flags.widths) < 2 or min(flags.steps, flags.seeds, flags.layers) < 1:
         raise UserError("give two --widths or more, and --steps, --seeds and --layers of at least 1")
-    figure = command.new_figure(10, 6, asked.out)
+    figure = drawing.new_figure(10, 6, flags.out)
     command.start_jax()
     from transformer.mup.parametrization import MupConfig
 
-    first, *others = asked.widths
-    standard = measure(asked, asked.widths, MupConfig())
-    with_mup = {first: standard[first]} | measure(asked, others, MupConfig(first))  # which changes nothing at its base
+    first, *others = flags.widths
+    standard = measure(flags, flags.widths, MupConfig())
+    with_mup = {first: standard[first]} | measure(flags, others, MupConfig(first))  # which changes nothing at its base
     rows = figure.subplots(2, 3, sharex=True, sharey="col")
     for row, title, measured in zip(rows, ("muP", "standard"), (with_mup, standard), strict=True):
         print_table(title, measured)
@@ -73,41 +70,39 @@ def main(args: list[str]) -> None:
     rows[0, 0].legend(fontsize="small")
     for axes in rows[1]:
         axes.set_xlabel("model width")
-    command.save_figure(figure, asked.out)
-    print(asked.out)
+    drawing.save_figure(figure, flags.out)
+    print(flags.out)
 
 
-def measure(asked: Command, widths: Sequence[int], base: "MupConfig") -> Measured:
+@command.flags_named(Command)
+def measure(flags: Command, widths: Sequence[int], base: "MupConfig") -> Measured:
     """Returns the coordinates at each width, averaged over the seeds."""
     import configs
     from transformer.layers.execution import Execution
-    from transformer.models.resizing import scaled
-    from transformer.mup.coordinates import at_width, coordinates
-    from transformer.sharding import MeshConfig
+    from transformer.mup.coordinates import coordinates
+    from transformer.mup.widths import at_width, shrunk
     from transformer.training.session import Session
 
-    preset = configs.get(asked.preset)
-    experiment = dataclasses.replace(
+    preset = dataclasses.replace(configs.get(flags.preset), execution=Execution())
+    experiment = shrunk(
         preset,
-        model=scaled(preset.model, asked.widths[0], head_width=asked.head_width, layers=asked.layers),
-        optimizer=dataclasses.replace(preset.optimizer, name=asked.optimizer, learning_rate=asked.learning_rate),
-        train=dataclasses.replace(
-            preset.train, steps=asked.steps, batch_size=asked.batch_size, seq_len=asked.seq_len, accumulation=1
-        ),
-        mesh=MeshConfig(data=1),
-        execution=Execution(),
+        flags.widths[0],
+        head_width=flags.head_width,
+        layers=flags.layers,
+        optimizer={"name": flags.optimizer, "learning_rate": flags.learning_rate},
+        train={field: getattr(flags, field) for field in ("steps", "batch_size", "seq_len")},
     )
     with Session(experiment).batches() as batches:
-        read = list(itertools.islice(batches, asked.steps))
-    found = {}
+        read = list(itertools.islice(batches, flags.steps))
+    measured = {}
     for width in widths:
         wide = at_width(experiment, width, base)
-        every = []
-        for seed in range(asked.seeds):
+        by_seed = []
+        for seed in range(flags.seeds):
             seeded = dataclasses.replace(wide, train=dataclasses.replace(wide.train, seed=seed))
-            every.append(coordinates(Session(seeded), read))
-        found[width] = {name: np.mean([one[name] for one in every], axis=0) for name in every[0]}
-    return found
+            by_seed.append(coordinates(Session(seeded), read))
+        measured[width] = {name: np.mean([sizes[name] for sizes in by_seed], axis=0) for name in by_seed[0]}
+    return measured
 
 
 def print_table(title: str, measured: Measured) -> None:
@@ -120,7 +115,9 @@ def print_table(title: str, measured: Measured) -> None:
         f"\n{title + ', mean |x|':{longest}}" + "".join(f"{width:>10}" for width in measured) + "     slope  of change"
     )
     for name in names:
-        sizes, changes = ({width: float(found[name][-1, kind]) for width, found in measured.items()} for kind in (0, 1))
+        sizes, changes = (
+            {width: float(coordinates[name][-1, kind]) for width, coordinates in measured.items()} for kind in (0, 1)
+        )
         cells = "".join(f"{size:>10.3g}" for size in sizes.values())
         print(f"{name:{longest}}{cells}{slope(sizes):>+10.2f}{slope(changes):>+11.2f}")
     print()
@@ -136,7 +133,7 @@ def draw(row, title: str, measured: Measured) -> None:
         sizes = np.array([[measured[width][name][:, 0] for name in names if name.startswith(kind)] for width in widths])
         lines = np.exp(np.log(sizes).mean(axis=1)).T
         for step, line in enumerate(lines):
-            shade = BLUES[round(step * (len(BLUES) - 1) / (len(lines) - 1))]
+            shade = drawing.blue(step, len(lines))
             label = "at initialisation" if step == 0 else f"after {step} update{'s' if step > 1 else ''}"
             axes.plot(widths, line, color=shade, marker="o", markersize=4, label=label)
         axes.set_xscale("log", base=2)

@@ -45,7 +45,7 @@ class Command:
     processes: tuple[int, ...] = (1, 2)
     """Numbers of processes to do it with."""
     seed: int = 0
-    """Of the instants."""
+    """Seed of the instants."""
     folder: str | None = None
     """Where to work; by default a folder that is removed afterwards."""
 
@@ -150,8 +150,8 @@ def differences(run: Run, reference: Run) -> list[str]:
     lines = []
     timing = ("seconds", "tokens_per_second", "mfu")
     ours, theirs = (
-        [{name: value for name, value in row.items() if not name.endswith(timing)} for row in one.rows()]
-        for one in (run, reference)
+        [{name: value for name, value in row.items() if not name.endswith(timing)} for row in either.rows()]
+        for either in (run, reference)
     )
     if ours != theirs:
         lines.append(
@@ -159,7 +159,8 @@ def differences(run: Run, reference: Run) -> list[str]:
             f"{len(ours)} rows for {len(theirs)}"
         )
     digests = [
-        json.loads((one.folder / f"checkpoints/{STEPS}/record/digests.json").read_text()) for one in (run, reference)
+        json.loads((either.folder / f"checkpoints/{STEPS}/record/digests.json").read_text())
+        for either in (run, reference)
     ]
     for tree, leaves in digests[1].items():
         lines += [f"{tree}/{leaf}: other values" for leaf in leaves if digests[0][tree].get(leaf) != leaves[leaf]]
@@ -236,9 +237,9 @@ def wait_for(phase: Phase, run: Run, processes: list[subprocess.Popen], rng: ran
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        return found.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
 
 
 def main(args: list[str]) -> None:

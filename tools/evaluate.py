@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from transformer import command
+from transformer import checks, command
 from transformer.errors import UserError
 from transformer.inference.scoring import BleuTokenizer
 from transformer.paths import check_file, write_file
@@ -59,50 +59,50 @@ class Command:
 
 def main(args: list[str]) -> None:
     """Runs the command line."""
-    asked = command.parse(Command, args, prog="tools/evaluate.py")
-    for field in ("limit", "batch_size", "max_new_tokens"):
-        if (value := getattr(asked, field)) is not None and value < 1:
-            raise UserError(f"--{field.replace('_', '-')} is {value}: it must be at least 1")
-    if asked.bleu_tokenize != "13a" and "bleu" not in asked.metric:
-        raise UserError(f"--bleu-tokenize {asked.bleu_tokenize} is for --metric bleu")
-    if asked.out is not None:
-        check_file(asked.out, "--out")
+    flags = command.parse(Command, args, prog="tools/evaluate.py")
+    with command.flags_named(Command):
+        checks.at_least(flags, 1, "limit", "batch_size", "max_new_tokens")
+    if flags.bleu_tokenize != "13a" and "bleu" not in flags.metric:
+        raise UserError(f"--bleu-tokenize {flags.bleu_tokenize} is for --metric bleu")
+    if flags.out is not None:
+        check_file(flags.out, "--out")
     command.start_jax()
     from transformer import checkpoint
     from transformer.training import experiment as experiments
 
-    found = checkpoint.find(asked.run)
-    experiment = experiments.read(found / "record" / "experiment.json")
-    experiment = dataclasses.replace(experiment, data=data_of(asked, experiment.data))
-    if "loss" in asked.metric:
-        show_loss(experiment, asked)
-    if others := [metric for metric in asked.metric if metric != "loss"]:
+    source = checkpoint.find(flags.run)
+    experiment = experiments.read(source / "record" / "experiment.json")
+    experiment = dataclasses.replace(experiment, data=data_of(flags, experiment.data))
+    if "loss" in flags.metric:
+        show_loss(experiment, flags)
+    if others := [metric for metric in flags.metric if metric != "loss"]:
         from transformer.inference.restored import restore
 
-        score_answers(restore(found, experiment.execution), experiment, others, asked)
+        score_answers(restore(source, experiment.execution), experiment, others, flags)
 
 
-def data_of(asked: Command, recorded: "DataConfig") -> "DataConfig":
+@command.flags_named(Command)
+def data_of(flags: Command, recorded: "DataConfig") -> "DataConfig":
     """Returns what to evaluate on: the data of the run, or other data, which is named as flags say."""
     names = ("fields", "text_field", "header")
-    named = {name: value for name in names if (value := getattr(asked, name)) is not None}
-    if named and asked.path is None:
+    named = {name: value for name in names if (value := getattr(flags, name)) is not None}
+    if named and flags.path is None:
         raise UserError(f"--data.{next(iter(named)).replace('_', '-')} is of --path, which is not given")
-    cache_dir = recorded.cache_dir if asked.cache_dir is None else asked.cache_dir
-    if asked.path is None:
+    cache_dir = recorded.cache_dir if flags.cache_dir is None else flags.cache_dir
+    if flags.path is None:
         return dataclasses.replace(recorded, cache_dir=cache_dir)
-    other = dataclasses.replace(recorded, path=asked.path, tfds=None, mixture=(), header=None, cache_dir=cache_dir)
+    other = dataclasses.replace(recorded, path=flags.path, tfds=None, mixture=(), header=None, cache_dir=cache_dir)
     return dataclasses.replace(other, **named)
 
 
-def show_loss(experiment: "Experiment", asked: Command) -> None:
+def show_loss(experiment: "Experiment", flags: Command) -> None:
     """Prints the objective's loss and accuracies on all validation data, or on all of other data."""
     from transformer.training.saved_evaluation import evaluate_checkpoint
 
-    evaluation, corpus = evaluate_checkpoint(experiment, asked.run, whole=asked.path is not None, report=print)
+    evaluation, corpus = evaluate_checkpoint(experiment, flags.run, whole=flags.path is not None, report=print)
     kind = "pair" if experiment.objective.reading(experiment.train.seq_len).kind == "pairs" else "document"
     count = corpus.figures.documents
-    print(f"loss on {_what(asked)}: {count:,} {kind}{'s' * (count != 1)}, {evaluation.targets:,.0f} targets")
+    print(f"loss on {_what(flags)}: {count:,} {kind}{'s' * (count != 1)}, {evaluation.targets:,.0f} targets")
     print(f"loss {evaluation.loss:.4f} nats a target, perplexity {evaluation.perplexity:.2f}")
     for name, value in evaluation.metrics.items():
         print(f"{name.replace('_', ' ')} {value:.4f}")
@@ -110,7 +110,7 @@ def show_loss(experiment: "Experiment", asked: Command) -> None:
         print(f"bits per byte {evaluation.bits_per_byte:.4f}")
 
 
-def score_answers(restored: "Restored", experiment: "Experiment", metrics: list[str], asked: Command) -> None:
+def score_answers(restored: "Restored", experiment: "Experiment", metrics: list[str], flags: Command) -> None:
     """Answers the validation sources, prints the scores against the targets, and a few answers to look at."""
     from sacrebleu.metrics.chrf import CHRF
 
@@ -124,35 +124,37 @@ def score_answers(restored: "Restored", experiment: "Experiment", metrics: list[
             f"--metric {metrics[0]} compares answers with targets, and the objective {experiment.objective.name} has "
             "no pairs: use --metric loss"
         )
-    scorers = {metric: bleu(asked.bleu_tokenize) if metric == "bleu" else CHRF() for metric in metrics}
-    corpora = [corpus for corpus, _ in open_pairs(experiment.data, whole=asked.path is not None)]
+    scorers = {metric: bleu(flags.bleu_tokenize) if metric == "bleu" else CHRF() for metric in metrics}
+    corpora = [corpus for corpus, _ in open_pairs(experiment.data, whole=flags.path is not None)]
     every = [pair for corpus in corpora for pair in corpus.pairs("validation")]
     if not every:
-        raise UserError(f"{_what(asked)} has no pair with two sides")
-    pairs = every[: asked.limit]
-    if "loss" not in asked.metric:  # which has said so
+        raise UserError(f"{_what(flags)} has no pair with two sides")
+    pairs = every[: flags.limit]
+    if "loss" not in flags.metric:  # which has said so
         print("".join(f"{note}\n" for corpus in corpora for note in corpus.notes), end="")
     print(
         f"answers {f'the first {len(pairs):,} of' if len(pairs) < len(every) else 'all'} {len(every):,} pairs of "
-        f"{_what(asked)}"
+        f"{_what(flags)}"
     )
     sources, targets = zip(*pairs, strict=True)
-    if "bleu" in metrics and asked.bleu_tokenize == "13a" and (fitting := fitting_tokenizer(targets)) is not None:
+    if "bleu" in metrics and flags.bleu_tokenize == "13a" and (fitting := fitting_tokenizer(targets)) is not None:
         print(
             "warning: half of the targets' letters or more are of scripts whose words 13a does not find; this BLEU "
             f"says little: give --bleu-tokenize {fitting}",
             file=sys.stderr,
         )
-    found = TextGenerator(restored)(
+    with command.flags_named(Command):
+        how = BeamSearch(flags.beams, flags.length_penalty)
+    generated = TextGenerator(restored)(
         sources,
-        max_new_tokens=asked.max_new_tokens,
-        how=BeamSearch(asked.beams, asked.length_penalty),
-        batch_size=asked.batch_size,
+        max_new_tokens=flags.max_new_tokens,
+        how=how,
+        batch_size=flags.batch_size,
         progress=True,
     )
-    answers = [one.text for [one] in found]
-    if asked.out is not None:
-        write_file(asked.out, "".join(f"{' '.join(answer.split())}\n" for answer in answers))
+    answers = [answer.text for [answer] in generated]
+    if flags.out is not None:
+        write_file(flags.out, "".join(f"{' '.join(answer.split())}\n" for answer in answers))
     for source, target, answer in list(zip(sources, targets, answers, strict=True))[:SAMPLES]:
         print(f"\nsource  {source}\ntarget  {target}\nanswer  {answer}")
     print()
@@ -160,8 +162,8 @@ def score_answers(restored: "Restored", experiment: "Experiment", metrics: list[
         print(f"{scorer.corpus_score(answers, [targets])}  ({len(pairs):,} pairs; {scorer.get_signature()})")
 
 
-def _what(asked: Command) -> str:
-    return "the validation part of the run's data" if asked.path is None else asked.path
+def _what(flags: Command) -> str:
+    return "the validation part of the run's data" if flags.path is None else flags.path
 
 
 if __name__ == "__main__":

@@ -55,80 +55,81 @@ class Command:
     beams: int | None = None
     """Search with so many beams, rather than draw; --num of them are shown."""
     length_penalty: float | None = None
-    """Of a beam search: above 0, longer texts gain; 1 by default."""
+    """A beam search's preference: above 0, longer texts gain; 1 by default."""
     early_stopping: bool = False
     """Stop a beam search at as many finished texts as beams."""
     stop: tuple[str, ...] = ()
     """Tokens that end a text, as they are spelled, besides those that end it anyway."""
     seed: int = 0
-    """Of the draws: the same seed gives the same text."""
+    """Seed of the draws: the same seed gives the same text."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the model computes in."""
 
 
 def main(args: list[str]) -> None:
     """Runs the command line."""
-    asked = command.parse(Command, args, prog="tools/generate.py")
-    kinds = [name for name in ("prompt", "source", "mask") if getattr(asked, name)]
+    flags = command.parse(Command, args, prog="tools/generate.py")
+    kinds = [name for name in ("prompt", "source", "mask") if getattr(flags, name)]
     if len(kinds) > 1:
         raise UserError(f"--{kinds[0]} and --{kinds[1]}: give one, as a model does one of these")
     command.start_jax()
     from transformer.inference.restored import restore
     from transformer.layers.execution import Execution
 
-    if not asked.mask:  # what no model could do is refused before one is read
-        strategy(asked)
-        rules(asked)
-    restored = restore(asked.run, Execution(dtype=asked.dtype))
+    if not flags.mask:  # what no model could do is refused before one is read
+        strategy(flags)
+        rules(flags)
+    restored = restore(flags.run, Execution(dtype=flags.dtype))
     kind = restored.architecture.kind
     [wanted] = kinds or ["prompt"]
     if wanted != (takes := _TAKES[kind]):
         raise UserError(f"{restored.checkpoint} is a {restored.architecture.family} model: give it --{takes} TEXT")
-    if asked.mask:
+    if flags.mask:
         from transformer.inference.fill_mask import MaskFiller
 
-        for number, masks in enumerate(MaskFiller(restored)(asked.mask, top_k=5 if asked.num is None else asked.num)):
+        for number, masks in enumerate(MaskFiller(restored)(flags.mask, top_k=5 if flags.num is None else flags.num)):
             for guesses in masks:
-                print(f"{'' if number == 0 else chr(10)}{asked.mask[number]}")
+                print(f"{'' if number == 0 else chr(10)}{flags.mask[number]}")
                 for guess in guesses:
                     print(f"  {guess.probability:.4f}  {guess.piece!r:16}  {guess.text}")
         return
     from transformer.inference.beam_search import BeamSearch
     from transformer.inference.text_generator import TextGenerator
 
-    texts = list(asked.source or asked.prompt or ("",))
-    if asked.source == ("-",):
+    texts = list(flags.source or flags.prompt or ("",))
+    if flags.source == ("-",):
         texts = [line.rstrip("\n") for line in sys.stdin]
     generator = TextGenerator(restored)
     settings = generator.settings
-    how = strategy(asked, settings)
+    how = strategy(flags, settings)
     is_greedy = how.beams == 1 if isinstance(how, BeamSearch) else how.temperature == 0
-    if asked.num is not None and asked.num > 1 and is_greedy:
-        raise UserError(f"--num {asked.num}: greedy, every text would be the same: give --temperature or --beams")
-    found = generator(
+    if flags.num is not None and flags.num > 1 and is_greedy:
+        raise UserError(f"--num {flags.num}: greedy, every text would be the same: give --temperature or --beams")
+    generated = generator(
         texts,
-        max_new_tokens=asked.max_new_tokens,
-        min_new_tokens=asked.min_new_tokens,
+        max_new_tokens=flags.max_new_tokens,
+        min_new_tokens=flags.min_new_tokens,
         how=how,
-        rules=rules(asked, settings),
-        num=asked.num,
-        seed=asked.seed,
-        stop=asked.stop,
+        rules=rules(flags, settings),
+        num=flags.num,
+        seed=flags.seed,
+        stop=flags.stop,
     )
     if settings is not None:
         print(f"{settings.source}: {settings} (flags go first)", file=sys.stderr)
-    shown = [(text, one) for text, ones in zip(texts, found, strict=True) for one in ones]
-    for number, (text, one) in enumerate(shown, start=1):
-        if len(shown) > 1 and asked.source != ("-",):
-            score = "" if one.score is None else f", score {one.score:.4f}"
+    shown = [(text, answer) for text, answers in zip(texts, generated, strict=True) for answer in answers]
+    for number, (text, answer) in enumerate(shown, start=1):
+        if len(shown) > 1 and flags.source != ("-",):
+            score = "" if answer.score is None else f", score {answer.score:.4f}"
             print(f"{'' if number == 1 else chr(10)}--- {number} of {len(shown)}{score} ---")
-        print(one.text if asked.source else text + one.text)
+        print(answer.text if flags.source else text + answer.text)
 
 
 _TAKES = {"decoder": "prompt", "encoder_decoder": "source", "encoder": "mask"}
 
 
-def strategy(asked: Command, settings: "Settings | None" = None) -> "Sampling | BeamSearch":
+@command.flags_named(Command)
+def strategy(flags: Command, settings: "Settings | None" = None) -> "Sampling | BeamSearch":
     """Returns how tokens are chosen: as flags say, then as an imported model declares.
 
     Raises:
@@ -137,29 +138,30 @@ def strategy(asked: Command, settings: "Settings | None" = None) -> "Sampling | 
     from transformer.inference.beam_search import BeamSearch
     from transformer.inference.sampling import Sampling
 
-    drawing = given(asked, "temperature", "top_k", "top_p", "min_p")
-    searching = given(asked, "beams", "length_penalty") | ({"early_stopping": True} if asked.early_stopping else {})
-    default = Sampling(0.0 if asked.source else 1.0) if settings is None else settings.how
-    if asked.beams is not None and drawing:
+    drawing = given(flags, "temperature", "top_k", "top_p", "min_p")
+    searching = given(flags, "beams", "length_penalty") | ({"early_stopping": True} if flags.early_stopping else {})
+    default = Sampling(0.0 if flags.source else 1.0) if settings is None else settings.how
+    if flags.beams is not None and drawing:
         name = next(iter(drawing)).replace("_", "-")
         raise UserError(f"--{name} is of drawing and --beams of searching: give one of them")
-    if asked.beams is not None or (isinstance(default, BeamSearch) and not drawing):
+    if flags.beams is not None or (isinstance(default, BeamSearch) and not drawing):
         return dataclasses.replace(default if isinstance(default, BeamSearch) else BeamSearch(), **searching)
     draws = isinstance(default, Sampling) and (default.temperature > 0 or not drawing)
     return dataclasses.replace(default if draws else Sampling(), **drawing)
 
 
-def rules(asked: Command, settings: "Settings | None" = None) -> "DecodingRules":
+@command.flags_named(Command)
+def rules(flags: Command, settings: "Settings | None" = None) -> "DecodingRules":
     """Returns what is done to scores before a token is chosen: as flags say, then as an imported model declares."""
     from transformer.inference.rules import DecodingRules
 
     names = ("repetition_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size")
-    return dataclasses.replace(DecodingRules() if settings is None else settings.rules, **given(asked, *names))
+    return dataclasses.replace(DecodingRules() if settings is None else settings.rules, **given(flags, *names))
 
 
-def given(asked: Command, *names: str) -> dict[str, Any]:
+def given(flags: Command, *names: str) -> dict[str, Any]:
     """Returns the flags of these names that were given."""
-    return {name: value for name in names if (value := getattr(asked, name)) is not None}
+    return {name: value for name in names if (value := getattr(flags, name)) is not None}
 
 
 if __name__ == "__main__":

@@ -12,15 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from transformer import command
+from transformer import command, drawing
 from transformer.errors import UserError
 from transformer.paths import write_file
 
 if TYPE_CHECKING:
     from transformer.mup.parametrization import MupConfig
 
-BLUES = ("#9ecae1", "#6baed6", "#4292c6", "#2171b5", "#08519c", "#08306b")
-"""Colours from what is narrow to what is wide: one hue, told apart by lightness (ColorBrewer)."""
 ORANGE = "#d55e00"
 
 Losses = dict[int, dict[float, float]]
@@ -61,79 +59,74 @@ class Command:
 
 def main(args: list[str]) -> None:
     """Runs the command line."""
-    asked = command.parse(Command, args, prog="tools/learning_rates.py")
-    low, high = asked.exponents
-    if len(asked.widths) < 2 or high - low < 2:
+    flags = command.parse(Command, args, prog="tools/learning_rates.py")
+    low, high = flags.exponents
+    if len(flags.widths) < 2 or high - low < 2:
         raise UserError("give two --widths or more, and --exponents at least two apart")
-    figure = command.new_figure(10, 4.2, asked.out)
+    figure = drawing.new_figure(10, 4.2, flags.out)
     command.start_jax()
     from transformer.mup.parametrization import MupConfig
 
-    base = max(asked.widths) if asked.base_width is None else asked.base_width
-    standard = sweep(asked, asked.widths, MupConfig())
-    others = [width for width in asked.widths if width != base]  # muP changes nothing at its base
-    scaled = sweep(asked, others, MupConfig(base))
-    with_mup = {width: (standard if width == base else scaled)[width] for width in asked.widths}
+    base = max(flags.widths) if flags.base_width is None else flags.base_width
+    standard = sweep(flags, flags.widths, MupConfig())
+    others = [width for width in flags.widths if width != base]  # muP changes nothing at its base
+    scaled = sweep(flags, others, MupConfig(base))
+    with_mup = {width: (standard if width == base else scaled)[width] for width in flags.widths}
     every = {"muP": with_mup, "standard": standard}
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for axes, (title, losses) in zip(panels, every.items(), strict=True):
         draw(axes, f"{title}: {tell(title, losses)}", losses)
     panels[0].set_ylabel("validation loss, nats a target")
     panels[0].legend(title="width")
-    command.save_figure(figure, asked.out)
-    record = Path(asked.out).with_suffix(".json")
-    write_file(record, json.dumps({"command": dataclasses.asdict(asked), "losses": every}, indent=1) + "\n")
-    print(f"{asked.out}, {record}")
+    drawing.save_figure(figure, flags.out)
+    record = Path(flags.out).with_suffix(".json")
+    write_file(record, json.dumps({"command": dataclasses.asdict(flags), "losses": every}, indent=1) + "\n")
+    print(f"{flags.out}, {record}")
 
 
-def sweep(asked: Command, widths: Sequence[int], base: "MupConfig") -> Losses:
+@command.flags_named(Command)
+def sweep(flags: Command, widths: Sequence[int], base: "MupConfig") -> Losses:
     """Returns the losses at each width and rate; says each as it comes."""
     import configs
     from transformer.models.resizing import scaled
     from transformer.mup import learning_rates as rates
-    from transformer.sharding import MeshConfig
+    from transformer.mup.widths import shrunk
     from transformer.training.session import Session
 
-    preset = configs.get(asked.preset)
-    experiment = dataclasses.replace(
-        preset,
-        model=scaled(preset.model, asked.widths[0], head_width=asked.head_width, layers=asked.layers),
-        optimizer=dataclasses.replace(preset.optimizer, name=asked.optimizer, warmup_steps=asked.steps // 10),
-        train=dataclasses.replace(
-            preset.train,
-            steps=asked.steps,
-            batch_size=asked.batch_size,
-            seq_len=asked.seq_len,
-            accumulation=1,
-            eval_batches=asked.eval_batches,
-        ),
-        mesh=MeshConfig(data=1),
+    experiment = shrunk(
+        configs.get(flags.preset),
+        flags.widths[0],
+        head_width=flags.head_width,
+        layers=flags.layers,
+        optimizer={"name": flags.optimizer, "warmup_steps": flags.steps // 10},
+        train={field: getattr(flags, field) for field in ("steps", "batch_size", "seq_len", "eval_batches")},
     )
-    if asked.byte_tokens:
+    if flags.byte_tokens:
         words = dataclasses.replace(experiment.model, vocab_size=384)
         data = dataclasses.replace(experiment.data, tokenizer="bytes")
         experiment = dataclasses.replace(experiment, model=words, data=data)
     session = Session(experiment)
     with session.batches() as batches:
-        training = list(itertools.islice(batches, asked.steps))
+        training = list(itertools.islice(batches, flags.steps))
     with session.validation() as batches:
         validation = list(batches)
-    tried, found = [2.0**exponent for exponent in range(asked.exponents[0], asked.exponents[1] + 1)], {}
+    tried = [2.0**exponent for exponent in range(flags.exponents[0], flags.exponents[1] + 1)]
+    losses: Losses = {}
     for width in widths:
         wide = dataclasses.replace(experiment, model=scaled(experiment.model, width), mup=base)
-        found[width] = rates.losses(Session(wide), tried, training, validation)
-        print(f"{width:>6}", *(f"{loss:6.3f}" for loss in found[width].values()), flush=True)
-    return found
+        losses[width] = rates.losses(Session(wide), tried, training, validation)
+        print(f"{width:>6}", *(f"{loss:6.3f}" for loss in losses[width].values()), flush=True)
+    return losses
 
 
 def tell(title: str, losses: Losses) -> str:
     """Prints the best rate of each width; returns how far it moves where the width doubles."""
     from transformer.mup import learning_rates as rates
 
-    bests = {width: rates.best(found) for width, found in losses.items()}
+    bests = {width: rates.best(by_rate) for width, by_rate in losses.items()}
     for width, rate in bests.items():
-        said = "is at the edge of those tried" if rate is None else f"{rate:.2e}"
-        print(f"{title}, width {width}: best learning rate {said}")
+        shown = "is at the edge of those tried" if rate is None else f"{rate:.2e}"
+        print(f"{title}, width {width}: best learning rate {shown}")
     known = {width: rate for width, rate in bests.items() if rate is not None}
     if len(known) < 2:
         return "best rates at the edge"
@@ -146,11 +139,11 @@ def draw(axes, title: str, losses: Losses) -> None:
     """Draws loss over learning rate, a line a width, and a mark at each line's best."""
     from transformer.mup import learning_rates as rates
 
-    for index, (width, found) in enumerate(losses.items()):
-        shade = BLUES[round(index * (len(BLUES) - 1) / (len(losses) - 1))]
-        axes.plot(list(found), list(found.values()), color=shade, marker="o", markersize=4, label=str(width))
-        if (best := rates.best(found)) is not None:
-            axes.plot([best], [min(found.values())], color=ORANGE, marker="v", markersize=8, linestyle="none")
+    for index, (width, by_rate) in enumerate(losses.items()):
+        shade = drawing.blue(index, len(losses))
+        axes.plot(list(by_rate), list(by_rate.values()), color=shade, marker="o", markersize=4, label=str(width))
+        if (best := rates.best(by_rate)) is not None:
+            axes.plot([best], [min(by_rate.values())], color=ORANGE, marker="v", markersize=8, linestyle="none")
     axes.set_xscale("log", base=2)
     axes.set_title(title)
     axes.set_xlabel("learning rate")

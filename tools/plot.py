@@ -6,7 +6,7 @@ import sys
 import tyro
 from etils import epath
 
-from transformer import command
+from transformer import command, drawing
 from transformer.errors import UserError
 from transformer.training.metrics import read_rows
 
@@ -25,11 +25,11 @@ class Command:
 
 def main(args: list[str]) -> None:
     """Runs the command line."""
-    asked = command.parse(Command, args, prog="tools/plot.py")
-    if not asked.runs:
+    flags = command.parse(Command, args, prog="tools/plot.py")
+    if not flags.runs:
         raise UserError("no run is named: python tools/plot.py RUN [RUN ...]")
-    curves = {run: read(epath.Path(run)) for run in asked.runs}
-    figure = command.new_figure(7, 4, asked.out)
+    curves = {run: read(epath.Path(run)) for run in flags.runs}
+    figure = drawing.new_figure(7, 4, flags.out)
     axes = figure.add_subplot()
     for number, (run, (trained, evaluated)) in enumerate(curves.items()):
         colour, name = COLOURS[number % len(COLOURS)], epath.Path(run).name
@@ -40,8 +40,8 @@ def main(args: list[str]) -> None:
     axes.set_ylabel("loss, nats a target")
     axes.grid(alpha=0.3)
     axes.legend()
-    command.save_figure(figure, asked.out)
-    print(asked.out)
+    drawing.save_figure(figure, flags.out)
+    print(flags.out)
 
 
 def read(run: epath.Path) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:

@@ -21,17 +21,17 @@ def main(args: list[str]) -> None:
     if "--" in args:
         cut = args.index("--")
         ours, beam_options = args[:cut], args[cut + 1 :]
-    asked = parse(ours)
-    if asked.workers < 1:
-        raise UserError(f"--workers {asked.workers}: at least one is needed")
-    if asked.beam and asked.workers > 1:
+    chosen = parse(ours)
+    if chosen.workers < 1:
+        raise UserError(f"--workers {chosen.workers}: at least one is needed")
+    if chosen.beam and chosen.workers > 1:
         raise UserError("--workers makes shards here and --beam elsewhere: give one of them")
-    if beam_options and not asked.beam:
+    if beam_options and not chosen.beam:
         raise UserError(f"what follows -- is for Beam ({' '.join(beam_options)}): it needs --beam")
-    if asked.verify:
-        verify(asked.experiment, asked.workers)
+    if chosen.verify:
+        verify(chosen.experiment, chosen.workers)
     else:
-        prepare(asked.experiment, maker_of(asked.workers, beam_options or [] if asked.beam else None))
+        prepare(chosen.experiment, maker_of(chosen.workers, beam_options or [] if chosen.beam else None))
 
 
 def parse(args: list[str]) -> Any:

@@ -40,35 +40,35 @@ class Command:
 
 def main(args: list[str]) -> None:
     """Runs the command line."""
-    asked = command.parse(Command, args, prog="tools/replay.py")
-    if asked.step is not None and asked.step < 1:
-        raise UserError(f"step {asked.step}: the first is 1")
+    flags = command.parse(Command, args, prog="tools/replay.py")
+    if flags.step is not None and flags.step < 1:
+        raise UserError(f"step {flags.step}: the first is 1")
     command.start_jax()
     from transformer.debugging.replay import replay
     from transformer.training.run import Run
 
-    found = replay(Run(asked.run), asked.step, alone=asked.alone, report=print)
+    result = replay(Run(flags.run), flags.step, alone=flags.alone, report=print)
     print()
-    print("\n".join([*headline(found), "", *tables(found.examination), "", *rows(found, show=asked.show)]))
+    print("\n".join([*headline(result), "", *tables(result.examination), "", *rows(result, show=flags.show)]))
 
 
-def headline(found: "Replay") -> Iterator[str]:
+def headline(result: "Replay") -> Iterator[str]:
     """Yields what was run, and how it compares with what the run saw."""
     from transformer.debugging.capsule import strict
 
-    if found.began == found.step - 1:
-        yield f"step {found.step:,}, with the state that the run had before it"
+    if result.began == result.step - 1:
+        yield f"step {result.step:,}, with the state that the run had before it"
     else:
-        yield f"step {found.step:,}, with the weights of step {found.began:,}: not the state that the run had there"
-    loss, norm = found.metrics["loss"], found.metrics["grad_norm"]
+        yield f"step {result.step:,}, with the weights of step {result.began:,}: not the state that the run had there"
+    loss, norm = result.metrics["loss"], result.metrics["grad_norm"]
     yield f"loss {loss:.6g}, gradient norm {norm:.6g}"
-    if found.capsule is not None:
-        seen = [found.capsule["loss"], found.capsule["grad_norm"]]
+    if result.capsule is not None:
+        seen = [result.capsule["loss"], result.capsule["grad_norm"]]
         same = seen == strict([loss, norm])
-        bound = found.capsule["bound"]
+        bound = result.capsule["bound"]
         usual = "" if bound is None else f"; usual was a loss up to {bound:.6g}"
         yield (
-            f"the run: {found.capsule['kind']}, loss {float(seen[0]):.6g}, gradient norm {float(seen[1]):.6g}"
+            f"the run: {result.capsule['kind']}, loss {float(seen[0]):.6g}, gradient norm {float(seen[1]):.6g}"
             f"{' (the same, bit for bit)' if same else ''}{usual}"
         )
 
@@ -95,13 +95,13 @@ def tables(examination: "Examination") -> Iterator[str]:
         ("gradients, from the last module to the first", examination.gradients),
     ):
         yield ""
-        first = next((at for at, one in enumerate(entries) if one.bad), None)
+        first = next((at for at, entry in enumerate(entries) if entry.bad), None)
         if first is None:
-            top = max(entries, key=lambda one: one.largest)
+            top = max(entries, key=lambda entry: entry.largest)
             yield f"{title}: all {len(entries)} are finite; the largest is {top.largest:.4g}, {place(top)}"
             continue
         shown = entries[max(first - AROUND, 0) : first + AROUND + 1]
-        total = sum(one.bad > 0 for one in entries)
+        total = sum(entry.bad > 0 for entry in entries)
         yield from table(f"{title}: {total} of {len(entries)} are not finite", shown, mark=entries[first])
 
 
@@ -153,10 +153,12 @@ def count(entry: "Entry") -> str:
     return f"{entry.bad:,} of {entry.values:,} values"
 
 
-def rows(found: "Replay", *, show: bool) -> Iterator[str]:
+def rows(result: "Replay", *, show: bool) -> Iterator[str]:
     """Yields the rows of the batch, those of the highest loss first; a few, or all with their texts."""
-    shown = found.rows if show else found.rows[:LARGEST]
-    few = "" if len(shown) == len(found.rows) else f" ({len(shown)} of {len(found.rows)}; --show: all, with their text)"
+    shown = result.rows if show else result.rows[:LARGEST]
+    few = (
+        "" if len(shown) == len(result.rows) else f" ({len(shown)} of {len(result.rows)}; --show: all, with their text)"
+    )
     yield f"rows by their loss, without dropout{few}; --train.skip-samples takes places"
     width = max(len("corpus"), *(len(row.corpus) for row in shown))
     yield f"{'place':>10}  {'loss':>9}  {'corpus':{width}}  {'record':>9}  epoch"

@@ -77,20 +77,20 @@ def main(args: list[str]) -> None:
         return
     if not args or args[0] in ("-h", "--help"):
         print("plan      Plan a study: which runs to make, what they cost, what they will tell.")
-    asked = command.parse(Others, args, prog="tools/scaling.py")  # type: ignore[arg-type]
-    match asked:
+    flags = command.parse(Others, args, prog="tools/scaling.py")  # type: ignore[arg-type]
+    match flags:
         case Run():
-            run(asked)
+            run(flags)
         case FitCommand():
-            fit(asked)
+            fit(flags)
         case Predict():
-            predict(asked)
+            predict(flags)
         case Report():
             from transformer.scaling.reports.report import report
 
-            print(report(asked.study, watts=asked.watts, cores=asked.cores, carbon=asked.carbon))
+            print(report(flags.study, watts=flags.watts, cores=flags.cores, carbon=flags.carbon))
         case Flops():
-            flops(asked)
+            flops(flags)
 
 
 def plan(args: list[str]) -> None:
@@ -104,21 +104,22 @@ def plan(args: list[str]) -> None:
     from transformer.scaling.studies import study as studies
     from transformer.scaling.studies.plan_flags import Plan, Preset
 
-    named, _ = tyro.cli(Preset, args=[arg for arg in args if arg not in ("-h", "--help")], return_unknown_args=True)
-    request = plans.Request(budgets=(3e11, 1e12, 3e12))
-    default = Plan(study="", request=request, experiment=configs.get(named.preset))
-    asked = command.parse(Plan, args, prog="tools/scaling.py plan", default=default)
-    folder = Path(asked.study).expanduser()
-    if not asked.study:
+    def default(chosen: Preset) -> Plan:
+        request = plans.Request(budgets=(3e11, 1e12, 3e12))
+        return Plan(study="", request=request, experiment=configs.get(chosen.preset))
+
+    flags = command.parse_over(Plan, args, first=Preset, default=default, prog="tools/scaling.py plan")
+    folder = Path(flags.study).expanduser()
+    if not flags.study:
         raise UserError("no folder is named: give a new folder for the study")
     check_new(folder)
-    planned = plans.plan(asked.experiment, asked.request, asked.shape)
-    share = sweep.shares(asked.jobs, cpu=command.cpu_alone())[0]
-    if asked.probe and share is not None:
+    planned = plans.plan(flags.experiment, flags.request, flags.shape)
+    share = sweep.shares(flags.jobs, cpu=command.cpu_alone())[0]
+    if flags.probe and share is not None:
         os.sched_setaffinity(0, share)  # before JAX has threads: a probe computes on what a run will have
     command.start_jax()
     seconds, notes = {}, [f"note: {note}" for note in planned.notes]
-    if asked.probe:
+    if flags.probe:
         from transformer.training.session import Session
 
         corpus = Session(next(iter(planned.experiments.values()))).dataset  # which is that of all
@@ -128,55 +129,55 @@ def plan(args: list[str]) -> None:
             seconds = probe.seconds_per_step(planned.study.cells, planned.experiments, corpus, bar.update)
     with tqdm(total=plan_view.SIMULATED, desc="simulate", leave=False) as bar:
         told = plan_view.tells(planned, bar.update)
-    print("\n".join([*plan_view.table(planned, seconds, asked.jobs), *told, *notes]))
+    print("\n".join([*plan_view.table(planned, seconds, flags.jobs), *told, *notes]))
     studies.write(planned.study, folder, planned.experiments)
-    jobs = f" --jobs {asked.jobs}" if asked.jobs > 1 else ""
+    jobs = f" --jobs {flags.jobs}" if flags.jobs > 1 else ""
     print(f"\nwritten: {folder}; python tools/scaling.py run {folder}{jobs}")
 
 
-def run(asked: Run) -> None:
+def run(flags: Run) -> None:
     """Makes a study's runs, in sight."""
     from transformer.scaling.reports import energy
     from transformer.scaling.studies import study as studies
     from transformer.scaling.studies import sweep
     from transformer.scaling.studies.live import live
 
-    study = studies.read(asked.study)
-    if asked.slurm:
+    study = studies.read(flags.study)
+    if flags.slurm:
         from transformer.scaling.studies import slurm
 
-        folder = Path(asked.study).expanduser().resolve()
-        again = [sys.executable, str(Path(__file__).resolve()), "run", str(folder)]
-        paths = slurm.scripts(study, folder, again, asked.jobs)
+        folder = Path(flags.study).expanduser().resolve()
+        command_line = [sys.executable, str(Path(__file__).resolve()), "run", str(folder)]
+        paths = slurm.scripts(study, folder, command_line, flags.jobs)
         for path, number in zip(paths, slurm.submit(paths), strict=True):
             print(f"job {number}: {path}")
         return
-    if asked.only:
-        study = dataclasses.replace(study, cells=tuple(study[name] for name in asked.only))
-    shares = sweep.shares(1 if asked.jobs is None else asked.jobs, cpu=command.cpu_alone())
-    country = asked.energy_country
-    with energy.measuring(asked.study, country) if country else contextlib.nullcontext(), live(asked.study) as show:
-        came = sweep.sweep(study, asked.study, sweep.program(), shares=shares, show=show)
-    failed = [one for one in came if one.state != "ended"]
+    if flags.only:
+        study = dataclasses.replace(study, cells=tuple(study[name] for name in flags.only))
+    shares = sweep.shares(1 if flags.jobs is None else flags.jobs, cpu=command.cpu_alone())
+    country = flags.energy_country
+    with energy.measuring(flags.study, country) if country else contextlib.nullcontext(), live(flags.study) as show:
+        results = sweep.sweep(study, flags.study, sweep.program(), shares=shares, show=show)
+    failed = [result for result in results if result.state != "ended"]
     if failed:
-        words = "; ".join(f"{one.cell.name}: {one.reason}" for one in failed)
-        raise UserError(f"{len(failed)} of {len(came)} runs failed, the same command tries them again: {words}")
-    ended = "1 run has" if len(came) == 1 else f"{len(came)} runs have"
-    print(f"{ended} ended: python tools/scaling.py fit {asked.study}")
+        words = "; ".join(f"{result.cell.name}: {result.reason}" for result in failed)
+        raise UserError(f"{len(failed)} of {len(results)} runs failed, the same command tries them again: {words}")
+    ended = "1 run has" if len(results) == 1 else f"{len(results)} runs have"
+    print(f"{ended} ended: python tools/scaling.py fit {flags.study}")
 
 
-def flops(asked: Flops) -> None:
+def flops(flags: Flops) -> None:
     """Prints the account of a preset's model."""
     import configs
     from transformer.scaling.commands import account
 
-    preset = configs.get(asked.preset)
-    length = preset.train.seq_len if asked.length is None else asked.length
-    targets = preset.objective.target_length(length) if asked.target_length is None else asked.target_length
+    preset = configs.get(flags.preset)
+    length = preset.train.seq_len if flags.length is None else flags.length
+    targets = preset.objective.target_length(length) if flags.target_length is None else flags.target_length
     if length < 1 or targets < 0:
         raise UserError(f"--length {length}, --target-length {targets}: an example has at least one token")
     if targets and preset.model.kind != "encoder_decoder":
-        raise UserError(f"--target-length {targets}: {asked.preset} has one sequence, give --length alone")
+        raise UserError(f"--target-length {targets}: {flags.preset} has one sequence, give --length alone")
     print("\n".join(account.describe(preset.model, length, targets)))
 
 

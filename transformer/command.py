@@ -2,6 +2,8 @@
 
 import contextlib
 import ctypes
+import dataclasses
+import functools
 import importlib.util
 import io
 import os
@@ -9,12 +11,14 @@ import re
 import select
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+import typing
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from transformer.checks import FieldError
 from transformer.errors import Interrupted, UserError
-from transformer.paths import check_file, explain, write_file
+from transformer.paths import explain
 
 
 def run(main: Callable[[], None]) -> int:
@@ -42,15 +46,96 @@ def parse(cls: type, args: Sequence[str], *, prog: str, **options: Any) -> Any:
     """Returns `args` as a `cls`, by tyro; raises UserError with tyro's own words, in one line and without the box."""
     import tyro
 
-    said = io.StringIO()
+    for arg in args:
+        if (new := _RENAMED.get(arg.partition("=")[0].replace("_", "-"))) is not None:
+            raise UserError(f"{arg.partition('=')[0]} has another name now: {new}")
+    with _one_line(), flags_named(cls):
+        return tyro.cli(cls, args=args, prog=prog, config=(tyro.conf.FlagCreatePairsOff,), **options)
+
+
+def parse_over(cls: type, args: Sequence[str], *, first: type, default: Callable[[Any], Any], prog: str) -> Any:
+    """Returns `args` as a `cls` whose defaults depend on some of the flags, such as a preset's name.
+
+    Args:
+      cls: what the command is asked.
+      args: the command line.
+      first: the flags that are read before all others.
+      default: takes these as a `first`; returns the `cls` that the others override.
+      prog: the command's name.
+
+    Raises:
+      UserError: a flag is unknown or wrong.
+    """
+    import tyro
+
+    with _one_line():
+        known, _ = tyro.cli(first, args=[arg for arg in args if arg not in _HELP], return_unknown_args=True)
+    return parse(cls, args, prog=prog, default=default(known))
+
+
+@contextlib.contextmanager
+def flags_named(cls: Any) -> Iterator[None]:
+    """Makes a rule that a config's field breaks name the flag of `cls` that sets the field."""
     try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(cls, args=args, prog=prog, config=(tyro.conf.FlagCreatePairsOff,), **options)
+        yield
+    except FieldError as error:
+        raise UserError(error.worded(functools.partial(_flag, cls, error.config))) from error
+
+
+def _flag(cls: Any, config: type, field: str) -> str:
+    """Returns the flag of a command that sets a field of a config, or of a whole experiment; else the field's name."""
+    configs = list(_configs(cls))
+    first, flag = field.partition(".")[0], field.replace("_", "-")
+    for kind, prefix in configs:
+        if issubclass(config, kind) and first in config.__dataclass_fields__:
+            return f"--{prefix}{flag}"
+    for kind, prefix in configs:
+        if not prefix and first in kind.__dataclass_fields__:
+            hint = typing.get_type_hints(kind, include_extras=True)[first]
+            return f"--{_name(first, hint)}{flag[len(first) :]}"
+    return field
+
+
+def _configs(kind: Any, prefix: str = "") -> Iterator[tuple[type, str]]:
+    """Yields the dataclasses that a command is made of, itself first, each with what its flags begin with."""
+    if not isinstance(kind, type):  # subcommands, an annotated or an optional field
+        for part in typing.get_args(kind):
+            yield from _configs(part, prefix)
+    elif dataclasses.is_dataclass(kind):
+        yield kind, prefix
+        for field, hint in typing.get_type_hints(kind, include_extras=True).items():
+            name = _name(field, hint)
+            yield from _configs(hint, f"{prefix}{name}." if name else prefix)
+
+
+def _name(field: str, hint: Any) -> str:
+    """Returns what tyro calls a field, which `tyro.conf.arg` may say."""
+    names = [getattr(note, "name", None) for note in getattr(hint, "__metadata__", ())]
+    return next((name for name in names if name is not None), field.replace("_", "-"))
+
+
+_HELP = ("-h", "--help")
+_RENAMED = {
+    "--init-from": "--init.path",
+    "--init-leaves": "--init.leaves",
+    "--init-vocabulary": "--init.vocabulary",
+    "--init-positions": "--init.positions",
+}
+"""Flags of older versions -> what they are called now."""
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """Turns what tyro prints before it exits with an error into a UserError of one line."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            yield
     except SystemExit as stop:
         if not stop.code:
             raise
-    words = re.sub(r"[\u2500-\u257f]|-{4,}", " ", said.getvalue()).split()
-    raise UserError(" ".join(words))
+        words = re.sub(r"[\u2500-\u257f]|-{4,}", " ", printed.getvalue()).split()
+        raise UserError(" ".join(words)) from None
 
 
 def start_jax(*, distributed: bool = False) -> None:
@@ -82,30 +167,6 @@ def start_jax(*, distributed: bool = False) -> None:
         from transformer.cluster.leaving import follow
 
         follow()
-
-
-def new_figure(width: float, height: float, path: str) -> Any:
-    """Returns an empty matplotlib Figure, in inches; raises UserError where it could not be saved as `path`.
-
-    Called before anything is computed that would be lost without it.
-    """
-    check_file(path, "--out")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError("drawing needs matplotlib: pip install -e '.[plot]'") from error
-    figure = Figure(figsize=(width, height), layout="constrained")
-    ending, known = Path(path).suffix[1:].lower(), figure.canvas.get_supported_filetypes()
-    if ending and ending not in known:
-        raise UserError(f"--out {path}: .{ending} is not supported: give {', '.join(f'.{name}' for name in known)}")
-    return figure
-
-
-def save_figure(figure: Any, path: str) -> None:
-    """Writes a picture, whole or not at all."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format=Path(path).suffix[1:].lower() or None, dpi=120)
-    write_file(path, picture.getvalue())
 
 
 def _output_closed() -> bool:
@@ -150,8 +211,8 @@ def _number(variable: str) -> int | None:
 
 
 def _refuse(message: str, error: BaseException, exit_code: int = UserError.exit_code) -> int:
-    # Of names: it stays one line, which any terminal shows.
-    message = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", lambda found: repr(found[0])[1:-1], message)
+    # Names may hold anything: it stays one line, which any terminal shows.
+    message = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", lambda match: repr(match[0])[1:-1], message)
     if exit_code != Interrupted.exit_code:  # on which all processes agreed
         _leave(error, f"error: {message}", exit_code)
     print(f"error: {message}", file=sys.stderr)

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from transformer import checks
 from transformer.errors import UserError
 from transformer.params import Names, map_parameters, param_names
 
@@ -63,21 +64,20 @@ class MeshConfig:
     sequence: int = 1
     """Devices that split the sequence length of activations."""
 
+    def __post_init__(self) -> None:
+        checks.at_least(self, 1, *MESH_AXES)
+
 
 def mesh_sizes(config: MeshConfig, *, data: int) -> dict[str, int]:
-    """Returns mesh axis -> devices, with so many along `data` where that is not given; UserError for one below 1."""
-    sizes = dataclasses.asdict(config) | {"data": data if config.data is None else config.data}
-    for axis, size in sizes.items():
-        if size < 1:
-            raise UserError(f"--mesh.{axis} is {size}: it must be at least 1")
-    return sizes
+    """Returns mesh axis -> devices, with so many along `data` where that is not given."""
+    return dataclasses.asdict(config) | {"data": data if config.data is None else config.data}
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Returns the mesh, on the first `data * fsdp * tensor * sequence` of `devices` (all devices by default).
 
     Raises:
-      UserError: an axis below 1, or more devices asked for than there are.
+      UserError: more devices are asked for than there are.
     """
     devices = jax.devices() if devices is None else devices
     others = config.fsdp * config.tensor * config.sequence

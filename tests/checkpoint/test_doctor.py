@@ -142,5 +142,5 @@ def test_hosts_divide_the_mesh():
     abstract = {"a": jax.ShapeDtypeStruct((6,), _FLOAT, sharding=NamedSharding(mesh, PartitionSpec("fsdp")))}
     with pytest.raises(UserError, match="no whole number of hosts with 4 each: give --devices-per-host"):
         doctor.cost({}, abstract, 4)
-    with pytest.raises(UserError, match="--mesh.tensor is 0"):
-        doctor.abstract_mesh(MeshConfig(tensor=0))
+    with pytest.raises(UserError, match="tensor is 0"):
+        MeshConfig(tensor=0)

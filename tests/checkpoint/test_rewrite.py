@@ -20,6 +20,7 @@ from transformer.errors import UserError
 from transformer.models import architecture_to_dict
 from transformer.sharding import MeshConfig, make_mesh
 from transformer.transfer import weights as transfer
+from transformer.transfer.config import InitConfig
 
 
 @pytest.fixture
@@ -71,9 +72,7 @@ def test_a_cast_rounds_to_the_nearest_and_is_read_as_ever(run, sources, tmp_path
         rounded = np.asarray(wanted[path]).astype(ml_dtypes.bfloat16).astype(np.float32)
         np.testing.assert_array_equal(found, rounded, err_msg=path)
     assert checkpoint.verify(place) == []
-    transfer.planned(
-        dataclasses.replace(tiny.EXPERIMENT, init_from=str(tmp_path / "small"))
-    )  # refuses what does not fit
+    transfer.planned(InitConfig(str(tmp_path / "small")), tiny.EXPERIMENT.model)  # refuses what does not fit
 
 
 def test_a_number_that_does_not_fit_is_refused(tmp_path):

@@ -215,7 +215,7 @@ def test_a_store_is_sent_by_its_path(tmp_path):
 
 
 def test_numbers_of_workers_that_make_no_sense_are_refused():
-    with pytest.raises(UserError, match=r"--data\.workers is -1: it must be 0"):
+    with pytest.raises(UserError, match=r"workers is -1: it must be 0"):
         DataConfig(workers=-1)
     check_workers(0)
     check_workers(3)

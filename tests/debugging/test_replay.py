@@ -251,5 +251,5 @@ def test_the_loss_is_that_of_the_other_rows(experiment):
 
 @pytest.mark.parametrize("place", [-1, 48])
 def test_a_sample_that_the_run_never_reads_is_refused(place):
-    with pytest.raises(UserError, match=f"--train.skip-samples {place}: the 6 steps of 8 read samples 0 to 47"):
+    with pytest.raises(UserError, match=f"skip_samples {place}: the 6 steps of 8 read samples 0 to 47"):
         TrainConfig(steps=6, batch_size=8, skip_samples=(3, place))

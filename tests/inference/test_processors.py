@@ -107,8 +107,8 @@ def test_numbers_of_rows_repeat():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"repetition_penalty": 0.0}, "--repetition-penalty is 0.0: it must be above 0"),
-        ({"no_repeat_ngram_size": -1}, "--no-repeat-ngram-size is -1"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0: it must be above 0"),
+        ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size is -1"),
         ({"bad_words_ids": ((),)}, "bad_words_ids holds an empty list"),
         ({"forced_eos_token_id": (-1,)}, "forced_eos_token_id holds -1"),
     ],

@@ -124,7 +124,7 @@ def test_what_is_not_applied_is_named(saved, tmp_path, caplog):
     ("in_file", "message"),
     [
         ({"eos_token_id": "</s>"}, 'eos_token_id is "</s>": it must be a token id or a list of them'),
-        ({"repetition_penalty": -1.0}, "generation_config.json: repetition-penalty is -1.0: it must be above 0"),
+        ({"repetition_penalty": -1.0}, "generation_config.json: repetition_penalty is -1.0: it must be above 0"),
         ({"no_repeat_ngram_size": "3"}, 'no_repeat_ngram_size is "3": it must be a whole number'),
         ({"early_stopping": "soon"}, "early_stopping"),
     ],

@@ -151,7 +151,7 @@ def test_null_is_accepted_where_it_is_transformers_default(kind):
         ("llama", "quantization_config", {"bits": 4}, "which may change the model: quantization_config"),
         ("llama", "rms_norm_eps", "1e-6", "rms_norm_eps = '1e-6' is not a finite number"),
         ("llama", "hidden_size", 16.0, "hidden_size = 16.0 is not a whole number"),
-        ("llama", "hidden_size", -16, "hidden_size.*: llama model: width is -16"),
+        ("llama", "hidden_size", -16, "hidden_size.*: width is -16"),
         ("llama", "vocab_size", 10**12, "vocab_size = 1000000000000 is too large"),
         ("llama", "tie_word_embeddings", 1, "tie_word_embeddings = 1 is not true or false"),
         ("llama", "rope_scaling", {"rope_type": "llama3", "factor": "8", "low_freq_factor": 1, "high_freq_factor": 4},

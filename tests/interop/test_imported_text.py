@@ -128,6 +128,6 @@ def test_ids_beyond_the_table_are_one_line_in_every_tool(tmp_path, capsys):
     shape += ["--model.num-heads", "2", "--model.context-length", "64", "--train.seq-len", "64"]
     with pytest.raises(UserError, match=f"room for {len(tokenizer)} "):
         train.main(
-            ["gpt-python", "--init-from", run, *shape, "--train.steps", "1", "--workdir", str(tmp_path / "tuned")]
+            ["gpt-python", "--init.path", run, *shape, "--train.steps", "1", "--workdir", str(tmp_path / "tuned")]
         )
     assert not (tmp_path / "tuned" / "checkpoints").exists()

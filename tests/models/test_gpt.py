@@ -200,7 +200,7 @@ def test_flops_follow_the_compilers_count(tied):
         ({"width": 10, "num_heads": 3}, "num_heads 3 does not divide width 10"),
         ({"num_layers": 0}, "num_layers is 0"),
         ({"dropout": 1.0}, "dropout is 1.0"),
-        ({"activation": "gleu"}, "unknown activation 'gleu'"),
+        ({"activation": "gleu"}, "unknown activation 'gleu'; choose from: gelu, gelu_tanh, relu, silu"),
         ({"mlp_width": 0}, "mlp_width is 0"),
     ],
 )

@@ -7,8 +7,9 @@ import pytest
 
 from tests.tiny_models import TINY
 from transformer.models.resizing import scaled
-from transformer.mup.coordinates import LOGITS, SCORES, STREAM, Coordinates, at_width, coordinates, slope
+from transformer.mup.coordinates import LOGITS, SCORES, STREAM, Coordinates, coordinates, slope
 from transformer.mup.parametrization import MupConfig
+from transformer.mup.widths import at_width
 from transformer.objectives import CausalLM, MaskedLM, Seq2Seq
 from transformer.sharding import MeshConfig
 from transformer.training.experiment import Experiment, TrainConfig

@@ -230,11 +230,11 @@ def test_the_loss_is_that_of_a_plain_formula():
 def test_what_does_not_fit_is_one_line():
     with pytest.raises(UserError, match=r"--train.seq-len 1024 has 57 spans and the tokenizer 32 sentinels"):
         SpanCorruption().check(setting(1024))
-    with pytest.raises(UserError, match=r"--objective.density is 0.9"):
+    with pytest.raises(UserError, match=r"density is 0.9"):
         SpanCorruption(density=0.9)
-    with pytest.raises(UserError, match=r"--train.seq-len 4 is too short"):
+    with pytest.raises(UserError, match=r"train.seq_len 4 is too short"):
         SpanCorruption().reading(4)
-    with pytest.raises(UserError, match=r"--objective.infill is 1.0"):
+    with pytest.raises(UserError, match=r"infill is 1.0"):
         Denoising(infill=1.0)
     without = dataclasses.replace(setting(64), vocabulary=dataclasses.replace(VOCABULARY, mask_id=None))
     with pytest.raises(UserError, match=r"\[MASK\], <mask>"):

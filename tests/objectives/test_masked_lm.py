@@ -400,11 +400,11 @@ def test_the_loss_is_that_of_a_plain_formula():
 
 
 def test_what_does_not_fit_is_one_line():
-    with pytest.raises(UserError, match=r"--objective.boundary is True: it needs --objective.choose spans"):
+    with pytest.raises(UserError, match=r"boundary is True: it needs choose spans"):
         MaskedLM(boundary=True)
-    with pytest.raises(UserError, match=r"--objective.rate is 1.5: it must lie between 0 and 1"):
+    with pytest.raises(UserError, match=r"rate is 1.5: it must lie in \(0, 1\)"):
         MaskedLM(rate=1.5)
-    with pytest.raises(UserError, match=r"--train.seq-len 8 is too short for masked_lm: give at least 10"):
+    with pytest.raises(UserError, match=r"train.seq_len 8 is too short for masked_lm: give at least 10"):
         MaskedLM().reading(8)
     without = dataclasses.replace(VOCABULARY, mask_id=None)
     with pytest.raises(UserError, match=r"none of the specials \[MASK\], <mask>"):

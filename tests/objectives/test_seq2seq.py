@@ -65,5 +65,5 @@ def test_lengths():
     reading = Seq2Seq(target_len=32, begin=True).reading(64)
     assert dataclasses.astuple(reading)[:4] == ("pairs", 64, 0, 32)
     assert reading.begin
-    with pytest.raises(UserError, match="--objective.target-len is 0"):
+    with pytest.raises(UserError, match="target_len is 0"):
         Seq2Seq(target_len=0)

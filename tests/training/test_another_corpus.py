@@ -17,6 +17,7 @@ from transformer.training import corpus_record, opening
 from transformer.training import experiment as experiments
 from transformer.training.lock import RunLock
 from transformer.training.run import Run
+from transformer.transfer.config import InitConfig
 
 TEXT = "".join(f"the {number}th line of a play\n" for number in range(200))
 
@@ -159,7 +160,9 @@ def test_a_data_set_is_told_by_its_content():
 def test_paths_in_full_follow_no_link(experiment, corpus):
     (corpus / "link.txt").symlink_to("plays.txt")
     data = DataConfig(path="link.txt", mixture=("~/a.txt=1", "tfds:x=2"), tokenizer="own/tokenizer.json")
-    full = experiments.absolute(dataclasses.replace(experiment, data=data, init_from="gs://bucket/run")).data
+    full = experiments.absolute(
+        dataclasses.replace(experiment, data=data, init=InitConfig(path="gs://bucket/run"))
+    ).data
     assert full.path == str(corpus / "link.txt")
     assert full.mixture == (f"{Path.home()}/a.txt=1", "tfds:x=2")
     assert full.tokenizer == str(corpus / "own" / "tokenizer.json")

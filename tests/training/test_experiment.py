@@ -22,6 +22,7 @@ from transformer.models.t5 import T5Config
 from transformer.objectives import UL2, Denoising, MaskedLM, PrefixLM, Seq2Seq, SpanCorruption
 from transformer.training import experiment as experiments
 from transformer.training.run import Run
+from transformer.transfer.config import InitConfig
 
 
 @pytest.mark.parametrize("name", configs.PRESETS)
@@ -61,7 +62,7 @@ def test_any_field_survives_json(rate, steps, path, mixture, chunk):
         (lambda r: r["objective"].update(kind="causal"), "causal"),
         (lambda r: r.update(objective="causal_lm"), "causal_lm"),
         (lambda r: r["objective"].update(rate=0.15), "rate"),
-        (lambda r: r["objective"].update(z_loss=-1), "--objective.z-loss is -1.0"),
+        (lambda r: r["objective"].update(z_loss=-1), "z_loss is -1.0"),
         (lambda r: r.pop("model"), "model"),
     ],
 )
@@ -72,9 +73,19 @@ def test_a_wrong_record_is_refused_by_name(change, message):
         experiments.from_dict(record, "here.json")
 
 
+def test_a_record_of_before_init_had_a_group_is_read():
+    today = dataclasses.replace(configs.get("gpt-python"), init=InitConfig("some/run", vocabulary="mean"))
+    record = json.loads(json.dumps(experiments.to_dict(today)))
+    init = record.pop("init")
+    old = record | {"init_from" if name == "path" else f"init_{name}": value for name, value in init.items()}
+    assert experiments.from_dict(old, "x") == today
+    with pytest.raises(UserError, match="init_from"):
+        experiments.from_dict(old | {"init": init}, "x")
+
+
 def test_sequence_longer_than_the_context_is_refused():
     base = configs.get("gpt-python")
-    with pytest.raises(UserError, match=r"--train.seq-len 4096 is longer than the model's context"):
+    with pytest.raises(UserError, match=r"train.seq_len 4096 is longer than the model's context"):
         dataclasses.replace(base, train=dataclasses.replace(base.train, seq_len=4096))
 
 
@@ -117,11 +128,11 @@ def test_objective_and_model_must_fit():
         experiment_of(MaskedLM(), t5)
     with pytest.raises(UserError, match="the objective causal_lm trains a decoder, and bert is an encoder"):
         experiment_of(configs.get("gpt-python").objective, bert)
-    with pytest.raises(UserError, match=r"needs --model.head pretraining, and this is masked_lm"):
+    with pytest.raises(UserError, match=r"needs model.head pretraining, and this is masked_lm"):
         experiment_of(MaskedLM(sentence="sop"), bert)
-    with pytest.raises(UserError, match=r"needs --model.head language_model, and this is token_classification"):
+    with pytest.raises(UserError, match=r"needs model.head language_model, and this is token_classification"):
         experiment_of(configs.get("gpt-python").objective, GPTConfig(head="token_classification"))
-    with pytest.raises(UserError, match=r"--train.seq-len 8 is too short for masked_lm"):
+    with pytest.raises(UserError, match=r"train.seq_len 8 is too short for masked_lm"):
         experiment_of(MaskedLM(), bert, seq_len=8)
     bart = BartConfig(vocab_size=64, context_length=64)
     with pytest.raises(UserError, match=r"targets of 128 tokens are longer than the model's context of 64"):

@@ -142,10 +142,10 @@ def test_clips_by_the_global_norm():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"learning_rate": 0.0}, "--optimizer.learning-rate is 0.0: it must be above 0"),
-        ({"warmup_steps": -1}, "--optimizer.warmup-steps is -1"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0: it must be above 0"),
+        ({"warmup_steps": -1}, "warmup_steps is -1"),
         ({"schedule": "inverse_sqrt", "warmup_steps": 0}, "inverse_sqrt schedule needs at least 1"),
-        ({"b1": 1.5}, "--optimizer.b1 is 1.5"),
+        ({"b1": 1.5}, "b1 is 1.5"),
     ],
 )
 def test_refuses(fields, message):

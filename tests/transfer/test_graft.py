@@ -1,6 +1,7 @@
 """One architecture's weights for another: what is taken, extended, new and left out; what does not fit is refused."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -13,11 +14,13 @@ from hypothesis import strategies as st
 
 from tests.tiny_models import TINY
 from transformer.errors import UserError
+from transformer.transfer.config import InitConfig
 from transformer.transfer.extend import Extension
-from transformer.transfer.graft import Rules, graft, plan
+from transformer.transfer.graft import graft, plan
 
 BERT = TINY["bert"]
 LEAVES = sorted(BERT.parameters)
+init = functools.partial(InitConfig, "not read")
 
 
 @pytest.mark.parametrize("head", ["masked_lm", "sequence_classification", "question_answering", "none"])
@@ -45,10 +48,10 @@ def test_the_backbone_is_taken_and_the_rest_is_named(head):
         (
             "bert",
             {"vocab_size": 48},
-            r"embedding \(32, 16\), needed \(48, 16\); to extend .*--init-vocabulary fresh or mean$",
+            r"embedding \(32, 16\), needed \(48, 16\); to extend .*--init.vocabulary fresh or mean$",
         ),
         ("bert", {"vocab_size": 31}, "never cut: set --model.vocab-size to at least 32$"),
-        ("gpt", {"context_length": 20}, "to extend the positions give --init-positions fresh, repeat or interpolate$"),
+        ("gpt", {"context_length": 20}, "to extend the positions give --init.positions fresh, repeat or interpolate$"),
         ("roberta", {"context_length": 9}, "never cut: keep --model.context-length 16 and lower --train.seq-len$"),
         ("t5", {"relative_buckets": 64}, r"relative_bias/embedding \(32, 4\), needed \(64, 4\)$"),
     ],
@@ -64,7 +67,7 @@ def test_another_backbone_is_refused_by_name_and_with_what_to_do(family, fields,
 )
 def test_no_rule_cuts_or_extends_what_is_no_table(family, fields):
     with pytest.raises(UserError, match="backbone is not the architecture's"):
-        plan(TINY[family], dataclasses.replace(TINY[family], **fields), Rules(None, "mean", "repeat"))
+        plan(TINY[family], dataclasses.replace(TINY[family], **fields), init(None, "mean", "repeat"))
 
 
 @pytest.mark.parametrize("family", TINY)
@@ -75,7 +78,7 @@ def test_every_family_grows(family):
     sizes = {"vocab_size": 40} | ({"context_length": 24} if "context_length" in fields else {})
     target = dataclasses.replace(source, **sizes)
     learned = any("positions" in leaf.names for leaf in source.parameters.values())
-    made = plan(source, target, Rules(None, "mean", "interpolate" if learned else None))
+    made = plan(source, target, init(None, "mean", "interpolate" if learned else None))
     assert not made.new
     assert not made.left
     want = {path: leaf.names for path, leaf in target.parameters.items() if {"vocab", "positions"} & {*leaf.names}}
@@ -87,8 +90,8 @@ def test_every_family_grows(family):
         assert how.first == (2 if how.name == "positions" and family in ("roberta", "bart") else 0)
         assert how.rule == {"vocab": "mean", "positions": "interpolate"}[how.name]
     if not learned:
-        with pytest.raises(UserError, match="--init-positions repeat has nothing to extend"):
-            plan(source, target, Rules(None, "mean", "repeat"))
+        with pytest.raises(UserError, match="--init.positions repeat has nothing to extend"):
+            plan(source, target, init(None, "mean", "repeat"))
 
 
 def test_positions_that_begin_at_another_row_are_not_the_same():
@@ -103,31 +106,31 @@ def test_positions_that_begin_at_another_row_are_not_the_same():
 
 @given(st.sets(st.sampled_from(LEAVES), min_size=1))
 def test_the_leaves_that_are_asked_for_are_taken_and_no_others(asked):
-    made = plan(BERT, BERT, Rules(leaves="|".join(asked)))
+    made = plan(BERT, BERT, init(leaves="|".join(asked)))
     assert made.taken == sorted(asked)
     assert made.new == made.left == sorted(set(LEAVES) - asked)
 
 
 def test_leaves_that_are_not_asked_for_may_differ():
     target = dataclasses.replace(BERT, vocab_size=48, context_length=9, head="sequence_classification", num_labels=3)
-    made = plan(BERT, target, Rules(leaves="backbone/stack/layers/.*"))
+    made = plan(BERT, target, init(leaves="backbone/stack/layers/.*"))
     assert made.taken == [path for path in LEAVES if path.startswith("backbone/stack/layers/")]
     assert "backbone/token_embedding/embedding" in made.new
     with pytest.raises(UserError, match=r"backbone/token_embedding/embedding \(32, 16\), needed \(48, 16\)"):
-        plan(BERT, target, Rules(leaves="backbone/(stack|token_embedding)/.*"))
-    with pytest.raises(UserError, match="--init-vocabulary mean has nothing to extend"):
-        plan(BERT, target, Rules("backbone/stack/layers/.*", "mean"))
+        plan(BERT, target, init(leaves="backbone/(stack|token_embedding)/.*"))
+    with pytest.raises(UserError, match="--init.vocabulary mean has nothing to extend"):
+        plan(BERT, target, init("backbone/stack/layers/.*", "mean"))
 
 
 def test_leaves_that_match_nothing_are_refused_with_the_nearest():
     for pattern in ("backbone/stack", "layers/attention/query/kernel", "head/out/.*"):
         with pytest.raises(UserError, match="the nearest: .*backbone|the nearest: .*head"):
-            plan(BERT, BERT, Rules(leaves=pattern))
+            plan(BERT, BERT, init(leaves=pattern))
     with pytest.raises(UserError, match="the nearest: backbone/stack/layers/attention/query/kernel, "):
-        plan(BERT, BERT, Rules(leaves="backbone/stack/layers/atention/query/kernel"))
+        plan(BERT, BERT, init(leaves="backbone/stack/layers/atention/query/kernel"))
     more = dataclasses.replace(BERT, head="sequence_classification", num_labels=3)
     with pytest.raises(UserError, match=r"no weights would be taken: head/out/kernel \(16, 3\), needed \(16, 4\)"):
-        plan(more, dataclasses.replace(more, num_labels=4), Rules(leaves="head/out/kernel"))
+        plan(more, dataclasses.replace(more, num_labels=4), init(leaves="head/out/kernel"))
 
 
 def test_a_longer_array_is_laid_out_as_the_initial_one(mesh_2x2x2):

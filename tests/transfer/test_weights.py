@@ -24,6 +24,7 @@ from transformer.training import loop
 from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.optimizer import OptimizerConfig
 from transformer.transfer import weights as transfer
+from transformer.transfer.config import InitConfig
 from transformer.transfer.graft import plan
 
 _SIZES = {"vocab_size": 384, "context_length": 32, "width": 16, "num_layers": 2, "num_heads": 2, "dropout": 0.0}
@@ -57,7 +58,7 @@ def test_another_head_on_a_runs_backbone_on_another_mesh(bert, tmp_path):
         bert,
         model=dataclasses.replace(bert.model, head="pretraining"),
         objective=MaskedLM(sentence="sop"),
-        init_from=str(tmp_path / "first"),
+        init=InitConfig(str(tmp_path / "first")),
         mesh=MeshConfig(data=2, fsdp=2, tensor=2),
     )
     second, said = _train(asked, tmp_path / "second")
@@ -68,7 +69,7 @@ def test_another_head_on_a_runs_backbone_on_another_mesh(bert, tmp_path):
     with pytest.raises(UserError, match=r"backbone/embedding_norm/bias \(16,\), needed \(32,\)"):
         _train(wrong, tmp_path / "third")
     with pytest.raises(UserError, match="no such run"):
-        _train(dataclasses.replace(asked, init_from=str(tmp_path / "nowhere")), tmp_path / "third")
+        _train(dataclasses.replace(asked, init=InitConfig(str(tmp_path / "nowhere"))), tmp_path / "third")
     assert not (tmp_path / "third").exists()
 
 
@@ -87,7 +88,7 @@ def test_imported_weights_are_trained_on_with_their_tokenizer(bert, tmp_path):
         bert,
         model=GPTConfig(**(_SIZES | {"vocab_size": len(pieces)})),
         objective=CausalLM(),
-        init_from=str(tmp_path / "imported"),
+        init=InitConfig(str(tmp_path / "imported")),
     )
     result, _ = _train(asked, tmp_path / "run")
     tokenizer = result.session.dataset.tokenizer
@@ -131,9 +132,7 @@ def longer(bert, imported):
     return dataclasses.replace(
         bert,
         model=dataclasses.replace(bert.model, vocab_size=104, context_length=45),
-        init_from=imported[0],
-        init_vocabulary="mean",
-        init_positions="interpolate",
+        init=InitConfig(imported[0], vocabulary="mean", positions="interpolate"),
         mesh=MeshConfig(data=1, tensor=2),
     )
 
@@ -149,9 +148,13 @@ def _transferred(experiment):
         param_shardings(boxed, mesh),
     )
     said = []
-    params = transfer.transferred(experiment, fresh, mesh, said.append)
+    params = transfer.transferred(experiment.init, experiment.model, fresh, mesh, said.append)
     jax.tree.map(_assert_alike, params, fresh)
     return flatten_dict(params, sep="/"), flatten_dict(fresh, sep="/"), "\n".join(said)
+
+
+def _tokenizer_for(experiment):
+    return transfer.tokenizer_for(experiment.init, experiment.model, experiment.data)
 
 
 def _assert_alike(made, fresh):
@@ -193,13 +196,13 @@ def test_an_imported_models_vocabulary_and_context_grow_on_two_devices(longer, i
 
 
 def test_the_leaves_asked_for_are_taken_and_the_mesh_need_divide_no_others(longer):
-    asked = dataclasses.replace(longer, init_leaves="backbone/stack/.*", init_vocabulary=None, init_positions=None)
+    asked = dataclasses.replace(longer, init=InitConfig(longer.init.path, "backbone/stack/.*"))
     have, fresh, said = _transferred(asked)
     for path in have:
         assert path.startswith("backbone/stack/") != np.array_equal(have[path], fresh[path])
     assert "taken: backbone/stack/* (16)" in said
     assert "new: backbone/embedding_norm/* (2), backbone/position_embedding/embedding, " in said
-    assert transfer.tokenizer_for(asked) is None
+    assert _tokenizer_for(asked) is None
 
 
 def test_a_classification_head_has_as_many_classes_as_are_asked_for(imported, tmp_path, capsys):
@@ -217,11 +220,9 @@ def test_a_classification_head_has_as_many_classes_as_are_asked_for(imported, tm
 def test_a_longer_tokenizer_keeps_the_ids_that_the_weights_know(longer, tmp_path):
     def tokenizer(pieces):
         name = _tokenizer(tmp_path / "tokenizer.json", pieces)
-        return transfer.tokenizer_for(
-            dataclasses.replace(longer, data=dataclasses.replace(longer.data, tokenizer=name))
-        )
+        return _tokenizer_for(dataclasses.replace(longer, data=dataclasses.replace(longer.data, tokenizer=name)))
 
-    known = transfer.tokenizer_for(longer)  # whatever kind the preset names
+    known = _tokenizer_for(longer)  # whatever kind the preset names
     assert known.vocab_size == 99
     assert tokenizer([*_PIECES, "new", "[EXTRA]"]).vocab_size == 101
     swapped = [*_PIECES[:5], *reversed(_PIECES[5:])]
@@ -242,21 +243,21 @@ def test_weights_that_came_without_a_tokenizer_need_its_name(longer, imported, t
     for name in ("config.json", "model.safetensors"):
         (tmp_path / "hf" / name).symlink_to(imported[1] / name)
     convert.main(["import", str(tmp_path / "hf"), str(tmp_path / "run")])
-    asked = dataclasses.replace(longer, init_from=str(tmp_path / "run"))
-    assert transfer.tokenizer_for(asked) is None
+    asked = dataclasses.replace(longer, init=dataclasses.replace(longer.init, path=str(tmp_path / "run")))
+    assert _tokenizer_for(asked) is None
     trained = dataclasses.replace(asked, data=dataclasses.replace(asked.data, tokenizer="unigram"))
     with pytest.raises(UserError, match="came without its tokenizer"):
-        transfer.tokenizer_for(trained)
+        _tokenizer_for(trained)
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"init_leaves": ".*"}, "--init-leaves .*: there is no --init-from"),
-        ({"init_positions": "repeat"}, "--init-positions repeat: there is no --init-from"),
-        ({"init_from": "x", "init_leaves": "(a"}, r"--init-leaves '\(a' is not a regular expression: missing \)"),
+        ({"leaves": ".*"}, "leaves is .*: there is no path"),
+        ({"positions": "repeat"}, "positions is repeat: there is no path"),
+        ({"path": "x", "leaves": "(a"}, r"leaves '\(a' is not a regular expression: missing \)"),
     ],
 )
-def test_flags_that_make_no_sense_are_refused(bert, fields, message):
+def test_flags_that_make_no_sense_are_refused(fields, message):
     with pytest.raises(UserError, match=message):
-        dataclasses.replace(bert, **fields)
+        InitConfig(**fields)

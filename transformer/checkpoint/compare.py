@@ -10,6 +10,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 
 from transformer.checkpoint.leaves import TREES, Leaf, Leaves, stored, trees
+from transformer.checkpoint.migration import migrated
 from transformer.checkpoint.reading import check
 from transformer.checkpoint.seal import sealed_files
 from transformer.checkpoint.stream import leaf_groups, read_leaves
@@ -111,7 +112,7 @@ def differing_fields(a: Any, b: Any) -> dict[str, tuple[Any, Any]]:
 def _fields(a: epath.Path, b: epath.Path) -> dict[str, tuple[Any, Any]]:
     fields = {}
     for name, file in {**_BY_FIELD, "position": _POSITION}.items():
-        ours, theirs = (read_json(path / file) or {} for path in (a, b))
+        ours, theirs = (migrated(read_json(path / file) or {}) for path in (a, b))
         fields |= {f"{name}.{field}": values for field, values in differing_fields(ours, theirs).items()}
     return fields
 

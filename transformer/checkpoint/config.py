@@ -4,7 +4,7 @@ import dataclasses
 import signal
 from typing import Literal
 
-from transformer.errors import UserError
+from transformer import checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,17 +36,11 @@ class CheckpointConfig:
     """Mean time between failures of all the machines together. Given that, the run's end says how often to save."""
 
     def __post_init__(self) -> None:
-        if self.every < 1 or self.keep < 1 or self.keep_best < 0:
-            raise UserError(
-                f"--checkpoint.every {self.every} and --checkpoint.keep {self.keep} must be at least 1, "
-                f"--checkpoint.keep-best {self.keep_best} at least 0"
-            )
-        for field in ("every_minutes", "keep_every", "mtbf_hours"):
-            value = getattr(self, field)
-            if value is not None and not value > 0:
-                raise UserError(f"--checkpoint.{field.replace('_', '-')} is {value}: it must be more than 0")
-        if self.signal is not None and not self.signals:
-            raise UserError(f"--checkpoint.signal {self.signal}: no such signal; say USR1, for one")
+        checks.at_least(self, 1, "every", "keep")
+        checks.at_least(self, 0, "keep_best")
+        checks.above(self, 0, "every_minutes", "keep_every", "mtbf_hours")
+        known = self.signal is None or bool(self.signals)
+        checks.require(self, known, f"`signal` {self.signal}: no such signal; say USR1, for one")
 
     @property
     def signals(self) -> list[int]:

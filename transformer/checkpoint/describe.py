@@ -8,6 +8,7 @@ from etils import epath
 
 from transformer.checkpoint.compare import read_json
 from transformer.checkpoint.leaves import Leaves, modules, origin, stored, trees
+from transformer.checkpoint.migration import migrated
 from transformer.checkpoint.provenance import NAME
 from transformer.checkpoint.reading import check
 from transformer.checkpoint.seal import sealed_files
@@ -27,7 +28,7 @@ def describe(checkpoint: epath.Path) -> list[str]:
         f"step          {position['step'] if position else checkpoint.name}",
         *_writing(checkpoint),
         f"architecture  {_values(read_json(checkpoint / 'record' / 'architecture.json') or {})}",
-        *_experiment(read_json(checkpoint / "record" / "experiment.json")),
+        *_experiment(migrated(read_json(checkpoint / "record" / "experiment.json"))),
         *_parts(checkpoint, leaves),
         *_parameters(leaves["params"]),
     ]
@@ -64,8 +65,10 @@ def _writing(checkpoint: epath.Path) -> list[str]:
 def _experiment(experiment: dict[str, Any] | None) -> list[str]:
     if experiment is None:
         return ["experiment    none: it was not trained here"]
-    groups = {name: value for name, value in experiment.items() if isinstance(value, dict) and name != "model"}
-    started = f", from the weights of {experiment['init_from']}" if experiment.get("init_from") else ""
+    source = experiment.get("init", {}).get("path")
+    shown = [name for name, value in experiment.items() if isinstance(value, dict) and name != "model"]
+    groups = {name: experiment[name] for name in shown if name != "init" or source}
+    started = f", from the weights of {source}" if source else ""
     return [
         f"experiment    {experiment.get('name')}{started}",
         *(f"  {name:12}{_values(value)}" for name, value in groups.items()),

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from transformer.errors import UserError
+from transformer import checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,5 @@ class DataConfig:
     same."""
 
     def __post_init__(self) -> None:
-        if not self.cache_dir:
-            raise UserError("--data.cache-dir is empty: name a folder")
-        if self.workers < 0:
-            raise UserError(f"--data.workers is {self.workers}: it must be 0 (none) or the number of processes")
+        checks.require(self, bool(self.cache_dir), "`cache_dir` is empty: name a folder")
+        checks.rule(self, "workers", self.workers >= 0, "it must be 0 (none) or the number of processes")

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from transformer.errors import UserError
+from transformer import checks
 from transformer.inference import incremental
 from transformer.inference.processors import NOTHING, Processors
 
@@ -31,10 +31,9 @@ class BeamSearch:
     would not be among them. never: when it could not be, whatever its length."""
 
     def __post_init__(self) -> None:
-        if self.beams < 1:
-            raise UserError(f"--beams is {self.beams}: it must be at least 1")
-        if self.early_stopping not in (True, False, "never"):
-            raise UserError(f"early_stopping is {self.early_stopping!r}: it must be True, False or 'never'")
+        checks.at_least(self, 1, "beams")
+        known = self.early_stopping in (True, False, "never")
+        checks.rule(self, "early_stopping", known, "it must be True, False or never")
 
 
 class _Beams(struct.PyTreeNode):

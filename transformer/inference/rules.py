@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 
+from transformer import checks
 from transformer.errors import UserError
 
 
@@ -41,17 +42,13 @@ class DecodingRules:
     """Whether scores become log-probabilities again after all other rules, as a beam search adds them up."""
 
     def __post_init__(self) -> None:
-        for field in ("repetition_penalty", "encoder_repetition_penalty"):
-            if getattr(self, field) <= 0:
-                raise UserError(f"{_flag(field)} is {getattr(self, field)}: it must be above 0 (1 is no penalty)")
-        for field in ("no_repeat_ngram_size", "encoder_no_repeat_ngram_size"):
-            if getattr(self, field) < 0:
-                raise UserError(f"{_flag(field)} is {getattr(self, field)}: it must be at least 0 (0: none)")
+        checks.above(self, 0, "repetition_penalty", "encoder_repetition_penalty")
+        checks.at_least(self, 0, "no_repeat_ngram_size", "encoder_no_repeat_ngram_size")
         for field, tokens in self._tokens():
-            if min(tokens, default=0) < 0:
-                raise UserError(f"{field} holds {min(tokens)}: token ids are at least 0")
-            if field in ("bad_words_ids", "sequence_bias") and not tokens:
-                raise UserError(f"{field} holds an empty list: give each at least one token id")
+            least = min(tokens, default=0)
+            checks.require(self, least >= 0, f"`{field}` holds {least}: token ids are at least 0")
+            some = bool(tokens) or field not in ("bad_words_ids", "sequence_bias")
+            checks.require(self, some, f"`{field}` holds an empty list: give each at least one token id")
 
     def check_ids(self, vocab_size: int) -> None:
         """Raises `UserError` for a rule about tokens that the model does not have, other than suppressed ones."""
@@ -68,7 +65,3 @@ class DecodingRules:
         yield "forced_bos_token_id", () if self.forced_bos_token_id is None else (self.forced_bos_token_id,)
         for field in ("forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens"):
             yield field, getattr(self, field)
-
-
-def _flag(field: str) -> str:
-    return f"--{field.replace('_', '-')}"

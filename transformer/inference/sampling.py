@@ -8,7 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from transformer.errors import UserError
+from transformer import checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,14 +25,10 @@ class Sampling:
     """Only tokens at least p times as likely as the likeliest (Nguyen et al. 2024)."""
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise UserError(f"--temperature is {self.temperature}: it must be at least 0 (0 is greedy)")
-        if self.top_k is not None and self.top_k < 1:
-            raise UserError(f"--top-k is {self.top_k}: it must be at least 1")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UserError(f"--top-p is {self.top_p}: it must lie in (0, 1]")
-        if self.min_p is not None and not 0 <= self.min_p <= 1:
-            raise UserError(f"--min-p is {self.min_p}: it must lie in [0, 1]")
+        checks.rule(self, "temperature", self.temperature >= 0, "it must be at least 0 (0 is greedy)")
+        checks.at_least(self, 1, "top_k")
+        checks.within(self, "(0, 1]", "top_p")
+        checks.within(self, "[0, 1]", "min_p")
 
 
 def sample(keys_R: jax.Array, logits_RV: jax.Array, sampling: Sampling) -> jax.Array:

@@ -71,7 +71,7 @@ class Settings:
                 not_applied=not_applied,
             )
         except UserError as error:
-            raise UserError(f"{epath.Path(folder) / source}: {str(error).lstrip('-')}") from error
+            raise UserError(f"{epath.Path(folder) / source}: {error}") from error
 
     def max_new(self, prompt_lengths: Sequence[int]) -> list[int] | None:
         """Returns the most new tokens of each text, or None if nothing is declared.

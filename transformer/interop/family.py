@@ -1,7 +1,6 @@
 """Family: a model type of Transformers with its config.json, its classes and the names of its weights."""
 
 import dataclasses
-import re
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from transformer.checks import FieldError
 from transformer.errors import UserError
 from transformer.interop import engine, flax_names, hf_config
 from transformer.interop.engine import Table
@@ -88,8 +88,8 @@ class Family:
         labels = {"num_labels": num_labels} if head in LABELLED else {}
         try:
             return self.config(**values, head=head, **labels)
-        except UserError as error:  # it names our fields
-            theirs = [field.theirs for field in self.fields if re.search(rf"\b{field.ours}\b", str(error))]
+        except FieldError as error:  # it names our fields
+            theirs = [field.theirs for field in self.fields if field.ours in error.fields]
             raise UserError(f"config.json: {', '.join(theirs)}: {error}") from error
 
     def write_config(self, config: Architecture) -> dict[str, Any]:

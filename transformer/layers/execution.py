@@ -11,8 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.errors import UserError
-from transformer.ops.attention import check_implementation
+from transformer import checks
+from transformer.ops.attention import IMPLEMENTATIONS
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
@@ -43,13 +43,10 @@ class Execution:
     measuring. A bit-exact resume needs it there; it costs speed. CPUs and TPUs do not need it."""
 
     def __post_init__(self):
-        if self.dtype not in DTYPES:
-            raise UserError(f"unknown dtype {self.dtype!r}; choose from: {', '.join(DTYPES)}")
-        check_implementation(self.attention)
-        if self.unroll < 0:
-            raise UserError(f"unroll is {self.unroll}: layers a step of the loop, or 0 for all")
-        if self.remat != "none" and self.remat not in REMAT_POLICIES:
-            raise UserError(f"unknown remat policy {self.remat!r}; choose from: none, {', '.join(REMAT_POLICIES)}")
+        checks.choice(self, "dtype", DTYPES)
+        checks.choice(self, "attention", ("auto", *IMPLEMENTATIONS))
+        checks.rule(self, "unroll", self.unroll >= 0, "layers a step of the loop, or 0 for all")
+        checks.choice(self, "remat", ("none", *REMAT_POLICIES))
 
     def compiler_options(self, platform: str) -> dict[str, bool]:
         """Returns what to compile the run's programs with, for devices of a platform such as `gpu`."""

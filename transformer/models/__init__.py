@@ -5,6 +5,7 @@ from typing import Any
 
 import cattrs
 
+from transformer import checks
 from transformer.errors import UserError
 from transformer.models.albert import AlbertConfig
 from transformer.models.architecture import Architecture
@@ -59,4 +60,4 @@ def architecture_from_dict(record: Any) -> Architecture:
     try:
         return cattrs.Converter(forbid_extra_keys=True).structure(fields, config)
     except cattrs.ClassValidationError as error:
-        raise UserError(f"not a {config.family} architecture: {'; '.join(cattrs.transform_error(error))}") from error
+        raise UserError(f"not a {config.family} architecture: {checks.reasons(error)}") from error

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer import checks
 from transformer.layers.blocks import PostNormBlock
 from transformer.layers.execution import Execution, Stack
 from transformer.layers.heads import ClassificationHead
@@ -51,8 +52,8 @@ class AlbertConfig(EncoderConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.require_positive("embedding_width", "num_token_types")
-        self.require_rates("classifier_dropout")
+        checks.at_least(self, 1, "embedding_width", "num_token_types")
+        checks.within(self, "[0, 1)", "classifier_dropout")
 
     @property
     def initializer(self) -> Initializer:

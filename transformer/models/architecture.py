@@ -9,7 +9,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.errors import UserError
 from transformer.layers.execution import Execution
 from transformer.models.counting import Counts
 from transformer.params import Parameter, parameters
@@ -118,28 +117,6 @@ class Architecture(abc.ABC):
     def flops_per_token(self, length: int, target_length: int = 0) -> float:
         """Returns `flops_per_example`, a token read by encoder or decoder."""
         return self.flops_per_example(length, target_length) / (length + target_length)
-
-    def require(self, condition: bool, message: str) -> None:
-        """Raises `UserError` with the message, unless the condition holds."""
-        if not condition:
-            raise UserError(f"{self.family} model: {message}")
-
-    def require_positive(self, *fields: str) -> None:
-        """Raises `UserError` where a field is below 1."""
-        for field in fields:
-            value = getattr(self, field)
-            self.require(value >= 1, f"{field} is {value}: it must be at least 1")
-
-    def require_rates(self, *fields: str) -> None:
-        """Raises `UserError` where a field is no rate of dropout."""
-        for field in fields:
-            value = getattr(self, field)
-            self.require(0.0 <= value < 1.0, f"{field} is {value}: it must be in [0, 1)")
-
-    def require_divides(self, divisor: str, dividend: str) -> None:
-        """Raises `UserError` where one field does not divide another."""
-        small, large = getattr(self, divisor), getattr(self, dividend)
-        self.require(large % small == 0, f"{divisor} {small} does not divide {dividend} {large}")
 
 
 @functools.lru_cache(maxsize=8)

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer import checks
 from transformer.layers.execution import Execution
 from transformer.layers.heads import ClassificationHead
 from transformer.layers.primitives import Dropout, Embedding, Initializer, LayerNorm
@@ -57,8 +58,8 @@ class BartConfig(TransformerConfig):
 
     def check_positions(self) -> None:
         """Raises `UserError` where the fields that the Transformer does not have are impossible."""
-        self.require_positive("context_length")
-        self.require_rates("classifier_dropout")
+        checks.at_least(self, 1, "context_length")
+        checks.within(self, "[0, 1)", "classifier_dropout")
 
     @property
     def embedding_scale(self) -> float:

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer import checks
 from transformer.layers.blocks import PostNormBlock
 from transformer.layers.execution import Execution, Stack
 from transformer.layers.primitives import Dropout, Embedding, Initializer, LayerNorm
@@ -37,7 +38,7 @@ class BertConfig(EncoderConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.require_positive("num_token_types")
+        checks.at_least(self, 1, "num_token_types")
 
     @property
     def initializer(self) -> Initializer:

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer import checks
 from transformer.layers.cache import KVCache, LayerCache
 from transformer.layers.execution import Execution
 from transformer.layers.heads import (
@@ -22,7 +23,7 @@ from transformer.layers.heads import (
 )
 from transformer.models.architecture import Architecture
 from transformer.ops.attention import Mask
-from transformer.ops.elementwise import check_activation
+from transformer.ops.elementwise import ACTIVATIONS
 
 DecoderHead = Literal["language_model", "sequence_classification", "token_classification", "question_answering", "none"]
 
@@ -57,9 +58,9 @@ class DecoderConfig(Architecture):
     """Classes of a classification head."""
 
     def __post_init__(self):
-        self.require_positive("vocab_size", "context_length", "width", "num_layers", "num_heads", "num_labels")
-        self.require(self.norm_epsilon > 0, f"norm_epsilon is {self.norm_epsilon}: it must be above 0")
-        check_activation(self.activation)
+        checks.at_least(self, 1, "vocab_size", "context_length", "width", "num_layers", "num_heads", "num_labels")
+        checks.above(self, 0, "norm_epsilon")
+        checks.choice(self, "activation", ACTIVATIONS)
 
     @abc.abstractmethod
     def backbone(self, execution: Execution) -> nn.Module:

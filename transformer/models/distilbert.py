@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 
+from transformer import checks
 from transformer.layers.blocks import PostNormBlock
 from transformer.layers.execution import Execution, Stack
 from transformer.layers.heads import Pooler
@@ -42,7 +43,7 @@ class DistilBertConfig(EncoderConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.require_rates("answer_dropout", "classifier_dropout")
+        checks.within(self, "[0, 1)", "answer_dropout", "classifier_dropout")
 
     @property
     def head_dropout(self) -> float:

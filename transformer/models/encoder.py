@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer import checks
 from transformer.layers.blocks import BlockSizes
 from transformer.layers.execution import Execution
 from transformer.layers.heads import (
@@ -24,7 +25,7 @@ from transformer.layers.heads import (
 )
 from transformer.layers.primitives import Initializer
 from transformer.models.architecture import Architecture
-from transformer.ops.elementwise import check_activation
+from transformer.ops.elementwise import ACTIVATIONS
 
 EncoderHead = Literal[
     "masked_lm",
@@ -85,13 +86,13 @@ class EncoderConfig(Architecture):
     """Classes of a classification head."""
 
     def __post_init__(self):
-        self.require_positive("vocab_size", "context_length", "width", "num_layers", "num_heads", "mlp_width")
-        self.require_positive("num_labels")
-        self.require_divides("num_heads", "width")
-        self.require_rates("dropout", "attention_dropout")
-        self.require(self.norm_epsilon > 0, f"norm_epsilon is {self.norm_epsilon}: it must be above 0")
-        check_activation(self.activation)
-        self.require(self.head in self.heads, f"head is {self.head!r}: it can have {', '.join(self.heads)}")
+        checks.at_least(self, 1, "vocab_size", "context_length", "width", "num_layers", "num_heads", "mlp_width")
+        checks.at_least(self, 1, "num_labels")
+        checks.divides(self, "num_heads", "width")
+        checks.within(self, "[0, 1)", "dropout", "attention_dropout")
+        checks.above(self, 0, "norm_epsilon")
+        checks.choice(self, "activation", ACTIVATIONS)
+        checks.choice(self, "head", self.heads)
 
     @abc.abstractmethod
     def backbone(self, execution: Execution) -> nn.Module:

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer import checks
 from transformer.layers.cache import DecoderLayerCache, EncoderDecoderCache, KVCache
 from transformer.layers.execution import Execution
 from transformer.layers.heads import (
@@ -90,9 +91,10 @@ class EncoderDecoderConfig(Architecture):
 
     def check(self) -> None:
         """Raises `UserError` where a field that all families have is impossible."""
-        self.require_positive("vocab_size", "width", "num_encoder_layers", "num_decoder_layers", "num_labels")
+        checks.at_least(self, 1, "vocab_size", "width", "num_encoder_layers", "num_decoder_layers", "num_labels")
         inside = 0 <= self.decoder_start_id < self.vocab_size
-        self.require(inside, f"decoder_start_id {self.decoder_start_id} is no token: vocab_size is {self.vocab_size}")
+        told = f"`decoder_start_id` {self.decoder_start_id} is no token: `vocab_size` is {self.vocab_size}"
+        checks.require(self, inside, told)
 
 
 class EncoderDecoderBackbone(nn.Module):

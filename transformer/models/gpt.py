@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from transformer import checks
 from transformer.layers.attention import Attention, KeysValues
 from transformer.layers.cache import KVCache, LayerCache
 from transformer.layers.execution import Execution, Stack
@@ -48,14 +49,11 @@ class GPTConfig(DecoderConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.require_divides("num_heads", "width")
-        self.require(self.mlp_width is None or self.mlp_width >= 1, f"mlp_width is {self.mlp_width}: at least 1")
-        self.require(self.band is None or self.band >= 1, f"band is {self.band}: it must be at least 1")
-        self.require(
-            self.band is None or self.num_layers % 2 == 0,
-            f"num_layers is {self.num_layers}: dense and banded layers take turns, so it must be even",
-        )
-        self.require_rates("dropout")
+        checks.divides(self, "num_heads", "width")
+        checks.at_least(self, 1, "mlp_width", "band")
+        even = self.band is None or self.num_layers % 2 == 0
+        checks.rule(self, "num_layers", even, "dense and banded layers take turns, so it must be even")
+        checks.within(self, "[0, 1)", "dropout")
 
     @property
     def head_width(self) -> int:

@@ -12,6 +12,7 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
+from transformer import checks
 from transformer.layers.blocks import BlockSizes, PostNormBlock
 from transformer.layers.cache import KVCache
 from transformer.layers.execution import Execution, Stack
@@ -39,8 +40,8 @@ class GPT1Config(DecoderConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.require_divides("num_heads", "width")
-        self.require_rates("dropout")
+        checks.divides(self, "num_heads", "width")
+        checks.within(self, "[0, 1)", "dropout")
 
     def backbone(self, execution: Execution) -> "GPT1Backbone":
         """Returns the model below its head."""

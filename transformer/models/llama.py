@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 import flax.linen as nn
 import jax
 
+from transformer import checks
 from transformer.layers.attention import Attention, KeysValues
 from transformer.layers.cache import KVCache, LayerCache
 from transformer.layers.execution import Execution, Stack
@@ -78,16 +79,13 @@ class LlamaConfig(DecoderConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.require_positive("num_kv_heads", "head_width", "mlp_width")
-        self.require_divides("num_kv_heads", "num_heads")
-        self.require(self.head_width % 2 == 0, f"head_width is {self.head_width}: rotary positions need an even one")
-        self.require(self.rotary_base > 0, f"rotary_base is {self.rotary_base}: it must be above 0")
-        self.require(self.window is None or self.window >= 1, f"window is {self.window}: it must be at least 1")
-        self.require(
-            self.attention_biases in _BIASES,
-            f"unknown attention_biases {self.attention_biases!r}; choose from: {', '.join(_BIASES)}",
-        )
-        self.require_rates("attention_dropout")
+        checks.at_least(self, 1, "num_kv_heads", "head_width", "mlp_width")
+        checks.divides(self, "num_kv_heads", "num_heads")
+        checks.rule(self, "head_width", self.head_width % 2 == 0, "rotary positions need an even one")
+        checks.above(self, 0, "rotary_base")
+        checks.at_least(self, 1, "window")
+        checks.choice(self, "attention_biases", _BIASES)
+        checks.within(self, "[0, 1)", "attention_dropout")
 
     @property
     def attention_windows(self) -> tuple[int | None, ...]:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer import checks
 from transformer.layers.execution import Execution
 from transformer.layers.heads import LanguageModelHead
 from transformer.layers.primitives import Initializer
@@ -38,7 +39,7 @@ class MarianConfig(TransformerConfig):
     def check_positions(self) -> None:
         """Raises `UserError` where the positions' fields are impossible."""
         super().check_positions()
-        self.require_positive("context_length")
+        checks.at_least(self, 1, "context_length")
 
     @property
     def embedding_scale(self) -> float:

@@ -13,6 +13,7 @@ import dataclasses
 import math
 from typing import Any, TypeVar
 
+from transformer import checks
 from transformer.errors import UserError
 from transformer.models.architecture import Architecture
 
@@ -44,16 +45,13 @@ class Shaping:
     """How far a size may be from a number of parameters, as a share of it, and still be what was asked for."""
 
     def __post_init__(self) -> None:
-        for field, least in (("layers", 1), ("multiple", 1), ("tensor", 1), ("stretch", 1), ("tolerance", 0)):
-            value = getattr(self, field)
-            if value is not None and value < least:
-                raise UserError(f"shapes: {field} is {value}: it must be at least {least}")
-        if self.aspect is not None and not self.aspect > 0:
-            raise UserError(f"shapes: aspect is {self.aspect}: it must be above 0")
-        if self.aspect is not None and self.layers is not None:
-            raise UserError("shapes: give aspect, by which layers grow with the width, or layers, which do not")
-        if not self.head_widths or min(self.head_widths) < 2 or any(width % 2 for width in self.head_widths):
-            raise UserError(f"shapes: head_widths are {self.head_widths}: give even ones")
+        checks.at_least(self, 1, "layers", "multiple", "tensor", "stretch")
+        checks.at_least(self, 0, "tolerance")
+        checks.above(self, 0, "aspect")
+        one_rule = self.aspect is None or self.layers is None
+        checks.require(self, one_rule, "give `aspect`, by which layers grow with the width, or `layers`, which do not")
+        even = bool(self.head_widths) and all(width >= 2 and width % 2 == 0 for width in self.head_widths)
+        checks.require(self, even, f"`head_widths` are {self.head_widths}: give even ones")
 
     def width_a_layer(self, base: Architecture) -> float:
         """Returns D / L that sizes of `base` should have."""

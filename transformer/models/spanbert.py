@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer import checks
 from transformer.layers.execution import Execution
 from transformer.layers.heads import LanguageModelHead, LanguageModelOutput
 from transformer.layers.primitives import Embedding, Initializer, LayerNorm, Linear
@@ -40,7 +41,7 @@ class SpanBertConfig(BertConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.require_positive("boundary_offsets", "boundary_width")
+        checks.at_least(self, 1, "boundary_offsets", "boundary_width")
 
     @property
     def initializer(self) -> Initializer:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import flax.linen as nn
 import jax
 
+from transformer import checks
 from transformer.layers.attention import Attention, KeysValues
 from transformer.layers.blocks import NewMemories, memory_keys_values, to_cache
 from transformer.layers.cache import DecoderLayerCache
@@ -21,7 +22,7 @@ from transformer.layers.primitives import Dropout, Initializer, RMSNorm
 from transformer.layers.relative_bias import RelativeBias
 from transformer.models.encoder_decoder import EncoderDecoderConfig
 from transformer.ops.attention import Mask
-from transformer.ops.elementwise import check_activation
+from transformer.ops.elementwise import ACTIVATIONS
 from transformer.sharding import RESIDUAL, constrain
 
 
@@ -69,15 +70,15 @@ class T5Config(EncoderDecoderConfig):
 
     def __post_init__(self):
         self.check()
-        self.require_positive("num_heads", "head_width", "mlp_width")
+        checks.at_least(self, 1, "num_heads", "head_width", "mlp_width")
         fits = self.relative_buckets >= 4 and self.relative_buckets % 4 == 0
-        self.require(fits, f"relative_buckets is {self.relative_buckets}: it must be a multiple of 4")
+        checks.rule(self, "relative_buckets", fits, "it must be a multiple of 4")
         shortest = self.relative_buckets // 2
-        far = f"relative_distance is {self.relative_distance}: it must be above relative_buckets / 2 = {shortest}"
-        self.require(self.relative_distance > shortest, far)
-        self.require_rates("dropout")
-        self.require(self.norm_epsilon > 0, f"norm_epsilon is {self.norm_epsilon}: it must be above 0")
-        check_activation(self.activation)
+        far = f"it must be above `relative_buckets` / 2 = {shortest}"
+        checks.rule(self, "relative_distance", self.relative_distance > shortest, far)
+        checks.within(self, "[0, 1)", "dropout")
+        checks.above(self, 0, "norm_epsilon")
+        checks.choice(self, "activation", ACTIVATIONS)
 
     @property
     def scales_scores(self) -> bool:

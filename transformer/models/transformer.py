@@ -14,12 +14,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer import checks
 from transformer.layers.blocks import BlockSizes, PostNormBlock, PostNormDecoderBlock
 from transformer.layers.execution import Execution, Stack
 from transformer.layers.positions import sinusoids
 from transformer.layers.primitives import Dropout, Initializer
 from transformer.models.encoder_decoder import EncoderDecoderConfig
-from transformer.ops.elementwise import check_activation, scaled
+from transformer.ops.elementwise import ACTIVATIONS, scaled
 from transformer.sharding import RESIDUAL, constrain
 
 
@@ -64,17 +65,17 @@ class TransformerConfig(EncoderDecoderConfig):
 
     def __post_init__(self):
         self.check()
-        self.require_positive("num_encoder_heads", "num_decoder_heads", "encoder_mlp_width", "decoder_mlp_width")
-        self.require_divides("num_encoder_heads", "width")
-        self.require_divides("num_decoder_heads", "width")
-        self.require_rates("dropout", "attention_dropout", "mlp_dropout")
-        self.require(self.norm_epsilon > 0, f"norm_epsilon is {self.norm_epsilon}: it must be above 0")
+        checks.at_least(self, 1, "num_encoder_heads", "num_decoder_heads", "encoder_mlp_width", "decoder_mlp_width")
+        checks.divides(self, "num_encoder_heads", "width")
+        checks.divides(self, "num_decoder_heads", "width")
+        checks.within(self, "[0, 1)", "dropout", "attention_dropout", "mlp_dropout")
+        checks.above(self, 0, "norm_epsilon")
         self.check_positions()
-        check_activation(self.activation)
+        checks.choice(self, "activation", ACTIVATIONS)
 
     def check_positions(self) -> None:
         """Raises `UserError` where the positions' fields are impossible."""
-        self.require(self.width % 2 == 0, f"width is {self.width}: sines and cosines need an even one")
+        checks.rule(self, "width", self.width % 2 == 0, "sines and cosines need an even one")
 
     @property
     def embedding_scale(self) -> float:

@@ -6,7 +6,6 @@ activations of wide models further, and the learning rate that a narrow one bear
 Shape letters: L layers, B batch, T length, H heads, G key-value heads, K head width.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,8 +16,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from transformer.layers.attention import Attention
-from transformer.models.resizing import scaled
-from transformer.mup.parametrization import MupConfig, scaling
+from transformer.mup.parametrization import scaling
 from transformer.params import flatten
 from transformer.training.experiment import Experiment
 from transformer.training.session import Session
@@ -32,40 +30,26 @@ block's attentions (`SCORES`) and of words (`LOGITS`)."""
 STREAM, SCORES, LOGITS = "stream", "scores", "logits"
 
 
-def at_width(experiment: Experiment, width: int, base: MupConfig, *, head_width: int | None = None) -> Experiment:
-    """Returns the experiment with a model of this width, all of whose updates have the learning rate's peak.
-
-    Args:
-      experiment: whose model is made wider or narrower.
-      width: of the model.
-      base: muP's, or none.
-      head_width: of its heads; None: as it is, so that their number grows.
-    """
-    model = scaled(experiment.model, width, head_width=head_width)
-    optimizer = dataclasses.replace(experiment.optimizer, schedule="constant", warmup_steps=0)
-    return dataclasses.replace(experiment, model=model, optimizer=optimizer, mup=base)
-
-
 def coordinates(session: Session, batches: Sequence[Batch]) -> Coordinates:
     """Returns the sizes of activations on the first batch, in the course of one update a batch."""
-    program, look = session.program, jax.jit(_activations(session.experiment))
+    program, activations_of = session.program, jax.jit(_activations(session.experiment))
 
     def seen(params: Any) -> dict[str, np.ndarray]:
-        found = {name: np.asarray(x, np.float32) for name, x in look(params, batches[0]).items()}
-        logits = {LOGITS: found.pop(LOGITS)}
-        return {f"{name} {n}": x for name, blocks in found.items() for n, x in enumerate(blocks, 1)} | logits
+        stacked = {name: np.asarray(x, np.float32) for name, x in activations_of(params, batches[0]).items()}
+        logits = {LOGITS: stacked.pop(LOGITS)}
+        return {f"{name} {n}": x for name, blocks in stacked.items() for n, x in enumerate(blocks, 1)} | logits
 
     with jax.set_mesh(session.mesh):
         state = program.init()
-        found = [seen(state.params)]
+        after = [seen(state.params)]
         for batch in batches:
             state, _ = program.step(state, batch)
-            found.append(seen(state.params))
+            after.append(seen(state.params))
     scale = _multipliers(session.experiment)
     return {
-        name: np.array([[np.abs(now[name]).mean(), np.abs(now[name] - first).mean()] for now in found])
+        name: np.array([[np.abs(now[name]).mean(), np.abs(now[name] - first).mean()] for now in after])
         / scale.get(name, 1.0)
-        for name, first in found[0].items()
+        for name, first in after[0].items()
     }
 
 
@@ -87,25 +71,25 @@ def _activations(experiment: Experiment) -> Callable[[Any, Batch], dict[str, jax
             capture_intermediates=_is_projection,
         )
         flat: dict[str, Any] = flatten_dict(seen["intermediates"], sep="/")
-        found = {}
+        by_quantity = {}
         for path, value in flat.items():
             *where, what, call = path.split("/")
             if call == "hidden":
-                found[_quantity(STREAM, [*where, what])] = value
+                by_quantity[_quantity(STREAM, [*where, what])] = value
             elif what == "query":
                 [query], [key] = value, flat["/".join([*where, "key", call])]
-                found[_quantity(SCORES, where)] = _scores(query, key, scaled=experiment.model.scales_scores)
-        return found | {LOGITS: outputs.logits}
+                by_quantity[_quantity(SCORES, where)] = _scores(query, key, scaled=experiment.model.scales_scores)
+        return by_quantity | {LOGITS: outputs.logits}
 
     return activations
 
 
 def _multipliers(experiment: Experiment) -> dict[str, float]:
     """Returns the multipliers of readouts that blocks' last norms hold, so that they are no part of a stream."""
-    found = scaling(experiment.model, experiment.mup, experiment.optimizer)
-    if found is None:
+    changes = scaling(experiment.model, experiment.mup, experiment.optimizer)
+    if changes is None:
         return {}
-    multiplier = flatten(found.factors.multiplier)
+    multiplier = flatten(changes.factors.multiplier)
     stacked = {
         norm: np.ravel(multiplier[f"{norm}/scale"]) for norm in experiment.model.tied_norms if "/layers/" in norm
     }

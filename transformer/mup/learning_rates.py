@@ -22,7 +22,7 @@ def losses(
 
     The rate of muon's AdamW half goes with it.
     """
-    found = {}
+    by_rate = {}
     with jax.set_mesh(session.mesh):
         for rate in rates:
             optimizer = dataclasses.replace(session.experiment.optimizer, learning_rate=rate, adam_learning_rate=None)
@@ -31,20 +31,20 @@ def losses(
             for batch in training:
                 state, _ = tuned.step(state, batch)
             loss = evaluate(tuned.evaluate, state.params, validation, targets_per_byte=None).loss
-            found[rate] = loss if np.isfinite(loss) and not state.skipped else float("inf")
-    return found
+            by_rate[rate] = loss if np.isfinite(loss) and not state.skipped else float("inf")
+    return by_rate
 
 
-def best(found: Mapping[float, float]) -> float | None:
+def best(by_rate: Mapping[float, float]) -> float | None:
     """Returns the best rate: the vertex of the parabola through the lowest loss and its neighbours, over log2 rate.
 
     Rates are to be equally spaced in their logarithm. None: the lowest is at an edge, so that nothing more is known.
     """
-    rates = sorted(found)
-    lowest = min(range(len(rates)), key=lambda index: found[rates[index]])
+    rates = sorted(by_rate)
+    lowest = min(range(len(rates)), key=lambda index: by_rate[rates[index]])
     if not 0 < lowest < len(rates) - 1:
         return None
-    left, middle, right = (found[rates[index]] for index in (lowest - 1, lowest, lowest + 1))
+    left, middle, right = (by_rate[rates[index]] for index in (lowest - 1, lowest, lowest + 1))
     if not np.isfinite([left, right]).all():
         return rates[lowest]
     step = np.log2(rates[lowest + 1] / rates[lowest])

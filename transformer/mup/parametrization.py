@@ -37,6 +37,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer import checks
+from transformer.checks import FieldError
 from transformer.errors import UserError
 from transformer.layers.execution import Execution
 from transformer.models import Architecture
@@ -71,12 +73,9 @@ class MupConfig:
     None: as many as the model has."""
 
     def __post_init__(self) -> None:
-        for field in ("base_width", "base_head_width", "base_layers"):
-            value = getattr(self, field)
-            if value is not None and value < 1:
-                raise UserError(f"--mup.{field.replace('_', '-')} is {value}: it must be at least 1")
-        if self.base_width is None and (self.base_head_width is not None or self.base_layers is not None):
-            raise UserError("--mup.base-head-width and --mup.base-layers need --mup.base-width")
+        checks.at_least(self, 1, "base_width", "base_head_width", "base_layers")
+        whole = self.base_width is not None or (self.base_head_width is None and self.base_layers is None)
+        checks.require(self, whole, "`base_head_width` and `base_layers` need `base_width`")
 
     def base(self, architecture: Architecture) -> Architecture | None:
         """Returns the model that the hyperparameters are of; None without muP, or where it is this very model.
@@ -89,11 +88,12 @@ class MupConfig:
         try:
             base = scaled(architecture, self.base_width, head_width=self.base_head_width, layers=self.base_layers)
         except UserError as error:
-            raise UserError(f"--mup.base-width {self.base_width}: {error}") from error
+            raise FieldError(MupConfig, f"`base_width` {self.base_width}: {error}") from error
         if self.base_layers is not None and not architecture.pre_norm:
-            raise UserError(
-                f"--mup.base-layers {self.base_layers}: the rule for depth is one of pre-norm blocks, and "
-                f"{architecture.family} has post-norm ones: give --mup.base-width alone"
+            raise FieldError(
+                MupConfig,
+                f"`base_layers` {self.base_layers}: the rule for depth is one of pre-norm blocks, and "
+                f"{architecture.family} has post-norm ones: give `base_width` alone",
             )
         return None if base == architecture else base
 
@@ -135,9 +135,10 @@ def scaling(architecture: Architecture, mup: MupConfig, optimizer: OptimizerConf
     """
     base = mup.base(architecture)
     if mup.base_width is not None and optimizer.name not in OPTIMIZERS:
-        raise UserError(
-            f"--optimizer.name {optimizer.name}: muP has no rule for it; choose from: {', '.join(OPTIMIZERS)}, or "
-            "leave out --mup.base-width"
+        raise FieldError(
+            OptimizerConfig,
+            f"`name` {optimizer.name}: muP has no rule for it; choose from: {', '.join(OPTIMIZERS)}, or leave out "
+            "`mup.base_width`",
         )
     if base is None:
         return None

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from transformer import checks
 from transformer.data.records import Reading
-from transformer.errors import UserError
 from transformer.objectives.encoder_decoder import CorruptedText
 from transformer.objectives.objective import Setting
 from transformer.tokenizers.vocabulary import Vocabulary
@@ -35,17 +35,15 @@ class Denoising(CorruptedText):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in ("delete", "infill"):
-            self.require(0 <= getattr(self, field) < 1, field, "it must lie in [0, 1)")
-        self.require(self.mean_span >= 1, "mean_span", "it must be at least 1 token")
+        checks.within(self, "[0, 1)", "delete", "infill")
+        checks.at_least(self, 1, "mean_span")
 
     @property
     def begins_source(self) -> bool:
         return True
 
     def reading(self, seq_len: int) -> Reading:
-        if seq_len < 8:
-            raise UserError(f"--train.seq-len {seq_len} is too short for denoising: give at least 8")
+        checks.require(self, seq_len >= 8, f"`train.seq_len` {seq_len} is too short for denoising: give at least 8")
         return Reading("text", seq_len - 2)
 
     def target_length(self, seq_len: int) -> int:

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer import checks
 from transformer.data.records import Reading, Record
-from transformer.errors import UserError
 from transformer.objectives.masking import begins_word, budget, choose_tokens, choose_words, corrupt
 from transformer.objectives.objective import Setting, TokenObjective
 from transformer.objectives.sentence_pairs import SPECIALS, join_pair, make_pair
@@ -63,9 +63,9 @@ class MaskedLM(TokenObjective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(0 < self.rate < 1, "rate", "it must lie between 0 and 1")
-        self.require(not self.boundary or self.choose == "spans", "boundary", "it needs --objective.choose spans")
-        self.require(self.static_copies is None or self.static_copies >= 1, "static_copies", "it must be at least 1")
+        checks.within(self, "(0, 1)", "rate")
+        checks.rule(self, "boundary", not self.boundary or self.choose == "spans", "it needs `choose` spans")
+        checks.at_least(self, 1, "static_copies")
 
     @property
     def head(self) -> str:
@@ -82,8 +82,8 @@ class MaskedLM(TokenObjective):
 
     def reading(self, seq_len: int) -> Reading:
         specials = 2 if self.sentence == "none" else SPECIALS
-        if seq_len < 8 + specials:
-            raise UserError(f"--train.seq-len {seq_len} is too short for masked_lm: give at least {8 + specials}")
+        told = f"`train.seq_len` {seq_len} is too short for masked_lm: give at least {8 + specials}"
+        checks.require(self, seq_len >= 8 + specials, told)
         if self.sentence == "none":
             return Reading("windows", seq_len - specials)
         return Reading("documents", seq_len - specials, others=self.sentence == "nsp")
@@ -206,14 +206,13 @@ class MaskedLM(TokenObjective):
         """
         loss_sum, weight, metrics = super().loss(outputs, batch)
         if self.boundary:
-            if outputs.boundary is None:
-                raise UserError("--objective.boundary: this model has no boundary head")
-            boundary_sum, _, found = super().loss(outputs.boundary, batch)
+            checks.require(self, outputs.boundary is not None, "`boundary`: this model has no boundary head")
+            boundary_sum, _, boundary_metrics = super().loss(outputs.boundary, batch)
             loss_sum += boundary_sum
-            metrics |= {"boundary_nll": found["nll"], "boundary_accuracy": found["accuracy"]}
+            metrics |= {f"boundary_{name}": boundary_metrics[name] for name in ("nll", "accuracy")}
         if self.sentence != "none":
-            if outputs.sentence_B2 is None:
-                raise UserError(f"--objective.sentence {self.sentence}: this model has no head for sentences")
+            able = outputs.sentence_B2 is not None
+            checks.require(self, able, f"`sentence` {self.sentence}: this model has no head for sentences")
             weights_B = batch["weights"].sum(axis=1)
             targets_B = batch["sentence_targets"]
             scores_B2 = jax.nn.log_softmax(outputs.sentence_B2.astype(jnp.float32))

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from transformer import checks
 from transformer.data.records import Reading, Record, stack
-from transformer.errors import UserError
 from transformer.ops.cross_entropy import cross_entropy
 from transformer.tokenizers.vocabulary import Vocabulary
 
@@ -94,12 +94,6 @@ class Objective(abc.ABC):
         The metrics have `nll`, what an evaluation reports as the loss, and `accuracy`.
         """
 
-    def require(self, condition: bool, field: str, rule: str) -> None:
-        """Raises `UserError` with the field and the rule it breaks, unless the condition holds."""
-        if not condition:
-            flag = f"--objective.{field.replace('_', '-')}"
-            raise UserError(f"{flag} is {getattr(self, field)}: {rule}")
-
 
 @dataclasses.dataclass(frozen=True)
 class TokenObjective(Objective):
@@ -113,9 +107,9 @@ class TokenObjective(Objective):
     """Positions of the sequences whose logits exist at a time, which saves memory; None: all."""
 
     def __post_init__(self) -> None:
-        self.require(self.z_loss >= 0, "z_loss", "it must not be negative")
-        self.require(0 <= self.label_smoothing < 1, "label_smoothing", "it must lie in [0, 1)")
-        self.require(self.chunk is None or self.chunk >= 1, "chunk", "it must be at least 1 position")
+        checks.at_least(self, 0, "z_loss")
+        checks.within(self, "[0, 1)", "label_smoothing")
+        checks.at_least(self, 1, "chunk")
 
     @property
     def head(self) -> str:

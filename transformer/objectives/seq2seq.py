@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from transformer import checks
 from transformer.data.records import Reading, Record
 from transformer.objectives.objective import Setting, TokenObjective
 
@@ -26,7 +27,7 @@ class Seq2Seq(TokenObjective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.target_len is None or self.target_len >= 1, "target_len", "it must be at least 1")
+        checks.at_least(self, 1, "target_len")
 
     @property
     def begins_source(self) -> bool:

@@ -6,6 +6,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from transformer import checks
 from transformer.data.records import Reading
 from transformer.errors import UserError
 from transformer.objectives.encoder_decoder import CorruptedText
@@ -38,8 +39,8 @@ class SpanCorruption(CorruptedText):
     def __post_init__(self) -> None:
         super().__post_init__()
         # Above one half the targets would be longer than the inputs.
-        self.require(0 < self.density <= 0.5, "density", "it must lie in (0, 0.5]")
-        self.require(self.mean_span >= 1, "mean_span", "it must be at least 1 token")
+        checks.within(self, "(0, 0.5]", "density")
+        checks.at_least(self, 1, "mean_span")
 
     def sizes(self, length: int) -> Sizes:
         """Returns what a text of `length` tokens, at least 2, becomes."""
@@ -53,8 +54,8 @@ class SpanCorruption(CorruptedText):
 
         T5's released code searches the same number (`random_spans_helper`): so rows are full and nothing is cut off.
         """
-        if seq_len < 8:
-            raise UserError(f"--train.seq-len {seq_len} is too short for span_corruption: give at least 8")
+        told = f"`train.seq_len` {seq_len} is too short for span_corruption: give at least 8"
+        checks.require(self, seq_len >= 8, told)
         length = seq_len - 2
         while self.sizes(length + 1).inputs <= seq_len:
             length += 1

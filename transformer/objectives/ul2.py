@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from transformer import checks
 from transformer.data.records import Reading
 from transformer.errors import UserError
 from transformer.objectives.encoder_decoder import CorruptedText
@@ -82,10 +83,9 @@ class UL2(CorruptedText):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in ("regular", "sequential", "extreme"):
-            self.require(getattr(self, field) >= 0, field, "it must not be negative")
-        total = self.regular + self.sequential + self.extreme
-        self.require(total > 0, "extreme", "regular, sequential and extreme must not all be 0")
+        checks.at_least(self, 0, "regular", "sequential", "extreme")
+        some = self.regular + self.sequential + self.extreme > 0
+        checks.require(self, some, "`regular`, `sequential` and `extreme` are 0: one of them must be above it")
 
     @property
     def mixture(self) -> list[tuple[int, Denoiser, float]]:
@@ -100,8 +100,7 @@ class UL2(CorruptedText):
         ]
 
     def reading(self, seq_len: int) -> Reading:
-        if seq_len < 9:
-            raise UserError(f"--train.seq-len {seq_len} is too short for ul2: give at least 9")
+        checks.require(self, seq_len >= 9, f"`train.seq_len` {seq_len} is too short for ul2: give at least 9")
         return Reading("text", max(_text_length(denoiser, seq_len) for _, denoiser, _ in self.mixture))
 
     def target_length(self, seq_len: int) -> int:

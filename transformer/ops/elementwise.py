@@ -12,8 +12,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from transformer.errors import UserError
-
 
 def _keep_input(function: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
     def activation(x: jax.Array) -> jax.Array:
@@ -29,12 +27,6 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": _keep_input(jax.nn.silu),
     "tanh": _keep_input(jnp.tanh),
 }
-
-
-def check_activation(name: str) -> None:
-    """Raises `UserError` where no activation has that name."""
-    if name not in ACTIVATIONS:
-        raise UserError(f"unknown activation {name!r}; choose from: {', '.join(ACTIVATIONS)}")
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:

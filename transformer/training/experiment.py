@@ -3,16 +3,17 @@
 import dataclasses
 import json
 import os
-import re
 from typing import Any
 
 import cattrs
 from cattrs.gen import make_dict_structure_fn
-from cattrs.v import format_exception
 from etils import epath
 
+from transformer import checks
 from transformer.checkpoint import CheckpointConfig
 from transformer.checkpoint.compare import differing_fields
+from transformer.checkpoint.migration import migrated
+from transformer.checks import FieldError
 from transformer.data.config import DataConfig
 from transformer.errors import UserError
 from transformer.layers.execution import Execution
@@ -23,7 +24,7 @@ from transformer.objectives.causal_lm import CausalLM
 from transformer.sharding import MeshConfig
 from transformer.tokenizers.kinds import is_file
 from transformer.training.optimizer import OptimizerConfig
-from transformer.transfer.extend import PositionRule, VocabularyRule
+from transformer.transfer.config import InitConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ class TrainConfig:
     seq_len: int = 256
     """Tokens a sequence; of the encoder, where there are two."""
     seed: int = 0
-    """Of the parameters, the order of the data, and dropout."""
+    """Seed of the parameters, the order of the data, and dropout."""
     accumulation: int = 1
     """Microbatches that each batch is cut into to save memory; the update is the same."""
     eval_every: int = 200
@@ -53,20 +54,17 @@ class TrainConfig:
     including, s * batch_size. Padding that weighs nothing takes their place."""
 
     def __post_init__(self) -> None:
-        for field in ("steps", "batch_size", "seq_len", "accumulation", "eval_every", "log_every", "max_skipped"):
-            if getattr(self, field) < 1:
-                raise UserError(f"--train.{field.replace('_', '-')} is {getattr(self, field)}: it must be at least 1")
-        if self.eval_batches is not None and self.eval_batches < 1:
-            raise UserError(f"--train.eval-batches is {self.eval_batches}: it must be at least 1, or None for all")
-        if self.batch_size % self.accumulation:
-            raise UserError(
-                f"--train.batch-size {self.batch_size} is not divided by --train.accumulation {self.accumulation}"
-            )
+        checks.at_least(self, 1, "steps", "batch_size", "seq_len", "accumulation", "eval_every", "log_every")
+        checks.at_least(self, 1, "max_skipped")
+        some = self.eval_batches is None or self.eval_batches >= 1
+        checks.rule(self, "eval_batches", some, "it must be at least 1, or None for all")
+        checks.divides(self, "accumulation", "batch_size")
         samples = self.steps * self.batch_size
         if outside := [place for place in self.skip_samples if not 0 <= place < samples]:
-            raise UserError(
-                f"--train.skip-samples {outside[0]}: the {self.steps} steps of {self.batch_size} read samples 0 to "
-                f"{samples - 1}"
+            raise FieldError(
+                TrainConfig,
+                f"`skip_samples` {outside[0]}: the {self.steps} steps of {self.batch_size} read samples 0 to "
+                f"{samples - 1}",
             )
 
 
@@ -94,59 +92,38 @@ class Experiment:
     """When to save and what to keep."""
     execution: Execution = Execution()
     """How the model is computed; never what it computes."""
-    init_from: str | None = None
-    """A run or a checkpoint (an imported one too) whose weights and tokenizer this run starts from. The backbone must
-    be the same; a head that differs is new."""
-    init_leaves: str | None = None
-    """A regular expression that the whole paths of the arrays to take match, such as `backbone/stack/.*`; all others
-    are new. None: all that fit."""
-    init_vocabulary: VocabularyRule | None = None
-    """How the rows of a larger vocabulary are made: `fresh` (newly initialised) or `mean` (of the old rows: Hewitt
-    2021). None: a larger vocabulary is refused."""
-    init_positions: PositionRule | None = None
-    """How the rows of a longer context's learned positions are made: `fresh`, `repeat` (the old rows over and over:
-    Longformer) or `interpolate` (between the old rows: ViT). None: more positions are refused."""
+    init: InitConfig = InitConfig()
+    """Which weights it starts from."""
 
     def __post_init__(self) -> None:
-        model, objective = self.model, self.objective
-        for field in ("init_leaves", "init_vocabulary", "init_positions"):
-            value = getattr(self, field)
-            if value is not None and self.init_from is None:
-                raise UserError(f"--{field.replace('_', '-')} {value}: there is no --init-from to take weights from")
-        try:
-            re.compile(self.init_leaves or "")
-        except re.error as error:
-            raise UserError(f"--init-leaves {self.init_leaves!r} is not a regular expression: {error}") from error
-        if objective.kind != model.kind:
-            raise UserError(
-                f"the objective {objective.name} trains {_A_KIND[objective.kind]}, and {model.family} is "
-                f"{_A_KIND[model.kind]}: choose a preset of that kind (python train.py --list)"
-            )
-        if model.head != objective.head:
-            raise UserError(
-                f"the objective {objective.name}, as it is set, needs --model.head {objective.head}, and this is "
-                f"{model.head}"
-            )
-        lacking = objective.tasks - model.tasks
-        if lacking:
-            raise UserError(
-                f"the objective {objective.name}, as it is set, needs {', '.join(sorted(lacking))} scores, which "
-                f"a {model.family} model does not give"
-            )
+        model, objective, seq_len = self.model, self.objective, self.train.seq_len
+        checks.require(
+            self,
+            objective.kind == model.kind,
+            f"the objective {objective.name} trains {_A_KIND[objective.kind]}, and {model.family} is "
+            f"{_A_KIND[model.kind]}: choose a preset of that kind (python train.py --list)",
+        )
+        needs = f"the objective {objective.name}, as it is set, needs"
+        fits = model.head == objective.head
+        checks.require(self, fits, f"{needs} `model.head` {objective.head}, and this is {model.head}")
+        lacking = ", ".join(sorted(objective.tasks - model.tasks))
+        checks.require(self, not lacking, f"{needs} {lacking} scores, which a {model.family} model does not give")
         context = getattr(model, "context_length", None)
-        if context is not None and self.train.seq_len > context:
-            raise UserError(
-                f"--train.seq-len {self.train.seq_len} is longer than the model's context of {context}: "
-                "raise --model.context-length or lower --train.seq-len"
-            )
+        checks.require(
+            self,
+            context is None or seq_len <= context,
+            f"`train.seq_len` {seq_len} is longer than the model's context of {context}: raise `model.context_length` "
+            "or lower `train.seq_len`",
+        )
         scaling(model, self.mup, self.optimizer)  # which refuses a base that there is not
-        objective.reading(self.train.seq_len)  # which refuses a length that is too short for it
-        target_length = objective.target_length(self.train.seq_len)
-        if context is not None and target_length > context:
-            raise UserError(
-                f"the objective's targets of {target_length} tokens are longer than the model's context of {context}: "
-                "raise --model.context-length or lower the targets' length"
-            )
+        objective.reading(seq_len)  # which refuses a length that is too short for it
+        targets = objective.target_length(seq_len)
+        checks.require(
+            self,
+            context is None or targets <= context,
+            f"the objective's targets of {targets} tokens are longer than the model's context of {context}: raise "
+            "`model.context_length` or lower the targets' length",
+        )
 
 
 _A_KIND = {"decoder": "a decoder", "encoder": "an encoder", "encoder_decoder": "an encoder-decoder"}
@@ -175,7 +152,7 @@ def to_dict(experiment: Experiment) -> dict[str, Any]:
 
 
 def from_dict(record: Any, where: str) -> Experiment:
-    """Returns the experiment that `to_dict` wrote.
+    """Returns the experiment that `to_dict` wrote, today's or an older version's.
 
     Args:
       record: the parsed JSON.
@@ -185,10 +162,9 @@ def from_dict(record: Any, where: str) -> Experiment:
       UserError: an unknown or missing field, a value of the wrong type.
     """
     try:
-        return _converter().structure(record, Experiment)
+        return _converter().structure(migrated(record), Experiment)
     except cattrs.BaseValidationError as error:
-        reasons = cattrs.transform_error(error, format_exception=_reason)
-        raise UserError(f"{where}: not an experiment of this version: {'; '.join(reasons)}") from error
+        raise UserError(f"{where}: not an experiment of this version: {checks.reasons(error)}") from error
 
 
 def read(path: epath.Path) -> Experiment:
@@ -209,7 +185,7 @@ def absolute(experiment: Experiment) -> Experiment:
     data = experiment.data
     return dataclasses.replace(
         experiment,
-        init_from=_absolute(experiment.init_from),
+        init=dataclasses.replace(experiment.init, path=_absolute(experiment.init.path)),
         data=dataclasses.replace(
             data,
             path=_absolute(data.path),
@@ -246,7 +222,7 @@ def differing(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, 
     return {field: (before, after) for field, (before, after) in fields.items() if before != after}
 
 
-_PATHS = ("data.path", "data.mixture", "data.tokenizer", "init_from")
+_PATHS = ("data.path", "data.mixture", "data.tokenizer", "init.path")
 
 
 def _same_path(recorded: Any, now: Any) -> bool:
@@ -262,11 +238,6 @@ def _same_path(recorded: Any, now: Any) -> bool:
 def may_change(field: str) -> bool:
     """Whether a resumed run may differ from its record in this dotted field."""
     return any(field == name or field.startswith(f"{name}.") for name in MAY_CHANGE)
-
-
-def _reason(error: BaseException, kind: type | None) -> str:
-    """What went wrong with one field, in the words of who found it."""
-    return str(error) if isinstance(error, UserError | ValueError) else format_exception(error, kind)
 
 
 def _converter() -> cattrs.Converter:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from transformer.errors import UserError
+from transformer import checks
 from transformer.params import Names, is_matrix, map_parameters, own_axes
 from transformer.training.schedule import Rates, Schedule, ScheduleName, schedule
 
@@ -49,19 +49,11 @@ class OptimizerConfig:
     """Gradients of a larger global norm are scaled down to it; None: no clipping."""
 
     def __post_init__(self) -> None:
-        for field in ("learning_rate", "epsilon"):
-            if not getattr(self, field) > 0:
-                raise UserError(f"--optimizer.{field.replace('_', '-')} is {getattr(self, field)}: it must be above 0")
-        if self.warmup_steps < 0 or (self.schedule == "inverse_sqrt" and self.warmup_steps == 0):
-            raise UserError(
-                f"--optimizer.warmup-steps is {self.warmup_steps}: the {self.schedule} schedule needs "
-                f"{'at least 1' if self.schedule == 'inverse_sqrt' else 'at least 0'}"
-            )
-        for field in ("final_fraction", "cooldown_fraction", "b1", "b2", "momentum"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise UserError(
-                    f"--optimizer.{field.replace('_', '-')} is {getattr(self, field)}: it must lie in [0, 1]"
-                )
+        checks.above(self, 0, "learning_rate", "epsilon")
+        least = 1 if self.schedule == "inverse_sqrt" else 0
+        enough = self.warmup_steps >= least
+        checks.rule(self, "warmup_steps", enough, f"the {self.schedule} schedule needs at least {least}")
+        checks.within(self, "[0, 1]", "final_fraction", "cooldown_fraction", "b1", "b2", "momentum")
 
 
 class Factors(NamedTuple):
@@ -71,9 +63,9 @@ class Factors(NamedTuple):
     multiplier: Any
     """c, where what is stored is c W: the optimizer sees the gradient by W, and its update is one of W."""
     rate: Any
-    """Of the learning rate, but where that multiplies the weight decay."""
+    """Factor of the learning rate, but where that multiplies the weight decay."""
     epsilon: Any
-    """Of epsilon: of how large gradients are."""
+    """Factor of epsilon: of how large gradients are."""
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> Schedule:
@@ -102,7 +94,7 @@ def make_optimizer(
     over the stack, where the paper takes them a layer at a time.
 
     Args:
-      config: which one, with what.
+      config: which optimizer, with what numbers.
       rates: of this update; they may be traced.
       names: the tree of the parameters' logical axis names (`params.param_names`).
       factors: what multiplies the numbers above, parameter by parameter; None: nothing does.
@@ -168,8 +160,8 @@ def _scale_by_trust_ratio(names) -> optax.GradientTransformation:
 
     def scaled(_: str, axes: Names, update: jax.Array, param: jax.Array) -> jax.Array:
         inside = own_axes(axes)
-        length, step = _norm(param, inside), _norm(update, inside)
-        return update * jnp.where((length > 0) & (step > 0), length / jnp.where(step > 0, step, 1.0), 1.0)
+        weight_norm, step = _norm(param, inside), _norm(update, inside)
+        return update * jnp.where((weight_norm > 0) & (step > 0), weight_norm / jnp.where(step > 0, step, 1.0), 1.0)
 
     def apply(updates, state, params=None):
         return map_parameters(scaled, names, updates, params), state

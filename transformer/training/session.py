@@ -166,19 +166,22 @@ class Session:
         Args:
           report: gets a few lines that name what is taken of other weights.
         """
-        state, source = self.program.init(), self.experiment.init_from
-        if source is None:
+        state, init = self.program.init(), self.experiment.init
+        if init.path is None:
             return state
         with together("looking at the weights to start from"):
-            reading.check(checkpoint.find(source))
-        params = transfer.transferred(self.experiment, state.params, self.mesh, report)
+            reading.check(checkpoint.find(init.path))
+        params = transfer.transferred(init, self.experiment.model, state.params, self.mesh, report)
         return dataclasses.replace(state, params=params)
 
     def _tokenizer(self) -> Any:
         """Returns the tokenizer that is decided already; None: the corpus decides."""
         if self._tokenizer_dir is not None:
             return load_tokenizer(str(self._tokenizer_dir))
-        return transfer.tokenizer_for(self.experiment) if self.experiment.init_from else None
+        experiment = self.experiment
+        if experiment.init.path is None:
+            return None
+        return transfer.tokenizer_for(experiment.init, experiment.model, experiment.data)
 
     def _setting(self, corpus: Corpora) -> Setting:
         start_id = getattr(self.experiment.model, "decoder_start_id", 0)  # an encoder-decoder has one

@@ -27,9 +27,9 @@ class Extension:
     name: Literal["vocab", "positions"]
     """Name of the axis that grows."""
     axis: int
-    """Its number."""
+    """The axis's number."""
     rule: VocabularyRule | PositionRule
-    """Rule of that kind of axis."""
+    """How its new rows are made."""
     first: int = 0
     """Rows before the first position's: they stay as they are."""
 

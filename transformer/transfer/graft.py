@@ -13,21 +13,10 @@ from transformer.errors import UserError
 from transformer.layers.execution import Execution
 from transformer.models.architecture import Architecture
 from transformer.params import Parameter, flatten, unflatten
+from transformer.transfer.config import InitConfig
 from transformer.transfer.extend import Extension, PositionRule, VocabularyRule, extend
 
 _SHOWN = 5
-
-
-@dataclasses.dataclass(frozen=True)
-class Rules:
-    """What to take, and how what is too short becomes longer."""
-
-    leaves: str | None = None
-    """A regular expression that the paths of what is taken match in full; all else is new. None: whatever fits."""
-    vocabulary: VocabularyRule | None = None
-    """How a larger vocabulary's rows are made; None: it is refused."""
-    positions: PositionRule | None = None
-    """How the rows of more learned positions are made; None: they are refused."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,38 +46,38 @@ class Graft:
         return unflatten(result)
 
 
-def plan(source: Architecture, target: Architecture, rules: Rules | None = None) -> Graft:
+def plan(source: Architecture, target: Architecture, init: InitConfig = InitConfig()) -> Graft:
     """Returns what becomes of the source's parameters in the target; reads none of them.
 
-    Where the rules name leaves, all of this holds of those alone, and the others are new or left out.
+    Where `init` names leaves, all of this holds of those alone, and the others are new or left out. Its path is not
+    read.
 
     Raises:
       UserError: an array of the backbone is missing, left over, or of another shape that no rule extends; nothing is
         taken; a rule has nothing to extend.
     """
-    rules = rules or Rules()
     have, want = source.parameters, target.parameters
-    asked = _asked(rules.leaves, have, want)
+    chosen = _chosen(init.leaves, have, want)
     shifted = source.first_position != target.first_position
     taken: list[str] = []
     extended: dict[str, Extension] = {}
-    for path in sorted(have.keys() & want.keys() & asked):
+    for path in sorted(have.keys() & want.keys() & chosen):
         old, wanted = have[path], want[path]
         if shifted and "positions" in wanted.names:
             continue  # row 2 is one model's first position and the other's third
         if old.shape == wanted.shape:
             taken.append(path)
-        elif (how := _extension(old, wanted, rules, target.first_position)) is not None:
+        elif (how := _extension(old, wanted, init, target.first_position)) is not None:
             extended[path] = how
     new, left = (sorted(paths - {*taken, *extended}) for paths in (want.keys(), have.keys()))
-    problems = [path for path in sorted({*new, *left} & asked) if path.startswith("backbone/")]
+    problems = [path for path in sorted({*new, *left} & chosen) if path.startswith("backbone/")]
     if problems:
         raise UserError(f"the weights' backbone is not the architecture's: {_differences(problems, source, target)}")
     if not taken and not extended:
-        problems = sorted(have.keys() & want.keys() & asked)
+        problems = sorted(have.keys() & want.keys() & chosen)
         raise UserError(f"no weights would be taken: {_differences(problems, source, target)}")
-    _check_used("--init-vocabulary", rules.vocabulary, "vocab", extended)
-    _check_used("--init-positions", rules.positions, "positions", extended)
+    _check_used("--init.vocabulary", init.vocabulary, "vocab", extended)
+    _check_used("--init.positions", init.positions, "positions", extended)
     return Graft(taken, extended, new, left)
 
 
@@ -101,23 +90,23 @@ def graft(source: Architecture, target: Architecture, params: Any) -> tuple[Any,
     Raises:
       UserError: the backbones differ.
     """
-    made = plan(source, target)
-    return made.assemble(flatten(params), _initial(target, made.new) if made.new else {}), made.new, made.left
+    fates = plan(source, target)
+    return fates.assemble(flatten(params), _initial(target, fates.new) if fates.new else {}), fates.new, fates.left
 
 
-def _asked(pattern: str | None, have: dict[str, Any], want: dict[str, Any]) -> set[str]:
+def _chosen(pattern: str | None, have: dict[str, Any], want: dict[str, Any]) -> set[str]:
     """Returns the paths, of either side, that the pattern matches in full; at least one is on both."""
     if pattern is None:
         return {*have, *want}
-    asked = {path for path in (*have, *want) if re.fullmatch(pattern, path)}
+    chosen = {path for path in (*have, *want) if re.fullmatch(pattern, path)}
     both = sorted(have.keys() & want.keys())
-    if asked.isdisjoint(both):
+    if chosen.isdisjoint(both):
         nearest = difflib.get_close_matches(pattern, both, n=3, cutoff=0.0)
         raise UserError(
-            f"--init-leaves {pattern!r} matches the whole path of no array that both have; the nearest: "
+            f"--init.leaves {pattern!r} matches the whole path of no array that both have; the nearest: "
             f"{', '.join(nearest)}"
         )
-    return asked
+    return chosen
 
 
 def _differing_axis(old: Parameter, wanted: Parameter) -> tuple[str, int] | None:
@@ -131,13 +120,13 @@ def _differing_axis(old: Parameter, wanted: Parameter) -> tuple[str, int] | None
     return None
 
 
-def _extension(old: Parameter, wanted: Parameter, rules: Rules, first_position: int) -> Extension | None:
-    """Returns how the rules make the array that is wanted from the old one; None: they do not."""
+def _extension(old: Parameter, wanted: Parameter, init: InitConfig, first_position: int) -> Extension | None:
+    """Returns how the array that is wanted is made from the old one; None: no rule makes it."""
     match _differing_axis(old, wanted):
-        case "vocab", axis if rules.vocabulary and old.shape[axis] < wanted.shape[axis]:
-            return Extension("vocab", axis, rules.vocabulary)
-        case "positions", axis if rules.positions and old.shape[axis] < wanted.shape[axis]:
-            return Extension("positions", axis, rules.positions, first_position)
+        case "vocab", axis if init.vocabulary and old.shape[axis] < wanted.shape[axis]:
+            return Extension("vocab", axis, init.vocabulary)
+        case "positions", axis if init.positions and old.shape[axis] < wanted.shape[axis]:
+            return Extension("positions", axis, init.positions, first_position)
     return None
 
 
@@ -149,12 +138,12 @@ def _check_used(flag: str, rule: str | None, name: str, extended: dict[str, Exte
 def _differences(paths: list[str], source: Architecture, target: Architecture) -> str:
     """Returns what differs in some arrays, and what to do about it."""
     have, want = source.parameters, target.parameters
-    said = [f"{path} {_shape(have, path)}, needed {_shape(want, path)}" for path in paths[:_SHOWN]]
+    differences = [f"{path} {_shape(have, path)}, needed {_shape(want, path)}" for path in paths[:_SHOWN]]
     more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
     remedies = {
         _remedy(have[path], want[path], source, target): None for path in paths if path in have and path in want
     }
-    return "; ".join([*said[:-1], f"{said[-1]}{more}", *filter(None, remedies)])
+    return "; ".join([*differences[:-1], f"{differences[-1]}{more}", *filter(None, remedies)])
 
 
 def _remedy(old: Parameter, wanted: Parameter, source: Architecture, target: Architecture) -> str:
@@ -162,12 +151,12 @@ def _remedy(old: Parameter, wanted: Parameter, source: Architecture, target: Arc
         return f"positions begin at row {source.first_position} there and at row {target.first_position} here"
     match _differing_axis(old, wanted):
         case "vocab", axis if old.shape[axis] < wanted.shape[axis]:
-            return f"to extend the vocabulary give --init-vocabulary {' or '.join(get_args(VocabularyRule))}"
+            return f"to extend the vocabulary give --init.vocabulary {' or '.join(get_args(VocabularyRule))}"
         case "vocab", axis:
             return f"a vocabulary is never cut: set --model.vocab-size to at least {old.shape[axis]}"
         case "positions", axis if old.shape[axis] < wanted.shape[axis]:
             *others, last = get_args(PositionRule)
-            return f"to extend the positions give --init-positions {', '.join(others)} or {last}"
+            return f"to extend the positions give --init.positions {', '.join(others)} or {last}"
         case "positions", axis:
             context = old.shape[axis] - source.first_position
             return f"positions are never cut: keep --model.context-length {context} and lower --train.seq-len"

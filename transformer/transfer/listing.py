@@ -10,26 +10,26 @@ _FEW = 6
 """So many arrays are named in full; of more, a module whose arrays all share a fate is named instead."""
 
 
-def listing(made: Graft, have: Mapping[str, Any], want: Mapping[str, Any]) -> Iterator[str]:
+def listing(fates: Graft, have: Mapping[str, Any], want: Mapping[str, Any]) -> Iterator[str]:
     """Yields a line a fate.
 
     Args:
-      made: the fates.
+      fates: of all arrays.
       have: path -> the source's array, with the names of its axes.
       want: path -> the target's.
     """
-    yield f"taken: {grouped(made.taken, want)}"
-    for rule, name in sorted({(how.rule, how.name) for how in made.extended.values()}):
+    yield f"taken: {grouped(fates.taken, want)}"
+    for rule, name in sorted({(how.rule, how.name) for how in fates.extended.values()}):
         sizes = [
             f"{path} {have[path].value.shape} -> {want[path].value.shape}"
-            for path, how in made.extended.items()
+            for path, how in fates.extended.items()
             if (how.rule, how.name) == (rule, name)
         ]
         yield f"extended along {name} by {rule}: {', '.join(sizes)}"
-    if made.new:
-        yield f"new: {grouped(made.new, want)}"
-    if made.left:
-        yield f"left out: {grouped(made.left, have)}"
+    if fates.new:
+        yield f"new: {grouped(fates.new, want)}"
+    if fates.left:
+        yield f"left out: {grouped(fates.left, have)}"
 
 
 def grouped(paths: Collection[str], of: Collection[str]) -> str:

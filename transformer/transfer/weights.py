@@ -6,79 +6,81 @@ from typing import Any
 from jax.sharding import Mesh
 
 from transformer import checkpoint
+from transformer.data.config import DataConfig
 from transformer.errors import UserError
+from transformer.models.architecture import Architecture
 from transformer.params import flatten, unflatten
 from transformer.sharding import abstract_on
 from transformer.tokenizers.extended import check_extended
 from transformer.tokenizers.kinds import is_file, load_tokenizer, make_tokenizer
 from transformer.tokenizers.tokenizer import Tokenizer
-from transformer.training.experiment import Experiment
-from transformer.transfer.graft import Graft, Rules, plan
+from transformer.transfer.config import InitConfig
+from transformer.transfer.graft import Graft, plan
 from transformer.transfer.listing import listing
 
 
-def planned(experiment: Experiment) -> Graft:
-    """Returns what becomes of the weights that an experiment starts from; reads none of them.
+def planned(init: InitConfig, model: Architecture) -> Graft:
+    """Returns what becomes of the weights at `init.path` in a model; reads none of them.
 
     Raises:
-      UserError: it cannot start from them.
+      UserError: the model cannot start from them.
     """
-    found = checkpoint.find(str(experiment.init_from))
-    rules = Rules(experiment.init_leaves, experiment.init_vocabulary, experiment.init_positions)
+    source = checkpoint.find(str(init.path))
     try:
-        return plan(checkpoint.read_architecture(found), experiment.model, rules)
+        return plan(checkpoint.read_architecture(source), model, init)
     except UserError as error:
-        raise UserError(f"--init-from {experiment.init_from}: {error}") from error
+        raise UserError(f"--init.path {init.path}: {error}") from error
 
 
-def transferred(experiment: Experiment, fresh: Any, mesh: Mesh, report: Callable[[str], None]) -> Any:
-    """Returns the parameters that an experiment starts from; reads only what it takes of the source.
+def transferred(init: InitConfig, model: Architecture, fresh: Any, mesh: Mesh, report: Callable[[str], None]) -> Any:
+    """Returns the parameters that a run starts with; reads only what it takes of the source.
 
     Args:
-      experiment: one that `planned` accepts.
+      init: where they come from, as `planned` accepts it.
+      model: the run's.
       fresh: the initial parameters, whose shardings the result has.
       mesh: today's devices.
       report: gets a few lines that name what is taken, extended, new and left out.
     """
-    found = checkpoint.find(str(experiment.init_from))
-    made = planned(experiment)
-    source = checkpoint.read_architecture(found)
-    have, want = (flatten(architecture.abstract_params()) for architecture in (source, experiment.model))
-    wanted = {path: want[path] for path in made.taken}
-    for path, how in made.extended.items():
+    source = checkpoint.find(str(init.path))
+    fates = planned(init, model)
+    trees = (checkpoint.read_architecture(source).abstract_params(), model.abstract_params())
+    have, want = map(flatten, trees)
+    read = {path: want[path] for path in fates.taken}
+    for path, how in fates.extended.items():
         # Whole along the axis that grows: what a mesh divides may be the longer one alone.
         names = tuple(None if axis == how.axis else name for axis, name in enumerate(have[path].names))
-        wanted[path] = have[path].replace(names=names)
-    params = checkpoint.restore_params(found, abstract_on(unflatten(wanted), mesh), partial=True)
-    report(f"weights from {found}")
-    for line in listing(made, have, want):
+        read[path] = have[path].replace(names=names)
+    params = checkpoint.restore_params(source, abstract_on(unflatten(read), mesh), partial=True)
+    report(f"weights from {source}")
+    for line in listing(fates, have, want):
         report(line)
-    return made.assemble(flatten(params), flatten(fresh))
+    return fates.assemble(flatten(params), flatten(fresh))
 
 
-def tokenizer_for(experiment: Experiment) -> Tokenizer | None:
-    """Returns the tokenizer that the weights know, which an experiment starts from; None: its corpus decides.
+def tokenizer_for(init: InitConfig, model: Architecture, data: DataConfig) -> Tokenizer | None:
+    """Returns the tokenizer that the weights at `init.path` know; None: the corpus decides.
 
-    The tokenizer comes with the vocabulary's rows: without any of them it is free. A file that `--data.tokenizer` names
+    The tokenizer comes with the vocabulary's rows: without any of them it is free. A file that `data.tokenizer` names
     may have more pieces than the weights know. (The name of a kind may be a preset's default: it gives way.)
 
     Raises:
       UserError: the file gives other ids to what the weights know; the weights came without a tokenizer, and a new one
         would be trained.
     """
-    made, named = planned(experiment), experiment.data.tokenizer
-    if not any("vocab" in leaf.names for path, leaf in experiment.model.parameters.items() if path not in made.new):
+    fates = planned(init, model)
+    if not any("vocab" in leaf.names for path, leaf in model.parameters.items() if path not in fates.new):
         return None
-    known = tokenizer_of(str(experiment.init_from))
-    if known is None and named in ("unigram", "bpe"):
+    known = tokenizer_of(str(init.path))
+    if known is None and data.tokenizer in ("unigram", "bpe"):
         raise UserError(
-            f"--init-from {experiment.init_from} came without its tokenizer, and a new one's ids would mean nothing to "
-            "its weights: name it by --data.tokenizer, or take other arrays than the vocabulary's by --init-leaves"
+            f"--init.path {init.path} came without its tokenizer, and a new one's ids would mean nothing to its "
+            "weights: name it by --data.tokenizer, or take other arrays than the vocabulary's by --init.leaves"
         )
-    if known is None or not is_file(named):
+    if known is None or not is_file(data.tokenizer):
         return known
-    new = make_tokenizer(experiment.data, experiment.model.vocab_size, ())
-    check_extended(new, known, f"--data.tokenizer {named}")
+    new = make_tokenizer(data, model.vocab_size, ())
+    check_extended(new, known, f"--data.tokenizer {data.tokenizer}")
     return new
 
 

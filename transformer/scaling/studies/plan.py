@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from transformer.errors import UserError
+from transformer import checks
 from transformer.models import Architecture, conventions
 from transformer.models.resizing import Shaping, head_width
 from transformer.mup.parametrization import MupConfig
@@ -53,16 +53,15 @@ class Request:
     """With the wsd schedule: cool shorter runs down from the longest of their size."""
 
     def __post_init__(self) -> None:
-        if not self.budgets or min(self.budgets) <= 0 or len(set(self.budgets)) < len(self.budgets):
-            raise UserError(
-                f"--budgets {' '.join(map(str, self.budgets))}: give different FLOPs, such as 3e11 1e12 3e12"
-            )
-        if self.sizes < 3:
-            raise UserError(f"--sizes {self.sizes}: a parabola needs three sizes or more")
-        if not 0 <= self.hold_out < len(self.budgets):
-            raise UserError(f"--hold-out {self.hold_out}: of {len(self.budgets)} budgets, at least one is to be fitted")
-        if not self.span > 1 or self.repeats < 1 or not self.tokens_per_param > 0:
-            raise UserError("--span must be above 1, --repeats at least 1, and --tokens-per-param above 0")
+        budgets, number = " ".join(map(str, self.budgets)), len(self.budgets)
+        differ = number > 0 and min(self.budgets) > 0 and len(set(self.budgets)) == number
+        checks.require(self, differ, f"`budgets` {budgets}: give different FLOPs, such as 3e11 1e12 3e12")
+        checks.require(self, self.sizes >= 3, f"`sizes` {self.sizes}: a parabola needs three sizes or more")
+        fitted = f"`hold_out` {self.hold_out}: of {number} budgets, at least one is to be fitted"
+        checks.require(self, 0 <= self.hold_out < number, fitted)
+        checks.above(self, 1, "span")
+        checks.at_least(self, 1, "repeats")
+        checks.above(self, 0, "tokens_per_param")
 
 
 class Planned(NamedTuple):

@@ -1,0 +1,35 @@
+"""InitConfig: the weights that a run starts from, and what it takes of them."""
+
+import dataclasses
+import re
+
+from transformer import checks
+from transformer.checks import FieldError
+from transformer.transfer.extend import PositionRule, VocabularyRule
+
+
+@dataclasses.dataclass(frozen=True)
+class InitConfig:
+    """The weights that a run starts from; without a path they are drawn anew."""
+
+    path: str | None = None
+    """A run or a checkpoint (an imported one too) whose weights and tokenizer this run starts from. The backbone must
+    be the same; a head that differs is new."""
+    leaves: str | None = None
+    """A regular expression that the whole paths of the arrays to take match, such as `backbone/stack/.*`; all others
+    are new. None: all that fit."""
+    vocabulary: VocabularyRule | None = None
+    """How the rows of a larger vocabulary are made: `fresh` (newly initialised) or `mean` (of the old rows: Hewitt
+    2021). None: a larger vocabulary is refused."""
+    positions: PositionRule | None = None
+    """How the rows of a longer context's learned positions are made: `fresh`, `repeat` (the old rows over and over:
+    Longformer) or `interpolate` (between the old rows: ViT). None: more positions are refused."""
+
+    def __post_init__(self) -> None:
+        for field in ("leaves", "vocabulary", "positions"):
+            used = getattr(self, field) is None or self.path is not None
+            checks.rule(self, field, used, "there is no `path` to take weights from")
+        try:
+            re.compile(self.leaves or "")
+        except re.error as error:
+            raise FieldError(InitConfig, f"`leaves` {self.leaves!r} is not a regular expression: {error}") from error
