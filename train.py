@@ -13,6 +13,7 @@ from transformer.training.experiment import Experiment
 from transformer.training.run import Run
 
 if TYPE_CHECKING:
+    from transformer.data.text.dataset import TextDataset
     from transformer.training.loop import Result
 
 PROMPT_TOKENS = 48
@@ -74,18 +75,39 @@ def parse(args: list[str]) -> Command:
 
 
 def report(result: "Result") -> None:
-    """Says what a finished run came to, beside what a trivial guess or a compressor does, and where everything is."""
+    """Says what a finished run came to, and where everything is."""
     import jax
 
-    from transformer.training.baseline import baseline
+    from transformer.data.text.dataset import TextDataset
 
     evaluation, session, run = result.evaluation, result.session, result.run
-    figures = session.dataset.figures
-    continues = session.experiment.objective.scores_text  # a model of text goes on with a text
-    prompt, continuation = sampled_continuation(result) if continues else ("", "")
+    text = session.dataset if isinstance(session.dataset, TextDataset) else None
+    # A model of text goes on with a text.
+    continues = text is not None and session.experiment.objective.scores_text
+    prompt, continuation = sampled_continuation(result, text) if continues else ("", "")
     if jax.process_index() > 0:
         return
-    trivial = baseline(session)
+    if text is None:
+        print(f"\nvalidation loss {evaluation.loss:.4f}")
+        for name, value in evaluation.metrics.items():
+            print(f"  {value:.4f}  {name.replace('_', ' ')}")
+    else:
+        report_text(result, text)
+    if continues:
+        print(f"\nthe beginning of the validation text, then the model's continuation:\n{prompt}>>>{continuation}<<<")
+    print(f"\nrun folder     {run.folder}")
+    print(f"metrics        {run.metrics}  (tensorboard --logdir {run.tensorboard})")
+    print(f"checkpoint     {run.checkpoints / str(result.step)}")
+    if continues:
+        print(f'continue text  python tools/generate.py {run.folder} --prompt "..."')
+
+
+def report_text(result: "Result", dataset: "TextDataset") -> None:
+    """Says what a run on text came to, beside what a trivial guess or a compressor does."""
+    from transformer.training.baseline import baseline
+
+    evaluation, session, figures = result.evaluation, result.session, dataset.figures
+    trivial = baseline(session, dataset)
     print(
         f"\nvalidation loss {evaluation.loss:.4f} nats a token, perplexity {evaluation.perplexity:.2f}; "
         f"guessing by frequency alone: {trivial.loss:.4f}"
@@ -100,23 +122,16 @@ def report(result: "Result") -> None:
         print(f"  {evaluation.bits_per_byte:.4f}  this model")
         print(f"  {figures.gzip9_bits_per_byte:.4f}  gzip -9")
         print(f"  {figures.xz9_bits_per_byte:.4f}  xz -9")
-    if continues:
-        print(f"\nthe beginning of the validation text, then the model's continuation:\n{prompt}>>>{continuation}<<<")
-    print(f"\nrun folder     {run.folder}")
-    print(f"metrics        {run.metrics}  (tensorboard --logdir {run.tensorboard})")
-    print(f"checkpoint     {run.checkpoints / str(result.step)}")
-    if continues:
-        print(f'continue text  python tools/generate.py {run.folder} --prompt "..."')
 
 
-def sampled_continuation(result: "Result") -> tuple[str, str]:
+def sampled_continuation(result: "Result", dataset: "TextDataset") -> tuple[str, str]:
     """Returns the first words of the validation text and what the model makes of them."""
     import jax
 
     from transformer.inference.decode import generate
     from transformer.inference.sampling import Sampling
 
-    experiment, dataset = result.session.experiment, result.session.dataset
+    experiment = result.session.experiment
     length = max(min(PROMPT_TOKENS, experiment.train.seq_len // 2), 1)
     prompt = dataset.validation[0]["tokens"][:length].tolist()
     with jax.set_mesh(result.session.mesh):

@@ -3,7 +3,7 @@
 import dataclasses
 
 from configs.recipe import PYTHON_VOCABULARY, STUDY_VOCABULARY, published, small, study
-from transformer.data.config import DataConfig
+from transformer.data.text.config import TextConfig
 from transformer.models.gpt import GPTConfig
 from transformer.models.resizing import Shaping, scaled
 from transformer.objectives.causal_lm import CausalLM
@@ -23,7 +23,7 @@ def gpt_python() -> Experiment:
 def gpt_text() -> Experiment:
     """The small GPT on your own text: give --data.path or --data.tfds."""
     base = gpt_python()
-    return dataclasses.replace(base, name="gpt-text", data=DataConfig())
+    return dataclasses.replace(base, name="gpt-text", data=TextConfig())
 
 
 def gpt_prefix_python() -> Experiment:
@@ -140,7 +140,7 @@ def _pretrained(name: str, model: GPTConfig, *, batch_size: int, learning_rate: 
         steps=300e9 / tokens_per_step,
         batch_size=batch_size,
         seq_len=model.context_length,
-        data=DataConfig(tokenizer="bpe"),
+        data=TextConfig(tokenizer="bpe"),
     )
 
 

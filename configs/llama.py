@@ -1,7 +1,7 @@
 """LLaMA 1, 2 and 3, Mistral, Qwen2 and Qwen3: a tiny one that trains on a CPU, and the published sizes."""
 
 from configs.recipe import PYTHON_VOCABULARY, published, small
-from transformer.data.config import DataConfig
+from transformer.data.text.config import TextConfig
 from transformer.layers.positions import Llama3Scaling
 from transformer.models.llama import LlamaConfig
 from transformer.objectives.causal_lm import CausalLM
@@ -267,7 +267,7 @@ def _pretrained(
         steps=tokens / (batch_size * seq_len),
         batch_size=batch_size,
         seq_len=seq_len,
-        data=DataConfig(tokenizer="bpe"),
+        data=TextConfig(tokenizer="bpe"),
     )
 
 

@@ -1,7 +1,7 @@
 """T5 1.0 and 1.1 (Raffel et al. 2020), mT5 (Xue et al. 2021), UL2 (Tay et al. 2022): tiny ones, published sizes."""
 
 from configs.recipe import SHORT_VOCABULARY, published, short
-from transformer.data.config import DataConfig
+from transformer.data.text.config import TextConfig
 from transformer.models.t5 import T5Config
 from transformer.objectives.objective import Objective
 from transformer.objectives.span_corruption import SpanCorruption
@@ -183,7 +183,7 @@ def _pretrained(
         weight_decay=0.0,
         clip_norm=None,
     )
-    data = DataConfig(tfds=corpus, tokenizer="unigram")
+    data = TextConfig(tfds=corpus, tokenizer="unigram")
     return published(name, model, objective, optimizer, steps=steps, batch_size=batch_size, seq_len=seq_len, data=data)
 
 

@@ -53,6 +53,11 @@ def expanded(name: str) -> Path:
     return Path(_expanded(name))
 
 
+def absolute(name: str) -> str:
+    """Returns a path in full, links not followed; a place in an object store is full already."""
+    return name if "://" in name else os.path.abspath(os.path.expanduser(name))
+
+
 def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
     """Replaces a file by a complete new one, or leaves it as it was.
 

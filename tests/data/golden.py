@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from transformer.data.pairs.reading import PairReading
 from transformer.data.pipeline import eval_batches, train_batches
 from transformer.data.prepare import cut
-from transformer.data.store import FORMAT_VERSION, StoreMeta, TokenStore
+from transformer.data.text.store import FORMAT_VERSION, StoreMeta, TokenStore
 from transformer.objectives.causal_lm import CausalLM
 from transformer.objectives.denoising import Denoising
 from transformer.objectives.masked_lm import MaskedLM
@@ -67,7 +68,7 @@ def make_text_store(seed: int, documents: int = 60, longest: int = 150) -> Token
 
 def make_records(objective, seed: int, *, drop_remainder: bool = True):
     reading = objective.reading(SEQ_LEN)
-    if reading.kind == "pairs":
+    if isinstance(reading, PairReading):
         stores = [make_text_store(seed + side, longest=20) for side in (0, 1)]
     else:
         stores = [make_text_store(seed)]

@@ -9,10 +9,11 @@ import tracemalloc
 import pytest
 
 from transformer.data import receipts
-from transformer.data.config import DataConfig
+from transformer.data.pairs.reading import PairReading
 from transformer.data.prepare import prepare
-from transformer.data.records import Reading
 from transformer.data.text import build
+from transformer.data.text.config import TextConfig
+from transformer.data.text.records import TextReading
 from transformer.data.text.sources import extremes, open_path
 from transformer.data.text.verify import verify
 from transformer.errors import UserError
@@ -20,7 +21,7 @@ from transformer.errors import UserError
 from .corpus import make_text
 from .test_python_stdlib import library  # noqa: F401 - a fixture
 
-WINDOWS, PAIRS = Reading("windows", 33, overlap=1), Reading("pairs", 200, target_length=200)
+WINDOWS, PAIRS = TextReading("windows", 33, overlap=1), PairReading(200, target_length=200)
 LONG_AGO = 10**18
 
 
@@ -39,31 +40,31 @@ def spoil(path):
 
 def text_file(root):
     (root / "a.txt").write_text(make_text(300))
-    return DataConfig(path=str(root / "a.txt")), WINDOWS
+    return TextConfig(path=str(root / "a.txt")), WINDOWS
 
 
 def jsonl_file(root):
     (root / "a.jsonl").write_text("".join(json.dumps({"text": make_text(4, i)}) + "\n" for i in range(60)))
-    return DataConfig(path=str(root / "a.jsonl")), WINDOWS
+    return TextConfig(path=str(root / "a.jsonl")), WINDOWS
 
 
 def folder(root):
     jsonl_file(root)
     for i in range(40):
         (root / f"{i}.txt").write_text(make_text(4, i))
-    return DataConfig(path=str(root)), WINDOWS
+    return TextConfig(path=str(root)), WINDOWS
 
 
 def parallel(root):
     (root / "train.en").write_text(make_text(200))
     (root / "train.de.gz").write_bytes(gzip.compress(make_text(200, 1).encode()))
-    return DataConfig(path=str(root), fields=("en", "de")), PAIRS
+    return TextConfig(path=str(root), fields=("en", "de")), PAIRS
 
 
 def tsv(root):
     lines = zip(make_text(200).splitlines(), make_text(200, 1).splitlines(), strict=True)
     (root / "a.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in lines))
-    return DataConfig(path=str(root / "a.tsv")), PAIRS
+    return TextConfig(path=str(root / "a.tsv")), PAIRS
 
 
 @pytest.fixture(params=[text_file, jsonl_file, folder, parallel, tsv])
@@ -96,7 +97,7 @@ def test_a_finished_store_is_found_without_reading_or_writing(corpus, no_buildin
     no_building("make_shard")
     no_building("exclusive")
     again = prepared(corpus)
-    assert (again.fingerprint, again.fingerprints) == (first.fingerprint, first.fingerprints)
+    assert (again.fingerprint, again.about.identity) == (first.fingerprint, first.about.identity)
     for one, other in zip(first.train, again.train, strict=True):
         assert all((one[0][name] == other[0][name]).all() for name in one[0])
 
@@ -120,7 +121,8 @@ def test_another_content_is_another_store(corpus):
     file.write_bytes(gzip.compress(raw) if file.suffix == ".gz" else raw)
     os.utime(file, ns=(LONG_AGO + 1, LONG_AGO + 1))
     again = prepared(corpus)
-    assert all(again.fingerprints[name] != fingerprint for name, fingerprint in first.fingerprints.items())
+    after, before = (found.about.identity["sources"] for found in (again, first))
+    assert all(after[name] != fingerprint for name, fingerprint in before.items())
 
 
 def test_a_file_that_was_written_just_now_is_not_trusted(tmp_path):
@@ -223,7 +225,7 @@ def test_the_split_of_many_documents_is_found_in_no_memory():
 
 
 def test_tfds_is_found_without_reading(library, tmp_path, no_building):  # noqa: F811
-    config = DataConfig(
+    config = TextConfig(
         tfds="python_stdlib", tokenizer="bytes", cache_dir=str(tmp_path / "cache"), validation_fraction=0.2
     )
     first = prepare(config, vocab_size=512, reading=WINDOWS)

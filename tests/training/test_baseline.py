@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transformer.data.config import DataConfig
+from transformer.data.text.config import TextConfig
 from transformer.models.bert import BertConfig
 from transformer.objectives import MaskedLM
 from transformer.sharding import MeshConfig
@@ -75,7 +75,7 @@ def experiment(tmp_path_factory) -> Experiment:
             vocab_size=384, context_length=64, width=16, num_layers=1, num_heads=2, mlp_width=16, head="pretraining"
         ),
         objective=MaskedLM(sentence="nsp"),
-        data=DataConfig(
+        data=TextConfig(
             path=str(root / "text"), tokenizer="bytes", validation_fraction=0.3, cache_dir=str(root / "cache")
         ),
         train=TrainConfig(batch_size=8, seq_len=64, accumulation=2, eval_batches=3),

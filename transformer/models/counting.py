@@ -11,7 +11,7 @@ width, V vocabulary, E embedding width.
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from transformer.params import Parameter
 
@@ -67,7 +67,7 @@ class Counts:
     """What a model has and what it costs: its parameters, and what their tree does not say. `Architecture.counts`."""
 
     parameters: tuple[Parameter, ...]
-    kind: Literal["decoder", "encoder", "encoder_decoder"]
+    kind: str
     head: str
     stacks: Mapping[str, int]
     """Module that holds a stack of layers -> how many."""

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from transformer.data.records import Reading
+from transformer.data.text.records import TextReading
 from transformer.errors import UserError
 from transformer.objectives.encoder_decoder import CorruptedText
 from transformer.objectives.objective import Setting
@@ -43,10 +43,10 @@ class Denoising(CorruptedText):
     def begins_source(self) -> bool:
         return True
 
-    def reading(self, seq_len: int) -> Reading:
+    def reading(self, seq_len: int) -> TextReading:
         if seq_len < 8:
             raise UserError(f"--train.seq-len {seq_len} is too short for denoising: give at least 8")
-        return Reading("text", seq_len - 2)
+        return TextReading("text", seq_len - 2)
 
     def target_length(self, seq_len: int) -> int:
         return seq_len

@@ -67,7 +67,7 @@ def encoder_decoder_examples(
 
     tokens, positions, segment_ids = padded(0)
     targets, decoder_positions, decoder_segment_ids = padded(1)
-    shifted = np.full_like(targets, setting.decoder_start_id)
+    shifted = np.full_like(targets, setting.decoder_start)
     shifted[:, 1:] = targets[:, :-1]
     return {
         "inputs": {

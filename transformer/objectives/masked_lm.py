@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer.data.records import Reading, Record
+from transformer.data.records import Record
+from transformer.data.text.records import TextReading
 from transformer.errors import UserError
 from transformer.objectives.masking import begins_word, budget, choose_tokens, choose_words, corrupt
 from transformer.objectives.objective import Setting, TokenObjective
@@ -80,13 +81,13 @@ class MaskedLM(TokenObjective):
     def copies(self) -> int | None:
         return self.static_copies
 
-    def reading(self, seq_len: int) -> Reading:
+    def reading(self, seq_len: int) -> TextReading:
         specials = 2 if self.sentence == "none" else SPECIALS
         if seq_len < 8 + specials:
             raise UserError(f"--train.seq-len {seq_len} is too short for masked_lm: give at least {8 + specials}")
         if self.sentence == "none":
-            return Reading("windows", seq_len - specials)
-        return Reading("documents", seq_len - specials, others=self.sentence == "nsp")
+            return TextReading("windows", seq_len - specials)
+        return TextReading("documents", seq_len - specials, others=self.sentence == "nsp")
 
     def check(self, setting: Setting) -> None:
         vocabulary = setting.vocabulary

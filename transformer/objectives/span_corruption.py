@@ -6,7 +6,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from transformer.data.records import Reading
+from transformer.data.text.records import TextReading
 from transformer.errors import UserError
 from transformer.objectives.encoder_decoder import CorruptedText
 from transformer.objectives.objective import Setting
@@ -60,8 +60,8 @@ class SpanCorruption(CorruptedText):
             length += 1
         return length
 
-    def reading(self, seq_len: int) -> Reading:
-        return Reading("text", self.text_length(seq_len))
+    def reading(self, seq_len: int) -> TextReading:
+        return TextReading("text", self.text_length(seq_len))
 
     def target_length(self, seq_len: int) -> int:
         """Returns what the longest text's targets take; 114 for 512."""

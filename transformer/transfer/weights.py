@@ -7,10 +7,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from transformer import checkpoint
+from transformer.data.text.config import TextConfig
 from transformer.errors import UserError
 from transformer.sharding import abstract_on
 from transformer.tokenizers.extended import check_extended
-from transformer.tokenizers.kinds import is_file, load_tokenizer, make_tokenizer
+from transformer.tokenizers.kinds import is_file, load_tokenizer, read_tokenizer
 from transformer.tokenizers.tokenizer import Tokenizer
 from transformer.training.experiment import Experiment
 from transformer.transfer.graft import Graft, Rules, leaves, plan
@@ -56,7 +57,7 @@ def transferred(experiment: Experiment, fresh: Any, mesh: Mesh, say: Callable[[s
 
 
 def tokenizer_for(experiment: Experiment) -> Tokenizer | None:
-    """Returns the tokenizer that the weights know, which an experiment starts from; None: its corpus decides.
+    """Returns the tokenizer that the weights know, which an experiment on text starts from; None: its corpus decides.
 
     The tokenizer comes with the vocabulary's rows: without any of them it is free. A file that `--data.tokenizer` names
     may have more pieces than the weights know. (The name of a kind may be a preset's default: it gives way.)
@@ -65,7 +66,10 @@ def tokenizer_for(experiment: Experiment) -> Tokenizer | None:
       UserError: the file gives other ids to what the weights know; the weights came without a tokenizer, and a new one
         would be trained.
     """
-    made, named = planned(experiment), experiment.data.tokenizer
+    made, data, vocab_size = planned(experiment), experiment.data, experiment.model.vocab_size
+    if vocab_size is None or not isinstance(data, TextConfig):
+        return None
+    named = data.tokenizer
     if not any("vocab" in leaf.names for path, leaf in leaves(experiment.model).items() if path not in made.new):
         return None
     known = tokenizer_of(str(experiment.init_from))
@@ -76,7 +80,7 @@ def tokenizer_for(experiment: Experiment) -> Tokenizer | None:
         )
     if known is None or not is_file(named):
         return known
-    new = make_tokenizer(experiment.data, experiment.model.vocab_size, ())
+    new = read_tokenizer(named, vocab_size)
     check_extended(new, known, f"--data.tokenizer {named}")
     return new
 

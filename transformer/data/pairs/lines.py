@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from transformer.data import receipts
-from transformer.data.config import DataConfig
 from transformer.data.pairs.header import find_header
 from transformer.data.pairs.pairs import PairSource, check_fields
 from transformer.data.pairs.split import HashSplit, numbered
 from transformer.data.receipts import Facts, Scan, Unit
+from transformer.data.text.config import TextConfig
 from transformer.data.text.jsonl import jsonl_text
 from transformer.data.text.lines import Lines, cut_lines, empty_note, lines_of
 from transformer.data.text.pieces import decode_utf8, digest_text
@@ -28,7 +28,7 @@ FindHeader = Callable[[str, str], tuple[int, int] | None]
 class PairLines(PairSource):
     """A file with a pair a line: two columns of a .tsv file, or two fields of a .jsonl file."""
 
-    def __init__(self, path: Path, config: DataConfig):
+    def __init__(self, path: Path, config: TextConfig):
         super().__init__(config.cache_dir)
         self.name, self._path, self._fraction = str(path), path, config.validation_fraction
         self._jsonl, self._header = is_jsonl(path), config.header

@@ -19,12 +19,12 @@ import tqdm
 
 from transformer.atomic import building_folder, exclusive, fill_folder
 from transformer.data.receipts import Facts, Scan, Unit
-from transformer.data.store import FORMAT_VERSION, StoreMeta, TokenStore, write_manifest
-from transformer.data.stream import Shard
 from transformer.data.text.pieces import Piece
 from transformer.data.text.readable import Part, Split
 from transformer.data.text.shards import PARTIAL, finished_shard, make_shard, token_dtype
 from transformer.data.text.sources import Source
+from transformer.data.text.store import FORMAT_VERSION, StoreMeta, TokenStore, write_manifest
+from transformer.data.text.stream import Shard
 from transformer.errors import UserError
 from transformer.tokenizers.tokenizer import Tokenizer
 

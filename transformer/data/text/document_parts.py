@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from transformer.data.records import Record, Records
-from transformer.data.sidecar import Writer, document_lengths, open_sidecar
-from transformer.data.store import TokenStore
+from transformer.data.records import Record
+from transformer.data.text.records import TextRecords
+from transformer.data.text.sidecar import Writer, document_lengths, open_sidecar
+from transformer.data.text.store import TokenStore
 from transformer.errors import UserError
 
 _SHORTEST = 8  # tokens of a part: fewer do not make two sentences
@@ -24,7 +25,7 @@ class _Document(NamedTuple):
     """The number of the part after its last."""
 
 
-class DocumentParts(Records):
+class DocumentParts(TextRecords):
     """Each document, without its begin and end, cut into parts of `length` tokens; the last may be shorter.
 
     Args:

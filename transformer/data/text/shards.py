@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from transformer.data.stream import Shard, padded, shard_size
 from transformer.data.text.long_text import encode_documents
 from transformer.data.text.pieces import Piece
 from transformer.data.text.readable import Part, Split
 from transformer.data.text.sources import Source
+from transformer.data.text.stream import Shard, padded, shard_size
 from transformer.tokenizers.tokenizer import Tokenizer
 
 _BATCH_PARTS = 1 << 14  # documents, or parts of long ones, in memory at a time

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from transformer.data import receipts
-from transformer.data.config import DataConfig
 from transformer.data.receipts import Facts, Scan, Unit
 from transformer.data.text import tables
+from transformer.data.text.config import TextConfig
 from transformer.data.text.jsonl import jsonl_lines, jsonl_text
 from transformer.data.text.pieces import Piece, decode_utf8, digest_text, file_pieces, join_documents, whole_document
 from transformer.data.text.readable import Part, Readable, Split
@@ -161,7 +161,7 @@ class Range(NamedTuple):
 class FileCollection(Source):
     """Files under a root: a document a text file, a JSONL line or a row of a Parquet file; split by document."""
 
-    def __init__(self, root: Path, files: list[Path], config: DataConfig):
+    def __init__(self, root: Path, files: list[Path], config: TextConfig):
         super().__init__(config.cache_dir)
         self.name = str(root)
         self._root, self._files = root, files
@@ -282,7 +282,7 @@ def existing(path: str, kinds: str) -> Path:
     return root
 
 
-def open_path(path: str, config: DataConfig) -> Source:
+def open_path(path: str, config: TextConfig) -> Source:
     """The source at `path`: a text file, records, or a folder of them; UserError if there is none or it is empty."""
     root = existing(path, "a text, .jsonl, .json, .csv or .parquet file, or a folder of them")
     if root.is_dir():

@@ -19,9 +19,8 @@ import tensorflow_datasets as tfds
 
 from transformer.atomic import errors_named, exclusive
 from transformer.data import receipts
-from transformer.data.config import DataConfig
-from transformer.data.pairs.pairs import PairSource, check_fields
 from transformer.data.receipts import Facts, Scan, Unit
+from transformer.data.text.config import TextConfig
 from transformer.data.text.pieces import Piece, whole_document
 from transformer.data.text.readable import Part, Readable, Split
 from transformer.data.text.sources import Source, choose_split, extremes, unit_hash
@@ -39,7 +38,7 @@ class TfdsDataset:
     Prepared data lies under `cache_dir`/tfds, or under $TFDS_DATA_DIR where that is set.
     """
 
-    def __init__(self, dataset: str, config: DataConfig, fields: Sequence[str], flag: str):
+    def __init__(self, dataset: str, config: TextConfig, fields: Sequence[str], flag: str):
         self._args = (dataset, config, tuple(fields), flag)
         self.name = f"tfds:{dataset}"
         self._fields, self._fraction = tuple(fields), config.validation_fraction
@@ -125,7 +124,7 @@ def _scan(unit: Unit) -> Facts:
     return {"digests": [], "extremes": extremes(map(str, range(int(unit.name.removeprefix(_EXAMPLES)))))}
 
 
-class _TfdsReadable(Readable):
+class TfdsReadable(Readable):
     """What texts and pairs of a TFDS dataset have in common."""
 
     _dataset: TfdsDataset
@@ -151,10 +150,10 @@ class _TfdsReadable(Readable):
         return self._dataset.parts(split, self._part_bytes)
 
 
-class TfdsSource(_TfdsReadable, Source):
+class TfdsSource(TfdsReadable, Source):
     """One text feature of a TFDS dataset."""
 
-    def __init__(self, dataset: str, config: DataConfig):
+    def __init__(self, dataset: str, config: TextConfig):
         super().__init__(config.cache_dir)
         self._dataset = TfdsDataset(dataset, config, [config.text_field], "--data.text-field")
         self.name = self._dataset.name
@@ -162,20 +161,6 @@ class TfdsSource(_TfdsReadable, Source):
     def part_pieces(self, part: Part, split: Split) -> Iterator[Piece]:
         for (text,) in self._dataset.texts(part, split, self.facts):
             yield from whole_document(text)
-
-
-class TfdsPairs(_TfdsReadable, PairSource):
-    """Two text features of a TFDS dataset, such as the languages of a translation."""
-
-    def __init__(self, dataset: str, config: DataConfig):
-        super().__init__(config.cache_dir)
-        self._dataset = TfdsDataset(dataset, config, check_fields(config), "--data.fields")
-        self.name, self.fields = self._dataset.name, check_fields(config)
-
-    def part_pairs(self, part: Part, split: Split) -> Iterator[tuple[str, str]]:
-        for source, target in self._dataset.texts(part, split, self.facts):
-            if source.strip() and target.strip():
-                yield source, target
 
 
 def _builder(dataset: str, folder: Path) -> Any:

@@ -18,7 +18,7 @@ import numpy as np
 import tqdm
 
 from transformer.atomic import build_folder
-from transformer.data.store import TokenStore
+from transformer.data.text.store import TokenStore
 from transformer.errors import UserError
 
 _CHUNK = 1 << 18  # documents at a time: a few megabytes

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from transformer.data.receipts import hash_file
-from transformer.data.stream import Offsets, Shard, Shards, Tokens, shard_size, text_document
+from transformer.data.text.stream import Offsets, Shard, Shards, Tokens, shard_size, text_document
 from transformer.errors import UserError
 
 FORMAT_VERSION = 2

@@ -4,13 +4,9 @@ import dataclasses
 import math
 from typing import NamedTuple
 
-from transformer.data.config import DataConfig
-from transformer.data.pairs.files import open_pair_path
-from transformer.data.pairs.pairs import PairSource
+from transformer.data.text.config import TFDS_PREFIX, TextConfig
 from transformer.data.text.sources import Source, open_path
 from transformer.errors import UserError
-
-_TFDS_PREFIX = "tfds:"
 
 
 class Weighted(NamedTuple):
@@ -18,40 +14,34 @@ class Weighted(NamedTuple):
     weight: float
 
 
-class WeightedPairs(NamedTuple):
-    pairs: PairSource
-    weight: float
-
-
-def open_sources(config: DataConfig, *, whole: bool = False) -> list[Weighted]:
-    """The sources of `config`, opened: of its mixture, else its path, else its TFDS dataset.
+def open_sources(config: TextConfig, *, whole: bool = False) -> list[Weighted]:
+    """Returns the sources of `config`, opened: of its mixture, else its path, else its TFDS dataset.
 
     With `whole`, all that they hold is validation text, whatever `validation_fraction` is.
 
     Raises:
       UserError: nothing named, a malformed mixture item, a source that cannot be opened.
     """
-    names, config = _named(config), _all_held_out(config) if whole else config
+    names, config = shares(config), all_held_out(config) if whole else config
     return [Weighted(_open(name, config), weight) for name, weight in names]
 
 
-def open_pairs(config: DataConfig, *, whole: bool = False) -> list[WeightedPairs]:
-    """The same as `open_sources`, for sources of pairs."""
-    names, config = _named(config), _all_held_out(config) if whole else config
-    return [WeightedPairs(_open_pairs(name, config), weight) for name, weight in names]
-
-
-def _all_held_out(config: DataConfig) -> DataConfig:
+def all_held_out(config: TextConfig) -> TextConfig:
+    """Returns the config by which all text is validation text."""
     return dataclasses.replace(config, validation_fraction=1.0)
 
 
-def named(config: DataConfig) -> list[str]:
-    """What `config` calls its sources: a path, or `tfds:NAME`."""
-    return [name for name, _ in _named(config)]
+def named(config: TextConfig) -> list[str]:
+    """Returns what `config` calls its sources: a path, or `tfds:NAME`."""
+    return [name for name, _ in shares(config)]
 
 
-def _named(config: DataConfig) -> list[tuple[str, float]]:
-    """What `config` names, with weights."""
+def shares(config: TextConfig) -> list[tuple[str, float]]:
+    """Returns what `config` calls its sources, with the weight of each.
+
+    Raises:
+      UserError: nothing named, a malformed mixture item.
+    """
     if not 0 < config.validation_fraction < 1:
         raise UserError(
             f"--data.validation-fraction {config.validation_fraction}: give a number between 0 and 1, such as 0.05."
@@ -61,7 +51,7 @@ def _named(config: DataConfig) -> list[tuple[str, float]]:
     if config.path is not None:
         return [(config.path, 1.0)]
     if config.tfds is not None:
-        return [(_TFDS_PREFIX + config.tfds, 1.0)]
+        return [(TFDS_PREFIX + config.tfds, 1.0)]
     raise UserError("No corpus named: set --data.path, --data.tfds or --data.mixture.")
 
 
@@ -80,17 +70,9 @@ def _parse(item: str) -> tuple[str, float]:
     return name, weight
 
 
-def _open(name: str, config: DataConfig) -> Source:
-    if not name.startswith(_TFDS_PREFIX):
+def _open(name: str, config: TextConfig) -> Source:
+    if not name.startswith(TFDS_PREFIX):
         return open_path(name, config)
     from transformer.data.text.tfds_source import TfdsSource  # here, because importing TFDS costs a third of a second
 
-    return TfdsSource(name.removeprefix(_TFDS_PREFIX), config)
-
-
-def _open_pairs(name: str, config: DataConfig) -> PairSource:
-    if not name.startswith(_TFDS_PREFIX):
-        return open_pair_path(name, config)
-    from transformer.data.text.tfds_source import TfdsPairs
-
-    return TfdsPairs(name.removeprefix(_TFDS_PREFIX), config)
+    return TfdsSource(name.removeprefix(TFDS_PREFIX), config)
