@@ -25,7 +25,7 @@ class Kind(NamedTuple):
 
     config: type[DataConfig]
     readings: tuple[type[Reading], ...]
-    """The classes of `Objective.reading` that it can answer."""
+    """The classes of what `Objective.reading` returns that it can answer."""
     open: Opener
 
 
@@ -54,7 +54,7 @@ def open_dataset(
       UserError: the objective reads other data, or anything about the data that a person can mend.
     """
     kind = KINDS[config.kind]
-    if not isinstance(reading, kind.readings):
+    if type(reading) not in kind.readings:
         raise UserError(
             f"the objective reads no {config.kind}, which --data is: choose a preset whose data the objective reads"
         )

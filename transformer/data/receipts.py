@@ -42,7 +42,7 @@ Mapper = Callable[[Scan, Iterable[Unit]], Iterator[Facts]]
 
 
 def receipt_path(cache: Path, *key: object) -> Path:
-    """Where the receipt of the units that `key` describes lies."""
+    """Returns where the receipt of the units that `key` describes lies."""
     digest = hashlib.blake2b(repr((VERSION, *key)).encode(), digest_size=12).hexdigest()
     return cache / "receipts" / f"{digest}.json"
 
@@ -56,7 +56,7 @@ class Found(NamedTuple):
 
 
 def read_units(path: Path, units: Sequence[Unit], scan: Scan, *, name: str, mapper: Mapper = map) -> Found:
-    """The facts of each unit: those of the receipt at `path` where its files are as they were, else read anew.
+    """Returns the facts of each unit: those of the receipt at `path` where its files are as they were, else read anew.
 
     Of several processes one reads and the others wait for it. A receipt that cannot be written is done without.
 
@@ -110,7 +110,7 @@ def verify_units(path: Path, units: Sequence[Unit], scan: Scan, *, name: str, ma
 
 
 def recorded_units(path: Path, units: Sequence[Unit]) -> Found | None:
-    """What the receipt says of each unit, whatever its files are today; None if it does not know all."""
+    """Returns what the receipt says of each unit, whatever its files are today; None if it does not know all."""
     recorded = _load(path)
     if any(unit.name not in recorded for unit in units):
         return None
@@ -158,7 +158,7 @@ def _stat(file: str) -> os.stat_result:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """What a receipt records, by unit; nothing where there is none, or a damaged one: it only saves time."""
+    """Returns what a receipt records, by unit; nothing where there is none, or a damaged one: it only saves time."""
     try:
         receipt = json.loads(path.read_text())
         units = receipt["units"] if receipt["version"] == VERSION else {}
@@ -182,7 +182,7 @@ def _save(path: Path, units: dict[str, Any], name: str) -> None:
 
 
 def hash_file(path: str | Path) -> str:
-    """A hash of a file's bytes; UserError where it cannot be read."""
+    """Returns a hash of a file's bytes; UserError where it cannot be read."""
     digest = hashlib.blake2b(digest_size=20)
     try:
         with open(path, "rb") as file:
@@ -194,5 +194,5 @@ def hash_file(path: str | Path) -> str:
 
 
 def combine(*parts: object) -> str:
-    """A fingerprint of plain values."""
+    """Returns a fingerprint of plain values."""
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=20).hexdigest()

@@ -152,4 +152,4 @@ class Counts:
         paths = {parameter.path for parameter in self.parameters}
         untied = ("head", "kernel") in paths or ("head", "unembedding", "kernel") in paths
         tied = int(self.head in _WORD_HEADS and not untied) + int(any(path[0] == "boundary" for path in paths))
-        return tied * self.embedding_table
+        return tied * self.embedding_table if tied else 0

@@ -42,7 +42,7 @@ class CausalLM(TokenObjective):
 
 
 def _shifted(record: Record) -> dict[str, Any]:
-    """The example of a record, or of many: the last axis is the text's."""
+    """Returns the example of a record, or of many: the last axis is the text's."""
     segments = record["segment_ids"]
     inputs = {name: record[name][..., :-1] for name in ("tokens", "positions", "segment_ids")}
     # A document's first token is not predicted from the document before.

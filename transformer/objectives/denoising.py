@@ -31,7 +31,7 @@ class Denoising(CorruptedText):
     infill: float = 0.3
     """The part of the tokens that is replaced, each span by one <mask>."""
     mean_span: float = 3.0
-    """Of the spans' Poisson distribution; a span of no token is a <mask> put in."""
+    """Mean length of a span in tokens, which is Poisson distributed; a span of no token is a <mask> put in."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

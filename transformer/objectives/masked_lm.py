@@ -74,8 +74,8 @@ class MaskedLM(TokenObjective):
 
     @property
     def tasks(self) -> frozenset[str]:
-        asked = {"boundary": self.boundary, "sentence": self.sentence != "none"}
-        return frozenset(task for task, wanted in asked.items() if wanted)
+        wanted_tasks = {"boundary": self.boundary, "sentence": self.sentence != "none"}
+        return frozenset(task for task, wanted in wanted_tasks.items() if wanted)
 
     @property
     def copies(self) -> int | None:
@@ -101,10 +101,10 @@ class MaskedLM(TokenObjective):
         `targets` and `weights` are [P]: places that a short row does not need weigh 0. With a sentence task there is
         `sentence_targets` [].
         """
-        one = self.examples({name: values[None] for name, values in record.items()}, [rng], setting)
+        batch = self.examples({name: values[None] for name, values in record.items()}, [rng], setting)
         return {
             name: {field: values[0] for field, values in value.items()} if name == "inputs" else value[0]
-            for name, value in one.items()
+            for name, value in batch.items()
         }
 
     def examples(self, records: Record, rngs: Sequence[np.random.Generator], setting: Setting) -> dict[str, Any]:
@@ -148,15 +148,15 @@ class MaskedLM(TokenObjective):
         used = np.zeros(places.shape, bool)
         for row, (count, rng) in enumerate(zip(counts, rngs, strict=True)):
             if self.choose == "words":
-                found = choose_words(maskable[row], starts[row], count, rng)
-                spans = found, found + 1
+                hidden = choose_words(maskable[row], starts[row], count, rng)
+                spans = hidden, hidden + 1
             else:
                 shares = ALBERT if self.choose == "ngrams" else SPANBERT
                 chosen = choose_spans(maskable[row], starts[row], count, shares, rng)
-                found, number = places_of(chosen)
+                hidden, number = places_of(chosen)
                 spans = chosen[number, 0], chosen[number, 1]
-            slot = slice(len(found))
-            places[row, slot], used[row, slot] = found, True
+            slot = slice(len(hidden))
+            places[row, slot], used[row, slot] = hidden, True
             begins[row, slot], ends[row, slot] = spans
         return _Chosen(places, used, begins, ends)
 
@@ -209,9 +209,9 @@ class MaskedLM(TokenObjective):
         if self.boundary:
             if outputs.boundary is None:
                 raise UserError("--objective.boundary: this model has no boundary head")
-            boundary_sum, _, found = super().loss(outputs.boundary, batch)
+            boundary_sum, _, boundary_metrics = super().loss(outputs.boundary, batch)
             loss_sum += boundary_sum
-            metrics |= {"boundary_nll": found["nll"], "boundary_accuracy": found["accuracy"]}
+            metrics |= {"boundary_nll": boundary_metrics["nll"], "boundary_accuracy": boundary_metrics["accuracy"]}
         if self.sentence != "none":
             if outputs.sentence_B2 is None:
                 raise UserError(f"--objective.sentence {self.sentence}: this model has no head for sentences")

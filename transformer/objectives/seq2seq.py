@@ -57,7 +57,7 @@ class Seq2Seq(TokenObjective):
 
 
 def _shifted(record: Record, setting: Setting) -> dict[str, Any]:
-    """The example of a record, or of many: the last axis is the text's."""
+    """Returns the example of a record, or of many: the last axis is the text's."""
     targets, positions, segment_ids = (record[f"target_{name}"] for name in ("tokens", "positions", "segment_ids"))
     shifted = np.where(positions == 0, np.int32(setting.decoder_start), np.roll(targets, 1, axis=-1))
     return {

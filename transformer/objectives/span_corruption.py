@@ -68,10 +68,10 @@ class SpanCorruption(CorruptedText):
         return self.sizes(self.text_length(seq_len)).targets
 
     def check(self, setting: Setting) -> None:
-        spans, found = self.sizes(self.text_length(setting.seq_len)).spans, len(setting.vocabulary.sentinels)
-        if spans > found:
+        spans, sentinels = self.sizes(self.text_length(setting.seq_len)).spans, len(setting.vocabulary.sentinels)
+        if spans > sentinels:
             raise UserError(
-                f"--train.seq-len {setting.seq_len} has {spans} spans and the tokenizer {found} sentinels "
+                f"--train.seq-len {setting.seq_len} has {spans} spans and the tokenizer {sentinels} sentinels "
                 "(<extra_id_0>, ...): lower it, or raise --objective.mean-span"
             )
 

@@ -54,12 +54,12 @@ class ParallelFiles(PairSource):
         self._is_carved = validation is None
 
     def _find(self, root: Path, names: tuple[str, ...]) -> tuple[Path, Path] | None:
-        """The two files of the first of `names` that has any; None if none has."""
+        """Returns the two files of the first of `names` that has any; None if none has."""
         for name in names:
-            found = [_existing(root, f"{name}.{field}") for field in self.fields]
-            if found[0] is not None and found[1] is not None:
-                return found[0], found[1]
-            for path, field in zip(found, reversed(self.fields), strict=True):
+            paths = [_existing(root, f"{name}.{field}") for field in self.fields]
+            if paths[0] is not None and paths[1] is not None:
+                return paths[0], paths[1]
+            for path, field in zip(paths, reversed(self.fields), strict=True):
                 if path is not None:
                     raise UserError(f"{path} has no counterpart: {root / name}.{field} (or .gz, .zst) is missing.")
         return None

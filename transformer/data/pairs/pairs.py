@@ -22,10 +22,10 @@ class PairSource(Readable):
 
     @abc.abstractmethod
     def part_pairs(self, part: Part, split: Split) -> Iterator[tuple[str, str]]:
-        """The pairs of a split in a part, in order, without those that have an empty side."""
+        """Returns the pairs of a split in a part, in order, without those that have an empty side."""
 
     def pairs(self, split: Split) -> Iterator[tuple[str, str]]:
-        """The pairs of a split in a fixed order: those of its parts, one after the other."""
+        """Returns the pairs of a split in a fixed order: those of its parts, one after the other."""
         return itertools.chain.from_iterable(self.part_pairs(part, split) for part in self.parts(split))
 
     @property

@@ -135,7 +135,7 @@ def _filled(runs: Iterable[tuple[np.ndarray, np.ndarray]], room: tuple[int, int]
 
 
 def _blocks(runs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The same pairs in runs of `_BLOCK`, and a shorter one at the end."""
+    """Yields the same pairs in runs of `_BLOCK`, and a shorter one at the end."""
     numbers, lengths = np.empty(0, np.int64), np.empty((2, 0), np.int64)
     for more, more_lengths in runs:
         numbers, lengths = np.concatenate([numbers, more]), np.concatenate([lengths, more_lengths], axis=1)

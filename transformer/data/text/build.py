@@ -85,14 +85,14 @@ class Built(NamedTuple):
 def build_store(
     source: Source, split: Split, tokenizer: Tokenizer, cache_dir: str | Path, maker: Maker | None = None
 ) -> TokenStore:
-    """The store of `split` of `source`: an existing one of the same corpus and tokenizer, else a new one."""
+    """Returns the store of `split` of `source`: an existing one of the same corpus and tokenizer, else a new one."""
     return find_or_build(source, split, tokenizer, cache_dir, maker).store
 
 
 def find_or_build(
     source: Source, split: Split, tokenizer: Tokenizer, cache_dir: str | Path, maker: Maker | None = None
 ) -> Built:
-    """The same, and whether it was built.
+    """Returns the store that `build_store` does, and how much of it was made now.
 
     A finished store is found by the corpus' receipt: nothing of the corpus is read, and nothing is written. A damaged
     store is built again, with a notice. Several processes may ask at once: one builds.
@@ -208,7 +208,7 @@ class _Compressor(Protocol):
 
 
 def _compressed(pieces: Iterable[Piece]) -> tuple[int, int, int]:
-    """Bytes of the first pieces, and the sizes that the command lines `gzip -9` and `xz -9` make of them."""
+    """Returns bytes of the first pieces, and the sizes that the command lines `gzip -9` and `xz -9` make of them."""
     gzip9: _Compressor = zlib.compressobj(9, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
     compressors: list[_Compressor] = [gzip9, lzma.LZMACompressor(preset=9)]
     sizes, measured = [0, 0], 0

@@ -58,7 +58,7 @@ class DocumentParts(TextRecords):
         writer.finish(parts=parts)
 
     def _parts(self, lengths: np.ndarray) -> np.ndarray:
-        """How many parts documents of so many tokens, with begin and end, are cut into."""
+        """Returns how many parts documents of so many tokens, with begin and end, are cut into."""
         text = lengths - 2
         return text // self._length + (text % self._length >= min(_SHORTEST, self._length))
 
@@ -89,8 +89,8 @@ class DocumentParts(TextRecords):
         if end - first == len(self):
             first, end = index, index + 1
         other = int(rng.integers(len(self) - (end - first)))
-        found = self[other if other < first else other + end - first]
-        return self._part(index, document) | {f"other_{name}": value for name, value in found.items()}
+        part = self[other if other < first else other + end - first]
+        return self._part(index, document) | {f"other_{name}": value for name, value in part.items()}
 
     def _document(self, index: int) -> _Document:
         if not 0 <= index < len(self):

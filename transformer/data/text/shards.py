@@ -30,7 +30,7 @@ def _record_path(folder: Path, number: int) -> Path:
 
 
 def finished_shard(folder: Path, number: int, part: Part, tokenizer: Tokenizer) -> Shard | None:
-    """The shard that an earlier build of this part left in `folder`; None if it has yet to be made."""
+    """Returns the shard that an earlier build of this part left in `folder`; None if it has yet to be made."""
     try:
         record = json.loads(_record_path(folder, number).read_text())
         if record["part"] != repr(part):

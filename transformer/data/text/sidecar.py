@@ -59,7 +59,7 @@ class Writer:
 
 
 def open_sidecar(stores: tuple[TokenStore, ...], name: tuple[object, ...], write: Callable[[Writer], None]) -> Sidecar:
-    """The sidecar `name` of one or more stores; `write` makes it if there is none. It lies beside the first of them.
+    """Returns the sidecar `name` of some stores, which lies beside the first of them; `write` makes it if need be.
 
     A store in memory has its sidecar in a temporary folder.
     """

@@ -64,8 +64,8 @@ class TfdsDataset:
         texts = [name for name, feature in features.items() if isinstance(feature, tfds.features.Text)]
         for field in self._fields:
             if field not in texts:
-                found = ", ".join(texts) or "none"
-                raise UserError(f"{self.name} has no text feature {field!r}; it has: {found}. Name one with {flag}.")
+                known = ", ".join(texts) or "none"
+                raise UserError(f"{self.name} has no text feature {field!r}; it has: {known}. Name one with {flag}.")
 
     def _read_split(self, split: Split) -> str:
         return "train" if split == "train" or self._held_out is None else self._held_out
@@ -76,7 +76,7 @@ class TfdsDataset:
         return ("tfds", str(self._builder.data_path))
 
     def units(self) -> list[Unit]:
-        """The dataset's files, and the extreme hashes of so many examples where they are to be split."""
+        """Returns the dataset's files, and the extreme hashes of so many examples where they are to be split."""
         splits = self._builder.info.splits
         paths = [path for split in ("train", self._held_out) if split for path in sorted(splits[split].filepaths)]
         units = [Unit(Path(path).name, (os.path.abspath(path),)) for path in paths]
@@ -85,9 +85,9 @@ class TfdsDataset:
         return units
 
     def hash(self, facts: Sequence[Facts]) -> str:
-        """A hash of the fields' texts and of what decides the split."""
+        """Returns a hash of the fields' texts and of what decides the split."""
         carved = None if self._held_out else self._fraction
-        digests = [found["digests"] for found in facts]
+        digests = [unit["digests"] for unit in facts]
         return receipts.combine("tfds", self._builder.info.full_name, self._fields, carved, digests)
 
     def size(self, split: Split) -> int:
@@ -104,7 +104,7 @@ class TfdsDataset:
         return [(start, min(start + examples, info.num_examples)) for start in starts]
 
     def texts(self, part: tuple[int, int], split: Split, facts: Sequence[Facts]) -> Iterator[tuple[str, ...]]:
-        """The texts of the fields, an example after the other."""
+        """Yields the texts of the fields, an example after the other."""
         data: Any = self._builder.as_data_source(self._read_split(split))
 
         def is_chosen(index: int) -> bool:

@@ -51,7 +51,7 @@ class Windows(TextRecords):
         return {name: rows[0] for name, rows in self._rows(np.array([index])).items()}
 
     def draw_many(self, indices: np.ndarray, rngs: Sequence[np.random.Generator]) -> Record:
-        """The windows at `indices`, stacked on a first axis, in a few calls for all of them; nothing is random."""
+        """Returns the windows at `indices`, stacked, in a few calls for all of them; nothing is random."""
         del rngs
         return self._rows(indices)
 
@@ -121,7 +121,7 @@ class TextWindows(TextRecords):
         return window
 
     def _text(self, begin: int, count: int) -> np.ndarray:
-        """The first `count` tokens of text from token `begin` of the store on."""
+        """Returns the first `count` tokens of text from token `begin` of the store on."""
         end = begin + count
         while True:
             starts = self.store.starts_within(begin, end + 1) - begin

@@ -45,8 +45,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 def source_files(root: Path) -> Iterator[tuple[str, str]]:
     """(relative path, text) of each file of the corpus under `root`, sorted by path."""
-    found = ((file.relative_to(root).as_posix(), file) for file in root.rglob("*.py"))
-    for path, file in sorted(found):
+    files = ((file.relative_to(root).as_posix(), file) for file in root.rglob("*.py"))
+    for path, file in sorted(files):
         if _SKIPPED.isdisjoint(path.split("/")[:-1]):
             try:
                 text = file.read_bytes().decode("utf-8")
