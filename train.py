@@ -75,53 +75,39 @@ def parse(args: list[str]) -> Command:
 
 
 def report(result: "Result") -> None:
-    """Says what a finished run came to, and where everything is."""
+    """Says what a finished run came to, of text beside a trivial guess and a compressor, and where everything is."""
     import jax
 
     from transformer.data.text.dataset import TextDataset
+    from transformer.training.baseline import baseline
 
     evaluation, session, run = result.evaluation, result.session, result.run
     text = session.dataset if isinstance(session.dataset, TextDataset) else None
     # A model of text goes on with a text.
-    continues = text is not None and session.experiment.objective.scores_text
-    prompt, continuation = sampled_continuation(result, text) if continues else ("", "")
+    continued = sampled_continuation(result, text) if text and session.experiment.objective.scores_text else None
     if jax.process_index() > 0:
         return
-    if text is None:
-        print(f"\nvalidation loss {evaluation.loss:.4f}")
-        for name, value in evaluation.metrics.items():
-            print(f"  {value:.4f}  {name.replace('_', ' ')}")
-    else:
-        report_text(result, text)
-    if continues:
-        print(f"\nthe beginning of the validation text, then the model's continuation:\n{prompt}>>>{continuation}<<<")
-    print(f"\nrun folder     {run.folder}")
-    print(f"metrics        {run.metrics}  (tensorboard --logdir {run.tensorboard})")
-    print(f"checkpoint     {run.checkpoints / str(result.step)}")
-    if continues:
-        print(f'continue text  python tools/generate.py {run.folder} --prompt "..."')
-
-
-def report_text(result: "Result", dataset: "TextDataset") -> None:
-    """Says what a run on text came to, beside what a trivial guess or a compressor does."""
-    from transformer.training.baseline import baseline
-
-    evaluation, session, figures = result.evaluation, result.session, dataset.figures
-    trivial = baseline(session, dataset)
-    print(
-        f"\nvalidation loss {evaluation.loss:.4f} nats a token, perplexity {evaluation.perplexity:.2f}; "
-        f"guessing by frequency alone: {trivial.loss:.4f}"
-    )
+    trivial = baseline(session, text) if text else None
+    print(f"\nvalidation loss {evaluation.loss:.4f}", end="" if trivial else "\n")
+    if trivial:
+        print(f" nats a token, perplexity {evaluation.perplexity:.2f}; guessing by frequency alone: {trivial.loss:.4f}")
     for name, value in evaluation.metrics.items():
-        chance = f" (chance {trivial.sentence_accuracy:.4f})" if name == "sentence_accuracy" else ""
+        chance = f" (chance {trivial.sentence_accuracy:.4f})" if trivial and name == "sentence_accuracy" else ""
         print(f"  {value:.4f}  {name.replace('_', ' ')}{chance}")
-    if evaluation.bits_per_byte is not None:
+    if text and evaluation.bits_per_byte is not None:
         evaluated, total = session.validation_batches
         part = f" (the model's: of the first {evaluated:,} of its {total:,} batches)" if evaluated < total else ""
         print(f"bits per byte of the validation text{part}:")
         print(f"  {evaluation.bits_per_byte:.4f}  this model")
-        print(f"  {figures.gzip9_bits_per_byte:.4f}  gzip -9")
-        print(f"  {figures.xz9_bits_per_byte:.4f}  xz -9")
+        print(f"  {text.figures.gzip9_bits_per_byte:.4f}  gzip -9")
+        print(f"  {text.figures.xz9_bits_per_byte:.4f}  xz -9")
+    if continued:
+        print("\nthe beginning of the validation text, then the model's continuation:\n{}>>>{}<<<".format(*continued))
+    print(f"\nrun folder     {run.folder}")
+    print(f"metrics        {run.metrics}  (tensorboard --logdir {run.tensorboard})")
+    print(f"checkpoint     {run.checkpoints / str(result.step)}")
+    if continued:
+        print(f'continue text  python tools/generate.py {run.folder} --prompt "..."')
 
 
 def sampled_continuation(result: "Result", dataset: "TextDataset") -> tuple[str, str]:

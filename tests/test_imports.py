@@ -35,7 +35,7 @@ NEUTRAL_DATA, *DATA_KINDS, DATA_ENTRY = [
     {
         *("transformer.data", "transformer.data.dataset", "transformer.data.records", "transformer.data.receipts"),
         *("transformer.data.pipeline", "transformer.data.generators", "transformer.data.selection"),
-        *("transformer.data.shuffle", "transformer.data.worker", "transformer.data.workers"),
+        *("transformer.data.shuffle", "transformer.data.worker", "transformer.data.workers", "transformer.data.bar"),
     },
     {"transformer.data.text"},
     {"transformer.data.pairs"},

@@ -172,7 +172,7 @@ def score_answers(restored: "Restored", experiment: "Experiment", metrics: list[
 
 
 def _reads_pairs(experiment: "Experiment") -> bool:
-    from transformer.data.pairs.reading import PairReading
+    from transformer.data.pairs.rows import PairReading
 
     return isinstance(experiment.objective.reading(experiment.train.seq_len), PairReading)
 

@@ -12,7 +12,6 @@ from transformer.errors import UserError
 
 if TYPE_CHECKING:  # each worker process imports this file: the model's libraries would cost it seconds and memory
     from transformer.data.text.build import Built, Maker
-    from transformer.data.text.config import TextConfig
     from transformer.data.text.dataset import TextDataset
 
 
@@ -29,6 +28,8 @@ def main(args: list[str]) -> None:
         raise UserError("--workers makes shards here and --beam elsewhere: give one of them")
     if beam_options and not asked.beam:
         raise UserError(f"what follows -- is for Beam ({' '.join(beam_options)}): it needs --beam")
+    if asked.experiment.data.kind != "text":
+        raise UserError(f"{asked.experiment.name} reads no text: nothing is prepared for it")
     if asked.verify:
         verify(asked.experiment, asked.workers)
     else:
@@ -83,15 +84,6 @@ def maker_of(workers: int, beam_options: list[str] | None) -> "Maker":
     return Here()
 
 
-def text_of(experiment: Any) -> "TextConfig":
-    """Returns the corpus of an experiment; raises UserError where its data are no text."""
-    from transformer.data.text.config import TextConfig
-
-    if not isinstance(experiment.data, TextConfig):
-        raise UserError(f"{experiment.name} reads no text: nothing is prepared for it")
-    return experiment.data
-
-
 def prepare(experiment: Any, maker: "Maker") -> "TextDataset":
     """Makes what a run of an experiment reads, and says what there is."""
     from transformer.data.prepare import prepare as prepare_dataset
@@ -105,7 +97,7 @@ def prepare(experiment: Any, maker: "Maker") -> "TextDataset":
 
     begun = time.perf_counter()
     dataset = prepare_dataset(
-        text_of(experiment),
+        experiment.data,
         experiment.objective.reading(experiment.train.seq_len),
         vocab_size=experiment.model.vocab_size,
         maker=maker,
@@ -124,7 +116,7 @@ def verify(experiment: Any, workers: int) -> None:
     from transformer.data.prepare import open_corpora
     from transformer.data.text.verify import verify as verify_corpora
 
-    config, reading = text_of(experiment), experiment.objective.reading(experiment.train.seq_len)
+    config, reading = experiment.data, experiment.objective.reading(experiment.train.seq_len)
     corpora = [corpus.sides for corpus in open_corpora(config, reading)]
     if differences := verify_corpora(corpora, config.cache_dir, maker_of(workers, None).map, print):
         raise UserError(f"not as it was recorded: {'; '.join(differences)}")

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 from transformer.atomic import building_folder
 from transformer.data.pairs.mixture import open_pairs
-from transformer.data.pairs.reading import PairReading
-from transformer.data.pairs.rows import PairRows
+from transformer.data.pairs.rows import PairReading, PairRows
 from transformer.data.text import build, readable
 from transformer.data.text.build import build_store
 from transformer.data.text.build_beam import Beam

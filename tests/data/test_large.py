@@ -9,8 +9,7 @@ import pytest
 from tools.bench_data import make_store
 from transformer.data import sidecar
 from transformer.data.pairs import rows as pair_rows
-from transformer.data.pairs.reading import PairReading
-from transformer.data.pairs.rows import PairRows
+from transformer.data.pairs.rows import PairReading, PairRows
 from transformer.data.pipeline import iterate, train_batches
 from transformer.data.prepare import cut
 from transformer.data.text import document_parts

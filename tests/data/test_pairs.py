@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from transformer.data.pairs.mixture import open_pairs
-from transformer.data.pairs.reading import PairReading
+from transformer.data.pairs.rows import PairReading
 from transformer.data.pairs.tfds import TfdsPairs
 from transformer.data.prepare import prepare
 from transformer.data.text.config import TextConfig

@@ -9,7 +9,7 @@ import tracemalloc
 import pytest
 
 from transformer.data import receipts
-from transformer.data.pairs.reading import PairReading
+from transformer.data.pairs.rows import PairReading
 from transformer.data.prepare import prepare
 from transformer.data.text import build
 from transformer.data.text.config import TextConfig

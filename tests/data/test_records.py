@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transformer.data.pairs.reading import PairReading
-from transformer.data.pairs.rows import PairRows
+from transformer.data.pairs.rows import PairReading, PairRows
 from transformer.data.records import JoinedRecords
 from transformer.data.text.document_parts import DocumentParts
 from transformer.data.text.windows import TextWindows

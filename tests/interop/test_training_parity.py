@@ -155,7 +155,7 @@ def batches_of(case: Case, folder: Any, count: int = STEPS) -> list[Batch]:
         vocab_size=case.model.vocab_size,
         reading=case.objective.reading(case.seq_len),
     )
-    setting = Setting(corpus.vocabulary, case.seq_len, getattr(case.model, "decoder_start_id", 0))
+    setting = Setting(corpus.vocabulary, case.seq_len, case.model.first_decoder_token)
     kinds: dict[str, Any] = {"example": functools.partial(case.objective.example, setting=setting), "batch_size": ROWS}
     training: Any = pipeline.train_batches(corpus.train, corpus.weights, seed=0, **kinds)
     held_out: Any = pipeline.eval_batches(corpus.validation, **kinds)

@@ -11,8 +11,7 @@ from tests.data.corpus import make_text
 from tests.data.test_python_stdlib import library  # noqa: F401 - a fixture
 from tests.data.test_windows import make_store
 from transformer.data.pairs.mixture import open_pairs
-from transformer.data.pairs.reading import PairReading
-from transformer.data.pairs.rows import PairRows
+from transformer.data.pairs.rows import PairReading, PairRows
 from transformer.data.text.build import build_store
 from transformer.data.text.config import TextConfig
 from transformer.data.text.mixture import open_sources

@@ -22,6 +22,12 @@ class DataConfig(abc.ABC):
     places: ClassVar[tuple[str, ...]] = ()
     """Fields that say where a machine keeps what is read: each process of a run may have its own."""
 
+    def __post_init__(self) -> None:
+        if not self.cache_dir:
+            raise UserError("--data.cache-dir is empty: name a folder")
+        if self.workers < 0:
+            raise UserError(f"--data.workers is {self.workers}: it must be 0 (none) or the number of processes")
+
     @property
     @abc.abstractmethod
     def changed(self) -> bool:
@@ -49,13 +55,6 @@ class DataConfig(abc.ABC):
     def absolute(self) -> Self:
         """Returns the config with its paths in full, which mean the same from any folder; links are not followed."""
         return self
-
-    def check(self) -> None:
-        """Raises UserError for a value that no kind can have."""
-        if not self.cache_dir:
-            raise UserError("--data.cache-dir is empty: name a folder")
-        if self.workers < 0:
-            raise UserError(f"--data.workers is {self.workers}: it must be 0 (none) or the number of processes")
 
 
 @dataclasses.dataclass(frozen=True)

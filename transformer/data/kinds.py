@@ -1,9 +1,10 @@
 """Kinds of data, listed here by hand: a config each, how it may be read, and the function that opens it."""
 
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple
 
 from transformer.data.dataset import DataConfig, Dataset
-from transformer.data.pairs.reading import PairReading
+from transformer.data.pairs.rows import PairReading
 from transformer.data.prepare import prepare
 from transformer.data.records import Reading
 from transformer.data.text.config import TextConfig
@@ -12,21 +13,14 @@ from transformer.errors import UserError
 from transformer.tokenizers.tokenizer import Tokenizer
 
 
-class Opener(Protocol):
-    """Opens what a config of its kind names."""
-
-    def __call__(
-        self, config: Any, reading: Any, *, vocab_size: int | None, tokenizer: Tokenizer | None, whole: bool
-    ) -> Dataset: ...
-
-
 class Kind(NamedTuple):
     """A kind of data."""
 
     config: type[DataConfig]
     readings: tuple[type[Reading], ...]
     """The classes of what `Objective.reading` returns that it can answer."""
-    open: Opener
+    open: Callable[..., Dataset]
+    """Called with what `open_dataset` is called with."""
 
 
 KINDS: dict[str, Kind] = {kind.config.kind: kind for kind in (Kind(TextConfig, (TextReading, PairReading), prepare),)}

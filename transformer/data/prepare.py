@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 from transformer.data.dataset import About
 from transformer.data.pairs.mixture import open_pairs
-from transformer.data.pairs.reading import PairReading
-from transformer.data.pairs.rows import PairRows
+from transformer.data.pairs.rows import PairReading, PairRows
 from transformer.data.records import JoinedRecords, Reading
 from transformer.data.text.build import Built, Maker, find_or_build
 from transformer.data.text.config import TextConfig
@@ -126,16 +125,16 @@ def cut(*stores: TokenStore, reading: Reading, drop_remainder: bool) -> TextReco
 
     With `drop_remainder` (training) there is no last window that is not full.
     """
-    match reading:
-        case PairReading():
-            return PairRows(*stores, reading=reading)
-        case TextReading("windows"):
-            return Windows(*stores, reading.length, reading.overlap, drop_remainder)
-        case TextReading("text"):
-            return TextWindows(*stores, reading.length, drop_remainder)
-        case TextReading():
-            return DocumentParts(*stores, reading.length, reading.others)
-    raise TypeError(f"{reading} is no way to read text")
+    if isinstance(reading, PairReading):
+        return PairRows(*stores, reading=reading)
+    if not isinstance(reading, TextReading):
+        raise TypeError(f"{reading} is no way to read text")
+    [store] = stores
+    if reading.kind == "windows":
+        return Windows(store, reading.length, reading.overlap, drop_remainder)
+    if reading.kind == "text":
+        return TextWindows(store, reading.length, drop_remainder)
+    return DocumentParts(store, reading.length, reading.others)
 
 
 def _summary(train: Sequence[TextRecords], validation: Sequence[TextRecords], tokenizer: Tokenizer) -> str:

@@ -8,16 +8,15 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import tqdm
-
 from transformer.atomic import exclusive
+from transformer.data.bar import progress_bar
 from transformer.errors import UserError
+from transformer.paths import write_file
 
 VERSION = 1
 _SETTLED_NS = 2 * 10**9  # clocks of file systems are coarse: a file changed this recently may change again unnoticed
@@ -124,7 +123,7 @@ def _read(path: Path | None, stale: Sequence[Unit], recorded: dict[str, Any], sc
     before = [_stamps(unit) for unit in stale]
     total = sum(size for stamps in before for _, size, _ in stamps)
     saved = time.monotonic()
-    with tqdm.tqdm(total=total, desc=f"Reading {name}", unit="B", unit_scale=True, leave=False, disable=None) as bar:
+    with progress_bar(total, f"Reading {name}", "B") as bar:
         for unit, stamps, facts in zip(stale, before, mapper(scan, stale), strict=True):
             if _stamps(unit) != stamps:
                 raise UserError(f"{' or '.join(unit.files)} changed while it was read. Run again.")
@@ -169,16 +168,9 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _save(path: Path, units: dict[str, Any], name: str) -> None:
     content = json.dumps({"version": VERSION, "source": name, "units": units})
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, UserError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                file.write(content)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_file(path, content)
 
 
 def hash_file(path: str | Path) -> str:

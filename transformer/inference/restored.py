@@ -16,8 +16,6 @@ from transformer.tokenizers.kinds import AS_IMPORTED, check_vocabulary, load_tok
 from transformer.tokenizers.tokenizer import Tokenizer
 from transformer.training import experiment as experiments
 
-_NO_TOKENIZER = "{} has no tokenizer: import it from a folder that has its tokenizer's files"
-
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
@@ -38,7 +36,7 @@ class Restored:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer; raises UserError where the model reads no tokens."""
         if self.own_tokenizer is None:
-            raise UserError(_NO_TOKENIZER.format(self.checkpoint))
+            raise UserError(f"{self.checkpoint} has no tokenizer: its model reads no tokens")
         return self.own_tokenizer
 
 
@@ -64,7 +62,7 @@ def _tokenizer(saved: epath.Path) -> Tokenizer | None:
         return None
     folder = saved / "record" / "tokenizer"
     if not folder.exists():
-        raise UserError(_NO_TOKENIZER.format(saved))
+        raise UserError(f"{saved} has no tokenizer: import it from a folder that has its tokenizer's files")
     tokenizer = load_tokenizer(str(folder))
     check_vocabulary(tokenizer, vocab_size, AS_IMPORTED, f"{saved}: its tokenizer")
     return tokenizer

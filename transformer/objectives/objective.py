@@ -80,16 +80,7 @@ class Objective(abc.ABC):
         return 0
 
     def setting(self, dataset: Dataset, seq_len: int, decoder_start_id: int | None) -> Any:
-        """Returns what the examples are made for: what `example` needs besides a record; None by default.
-
-        Args:
-          dataset: where the records come from.
-          seq_len: the run's.
-          decoder_start_id: what the model's decoder reads first; None where it has none.
-
-        Raises:
-          UserError: the dataset lacks what the examples need.
-        """
+        """Returns what `example` needs besides a record, None by default; UserError where the dataset lacks it."""
         del dataset, seq_len, decoder_start_id
 
     @abc.abstractmethod

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from transformer.data.pairs.reading import PairReading
+from transformer.data.pairs.rows import PairReading
 from transformer.data.records import Record
 from transformer.objectives.objective import Setting, TokenObjective
 

@@ -1,12 +1,12 @@
 """Rows of pairs: as many in each as fit, so that little is padding."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from transformer.data.pairs.reading import PairReading
-from transformer.data.records import Record
+from transformer.data.records import Reading, Record
 from transformer.data.text.records import TextRecords
 from transformer.data.text.sidecar import Writer, document_lengths, open_sidecar
 from transformer.data.text.store import TokenStore
@@ -14,6 +14,18 @@ from transformer.errors import UserError
 
 _OPEN = 256  # rows that wait for a pair that fits
 _BLOCK = 65_536  # pairs that are shuffled among themselves
+
+
+@dataclasses.dataclass(frozen=True)
+class PairReading(Reading):
+    """Rows of pairs, and how long they are."""
+
+    length: int
+    """Tokens of a row's sources."""
+    target_length: int
+    """Tokens of a row's targets."""
+    begin: bool = False
+    """Whether each text begins with <s>."""
 
 
 class PairRows(TextRecords):

@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import tqdm
-
 from transformer.atomic import building_folder, exclusive, fill_folder
+from transformer.data.bar import progress_bar
 from transformer.data.receipts import Facts, Scan, Unit
 from transformer.data.text.pieces import Piece
 from transformer.data.text.readable import Part, Split
@@ -149,15 +148,8 @@ def _write(job: Job, corpus: str, maker: Maker) -> tuple[int, float]:
 
     before = finished()
     numbers = [number for number, shard in enumerate(before) if shard is None]
-    with tqdm.tqdm(
-        total=job.source.size(job.split),
-        initial=sum(shard.text_bytes for shard in before if shard is not None),
-        desc=f"Tokenising {job.source.name} ({job.split})",
-        unit="B",
-        unit_scale=True,
-        leave=False,
-        disable=None,
-    ) as bar:
+    total, done = job.source.size(job.split), sum(shard.text_bytes for shard in before if shard is not None)
+    with progress_bar(total, f"Tokenising {job.source.name} ({job.split})", "B", done) as bar:
         begun = time.perf_counter()
         if numbers:
             maker.make(job, numbers, bar.update)

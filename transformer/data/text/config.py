@@ -59,9 +59,6 @@ class TextConfig(DataConfig):
     """Processes of each host that make training batches; 0: a thread of the training process. The batches are the
     same."""
 
-    def __post_init__(self) -> None:
-        self.check()
-
     @property
     def sources(self) -> tuple[str, ...]:
         return self.mixture or (self.path or f"{TFDS_PREFIX}{self.tfds}",)

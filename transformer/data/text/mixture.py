@@ -2,33 +2,48 @@
 
 import dataclasses
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
 
 from transformer.data.text.config import TFDS_PREFIX, TextConfig
+from transformer.data.text.readable import Readable
 from transformer.data.text.sources import Source, open_path
 from transformer.errors import UserError
 
+S = TypeVar("S", bound=Readable)
 
-class Weighted(NamedTuple):
-    source: Source
+
+class Weighted(NamedTuple, Generic[S]):
+    source: S
     weight: float
 
 
-def open_sources(config: TextConfig, *, whole: bool = False) -> list[Weighted]:
+def open_sources(config: TextConfig, *, whole: bool = False) -> list[Weighted[Source]]:
+    """Returns the sources of text that `config` names, opened, as `opened` does."""
+    return opened(config, open_path, _open_tfds, whole=whole)
+
+
+def opened(
+    config: TextConfig, path: Callable[[str, TextConfig], S], tfds: Callable[[str, TextConfig], S], *, whole: bool
+) -> list[Weighted[S]]:
     """Returns the sources of `config`, opened: of its mixture, else its path, else its TFDS dataset.
 
-    With `whole`, all that they hold is validation text, whatever `validation_fraction` is.
+    Args:
+      config: names them.
+      path: opens what is a path.
+      tfds: opens what is a TFDS dataset, by its name.
+      whole: all that they hold is validation text, whatever `validation_fraction` is.
 
     Raises:
       UserError: nothing named, a malformed mixture item, a source that cannot be opened.
     """
-    names, config = shares(config), all_held_out(config) if whole else config
-    return [Weighted(_open(name, config), weight) for name, weight in names]
-
-
-def all_held_out(config: TextConfig) -> TextConfig:
-    """Returns the config by which all text is validation text."""
-    return dataclasses.replace(config, validation_fraction=1.0)
+    names = shares(config)
+    if whole:
+        config = dataclasses.replace(config, validation_fraction=1.0)
+    return [
+        Weighted(tfds(name[len(TFDS_PREFIX) :], config) if name.startswith(TFDS_PREFIX) else path(name, config), weight)
+        for name, weight in names
+    ]
 
 
 def named(config: TextConfig) -> list[str]:
@@ -70,9 +85,7 @@ def _parse(item: str) -> tuple[str, float]:
     return name, weight
 
 
-def _open(name: str, config: TextConfig) -> Source:
-    if not name.startswith(TFDS_PREFIX):
-        return open_path(name, config)
+def _open_tfds(name: str, config: TextConfig) -> Source:
     from transformer.data.text.tfds_source import TfdsSource  # here, because importing TFDS costs a third of a second
 
-    return TfdsSource(name.removeprefix(TFDS_PREFIX), config)
+    return TfdsSource(name, config)
