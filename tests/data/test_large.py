@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from tools.bench_data import make_store
-from transformer.data import sidecar
 from transformer.data.pairs import rows as pair_rows
 from transformer.data.pairs.rows import PairReading, PairRows
 from transformer.data.pipeline import iterate, train_batches
 from transformer.data.prepare import cut
-from transformer.data.text import document_parts
+from transformer.data.text import document_parts, sidecar
 from transformer.data.text.document_parts import DocumentParts
 from transformer.data.text.records import TextReading
 from transformer.data.text.store import TokenStore

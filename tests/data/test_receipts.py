@@ -10,7 +10,7 @@ import pytest
 
 from transformer.data import receipts
 from transformer.data.pairs.rows import PairReading
-from transformer.data.prepare import prepare
+from transformer.data.prepare import open_corpora, prepare
 from transformer.data.text import build
 from transformer.data.text.config import TextConfig
 from transformer.data.text.records import TextReading
@@ -23,6 +23,10 @@ from .test_python_stdlib import library  # noqa: F401 - a fixture
 
 WINDOWS, PAIRS = TextReading("windows", 33, overlap=1), PairReading(200, target_length=200)
 LONG_AGO = 10**18
+
+
+def verified(config, reading) -> list[str]:
+    return verify([corpus.sides for corpus in open_corpora(config, reading)], config.cache_dir, map, print)
 
 
 def settle(*paths):
@@ -151,14 +155,14 @@ def test_files_that_do_not_differ_are_not_read_for_those_that_do(tmp_path, monke
 def test_verifying_reads_everything_and_names_what_differs(corpus):
     config, reading, files = corpus
     with pytest.raises(UserError, match="was not prepared"):
-        verify(config, reading, map, print)
+        verified(config, reading)
     first = prepared(corpus)
-    assert verify(config, reading, map, print) == []
+    assert verified(config, reading) == []
     file = files[-1]
     stat = file.stat()
     file.write_bytes(file.read_bytes().replace(b"a", b"o", 1))
     os.utime(file, ns=(stat.st_mtime_ns, stat.st_mtime_ns))
-    [line] = verify(config, reading, map, print)
+    [line] = verified(config, reading)
     assert str(file) in line
     assert prepared(corpus).fingerprint != first.fingerprint  # from then on nobody takes it for what it was
 
@@ -172,7 +176,7 @@ def test_verifying_finds_a_damaged_shard(tmp_path):
     raw = bytearray(shard.read_bytes())
     raw[7] ^= 1
     shard.write_bytes(raw)
-    [line] = verify(config, reading, map, print)
+    [line] = verified(config, reading)
     assert f"{shard} is damaged: delete {shard.parent}" in line
 
 
@@ -185,7 +189,7 @@ def test_a_receipt_that_cannot_be_written_is_done_without(corpus, monkeypatch):
         raise UserError("Cannot write to")
 
     monkeypatch.setattr(receipts, "exclusive", refuse)
-    monkeypatch.setattr(receipts.tempfile, "mkstemp", lambda **_: (_ for _ in ()).throw(PermissionError("read-only")))
+    monkeypatch.setattr(receipts, "write_file", refuse)
     assert prepared(corpus).fingerprint == first.fingerprint
 
 

@@ -51,7 +51,7 @@ class Vectors(Records):
 
     def __getitem__(self, index: int) -> Record:
         vector = np.random.default_rng((self._seed, index)).normal(size=CHANNELS).astype(np.float32)
-        return {"vector": vector, "number": vector @ SLOPE, "there": np.float32(1)}
+        return {"vector": vector, "number": np.asarray(vector @ SLOPE), "there": np.ones((), np.float32)}
 
 
 @dataclasses.dataclass(frozen=True)
