@@ -99,14 +99,14 @@ def test_a_run_is_measured_on_the_rows_that_it_evaluates(session, monkeypatch):
     validation = [made(session.dataset.validation, index, np.random.default_rng(index)) for index in range(12)]
     steps, kinds = iter(session.training_rows), session.dataset.tokenizer.vocab_size
     training = [next(steps) for _ in range(128 // 8)]
-    assert baseline(session) == guess(training, validation, kinds)
+    assert baseline(session, session.dataset) == guess(training, validation, kinds)
 
 
 def test_the_batch_does_not_change_the_guess(experiment, session):
     """All of the validation text is read, however it is cut; and of a long one no more than the first rows."""
     whole = dataclasses.replace(experiment.train, eval_batches=None)
     found = [
-        baseline(Session(dataclasses.replace(experiment, train=train), dataset=session.dataset))
+        baseline(Session(dataclasses.replace(experiment, train=train), dataset=session.dataset), session.dataset)
         for train in (dataclasses.replace(whole, batch_size=size) for size in (8, 20))
     ]
     assert found[0] == pytest.approx(found[1])

@@ -86,7 +86,7 @@ def check(result, found, capsys, *, improves):
     command.report(result)
     report = capsys.readouterr().out
     assert "perplexity" in report
-    assert f"guessing by frequency alone: {baseline(result.session).loss:.4f}\n" in report
+    assert f"guessing by frequency alone: {baseline(result.session, result.session.dataset).loss:.4f}\n" in report
     assert "accuracy" in report
     assert "gzip" not in report
     assert "continu" not in report

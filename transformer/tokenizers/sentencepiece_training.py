@@ -66,7 +66,7 @@ def trained(kind: str, vocab_size: int, text: TrainingText, cache: Path) -> Sent
     settings = repr(
         (kind, vocab_size, _SAMPLE_BYTES, _WORDS_A_PIECE, _MIN_WORDS, _WORDS.pattern, sorted(_TRAINER.items()))
     )
-    key = hashlib.blake2b(repr((settings, text.identity)).encode(), digest_size=12).hexdigest()
+    key = hashlib.blake2b(repr((settings, text.identity())).encode(), digest_size=12).hexdigest()
     folder = cache / "tokenizers" / key
 
     def write(place: Path) -> None:

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 
 class TrainingText(NamedTuple):
-    """Text to train a tokenizer on, which is drawn only where no such tokenizer is there already."""
+    """Text to train a tokenizer on. Nothing is read of it before a tokenizer that is trained is asked for."""
 
-    identity: object
-    """Plain values that tell the text from any other: a tokenizer of equal ones is kept."""
+    identity: Callable[[], object]
+    """Returns plain values that tell the text from any other: a tokenizer of equal ones is kept."""
     sample: Callable[[int], Iterable[str]]
     """Returns about so many bytes of the text, in strings whose words are few enough for a list in memory."""

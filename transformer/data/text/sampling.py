@@ -22,7 +22,7 @@ def training_text(corpus: Sequence[Weighted]) -> TrainingText:
         for source, weight in corpus:
             yield from (piece.text for piece in sample(source, "train", int(size * weight / total)))
 
-    return TrainingText([(source.fingerprint, weight) for source, weight in corpus], draw)
+    return TrainingText(lambda: [(source.fingerprint, weight) for source, weight in corpus], draw)
 
 
 def sample(source: Source, split: Split, size: int) -> Iterator[Piece]:
