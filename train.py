@@ -13,6 +13,7 @@ from transformer.training.experiment import Experiment
 from transformer.training.run import Run
 
 if TYPE_CHECKING:
+    from transformer.data.text.dataset import TextDataset
     from transformer.training.loop import Result
 
 PROMPT_TOKENS = 48
@@ -77,49 +78,49 @@ def parse(args: list[str]) -> Command:
 
 
 def report(result: "Result") -> None:
-    """Says what a finished run came to, beside what a trivial guess or a compressor does, and where everything is."""
+    """Says what a finished run came to, of text beside a trivial guess and a compressor, and where everything is."""
     import jax
 
+    from transformer.data.text.dataset import TextDataset
     from transformer.training.baseline import baseline
 
     evaluation, session, run = result.evaluation, result.session, result.run
-    figures = session.dataset.figures
-    continues = session.experiment.objective.scores_text  # a model of text goes on with a text
-    prompt, continuation = sampled_continuation(result) if continues else ("", "")
+    text = session.dataset if isinstance(session.dataset, TextDataset) else None
+    # A model of text goes on with a text.
+    continued = sampled_continuation(result, text) if text and session.experiment.objective.scores_text else None
     if jax.process_index() > 0:
         return
-    trivial = baseline(session)
-    print(
-        f"\nvalidation loss {evaluation.loss:.4f} nats a token, perplexity {evaluation.perplexity:.2f}; "
-        f"guessing by frequency alone: {trivial.loss:.4f}"
-    )
+    trivial = baseline(session, text) if text else None
+    print(f"\nvalidation loss {evaluation.loss:.4f}", end="" if trivial else "\n")
+    if trivial:
+        print(f" nats a token, perplexity {evaluation.perplexity:.2f}; guessing by frequency alone: {trivial.loss:.4f}")
     for name, value in evaluation.metrics.items():
-        chance = f" (chance {trivial.sentence_accuracy:.4f})" if name == "sentence_accuracy" else ""
+        chance = f" (chance {trivial.sentence_accuracy:.4f})" if trivial and name == "sentence_accuracy" else ""
         print(f"  {value:.4f}  {name.replace('_', ' ')}{chance}")
-    if evaluation.bits_per_byte is not None:
+    if text and evaluation.bits_per_byte is not None:
         evaluated, total = session.validation_batches
         part = f" (the model's: of the first {evaluated:,} of its {total:,} batches)" if evaluated < total else ""
         print(f"bits per byte of the validation text{part}:")
         print(f"  {evaluation.bits_per_byte:.4f}  this model")
-        print(f"  {figures.gzip9_bits_per_byte:.4f}  gzip -9")
-        print(f"  {figures.xz9_bits_per_byte:.4f}  xz -9")
-    if continues:
-        print(f"\nthe beginning of the validation text, then the model's continuation:\n{prompt}>>>{continuation}<<<")
+        print(f"  {text.figures.gzip9_bits_per_byte:.4f}  gzip -9")
+        print(f"  {text.figures.xz9_bits_per_byte:.4f}  xz -9")
+    if continued:
+        print("\nthe beginning of the validation text, then the model's continuation:\n{}>>>{}<<<".format(*continued))
     print(f"\nrun folder     {run.folder}")
     print(f"metrics        {run.metrics}  (tensorboard --logdir {run.tensorboard})")
     print(f"checkpoint     {run.checkpoints / str(result.step)}")
-    if continues:
+    if continued:
         print(f'continue text  python tools/generate.py {run.folder} --prompt "..."')
 
 
-def sampled_continuation(result: "Result") -> tuple[str, str]:
+def sampled_continuation(result: "Result", dataset: "TextDataset") -> tuple[str, str]:
     """Returns the first words of the validation text and what the model makes of them."""
     import jax
 
     from transformer.inference.decode import generate
     from transformer.inference.sampling import Sampling
 
-    experiment, dataset = result.session.experiment, result.session.dataset
+    experiment = result.session.experiment
     prompt_tokens = max(min(PROMPT_TOKENS, experiment.train.seq_len // 2), 1)
     prompt = dataset.validation[0]["tokens"][:prompt_tokens].tolist()
     with jax.set_mesh(result.session.mesh):

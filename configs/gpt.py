@@ -3,7 +3,7 @@
 import dataclasses
 
 from configs.recipe import PYTHON_VOCABULARY, STUDY_VOCABULARY, Preset, published, small, study
-from transformer.data.config import DataConfig
+from transformer.data.text.config import TextConfig
 from transformer.models.gpt import GPTConfig
 from transformer.models.resizing import Shaping, scaled
 from transformer.objectives.causal_lm import CausalLM
@@ -24,7 +24,7 @@ def gpt_python() -> Experiment:
 @Preset
 def gpt_text() -> Experiment:
     """The small GPT on your own text: give --data.path or --data.tfds."""
-    return dataclasses.replace(gpt_python(), data=DataConfig())
+    return dataclasses.replace(gpt_python(), data=TextConfig())
 
 
 @Preset
@@ -148,5 +148,5 @@ def _pretrained(model: GPTConfig, *, batch_size: int, learning_rate: float) -> E
         steps=300e9 / tokens_per_step,
         batch_size=batch_size,
         seq_len=model.context_length,
-        data=DataConfig(tokenizer="bpe"),
+        data=TextConfig(tokenizer="bpe"),
     )

@@ -1,7 +1,7 @@
 """GPT (Radford et al. 2018): a tiny one that trains on a CPU, and the published one."""
 
 from configs.recipe import PYTHON_VOCABULARY, Preset, published, small
-from transformer.data.config import DataConfig
+from transformer.data.text.config import TextConfig
 from transformer.models.gpt1 import GPT1Config
 from transformer.objectives.causal_lm import CausalLM
 from transformer.training.experiment import Experiment
@@ -30,5 +30,5 @@ def gpt1() -> Experiment:
     )
     # Section 4.1: 100 epochs of 64 sequences of 512 tokens; the BooksCorpus (about a billion tokens) is not shared any
     # more, so give --data.path.
-    data = DataConfig(tokenizer="bpe")
+    data = TextConfig(tokenizer="bpe")
     return published(GPT1Config(), CausalLM(chunk=128), optimizer, steps=3e6, batch_size=64, seq_len=512, data=data)

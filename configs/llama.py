@@ -3,7 +3,7 @@
 from typing import Any
 
 from configs.recipe import PYTHON_VOCABULARY, Preset, published, small
-from transformer.data.config import DataConfig
+from transformer.data.text.config import TextConfig
 from transformer.layers.positions import Llama3Scaling
 from transformer.models.llama import LlamaConfig
 from transformer.objectives.causal_lm import CausalLM
@@ -248,5 +248,5 @@ def _pretrained(
         steps=tokens / (batch_size * seq_len),
         batch_size=batch_size,
         seq_len=seq_len,
-        data=DataConfig(tokenizer="bpe"),
+        data=TextConfig(tokenizer="bpe"),
     )

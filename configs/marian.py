@@ -1,7 +1,7 @@
 """Marian (Junczys-Dowmunt et al. 2018): a tiny one that trains on a CPU, and that of the OPUS-MT models."""
 
 from configs.recipe import DOCSTRINGS, SHORT_VOCABULARY, Preset, both_sides, published, short
-from transformer.data.config import DataConfig
+from transformer.data.text.config import TextConfig
 from transformer.models.marian import MarianConfig
 from transformer.objectives.seq2seq import Seq2Seq
 from transformer.training.experiment import Experiment
@@ -34,7 +34,7 @@ def marian_base() -> Experiment:
         epsilon=1e-9,
         clip_norm=5.0,
     )
-    data = DataConfig(tfds="wmt14_translate/de-en", fields=("en", "de"), tokenizer="unigram")
+    data = TextConfig(tfds="wmt14_translate/de-en", fields=("en", "de"), tokenizer="unigram")
     # A vocabulary made here has <pad>, which begins a decoder's text, at 0.
     model = MarianConfig(decoder_start_id=0)
     return published(model, Seq2Seq(), optimizer, steps=300_000, batch_size=100, seq_len=256, data=data)

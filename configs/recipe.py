@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from transformer.checkpoint import CheckpointConfig
-from transformer.data.config import DataConfig
+from transformer.data.text.config import TextConfig
 from transformer.layers.execution import Execution
 from transformer.models.architecture import Architecture
 from transformer.objectives.objective import Objective
@@ -40,10 +40,10 @@ PYTHON_VOCABULARY = 4096
 SHORT_VOCABULARY = 1024
 """Pieces of the tokenizers of the small encoders and encoder-decoders: the fewer, the sooner each is known."""
 
-ENGLISH = DataConfig(tfds="wikipedia/20230601.en", tokenizer="unigram")
+ENGLISH = TextConfig(tfds="wikipedia/20230601.en", tokenizer="unigram")
 """English Wikipedia: the part that is still published of what BERT, RoBERTa and BART read."""
 
-DOCSTRINGS = DataConfig(tfds="python_docstrings", fields=("code", "summary"), tokenizer="bpe")
+DOCSTRINGS = TextConfig(tfds="python_docstrings", fields=("code", "summary"), tokenizer="bpe")
 """Functions of Python's standard library and the first lines of their docstrings."""
 
 STUDY_VOCABULARY = 512
@@ -77,7 +77,7 @@ def small(
     model: Architecture,
     objective: Objective,
     *,
-    data: DataConfig = DataConfig(tfds="python_stdlib", tokenizer="bpe"),
+    data: TextConfig = TextConfig(tfds="python_stdlib", tokenizer="bpe"),
     learning_rate: float = 1e-2,
     steps: int = 1000,
     batch_size: int = 8,
@@ -131,7 +131,7 @@ def study(
         name="",  # the preset's
         model=model,
         objective=objective,
-        data=DataConfig(tfds="python_stdlib", tokenizer="bpe"),
+        data=TextConfig(tfds="python_stdlib", tokenizer="bpe"),
         optimizer=OptimizerConfig(
             name="muon",
             learning_rate=0.01,
@@ -154,7 +154,7 @@ def published(
     steps: float,
     batch_size: int,
     seq_len: int,
-    data: DataConfig = ENGLISH,
+    data: TextConfig = ENGLISH,
 ) -> Experiment:
     """A paper's setting, computed in bfloat16; the layers of a large model are computed again in the backward pass."""
     return Experiment(

@@ -3,7 +3,7 @@
 import dataclasses
 
 from configs.recipe import SHORT_VOCABULARY, Preset, published, short
-from transformer.data.config import DataConfig
+from transformer.data.text.config import TextConfig
 from transformer.models.architecture import Architecture
 from transformer.models.t5 import T5Config
 from transformer.objectives.objective import Objective
@@ -191,5 +191,5 @@ def _pretrained(
         weight_decay=0.0,
         clip_norm=None,
     )
-    data = DataConfig(tfds=corpus, tokenizer="unigram")
+    data = TextConfig(tfds=corpus, tokenizer="unigram")
     return published(model, objective, optimizer, steps=steps, batch_size=batch_size, seq_len=seq_len, data=data)

@@ -1,7 +1,7 @@
 """The Transformer (Vaswani et al. 2017): a tiny one that trains on a CPU, and the published sizes."""
 
 from configs.recipe import DOCSTRINGS, SHORT_VOCABULARY, Preset, both_sides, published, short, small
-from transformer.data.config import DataConfig
+from transformer.data.text.config import TextConfig
 from transformer.models.transformer import TransformerConfig
 from transformer.objectives.seq2seq import Seq2Seq
 from transformer.training.experiment import Experiment
@@ -20,7 +20,7 @@ def transformer_multi30k() -> Experiment:
     """A small Transformer that translates the captions of Multi30k: give it their folder with --data.path."""
     sizes = both_sides(width=128, num_layers=4, num_heads=4)
     model = TransformerConfig(vocab_size=4096, dropout=0.1, **sizes)
-    data = DataConfig(fields=("en", "de"), tokenizer="bpe")
+    data = TextConfig(fields=("en", "de"), tokenizer="bpe")
     return small(model, Seq2Seq(), data=data, learning_rate=1e-2, steps=3000, batch_size=16, seq_len=128)
 
 
@@ -49,5 +49,5 @@ def _published(model: TransformerConfig, *, steps: int) -> Experiment:
         epsilon=1e-9,
         clip_norm=None,
     )
-    data = DataConfig(tfds="wmt14_translate/de-en", fields=("en", "de"), tokenizer="bpe")
+    data = TextConfig(tfds="wmt14_translate/de-en", fields=("en", "de"), tokenizer="bpe")
     return published(model, Seq2Seq(), optimizer, steps=steps, batch_size=100, seq_len=256, data=data)

@@ -55,7 +55,7 @@ def experiment(tmp_path_factory) -> "Experiment":
     """A tiny experiment on a tiny text, which whole runs are made of."""
     from tools.crash import write_corpus
     from transformer.checkpoint import CheckpointConfig
-    from transformer.data.config import DataConfig
+    from transformer.data.text.config import TextConfig
     from transformer.models.gpt import GPTConfig
     from transformer.sharding import MeshConfig
     from transformer.training.experiment import Experiment, TrainConfig
@@ -66,7 +66,7 @@ def experiment(tmp_path_factory) -> "Experiment":
     return Experiment(
         name="tiny",
         model=GPTConfig(vocab_size=384, context_length=64, width=16, num_layers=2, num_heads=2, dropout=0.1),
-        data=DataConfig(
+        data=TextConfig(
             path=str(folder),
             tokenizer="bytes",
             validation_fraction=0.2,

@@ -11,14 +11,10 @@ ROOT = Path(__file__).parent.parent
 # no module imports itself in a circle.
 FLOORS = [
     {"transformer.errors"},
-    {"transformer.paths", "transformer.atomic", "transformer.params", "transformer.checks"},
-    {
-        "transformer.ops",
-        "transformer.data",
-        "transformer.tokenizers",
-        "transformer.sharding",
-        "transformer.cluster",
-    },
+    {"transformer.paths", "transformer.params", "transformer.checks"},
+    {"transformer.atomic"},
+    {"transformer.tokenizers"},
+    {"transformer.ops", "transformer.data", "transformer.sharding", "transformer.cluster"},
     {"transformer.layers", "transformer.objectives"},
     {"transformer.models"},
     {"transformer.checkpoint"},
@@ -33,9 +29,17 @@ FLOORS = [
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 # Rooms that share a floor and import each other: a run's step is scaled by muP and watched for spikes, and a learning
 # rate's search and a replay are made of a session.
-WINGS = [
-    {"transformer.data", "transformer.tokenizers"},
-    {"transformer.training", "transformer.mup", "transformer.debugging"},
+WINGS = [{"transformer.training", "transformer.mup", "transformer.debugging"}]
+# The floors of the data room: what is neutral, each kind of data, and the modules that know all kinds.
+NEUTRAL_DATA, *DATA_KINDS, DATA_ENTRY = [
+    {
+        *("transformer.data", "transformer.data.dataset", "transformer.data.records", "transformer.data.receipts"),
+        *("transformer.data.pipeline", "transformer.data.generators", "transformer.data.selection"),
+        *("transformer.data.shuffle", "transformer.data.worker", "transformer.data.workers", "transformer.data.bar"),
+    },
+    {"transformer.data.text"},
+    {"transformer.data.pairs"},
+    {"transformer.data.prepare", "transformer.data.kinds"},
 ]
 # What a room must never import, beyond the floors.
 FORBIDDEN = {
@@ -107,6 +111,23 @@ def test_imports_go_down(module):
             assert LEVEL[other] < LEVEL[room], f"{module} imports {imported}, which is not on a lower floor"
         for name in FORBIDDEN.get(room, ()):
             assert not f"{imported}.".startswith(f"{name}."), f"{module} imports {imported}"
+
+
+def test_neutral_data_knows_no_kind_of_data():
+    floors = [NEUTRAL_DATA, *DATA_KINDS, DATA_ENTRY]
+
+    def floor(module: str) -> int | None:
+        file_or_room = ".".join(module.split(".")[:3])
+        return next((level for level, names in enumerate(floors) if file_or_room in names), None)
+
+    for module in sorted(name for name in MODULES if room_of(name) == "transformer.data"):
+        own = floor(module)
+        assert own is not None, f"{module} stands on no floor of the data room: give it one"
+        for imported in imports_of(MODULES[module]):
+            above = floor(imported)
+            assert above is None or above <= own, f"{module} imports {imported}, which is not on a lower floor"
+            if own == 0:
+                assert room_of(imported) != "transformer.tokenizers", f"{module} is neutral and imports {imported}"
 
 
 def test_tests_import_each_other_by_their_whole_names():

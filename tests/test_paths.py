@@ -15,7 +15,7 @@ from tools import convert, coordinate_check, evaluate, generate, learning_rates,
 from transformer import command, paths
 from transformer.checkpoint.files import check_new
 from transformer.cluster import agreement
-from transformer.data.config import DataConfig
+from transformer.data.text.config import TextConfig
 from transformer.data.text.sources import open_path
 from transformer.errors import UserError
 from transformer.tokenizers.raw_bytes import ByteTokenizer
@@ -198,11 +198,11 @@ def test_caches_that_cannot_be_made(tmp_path):
     (tmp_path / "a.txt").write_text("line\n" * 100)
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for cache in (tmp_path / "a.txt", tmp_path / "a.txt" / "b", tmp_path / ("x" * 300), tmp_path / "loop"):
-        source = open_path(str(tmp_path / "a.txt"), DataConfig(cache_dir=str(cache)))
+        source = open_path(str(tmp_path / "a.txt"), TextConfig(cache_dir=str(cache)))
         with pytest.raises(UserError, match=r"Cannot write to .* --data.cache-dir"):
             build_store(source, "train", ByteTokenizer(), cache)
     with pytest.raises(UserError, match="cache_dir is empty"):
-        DataConfig(cache_dir="")
+        TextConfig(cache_dir="")
 
 
 @pytest.mark.parametrize("code", ["ENOSPC", "EACCES", "EROFS", "ENOTDIR", "ENAMETOOLONG", "EISDIR", "ELOOP"])

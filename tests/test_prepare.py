@@ -40,7 +40,7 @@ def test_what_was_prepared_is_what_a_run_finds(call, flags, monkeypatch, tmp_pat
     from transformer.training.session import Session
 
     chosen = train.parse([*flags, "--workdir", str(tmp_path / "run")])
-    assert list(Session(chosen.experiment).dataset.fingerprints) == [flags[2]]
+    assert list(Session(chosen.experiment).dataset.about.identity["sources"]) == [flags[2]]
 
 
 def test_verifying_says_what_differs(call, flags, tmp_path):

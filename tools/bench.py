@@ -20,6 +20,7 @@ from etils import epath
 
 import configs
 from transformer import command
+from transformer.data.text.config import TextConfig
 from transformer.errors import UserError
 from transformer.models.gpt import GPTConfig
 from transformer.sharding import MeshConfig
@@ -76,7 +77,7 @@ def shape(flags: Command) -> Experiment:
         train = dataclasses.replace(train, batch_size=flags.batch_size)
     if flags.dtype:
         execution = dataclasses.replace(execution, dtype=flags.dtype)
-    if not (data.path or data.tfds or data.mixture):
+    if isinstance(data, TextConfig) and not (data.path or data.tfds or data.mixture):
         data = dataclasses.replace(data, tfds="python_stdlib")
     return dataclasses.replace(experiment, train=train, execution=execution, data=data, mesh=MeshConfig(data=1))
 

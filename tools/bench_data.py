@@ -66,8 +66,8 @@ def main(args: list[str]) -> None:
 
 def make_store(folder: Path, documents: int, tokens: int) -> int:
     """Writes a store of so many documents of random lengths, 7 at least; returns the bytes that it takes on disk."""
-    from transformer.data.store import FORMAT_VERSION, StoreMeta, write_manifest
-    from transformer.data.stream import Shard, padded
+    from transformer.data.text.store import FORMAT_VERSION, StoreMeta, write_manifest
+    from transformer.data.text.stream import Shard, padded
 
     count = max(1, tokens // SHARD_TOKENS)
     rng, shards = np.random.default_rng(0), []
@@ -104,13 +104,13 @@ def first_batch(kind: Literal["windows", "text", "documents"], flags: Command) -
     """Opens the store in this process and makes a batch; returns seconds, and megabytes that are not of files."""
     from transformer.data.pipeline import iterate, train_batches
     from transformer.data.prepare import cut
-    from transformer.data.records import Reading
-    from transformer.data.store import TokenStore
+    from transformer.data.text.records import TextReading
+    from transformer.data.text.store import TokenStore
 
     with Peak() as peak:
         begun = time.perf_counter()
         store = TokenStore.open(flags.folder or "")
-        reading = Reading(kind, flags.length, overlap=int(kind == "windows"), others=kind == "documents")
+        reading = TextReading(kind, flags.length, overlap=int(kind == "windows"), others=kind == "documents")
         records = cut(store, reading=reading, drop_remainder=True)
         data = train_batches([records], [1.0], example=as_it_is, batch_size=flags.batch_size, seed=0)
         with iterate(data, flags.step) as batches:

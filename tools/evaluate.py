@@ -12,7 +12,7 @@ from transformer.inference.scoring import BleuTokenizer
 from transformer.paths import check_file, write_file
 
 if TYPE_CHECKING:  # these take a second to import, after the flags are known to be good
-    from transformer.data.config import DataConfig
+    from transformer.data.dataset import DataConfig
     from transformer.inference.restored import Restored
     from transformer.training.experiment import Experiment
 
@@ -84,10 +84,16 @@ def main(args: list[str]) -> None:
 @command.flags_named(Command)
 def data_of(flags: Command, recorded: "DataConfig") -> "DataConfig":
     """Returns what to evaluate on: the data of the run, or other data, which is named as flags say."""
+    from transformer.data.text.config import TextConfig
+
     names = ("fields", "text_field", "header")
     named = {name: value for name in names if (value := getattr(flags, name)) is not None}
     if named and flags.path is None:
         raise UserError(f"--data.{next(iter(named)).replace('_', '-')} is of --path, which is not given")
+    if not isinstance(recorded, TextConfig):
+        if flags.path is not None or flags.cache_dir is not None:
+            raise UserError("--path and --data.cache-dir are of text, and the run's data are none")
+        return recorded
     cache_dir = recorded.cache_dir if flags.cache_dir is None else flags.cache_dir
     if flags.path is None:
         return dataclasses.replace(recorded, cache_dir=cache_dir)
@@ -97,13 +103,16 @@ def data_of(flags: Command, recorded: "DataConfig") -> "DataConfig":
 
 def show_loss(experiment: "Experiment", flags: Command) -> None:
     """Prints the objective's loss and accuracies on all validation data, or on all of other data."""
+    from transformer.data.text.dataset import TextDataset
     from transformer.training.saved_evaluation import evaluate_checkpoint
 
-    evaluation, corpus = evaluate_checkpoint(experiment, flags.run, whole=flags.path is not None, report=print)
-    kind = "pair" if experiment.objective.reading(experiment.train.seq_len).kind == "pairs" else "document"
-    count = corpus.figures.documents
-    print(f"loss on {_what(flags)}: {count:,} {kind}{'s' * (count != 1)}, {evaluation.targets:,.0f} targets")
-    print(f"loss {evaluation.loss:.4f} nats a target, perplexity {evaluation.perplexity:.2f}")
+    evaluation, dataset = evaluate_checkpoint(experiment, flags.run, whole=flags.path is not None, report=print)
+    if isinstance(dataset, TextDataset):
+        kind, count = "pair" if _reads_pairs(experiment) else "document", dataset.figures.documents
+        print(f"loss on {_what(flags)}: {count:,} {kind}{'s' * (count != 1)}, {evaluation.targets:,.0f} targets")
+        print(f"loss {evaluation.loss:.4f} nats a target, perplexity {evaluation.perplexity:.2f}")
+    else:
+        print(f"loss on {_what(flags)}, {evaluation.targets:,.0f} targets: {evaluation.loss:.4f}")
     for name, value in evaluation.metrics.items():
         print(f"{name.replace('_', ' ')} {value:.4f}")
     if evaluation.bits_per_byte is not None:
@@ -114,18 +123,20 @@ def score_answers(restored: "Restored", experiment: "Experiment", metrics: list[
     """Answers the validation sources, prints the scores against the targets, and a few answers to look at."""
     from sacrebleu.metrics.chrf import CHRF
 
-    from transformer.data.mixture import open_pairs
+    from transformer.data.pairs.mixture import open_pairs
+    from transformer.data.text.config import TextConfig
     from transformer.inference.beam_search import BeamSearch
     from transformer.inference.scoring import bleu, fitting_tokenizer
     from transformer.inference.text_generator import TextGenerator
 
-    if experiment.objective.reading(experiment.train.seq_len).kind != "pairs":
+    data = experiment.data
+    if not isinstance(data, TextConfig) or not _reads_pairs(experiment):
         raise UserError(
             f"--metric {metrics[0]} compares answers with targets, and the objective {experiment.objective.name} has "
             "no pairs: use --metric loss"
         )
     scorers = {metric: bleu(flags.bleu_tokenize) if metric == "bleu" else CHRF() for metric in metrics}
-    corpora = [corpus for corpus, _ in open_pairs(experiment.data, whole=flags.path is not None)]
+    corpora = [corpus for corpus, _ in open_pairs(data, whole=flags.path is not None)]
     every = [pair for corpus in corpora for pair in corpus.pairs("validation")]
     if not every:
         raise UserError(f"{_what(flags)} has no pair with two sides")
@@ -160,6 +171,12 @@ def score_answers(restored: "Restored", experiment: "Experiment", metrics: list[
     print()
     for scorer in scorers.values():
         print(f"{scorer.corpus_score(answers, [targets])}  ({len(pairs):,} pairs; {scorer.get_signature()})")
+
+
+def _reads_pairs(experiment: "Experiment") -> bool:
+    from transformer.data.pairs.rows import PairReading
+
+    return isinstance(experiment.objective.reading(experiment.train.seq_len), PairReading)
 
 
 def _what(flags: Command) -> str:

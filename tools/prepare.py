@@ -11,8 +11,8 @@ from transformer import command
 from transformer.errors import UserError
 
 if TYPE_CHECKING:  # each worker process imports this file: the model's libraries would cost it seconds and memory
-    from transformer.data.prepare import Corpora
     from transformer.data.text.build import Built, Maker
+    from transformer.data.text.dataset import TextDataset
 
 
 def main(args: list[str]) -> None:
@@ -28,6 +28,8 @@ def main(args: list[str]) -> None:
         raise UserError("--workers makes shards here and --beam elsewhere: give one of them")
     if beam_options and not chosen.beam:
         raise UserError(f"what follows -- is for Beam ({' '.join(beam_options)}): it needs --beam")
+    if chosen.experiment.data.kind != "text":
+        raise UserError(f"{chosen.experiment.name} reads no text: nothing is prepared for it")
     if chosen.verify:
         verify(chosen.experiment, chosen.workers)
     else:
@@ -82,9 +84,9 @@ def maker_of(workers: int, beam_options: list[str] | None) -> "Maker":
     return Here()
 
 
-def prepare(experiment: Any, maker: "Maker") -> "Corpora":
+def prepare(experiment: Any, maker: "Maker") -> "TextDataset":
     """Makes what a run of an experiment reads, and says what there is."""
-    from transformer.data.prepare import prepare as prepare_corpora
+    from transformer.data.prepare import prepare as prepare_dataset
 
     def report(built: "Built") -> None:
         meta = built.store.meta
@@ -94,27 +96,29 @@ def prepare(experiment: Any, maker: "Maker") -> "Corpora":
         print(f": {built.seconds:.1f} s, {rate:,.0f} tokens/s" if rate else " (was there)", flush=True)
 
     begun = time.perf_counter()
-    corpora = prepare_corpora(
+    dataset = prepare_dataset(
         experiment.data,
+        experiment.objective.reading(experiment.train.seq_len),
         vocab_size=experiment.model.vocab_size,
-        reading=experiment.objective.reading(experiment.train.seq_len),
         maker=maker,
         report=report,
     )
-    for note in corpora.notes:
+    for note in dataset.about.notes:
         print(note)
-    records = sum(map(len, corpora.train))
-    print(f"tokenizer {experiment.data.tokenizer}: {corpora.tokenizer.vocab_size:,} pieces; ", end="")
+    records = sum(map(len, dataset.train))
+    print(f"tokenizer {experiment.data.tokenizer}: {dataset.tokenizer.vocab_size:,} pieces; ", end="")
     print(f"{records:,} training records; {time.perf_counter() - begun:.1f} s in all")
-    return corpora
+    return dataset
 
 
 def verify(experiment: Any, workers: int) -> None:
     """Reads the corpora again, and their stores; raises UserError that says which files differ from their record."""
+    from transformer.data.prepare import open_corpora
     from transformer.data.text.verify import verify as verify_corpora
 
-    reading = experiment.objective.reading(experiment.train.seq_len)
-    if differences := verify_corpora(experiment.data, reading, maker_of(workers, None).map, print):
+    config, reading = experiment.data, experiment.objective.reading(experiment.train.seq_len)
+    corpora = [corpus.sides for corpus in open_corpora(config, reading)]
+    if differences := verify_corpora(corpora, config.cache_dir, maker_of(workers, None).map, print):
         raise UserError(f"not as it was recorded: {'; '.join(differences)}")
 
 

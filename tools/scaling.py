@@ -120,13 +120,14 @@ def plan(args: list[str]) -> None:
     command.start_jax()
     seconds, notes = {}, [f"note: {note}" for note in planned.notes]
     if flags.probe:
+        from transformer.data.text.dataset import TextDataset
         from transformer.training.session import Session
 
-        corpus = Session(next(iter(planned.experiments.values()))).dataset  # which is that of all
-        if (epochs := probe.epochs(planned.study.cells, corpus)) > 1:
+        dataset = Session(next(iter(planned.experiments.values()))).dataset  # which is that of all
+        if isinstance(dataset, TextDataset) and (epochs := probe.epochs(planned.study.cells, dataset)) > 1:
             notes.append(f"note: the longest run reads its corpus {epochs:.1f} times: beyond 4, tokens are worth less")
         with tqdm(total=len({cell.params for cell in planned.study.cells}), desc="probe", leave=False) as bar:
-            seconds = probe.seconds_per_step(planned.study.cells, planned.experiments, corpus, bar.update)
+            seconds = probe.seconds_per_step(planned.study.cells, planned.experiments, dataset, bar.update)
     with tqdm(total=plan_view.SIMULATED, desc="simulate", leave=False) as bar:
         told = plan_view.tells(planned, bar.update)
     print("\n".join([*plan_view.table(planned, seconds, flags.jobs), *told, *notes]))

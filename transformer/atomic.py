@@ -8,13 +8,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from transformer import paths
 from transformer.errors import UserError
-
-_REFUSED = (
-    *(errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
-)
-"""Errors of a folder that a person named badly, or that may not be written to."""
 
 
 @contextlib.contextmanager
@@ -48,7 +43,7 @@ def build_folder(place: Path, is_whole: Callable[[Path], bool], write: Callable[
 
 
 def building_folder(place: Path) -> Path:
-    """Where `place` is built; only who holds its lock writes there."""
+    """Returns where `place` is built; only who holds its lock writes there."""
     return place.with_name(f".{place.name}.building")
 
 
@@ -81,7 +76,7 @@ def full_disk_named(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in paths.FULL:
             raise UserError(
                 f"No space left in {folder}. Free some, or set --data.cache-dir to another disk."
             ) from error
@@ -95,7 +90,7 @@ def errors_named(folder: Path) -> Iterator[None]:
         with full_disk_named(folder):
             yield
     except OSError as error:
-        if error.errno in _REFUSED:
+        if error.errno in (*paths.FORBIDDEN, *paths.BAD_NAME, errno.EEXIST):  # a file is where a folder is to be
             raise UserError(
                 f"Cannot write to {folder} ({error.strerror}). Set --data.cache-dir to another folder."
             ) from error

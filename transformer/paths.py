@@ -9,8 +9,12 @@ from typing import Any
 
 from transformer.errors import UserError
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
-_BAD_NAME = (errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a disk that is full."""
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""Errors of a place that may not be written to."""
+BAD_NAME = (errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
+"""Errors of a place that a person named badly."""
 _NO_HOME = "Could not determine home directory"
 _INSIDE = 256
 """Bytes that the names of the files in a folder may take."""
@@ -26,11 +30,11 @@ def explain(error: Exception, place: str | os.PathLike[str] | None = None) -> st
     """
     if isinstance(error, RuntimeError) and str(error).startswith(_NO_HOME):
         return "a path begins with ~ and a name that is no user's"
-    if not isinstance(error, OSError) or error.errno not in (*_NO_ROOM, *_BAD_NAME):
+    if not isinstance(error, OSError) or error.errno not in (*FULL, *FORBIDDEN, *BAD_NAME):
         return None
     name = error.filename or place
     where = f"{os.fspath(name)}: " if name else ""
-    if error.errno in _NO_ROOM:
+    if error.errno in (*FULL, *FORBIDDEN):
         return f"{where}{error.strerror}: make room or choose another folder, then run the same command again"
     return f"{where}{error.strerror}: give another path" if where else None
 
@@ -51,6 +55,11 @@ def expanded(name: str) -> Path:
     if not name:
         raise UserError("a path is empty: name a file or a folder")
     return Path(_expanded(name))
+
+
+def absolute(name: str) -> str:
+    """Returns a path in full, links not followed; a place in an object store is full already."""
+    return name if "://" in name else os.path.abspath(os.path.expanduser(name))
 
 
 def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:

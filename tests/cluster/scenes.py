@@ -16,7 +16,7 @@ from tools.crash import write_corpus
 from transformer import command
 from transformer.checkpoint import CheckpointConfig
 from transformer.cluster.agreement import exchange, own_index
-from transformer.data.config import DataConfig
+from transformer.data.text.config import TextConfig
 from transformer.errors import UserError
 from transformer.models.gpt import GPTConfig
 from transformer.sharding import MeshConfig
@@ -33,7 +33,7 @@ def experiment(**changes) -> Experiment:
     usual = Experiment(
         name="tiny",
         model=GPTConfig(vocab_size=384, context_length=32, width=16, num_layers=1, num_heads=2),
-        data=DataConfig(path=str(FOLDER / "corpus"), tokenizer="bytes", cache_dir=str(FOLDER / "cache")),
+        data=TextConfig(path=str(FOLDER / "corpus"), tokenizer="bytes", cache_dir=str(FOLDER / "cache")),
         optimizer=OptimizerConfig(warmup_steps=0, schedule="constant"),
         train=TrainConfig(steps=6, batch_size=8, seq_len=32, eval_every=100, eval_batches=1, log_every=1),
         mesh=MeshConfig(data=2),

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from transformer.data.pairs.rows import PairReading
 from transformer.data.pipeline import eval_batches, train_batches
 from transformer.data.prepare import cut
-from transformer.data.store import FORMAT_VERSION, StoreMeta, TokenStore
+from transformer.data.text.store import FORMAT_VERSION, StoreMeta, TokenStore
 from transformer.objectives.causal_lm import CausalLM
 from transformer.objectives.denoising import Denoising
 from transformer.objectives.masked_lm import MaskedLM
@@ -67,7 +68,7 @@ def make_text_store(seed: int, documents: int = 60, longest: int = 150) -> Token
 
 def make_records(objective, seed: int, *, drop_remainder: bool = True):
     reading = objective.reading(SEQ_LEN)
-    if reading.kind == "pairs":
+    if isinstance(reading, PairReading):
         stores = [make_text_store(seed + side, longest=20) for side in (0, 1)]
     else:
         stores = [make_text_store(seed)]
@@ -100,14 +101,14 @@ def training(objective, weights=(1.0,), maker=ExampleMaker, **options):
     """The training batches of an objective, from as many corpora as there are weights."""
     corpora = [make_records(objective, seed=10 * number) for number in range(len(weights))]
     options = {"batch_size": 16, "seed": 3} | options
-    example = maker(objective, Setting(make_vocabulary(), SEQ_LEN))
+    example = maker(objective, Setting(make_vocabulary(), SEQ_LEN, decoder_start_id=0))
     return train_batches(corpora, weights, example=example, copies=objective.copies, **options)
 
 
 def digests(name: str, maker: Callable = ExampleMaker) -> list[str]:
     """Of training on one corpus, on two, with a sample left out, and of evaluation."""
     objective = OBJECTIVES[name]
-    example = maker(objective, Setting(make_vocabulary(), SEQ_LEN))
+    example = maker(objective, Setting(make_vocabulary(), SEQ_LEN, decoder_start_id=0))
     one = training(objective, maker=maker)
     two = training(objective, (3.0, 1.0), maker=maker)
     skipping = training(objective, (1.0, 1.0), maker=maker, skip=(17, 18, 40), rows=range(8, 16))

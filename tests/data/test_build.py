@@ -16,16 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from transformer.atomic import building_folder
-from transformer.data.config import DataConfig
-from transformer.data.mixture import open_pairs
-from transformer.data.pairs.rows import PairRows
-from transformer.data.records import Reading
-from transformer.data.store import TokenStore
+from transformer.data.pairs.mixture import open_pairs
+from transformer.data.pairs.rows import PairReading, PairRows
 from transformer.data.text import build, readable
 from transformer.data.text.build import build_store
 from transformer.data.text.build_beam import Beam
 from transformer.data.text.build_workers import Workers
+from transformer.data.text.config import TextConfig
 from transformer.data.text.sources import documents, open_path
+from transformer.data.text.store import TokenStore
 from transformer.data.text.windows import TextWindows, Windows
 from transformer.errors import UserError
 from transformer.tokenizers.raw_bytes import ByteTokenizer
@@ -39,7 +38,7 @@ def open_corpus(path, cache, part_bytes):
     """A corpus that is cut into parts of about so many bytes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(readable, "PART_BYTES", part_bytes)
-        return open_path(str(path), DataConfig(validation_fraction=0.3, cache_dir=str(cache)))
+        return open_path(str(path), TextConfig(validation_fraction=0.3, cache_dir=str(cache)))
 
 
 def write_jsonl(path, texts, end="\n"):
@@ -133,10 +132,10 @@ def test_pairs_in_shards_belong_to_each_other(tmp_path):
         for size in (1 << 28, 500):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(readable, "PART_BYTES", size)
-                config = DataConfig(path=str(path), fields=fields, cache_dir=str(tmp_path / f"{path.name}{size}"))
+                config = TextConfig(path=str(path), fields=fields, cache_dir=str(tmp_path / f"{path.name}{size}"))
                 [(pairs, _)] = open_pairs(config)
             stores = [build_store(side, "train", ByteTokenizer(), config.cache_dir) for side in pairs.sides]
-            rows = PairRows(*stores, Reading("pairs", 64, target_length=64))
+            rows = PairRows(*stores, PairReading(64, target_length=64))
             found.append([store.tokens[:] for store in stores] + [rows[i]["tokens"] for i in range(len(rows))])
             assert len(list(stores[0].folder.glob("*.shard"))) == (1 if size > 500 else len(pairs.parts("train")))
             again = pickle.loads(pickle.dumps(rows))
@@ -260,11 +259,11 @@ from transformer.data.text import readable
 from transformer.data.text.build import build_store
 from transformer.data.text.build_workers import Workers
 from transformer.tokenizers.raw_bytes import ByteTokenizer
-from transformer.data.config import DataConfig
+from transformer.data.text.config import TextConfig
 from transformer.data.text.sources import open_path
 readable.PART_BYTES = 1 << 19
 def main():
-    source = open_path(sys.argv[1], DataConfig(validation_fraction=0.3, cache_dir=sys.argv[2]))
+    source = open_path(sys.argv[1], TextConfig(validation_fraction=0.3, cache_dir=sys.argv[2]))
     source.__class__ = SlowSource
     build_store(source, "train", ByteTokenizer(), sys.argv[2], Workers(2))
 if __name__ == "__main__":

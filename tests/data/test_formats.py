@@ -84,9 +84,9 @@ def test_a_mark_gives_another_fingerprint_than_when_it_was_text(tmp_path):
 
 
 def _config(tmp_path):
-    from transformer.data.config import DataConfig
+    from transformer.data.text.config import TextConfig
 
-    return DataConfig(cache_dir=str(tmp_path / "cache"))
+    return TextConfig(cache_dir=str(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "latin-1"])
@@ -225,14 +225,14 @@ def test_a_list_of_words_loses_none(tmp_path):
 
 
 def test_a_header_is_no_pair_and_said(tmp_path):
-    from transformer.data.config import DataConfig
-    from transformer.data.mixture import open_pairs
+    from transformer.data.pairs.mixture import open_pairs
+    from transformer.data.text.config import TextConfig
 
     path = tmp_path / "a.tsv"
     path.write_text("en\tde\n" + "".join(f"{a}\t{b}\n" for a, b in PAIRS) + "lonely\t \n")
 
     def opened(**flags):
-        [(pairs, _)] = open_pairs(DataConfig(path=str(path), cache_dir=str(tmp_path / "cache"), **flags))
+        [(pairs, _)] = open_pairs(TextConfig(path=str(path), cache_dir=str(tmp_path / "cache"), **flags))
         return [*pairs.pairs("train"), *pairs.pairs("validation")], pairs.notes, pairs.fingerprint
 
     found, notes, fingerprint = opened()

@@ -36,7 +36,7 @@ def test_examples_made_together_are_those_made_alone(name):
 
 @pytest.mark.parametrize("name", golden.OBJECTIVES)
 def test_an_example_does_not_depend_on_its_neighbours(name):
-    objective, setting = golden.OBJECTIVES[name], Setting(golden.make_vocabulary(), golden.SEQ_LEN)
+    objective, setting = golden.OBJECTIVES[name], Setting(golden.make_vocabulary(), golden.SEQ_LEN, 0)
     records = golden.make_records(objective, seed=1, drop_remainder=False)
     indices = np.array([len(records) - 1, 0, 2, len(records) - 1])
 

@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 
 from tools.bench_data import make_store
-from transformer.data import sidecar
 from transformer.data.pairs import rows as pair_rows
-from transformer.data.pairs.rows import PairRows
+from transformer.data.pairs.rows import PairReading, PairRows
 from transformer.data.pipeline import iterate, train_batches
 from transformer.data.prepare import cut
-from transformer.data.records import Reading
-from transformer.data.store import TokenStore
-from transformer.data.text import document_parts
+from transformer.data.text import document_parts, sidecar
 from transformer.data.text.document_parts import DocumentParts
+from transformer.data.text.records import TextReading
+from transformer.data.text.store import TokenStore
 from transformer.errors import UserError
 
 DOCUMENTS = 2_000_000
@@ -43,15 +42,15 @@ def first_batch(folder, reading, step):
 @pytest.mark.parametrize(
     "reading",
     [
-        Reading("windows", 128, overlap=1),
-        Reading("text", 128),
-        Reading("documents", 128, others=True),
-        Reading("pairs", 2000, target_length=2000),
+        TextReading("windows", 128, overlap=1),
+        TextReading("text", 128),
+        TextReading("documents", 128, others=True),
+        PairReading(2000, target_length=2000),
     ],
-    ids=lambda reading: reading.kind,
+    ids=["windows", "text", "documents", "pairs"],
 )
 def test_a_start_takes_no_memory_for_documents(folder, reading, monkeypatch, tmp_path_factory):
-    if reading.kind == "pairs":  # packing takes a while, and its memory does not depend on how many there are
+    if isinstance(reading, PairReading):  # packing takes a while, and its memory does not depend on how many there are
         folder = tmp_path_factory.mktemp("pairs")
         make_store(folder, 8_000, 4 * 10**6)
         stores = [TokenStore.open(folder)] * 2

@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
-from transformer.data.config import DataConfig
 from transformer.data.text.build import build_store
+from transformer.data.text.config import TextConfig
 from transformer.data.text.long_text import Encoded, Windowing, encode_documents
 from transformer.data.text.pieces import Piece, cut_document
 from transformer.data.text.sources import documents, open_path
@@ -107,10 +107,11 @@ GPT4 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
+PIECES = [piece.text for piece in cut_document(TEXT)]
 KINDS = {
     "bytes": ByteTokenizer,
-    "unigram trained here": lambda: SentencePieceTokenizer(train("unigram", 600, cut_document(TEXT)), ""),
-    "bpe trained here": lambda: SentencePieceTokenizer(train("bpe", 600, cut_document(TEXT)), ""),
+    "unigram trained here": lambda: SentencePieceTokenizer(train("unigram", 600, PIECES), ""),
+    "bpe trained here": lambda: SentencePieceTokenizer(train("bpe", 600, PIECES), ""),
     "spm unigram": lambda: foreign("unigram"),
     "spm bpe": lambda: foreign("bpe"),
     "spm unigram, bytes": lambda: foreign("unigram", byte_fallback=True, normalization_rule_name="nmt_nfkc_cf"),
@@ -249,7 +250,7 @@ def test_a_store_has_the_ids_of_its_whole_documents(kind, tmp_path):
     """A text of 60,000 words had ten ids too many: a space before each of its pieces of 65,536 characters."""
     tokenizer, path = made(kind), tmp_path / "long.txt"
     path.write_text(" ".join(["fogu ba cedi"] * 60_000))
-    source = open_path(str(path), DataConfig(validation_fraction=0.5, cache_dir=str(tmp_path / "cache")))
+    source = open_path(str(path), TextConfig(validation_fraction=0.5, cache_dir=str(tmp_path / "cache")))
     store = build_store(source, "train", tokenizer, tmp_path / "cache")
     [text] = documents(source, "train")
     assert len(text) > 300_000

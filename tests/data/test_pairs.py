@@ -6,19 +6,19 @@ import json
 import numpy as np
 import pytest
 
-from transformer.data.config import DataConfig
-from transformer.data.mixture import open_pairs
+from transformer.data.pairs.mixture import open_pairs
+from transformer.data.pairs.rows import PairReading
+from transformer.data.pairs.tfds import TfdsPairs
 from transformer.data.prepare import prepare
-from transformer.data.records import Reading
+from transformer.data.text.config import TextConfig
 from transformer.data.text.sources import documents
-from transformer.data.text.tfds_source import TfdsPairs
 from transformer.errors import UserError
 
 from .corpus import make_text
 from .test_python_stdlib import library  # noqa: F401 - a fixture
 
 PAIRS = [(f"source {i}", f"target {i} é") for i in range(200)]
-READING = Reading("pairs", 64, target_length=64)
+READING = PairReading(64, target_length=64)
 
 
 def write(path, lines):
@@ -36,7 +36,7 @@ def folder(tmp_path):
 
 
 def open_one(path, fields=("en", "de"), **config):
-    [(pairs, _)] = open_pairs(DataConfig(path=str(path), fields=fields, **config))
+    [(pairs, _)] = open_pairs(TextConfig(path=str(path), fields=fields, **config))
     return pairs
 
 
@@ -135,7 +135,7 @@ def test_pairs_become_rows_with_one_tokenizer(tmp_path):
     for side, seed in (("xx", 1), ("yy", 2)):
         write(root / f"train.{side}", make_text(400, seed).splitlines())
         write(root / f"val.{side}", make_text(40, seed + 2).splitlines())
-    config = DataConfig(path=str(root), fields=("xx", "yy"), cache_dir=str(tmp_path / "cache"))
+    config = TextConfig(path=str(root), fields=("xx", "yy"), cache_dir=str(tmp_path / "cache"))
     corpora = prepare(config, vocab_size=512, reading=READING)
     assert corpora.tokenizer.vocab_size == 512
     [train] = corpora.train
@@ -205,11 +205,11 @@ def test_the_embedded_pairs_are_functions_and_what_they_say(library, tmp_path): 
     root, files = library
     for name in files:
         (root / name).write_text(FUNCTIONS.replace("Return one", name.replace("/", "_").removesuffix(".py")))
-    config = DataConfig(fields=("code", "summary"), cache_dir=str(tmp_path / "cache"))
+    config = TextConfig(fields=("code", "summary"), cache_dir=str(tmp_path / "cache"))
     pairs = TfdsPairs("python_docstrings", config)
     train, validation = list(pairs.pairs("train")), list(pairs.pairs("validation"))
     assert len(train) + len(validation) == 3 * len(files)
     assert 0 < len(validation) < len(train)
     assert expected[1] in train
     with pytest.raises(UserError, match=r"no text feature 'docs'; it has: code, .* Name one with --data.fields"):
-        TfdsPairs("python_docstrings", DataConfig(fields=("code", "docs"), cache_dir=str(tmp_path / "cache")))
+        TfdsPairs("python_docstrings", TextConfig(fields=("code", "docs"), cache_dir=str(tmp_path / "cache")))

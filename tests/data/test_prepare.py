@@ -2,21 +2,21 @@ import json
 
 import pytest
 
-from transformer.data.config import DataConfig
 from transformer.data.prepare import prepare
-from transformer.data.records import Reading
+from transformer.data.text.config import TextConfig
+from transformer.data.text.records import TextReading
 from transformer.errors import UserError
 from transformer.tokenizers.kinds import load_tokenizer
 
 from .corpus import make_text
 
-READING = Reading("windows", 33, overlap=1)
+READING = TextReading("windows", 33, overlap=1)
 
 
 def test_a_mixture_becomes_windows_and_figures(tmp_path):
     (tmp_path / "a.txt").write_text(make_text(400))
     (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": make_text(9, i)}) + "\n" for i in range(50)))
-    config = DataConfig(mixture=(f"{tmp_path}/a.txt=3", f"{tmp_path}/b.jsonl=1"), cache_dir=str(tmp_path / "cache"))
+    config = TextConfig(mixture=(f"{tmp_path}/a.txt=3", f"{tmp_path}/b.jsonl=1"), cache_dir=str(tmp_path / "cache"))
     corpora = prepare(config, vocab_size=512, reading=READING)
     assert corpora.weights == (3.0, 1.0)
     assert len(corpora.train) == len(corpora.validation.parts) == 2
@@ -32,6 +32,6 @@ def test_a_mixture_becomes_windows_and_figures(tmp_path):
 
 def test_a_corpus_smaller_than_a_window_is_explained(tmp_path):
     (tmp_path / "a.txt").write_text("a few words\nand a few more\n")
-    config = DataConfig(path=str(tmp_path / "a.txt"), tokenizer="bytes", cache_dir=str(tmp_path / "cache"))
+    config = TextConfig(path=str(tmp_path / "a.txt"), tokenizer="bytes", cache_dir=str(tmp_path / "cache"))
     with pytest.raises(UserError, match=r"fewer than one window of 256 \+ 1: set --train.seq-len to at most"):
-        prepare(config, vocab_size=512, reading=Reading("windows", 257, overlap=1))
+        prepare(config, vocab_size=512, reading=TextReading("windows", 257, overlap=1))

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from transformer.data.config import DataConfig
+from transformer.data.text.config import TextConfig
 from transformer.data.text.python_stdlib.python_stdlib_dataset_builder import Builder, source_files
 from transformer.data.text.sources import documents
 from transformer.data.text.tfds_source import TfdsSource
@@ -33,7 +33,7 @@ def library(tmp_path, monkeypatch):
 
 
 def open_source(tmp_path, **config):
-    return TfdsSource("python_stdlib", DataConfig(cache_dir=str(tmp_path / "cache"), **config))
+    return TfdsSource("python_stdlib", TextConfig(cache_dir=str(tmp_path / "cache"), **config))
 
 
 def test_only_the_library_itself_is_taken(library):
@@ -51,7 +51,7 @@ def test_the_dataset_is_the_library_split_by_file(library, tmp_path, capfd):
     assert open_source(tmp_path).fingerprint == source.fingerprint
     assert capfd.readouterr() == ("", "")
     next(root.rglob("module7.py")).write_text("value = 70\n")
-    changed = TfdsSource("python_stdlib", DataConfig(cache_dir=str(tmp_path / "other")))
+    changed = TfdsSource("python_stdlib", TextConfig(cache_dir=str(tmp_path / "other")))
     assert changed.fingerprint != source.fingerprint
 
 
@@ -61,7 +61,7 @@ def test_pythons_do_not_share_prepared_data(tmp_path):
 
 
 def test_bad_names_and_fields_are_explained(library, tmp_path):
-    config = DataConfig(cache_dir=str(tmp_path / "cache"))
+    config = TextConfig(cache_dir=str(tmp_path / "cache"))
     with pytest.raises(UserError, match=r"Did you mean .*python_stdlib"):
         TfdsSource("python_stdlb", config)
     with pytest.raises(UserError, match=r"no text feature 'body'; it has: text, path"):
@@ -76,7 +76,7 @@ def test_no_network_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("socket.getaddrinfo", unresolved)
     monkeypatch.setattr("urllib.request.getproxies", dict)
     with pytest.raises(UserError, match="no network"):
-        TfdsSource("tiny_shakespeare", DataConfig(cache_dir=str(tmp_path)))
+        TfdsSource("tiny_shakespeare", TextConfig(cache_dir=str(tmp_path)))
 
 
 def test_a_missing_tensorflow_is_one_line(tmp_path, monkeypatch):
@@ -87,7 +87,7 @@ def test_a_missing_tensorflow_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tfds, "builder", needs_tensorflow)
     with pytest.raises(UserError, match=r"pip install 'transformer-train\[tensorflow\]'"):
-        TfdsSource("lm1b", DataConfig(cache_dir=str(tmp_path)))
+        TfdsSource("lm1b", TextConfig(cache_dir=str(tmp_path)))
 
 
 def test_neither_tensorflow_nor_jax_is_loaded(tmp_path):

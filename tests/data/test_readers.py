@@ -10,9 +10,9 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from transformer.data.config import DataConfig
-from transformer.data.mixture import open_pairs
+from transformer.data.pairs.mixture import open_pairs
 from transformer.data.text import readable
+from transformer.data.text.config import TextConfig
 from transformer.data.text.readers import open_text, text_size
 from transformer.data.text.sources import documents, open_path
 from transformer.errors import UserError
@@ -48,14 +48,14 @@ def table(path, columns, **settings):
 
 def read(path, **config):
     config = {"validation_fraction": 0.1, "cache_dir": str(path.parent / "cache"), **config}
-    source = open_path(str(path), DataConfig(**config))
+    source = open_path(str(path), TextConfig(**config))
     assert source.fingerprint  # as a build asks first
     return [list(documents(source, split)) for split in ("train", "validation")]
 
 
 def read_pairs(path, fields, **config):
     config = {"validation_fraction": 0.1, "cache_dir": str(path.parent / "cache"), **config}
-    [(pairs, _)] = open_pairs(DataConfig(path=str(path), fields=fields, **config))
+    [(pairs, _)] = open_pairs(TextConfig(path=str(path), fields=fields, **config))
     return [list(pairs.pairs(split)) for split in ("train", "validation")]
 
 
@@ -108,7 +108,7 @@ def test_parquet_rows_are_documents_as_jsonl_lines_are(tmp_path, rows, monkeypat
     table(tmp_path / "a.parquet", {"n": range(300), "text": TEXTS}, row_group_size=rows)
     assert read(tmp_path / "a.parquet") == expected
     monkeypatch.setattr(readable, "PART_BYTES", 2000)
-    source = open_path(str(tmp_path / "a.parquet"), DataConfig(cache_dir=str(tmp_path / "cut")))
+    source = open_path(str(tmp_path / "a.parquet"), TextConfig(cache_dir=str(tmp_path / "cut")))
     assert (len(source.parts("train")) > 3) == (rows < 1000)
     assert read(tmp_path / "a.parquet", cache_dir=str(tmp_path / "cut")) == expected
 

@@ -9,10 +9,11 @@ import tracemalloc
 import pytest
 
 from transformer.data import receipts
-from transformer.data.config import DataConfig
-from transformer.data.prepare import prepare
-from transformer.data.records import Reading
+from transformer.data.pairs.rows import PairReading
+from transformer.data.prepare import open_corpora, prepare
 from transformer.data.text import build
+from transformer.data.text.config import TextConfig
+from transformer.data.text.records import TextReading
 from transformer.data.text.sources import extremes, open_path
 from transformer.data.text.verify import verify
 from transformer.errors import UserError
@@ -20,8 +21,12 @@ from transformer.errors import UserError
 from .corpus import make_text
 from .test_python_stdlib import library  # noqa: F401 - a fixture
 
-WINDOWS, PAIRS = Reading("windows", 33, overlap=1), Reading("pairs", 200, target_length=200)
+WINDOWS, PAIRS = TextReading("windows", 33, overlap=1), PairReading(200, target_length=200)
 LONG_AGO = 10**18
+
+
+def verified(config, reading) -> list[str]:
+    return verify([corpus.sides for corpus in open_corpora(config, reading)], config.cache_dir, map, print)
 
 
 def settle(*paths):
@@ -39,31 +44,31 @@ def spoil(path):
 
 def text_file(root):
     (root / "a.txt").write_text(make_text(300))
-    return DataConfig(path=str(root / "a.txt")), WINDOWS
+    return TextConfig(path=str(root / "a.txt")), WINDOWS
 
 
 def jsonl_file(root):
     (root / "a.jsonl").write_text("".join(json.dumps({"text": make_text(4, i)}) + "\n" for i in range(60)))
-    return DataConfig(path=str(root / "a.jsonl")), WINDOWS
+    return TextConfig(path=str(root / "a.jsonl")), WINDOWS
 
 
 def folder(root):
     jsonl_file(root)
     for i in range(40):
         (root / f"{i}.txt").write_text(make_text(4, i))
-    return DataConfig(path=str(root)), WINDOWS
+    return TextConfig(path=str(root)), WINDOWS
 
 
 def parallel(root):
     (root / "train.en").write_text(make_text(200))
     (root / "train.de.gz").write_bytes(gzip.compress(make_text(200, 1).encode()))
-    return DataConfig(path=str(root), fields=("en", "de")), PAIRS
+    return TextConfig(path=str(root), fields=("en", "de")), PAIRS
 
 
 def tsv(root):
     lines = zip(make_text(200).splitlines(), make_text(200, 1).splitlines(), strict=True)
     (root / "a.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in lines))
-    return DataConfig(path=str(root / "a.tsv")), PAIRS
+    return TextConfig(path=str(root / "a.tsv")), PAIRS
 
 
 @pytest.fixture(params=[text_file, jsonl_file, folder, parallel, tsv])
@@ -96,7 +101,7 @@ def test_a_finished_store_is_found_without_reading_or_writing(corpus, no_buildin
     no_building("make_shard")
     no_building("exclusive")
     again = prepared(corpus)
-    assert (again.fingerprint, again.fingerprints) == (first.fingerprint, first.fingerprints)
+    assert (again.fingerprint, again.about.identity) == (first.fingerprint, first.about.identity)
     for one, other in zip(first.train, again.train, strict=True):
         assert all((one[0][name] == other[0][name]).all() for name in one[0])
 
@@ -120,7 +125,8 @@ def test_another_content_is_another_store(corpus):
     file.write_bytes(gzip.compress(raw) if file.suffix == ".gz" else raw)
     os.utime(file, ns=(LONG_AGO + 1, LONG_AGO + 1))
     again = prepared(corpus)
-    assert all(again.fingerprints[name] != fingerprint for name, fingerprint in first.fingerprints.items())
+    after, before = (found.about.identity["sources"] for found in (again, first))
+    assert all(after[name] != fingerprint for name, fingerprint in before.items())
 
 
 def test_a_file_that_was_written_just_now_is_not_trusted(tmp_path):
@@ -149,14 +155,14 @@ def test_files_that_do_not_differ_are_not_read_for_those_that_do(tmp_path, monke
 def test_verifying_reads_everything_and_names_what_differs(corpus):
     config, reading, files = corpus
     with pytest.raises(UserError, match="was not prepared"):
-        verify(config, reading, map, print)
+        verified(config, reading)
     first = prepared(corpus)
-    assert verify(config, reading, map, print) == []
+    assert verified(config, reading) == []
     file = files[-1]
     stat = file.stat()
     file.write_bytes(file.read_bytes().replace(b"a", b"o", 1))
     os.utime(file, ns=(stat.st_mtime_ns, stat.st_mtime_ns))
-    [line] = verify(config, reading, map, print)
+    [line] = verified(config, reading)
     assert str(file) in line
     assert prepared(corpus).fingerprint != first.fingerprint  # from then on nobody takes it for what it was
 
@@ -170,7 +176,7 @@ def test_verifying_finds_a_damaged_shard(tmp_path):
     raw = bytearray(shard.read_bytes())
     raw[7] ^= 1
     shard.write_bytes(raw)
-    [line] = verify(config, reading, map, print)
+    [line] = verified(config, reading)
     assert f"{shard} is damaged: delete {shard.parent}" in line
 
 
@@ -183,7 +189,7 @@ def test_a_receipt_that_cannot_be_written_is_done_without(corpus, monkeypatch):
         raise UserError("Cannot write to")
 
     monkeypatch.setattr(receipts, "exclusive", refuse)
-    monkeypatch.setattr(receipts.tempfile, "mkstemp", lambda **_: (_ for _ in ()).throw(PermissionError("read-only")))
+    monkeypatch.setattr(receipts, "write_file", refuse)
     assert prepared(corpus).fingerprint == first.fingerprint
 
 
@@ -223,7 +229,7 @@ def test_the_split_of_many_documents_is_found_in_no_memory():
 
 
 def test_tfds_is_found_without_reading(library, tmp_path, no_building):  # noqa: F811
-    config = DataConfig(
+    config = TextConfig(
         tfds="python_stdlib", tokenizer="bytes", cache_dir=str(tmp_path / "cache"), validation_fraction=0.2
     )
     first = prepare(config, vocab_size=512, reading=WINDOWS)

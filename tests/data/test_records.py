@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transformer.data.pairs.rows import PairRows
-from transformer.data.records import JoinedRecords, Reading
+from transformer.data.pairs.rows import PairReading, PairRows
+from transformer.data.records import JoinedRecords
 from transformer.data.text.document_parts import DocumentParts
 from transformer.data.text.windows import TextWindows
 from transformer.errors import UserError
@@ -95,7 +95,7 @@ pair_lengths = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_s
 @given(pair_lengths, st.booleans())
 def test_every_pair_is_in_one_row_whole(pairs, begin):
     sources, targets = make_pairs(pairs)
-    rows = PairRows(sources, targets, Reading("pairs", 16, target_length=20, begin=begin))
+    rows = PairRows(sources, targets, PairReading(16, target_length=20, begin=begin))
     found, empty = {}, 0
     for index in range(len(rows)):
         row = rows[index]
@@ -122,14 +122,14 @@ def test_rows_are_nearly_full_and_pairs_that_do_not_fit_are_left_out():
     rng = np.random.default_rng(0)
     pairs = [(int(n), int(n) + int(rng.integers(-2, 3))) for n in rng.integers(5, 30, 3000)]
     sources, targets = make_pairs(pairs)
-    rows = PairRows(sources, targets, Reading("pairs", 128, target_length=128))
+    rows = PairRows(sources, targets, PairReading(128, target_length=128))
     assert rows.left_out == 0
     for name in ("segment_ids", "target_segment_ids"):
         assert np.mean([rows[i][name] > 0 for i in range(len(rows))]) > 0.93
-    short = PairRows(sources, targets, Reading("pairs", 25, target_length=40))
+    short = PairRows(sources, targets, PairReading(25, target_length=40))
     assert short.left_out == sum(source + 1 > 25 for source, _ in pairs) > 100
     with pytest.raises(UserError, match=r"pairs of test \(train\) are longer than 10 tokens of source or 40 of target"):
-        PairRows(sources, targets, Reading("pairs", 10, target_length=40))
+        PairRows(sources, targets, PairReading(10, target_length=40))
 
 
 def test_joined_records_draw_from_the_right_part():

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from transformer.data.config import DataConfig
 from transformer.data.text import readable, sampling
+from transformer.data.text.config import TextConfig
 from transformer.data.text.pieces import cut_document
 from transformer.data.text.sampling import sample
 from transformer.data.text.sources import documents, open_path
@@ -38,7 +38,7 @@ def folder(root):
 def source(request, tmp_path, monkeypatch):
     """About a megabyte."""
     monkeypatch.setattr(readable, "PART_BYTES", 30_000)
-    config = DataConfig(validation_fraction=0.1, cache_dir=str(tmp_path / "cache"))
+    config = TextConfig(validation_fraction=0.1, cache_dir=str(tmp_path / "cache"))
     return open_path(str(request.param(tmp_path)), config)
 
 
@@ -71,9 +71,9 @@ def test_a_large_corpus_is_read_in_places(source, monkeypatch):
 
 def test_a_text_without_lines_is_sampled(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("é" * 500_000)
-    source = open_path(str(tmp_path / "a.txt"), DataConfig(cache_dir=str(tmp_path / "cache")))
+    source = open_path(str(tmp_path / "a.txt"), TextConfig(cache_dir=str(tmp_path / "cache")))
     assert sum(len(piece.text) for piece in sample(source, "train", 10_000)) > 0
     monkeypatch.setattr(sampling, "_READ", 1)
     (tmp_path / "b.txt").write_text(make_text(100))
-    source = open_path(str(tmp_path / "b.txt"), DataConfig(cache_dir=str(tmp_path / "cache")))
+    source = open_path(str(tmp_path / "b.txt"), TextConfig(cache_dir=str(tmp_path / "cache")))
     assert "".join(piece.text for piece in sample(source, "train", 10_000_000)) == "".join(documents(source, "train"))

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformer.data.config import DataConfig
-from transformer.data.mixture import open_sources
 from transformer.data.text import tfds_source
+from transformer.data.text.config import TextConfig
+from transformer.data.text.mixture import open_sources
 from transformer.data.text.pieces import PIECE_CHARS, cut_document, join_documents
 from transformer.data.text.sources import documents, open_path
 from transformer.errors import UserError
@@ -15,7 +15,7 @@ from .corpus import make_text
 
 
 def read(path, **config):
-    source = open_path(str(path), DataConfig(**config))
+    source = open_path(str(path), TextConfig(**config))
     return list(documents(source, "train")), list(documents(source, "validation"))
 
 
@@ -82,7 +82,7 @@ def test_neither_side_of_a_small_corpus_is_empty(tmp_path, count, fraction):
 def test_the_fingerprint_follows_the_content(tmp_path):
     def fingerprint(name, text, **config):
         (tmp_path / name).write_text(text)
-        return open_path(str(tmp_path / name), DataConfig(**config)).fingerprint
+        return open_path(str(tmp_path / name), TextConfig(**config)).fingerprint
 
     first = fingerprint("a.txt", make_text(50))
     assert fingerprint("b.txt", make_text(50)) == first
@@ -132,12 +132,12 @@ def test_bad_mixtures_are_named(tmp_path):
     (tmp_path / "a.txt").write_text(make_text(20))
     for item in ("a.txt", "a.txt=much", "=1", "a.txt=0", "a.txt=-1", "a.txt=inf", "a.txt=nan"):
         with pytest.raises(UserError, match=r"--data\.mixture"):
-            open_sources(DataConfig(mixture=(item,)))
+            open_sources(TextConfig(mixture=(item,)))
     with pytest.raises(UserError, match="No corpus named"):
-        open_sources(DataConfig())
+        open_sources(TextConfig())
     with pytest.raises(UserError, match="validation-fraction"):
-        open_sources(DataConfig(path="x", validation_fraction=1.0))
-    [(source, weight)] = open_sources(DataConfig(mixture=(f"{tmp_path}/a.txt=2.5",), path="ignored"))
+        open_sources(TextConfig(path="x", validation_fraction=1.0))
+    [(source, weight)] = open_sources(TextConfig(mixture=(f"{tmp_path}/a.txt=2.5",), path="ignored"))
     assert (source.name, weight) == (str(tmp_path / "a.txt"), 2.5)
 
 

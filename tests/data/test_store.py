@@ -11,11 +11,11 @@ import time
 import numpy as np
 import pytest
 
-from transformer.data.config import DataConfig
-from transformer.data.store import TokenStore
 from transformer.data.text import build, shards
 from transformer.data.text.build import build_store
+from transformer.data.text.config import TextConfig
 from transformer.data.text.sources import documents, open_path
+from transformer.data.text.store import TokenStore
 from transformer.errors import UserError
 from transformer.tokenizers.raw_bytes import ByteTokenizer
 
@@ -27,7 +27,7 @@ def source(tmp_path):
     path = tmp_path / "c.jsonl"
     texts = [make_text(1 + i % 7, seed=i) for i in range(60)] + [make_text(9000)]  # the last one is several pieces
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*texts, "", "é\0"]))
-    return open_path(str(path), DataConfig(validation_fraction=0.2, cache_dir=str(tmp_path / "cache")))
+    return open_path(str(path), TextConfig(validation_fraction=0.2, cache_dir=str(tmp_path / "cache")))
 
 
 def hidden_leftovers(cache):
@@ -100,7 +100,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(source, tmp_path):
 
 def test_text_that_cannot_be_read_leaves_nothing(tmp_path):
     (tmp_path / "bad.txt").write_bytes(b"line\n" * 500_000 + b"\xff\n" + b"line\n" * 500_000)
-    source = open_path(str(tmp_path / "bad.txt"), DataConfig())
+    source = open_path(str(tmp_path / "bad.txt"), TextConfig())
     with pytest.raises(UserError, match="not UTF-8"):
         build_store(source, "train", ByteTokenizer(), tmp_path)
     assert [path for path in (tmp_path / "stores").iterdir() if path.is_dir()] == []
@@ -111,7 +111,7 @@ _BUILD = """
 import sys, time
 from transformer.data.text import build
 from transformer.tokenizers.raw_bytes import ByteTokenizer
-from transformer.data.config import DataConfig
+from transformer.data.text.config import TextConfig
 from transformer.data.text.sources import open_path
 cache, path, stall = sys.argv[1:]
 class Slow(ByteTokenizer):
@@ -120,7 +120,7 @@ class Slow(ByteTokenizer):
             print("writing", flush=True)
             time.sleep(60)
         return super().encode_batch(texts)
-build.build_store(open_path(path, DataConfig(validation_fraction=0.2, cache_dir=cache)), "train", Slow(), cache)
+build.build_store(open_path(path, TextConfig(validation_fraction=0.2, cache_dir=cache)), "train", Slow(), cache)
 assert "jax" not in sys.modules and "grain" not in sys.modules
 """
 

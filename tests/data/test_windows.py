@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transformer.data.records import JoinedRecords
-from transformer.data.store import FORMAT_VERSION, StoreMeta, TokenStore
+from transformer.data.text.store import FORMAT_VERSION, StoreMeta, TokenStore
 from transformer.data.text.windows import Windows
 from transformer.errors import UserError
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transformer.data.config import DataConfig
 from transformer.data.pipeline import eval_batches, iterate, train_batches
-from transformer.data.store import TokenStore
 from transformer.data.text.build import build_store
+from transformer.data.text.config import TextConfig
 from transformer.data.text.sources import open_path
+from transformer.data.text.store import TokenStore
 from transformer.data.text.windows import Windows
 from transformer.data.workers import check_workers
 from transformer.errors import UserError
@@ -201,7 +201,7 @@ def test_workers_leave_signals_to_their_parent_and_end_with_it(number, moment):
 
 def test_a_store_is_sent_by_its_path(tmp_path):
     (tmp_path / "c.txt").write_text("a line of text\n\n" * 500)
-    source = open_path(str(tmp_path / "c.txt"), DataConfig(validation_fraction=0.2))
+    source = open_path(str(tmp_path / "c.txt"), TextConfig(validation_fraction=0.2))
     store = build_store(source, "train", ByteTokenizer(), tmp_path / "cache")
     sent = pickle.dumps(Windows(store, 9, overlap=1, drop_remainder=True))
     assert len(sent) < 1000
@@ -216,7 +216,7 @@ def test_a_store_is_sent_by_its_path(tmp_path):
 
 def test_numbers_of_workers_that_make_no_sense_are_refused():
     with pytest.raises(UserError, match=r"workers is -1: it must be 0"):
-        DataConfig(workers=-1)
+        TextConfig(workers=-1)
     check_workers(0)
     check_workers(3)
     with pytest.raises(UserError, match=r"--data\.workers 100000: this process has \d+ cores"):

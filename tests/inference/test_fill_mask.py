@@ -16,8 +16,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 from tests.data.corpus import make_text
 from tests.interop import parity
 from transformer.checkpoint import save_params, to_json
-from transformer.data.config import DataConfig
-from transformer.data.text.pieces import cut_document
+from transformer.data.text.config import TextConfig
 from transformer.errors import UserError
 from transformer.inference.fill_mask import MaskFiller
 from transformer.inference.restored import Restored, restore
@@ -150,7 +149,7 @@ def hugging_face(made: tokenizers.Tokenizer) -> HuggingFaceTokenizer:
 
 @functools.cache
 def unigram() -> SentencePieceTokenizer:
-    return SentencePieceTokenizer(train("unigram", 600, cut_document(make_text(400))), "unigram")
+    return SentencePieceTokenizer(train("unigram", 600, [make_text(400)]), "unigram")
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +252,7 @@ def test_a_run_fills_in_what_it_was_trained_on(tmp_path):
         name="letters",
         model=model,
         objective=MaskedLM(),
-        data=DataConfig(path=str(tmp_path / "text.jsonl"), tokenizer="bytes", cache_dir=str(tmp_path / "cache")),
+        data=TextConfig(path=str(tmp_path / "text.jsonl"), tokenizer="bytes", cache_dir=str(tmp_path / "cache")),
         optimizer=OptimizerConfig(learning_rate=2e-2, warmup_steps=2),
         train=TrainConfig(steps=60, batch_size=16, seq_len=32, eval_batches=1),
         mesh=MeshConfig(data=1),

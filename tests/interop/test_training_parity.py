@@ -16,8 +16,8 @@ import transformers
 
 from tests.data.corpus import make_text
 from transformer.data import pipeline
-from transformer.data.config import DataConfig
 from transformer.data.prepare import prepare
+from transformer.data.text.config import TextConfig
 from transformer.interop.bart import BART
 from transformer.interop.bert import BERT
 from transformer.interop.t5 import T5
@@ -151,11 +151,11 @@ def folder(tmp_path_factory):
 def batches_of(case: Case, folder: Any, count: int = STEPS) -> list[Batch]:
     """Returns batches as the loop makes them; in the middle the last of validation: rows of padding, short rows."""
     corpus = prepare(
-        DataConfig(path=str(folder / "text"), cache_dir=str(folder / "cache"), validation_fraction=0.3),
+        TextConfig(path=str(folder / "text"), cache_dir=str(folder / "cache"), validation_fraction=0.3),
         vocab_size=case.model.vocab_size,
         reading=case.objective.reading(case.seq_len),
     )
-    setting = Setting(corpus.vocabulary, case.seq_len, getattr(case.model, "decoder_start_id", 0))
+    setting = Setting(corpus.vocabulary, case.seq_len, case.model.first_decoder_token)
     kinds: dict[str, Any] = {"example": functools.partial(case.objective.example, setting=setting), "batch_size": ROWS}
     training: Any = pipeline.train_batches(corpus.train, corpus.weights, seed=0, **kinds)
     held_out: Any = pipeline.eval_batches(corpus.validation, **kinds)

@@ -79,7 +79,7 @@ def test_each_denoiser_is_taken_as_often_as_its_weight_says(weights):
     """At 1,024 tokens the seven differ in how much they hide, and in how many spans; 2,000 draws: at most 1 % each."""
     regular, sequential, extreme = map(float, weights)
     objective = UL2(regular=regular, sequential=sequential, extreme=extreme)
-    at = Setting(dataclasses.replace(VOCABULARY, sentinels=tuple(range(7, 1007))), 1024)
+    at = Setting(dataclasses.replace(VOCABULARY, sentinels=tuple(range(7, 1007))), 1024, 0)
     record = {"tokens": np.full(objective.reading(1024).length, FIRST + 1500, np.int32)}
     record["segment_ids"] = np.ones_like(record["tokens"])
     counts = dict.fromkeys(TABLE, 0)
@@ -124,7 +124,7 @@ def test_one_kind_alone(kind):
 def test_a_share_of_the_rows_is_padding():
     """The docstring's figure."""
     at = setting(256)
-    full = Setting(dataclasses.replace(at.vocabulary, sentinels=tuple(range(7, 107))), 256)
+    full = Setting(dataclasses.replace(at.vocabulary, sentinels=tuple(range(7, 107))), 256, 0)
     cut, places, used = records(UL2(), 256, STORE), 0, 0.0
     for seed in range(1500):
         example = UL2().example(cut[seed % len(cut)], np.random.default_rng(seed), full)
@@ -199,7 +199,7 @@ def test_the_tokenizers_own_tokens_say_which_kind():
     named = dataclasses.replace(VOCABULARY, paradigms=(SIZE - 3, SIZE - 2, SIZE - 1))
     cut, firsts, spans = records(UL2(), 64, STORE), set(), set()
     for seed in range(60):
-        example = UL2().example(cut[seed % len(cut)], np.random.default_rng(seed), Setting(named, 64))
+        example = UL2().example(cut[seed % len(cut)], np.random.default_rng(seed), Setting(named, 64, 0))
         firsts.add(int(example["inputs"]["tokens"][0]))
         spans |= set(example["inputs"]["tokens"][1:].tolist()) & set(SENTINELS)
     assert firsts == {SIZE - 3, SIZE - 2, SIZE - 1}

@@ -3,7 +3,7 @@
 import numpy as np
 
 from transformer.data.prepare import cut
-from transformer.data.store import FORMAT_VERSION, StoreMeta, TokenStore
+from transformer.data.text.store import FORMAT_VERSION, StoreMeta, TokenStore
 from transformer.objectives.objective import Objective, Setting
 from transformer.tokenizers.vocabulary import Vocabulary
 

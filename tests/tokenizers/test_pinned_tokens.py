@@ -10,11 +10,11 @@ import pytest
 from tests.data.corpus import make_text
 from tests.data.test_python_stdlib import library  # noqa: F401 - a fixture
 from tests.data.test_windows import make_store
-from transformer.data.config import DataConfig
-from transformer.data.mixture import open_pairs, open_sources
-from transformer.data.pairs.rows import PairRows
-from transformer.data.records import Reading
+from transformer.data.pairs.mixture import open_pairs
+from transformer.data.pairs.rows import PairReading, PairRows
 from transformer.data.text.build import build_store
+from transformer.data.text.config import TextConfig
+from transformer.data.text.mixture import open_sources
 from transformer.tokenizers.raw_bytes import ByteTokenizer
 
 
@@ -75,7 +75,7 @@ def folder(root):
     ],
 )
 def test_texts(kind, expected, tmp_path):
-    config = DataConfig(**kind(tmp_path), validation_fraction=0.1, cache_dir=str(tmp_path / "cache"))
+    config = TextConfig(**kind(tmp_path), validation_fraction=0.1, cache_dir=str(tmp_path / "cache"))
     assert tokens_of([source for source, _ in open_sources(config)], tmp_path / "cache") == expected
 
 
@@ -113,13 +113,13 @@ def fields(root):
     ],
 )
 def test_pairs(kind, expected, tmp_path):
-    config = DataConfig(**kind(tmp_path), validation_fraction=0.1, cache_dir=str(tmp_path / "cache"))
+    config = TextConfig(**kind(tmp_path), validation_fraction=0.1, cache_dir=str(tmp_path / "cache"))
     [(pairs, _)] = open_pairs(config)
     assert tokens_of(pairs.sides, tmp_path / "cache") == expected
 
 
 def test_tfds(library, tmp_path):  # noqa: F811
-    config = DataConfig(tfds="python_stdlib", validation_fraction=0.2, cache_dir=str(tmp_path / "cache"))
+    config = TextConfig(tfds="python_stdlib", validation_fraction=0.2, cache_dir=str(tmp_path / "cache"))
     assert tokens_of([source for source, _ in open_sources(config)], tmp_path / "cache") == [
         "a8d4d8ddaa58",
         "ba6c0b5c531e",
@@ -131,14 +131,14 @@ def test_rows_of_pairs():
     rng = np.random.default_rng(0)
     lengths = rng.integers(5, 30, (70_000, 2))
     stores = [make_store(lengths[:, side]) for side in (0, 1)]
-    rows = PairRows(*stores, Reading("pairs", 128, target_length=96))
+    rows = PairRows(*stores, PairReading(128, target_length=96))
     found = [rows[index] for index in range(0, len(rows), 3)]
     assert (len(rows), rows.left_out, digest(*(value for row in found for value in row.values()))) == (
         11_834,
         0,
         "a7d9f8c36ca0",
     )
-    short = PairRows(*stores, Reading("pairs", 24, target_length=26, begin=True))
+    short = PairRows(*stores, PairReading(24, target_length=26, begin=True))
     found = [short[index] for index in range(0, len(short), 11)]
     assert (len(short), short.left_out, digest(*(value for row in found for value in row.values()))) == (
         36_678,

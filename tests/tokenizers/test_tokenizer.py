@@ -1,5 +1,6 @@
 import functools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,9 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.data.corpus import make_text
-from transformer.data.config import DataConfig
-from transformer.data.mixture import open_sources
-from transformer.data.text.pieces import cut_document
+from transformer.data.text.config import TextConfig
+from transformer.data.text.mixture import open_sources
+from transformer.data.text.sampling import training_text
 from transformer.errors import UserError
 from transformer.tokenizers.kinds import check_vocabulary, load_tokenizer, make_tokenizer
 from transformer.tokenizers.raw_bytes import ByteTokenizer
@@ -42,7 +43,7 @@ AWKWARD = [
 def tokenizer(kind):
     if kind == "bytes":
         return ByteTokenizer()
-    return SentencePieceTokenizer(train(kind, 600, cut_document(make_text(400))), kind)
+    return SentencePieceTokenizer(train(kind, 600, [make_text(400)]), kind)
 
 
 kinds = pytest.mark.parametrize("kind", ["unigram", "bpe", "bytes"])
@@ -86,21 +87,22 @@ def test_saving_keeps_everything(kind, tmp_path):
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])
 def test_training_is_deterministic_and_compresses(kind):
     text = make_text(400)
-    assert train(kind, 512, cut_document(text)) == train(kind, 512, cut_document(text))
+    assert train(kind, 512, [text]) == train(kind, 512, [text])
     assert len(text) / len(tokenizer(kind).encode(text)) > 2.5
 
 
 @pytest.fixture
 def corpus(tmp_path):
     (tmp_path / "a.txt").write_text(make_text(400))
-    return DataConfig(path=str(tmp_path / "a.txt"), cache_dir=str(tmp_path / "cache"))
+    return TextConfig(path=str(tmp_path / "a.txt"), cache_dir=str(tmp_path / "cache"))
 
 
 def make(config, vocab_size, **changes):
     import dataclasses
 
     config = dataclasses.replace(config, **changes)
-    return make_tokenizer(config, vocab_size, open_sources(config))
+    text = training_text(open_sources(config))
+    return make_tokenizer(config.tokenizer, vocab_size, text, Path(config.cache_dir))
 
 
 def test_a_trained_tokenizer_is_not_trained_again(corpus, monkeypatch):

@@ -12,7 +12,7 @@ from etils import epath
 from jax.sharding import AxisType, Mesh
 
 from transformer.checkpoint import CheckpointConfig
-from transformer.data.config import DataConfig
+from transformer.data.text.config import TextConfig
 from transformer.models.gpt import GPTConfig
 from transformer.sharding import MESH_AXES, BatchLayout, MeshConfig, make_mesh
 from transformer.training import loop, session
@@ -27,7 +27,7 @@ def experiment(corpus: Path, cache: Path, mesh: MeshConfig) -> Experiment:
     return Experiment(
         name="tiny",
         model=GPTConfig(vocab_size=384, context_length=32, width=16, num_layers=1, num_heads=4, dropout=0.1),
-        data=DataConfig(path=str(corpus), tokenizer="bytes", validation_fraction=0.2, cache_dir=str(cache)),
+        data=TextConfig(path=str(corpus), tokenizer="bytes", validation_fraction=0.2, cache_dir=str(cache)),
         optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=1),
         train=TrainConfig(
             steps=STEPS, batch_size=BATCH, seq_len=16, eval_every=STEPS, eval_batches=2, log_every=1, accumulation=2

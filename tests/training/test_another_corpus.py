@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tools.crash import write_corpus
-from transformer.data.config import DataConfig
-from transformer.data.mixture import named
 from transformer.data.prepare import prepare
+from transformer.data.text.config import TextConfig
+from transformer.data.text.mixture import named
 from transformer.errors import UserError
 from transformer.objectives.causal_lm import CausalLM
 from transformer.training import corpus_record, opening
@@ -146,7 +146,7 @@ def test_a_mixture_is_told_source_by_source(start, corpus):
 
 
 def test_a_data_set_is_told_by_its_content():
-    config = DataConfig(tfds="python_stdlib")
+    config = TextConfig(tfds="python_stdlib")
     assert named(config) == ["tfds:python_stdlib"]
     recorded = {"sources": {"tfds:python_stdlib": "a" * 40}, "tokenizer": "t"}
     assert corpus_record.differences(recorded, recorded, config) == []
@@ -159,7 +159,7 @@ def test_a_data_set_is_told_by_its_content():
 
 def test_paths_in_full_follow_no_link(experiment, corpus):
     (corpus / "link.txt").symlink_to("plays.txt")
-    data = DataConfig(path="link.txt", mixture=("~/a.txt=1", "tfds:x=2"), tokenizer="own/tokenizer.json")
+    data = TextConfig(path="link.txt", mixture=("~/a.txt=1", "tfds:x=2"), tokenizer="own/tokenizer.json")
     full = experiments.absolute(
         dataclasses.replace(experiment, data=data, init=InitConfig(path="gs://bucket/run"))
     ).data

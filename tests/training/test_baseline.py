@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transformer.data.config import DataConfig
+from transformer.data.text.config import TextConfig
 from transformer.models.bert import BertConfig
 from transformer.objectives import MaskedLM
 from transformer.sharding import MeshConfig
@@ -75,7 +75,7 @@ def experiment(tmp_path_factory) -> Experiment:
             vocab_size=384, context_length=64, width=16, num_layers=1, num_heads=2, mlp_width=16, head="pretraining"
         ),
         objective=MaskedLM(sentence="nsp"),
-        data=DataConfig(
+        data=TextConfig(
             path=str(root / "text"), tokenizer="bytes", validation_fraction=0.3, cache_dir=str(root / "cache")
         ),
         train=TrainConfig(batch_size=8, seq_len=64, accumulation=2, eval_batches=3),
@@ -99,14 +99,14 @@ def test_a_run_is_measured_on_the_rows_that_it_evaluates(session, monkeypatch):
     validation = [made(session.dataset.validation, index, np.random.default_rng(index)) for index in range(12)]
     steps, kinds = iter(session.training_rows), session.dataset.tokenizer.vocab_size
     training = [next(steps) for _ in range(128 // 8)]
-    assert baseline(session) == guess(training, validation, kinds)
+    assert baseline(session, session.dataset) == guess(training, validation, kinds)
 
 
 def test_the_batch_does_not_change_the_guess(experiment, session):
     """All of the validation text is read, however it is cut; and of a long one no more than the first rows."""
     whole = dataclasses.replace(experiment.train, eval_batches=None)
     found = [
-        baseline(Session(dataclasses.replace(experiment, train=train), dataset=session.dataset))
+        baseline(Session(dataclasses.replace(experiment, train=train), dataset=session.dataset), session.dataset)
         for train in (dataclasses.replace(whole, batch_size=size) for size in (8, 20))
     ]
     assert found[0] == pytest.approx(found[1])

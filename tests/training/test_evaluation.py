@@ -16,7 +16,9 @@ from transformer.training.throughput import Throughput, peak_flops
 def test_sums_are_divided_once():
     """Two batches of unequal weight: the mean of their means would be wrong."""
     batches = [{"nll": 2.0, "weight": 1.0, "accuracy": 1.0}, {"nll": 30.0, "weight": 7.0, "accuracy": 1.0}]
-    found = evaluate(lambda params, batch: jax.tree.map(jnp.float32, batch), None, batches, targets_per_byte=0.25)
+    found = evaluate(lambda params, batch: jax.tree.map(jnp.float32, batch), None, batches).of_tokens(
+        targets_per_byte=0.25
+    )
     assert found.loss == pytest.approx(32 / 8)
     assert found.metrics == {"accuracy": pytest.approx(2 / 8)}
     assert found.targets == 8

@@ -10,7 +10,7 @@ import pytest
 import train as command
 from tests.training.runs import rows
 from tools.crash import WORDS
-from transformer.data.config import DataConfig
+from transformer.data.text.config import TextConfig
 from transformer.errors import UserError
 from transformer.models.bert import BertConfig
 from transformer.models.llama import LlamaConfig
@@ -40,7 +40,7 @@ def base(tmp_path_factory) -> Experiment:
         name="tiny",
         model=BertConfig(vocab_size=384, context_length=64, head="pretraining", **encoder),
         objective=MaskedLM(sentence="nsp"),
-        data=DataConfig(
+        data=TextConfig(
             path=str(root / "text"), tokenizer="bytes", validation_fraction=0.2, cache_dir=str(root / "cache")
         ),
         optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=2),
@@ -86,7 +86,7 @@ def check(result, found, capsys, *, improves):
     command.report(result)
     report = capsys.readouterr().out
     assert "perplexity" in report
-    assert f"guessing by frequency alone: {baseline(result.session).loss:.4f}\n" in report
+    assert f"guessing by frequency alone: {baseline(result.session, result.session.dataset).loss:.4f}\n" in report
     assert "accuracy" in report
     assert "gzip" not in report
     assert "continu" not in report

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 
 from tools import convert
 from transformer import checkpoint
-from transformer.data.config import DataConfig
+from transformer.data.text.config import TextConfig
 from transformer.errors import UserError
 from transformer.models.bert import BertConfig
 from transformer.models.gpt import GPTConfig
@@ -40,7 +40,7 @@ def bert(tmp_path_factory):
         name="tiny",
         model=BertConfig(**_SIZES, mlp_width=32, attention_dropout=0.0),
         objective=MaskedLM(),
-        data=DataConfig(path=str(root / "plays.txt"), tokenizer="bytes", cache_dir=str(root / "cache")),
+        data=TextConfig(path=str(root / "plays.txt"), tokenizer="bytes", cache_dir=str(root / "cache")),
         optimizer=OptimizerConfig(learning_rate=1e-20, weight_decay=0.0),
         train=TrainConfig(steps=1, batch_size=8, seq_len=32, eval_batches=1),
         mesh=MeshConfig(data=1),

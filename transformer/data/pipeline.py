@@ -44,7 +44,7 @@ def train_batches(
     skip: Collection[int] = (),
     rows: Sequence[int] | np.ndarray | None = None,
 ) -> grain.MapDataset:
-    """An endless dataset whose element s is this host's part of the global batch of step s.
+    """Returns an endless dataset whose element s is this host's part of the global batch of step s.
 
     Each corpus is shuffled anew each epoch. The part is the samples s*B + r of the stream, for the host's rows r: a
     nested dict of arrays, as `example` returns them, stacked on a first axis. No other sample is made.
@@ -74,7 +74,7 @@ class SampleOrigin(NamedTuple):
 
 
 def origins(corpora: Sequence[Records], weights: Sequence[float], *, seed: int) -> grain.MapDataset:
-    """An endless dataset whose element i is the `SampleOrigin` of sample i of `train_batches`; reads no record."""
+    """Returns an endless dataset of the `SampleOrigin` of each sample of `train_batches`; reads no record."""
     return grain.MapDataset.range(sys.maxsize).map(_FindOrigin(_Stream(corpora, weights, seed)))
 
 
@@ -92,8 +92,8 @@ class _Stream:
         corpora, numbers = self._selection.select(places)
         lengths = np.array([len(corpus) for corpus in self.corpora])[corpora]
         epochs, within = np.divmod(numbers, lengths)
-        found = zip(corpora.tolist(), within.tolist(), epochs.tolist(), strict=True)
-        records = [self._shuffles[corpus](place, epoch) for corpus, place, epoch in found]
+        samples = zip(corpora.tolist(), within.tolist(), epochs.tolist(), strict=True)
+        records = [self._shuffles[corpus](place, epoch) for corpus, place, epoch in samples]
         return corpora, np.array(records, np.int64), epochs
 
 
@@ -112,7 +112,7 @@ class _FindOrigin:
         self._stream = stream
 
     def __call__(self, place: int) -> SampleOrigin:
-        return SampleOrigin(*(int(found[0]) for found in self._stream.find(np.array([place]))))
+        return SampleOrigin(*(int(values[0]) for values in self._stream.find(np.array([place]))))
 
 
 class _Samples(Protocol):
@@ -154,7 +154,7 @@ class _Training:
 
 
 def _make(records: Records, indices: np.ndarray, rngs: Sequence[np.random.Generator], example: MakeExample) -> Example:
-    """The examples of some records, each with its generator, stacked."""
+    """Returns the examples of some records, each with its generator, stacked."""
     if isinstance(example, MakesBatches):
         return example.batch(records.draw_many(indices, rngs), rngs)
     return stack([example(records.draw(i, rng), rng) for i, rng in zip(indices.tolist(), rngs, strict=True)])
@@ -193,7 +193,7 @@ def eval_batches(
 
 
 def _host_part(samples: _Samples, batch_size: int, rows: Sequence[int] | np.ndarray | None) -> grain.MapDataset:
-    """The rows of a host of each batch of `samples`, by batch; None: all of them."""
+    """Returns the rows of a host of each batch of `samples`, by batch; None: all of them."""
     held = np.arange(batch_size) if rows is None else np.asarray(rows)
     return grain.MapDataset.range(len(samples) // batch_size).map(_Rows(samples, batch_size, held))
 
@@ -230,7 +230,7 @@ class _Evaluation:
 
 
 def _padding(records: Records, rng: np.random.Generator, make: MakeExample) -> Example:
-    """The example of a record that is all padding (segment 0)."""
+    """Returns the example of a record that is all padding (segment 0)."""
     return make({name: np.zeros_like(value) for name, value in records.draw(0, rng).items()}, rng)
 
 
@@ -257,7 +257,7 @@ class Batches(Iterator[Example]):
 def iterate(
     dataset: grain.MapDataset, start_step: int, *, prefetch: int = 4, threads: int = 1, workers: int = 0
 ) -> Batches:
-    """The batches of `dataset` from `start_step` on, made ahead in the background; seeking costs nothing.
+    """Returns the batches of `dataset` from `start_step` on, made ahead in the background; seeking costs nothing.
 
         with iterate(dataset, start_step=1000) as batches:
             for batch in batches: ...

@@ -8,16 +8,15 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import tqdm
-
 from transformer.atomic import exclusive
+from transformer.data.bar import progress_bar
 from transformer.errors import UserError
+from transformer.paths import write_file
 
 VERSION = 1
 _SETTLED_NS = 2 * 10**9  # clocks of file systems are coarse: a file changed this recently may change again unnoticed
@@ -42,7 +41,7 @@ Mapper = Callable[[Scan, Iterable[Unit]], Iterator[Facts]]
 
 
 def receipt_path(cache: Path, *key: object) -> Path:
-    """Where the receipt of the units that `key` describes lies."""
+    """Returns where the receipt of the units that `key` describes lies."""
     digest = hashlib.blake2b(repr((VERSION, *key)).encode(), digest_size=12).hexdigest()
     return cache / "receipts" / f"{digest}.json"
 
@@ -56,7 +55,7 @@ class Found(NamedTuple):
 
 
 def read_units(path: Path, units: Sequence[Unit], scan: Scan, *, name: str, mapper: Mapper = map) -> Found:
-    """The facts of each unit: those of the receipt at `path` where its files are as they were, else read anew.
+    """Returns the facts of each unit: those of the receipt at `path` where its files are as they were, else read anew.
 
     Of several processes one reads and the others wait for it. A receipt that cannot be written is done without.
 
@@ -110,7 +109,7 @@ def verify_units(path: Path, units: Sequence[Unit], scan: Scan, *, name: str, ma
 
 
 def recorded_units(path: Path, units: Sequence[Unit]) -> Found | None:
-    """What the receipt says of each unit, whatever its files are today; None if it does not know all."""
+    """Returns what the receipt says of each unit, whatever its files are today; None if it does not know all."""
     recorded = _load(path)
     if any(unit.name not in recorded for unit in units):
         return None
@@ -124,7 +123,7 @@ def _read(path: Path | None, stale: Sequence[Unit], recorded: dict[str, Any], sc
     before = [_stamps(unit) for unit in stale]
     total = sum(size for stamps in before for _, size, _ in stamps)
     saved = time.monotonic()
-    with tqdm.tqdm(total=total, desc=f"Reading {name}", unit="B", unit_scale=True, leave=False, disable=None) as bar:
+    with progress_bar(total, f"Reading {name}", "B") as bar:
         for unit, stamps, facts in zip(stale, before, mapper(scan, stale), strict=True):
             if _stamps(unit) != stamps:
                 raise UserError(f"{' or '.join(unit.files)} changed while it was read. Run again.")
@@ -158,7 +157,7 @@ def _stat(file: str) -> os.stat_result:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """What a receipt records, by unit; nothing where there is none, or a damaged one: it only saves time."""
+    """Returns what a receipt records, by unit; nothing where there is none, or a damaged one: it only saves time."""
     try:
         receipt = json.loads(path.read_text())
         units = receipt["units"] if receipt["version"] == VERSION else {}
@@ -169,20 +168,13 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _save(path: Path, units: dict[str, Any], name: str) -> None:
     content = json.dumps({"version": VERSION, "source": name, "units": units})
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, UserError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                file.write(content)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_file(path, content)
 
 
 def hash_file(path: str | Path) -> str:
-    """A hash of a file's bytes; UserError where it cannot be read."""
+    """Returns a hash of a file's bytes; UserError where it cannot be read."""
     digest = hashlib.blake2b(digest_size=20)
     try:
         with open(path, "rb") as file:
@@ -194,5 +186,5 @@ def hash_file(path: str | Path) -> str:
 
 
 def combine(*parts: object) -> str:
-    """A fingerprint of plain values."""
+    """Returns a fingerprint of plain values."""
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=20).hexdigest()

@@ -41,7 +41,7 @@ def _items(start: int, workers: int, number: int) -> "Iterator[Item]":
 
 
 def _portable(error: Exception) -> Exception:
-    """The error with where it arose as a note; where it cannot be pickled, its words."""
+    """Returns the error with where it arose as a note; where it cannot be pickled, its words."""
     if not isinstance(error, UserError):
         error.add_note("In a data worker:\n" + "".join(traceback.format_tb(error.__traceback__)))
     try:

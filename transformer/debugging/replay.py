@@ -159,16 +159,14 @@ def _walk(state: TrainState, step: int, session: Session) -> TrainState:
 
 def _rows(session: Session, params: Any, step: int) -> list[Sample]:
     """Returns the rows of an update's batch, the highest loss first and rows without a loss last."""
-    experiment, corpus, rows = session.experiment, session.dataset, []
+    experiment, dataset, rows = session.experiment, session.dataset, []
     training_rows: Any = session.training_rows
     batch = dict(training_rows[step - 1])
     for number, sample in enumerate(samples_of(session, step)):
         row = jax.tree.map(lambda x, at=number: x[at : at + 1], batch)
         sums = jax.device_get(session.program.evaluate(params, row))
         loss = float(sums["nll"] / sums["weight"]) if sums["weight"] else None
-        record = corpus.train[sample["corpus"]][sample["record"]]
-        shown = {name: record[name.replace("tokens", "segment_ids")] > 0 for name in record if name.endswith("tokens")}
-        texts = tuple(corpus.tokenizer.decode(record[name][mask].tolist()) for name, mask in shown.items())
+        texts = dataset.show(dataset.train[sample["corpus"]][sample["record"]])
         rows.append(Sample(**{**sample, "corpus": _name(experiment, sample["corpus"]), "loss": loss, "texts": texts}))
     return sorted(rows, key=lambda row: (row.loss is None, -math.inf if _bad(row.loss) else -(row.loss or 0)))
 
@@ -179,5 +177,4 @@ def _bad(loss: float | None) -> bool:
 
 def _name(experiment: Experiment, corpus: int) -> str:
     """Returns the name of a corpus in the experiment."""
-    data = experiment.data
-    return (data.mixture or (data.path or f"tfds:{data.tfds}",))[corpus]
+    return experiment.data.sources[corpus]

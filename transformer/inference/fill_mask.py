@@ -60,7 +60,12 @@ class MaskFiller:
 
     def __init__(self, restored: Restored):
         architecture = restored.architecture
-        if architecture.kind != "encoder" or architecture.head not in ("masked_lm", "pretraining"):
+        vocab_size = architecture.vocab_size
+        if (
+            architecture.kind != "encoder"
+            or vocab_size is None
+            or architecture.head not in ("masked_lm", "pretraining")
+        ):
             raise UserError(
                 f"{restored.checkpoint} is a {architecture.family} model with the head {architecture.head}: only "
                 "encoders with the head masked_lm or pretraining fill in masks"
@@ -69,7 +74,7 @@ class MaskFiller:
         vocabulary = Vocabulary.of(tokenizer)
         if vocabulary.mask_id is None:
             raise UserError(f"{restored.checkpoint}: its tokenizer has neither [MASK] nor <mask>")
-        self.restored = restored
+        self.restored, self._vocab_size = restored, vocab_size
         self._mask: int = vocabulary.mask_id
         self._begin, self._end = _frame(restored, vocabulary)
         self._pieces = [piece or "" for piece in tokenizer.pieces()]
@@ -88,7 +93,7 @@ class MaskFiller:
         Raises:
           UserError: a text without a mask, one that the model's context does not hold, a `top_k` that cannot be.
         """
-        size = self.restored.architecture.vocab_size
+        size = self._vocab_size
         if not 1 <= top_k <= size:
             raise UserError(f"{top_k} guesses a mask asked for: give 1 to {size}, the model's vocabulary")
         rows = [self.encode(text) for text in texts]

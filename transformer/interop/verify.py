@@ -148,7 +148,7 @@ def _word(architecture: Architecture, special: Any) -> int | None:
 
     A config.json often keeps the ids of another vocabulary: Transformers' default for GPT-2 is 50256.
     """
-    return special if type(special) is int and 0 <= special < architecture.vocab_size else None
+    return special if type(special) is int and 0 <= special < (architecture.vocab_size or 0) else None
 
 
 def random_inputs(
@@ -160,6 +160,7 @@ def random_inputs(
     id of </s>: so these ids stand where they belong, and nowhere else. Such a classifier without an id for padding
     reads one row, unpadded.
     """
+    assert architecture.vocab_size is not None, "every family of weights reads words so far"
     rng = np.random.default_rng(seed)
     num_tokens = min(num_tokens, getattr(architecture, "context_length", num_tokens))
     words = np.setdiff1d(

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import functools
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -20,8 +20,9 @@ class Architecture(abc.ABC):
 
     family: ClassVar[str]
     """The name under which `transformer.models.FAMILIES` and a checkpoint's architecture.json know it."""
-    kind: ClassVar[Literal["decoder", "encoder", "encoder_decoder"]]
-    """What its inputs are, and so which objectives fit it."""
+    kind: ClassVar[str]
+    """What its inputs are, and so which objectives fit it: "decoder", "encoder" or "encoder_decoder" of tokens, or
+    whatever else a family reads."""
     tasks: ClassVar[frozenset[str]] = frozenset()
     """What it can be pretrained to tell besides words: "sentence" (whether B follows A, or their order), "boundary"
     (words, from what is around their span)."""
@@ -30,8 +31,8 @@ class Architecture(abc.ABC):
     pre_norm: ClassVar[bool] = False
     """Whether what is added to the stream of a block is normed alone (pre-norm), not together with the stream."""
 
-    vocab_size: int
-    """Kinds of tokens: the tokenizer has at most so many."""
+    vocab_size: int | None
+    """Kinds of tokens: the tokenizer has at most so many; None: it reads no tokens."""
     head: str
     """What the hidden states are for."""
     num_labels: int
@@ -52,6 +53,11 @@ class Architecture(abc.ABC):
     def depth(self) -> int:
         """Layers, of the deeper side where there are two."""
         return max(self.stacks.values())
+
+    @property
+    def first_decoder_token(self) -> int | None:
+        """The id that the decoder of an encoder-decoder reads first; None where there is none."""
+        return None
 
     @property
     def scales_scores(self) -> bool:
@@ -80,7 +86,7 @@ class Architecture(abc.ABC):
         return (None,)
 
     def example_inputs(self, batch: int = 1, length: int = 1) -> dict[str, Any]:
-        """Returns inputs of the model, all zeros: what its `init` needs."""
+        """Returns inputs of the model, all zeros: what its `init` needs. A family that reads no tokens has others."""
         tokens = jnp.zeros((batch, length), jnp.int32)
         inputs = {"tokens": tokens, "positions": tokens, "segment_ids": tokens}
         if self.kind == "encoder_decoder":

@@ -11,7 +11,7 @@ width, V vocabulary, E embedding width.
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from transformer.params import Parameter, is_stacked, name_of
 
@@ -67,7 +67,7 @@ class Counts:
     """What a model has and what it costs: its parameters, and what their tree does not say. `Architecture.counts`."""
 
     parameters: tuple[Parameter, ...]
-    kind: Literal["decoder", "encoder", "encoder_decoder"]
+    kind: str
     head: str
     stacks: Mapping[str, int]
     """Module that holds a stack of layers -> how many."""
@@ -152,4 +152,4 @@ class Counts:
         paths = {parameter.path for parameter in self.parameters}
         untied = not paths.isdisjoint({"head/kernel", "head/unembedding/kernel"})
         tied = int(self.head in _WORD_HEADS and not untied) + int(any(path.startswith("boundary/") for path in paths))
-        return tied * self.embedding_table
+        return tied * self.embedding_table if tied else 0

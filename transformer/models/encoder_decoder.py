@@ -35,6 +35,7 @@ class EncoderDecoderConfig(Architecture):
 
     kind: ClassVar[Literal["encoder_decoder"]] = "encoder_decoder"
 
+    vocab_size: int
     num_encoder_layers: int
     """The encoder's blocks."""
     num_decoder_layers: int
@@ -83,6 +84,10 @@ class EncoderDecoderConfig(Architecture):
     def backbone(self, execution: Execution) -> "EncoderDecoderBackbone":
         """Returns the model below its head."""
         return EncoderDecoderBackbone(self, execution)
+
+    @property
+    def first_decoder_token(self) -> int:
+        return self.decoder_start_id
 
     @property
     def stacks(self) -> dict[str, int]:

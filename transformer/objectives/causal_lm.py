@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from transformer.data.records import Reading, Record
+from transformer.data.records import Record
+from transformer.data.text.records import TextReading
 from transformer.objectives.objective import Setting, TokenObjective
 
 
@@ -18,9 +19,9 @@ class CausalLM(TokenObjective):
     kind: ClassVar = "decoder"
     scores_text: ClassVar[bool] = True
 
-    def reading(self, seq_len: int) -> Reading:
+    def reading(self, seq_len: int) -> TextReading:
         """A window has one token more, for the last target, which begins the next window's inputs."""
-        return Reading("windows", seq_len + 1, overlap=1)
+        return TextReading("windows", seq_len + 1, overlap=1)
 
     def example(self, record: Record, rng: np.random.Generator, setting: Setting | None = None) -> dict[str, Any]:
         """Returns a window's inputs and the token after each, [T].
@@ -41,7 +42,7 @@ class CausalLM(TokenObjective):
 
 
 def _shifted(record: Record) -> dict[str, Any]:
-    """The example of a record, or of many: the last axis is the text's."""
+    """Returns the example of a record, or of many: the last axis is the text's."""
     segments = record["segment_ids"]
     inputs = {name: record[name][..., :-1] for name in ("tokens", "positions", "segment_ids")}
     # A document's first token is not predicted from the document before.

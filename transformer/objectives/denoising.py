@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from transformer import checks
-from transformer.data.records import Reading
+from transformer.data.text.records import TextReading
 from transformer.objectives.encoder_decoder import CorruptedText
 from transformer.objectives.objective import Setting
 from transformer.tokenizers.vocabulary import Vocabulary
@@ -31,7 +31,7 @@ class Denoising(CorruptedText):
     infill: float = 0.3
     """The part of the tokens that is replaced, each span by one <mask>."""
     mean_span: float = 3.0
-    """Of the spans' Poisson distribution; a span of no token is a <mask> put in."""
+    """Mean length of a span in tokens, which is Poisson distributed; a span of no token is a <mask> put in."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,9 +42,9 @@ class Denoising(CorruptedText):
     def begins_source(self) -> bool:
         return True
 
-    def reading(self, seq_len: int) -> Reading:
+    def reading(self, seq_len: int) -> TextReading:
         checks.require(self, seq_len >= 8, f"`train.seq_len` {seq_len} is too short for denoising: give at least 8")
-        return Reading("text", seq_len - 2)
+        return TextReading("text", seq_len - 2)
 
     def target_length(self, seq_len: int) -> int:
         return seq_len

@@ -33,10 +33,10 @@ class CorruptedText(TokenObjective):
           rng: decides how it is corrupted.
           setting: S is its `seq_len`, T the `target_length` of that.
         """
-        one = self.examples({name: values[None] for name, values in record.items()}, [rng], setting)
+        batch = self.examples({name: values[None] for name, values in record.items()}, [rng], setting)
         return {
             name: {field: values[0] for field, values in value.items()} if name == "inputs" else value[0]
-            for name, value in one.items()
+            for name, value in batch.items()
         }
 
     def examples(self, records: Record, rngs: Sequence[np.random.Generator], setting: Setting) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def encoder_decoder_examples(
 
     tokens, positions, segment_ids = padded(0)
     targets, decoder_positions, decoder_segment_ids = padded(1)
-    shifted = np.full_like(targets, setting.decoder_start_id)
+    shifted = np.full_like(targets, setting.decoder_start)
     shifted[:, 1:] = targets[:, :-1]
     return {
         "inputs": {

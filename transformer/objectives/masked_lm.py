@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer import checks
-from transformer.data.records import Reading, Record
+from transformer.data.records import Record
+from transformer.data.text.records import TextReading
 from transformer.objectives.masking import begins_word, budget, choose_tokens, choose_words, corrupt
 from transformer.objectives.objective import Setting, TokenObjective
 from transformer.objectives.sentence_pairs import SPECIALS, join_pair, make_pair
@@ -73,20 +74,20 @@ class MaskedLM(TokenObjective):
 
     @property
     def tasks(self) -> frozenset[str]:
-        asked = {"boundary": self.boundary, "sentence": self.sentence != "none"}
-        return frozenset(task for task, wanted in asked.items() if wanted)
+        wanted_tasks = {"boundary": self.boundary, "sentence": self.sentence != "none"}
+        return frozenset(task for task, wanted in wanted_tasks.items() if wanted)
 
     @property
     def copies(self) -> int | None:
         return self.static_copies
 
-    def reading(self, seq_len: int) -> Reading:
+    def reading(self, seq_len: int) -> TextReading:
         specials = 2 if self.sentence == "none" else SPECIALS
         told = f"`train.seq_len` {seq_len} is too short for masked_lm: give at least {8 + specials}"
         checks.require(self, seq_len >= 8 + specials, told)
         if self.sentence == "none":
-            return Reading("windows", seq_len - specials)
-        return Reading("documents", seq_len - specials, others=self.sentence == "nsp")
+            return TextReading("windows", seq_len - specials)
+        return TextReading("documents", seq_len - specials, others=self.sentence == "nsp")
 
     def check(self, setting: Setting) -> None:
         vocabulary = setting.vocabulary
@@ -100,10 +101,10 @@ class MaskedLM(TokenObjective):
         `targets` and `weights` are [P]: places that a short row does not need weigh 0. With a sentence task there is
         `sentence_targets` [].
         """
-        one = self.examples({name: values[None] for name, values in record.items()}, [rng], setting)
+        batch = self.examples({name: values[None] for name, values in record.items()}, [rng], setting)
         return {
             name: {field: values[0] for field, values in value.items()} if name == "inputs" else value[0]
-            for name, value in one.items()
+            for name, value in batch.items()
         }
 
     def examples(self, records: Record, rngs: Sequence[np.random.Generator], setting: Setting) -> dict[str, Any]:
@@ -147,15 +148,15 @@ class MaskedLM(TokenObjective):
         used = np.zeros(places.shape, bool)
         for row, (count, rng) in enumerate(zip(counts, rngs, strict=True)):
             if self.choose == "words":
-                found = choose_words(maskable[row], starts[row], count, rng)
-                spans = found, found + 1
+                hidden = choose_words(maskable[row], starts[row], count, rng)
+                spans = hidden, hidden + 1
             else:
                 shares = ALBERT if self.choose == "ngrams" else SPANBERT
                 chosen = choose_spans(maskable[row], starts[row], count, shares, rng)
-                found, number = places_of(chosen)
+                hidden, number = places_of(chosen)
                 spans = chosen[number, 0], chosen[number, 1]
-            slot = slice(len(found))
-            places[row, slot], used[row, slot] = found, True
+            slot = slice(len(hidden))
+            places[row, slot], used[row, slot] = hidden, True
             begins[row, slot], ends[row, slot] = spans
         return _Chosen(places, used, begins, ends)
 

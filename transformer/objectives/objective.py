@@ -3,25 +3,35 @@
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
 from transformer import checks
+from transformer.data.dataset import Dataset
 from transformer.data.records import Reading, Record, stack
+from transformer.data.text.dataset import TextDataset
+from transformer.errors import UserError
 from transformer.ops.cross_entropy import cross_entropy
 from transformer.tokenizers.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What a run's examples are made for."""
+    """What a run's examples of tokens are made for."""
 
     vocabulary: Vocabulary
     seq_len: int
     """Tokens that the model (its encoder, where it has one) reads of an example."""
-    decoder_start_id: int = 0
-    """What the decoder of an encoder-decoder reads first; other models have none."""
+    decoder_start_id: int | None = None
+    """What the decoder of an encoder-decoder reads first; None: the model has no such decoder."""
+
+    @property
+    def decoder_start(self) -> int:
+        """`decoder_start_id`, of a model that has one."""
+        if self.decoder_start_id is None:
+            raise ValueError("the model has no decoder that starts with a token of its own")
+        return self.decoder_start_id
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +40,8 @@ class Objective(abc.ABC):
 
     name: ClassVar[str]
     """The name under which `transformer.objectives.OBJECTIVES` and an experiment.json know it."""
-    kind: ClassVar[Literal["decoder", "encoder", "encoder_decoder"]]
-    """The models that it trains."""
+    kind: ClassVar[str]
+    """The models that it trains (`Architecture.kind`)."""
     scores_text: ClassVar[bool] = False
     """Whether it scores every token of a text, given those before: only then is there a loss per byte."""
 
@@ -55,28 +65,34 @@ class Objective(abc.ABC):
         """Whether an encoder reads <s> before a text that the decoder answers."""
         return False
 
-    @abc.abstractmethod
     def reading(self, seq_len: int) -> Reading:
         """Returns which records it reads to fill `seq_len` tokens; UserError where those are too few."""
+        del seq_len
+        return Reading()
+
+    def input_length(self, seq_len: int) -> int:
+        """Returns the tokens, or other places, that the model (its encoder, where it has one) reads of an example."""
+        del seq_len
+        return 1
 
     def target_length(self, seq_len: int) -> int:
         """Returns the tokens that the decoder of an encoder-decoder reads; 0 without one."""
         del seq_len
         return 0
 
-    def check(self, setting: Setting) -> None:
-        """Raises UserError where the tokenizer lacks what the examples need."""
-        del setting
+    def setting(self, dataset: Dataset, seq_len: int, decoder_start_id: int | None) -> Any:
+        """Returns what `example` needs besides a record, None by default; UserError where the dataset lacks it."""
+        del dataset, seq_len, decoder_start_id
 
     @abc.abstractmethod
-    def example(self, record: Record, rng: np.random.Generator, setting: Setting) -> dict[str, Any]:
-        """Returns `inputs` (the model's keyword arguments, int32), `targets` (int32) and `weights` (float32), in numpy.
+    def example(self, record: Record, rng: np.random.Generator, setting: Any) -> dict[str, Any]:
+        """Returns `inputs` (the model's keyword arguments), `targets` and `weights` (float32), in numpy.
 
-        Equal records and generators give equal examples, of the same shapes for all records; a record of padding
-        (segment 0) weighs nothing.
+        Equal records and generators give equal examples, of the same shapes for all records; a record that is all
+        zeros is padding and weighs nothing.
         """
 
-    def examples(self, records: Record, rngs: Sequence[np.random.Generator], setting: Setting) -> dict[str, Any]:
+    def examples(self, records: Record, rngs: Sequence[np.random.Generator], setting: Any) -> dict[str, Any]:
         """Returns the examples of many records, stacked: row i is `example` of record i and generator i, to the bit.
 
         Args:
@@ -89,9 +105,9 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def loss(self, outputs: Any, batch: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
-        """Returns (loss_sum, weight, metrics): float32 sums over the batch's targets, losses in nats.
+        """Returns (loss_sum, weight, metrics): float32 sums over the batch's targets.
 
-        The metrics have `nll`, what an evaluation reports as the loss, and `accuracy`.
+        The metrics have `nll`, what an evaluation reports as the loss.
         """
 
 
@@ -115,6 +131,23 @@ class TokenObjective(Objective):
     def head(self) -> str:
         return "language_model"
 
+    @abc.abstractmethod
+    def reading(self, seq_len: int) -> Reading: ...
+
+    def input_length(self, seq_len: int) -> int:
+        return seq_len
+
+    def setting(self, dataset: Dataset, seq_len: int, decoder_start_id: int | None) -> Setting:
+        if not isinstance(dataset, TextDataset):
+            raise UserError(f"the objective {self.name} predicts tokens, and --data has none: choose another preset")
+        setting = Setting(dataset.vocabulary, seq_len, decoder_start_id)
+        self.check(setting)
+        return setting
+
+    def check(self, setting: Setting) -> None:
+        """Raises UserError where the tokenizer lacks what the examples need."""
+        del setting
+
     def loss(self, outputs: Any, batch: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
         """Returns the sums over the targets; `nll` is the loss without z-loss and smoothing."""
         loss_sum, weight, metrics = cross_entropy(
@@ -135,7 +168,8 @@ class ExampleMaker:
     """The examples of an objective in a setting, one or many at a time (`transformer.data.pipeline.MakesBatches`)."""
 
     objective: Objective
-    setting: Setting
+    setting: Any
+    """What `Objective.setting` returned."""
 
     def __call__(self, record: Record, rng: np.random.Generator) -> dict[str, Any]:
         return self.objective.example(record, rng, self.setting)

@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from transformer.data.records import Reading, Record
+from transformer.data.records import Record
+from transformer.data.text.records import TextReading
 from transformer.objectives.causal_lm import CausalLM
 from transformer.objectives.objective import Setting, TokenObjective
 
@@ -21,7 +22,7 @@ class PrefixLM(TokenObjective):
     name: ClassVar[str] = "prefix_lm"
     kind: ClassVar = "decoder"
 
-    def reading(self, seq_len: int) -> Reading:
+    def reading(self, seq_len: int) -> TextReading:
         return CausalLM().reading(seq_len)
 
     def example(self, record: Record, rng: np.random.Generator, setting: Setting | None = None) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from transformer import checks
-from transformer.data.records import Reading, Record
+from transformer.data.pairs.rows import PairReading
+from transformer.data.records import Record
 from transformer.objectives.objective import Setting, TokenObjective
 
 
@@ -33,8 +34,8 @@ class Seq2Seq(TokenObjective):
     def begins_source(self) -> bool:
         return self.begin
 
-    def reading(self, seq_len: int) -> Reading:
-        return Reading("pairs", seq_len, target_length=self.target_length(seq_len), begin=self.begin)
+    def reading(self, seq_len: int) -> PairReading:
+        return PairReading(seq_len, target_length=self.target_length(seq_len), begin=self.begin)
 
     def target_length(self, seq_len: int) -> int:
         return seq_len if self.target_len is None else self.target_len
@@ -57,9 +58,9 @@ class Seq2Seq(TokenObjective):
 
 
 def _shifted(record: Record, setting: Setting) -> dict[str, Any]:
-    """The example of a record, or of many: the last axis is the text's."""
+    """Returns the example of a record, or of many: the last axis is the text's."""
     targets, positions, segment_ids = (record[f"target_{name}"] for name in ("tokens", "positions", "segment_ids"))
-    shifted = np.where(positions == 0, np.int32(setting.decoder_start_id), np.roll(targets, 1, axis=-1))
+    shifted = np.where(positions == 0, np.int32(setting.decoder_start), np.roll(targets, 1, axis=-1))
     return {
         "inputs": {
             **{name: record[name] for name in ("tokens", "positions", "segment_ids")},

@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from transformer import checks
-from transformer.data.records import Reading
+from transformer.data.text.records import TextReading
 from transformer.errors import UserError
 from transformer.objectives.encoder_decoder import CorruptedText
 from transformer.objectives.objective import Setting
@@ -61,18 +61,18 @@ class SpanCorruption(CorruptedText):
             length += 1
         return length
 
-    def reading(self, seq_len: int) -> Reading:
-        return Reading("text", self.text_length(seq_len))
+    def reading(self, seq_len: int) -> TextReading:
+        return TextReading("text", self.text_length(seq_len))
 
     def target_length(self, seq_len: int) -> int:
         """Returns what the longest text's targets take; 114 for 512."""
         return self.sizes(self.text_length(seq_len)).targets
 
     def check(self, setting: Setting) -> None:
-        spans, found = self.sizes(self.text_length(setting.seq_len)).spans, len(setting.vocabulary.sentinels)
-        if spans > found:
+        spans, sentinels = self.sizes(self.text_length(setting.seq_len)).spans, len(setting.vocabulary.sentinels)
+        if spans > sentinels:
             raise UserError(
-                f"--train.seq-len {setting.seq_len} has {spans} spans and the tokenizer {found} sentinels "
+                f"--train.seq-len {setting.seq_len} has {spans} spans and the tokenizer {sentinels} sentinels "
                 "(<extra_id_0>, ...): lower it, or raise --objective.mean-span"
             )
 

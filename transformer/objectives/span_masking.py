@@ -40,7 +40,7 @@ def choose_spans(
     spans: list[tuple[int, int]] = []
     left = count
     while left > 0:
-        words, found = 1 + bisect.bisect_right(below, rng.random()), None
+        words, span = 1 + bisect.bisect_right(below, rng.random()), None
         longest = min(left, MAX_TOKENS)
         for word in rng.integers(len(firsts), size=_TRIES).tolist():
             last = word + words - 1
@@ -50,14 +50,14 @@ def choose_spans(
                     last -= 1
                 begin, stop = firsts[word], min(ends[last], firsts[word] + longest)
                 if 0 not in free[begin:stop]:
-                    found = begin, stop
+                    span = begin, stop
                     break
-        if found is None:
+        if span is None:
             if words == 1:
                 break
             continue
-        begin, stop = found
-        spans.append(found)
+        begin, stop = span
+        spans.append(span)
         left -= stop - begin
         around = slice(max(begin - 1, 0), stop + 1)  # with a seen token on both sides
         free[around] = bytes(len(free[around]))

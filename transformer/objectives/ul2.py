@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from transformer import checks
-from transformer.data.records import Reading
+from transformer.data.text.records import TextReading
 from transformer.errors import UserError
 from transformer.objectives.encoder_decoder import CorruptedText
 from transformer.objectives.objective import Setting
@@ -99,9 +99,9 @@ class UL2(CorruptedText):
             if weight > 0
         ]
 
-    def reading(self, seq_len: int) -> Reading:
+    def reading(self, seq_len: int) -> TextReading:
         checks.require(self, seq_len >= 9, f"`train.seq_len` {seq_len} is too short for ul2: give at least 9")
-        return Reading("text", max(_text_length(denoiser, seq_len) for _, denoiser, _ in self.mixture))
+        return TextReading("text", max(_text_length(denoiser, seq_len) for _, denoiser, _ in self.mixture))
 
     def target_length(self, seq_len: int) -> int:
         """Returns what the longest target takes."""

@@ -30,9 +30,9 @@ _ROLES = ("the beginning", "the end", "[MASK]", "[CLS]", "[SEP]", "the sentinels
 
 def _specials(tokenizer: Tokenizer) -> list[tuple[int, ...]]:
     """Returns the ids of each role, none where the tokenizer has none for it."""
-    found = Vocabulary.of(tokenizer)
-    single = (found.bos, found.eos, found.mask_id, found.cls_id, found.sep_id)
-    return [*(() if i is None else (i,) for i in single), found.sentinels, found.paradigms]
+    vocabulary = Vocabulary.of(tokenizer)
+    single = (vocabulary.bos, vocabulary.eos, vocabulary.mask_id, vocabulary.cls_id, vocabulary.sep_id)
+    return [*(() if i is None else (i,) for i in single), vocabulary.sentinels, vocabulary.paradigms]
 
 
 def _named(piece: str | None) -> str:

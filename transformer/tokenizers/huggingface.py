@@ -59,39 +59,39 @@ class HuggingFaceTokenizer:
         self.vocab_size: int = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         self._declared = {role: i for role, token in self._settings.items() if (i := self._id(token)) is not None}
         guessed = self._guessed()
-        found = {"eos_token": self._declared.get("sep_token"), "bos_token": self._declared.get("cls_token")}
-        found = {**guessed, **{role: i for role, i in found.items() if i is not None}, **self._declared}
-        if "eos_token" not in found:
+        specials = {"eos_token": self._declared.get("sep_token"), "bos_token": self._declared.get("cls_token")}
+        specials = {**guessed, **{role: i for role, i in specials.items() if i is not None}, **self._declared}
+        if "eos_token" not in specials:
             names = ", ".join((*_END, *_LATER_END))
             raise UserError(
                 f"{name} has no end-of-sequence token; one of these is needed, or an eos_token in the "
                 f"tokenizer_config.json of an imported folder: {names}."
             )
-        self.bos_id, self.eos_id, self.pad_id = _begin_end_pad(found)
+        self.bos_id, self.eos_id, self.pad_id = _begin_end_pad(specials)
         ids = json.dumps(self._declared, sort_keys=True).encode() if self._decides(guessed) else b""
         self.fingerprint = hash_bytes("huggingface", data + ids)
 
     @classmethod
     def read(cls, folder: epath.PathLike) -> Self:
-        """The tokenizer that `save` wrote; raises UserError if it is damaged."""
+        """Returns the tokenizer that `save` wrote; raises UserError if it is damaged."""
         place = epath.Path(folder)
         return cls(read_tokenizer_file(place / _FILE), str(place / _FILE), read_settings(place))
 
     def _guessed(self) -> dict[str, int]:
-        """The specials of a tokenizer.json that nobody declares, by the names that published ones have."""
+        """Returns the specials of a tokenizer.json that nobody declares, by the names that published ones have."""
         end, begin = self._first(_END), self._first(_BEGIN)
         if end is None:
             end = self._first(_LATER_END)
             begin = self._first(_LATER_BEGIN) if begin is None else begin
-        found = {"eos_token": end, "bos_token": begin, "pad_token": self._first(_PAD)}
-        return {role: i for role, i in found.items() if i is not None}
+        specials = {"eos_token": end, "bos_token": begin, "pad_token": self._first(_PAD)}
+        return {role: i for role, i in specials.items() if i is not None}
 
     def _decides(self, guessed: dict[str, int]) -> bool:
         """Whether any special has another id than the tokenizer.json alone would give it."""
         if "eos_token" not in guessed or _begin_end_pad(guessed) != (self.bos_id, self.eos_id, self.pad_id):
             return True
-        asked = {role: self._first((*names, *_OTHERWISE[role])) for role, names in _ASKED.items()}
-        return any(self._declared.get(role, i) != i for role, i in asked.items())
+        named = {role: self._first((*names, *_OTHERWISE[role])) for role, names in _ASKED.items()}
+        return any(self._declared.get(role, i) != i for role, i in named.items())
 
     def _id(self, name: Any) -> int | None:
         return self._tokenizer.token_to_id(name) if isinstance(name, str) else None
@@ -107,12 +107,12 @@ class HuggingFaceTokenizer:
         return [np.asarray(row.ids, np.int32) for row in rows]
 
     def encode_spans(self, texts: Sequence[str]) -> list[Spans]:
-        found = []
+        spans = []
         for row in self._tokenizer.encode_batch(list(texts), add_special_tokens=False):
             places = np.asarray(row.offsets, np.int64).reshape(-1, 2)
             words = np.array([-1 if word is None else word for word in row.word_ids], np.int64)
-            found.append(Spans(np.asarray(row.ids, np.int32), places[:, 0], places[:, 1], words))
-        return found
+            spans.append(Spans(np.asarray(row.ids, np.int32), places[:, 0], places[:, 1], words))
+        return spans
 
     @property
     def sums_scores(self) -> bool:
@@ -163,11 +163,11 @@ class HuggingFaceTokenizer:
 
     def special_id(self, name: str) -> int:
         declared = (self._declared.get(role) for role, names in _ASKED.items() if name in names)
-        found = next(declared, None)
-        found = self._tokenizer.token_to_id(name) if found is None else found
-        if found is None:
+        token = next(declared, None)
+        token = self._tokenizer.token_to_id(name) if token is None else token
+        if token is None:
             raise UserError(f"{self._name} has no special {name!r}.")
-        return found
+        return token
 
     def template(self) -> tuple[list[int], list[int]]:
         for probe in itertools.chain("a0.", self._tokenizer.get_vocab(with_added_tokens=False)):
@@ -195,9 +195,13 @@ class HuggingFaceTokenizer:
         write_settings(place, self._settings)
 
 
-def _begin_end_pad(found: Mapping[str, int]) -> tuple[int, int, int]:
-    end = found["eos_token"]
-    return found.get("bos_token", end), end, found.get("pad_token", end)  # GPT-2 has one special that serves for all
+def _begin_end_pad(specials: Mapping[str, int]) -> tuple[int, int, int]:
+    end = specials["eos_token"]
+    return (
+        specials.get("bos_token", end),
+        end,
+        specials.get("pad_token", end),
+    )  # GPT-2 has one for all
 
 
 def _parsed(data: bytes, name: str) -> Any:
@@ -213,5 +217,5 @@ def _parsed(data: bytes, name: str) -> Any:
 
 
 def _from_byte_level(piece: str) -> str:
-    """The text of a piece whose characters each stand for a byte, as in GPT-2: a space is \u0120."""
+    """Returns the text of a piece whose characters each stand for a byte, as in GPT-2: a space is \u0120."""
     return bytes(_BYTES[c] for c in piece if c in _BYTES).decode("utf-8", "replace")

@@ -1,21 +1,19 @@
-"""Which tokenizer: the one kept with a run, or the one that a config names."""
+"""Which tokenizer: the one kept with a run, or the one that a person names."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from etils import epath
 
-from transformer.data.config import DataConfig
-from transformer.data.mixture import Weighted
 from transformer.errors import UserError
 from transformer.tokenizers.tokenizer import KIND_FILE, Tokenizer, read_tokenizer_file
+from transformer.tokenizers.training_text import TrainingText
 
 _HUGGING_FACE, _SENTENCEPIECE = ".json", ".model"
 
 
 def load_tokenizer(folder: epath.PathLike) -> Tokenizer:
-    """The tokenizer that `Tokenizer.save(folder)` wrote. UserError if there is none, or a damaged one."""
+    """Returns the tokenizer that `Tokenizer.save(folder)` wrote; UserError if there is none, or a damaged one."""
     path = epath.Path(folder) / KIND_FILE
     try:
         kind = json.loads(path.read_text())["kind"]
@@ -38,28 +36,39 @@ def load_tokenizer(folder: epath.PathLike) -> Tokenizer:
     raise UserError(f"{path}: unknown kind of tokenizer {kind!r}. A newer version may have written it.")
 
 
-def make_tokenizer(config: DataConfig, vocab_size: int, sources: Sequence[Weighted]) -> Tokenizer:
-    """The tokenizer that `config` names, trained on `sources` if it is of a kind that is trained.
+def make_tokenizer(name: str, vocab_size: int, text: TrainingText, cache: Path) -> Tokenizer:
+    """Returns the tokenizer that a person names.
+
+    Args:
+      name: a kind of tokenizer, or a file.
+      vocab_size: the model's.
+      text: what a tokenizer is trained on, if it is of a kind that is trained.
+      cache: the folder that keeps trained ones.
 
     Raises:
-      UserError: an unknown kind, a bad file, a vocabulary that the corpus or the model cannot hold.
+      UserError: an unknown kind, a bad file, a vocabulary that the text or the model cannot hold.
     """
-    name = config.tokenizer
-    if name == "bytes":
-        tokenizer = _bytes()
-    elif name in ("unigram", "bpe"):
+    if name in ("unigram", "bpe"):
         from transformer.tokenizers.sentencepiece_training import trained  # SentencePiece loads only where it is used
 
-        tokenizer = trained(name, vocab_size, sources, Path(config.cache_dir).expanduser())
-    elif name.endswith(_HUGGING_FACE):
-        tokenizer = _huggingface(epath.Path(name).expanduser())
-    elif name.endswith(_SENTENCEPIECE):
-        tokenizer = _sentencepiece(epath.Path(name).expanduser())
+        tokenizer = trained(name, vocab_size, text, cache)
+    elif name == "bytes":
+        tokenizer = _bytes()
+    elif is_file(name):
+        return read_tokenizer(name, vocab_size)
     else:
         raise UserError(
             f"--data.tokenizer {name!r}: give unigram, bpe, bytes, or the path of a tokenizer.json or a SentencePiece "
             ".model."
         )
+    check_vocabulary(tokenizer, vocab_size)
+    return tokenizer
+
+
+def read_tokenizer(file: str, vocab_size: int) -> Tokenizer:
+    """Returns the tokenizer in a file that `is_file` knows; UserError for a bad one, or one too large for the model."""
+    path = epath.Path(file).expanduser()
+    tokenizer = _huggingface(path) if file.endswith(_HUGGING_FACE) else _sentencepiece(path)
     check_vocabulary(tokenizer, vocab_size)
     return tokenizer
 
@@ -79,7 +88,7 @@ AS_IMPORTED = (
 def check_vocabulary(
     tokenizer: Tokenizer, vocab_size: int, advice: str = TRAINING, subject: str = "The tokenizer"
 ) -> None:
-    """UserError if the tokenizer's ids do not fit a model of `vocab_size` ids. A larger model is fine."""
+    """Raises UserError if the tokenizer's ids do not fit a model of `vocab_size` ids. A larger model is fine."""
     pieces = tokenizer.vocab_size
     if pieces > vocab_size:
         raise UserError(

@@ -69,7 +69,7 @@ class MarianTokenizer:
 
     @classmethod
     def read(cls, folder: epath.PathLike, settings: Mapping[str, Any] | None = None) -> Self:
-        """The tokenizer whose three files lie in a folder, with the settings that `save` wrote, or with these."""
+        """Returns the tokenizer whose three files lie in a folder, with the settings that `save` wrote or these."""
         place = epath.Path(folder)
         settings = read_settings(place) if settings is None else settings
         return cls({file: read_tokenizer_file(place / file) for file in FILES}, str(folder), settings)
@@ -100,7 +100,7 @@ class MarianTokenizer:
         return not (self._has_codes and text.startswith(">>")) and not (self._words and self._words.search(text))
 
     def _encode_parts(self, text: str, tokens: re.Pattern[str] | None, *, codes: bool) -> Spans:
-        """The spans of a text in which some tokens, and a code before any part, are found before pieces."""
+        """Returns the spans of a text in which some tokens, and a code before any part, are found before pieces."""
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
         start = 0
@@ -164,5 +164,5 @@ class MarianTokenizer:
 
 
 def _splitting(tokens: set[str]) -> re.Pattern[str] | None:
-    """A pattern that splits a text around tokens, the longest first where one begins another."""
+    """Returns a pattern that splits a text around tokens, the longest first where one begins another."""
     return re.compile(f"({'|'.join(map(re.escape, sorted(tokens, key=len, reverse=True)))})") if tokens else None

@@ -26,11 +26,11 @@ class ByteTokenizer:
         return [np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32) + np.int32(_FIRST) for text in texts]
 
     def encode_spans(self, texts: Sequence[str]) -> list[Spans]:
-        found = []
+        spans = []
         for text, ids in zip(texts, self.encode_batch(texts), strict=True):
             starts = np.repeat(np.arange(len(text)), [len(character.encode()) for character in text])
-            found.append(Spans(ids, starts, starts + 1, np.zeros_like(starts)))
-        return found
+            spans.append(Spans(ids, starts, starts + 1, np.zeros_like(starts)))
+        return spans
 
     def cut(self, text: str, start: int, stop: int) -> int | None:
         del text, start

@@ -48,7 +48,7 @@ class SentencePieceTokenizer:
 
     @classmethod
     def read(cls, path: epath.PathLike) -> Self:
-        """The tokenizer in a SentencePiece .model file."""
+        """Returns the tokenizer in a SentencePiece .model file."""
         return cls(read_tokenizer_file(path), str(path))
 
     def encode(self, text: str) -> list[int]:
@@ -67,7 +67,7 @@ class SentencePieceTokenizer:
         return first + [i for part in others for i in space_ids + part]
 
     def encode_spans(self, texts: Sequence[str]) -> list[Spans]:
-        found = []
+        spans = []
         parts = [text.split(_SPACE) if self._space_ids is not None else [text] for text in texts]
         rows = iter(self._processor.encode([part for row in parts for part in row], return_type="offset_mapping"))
         for row in parts:
@@ -83,8 +83,8 @@ class SentencePieceTokenizer:
                 ids += encoded["ids"]
                 offsets += [(start + a, start + b) for a, b in encoded["offsets"]] if start else encoded["offsets"]
                 start += len(part)
-            found.append(spans_of(ids, offsets))
-        return found
+            spans.append(spans_of(ids, offsets))
+        return spans
 
     @property
     def sums_scores(self) -> bool:
@@ -116,10 +116,10 @@ class SentencePieceTokenizer:
         return piece.replace(_SPACE, " ")
 
     def special_id(self, name: str) -> int:
-        found = self._processor.piece_to_id(name)
-        if found not in self._specials or self._processor.id_to_piece(found) != name:
+        token = self._processor.piece_to_id(name)
+        if token not in self._specials or self._processor.id_to_piece(token) != name:
             raise UserError(f"{self._name} has no special {name!r}.")
-        return found
+        return token
 
     def name_of(self, token: int) -> str | None:
         return self._processor.id_to_piece(token) if 0 <= token < self.vocab_size else None

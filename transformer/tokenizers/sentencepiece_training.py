@@ -10,17 +10,15 @@ import collections
 import hashlib
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from transformer.atomic import build_folder
-from transformer.data.mixture import Weighted
-from transformer.data.text.pieces import Piece, cut_document
-from transformer.data.text.sampling import sample
 from transformer.errors import UserError
 from transformer.tokenizers.sentencepiece import SentencePieceTokenizer
 from transformer.tokenizers.tokenizer import RESERVED
+from transformer.tokenizers.training_text import TrainingText
 
 _SAMPLE_BYTES = 64 << 20
 # Only the most frequent of the different words train, so many for each piece wanted: it bounds the time on any corpus.
@@ -59,8 +57,8 @@ _TRAINER: dict[str, Any] = {
 }
 
 
-def trained(kind: str, vocab_size: int, sources: Sequence[Weighted], cache: Path) -> SentencePieceTokenizer:
-    """A tokenizer of `vocab_size` pieces trained on the training documents of `sources`; kept under `cache` by content.
+def trained(kind: str, vocab_size: int, text: TrainingText, cache: Path) -> SentencePieceTokenizer:
+    """Returns a tokenizer of `vocab_size` pieces trained on a sample of `text`; kept under `cache` by its identity.
 
     Args:
       kind: "unigram" or "bpe".
@@ -68,12 +66,11 @@ def trained(kind: str, vocab_size: int, sources: Sequence[Weighted], cache: Path
     settings = repr(
         (kind, vocab_size, _SAMPLE_BYTES, _WORDS_A_PIECE, _MIN_WORDS, _WORDS.pattern, sorted(_TRAINER.items()))
     )
-    corpus = [(source.fingerprint, weight) for source, weight in sources]
-    key = hashlib.blake2b(repr((settings, corpus)).encode(), digest_size=12).hexdigest()
+    key = hashlib.blake2b(repr((settings, text.identity())).encode(), digest_size=12).hexdigest()
     folder = cache / "tokenizers" / key
 
     def write(place: Path) -> None:
-        SentencePieceTokenizer(train(kind, vocab_size, _sample(sources)), "trained").save(place)
+        SentencePieceTokenizer(train(kind, vocab_size, text.sample(_SAMPLE_BYTES)), "trained").save(place)
 
     build_folder(folder, is_whole=_loads, write=write)
     return SentencePieceTokenizer.read(folder / "tokenizer.model")
@@ -87,21 +84,13 @@ def _loads(folder: Path) -> bool:
     return True
 
 
-def _sample(sources: Sequence[Weighted]) -> Iterator[Piece]:
-    """About `_SAMPLE_BYTES` of the sources' training text, shared out by weight."""
-    total = sum(weight for _, weight in sources)
-    for source, weight in sources:
-        yield from sample(source, "train", int(_SAMPLE_BYTES * weight / total))
-
-
-def train(kind: str, vocab_size: int, pieces: Iterator[Piece]) -> bytes:
-    """The bytes of a SentencePiece model. UserError if the text supports no vocabulary of that size."""
+def train(kind: str, vocab_size: int, texts: Iterable[str]) -> bytes:
+    """Returns the bytes of a SentencePiece model; UserError if the texts support no vocabulary of that size."""
     import sentencepiece
 
     counts: collections.Counter[str] = collections.Counter()
-    for document in pieces:
-        for piece in cut_document(document.text):  # whose matches are a list in memory
-            counts.update(_WORDS.findall(piece.text))
+    for text in texts:
+        counts.update(_WORDS.findall(text))
     if not counts:
         raise UserError("The training text is empty: there is nothing to train a tokenizer on.")
     # Sorted, so that equal corpora give equal models. Tabs separate the columns of SentencePiece's input: a tab is a

@@ -36,11 +36,11 @@ class Spans(NamedTuple):
     """int64[tokens]: numbers of the words that the text was split into before the model saw them."""
 
     def moved(self, characters: int) -> "Spans":
-        """The same in a text with so many characters before this one."""
+        """Returns the tokens in a text with so many characters before this one."""
         return self._replace(starts=self.starts + characters, ends=self.ends + characters)
 
     def boundaries(self) -> tuple[np.ndarray, np.ndarray]:
-        """The places that divide the text as they divide the tokens, and the first token after each: int64[places]."""
+        """Returns the places that divide text and tokens alike, and the first token after each: int64[places]."""
         if len(self.ids) < 2:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         before = np.maximum(np.maximum.accumulate(self.ends), np.maximum.accumulate(self.starts) + 1)[:-1]
@@ -80,19 +80,19 @@ class Tokenizer(Protocol):
         ...
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`, without specials."""
+        """Returns the ids of `text`, without specials."""
         ...
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The ids of each text, int32[tokens], without specials; uses all cores."""
+        """Returns the ids of each text, int32[tokens], without specials; uses all cores."""
         ...
 
     def encode_spans(self, texts: Sequence[str]) -> list[Spans]:
-        """The same ids, with the characters that each stands for."""
+        """Returns the ids of `encode_batch`, with the characters that each stands for."""
         ...
 
     def cut(self, text: str, start: int, stop: int) -> int | None:
-        """The last place in [start, stop) where a cut of `text` leaves its ids as they are; None if none is known."""
+        """Returns the last place in [start, stop) where a cut of `text` leaves its ids alone; None if none is known."""
         ...
 
     def settles(self, left: int, right: int) -> bool:
@@ -103,30 +103,30 @@ class Tokenizer(Protocol):
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`; specials, and ids beyond the vocabulary, are left out."""
+        """Returns the text of `ids`; specials, and ids beyond the vocabulary, are left out."""
         ...
 
     def pieces(self) -> list[str | None]:
-        """The text of each id, with the space before a word that the id begins; None for a special or an unused id.
+        """Returns the text of each id, with the space before a word that it begins; None for a special or an unused id.
 
         The bytes of a character that an id holds only a part of are U+FFFD.
         """
         ...
 
     def special_id(self, name: str) -> int:
-        """The id of a reserved piece such as `<mask>`; UserError if this tokenizer has none of that name."""
+        """Returns the id of a reserved piece such as `<mask>`; UserError if this tokenizer has none of that name."""
         ...
 
     def name_of(self, token: int) -> str | None:
-        """How an id, a special's too, is spelled in the tokenizer's files; None for an unused one."""
+        """Returns how an id, a special's too, is spelled in the tokenizer's files; None for an unused one."""
         ...
 
     def template(self) -> tuple[list[int], list[int]]:
-        """The specials before a text and after it, as the tokenizer's own files frame one; each may be empty."""
+        """Returns the specials before and after a text, as the tokenizer's own files frame one; each may be empty."""
         ...
 
     def encode_framed(self, text: str) -> list[int]:
-        """The ids of a text that a person gives an imported model: framed, and with specials where it spells them."""
+        """Returns the ids of a text that a person gives an imported model: framed, with the specials that it spells."""
         ...
 
     def save(self, folder: epath.PathLike) -> None:
@@ -148,7 +148,7 @@ class Dividing:
         return left[-1:] + right[:1] not in self._pairs
 
     def last(self, text: str, start: int, stop: int) -> int | None:
-        """The last place in [start, stop) that no piece lies across."""
+        """Returns the last place in [start, stop) that no piece lies across."""
         places = range(stop - 1, max(start, 1) - 1, -1)
         return next((place for place in places if text[place - 1 : place + 1] not in self._pairs), None)
 

@@ -42,13 +42,13 @@ class Vocabulary:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "Vocabulary":
-        """The vocabulary of a tokenizer."""
+        """Returns the vocabulary of a tokenizer."""
         pieces = tokenizer.pieces()
         is_special = np.array([piece is None for piece in pieces])
         sentinels: list[int] = []
-        while (found := _special(tokenizer, [_SENTINEL.format(len(sentinels))])) is not None:
-            sentinels.append(found)
-        paradigms = [found for name in PARADIGMS if (found := _special(tokenizer, [name])) is not None]
+        while (token := _special(tokenizer, [_SENTINEL.format(len(sentinels))])) is not None:
+            sentinels.append(token)
+        paradigms = [token for name in PARADIGMS if (token := _special(tokenizer, [name])) is not None]
         return cls(
             pad=tokenizer.pad_id,
             bos=tokenizer.bos_id,
@@ -88,7 +88,7 @@ class Vocabulary:
 
         A special is drawn again, until there is none.
         """
-        size, found, pending = self.size, np.zeros(wanted.shape, np.int32), wanted
+        size, ids, pending = self.size, np.zeros(wanted.shape, np.int32), wanted
         while pending.any():
             counts = pending.sum(axis=1).tolist()
             drawn, end = np.empty(sum(counts), np.int32), 0
@@ -99,9 +99,9 @@ class Vocabulary:
                     continue
                 for place in range(begin, end):  # the same numbers, in less time than NumPy takes to make an array
                     drawn[place] = rng.integers(size, dtype=np.int32)
-            found[pending] = drawn
-            pending = pending & self.is_special[found]
-        return found
+            ids[pending] = drawn
+            pending = pending & self.is_special[ids]
+        return ids
 
 
 def _special(tokenizer: Tokenizer, names: Sequence[str]) -> int | None:
@@ -113,13 +113,13 @@ def _special(tokenizer: Tokenizer, names: Sequence[str]) -> int | None:
     return None
 
 
-def _needed(found: int | None, names: Sequence[str]) -> int:
-    if found is None:
+def _needed(token: int | None, names: Sequence[str]) -> int:
+    if token is None:
         raise UserError(
             f"The tokenizer has none of the specials {', '.join(names)}, which this objective needs: take another "
             "--data.tokenizer; those trained here (unigram, bpe) and bytes have them."
         )
-    return found
+    return token
 
 
 def _begins_word(piece: str) -> bool:

@@ -17,36 +17,28 @@ def announce(session: Session, first: int, folder: epath.Path, report: Callable[
       folder: the run's folder.
       report: called with each line.
     """
-    experiment, corpus, mesh = session.experiment, session.dataset, session.mesh
+    experiment, about, mesh = session.experiment, session.dataset.about, session.mesh
     model, train = experiment.model, experiment.train
+    length = experiment.objective.input_length(train.seq_len)
     target_length = experiment.objective.target_length(train.seq_len)
-    tokens = train.batch_size * (train.seq_len + target_length)
-    flops = model.flops_per_token(train.seq_len, target_length)
+    tokens = train.batch_size * (length + target_length)
+    flops = model.flops_per_token(length, target_length)
     peak, source = peak_flops(list(mesh.devices.flat))
     axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
-    trained_on = sum(records.tokens for records in corpus.train)
-    text = sum(records.text_bytes for records in corpus.train)
-    shape = f"({train.seq_len} + {target_length})" if target_length else f"{train.seq_len}"
+    shape = f"({length} + {target_length})" if target_length else f"{length}"
     devices = f"{mesh.size} {mesh.devices.flat[0].device_kind} device{'s' if mesh.size > 1 else ''}"
-    report(
-        f"{experiment.name}: {model.num_params():,} parameters; {text / 1e6:,.1f} MB of training text, {trained_on:,} "
-        f"tokens of {corpus.tokenizer.vocab_size:,} kinds; {corpus.validation.text_bytes / 1e6:,.2f} MB for validation"
-    )
+    report(f"{experiment.name}: {model.num_params():,} parameters; {about.summary}")
     report(
         f"{train.steps:,} steps of {train.batch_size} x {shape} = {tokens:,} tokens, from step {first:,}, "
         f"on {devices}{f' ({axes})' if axes else ''}, {experiment.execution.dtype}, in {folder}"
     )
-    for note in corpus.notes:
+    for note in about.notes:
         report(note)
     evaluated, total = session.validation_batches
     more = "; --train.eval-batches None for all" if evaluated < total else ""
     report(f"evaluates on {evaluated:,} of {total:,} validation batches{more}")
-    if experiment.objective.reading(train.seq_len).kind == "pairs":
-        shares = zip(corpus.weights, corpus.train, strict=True)
-        padding = sum(weight * records.padding for weight, records in shares) / sum(corpus.weights)
-        report(f"{100 * padding:.1f} % of the rows' places are padding")
-    if left_out := sum(records.left_out for records in corpus.train):
-        report(f"{left_out:,} training pairs are left out: they are longer than a row")
+    for note in about.training:
+        report(note)
     if late := [place for place in train.skip_samples if place < first * train.batch_size]:
         report(f"{len(late):,} of --train.skip-samples came before step {first:,}: what was learnt from them stays")
     rate = f"{peak / 1e12:.3g} TFLOP/s" if peak else "unknown"

@@ -1,4 +1,4 @@
-"""What a guess without reading comes to: the loss that a model must beat to have learnt anything of its inputs."""
+"""What a guess at text without reading comes to: the loss that a model must beat to have learnt of its inputs."""
 
 import dataclasses
 import itertools
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from transformer.data import pipeline
+from transformer.data.text.dataset import TextDataset
 from transformer.training.session import Session
 
 Batch = Mapping[str, Any]
@@ -28,12 +29,16 @@ class Baseline:
     """The accuracy of always saying the more frequent class of sentence pairs; None without a sentence task."""
 
 
-def baseline(session: Session) -> Baseline:
+def baseline(session: Session, dataset: TextDataset) -> Baseline:
     """Returns what guessing by frequency alone comes to; on the host, and the same on every host.
 
     Only the first rows are scored where the validation text has more than ROWS.
+
+    Args:
+      session: what trained.
+      dataset: the session's.
     """
-    dataset, train = session.dataset, session.experiment.train
+    train = session.experiment.train
     training = pipeline.train_batches(
         dataset.train,
         dataset.weights,

@@ -1,4 +1,4 @@
-"""Loss on the validation text, per token and per byte."""
+"""Loss on the validation records; of text also per byte."""
 
 import dataclasses
 import math
@@ -15,43 +15,44 @@ class Evaluation:
     """What an evaluation found."""
 
     loss: float
-    """Nats a target token: the plain negative log likelihood, whatever the objective adds to it in training."""
+    """The mean over the targets, without what the objective adds to it in training; of tokens, nats of the plain
+    negative log likelihood."""
     targets: float
-    """Target tokens that it was averaged over."""
-    bits_per_byte: float | None
+    """Targets that it was averaged over, by weight."""
+    metrics: dict[str, float]
+    """The objective's other metrics, means too."""
+    perplexity: float | None = None
+    """exp(loss), infinite where that overflows; None where the targets are no tokens."""
+    bits_per_byte: float | None = None
     """Bits for a byte of the text; comparable between tokenizers, and with a compressor. None where the objective does
     not score the whole text."""
-    metrics: dict[str, float]
-    """The objective's other metrics, a target token each."""
-
-    @property
-    def perplexity(self) -> float:
-        """exp(loss); infinite where that overflows."""
-        return math.exp(self.loss) if self.loss < 700 else math.inf
 
     def row(self) -> dict[str, float]:
-        """The evaluation as a row of metrics."""
-        row = {"eval_loss": self.loss, "eval_perplexity": self.perplexity}
-        if self.bits_per_byte is not None:
-            row["eval_bits_per_byte"] = self.bits_per_byte
-        return row | {f"eval_{name}": value for name, value in self.metrics.items()}
+        """Returns the evaluation as a row of metrics."""
+        row = {"loss": self.loss, "perplexity": self.perplexity, "bits_per_byte": self.bits_per_byte, **self.metrics}
+        return {f"eval_{name}": value for name, value in row.items() if value is not None}
+
+    def of_tokens(self, targets_per_byte: float | None) -> "Evaluation":
+        """Returns the evaluation of an objective that scores tokens, with what follows from its loss.
+
+        Args:
+          targets_per_byte: target tokens of the whole validation text over its bytes in UTF-8; None where the objective
+            does not score all of it.
+        """
+        return dataclasses.replace(
+            self,
+            perplexity=math.exp(self.loss) if self.loss < 700 else math.inf,
+            bits_per_byte=None if targets_per_byte is None else self.loss * targets_per_byte / math.log(2),
+        )
 
 
-def evaluate(
-    step: Callable[[Any, Batch], dict[str, jax.Array]],
-    params: Any,
-    batches: Iterable[Batch],
-    *,
-    targets_per_byte: float | None,
-) -> Evaluation:
+def evaluate(step: Callable[[Any, Batch], dict[str, jax.Array]], params: Any, batches: Iterable[Batch]) -> Evaluation:
     """Adds up the sums of all batches on the device, and divides once.
 
     Args:
       step: (params, batch) -> sums over the batch: `weight`, `nll` and the objective's other metrics.
       params: the weights.
       batches: on the devices.
-      targets_per_byte: target tokens of the whole validation text over its bytes in UTF-8; None where the objective
-        does not score all of it.
     """
     total = None
     for batch in batches:
@@ -62,10 +63,4 @@ def evaluate(
     values = {name: float(value) for name, value in jax.device_get(total).items()}
     weight = values.pop("weight")
     means = {name: value / max(weight, 1.0) for name, value in values.items()}
-    loss = means.pop("nll")
-    return Evaluation(
-        loss=loss,
-        targets=weight,
-        bits_per_byte=None if targets_per_byte is None else loss * targets_per_byte / math.log(2),
-        metrics=means,
-    )
+    return Evaluation(loss=means.pop("nll"), targets=weight, metrics=means)

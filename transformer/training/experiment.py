@@ -3,18 +3,21 @@
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import cattrs
 from cattrs.gen import make_dict_structure_fn
 from etils import epath
 
-from transformer import checks
+from transformer import checks, paths
 from transformer.checkpoint import CheckpointConfig
 from transformer.checkpoint.compare import differing_fields
 from transformer.checkpoint.migration import migrated
 from transformer.checks import FieldError
-from transformer.data.config import DataConfig
+from transformer.data.dataset import DataConfig
+from transformer.data.kinds import KINDS
+from transformer.data.text.config import TextConfig
 from transformer.errors import UserError
 from transformer.layers.execution import Execution
 from transformer.models import Architecture, architecture_from_dict, architecture_to_dict
@@ -22,7 +25,6 @@ from transformer.mup.parametrization import MupConfig, scaling
 from transformer.objectives import OBJECTIVES, Objective
 from transformer.objectives.causal_lm import CausalLM
 from transformer.sharding import MeshConfig
-from transformer.tokenizers.kinds import is_file
 from transformer.training.optimizer import OptimizerConfig
 from transformer.transfer.config import InitConfig
 
@@ -78,8 +80,8 @@ class Experiment:
     """What is trained."""
     objective: Objective = CausalLM()
     """What it is trained to do."""
-    data: DataConfig = DataConfig()
-    """Which text, and how it becomes tokens."""
+    data: DataConfig = TextConfig()
+    """Which data, and how they are read: of text, how it becomes tokens."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """How gradients become updates."""
     mup: MupConfig = MupConfig()
@@ -100,8 +102,8 @@ class Experiment:
         checks.require(
             self,
             objective.kind == model.kind,
-            f"the objective {objective.name} trains {_A_KIND[objective.kind]}, and {model.family} is "
-            f"{_A_KIND[model.kind]}: choose a preset of that kind (python train.py --list)",
+            f"the objective {objective.name} trains {_a(objective.kind)}, and {model.family} is "
+            f"{_a(model.kind)}: choose a preset of that kind (python train.py --list)",
         )
         needs = f"the objective {objective.name}, as it is set, needs"
         fits = model.head == objective.head
@@ -111,7 +113,7 @@ class Experiment:
         context = getattr(model, "context_length", None)
         checks.require(
             self,
-            context is None or seq_len <= context,
+            context is None or objective.input_length(seq_len) <= context,
             f"`train.seq_len` {seq_len} is longer than the model's context of {context}: raise `model.context_length` "
             "or lower `train.seq_len`",
         )
@@ -126,7 +128,10 @@ class Experiment:
         )
 
 
-_A_KIND = {"decoder": "a decoder", "encoder": "an encoder", "encoder_decoder": "an encoder-decoder"}
+def _a(kind: str) -> str:
+    """Returns a kind of models in words."""
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind.replace('_', '-')}"
+
 
 MAY_CHANGE = (
     "mesh",
@@ -179,29 +184,12 @@ def read(path: epath.Path) -> Experiment:
 
 
 def absolute(experiment: Experiment) -> Experiment:
-    """Returns the experiment with its paths of corpora, tokenizers and weights in full, which mean the same from any
+    """Returns the experiment with its paths of data, tokenizers and weights in full, which mean the same from any
     folder; links are not followed.
     """
-    data = experiment.data
-    return dataclasses.replace(
-        experiment,
-        init=dataclasses.replace(experiment.init, path=_absolute(experiment.init.path)),
-        data=dataclasses.replace(
-            data,
-            path=_absolute(data.path),
-            mixture=tuple(map(_absolute_item, data.mixture)),
-            tokenizer=(_absolute(data.tokenizer) or "") if is_file(data.tokenizer) else data.tokenizer,
-        ),
-    )
-
-
-def _absolute(path: str | None) -> str | None:
-    return path if path is None or "://" in path else os.path.abspath(os.path.expanduser(path))
-
-
-def _absolute_item(item: str) -> str:
-    name, equals, weight = item.rpartition("=")
-    return item if not name or name.startswith("tfds:") else f"{_absolute(name)}{equals}{weight}"
+    path = experiment.init.path
+    init = dataclasses.replace(experiment.init, path=None if path is None else paths.absolute(path))
+    return dataclasses.replace(experiment, init=init, data=experiment.data.absolute())
 
 
 def differences(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:
@@ -209,10 +197,11 @@ def differences(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:
 
     A path that was recorded as it was typed, which older versions did, is the one of now if that ends so.
     """
+    fields = ("init.path", *(f"data.{name}" for name in new.data.paths))
     return {
         field: (before, after)
         for field, (before, after) in differing(to_dict(old), to_dict(new)).items()
-        if not (field in _PATHS and _same_path(before, after))
+        if not (field in fields and _same_path(before, after))
     }
 
 
@@ -220,9 +209,6 @@ def differing(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, 
     """Returns dotted field -> (old value, new value), of two records of `to_dict`."""
     fields = differing_fields(old, new)
     return {field: (before, after) for field, (before, after) in fields.items() if before != after}
-
-
-_PATHS = ("data.path", "data.mixture", "data.tokenizer", "init.path")
 
 
 def _same_path(recorded: Any, now: Any) -> bool:
@@ -242,22 +228,41 @@ def may_change(field: str) -> bool:
 
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
-    structure = {
-        name: make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True) for name, cls in OBJECTIVES.items()
-    }
-
-    def structure_objective(record: Any, _: type) -> Objective:
-        if not isinstance(record, dict) or record.get("kind") not in OBJECTIVES:
-            kind = record.get("kind") if isinstance(record, dict) else record
-            raise ValueError(f"unknown objective {kind!r}; known as a `kind`: {', '.join(OBJECTIVES)}")
-        fields = {name: value for name, value in record.items() if name != "kind"}
-        return structure[record["kind"]](fields, OBJECTIVES[record["kind"]])
-
-    def unstructure_objective(objective: Objective) -> dict[str, Any]:
-        return {"kind": objective.name, **dataclasses.asdict(objective)}
-
     converter.register_structure_hook(Architecture, lambda record, _: architecture_from_dict(record))
     converter.register_unstructure_hook_func(lambda cls: issubclass(cls, Architecture), architecture_to_dict)
-    converter.register_structure_hook(Objective, structure_objective)
-    converter.register_unstructure_hook_func(lambda cls: issubclass(cls, Objective), unstructure_objective)
+    _register_kinds(converter, Objective, "objective", OBJECTIVES, default=None)
+    configs = {name: kind.config for name, kind in KINDS.items()}
+    _register_kinds(converter, DataConfig, "data", configs, default=TextConfig.kind)
     return converter
+
+
+def _register_kinds(
+    converter: cattrs.Converter, base: type, what: str, kinds: Mapping[str, type], *, default: str | None
+) -> None:
+    """Makes a converter write an object with its `kind`, and read it by that.
+
+    Args:
+      converter: that of experiments.
+      base: the class of a field.
+      what: the field's name, for the error message.
+      kinds: name -> a subclass.
+      default: the name of those that are written without one.
+    """
+    structure = {
+        name: make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True) for name, cls in kinds.items()
+    }
+    names = {cls: name for name, cls in kinds.items()}
+
+    def read_kind(record: Any, _: type) -> Any:
+        kind = record.get("kind", default) if isinstance(record, dict) else record
+        if not isinstance(record, dict) or kind not in kinds:
+            raise ValueError(f"unknown {what} {kind!r}; known as a `kind`: {', '.join(kinds)}")
+        fields = {name: value for name, value in record.items() if name != "kind"}
+        return structure[kind](fields, kinds[kind])
+
+    def write_kind(value: Any) -> dict[str, Any]:
+        name = names[type(value)]
+        return ({} if name == default else {"kind": name}) | dataclasses.asdict(value)
+
+    converter.register_structure_hook(base, read_kind)
+    converter.register_unstructure_hook_func(lambda cls: issubclass(cls, base), write_kind)

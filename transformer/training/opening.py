@@ -4,11 +4,10 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable
-from typing import Any
 
 from transformer.checkpoint import Checkpoints, Damaged
 from transformer.cluster.agreement import LONG, exchange, from_lead, lead_does, own_index, process_name, together
-from transformer.data.prepare import Corpora
+from transformer.data.dataset import Dataset
 from transformer.errors import UserError
 from transformer.paths import errors_at
 from transformer.training import corpus_record
@@ -18,9 +17,6 @@ from transformer.training.lock import RunLock
 from transformer.training.run import Run
 from transformer.training.session import Session
 from transformer.training.state import TrainState, checkpointables
-
-_OWN = ("data.path", "data.tfds", "data.mixture", "data.tokenizer", "data.cache_dir")
-"""Fields that may differ between processes: paths at which machines keep the same data."""
 
 
 def inspect(run: Run, lock: RunLock, experiment: Experiment, report: Callable[[str], None]) -> bool:
@@ -42,7 +38,7 @@ def inspect(run: Run, lock: RunLock, experiment: Experiment, report: Callable[[s
 
 
 def begin(
-    run: Run, lock: RunLock, experiment: Experiment, corpus: Corpora, *, begun: bool, report: Callable[[str], None]
+    run: Run, lock: RunLock, experiment: Experiment, dataset: Dataset, *, begun: bool, report: Callable[[str], None]
 ) -> dict[str, bytes]:
     """Takes the run's lock, and records the run; returns the files that go into every checkpoint.
 
@@ -52,15 +48,13 @@ def begin(
       begun: as `inspect` returned it.
 
     Raises:
-      UserError: the corpus differs from the run's, or between processes; another start took the lock meanwhile; or the
+      UserError: the dataset differs from the run's, or between processes; another start took the lock meanwhile; or the
         processes do not share the folder.
     """
-    data = corpus_record.record_of(experiment.data, corpus)
-    _check_corpus(corpus)
+    _check_dataset(dataset)
 
     def record() -> dict[str, bytes]:
-        new = run.recorded_data()
-        notes = _data_notes(run, new, data, experiment) if begun else []
+        notes = _data_notes(run, dataset, experiment) if begun else []
         run.folder.mkdir(parents=True, exist_ok=True)
         lock.take()
         if run.begun != begun:
@@ -68,7 +62,7 @@ def begin(
         _check(run, experiment)  # again, now that no other process writes
         for note in notes:
             report(note)
-        return run.begin(recorded(experiment), corpus.tokenizer, data)
+        return run.begin(recorded(experiment), dataset)
 
     files: dict[str, bytes] = {}
     with together("beginning the run", deadline=LONG):
@@ -114,10 +108,11 @@ def _check(run: Run, experiment: Experiment) -> dict[str, tuple]:
     return run.check(recorded(experiment), corpus_changed=experiment.data.changed)
 
 
-def _data_notes(run: Run, recorded: dict[str, Any] | None, data: dict[str, Any], experiment: Experiment) -> list[str]:
-    if recorded is None:
+def _data_notes(run: Run, dataset: Dataset, experiment: Experiment) -> list[str]:
+    before = run.recorded_data()
+    if before is None:
         return [f"{run.data} is written now: this run began before corpora were recorded by their content"]
-    notes = corpus_record.check(recorded, data, experiment.data)
+    notes = corpus_record.check(before, dataset.about.identity, experiment.data)
     return [f"{note}, as --data.changed says" for note in notes]
 
 
@@ -126,16 +121,18 @@ def _check_flags(experiment: Experiment) -> None:
     own = json.loads(json.dumps(experiments.to_dict(experiment)))
     leads = from_lead("the flags", own)
     fields = experiments.differing(leads, own)
-    wrong = [f"{field} is {mine!r}, not {its!r}" for field, (its, mine) in fields.items() if field not in _OWN]
+    places = [f"data.{name}" for name in experiment.data.places]
+    wrong = [f"{field} is {mine!r}, not {its!r}" for field, (its, mine) in fields.items() if field not in places]
     with together("comparing the flags"):
         if wrong:
             raise UserError(f"{process_name()} was started with other flags than process 0: {', '.join(wrong)}")
 
 
-def _check_corpus(corpus: Corpora) -> None:
-    """Raises UserError on all processes where one has another corpus than the leading one."""
-    corpora = exchange("the corpus", [list(corpus.fingerprints.values()), corpus.fingerprint], deadline=LONG)
-    if others := [index for index, theirs in enumerate(corpora) if theirs != corpora[0]]:
+def _check_dataset(dataset: Dataset) -> None:
+    """Raises UserError on all processes where one has another dataset than the leading one."""
+    own = [list(dataset.about.identity["sources"].values()), dataset.fingerprint]
+    datasets = exchange("the corpus", own, deadline=LONG)
+    if others := [index for index, theirs in enumerate(datasets) if theirs != datasets[0]]:
         raise UserError(
             f"{process_name(others[0])} has another corpus than process 0: the content of --data must be the same on "
             "all machines"

@@ -1,7 +1,6 @@
 """A run's folder: what it records, and whether an experiment may go on in it."""
 
 import os
-from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
@@ -9,10 +8,11 @@ from etils import epath
 from transformer.checkpoint import provenance, to_json, write_atomically
 from transformer.checkpoint.compare import read_json
 from transformer.checkpoint.reading import reachable, steps
+from transformer.data.dataset import Dataset
+from transformer.data.text.dataset import TextDataset
 from transformer.errors import UserError
 from transformer.models import architecture_to_dict
 from transformer.paths import check_folder
-from transformer.tokenizers.tokenizer import Tokenizer
 from transformer.training import corpus_record, lock
 from transformer.training import experiment as experiments
 from transformer.training.experiment import Experiment
@@ -21,9 +21,9 @@ from transformer.training.experiment import Experiment
 class Run:
     """The folder of one run; nothing is written before `begin`.
 
-    It holds `experiment.json`, `architecture.json`, `tokenizer/`, `metrics.jsonl`, `tensorboard/`, `checkpoints/STEP/`
-    and, of steps that spiked, `spikes/STEP.json`; `data.json`, which tells the corpus by its content; and, while it
-    goes on, `lock.json`.
+    It holds `experiment.json`, `architecture.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/STEP/` and, of steps
+    that spiked, `spikes/STEP.json`; `data.json`, which tells the data by their content; `tokenizer/`, where the data
+    are text; and, while the run goes on, `lock.json`.
     """
 
     def __init__(self, folder: epath.PathLike):
@@ -94,7 +94,7 @@ class Run:
         if not self.begun:
             return {}
         changed = experiments.differences(experiments.read(self.experiment_path), experiment)
-        free = corpus_record.FIELDS if corpus_changed else ()
+        free = [f"data.{name}" for name in experiment.data.identity] if corpus_changed else []
         refused = [name for name in changed if not experiments.may_change(name) and name not in free]
         if refused:
             fields = ", ".join(f"{name} was {changed[name][0]!r}, now {changed[name][1]!r}" for name in refused)
@@ -112,27 +112,29 @@ class Run:
         newest = [self.checkpoints / str(saved[-1]) / "record" / corpus_record.NAME] if saved else []
         return next((read_json(path) for path in (self.data, *newest) if path.exists()), None)
 
-    def begin(self, experiment: Experiment, tokenizer: Tokenizer, data: Mapping[str, Any]) -> dict[str, bytes]:
-        """Records the experiment, its tokenizer and its corpus; returns the same files, for every checkpoint takes them
-        along.
+    def begin(self, experiment: Experiment, dataset: Dataset) -> dict[str, bytes]:
+        """Records the experiment, its dataset and the tokenizer, if there is one; returns the same files, for every
+        checkpoint takes them along.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         # First: by it a folder that a full disk leaves unfinished is known as this run's.
         record = {
             "experiment.json": to_json(experiments.to_dict(experiment)),
             "architecture.json": to_json(architecture_to_dict(experiment.model)),
-            corpus_record.NAME: to_json(data),
+            corpus_record.NAME: to_json(dataset.about.identity),
         }
         for name, content in record.items():
             write_atomically(self.folder / name, content)
         if not self.begun and self.tokenizer.exists():
             self.tokenizer.rmtree()
+        record[provenance.NAME] = provenance.written_by("train.py")
+        if not isinstance(dataset, TextDataset):
+            return record
         if not self.tokenizer.exists():
             try:
-                tokenizer.save(str(self.tokenizer))
+                dataset.tokenizer.save(str(self.tokenizer))
             except OSError:
                 if self.tokenizer.exists():
                     self.tokenizer.rmtree()
                 raise
-        record[provenance.NAME] = provenance.written_by("train.py")
         return record | {f"tokenizer/{path.name}": path.read_bytes() for path in self.tokenizer.iterdir()}

@@ -7,7 +7,7 @@ import jax
 from etils import epath
 
 from transformer import checkpoint
-from transformer.data.prepare import Corpora
+from transformer.data.dataset import Dataset
 from transformer.sharding import MeshConfig
 from transformer.training.evaluation import Evaluation
 from transformer.training.experiment import Experiment
@@ -20,11 +20,11 @@ def evaluate_checkpoint(
     *,
     whole: bool = False,
     report: Callable[[str], None] = lambda line: None,
-) -> tuple[Evaluation, Corpora]:
-    """Evaluates the weights of a run or a checkpoint on all of the validation text, on all devices.
+) -> tuple[Evaluation, Dataset]:
+    """Evaluates the weights that `path` names, a run or a checkpoint, on all validation records and on all devices.
 
     Returns:
-      The evaluation, and the corpus; with `whole`, all of the corpus is validation text.
+      The evaluation, and the dataset; with `whole`, all of it is validated on.
 
     Raises:
       UserError: there is no checkpoint, or the data cannot be read.
@@ -37,9 +37,8 @@ def evaluate_checkpoint(
         experiment, tokenizer_dir=tokenizer_dir if tokenizer_dir.exists() else None, whole=whole, trains=False
     )
     with jax.set_mesh(session.mesh):
-        for note in session.dataset.notes:
+        about = session.dataset.about
+        for note in (*about.notes, *about.validation):
             report(note)
-        if left_out := sum(records.left_out for records in session.dataset.validation.parts):
-            report(f"{left_out:,} pairs are left out of the loss: they are longer than a row")
         _, params = checkpoint.restore_model(saved, session.mesh)
         return session.evaluate(params), session.dataset

@@ -15,9 +15,12 @@ from transformer import checkpoint
 from transformer.checkpoint import reading
 from transformer.cluster.agreement import together
 from transformer.data import pipeline
-from transformer.data.prepare import Corpora, prepare
+from transformer.data.dataset import Dataset
+from transformer.data.kinds import open_dataset
+from transformer.data.text.config import TextConfig
+from transformer.data.text.dataset import TextDataset
 from transformer.errors import UserError
-from transformer.objectives.objective import ExampleMaker, Setting
+from transformer.objectives.objective import ExampleMaker
 from transformer.sharding import BatchLayout, batch_divisor, make_mesh
 from transformer.tokenizers.kinds import load_tokenizer
 from transformer.training.evaluation import Evaluation, evaluate
@@ -34,10 +37,10 @@ class Session:
 
     Args:
       experiment: what to make ready.
-      tokenizer_dir: where the tokenizer is; None: that of the weights that the experiment starts from, or else the
-        corpus decides.
+      tokenizer_dir: where the tokenizer is, of a model that reads tokens; None: that of the weights that the experiment
+        starts from, or else the dataset decides.
       dataset: what to read, if it is open already; None: what the experiment names.
-      whole: all of the corpus is validation text, and there is none to train on.
+      whole: all of the dataset is to validate on, and there is nothing to train on.
       trains: whether its program is to train; if not, it may compute in float16.
 
     Raises:
@@ -49,7 +52,7 @@ class Session:
         experiment: Experiment,
         *,
         tokenizer_dir: epath.PathLike | None = None,
-        dataset: Corpora | None = None,
+        dataset: Dataset | None = None,
         whole: bool = False,
         trains: bool = True,
     ):
@@ -83,23 +86,23 @@ class Session:
         return Program(self.experiment, self.mesh)
 
     @functools.cached_property
-    def dataset(self) -> Corpora:
-        """The corpus as tokens; raises UserError for a tokenizer that lacks a special, or anything about the corpus."""
+    def dataset(self) -> Dataset:
+        """The records; raises UserError for a tokenizer that lacks a special, or anything about the data."""
         experiment = self.experiment
-        corpus = prepare(
+        dataset = open_dataset(
             experiment.data,
+            experiment.objective.reading(experiment.train.seq_len),
             vocab_size=experiment.model.vocab_size,
-            reading=experiment.objective.reading(experiment.train.seq_len),
             tokenizer=self._tokenizer(),
             whole=self._whole,
         )
-        experiment.objective.check(self._setting(corpus))
-        return corpus
+        self._example(dataset)  # which refuses what the objective cannot read
+        return dataset
 
     @functools.cached_property
     def example(self) -> pipeline.MakeExample:
-        """The objective's `example`, for this tokenizer, this length and this model."""
-        return ExampleMaker(self.experiment.objective, self._setting(self.dataset))
+        """The objective's `example`, for this dataset, this length and this model."""
+        return self._example(self.dataset)
 
     @functools.cached_property
     def layout(self) -> BatchLayout:
@@ -138,7 +141,7 @@ class Session:
 
     @contextlib.contextmanager
     def validation(self) -> Iterator[Iterator[Batch]]:
-        """Gives the batches of an evaluation, on the devices: the first `eval_batches` of the validation text."""
+        """Gives the batches of an evaluation, on the devices: the first `eval_batches` of the validation records."""
         train = self.experiment.train
         layout = BatchLayout(self.mesh, train.batch_size // train.accumulation)
         rows = pipeline.eval_batches(
@@ -149,16 +152,19 @@ class Session:
 
     @property
     def validation_batches(self) -> tuple[int, int]:
-        """How many batches an evaluation reads, and how many the validation text has."""
+        """How many batches an evaluation reads, and how many the validation records make."""
         train = self.experiment.train
         total = -(-len(self.dataset.validation) // (train.batch_size // train.accumulation))
         return min(total, train.eval_batches or total), total
 
     def evaluate(self, params: Any, through: Callable[[Iterable[Batch]], Iterable[Batch]] = iter) -> Evaluation:
         """Evaluates weights on the batches of `validation`, which pass `through` a function on their way."""
-        per_byte = self.dataset.figures.targets_per_byte if self.experiment.objective.scores_text else None
         with self.validation() as batches:
-            return evaluate(self.program.evaluate, params, through(batches), targets_per_byte=per_byte)
+            evaluation = evaluate(self.program.evaluate, params, through(batches))
+        if not isinstance(self.dataset, TextDataset):
+            return evaluation
+        figures, scores_text = self.dataset.figures, self.experiment.objective.scores_text
+        return evaluation.of_tokens(figures.targets_per_byte if scores_text else None)
 
     def initial_state(self, report: Callable[[str], None] = lambda line: None) -> TrainState:
         """Returns the state before the first update, with the weights that the experiment starts from.
@@ -175,17 +181,20 @@ class Session:
         return dataclasses.replace(state, params=params)
 
     def _tokenizer(self) -> Any:
-        """Returns the tokenizer that is decided already; None: the corpus decides."""
+        """Returns the tokenizer that is decided already; None: the dataset decides, or the model reads no tokens."""
+        if self.experiment.model.vocab_size is None:
+            return None
         if self._tokenizer_dir is not None:
             return load_tokenizer(str(self._tokenizer_dir))
         experiment = self.experiment
-        if experiment.init.path is None:
+        if experiment.init.path is None or not isinstance(experiment.data, TextConfig):
             return None
         return transfer.tokenizer_for(experiment.init, experiment.model, experiment.data)
 
-    def _setting(self, corpus: Corpora) -> Setting:
-        start_id = getattr(self.experiment.model, "decoder_start_id", 0)  # an encoder-decoder has one
-        return Setting(corpus.vocabulary, self.experiment.train.seq_len, start_id)
+    def _example(self, dataset: Dataset) -> ExampleMaker:
+        objective, model = self.experiment.objective, self.experiment.model
+        setting = objective.setting(dataset, self.experiment.train.seq_len, model.first_decoder_token)
+        return ExampleMaker(objective, setting)
 
 
 def _placed_ahead(batches: Iterable[Batch], layout: BatchLayout) -> Iterator[Batch]:

@@ -6,13 +6,13 @@ from typing import Any
 from jax.sharding import Mesh
 
 from transformer import checkpoint
-from transformer.data.config import DataConfig
+from transformer.data.text.config import TextConfig
 from transformer.errors import UserError
 from transformer.models.architecture import Architecture
 from transformer.params import flatten, unflatten
 from transformer.sharding import abstract_on
 from transformer.tokenizers.extended import check_extended
-from transformer.tokenizers.kinds import is_file, load_tokenizer, make_tokenizer
+from transformer.tokenizers.kinds import is_file, load_tokenizer, read_tokenizer
 from transformer.tokenizers.tokenizer import Tokenizer
 from transformer.transfer.config import InitConfig
 from transformer.transfer.graft import Graft, plan
@@ -58,7 +58,7 @@ def transferred(init: InitConfig, model: Architecture, fresh: Any, mesh: Mesh, r
     return fates.assemble(flatten(params), flatten(fresh))
 
 
-def tokenizer_for(init: InitConfig, model: Architecture, data: DataConfig) -> Tokenizer | None:
+def tokenizer_for(init: InitConfig, model: Architecture, data: TextConfig) -> Tokenizer | None:
     """Returns the tokenizer that the weights at `init.path` know; None: the corpus decides.
 
     The tokenizer comes with the vocabulary's rows: without any of them it is free. A file that `data.tokenizer` names
@@ -68,6 +68,8 @@ def tokenizer_for(init: InitConfig, model: Architecture, data: DataConfig) -> To
       UserError: the file gives other ids to what the weights know; the weights came without a tokenizer, and a new one
         would be trained.
     """
+    if model.vocab_size is None:
+        return None
     fates = planned(init, model)
     if not any("vocab" in leaf.names for path, leaf in model.parameters.items() if path not in fates.new):
         return None
@@ -79,7 +81,7 @@ def tokenizer_for(init: InitConfig, model: Architecture, data: DataConfig) -> To
         )
     if known is None or not is_file(data.tokenizer):
         return known
-    new = make_tokenizer(data, model.vocab_size, ())
+    new = read_tokenizer(data.tokenizer, model.vocab_size)
     check_extended(new, known, f"--data.tokenizer {data.tokenizer}")
     return new
 

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from transformer.data import receipts
-from transformer.data.config import DataConfig
 from transformer.data.pairs.lines import PairLines
 from transformer.data.pairs.pairs import PairSource, check_fields
 from transformer.data.pairs.split import HashSplit, numbered
 from transformer.data.pairs.table import PairTable
 from transformer.data.receipts import Facts, Scan, Unit
+from transformer.data.text.config import TextConfig
 from transformer.data.text.lines import Lines, cut_lines, empty_note, lines_of, text_lines
 from transformer.data.text.pieces import decode_utf8, digest_text
 from transformer.data.text.readable import Part, Split
@@ -34,7 +34,7 @@ class ParallelFiles(PairSource):
     Where all pairs are validation: those of the first of `names` that the folder has.
     """
 
-    def __init__(self, root: Path, fields: tuple[str, str], config: DataConfig, names: tuple[str, ...] = _TEST):
+    def __init__(self, root: Path, fields: tuple[str, str], config: TextConfig, names: tuple[str, ...] = _TEST):
         super().__init__(config.cache_dir)
         self.name, self.fields, self._fraction = str(root), fields, config.validation_fraction
         if self._fraction == 1:
@@ -54,12 +54,12 @@ class ParallelFiles(PairSource):
         self._is_carved = validation is None
 
     def _find(self, root: Path, names: tuple[str, ...]) -> tuple[Path, Path] | None:
-        """The two files of the first of `names` that has any; None if none has."""
+        """Returns the two files of the first of `names` that has any; None if none has."""
         for name in names:
-            found = [_existing(root, f"{name}.{field}") for field in self.fields]
-            if found[0] is not None and found[1] is not None:
-                return found[0], found[1]
-            for path, field in zip(found, reversed(self.fields), strict=True):
+            paths = [_existing(root, f"{name}.{field}") for field in self.fields]
+            if paths[0] is not None and paths[1] is not None:
+                return paths[0], paths[1]
+            for path, field in zip(paths, reversed(self.fields), strict=True):
                 if path is not None:
                     raise UserError(f"{path} has no counterpart: {root / name}.{field} (or .gz, .zst) is missing.")
         return None
@@ -143,7 +143,7 @@ def _scan_parallel(unit: Unit, *, part_bytes: int, is_carved: bool) -> Facts:
     return {"digests": digests, "cuts": cuts, "empty": empty} | (numbered(count) if is_carved else {})
 
 
-def open_pair_path(path: str, config: DataConfig) -> PairSource:
+def open_pair_path(path: str, config: TextConfig) -> PairSource:
     """The pairs at `path`: a folder of parallel files, or a .tsv, .jsonl, .json, .csv or .parquet file; where all pairs
     are validation, also what parallel files have in common (`test` of test.en and test.de).
 

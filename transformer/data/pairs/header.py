@@ -51,7 +51,7 @@ _LONGEST_WORD = 24
 def find_header(
     line: str, following: str, fields: tuple[str, str] | None, declared: bool | None
 ) -> tuple[int, int] | None:
-    """The columns of source and target, where the first line of a .tsv file names its columns; None where it is a pair.
+    """Returns the columns of source and target that the first line of a .tsv file names; None where it is a pair.
 
     It names them if two of its cells are `fields`, or a known pair of names (source and target, src and tgt, ...), or
     if its first two are two languages (`en` and `de`, `en-US`, `eng_Latn`, `English`), whatever their case. Codes of

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from transformer.data import receipts
-from transformer.data.config import DataConfig
 from transformer.data.pairs.header import find_header
 from transformer.data.pairs.pairs import PairSource, check_fields
 from transformer.data.pairs.split import HashSplit, numbered
 from transformer.data.receipts import Facts, Scan, Unit
+from transformer.data.text.config import TextConfig
 from transformer.data.text.jsonl import jsonl_text
 from transformer.data.text.lines import Lines, cut_lines, empty_note, lines_of
 from transformer.data.text.pieces import decode_utf8, digest_text
@@ -28,7 +28,7 @@ FindHeader = Callable[[str, str], tuple[int, int] | None]
 class PairLines(PairSource):
     """A file with a pair a line: two columns of a .tsv file, or two fields of a .jsonl file."""
 
-    def __init__(self, path: Path, config: DataConfig):
+    def __init__(self, path: Path, config: TextConfig):
         super().__init__(config.cache_dir)
         self.name, self._path, self._fraction = str(path), path, config.validation_fraction
         self._jsonl, self._header = is_jsonl(path), config.header
@@ -81,8 +81,8 @@ class PairLines(PairSource):
         return (header if named else []) + empty_note(self.name, facts.get("empty", 0))
 
     def part_pairs(self, part: Part, split: Split) -> Iterator[tuple[str, str]]:
-        found = _pair_lines(self._path, self._columns, part)
-        pairs = (pair for pair in found if pair[2].strip() and pair[3].strip())
+        lines = _pair_lines(self._path, self._columns, part)
+        pairs = (pair for pair in lines if pair[2].strip() and pair[3].strip())
         for number, (_, _, source, target) in enumerate(pairs, start=part.pair):
             if self._split(number) == split:
                 yield source, target
@@ -111,7 +111,7 @@ def _scan_pairs(
 
 
 def _header(path: Path, find: FindHeader) -> tuple[tuple[int, int] | None, list[str], list[int]]:
-    """The columns that the first line names, if it does, with their names; and where the pairs begin, as a cut."""
+    """Returns the columns that the first line names, if it does, their names, and where the pairs begin, as a cut."""
     first, second = itertools.islice(itertools.chain(lines_of(path), [b""]), 2)
     line = decode_utf8(first, path, 0).rstrip("\r\n")
     header = find(line, decode_utf8(second, path, len(first)).rstrip("\r\n"))
@@ -122,7 +122,7 @@ def _header(path: Path, find: FindHeader) -> tuple[tuple[int, int] | None, list[
 
 
 def _pair_lines(path: Path, columns: Columns, part: Lines) -> Iterator[tuple[int, int, str, str]]:
-    """The pairs in some lines of a file, but for blank lines: byte and number of the line, source, target."""
+    """Yields the pairs in some lines of a file, but for blank lines: byte and number of the line, source, target."""
     offset, stop = part.starts[0], part.stops[0] if part.stops else None
     for number, raw in enumerate(lines_of(path, offset, stop), start=part.line):
         line = decode_utf8(raw, path, offset).rstrip("\r\n")
@@ -135,9 +135,9 @@ def _parse(line: str, columns: Columns, where: str) -> tuple[str, str]:
     source, target = columns or (0, 1)
     if isinstance(source, str) and isinstance(target, str):
         return jsonl_text(line, where, source, "--data.fields"), jsonl_text(line, where, target, "--data.fields")
-    found, needed = line.split("\t"), 1 + max(int(source), int(target))
-    if len(found) < 2:
+    fields, needed = line.split("\t"), 1 + max(int(source), int(target))
+    if len(fields) < 2:
         raise UserError(f"{where}: one column. A .tsv file has a source, a tab and a target a line.")
-    if len(found) < needed:
-        raise UserError(f"{where}: {len(found)} columns, and the header names column {needed}.")
-    return found[int(source)], found[int(target)]
+    if len(fields) < needed:
+        raise UserError(f"{where}: {len(fields)} columns, and the header names column {needed}.")
+    return fields[int(source)], fields[int(target)]

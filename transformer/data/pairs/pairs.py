@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from transformer.data.config import DataConfig
 from transformer.data.receipts import Facts, Mapper, Scan, Unit
+from transformer.data.text.config import TextConfig
 from transformer.data.text.pieces import Piece, whole_document
 from transformer.data.text.readable import Part, Readable, Split
 from transformer.data.text.sources import Source
@@ -22,10 +22,10 @@ class PairSource(Readable):
 
     @abc.abstractmethod
     def part_pairs(self, part: Part, split: Split) -> Iterator[tuple[str, str]]:
-        """The pairs of a split in a part, in order, without those that have an empty side."""
+        """Returns the pairs of a split in a part, in order, without those that have an empty side."""
 
     def pairs(self, split: Split) -> Iterator[tuple[str, str]]:
-        """The pairs of a split in a fixed order: those of its parts, one after the other."""
+        """Returns the pairs of a split in a fixed order: those of its parts, one after the other."""
         return itertools.chain.from_iterable(self.part_pairs(part, split) for part in self.parts(split))
 
     @property
@@ -86,7 +86,7 @@ class _Side(Source):
             yield from whole_document(pair[self._side])
 
 
-def check_fields(config: DataConfig) -> tuple[str, str]:
+def check_fields(config: TextConfig) -> tuple[str, str]:
     """`config.fields`; UserError where they are not given or are one."""
     if config.fields is None or config.fields[0] == config.fields[1]:
         raise UserError(

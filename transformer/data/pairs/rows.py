@@ -1,23 +1,37 @@
 """Rows of pairs: as many in each as fit, so that little is padding."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from transformer.data.records import Reading, Record, Records
-from transformer.data.sidecar import Writer, document_lengths, open_sidecar
-from transformer.data.store import TokenStore
+from transformer.data.records import Reading, Record
+from transformer.data.text.records import TextRecords
+from transformer.data.text.sidecar import Writer, document_lengths, open_sidecar
+from transformer.data.text.store import TokenStore
 from transformer.errors import UserError
 
 _OPEN = 256  # rows that wait for a pair that fits
 _BLOCK = 65_536  # pairs that are shuffled among themselves
 
 
-class PairRows(Records):
+@dataclasses.dataclass(frozen=True)
+class PairReading(Reading):
+    """Rows of pairs, and how long they are."""
+
+    length: int
+    """Tokens of a row's sources."""
+    target_length: int
+    """Tokens of a row's targets."""
+    begin: bool = False
+    """Whether each text begins with <s>."""
+
+
+class PairRows(TextRecords):
     """Rows of pairs from one part of the corpus, up to S tokens of sources and T of targets.
 
-    Each text ends with </s> and, if asked for, begins with <s>. A pair that no row can hold is left out.
+    Each text ends with </s> and, where the reading says so, begins with <s>. A pair that no row can hold is left out.
 
     Args:
       sources: its document i belongs to document i of `targets`.
@@ -28,7 +42,7 @@ class PairRows(Records):
       UserError: fewer than half of the pairs fit a row.
     """
 
-    def __init__(self, sources: TokenStore, targets: TokenStore, reading: Reading):
+    def __init__(self, sources: TokenStore, targets: TokenStore, reading: PairReading):
         if sources.meta.documents != targets.meta.documents:  # both are written from one stream of pairs
             raise ValueError(f"{sources.meta.documents} sources and {targets.meta.documents} targets")
         self._sides, self._reading = (sources, targets), reading
@@ -38,6 +52,7 @@ class PairRows(Records):
         index = open_sidecar((sources, targets), ("rows", *self._room, reading.begin, _OPEN, _BLOCK), self._write)
         self._index, self._count = index, int(index.values["rows"])
         self.left_out = int(index.values["left_out"])
+        """Pairs that are too long for a row."""
         self.padding = 1 - index.values["text"] / (len(self) * sum(self._room))
 
     def _lengths(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
@@ -132,7 +147,7 @@ def _filled(runs: Iterable[tuple[np.ndarray, np.ndarray]], room: tuple[int, int]
 
 
 def _blocks(runs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The same pairs in runs of `_BLOCK`, and a shorter one at the end."""
+    """Yields the same pairs in runs of `_BLOCK`, and a shorter one at the end."""
     numbers, lengths = np.empty(0, np.int64), np.empty((2, 0), np.int64)
     for more, more_lengths in runs:
         numbers, lengths = np.concatenate([numbers, more]), np.concatenate([lengths, more_lengths], axis=1)

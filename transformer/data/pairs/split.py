@@ -27,5 +27,5 @@ class HashSplit:
 
 
 def numbered(count: int) -> Facts:
-    """What a split by a hash needs to know of so many pairs."""
+    """Returns what a split by a hash needs to know of so many pairs."""
     return {"pairs": count, "extremes": extremes(map(str, range(count)))}

@@ -7,18 +7,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from transformer.data import receipts
-from transformer.data.config import DataConfig
 from transformer.data.pairs.pairs import PairSource
 from transformer.data.pairs.split import HashSplit, numbered
 from transformer.data.receipts import Facts, Scan, Unit
 from transformer.data.text import tables
+from transformer.data.text.config import TextConfig
 from transformer.data.text.readable import Part, Split
 
 
 class PairTable(PairSource):
     """A table with a pair a row; `fields` names the columns."""
 
-    def __init__(self, path: Path, fields: tuple[str, str], config: DataConfig):
+    def __init__(self, path: Path, fields: tuple[str, str], config: TextConfig):
         super().__init__(config.cache_dir)
         self.name, self.fields, self._path = str(path), fields, path
         self._fraction = config.validation_fraction

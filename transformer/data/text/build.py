@@ -15,16 +15,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import tqdm
-
 from transformer.atomic import building_folder, exclusive, fill_folder
+from transformer.data.bar import progress_bar
 from transformer.data.receipts import Facts, Scan, Unit
-from transformer.data.store import FORMAT_VERSION, StoreMeta, TokenStore, write_manifest
-from transformer.data.stream import Shard
 from transformer.data.text.pieces import Piece
 from transformer.data.text.readable import Part, Split
 from transformer.data.text.shards import PARTIAL, finished_shard, make_shard, token_dtype
 from transformer.data.text.sources import Source
+from transformer.data.text.store import FORMAT_VERSION, StoreMeta, TokenStore, write_manifest
+from transformer.data.text.stream import Shard
 from transformer.errors import UserError
 from transformer.tokenizers.tokenizer import Tokenizer
 
@@ -85,14 +84,14 @@ class Built(NamedTuple):
 def build_store(
     source: Source, split: Split, tokenizer: Tokenizer, cache_dir: str | Path, maker: Maker | None = None
 ) -> TokenStore:
-    """The store of `split` of `source`: an existing one of the same corpus and tokenizer, else a new one."""
+    """Returns the store of `split` of `source`: an existing one of the same corpus and tokenizer, else a new one."""
     return find_or_build(source, split, tokenizer, cache_dir, maker).store
 
 
 def find_or_build(
     source: Source, split: Split, tokenizer: Tokenizer, cache_dir: str | Path, maker: Maker | None = None
 ) -> Built:
-    """The same, and whether it was built.
+    """Returns the store that `build_store` does, and how much of it was made now.
 
     A finished store is found by the corpus' receipt: nothing of the corpus is read, and nothing is written. A damaged
     store is built again, with a notice. Several processes may ask at once: one builds.
@@ -149,15 +148,8 @@ def _write(job: Job, corpus: str, maker: Maker) -> tuple[int, float]:
 
     before = finished()
     numbers = [number for number, shard in enumerate(before) if shard is None]
-    with tqdm.tqdm(
-        total=job.source.size(job.split),
-        initial=sum(shard.text_bytes for shard in before if shard is not None),
-        desc=f"Tokenising {job.source.name} ({job.split})",
-        unit="B",
-        unit_scale=True,
-        leave=False,
-        disable=None,
-    ) as bar:
+    total, done = job.source.size(job.split), sum(shard.text_bytes for shard in before if shard is not None)
+    with progress_bar(total, f"Tokenising {job.source.name} ({job.split})", "B", done) as bar:
         begun = time.perf_counter()
         if numbers:
             maker.make(job, numbers, bar.update)
@@ -208,7 +200,7 @@ class _Compressor(Protocol):
 
 
 def _compressed(pieces: Iterable[Piece]) -> tuple[int, int, int]:
-    """Bytes of the first pieces, and the sizes that the command lines `gzip -9` and `xz -9` make of them."""
+    """Returns bytes of the first pieces, and the sizes that the command lines `gzip -9` and `xz -9` make of them."""
     gzip9: _Compressor = zlib.compressobj(9, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
     compressors: list[_Compressor] = [gzip9, lzma.LZMACompressor(preset=9)]
     sizes, measured = [0, 0], 0

@@ -42,8 +42,8 @@ class Workers:
         with _pool(min(self._count, len(units)), _begin_reading, ()) as (pool, _):
             # Many small files together: each task costs a fraction of a millisecond.
             with _no_interrupt():
-                found = pool.map(scan, units, chunksize=max(1, min(256, len(units) // (16 * self._count))))
-            yield from found
+                facts = pool.map(scan, units, chunksize=max(1, min(256, len(units) // (16 * self._count))))
+            yield from facts
 
     def make(self, job: Job, numbers: Sequence[int], advance: Callable[[int], object]) -> None:
         job.tokenizer.save(job.folder / TOKENIZER)
@@ -63,7 +63,7 @@ class Workers:
 
 @contextlib.contextmanager
 def _pool(count: int, begin: Callable[..., None], arguments: tuple[Any, ...]) -> Iterator[tuple[Any, Any]]:
-    """A pool whose workers are gone at the end of the block, and a count of bytes that they share."""
+    """Gives a pool whose workers are gone at the end of the block, and a count of bytes that they share."""
     stop, made = _CONTEXT.Event(), _CONTEXT.Value("q", 0)
     pool = concurrent.futures.ProcessPoolExecutor(
         count, _CONTEXT, initializer=functools.partial(begin, stop, made), initargs=arguments

@@ -11,7 +11,7 @@ from transformer.errors import UserError
 
 
 def texts(path: Path, columns: Sequence[str], flag: str) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """The number of each row below the header, from 0, and its texts.
+    """Yields the number of each row below the header, from 0, and its texts.
 
     Cells of a .csv file may be quoted as RFC 4180 has it; those of a .tsv file are as they stand.
 
@@ -35,7 +35,7 @@ def texts(path: Path, columns: Sequence[str], flag: str) -> Iterator[tuple[int, 
 
 
 def count_rows(path: Path) -> int:
-    """How many rows lie below the header; UserError where the file is damaged."""
+    """Returns how many rows lie below the header; UserError where the file is damaged."""
     return max(0, sum(1 for _ in _rows(path)) - 1)
 
 

@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from transformer.data.records import Record, Records
-from transformer.data.sidecar import Writer, document_lengths, open_sidecar
-from transformer.data.store import TokenStore
+from transformer.data.records import Record
+from transformer.data.text.records import TextRecords
+from transformer.data.text.sidecar import Writer, document_lengths, open_sidecar
+from transformer.data.text.store import TokenStore
 from transformer.errors import UserError
 
 _SHORTEST = 8  # tokens of a part: fewer do not make two sentences
@@ -24,7 +25,7 @@ class _Document(NamedTuple):
     """The number of the part after its last."""
 
 
-class DocumentParts(Records):
+class DocumentParts(TextRecords):
     """Each document, without its begin and end, cut into parts of `length` tokens; the last may be shorter.
 
     Args:
@@ -57,7 +58,7 @@ class DocumentParts(Records):
         writer.finish(parts=parts)
 
     def _parts(self, lengths: np.ndarray) -> np.ndarray:
-        """How many parts documents of so many tokens, with begin and end, are cut into."""
+        """Returns how many parts documents of so many tokens, with begin and end, are cut into."""
         text = lengths - 2
         return text // self._length + (text % self._length >= min(_SHORTEST, self._length))
 
@@ -88,8 +89,8 @@ class DocumentParts(Records):
         if end - first == len(self):
             first, end = index, index + 1
         other = int(rng.integers(len(self) - (end - first)))
-        found = self[other if other < first else other + end - first]
-        return self._part(index, document) | {f"other_{name}": value for name, value in found.items()}
+        part = self[other if other < first else other + end - first]
+        return self._part(index, document) | {f"other_{name}": value for name, value in part.items()}
 
     def _document(self, index: int) -> _Document:
         if not 0 <= index < len(self):

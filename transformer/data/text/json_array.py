@@ -13,7 +13,7 @@ _DEEPEST = 1000
 
 
 def texts(path: Path, fields: Sequence[str], flag: str) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """The number of each item, from 0, and the texts of its fields; an item that is a string is a text itself.
+    """Yields the number of each item, from 0, and the texts of its fields; an item that is a string is a text itself.
 
     Raises:
       UserError: the file is not JSON, or an item has no such texts.
@@ -27,12 +27,12 @@ def texts(path: Path, fields: Sequence[str], flag: str) -> Iterator[tuple[int, t
 
 
 def count_items(path: Path) -> int:
-    """How many items an array has; UserError where the file is not JSON."""
+    """Returns how many items an array has; UserError where the file is not JSON."""
     return sum(1 for _ in _items(path))
 
 
 def _items(path: Path) -> Iterator[tuple[int, Any]]:
-    """The items of the array, parsed, with their numbers."""
+    """Yields the items of the array, parsed, with their numbers."""
     import ijson
 
     index, depth, builder = 0, 0, ijson.ObjectBuilder()

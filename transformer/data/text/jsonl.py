@@ -10,7 +10,7 @@ from transformer.errors import UserError
 
 
 def jsonl_lines(path: Path, start: int, stop: int, first: int) -> Iterator[tuple[int, int, bytes]]:
-    """The lines in bytes [start, stop) of a file's text that are not blank: number, byte and content of each."""
+    """Yields the lines in bytes [start, stop) of a file's text that are not blank: number, byte and content of each."""
     offset = start
     for index, line in enumerate(raw_lines(path, start, stop), start=first):
         if (line if offset else line.removeprefix(BOM)).strip():
@@ -19,7 +19,7 @@ def jsonl_lines(path: Path, start: int, stop: int, first: int) -> Iterator[tuple
 
 
 def jsonl_text(line: str, where: str, field: str, flag: str = "--data.text-field") -> str:
-    """The text of a field of a line; UserError says `where` it has none, and the flag that names the field."""
+    """Returns the text of a field of a line; UserError says `where` it has none, and the flag that names the field."""
     try:
         record = json.loads(line.removeprefix("\ufeff"))
     except json.JSONDecodeError as error:
@@ -36,7 +36,7 @@ def jsonl_text(line: str, where: str, field: str, flag: str = "--data.text-field
 
 
 def field_text(record: Any, where: str, field: str, flag: str) -> str:
-    """The text of a field of a parsed JSON object; UserError says `where` it has none."""
+    """Returns the text of a field of a parsed JSON object; UserError says `where` it has none."""
     if not isinstance(record, dict):
         raise UserError(f"{where}: a {type(record).__name__}, not an object: each must be one JSON object.")
     if field not in record:

@@ -23,13 +23,13 @@ class Lines(NamedTuple):
 
 
 def cut_lines(cuts: Sequence[Sequence[int]], files: int) -> list[Lines]:
-    """The lines between `cuts`, each of which is a byte a file, the number of a line, and that of a pair."""
+    """Returns the lines between `cuts`, each of which is a byte a file, the number of a line, and that of a pair."""
     stops: list[tuple[int, ...] | None] = [*(tuple(cut[:files]) for cut in cuts[1:]), None]
     return [Lines(tuple(cut[:files]), stop, *cut[files:]) for cut, stop in zip(cuts, stops, strict=True)]
 
 
 def text_lines(path: Path, start: int = 0, stop: int | None = None) -> Iterator[str]:
-    """The lines of a UTF-8 file, without their ends; UserError names what is no text, and an empty file."""
+    """Yields the lines of a UTF-8 file, without their ends; UserError names what is no text, and an empty file."""
     offset = start
     for line in lines_of(path, start, stop):
         yield decode_utf8(line, path, offset).rstrip("\r\n")
@@ -37,7 +37,7 @@ def text_lines(path: Path, start: int = 0, stop: int | None = None) -> Iterator[
 
 
 def lines_of(path: Path, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-    """The lines in bytes [start, stop) of a file's text, with their ends; UserError for an empty file."""
+    """Yields the lines in bytes [start, stop) of a file's text, with their ends; UserError for an empty file."""
     offset = start
     for line in raw_lines(path, start, stop):
         yield line

@@ -106,7 +106,7 @@ class _Window(NamedTuple):
 
 
 def _windows(pieces: Iterable[Piece], tokenizer: Tokenizer, windowing: Windowing) -> Iterator[_Window]:
-    """The windows of each document; they depend on its text alone, not on the pieces that it comes in."""
+    """Yields the windows of each document; they depend on its text alone, not on the pieces that it comes in."""
     parts: list[str] = []
     held = 0  # characters in `parts`
     cutter = _Cutter(tokenizer, windowing)
@@ -127,7 +127,7 @@ class _Cutter:
         self._start, self._opens = 0, True
 
     def cut(self, text: str, ends_document: bool) -> Generator[_Window, None, str]:
-        """The next windows, cut off the front of `text`; returns what is left of it."""
+        """Yields the next windows, cut off the front of `text`; returns what is left of it."""
         window, overlap = self._windowing.window, self._windowing.overlap
         place = 0
         # The first decides: a document that is not longer is encoded whole, the others in windows to their end.
@@ -171,7 +171,7 @@ class _Joiner:
         self._wanted = 0  # characters to widen to before the next try
 
     def add(self, window: _Window, spans: Spans) -> Iterator[Encoded]:
-        """The ids that the next window settles."""
+        """Yields the ids that the next window settles."""
         spans = spans.moved(window.start)
         if window.opens:
             self._hold(window, spans, first=0, done=window.start)
@@ -210,10 +210,10 @@ class _Joiner:
         spans = spans.moved(self._start)
         if self._done > self._start:
             starts, tokens = spans.boundaries()
-            found = np.flatnonzero(starts == self._done)
-            if not len(found):  # the pre-tokenizer's words depend on text that is far away
+            here = np.flatnonzero(starts == self._done)
+            if not len(here):  # the pre-tokenizer's words depend on text that is far away
                 raise self._uncuttable()
-            self._first = int(tokens[found[0]])
+            self._first = int(tokens[here[0]])
         return spans
 
     def _uncuttable(self) -> UserError:
@@ -223,7 +223,7 @@ class _Joiner:
         )
 
     def _find_place(self, left: Spans, right: Spans, window: _Window) -> "_Place | None":
-        """The place nearest to the middle of the overlap where both have the same tokens, surely; None if none is."""
+        """Returns the place nearest to the middle of the overlap where both surely have the same tokens, if any."""
         starts, left_tokens = left.boundaries()
         right_starts, right_tokens = right.boundaries()
         common, in_left, in_right = np.intersect1d(starts, right_starts, assume_unique=True, return_indices=True)

@@ -30,33 +30,33 @@ class Layout(NamedTuple):
     rows: int
 
     def cuts(self, part_bytes: int) -> list[Group]:
-        """The groups that begin parts of about so many bytes, the first one among them."""
-        found = [Group(0, 0)]
+        """Returns the groups that begin parts of about so many bytes, the first one among them."""
+        first_groups = [Group(0, 0)]
         for group, end in itertools.pairwise([*self.groups, Group(self.size, self.rows)]):
-            if group.start > found[-1].start and end.start - found[-1].start > part_bytes:
-                found.append(group)
-        return found
+            if group.start > first_groups[-1].start and end.start - first_groups[-1].start > part_bytes:
+                first_groups.append(group)
+        return first_groups
 
 
 def layout(path: Path) -> Layout:
-    """How a Parquet file is divided, from its footer."""
+    """Returns how a Parquet file is divided, from its footer."""
     with _Opened(path) as file:
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
         sizes = [max(1, group.total_byte_size) if group.num_rows else 0 for group in groups]
         starts = itertools.accumulate(sizes, initial=0)
         rows = itertools.accumulate((group.num_rows for group in groups), initial=0)
-        found = [
+        filled = [
             Group(*place)
             for place, group in zip(zip(starts, rows, strict=True), groups, strict=False)
             if group.num_rows
         ]
-        return Layout(found, sum(sizes), file.metadata.num_rows)
+        return Layout(filled, sum(sizes), file.metadata.num_rows)
 
 
 def texts(
     path: Path, columns: Sequence[str], start: int, stop: int, flag: str
 ) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """The number of each row of the groups that begin in [start, stop), and its texts; null is an empty text.
+    """Yields the number of each row of the groups that begin in [start, stop), and its texts; null is an empty text.
 
     Args:
       flag: of the command line, which names the columns.
@@ -80,15 +80,15 @@ def texts(
 
 
 def _strings(column: Any, path: Path, row: int) -> list[str]:
-    found = []
+    strings = []
     for place, value in enumerate(column):
         try:
-            found.append(value.as_py() or "")
+            strings.append(value.as_py() or "")
         except UnicodeDecodeError as error:
             raise UserError(
                 f"{path}: row {row + place + 1} is not UTF-8: {error.reason} at byte {error.start}."
             ) from None
-    return found
+    return strings
 
 
 def _check(file: Any, path: Path, columns: Sequence[str], flag: str) -> None:

@@ -52,7 +52,7 @@ def cut_document(text: str) -> Iterator[Piece]:
 
 
 def decode_utf8(data: bytes, path: Path, offset: int) -> str:
-    """The text of `data`, found at byte `offset` of `path`; UserError names the file and byte that is not text.
+    """Returns the text of `data`, found at byte `offset` of `path`; UserError names the file and byte that is not text.
 
     The one decoder of all formats: a byte order mark that a file begins with is no part of its text.
     """
@@ -92,7 +92,7 @@ def digest_text(path: Path) -> str:
 
 
 def file_pieces(path: Path, start: int, stop: int) -> Iterator[Piece]:
-    """Bytes [start, stop) of a file's text as one document. Newlines stay as they are in the file."""
+    """Yields bytes [start, stop) of a file's text as one document. Newlines stay as they are in the file."""
     text, carry, position = "", b"", start
     with open_text(path, start) as file:
         while position < stop:
@@ -112,7 +112,7 @@ def file_pieces(path: Path, start: int, stop: int) -> Iterator[Piece]:
 
 
 def _complete_utf8(data: bytes) -> int:
-    """The length of `data` without a character that its end cuts in two."""
+    """Returns the length of `data` without a character that its end cuts in two."""
     for back in range(1, min(4, len(data)) + 1):
         byte = data[-back]
         if byte & 0xC0 != 0x80:  # not a continuation byte: a character starts here

@@ -41,7 +41,7 @@ class Readable(abc.ABC):
         return self.read()
 
     def read(self, mapper: Mapper = map) -> list[Facts]:
-        """The same, read with `mapper` where the receipt lacks it."""
+        """Returns `facts`, read with `mapper` where the receipt lacks them."""
         if self._found is None:
             self._found = receipts.read_units(self._receipt, self._units(), self._scan, name=self.name, mapper=mapper)
         return self._found.facts
@@ -89,4 +89,4 @@ class Readable(abc.ABC):
 
     @abc.abstractmethod
     def parts(self, split: Split) -> Sequence[Part]:
-        """The corpus cut into parts of whole documents, about `PART_BYTES` each, in order."""
+        """Returns the corpus cut into parts of whole documents, about `PART_BYTES` each, in order."""

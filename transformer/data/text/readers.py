@@ -60,7 +60,7 @@ def _content_suffix(path: Path) -> str:
 
 @contextlib.contextmanager
 def open_text(path: Path, start: int = 0) -> Iterator[BinaryIO]:
-    """The bytes of a file's text from byte `start` on, decompressed; compressed text before `start` is read too.
+    """Gives the bytes of a file's text from byte `start` on, decompressed; compressed text before `start` is read too.
 
     Raises:
       UserError: within the block too: the file cannot be read, or is not a whole compressed file.
@@ -156,7 +156,7 @@ class _Zstandard(io.RawIOBase):
 
 
 def raw_lines(path: Path, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-    """The lines in bytes [start, stop) of a file's text, with their ends; UserError for what cannot be read.
+    """Yields the lines in bytes [start, stop) of a file's text, with their ends; UserError for what cannot be read.
 
     A line ends with a line feed, before which a carriage return may stand.
     """
@@ -170,7 +170,7 @@ def raw_lines(path: Path, start: int = 0, stop: int | None = None) -> Iterator[b
 
 
 def text_size(path: Path) -> int:
-    """The bytes of a file's text, which is read to its end if it is compressed."""
+    """Returns the bytes of a file's text, which is read to its end if it is compressed."""
     if not is_compressed(path):
         return path.stat().st_size
     size = 0
@@ -181,5 +181,5 @@ def text_size(path: Path) -> int:
 
 
 def rough_text_size(path: Path) -> int:
-    """About the bytes of a file's text, without reading it."""
+    """Returns about the bytes of a file's text, without reading it."""
     return path.stat().st_size * (_EXPANSION if is_compressed(path) else 1)

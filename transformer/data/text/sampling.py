@@ -1,19 +1,32 @@
-"""A sample of a corpus' text, drawn without reading much more than the sample."""
+"""Samples of a corpus' text, drawn without reading much more than the sample; what tokenizers are trained on."""
 
 import itertools
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+from transformer.data.text.mixture import Weighted
 from transformer.data.text.pieces import Piece, cut_document
 from transformer.data.text.readable import Split
 from transformer.data.text.sources import Source
+from transformer.tokenizers.training_text import TrainingText
 
 _READ = 4  # bytes read for one that is kept
 _PLACES = 64  # places that are read from, at least, where there are so many
 
 
+def training_text(corpus: Sequence[Weighted]) -> TrainingText:
+    """Returns the training text of a corpus, a sample of which is shared out among its sources by weight."""
+    total = sum(weight for _, weight in corpus)
+
+    def draw(size: int) -> Iterator[str]:
+        for source, weight in corpus:
+            yield from (piece.text for piece in sample(source, "train", int(size * weight / total)))
+
+    return TrainingText(lambda: [(source.fingerprint, weight) for source, weight in corpus], draw)
+
+
 def sample(source: Source, split: Split, size: int) -> Iterator[Piece]:
-    """About `size` bytes of the documents of a split, in pieces; the same of the same corpus.
+    """Yields about `size` bytes of the documents of a split, in pieces; equal corpora give equal ones.
 
     Evenly spaced pieces of all the text, where that is at most four times as long. Else of places chosen at random,
     each read from its beginning.

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from transformer.data.stream import Shard, padded, shard_size
 from transformer.data.text.long_text import encode_documents
 from transformer.data.text.pieces import Piece
 from transformer.data.text.readable import Part, Split
 from transformer.data.text.sources import Source
+from transformer.data.text.stream import Shard, padded, shard_size
 from transformer.tokenizers.tokenizer import Tokenizer
 
 _BATCH_PARTS = 1 << 14  # documents, or parts of long ones, in memory at a time
@@ -30,7 +30,7 @@ def _record_path(folder: Path, number: int) -> Path:
 
 
 def finished_shard(folder: Path, number: int, part: Part, tokenizer: Tokenizer) -> Shard | None:
-    """The shard that an earlier build of this part left in `folder`; None if it has yet to be made."""
+    """Returns the shard that an earlier build of this part left in `folder`; None if it has yet to be made."""
     try:
         record = json.loads(_record_path(folder, number).read_text())
         if record["part"] != repr(part):

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from transformer.data import receipts
-from transformer.data.config import DataConfig
 from transformer.data.receipts import Facts, Scan, Unit
 from transformer.data.text import tables
+from transformer.data.text.config import TextConfig
 from transformer.data.text.jsonl import jsonl_lines, jsonl_text
 from transformer.data.text.pieces import Piece, decode_utf8, digest_text, file_pieces, join_documents, whole_document
 from transformer.data.text.readable import Part, Readable, Split
@@ -34,24 +34,24 @@ class Source(Readable):
 
     @abc.abstractmethod
     def part_pieces(self, part: Part, split: Split) -> Iterator[Piece]:
-        """The documents of a split in a part, in order, as pieces; UserError where the text cannot be read."""
+        """Returns the documents of a split in a part, in order, as pieces; UserError where the text cannot be read."""
 
     def places(self, split: Split) -> Sequence[Part]:
         """Parts again, but smaller ones where that costs no reading: for sampling."""
         return self.parts(split)
 
     def pieces(self, split: Split) -> Iterator[Piece]:
-        """The documents of a split in a fixed order, as pieces: those of its parts, one after the other."""
+        """Returns the documents of a split in a fixed order, as pieces: those of its parts, one after the other."""
         return itertools.chain.from_iterable(self.part_pieces(part, split) for part in self.parts(split))
 
 
 def documents(source: Source, split: Split) -> Iterator[str]:
-    """The documents of a split, each as one string."""
+    """Returns the documents of a split, each as one string."""
     return join_documents(source.pieces(split))
 
 
 def unit_hash(key: str) -> float:
-    """A number in [0, 1) that depends on `key` alone: the same on every machine and Python."""
+    """Returns a number in [0, 1) that depends on `key` alone: the same on every machine and Python."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
 
 
@@ -64,7 +64,7 @@ def choose_split(hashed: float, fraction: float, lowest: float, highest: float) 
 
 
 def extremes(keys: Iterable[str]) -> tuple[float, float] | None:
-    """The lowest and the highest hash of documents, which are read one at a time; None where there are none."""
+    """Returns the lowest and the highest hash of documents, which are read one at a time; None where there are none."""
     lowest, highest = 2.0, -1.0
     for key in keys:
         hashed = unit_hash(key)
@@ -124,14 +124,14 @@ def _scan_text(unit: Unit, *, fraction: float) -> Facts:
 
 
 def _next_line(path: Path, place: int, stop: int) -> int:
-    """The first line after byte `place`, if it is near, else `stop`."""
+    """Returns the first line after byte `place`, if it is near, else `stop`."""
     with open_text(path, place) as file:
         line = file.readline(_LINE_BYTES)
         return min(place + len(line), stop) if line.endswith(b"\n") else stop
 
 
 def _find_cut(path: Path, size: int, fraction: float) -> int:
-    """Where the validation text of a text file begins: at a line, if the text has more than one near there."""
+    """Returns where the validation text of a text file begins: at a line, if the text has more than one near there."""
     if not size:
         raise UserError(f"{path} is empty.")
     if fraction == 1:
@@ -161,7 +161,7 @@ class Range(NamedTuple):
 class FileCollection(Source):
     """Files under a root: a document a text file, a JSONL line or a row of a Parquet file; split by document."""
 
-    def __init__(self, root: Path, files: list[Path], config: DataConfig):
+    def __init__(self, root: Path, files: list[Path], config: TextConfig):
         super().__init__(config.cache_dir)
         self.name = str(root)
         self._root, self._files = root, files
@@ -188,10 +188,10 @@ class FileCollection(Source):
 
     @functools.cached_property
     def _extremes(self) -> tuple[float, float]:
-        found = [facts["extremes"] for facts in self.facts if facts["extremes"] is not None]
-        lowest, highest = min((low for low, _ in found), default=0.0), max((high for _, high in found), default=0.0)
-        if lowest == highest and (self._fraction < 1 or not found):
-            count = min(len(found), 1)
+        ranges = [facts["extremes"] for facts in self.facts if facts["extremes"] is not None]
+        lowest, highest = min((low for low, _ in ranges), default=0.0), max((high for _, high in ranges), default=0.0)
+        if lowest == highest and (self._fraction < 1 or not ranges):
+            count = min(len(ranges), 1)
             raise UserError(
                 f"{self.name} holds {count} document(s): two are needed, one to train on and one to validate."
             )
@@ -249,12 +249,12 @@ def _scan_file(unit: Unit, *, part_bytes: int) -> Facts:
     if tables.is_table(path):
         table = tables.layout(path)
         cuts = [list(group) for group in table.cuts(part_bytes)]
-        found = extremes(f"{unit.name}:{row}" for row in range(table.rows))
-        return {"digests": [digest], "bytes": table.size, "extremes": found and list(found), "cuts": cuts}
+        hashes = extremes(f"{unit.name}:{row}" for row in range(table.rows))
+        return {"digests": [digest], "bytes": table.size, "extremes": hashes and list(hashes), "cuts": cuts}
     size = text_size(path)
     if not is_jsonl(path):
-        found = [unit_hash(unit.name)] * 2 if size else None
-        return {"digests": [digest], "bytes": size, "extremes": found, "cuts": [[0, 0]]}
+        hashes = [unit_hash(unit.name)] * 2 if size else None
+        return {"digests": [digest], "bytes": size, "extremes": hashes, "cuts": [[0, 0]]}
     cuts, can_seek = [[0, 0]], not is_compressed(path)
 
     def keys() -> Iterator[str]:
@@ -263,8 +263,8 @@ def _scan_file(unit: Unit, *, part_bytes: int) -> Facts:
                 cuts.append([offset, index])
             yield f"{unit.name}:{index}"
 
-    found = extremes(keys())
-    return {"digests": [digest], "bytes": size, "extremes": found and list(found), "cuts": cuts}
+    hashes = extremes(keys())
+    return {"digests": [digest], "bytes": size, "extremes": hashes and list(hashes), "cuts": cuts}
 
 
 def _read_as_text_once(path: Path) -> bool:
@@ -272,7 +272,7 @@ def _read_as_text_once(path: Path) -> bool:
 
 
 def existing(path: str, kinds: str) -> Path:
-    """The file or folder that `path` names; UserError where there is none, which lists the `kinds` that may be."""
+    """Returns the file or folder that `path` names; UserError where there is none, which lists the `kinds` to give."""
     if not path:
         raise UserError(f"--data.path is empty: set it to {kinds}.")
     root = Path(os.path.expanduser(path))
@@ -282,18 +282,18 @@ def existing(path: str, kinds: str) -> Path:
     return root
 
 
-def open_path(path: str, config: DataConfig) -> Source:
-    """The source at `path`: a text file, records, or a folder of them; UserError if there is none or it is empty."""
+def open_path(path: str, config: TextConfig) -> Source:
+    """Returns the source at `path`: text, records, or a folder of them; UserError if there is none or it is empty."""
     root = existing(path, "a text, .jsonl, .json, .csv or .parquet file, or a folder of them")
     if root.is_dir():
-        found = sorted(p for p in root.rglob("*") if p.is_file() and not _hidden(p.relative_to(root)))
-        if not found:
+        there = sorted(p for p in root.rglob("*") if p.is_file() and not _hidden(p.relative_to(root)))
+        if not there:
             raise UserError(
                 f"{root} holds no text files. Put .txt or .jsonl files there, or set --data.path to another folder."
             )
-        files = [p for p in found if p.stat().st_size > 0]
+        files = [p for p in there if p.stat().st_size > 0]
         if not files:
-            raise UserError(f"{root}: its {len(found)} file(s) are all empty.")
+            raise UserError(f"{root}: its {len(there)} file(s) are all empty.")
     else:
         files = [root]
         if root.stat().st_size == 0:

@@ -16,7 +16,7 @@ def is_table(path: Path) -> bool:
 
 
 def layout(path: Path) -> Layout:
-    """How the file is divided; reads all of it, where it is not Parquet."""
+    """Returns how the file is divided; reads all of it, where it is not Parquet."""
     if is_parquet(path):
         return parquet.layout(path)
     rows = json_array.count_items(path) if is_json_array(path) else delimited.count_rows(path)
@@ -26,12 +26,12 @@ def layout(path: Path) -> Layout:
 def texts(
     path: Path, columns: Sequence[str], start: int, stop: int, flag: str
 ) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """The number and the texts of each row that begins in [start, stop), as `Layout` counts; see `parquet.texts`."""
+    """Returns number and texts of each row that begins in [start, stop), as `Layout` counts; see `parquet.texts`."""
     if is_parquet(path):
         return parquet.texts(path, columns, start, stop, flag)
     return json_array.texts(path, columns, flag) if is_json_array(path) else delimited.texts(path, columns, flag)
 
 
 def digest(path: Path) -> str:
-    """A hash of the file's content; UserError where it cannot be read."""
+    """Returns a hash of the file's content; UserError where it cannot be read."""
     return hash_file(path) if is_parquet(path) else digest_text(path)

@@ -19,9 +19,8 @@ import tensorflow_datasets as tfds
 
 from transformer.atomic import errors_named, exclusive
 from transformer.data import receipts
-from transformer.data.config import DataConfig
-from transformer.data.pairs.pairs import PairSource, check_fields
 from transformer.data.receipts import Facts, Scan, Unit
+from transformer.data.text.config import TextConfig
 from transformer.data.text.pieces import Piece, whole_document
 from transformer.data.text.readable import Part, Readable, Split
 from transformer.data.text.sources import Source, choose_split, extremes, unit_hash
@@ -39,7 +38,7 @@ class TfdsDataset:
     Prepared data lies under `cache_dir`/tfds, or under $TFDS_DATA_DIR where that is set.
     """
 
-    def __init__(self, dataset: str, config: DataConfig, fields: Sequence[str], flag: str):
+    def __init__(self, dataset: str, config: TextConfig, fields: Sequence[str], flag: str):
         self._args = (dataset, config, tuple(fields), flag)
         self.name = f"tfds:{dataset}"
         self._fields, self._fraction = tuple(fields), config.validation_fraction
@@ -65,8 +64,8 @@ class TfdsDataset:
         texts = [name for name, feature in features.items() if isinstance(feature, tfds.features.Text)]
         for field in self._fields:
             if field not in texts:
-                found = ", ".join(texts) or "none"
-                raise UserError(f"{self.name} has no text feature {field!r}; it has: {found}. Name one with {flag}.")
+                known = ", ".join(texts) or "none"
+                raise UserError(f"{self.name} has no text feature {field!r}; it has: {known}. Name one with {flag}.")
 
     def _read_split(self, split: Split) -> str:
         return "train" if split == "train" or self._held_out is None else self._held_out
@@ -77,7 +76,7 @@ class TfdsDataset:
         return ("tfds", str(self._builder.data_path))
 
     def units(self) -> list[Unit]:
-        """The dataset's files, and the extreme hashes of so many examples where they are to be split."""
+        """Returns the dataset's files, and the extreme hashes of so many examples where they are to be split."""
         splits = self._builder.info.splits
         paths = [path for split in ("train", self._held_out) if split for path in sorted(splits[split].filepaths)]
         units = [Unit(Path(path).name, (os.path.abspath(path),)) for path in paths]
@@ -86,9 +85,9 @@ class TfdsDataset:
         return units
 
     def hash(self, facts: Sequence[Facts]) -> str:
-        """A hash of the fields' texts and of what decides the split."""
+        """Returns a hash of the fields' texts and of what decides the split."""
         carved = None if self._held_out else self._fraction
-        digests = [found["digests"] for found in facts]
+        digests = [unit["digests"] for unit in facts]
         return receipts.combine("tfds", self._builder.info.full_name, self._fields, carved, digests)
 
     def size(self, split: Split) -> int:
@@ -105,7 +104,7 @@ class TfdsDataset:
         return [(start, min(start + examples, info.num_examples)) for start in starts]
 
     def texts(self, part: tuple[int, int], split: Split, facts: Sequence[Facts]) -> Iterator[tuple[str, ...]]:
-        """The texts of the fields, an example after the other."""
+        """Yields the texts of the fields, an example after the other."""
         data: Any = self._builder.as_data_source(self._read_split(split))
 
         def is_chosen(index: int) -> bool:
@@ -125,7 +124,7 @@ def _scan(unit: Unit) -> Facts:
     return {"digests": [], "extremes": extremes(map(str, range(int(unit.name.removeprefix(_EXAMPLES)))))}
 
 
-class _TfdsReadable(Readable):
+class TfdsReadable(Readable):
     """What texts and pairs of a TFDS dataset have in common."""
 
     _dataset: TfdsDataset
@@ -151,10 +150,10 @@ class _TfdsReadable(Readable):
         return self._dataset.parts(split, self._part_bytes)
 
 
-class TfdsSource(_TfdsReadable, Source):
+class TfdsSource(TfdsReadable, Source):
     """One text feature of a TFDS dataset."""
 
-    def __init__(self, dataset: str, config: DataConfig):
+    def __init__(self, dataset: str, config: TextConfig):
         super().__init__(config.cache_dir)
         self._dataset = TfdsDataset(dataset, config, [config.text_field], "--data.text-field")
         self.name = self._dataset.name
@@ -162,20 +161,6 @@ class TfdsSource(_TfdsReadable, Source):
     def part_pieces(self, part: Part, split: Split) -> Iterator[Piece]:
         for (text,) in self._dataset.texts(part, split, self.facts):
             yield from whole_document(text)
-
-
-class TfdsPairs(_TfdsReadable, PairSource):
-    """Two text features of a TFDS dataset, such as the languages of a translation."""
-
-    def __init__(self, dataset: str, config: DataConfig):
-        super().__init__(config.cache_dir)
-        self._dataset = TfdsDataset(dataset, config, check_fields(config), "--data.fields")
-        self.name, self.fields = self._dataset.name, check_fields(config)
-
-    def part_pairs(self, part: Part, split: Split) -> Iterator[tuple[str, str]]:
-        for source, target in self._dataset.texts(part, split, self.facts):
-            if source.strip() and target.strip():
-                yield source, target
 
 
 def _builder(dataset: str, folder: Path) -> Any:

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from transformer.data.records import Record, Records
-from transformer.data.store import TokenStore
+from transformer.data.records import Record
+from transformer.data.text.records import TextRecords
+from transformer.data.text.store import TokenStore
 from transformer.errors import UserError
 
 
-class Windows(Records):
+class Windows(TextRecords):
     """Window i covers stream tokens [i*(L-O), i*(L-O) + L): it shares O tokens with the next.
 
     With L = T + 1 and O = 1, as inputs and shifted targets, every token of the stream but the first is a target exactly
@@ -50,7 +51,7 @@ class Windows(Records):
         return {name: rows[0] for name, rows in self._rows(np.array([index])).items()}
 
     def draw_many(self, indices: np.ndarray, rngs: Sequence[np.random.Generator]) -> Record:
-        """The windows at `indices`, stacked on a first axis, in a few calls for all of them; nothing is random."""
+        """Returns the windows at `indices`, stacked, in a few calls for all of them; nothing is random."""
         del rngs
         return self._rows(indices)
 
@@ -77,7 +78,7 @@ class Windows(Records):
         return {"tokens": tokens, "segment_ids": segment_ids, "positions": positions}
 
 
-class TextWindows(Records):
+class TextWindows(TextRecords):
     """Window i covers tokens [i*L, (i+1)*L) of the stream without the begin and end of its documents.
 
     So documents run into each other, as in T5's pretraining data (`reduce_concat_tokens` in its released code).
@@ -120,7 +121,7 @@ class TextWindows(Records):
         return window
 
     def _text(self, begin: int, count: int) -> np.ndarray:
-        """The first `count` tokens of text from token `begin` of the store on."""
+        """Returns the first `count` tokens of text from token `begin` of the store on."""
         end = begin + count
         while True:
             starts = self.store.starts_within(begin, end + 1) - begin

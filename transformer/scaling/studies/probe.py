@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
-from transformer.data.prepare import Corpora
+from transformer.data.dataset import Dataset
+from transformer.data.text.dataset import TextDataset
 from transformer.scaling.studies.study import Cell
 from transformer.training.experiment import Experiment
 from transformer.training.session import Session
@@ -17,7 +18,7 @@ _UPDATES = 5
 def seconds_per_step(
     cells: Sequence[Cell],
     experiments: Mapping[str, Experiment],
-    corpus: Corpora,
+    dataset: Dataset,
     progress: Callable[[], object] = lambda: None,
 ) -> dict[int, float]:
     """Returns N -> seconds of an update: the median of a few after the first, which compiles.
@@ -27,7 +28,7 @@ def seconds_per_step(
     Args:
       cells: the cells of a study.
       experiments: the cells' experiments, by name.
-      corpus: the corpus that all of them read.
+      dataset: the dataset that all of them read.
       progress: called after each size.
 
     Raises:
@@ -36,18 +37,18 @@ def seconds_per_step(
     seconds: dict[int, float] = {}
     for cell in cells:
         if cell.params not in seconds:
-            seconds[cell.params] = _seconds(experiments[cell.name], corpus)
+            seconds[cell.params] = _seconds(experiments[cell.name], dataset)
             progress()
     return seconds
 
 
-def epochs(cells: Sequence[Cell], corpus: Corpora) -> float:
+def epochs(cells: Sequence[Cell], corpus: TextDataset) -> float:
     """Returns how often the longest run reads the corpus."""
-    return max(cell.tokens for cell in cells) / sum(records.tokens for records in corpus.train)
+    return max(cell.tokens for cell in cells) / corpus.train_tokens
 
 
-def _seconds(experiment: Experiment, corpus: Corpora) -> float:
-    session = Session(experiment, dataset=corpus)
+def _seconds(experiment: Experiment, dataset: Dataset) -> float:
+    session = Session(experiment, dataset=dataset)
     batches = [session.batch(step) for step in range(1, _UPDATES + 2)]
     seconds = []
     with jax.set_mesh(session.mesh):

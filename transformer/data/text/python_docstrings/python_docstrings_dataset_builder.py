@@ -5,38 +5,24 @@ The files are those of `python_stdlib`, split alike.
 
 import ast
 import io
-import sys
-import sysconfig
 import textwrap
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import tensorflow_datasets as tfds
-
-from transformer.data.text.python_stdlib.python_stdlib_dataset_builder import VALIDATION_FRACTION, source_files
+from transformer.data.text.python_stdlib.python_stdlib_dataset_builder import (
+    VALIDATION_FRACTION,
+    LibraryBuilder,
+    source_files,
+)
 from transformer.data.text.sources import unit_hash
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(LibraryBuilder):
     """Features: `code`, a function without its docstring; `summary`, the docstring's first line; `path`, the file."""
 
-    VERSION = tfds.core.Version("{}.{}.{}".format(*sys.version_info[:3]))
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        text = tfds.features.Text
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Functions of Python's standard library and the first lines of their docstrings.",
-            features=tfds.features.FeaturesDict({"code": text(), "summary": text(), "path": text()}),
-            disable_shuffling=True,
-            license="PSF-2.0",
-        )
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-        del dl_manager  # nothing to download
-        root = Path(sysconfig.get_paths()["stdlib"])
-        return {split: self._generate_examples(root, split) for split in ("train", "validation")}
+    DESCRIPTION = "Functions of Python's standard library and the first lines of their docstrings."
+    FEATURES = ("code", "summary", "path")
 
     def _generate_examples(self, root: Path, split: str) -> Iterator[tuple[int, dict[str, str]]]:
         files = source_files(root)

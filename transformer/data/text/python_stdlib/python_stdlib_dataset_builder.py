@@ -17,16 +17,18 @@ VALIDATION_FRACTION = 0.05
 _SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
-    """Features: `text`, a file's source; `path`, where it lies below the library's folder, with forward slashes."""
+class LibraryBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A builder of texts of the standard library, as features."""
 
     VERSION = tfds.core.Version("{}.{}.{}".format(*sys.version_info[:3]))
+    DESCRIPTION: str
+    FEATURES: tuple[str, ...]
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description="The source of Python's standard library, split by file.",
-            features=tfds.features.FeaturesDict({"text": tfds.features.Text(), "path": tfds.features.Text()}),
+            description=self.DESCRIPTION,
+            features=tfds.features.FeaturesDict({name: tfds.features.Text() for name in self.FEATURES}),
             # One process writes a dozen megabytes in order: equal libraries give equal files.
             disable_shuffling=True,
             license="PSF-2.0",
@@ -37,6 +39,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         root = Path(sysconfig.get_paths()["stdlib"])
         return {split: self._generate_examples(root, split) for split in ("train", "validation")}
 
+
+class Builder(LibraryBuilder):
+    """Features: `text`, a file's source; `path`, where it lies below the library's folder, with forward slashes."""
+
+    DESCRIPTION = "The source of Python's standard library, split by file."
+    FEATURES = ("text", "path")
+
     def _generate_examples(self, root: Path, split: str) -> Iterator[tuple[int, dict[str, str]]]:
         for index, (path, text) in enumerate(source_files(root)):
             if split == ("validation" if unit_hash(path) < VALIDATION_FRACTION else "train"):
@@ -45,8 +54,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 def source_files(root: Path) -> Iterator[tuple[str, str]]:
     """(relative path, text) of each file of the corpus under `root`, sorted by path."""
-    found = ((file.relative_to(root).as_posix(), file) for file in root.rglob("*.py"))
-    for path, file in sorted(found):
+    files = ((file.relative_to(root).as_posix(), file) for file in root.rglob("*.py"))
+    for path, file in sorted(files):
         if _SKIPPED.isdisjoint(path.split("/")[:-1]):
             try:
                 text = file.read_bytes().decode("utf-8")

@@ -32,12 +32,12 @@ class Mapping(NamedTuple):
 
 
 def padded(size: int) -> int:
-    """Where the documents' starts begin in a shard with so many bytes of tokens."""
+    """Returns where the documents' starts begin in a shard with so many bytes of tokens."""
     return -(-size // 8) * 8
 
 
 def shard_size(shard: Shard, dtype: str) -> int:
-    """The bytes of a shard's file."""
+    """Returns the bytes of a shard's file."""
     return padded(shard.tokens * np.dtype(dtype).itemsize) + 8 * shard.documents
 
 
@@ -65,7 +65,7 @@ class Shards:
 
 @functools.lru_cache(_OPEN)
 def _mapped(shards: Shards, number: int) -> Mapping:
-    """The same, kept while it is one of the last few that were touched."""
+    """Returns a shard in memory, kept while it is one of the last few that were touched."""
     return shards.map(number)
 
 
@@ -109,29 +109,29 @@ class _Joined:
         return int(np.searchsorted(self._bounds, place, side="right")) - 1
 
     def _range(self, start: int, stop: int) -> np.ndarray:
-        found = []
+        pieces = []
         while start < stop:
             piece = self._piece(start)
             begin, end = int(self._bounds[piece]), min(stop, int(self._bounds[piece + 1]))
-            found.append(self._read(piece, slice(start - begin, end - begin)))
+            pieces.append(self._read(piece, slice(start - begin, end - begin)))
             start = end
-        if len(found) == 1:
-            return found[0]
-        return np.concatenate([np.empty(0, self.dtype), *found])
+        if len(pieces) == 1:
+            return pieces[0]
+        return np.concatenate([np.empty(0, self.dtype), *pieces])
 
     def _gather(self, numbers: np.ndarray) -> np.ndarray:
         if numbers.size and not (numbers.min() >= 0 and numbers.max() < len(self)):
             raise IndexError("out of range")
-        found = np.empty(numbers.shape, self.dtype)
+        elements = np.empty(numbers.shape, self.dtype)
         pieces = np.searchsorted(self._bounds, numbers, side="right") - 1
         for piece in np.unique(pieces).tolist():
             mask = pieces == piece
-            found[mask] = self._read(piece, numbers[mask] - self._bounds[piece])
-        return found
+            elements[mask] = self._read(piece, numbers[mask] - self._bounds[piece])
+        return elements
 
 
 def text_document(starts: np.ndarray, place: int) -> int:
-    """The document that holds token `place` of the text alone, without the begin and the end of each document.
+    """Returns the document that holds token `place` of the text alone, without the begin and the end of each document.
 
     Args:
       starts: where each document starts in the stream: two tokens later for each document before it.
@@ -178,7 +178,7 @@ class Offsets(_Joined):
         return int(shards.documents[piece] + within)
 
     def text_document(self, place: int) -> int:
-        """The document that holds token `place` of the text alone."""
+        """Returns the document that holds token `place` of the text alone."""
         before = self._shards.text
         piece = int(np.searchsorted(before[:-1], place, side="right")) - 1
         return int(self._shards.documents[piece]) + text_document(

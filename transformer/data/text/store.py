@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from transformer.data.receipts import hash_file
-from transformer.data.stream import Offsets, Shard, Shards, Tokens, shard_size, text_document
+from transformer.data.text.stream import Offsets, Shard, Shards, Tokens, shard_size, text_document
 from transformer.errors import UserError
 
 FORMAT_VERSION = 2
@@ -90,13 +90,13 @@ class TokenStore:
         return TokenStore.open, (str(self.folder),)
 
     def starts_within(self, begin: int, end: int) -> np.ndarray:
-        """The tokens in (`begin`, `end`) that a document begins with."""
+        """Returns the tokens in (`begin`, `end`) that a document begins with."""
         first = self.offsets.searchsorted(begin, side="right")
         last = self.offsets.searchsorted(end, side="left")
         return np.asarray(self.offsets[first:last])
 
     def text_document(self, place: int) -> int:
-        """The document that holds token `place` of the text alone, without the begin and the end of each document."""
+        """Returns the document that holds token `place` of the text alone, without begins and ends of documents."""
         if isinstance(self.offsets, np.ndarray):
             return text_document(self.offsets, place)
         return self.offsets.text_document(place)

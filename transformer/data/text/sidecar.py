@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tqdm
 
 from transformer.atomic import build_folder
-from transformer.data.store import TokenStore
+from transformer.data.bar import progress_bar
+from transformer.data.text.store import TokenStore
 from transformer.errors import UserError
 
 _CHUNK = 1 << 18  # documents at a time: a few megabytes
@@ -59,7 +59,7 @@ class Writer:
 
 
 def open_sidecar(stores: tuple[TokenStore, ...], name: tuple[object, ...], write: Callable[[Writer], None]) -> Sidecar:
-    """The sidecar `name` of one or more stores; `write` makes it if there is none. It lies beside the first of them.
+    """Returns the sidecar `name` of some stores, which lies beside the first of them; `write` makes it if need be.
 
     A store in memory has its sidecar in a temporary folder.
     """
@@ -89,14 +89,7 @@ def _is_whole(place: Path) -> bool:
 def document_lengths(store: TokenStore, multiple: int = 1) -> Iterator[np.ndarray]:
     """int64[some]: the tokens of each document, in runs whose lengths but the last are a multiple of `multiple`."""
     step, documents = _CHUNK // multiple * multiple, store.meta.documents
-    with tqdm.tqdm(
-        total=documents,
-        desc=f"Indexing {store.meta.source} ({store.meta.split})",
-        unit="documents",
-        unit_scale=True,
-        leave=False,
-        disable=None,
-    ) as bar:
+    with progress_bar(documents, f"Indexing {store.meta.source} ({store.meta.split})", "documents") as bar:
         for start in range(0, documents, step):
             end = min(start + step, documents)
             yield np.diff(store.offsets[start : end + 1])

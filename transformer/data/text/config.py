@@ -1,12 +1,25 @@
 """What text a run trains on, and how it is cut into tokens."""
 
 import dataclasses
+from typing import ClassVar, Self
 
-from transformer import checks
+from transformer.data.dataset import DataConfig
+from transformer.paths import absolute
+from transformer.tokenizers.kinds import is_file
+
+TFDS_PREFIX = "tfds:"
+"""Begins the name of a source that is a TFDS dataset."""
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
+class TextConfig(DataConfig):
+    """A corpus of texts, or of pairs of them, and its tokenizer."""
+
+    kind: ClassVar[str] = "text"
+    identity: ClassVar[tuple[str, ...]] = ("path", "tfds", "mixture", "text_field", "fields", "header")
+    paths: ClassVar[tuple[str, ...]] = ("path", "mixture", "tokenizer")
+    places: ClassVar[tuple[str, ...]] = (*paths, "tfds", "cache_dir")
+
     path: str | None = None
     """A file of UTF-8 text, .jsonl (one JSON object a line), .json (the same, or one array), .csv, .tsv or .parquet, or
     a folder of such; all but .parquet may be compressed (.gz, .zst). Overrides `tfds`."""
@@ -46,6 +59,23 @@ class DataConfig:
     """Processes of each host that make training batches; 0: a thread of the training process. The batches are the
     same."""
 
-    def __post_init__(self) -> None:
-        checks.require(self, bool(self.cache_dir), "`cache_dir` is empty: name a folder")
-        checks.rule(self, "workers", self.workers >= 0, "it must be 0 (none) or the number of processes")
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return self.mixture or (self.path or f"{TFDS_PREFIX}{self.tfds}",)
+
+    def flag(self, source: str) -> str:
+        field = "mixture" if self.mixture else ("path" if self.path is not None else "tfds")
+        return f"data.{field} {source.removeprefix(TFDS_PREFIX) if field == 'tfds' else source}"
+
+    def absolute(self) -> Self:
+        return dataclasses.replace(
+            self,
+            path=None if self.path is None else absolute(self.path),
+            mixture=tuple(map(_absolute_item, self.mixture)),
+            tokenizer=absolute(self.tokenizer) if is_file(self.tokenizer) else self.tokenizer,
+        )
+
+
+def _absolute_item(item: str) -> str:
+    name, equals, weight = item.rpartition("=")
+    return item if not name or name.startswith(TFDS_PREFIX) else f"{absolute(name)}{equals}{weight}"
