@@ -12,6 +12,8 @@ os.environ |= {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     # LLVM's dear passes make tiny models no faster and take half of the suite's time; XLA's own passes all run.
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    # The older of XLA's two ways to make code of a fusion takes a third of the time to compile it.
+    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip(),
 }
 # NumPy's BLAS threads only wait for each other over small matrices: with two, fits of laws take twice the time.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
