@@ -32,12 +32,16 @@ check: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+# Each of the two processes gets one half of the files, in order, and helps the other at the end: what a file's tests
+# share is made once.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 -m "not exhaustive"
+	$(PYTEST) -m "not exhaustive"
 
 # What is exhaustive (matrices over meshes and processes, long kills), and nothing that `test` runs.
 test-all: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 -m exhaustive
+	$(PYTEST) -m exhaustive
 
 # Published weights: REAL_WEIGHTS=DIR, where DIR/minilm and DIR/smollm2-135m are Hugging Face folders of all-MiniLM-L6-v2
 # and SmolLM2-135M-Instruct.

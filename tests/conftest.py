@@ -4,9 +4,24 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+# In the environment, so that the processes that tests start have it too.
+os.environ |= {
+    "JAX_PLATFORMS": "cpu",
+    # Compiling is most of what the tests do: every run of the loop, worker and process takes what another compiled.
+    "JAX_COMPILATION_CACHE_DIR": str(Path(__file__).parent.parent / ".pytest_cache" / "xla"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    # LLVM's dear passes make tiny models no faster and take half of the suite's time; XLA's own passes all run.
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    # The older of XLA's two ways to make code of a fusion takes a third of the time to compile it.
+    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip(),
+}
 # NumPy's BLAS threads only wait for each other over small matrices: with two, fits of laws take twice the time.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import copy
+import gc
+import json
+from collections import OrderedDict
 
 import hypothesis
 import jax
@@ -18,16 +33,46 @@ if TYPE_CHECKING:
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-# Compiling is most of what the tests do: every run of the loop, and every worker, takes what another compiled.
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".pytest_cache" / "xla"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-# LLVM's dear passes make tiny models no faster and take half of the suite's time; XLA's own passes all run.
-jax.config.update("jax_disable_most_optimizations", True)
 
 
 # The same examples every time (a failure in CI can be repeated), and no deadline: the first example compiles.
 hypothesis.settings.register_profile("project", deadline=None, derandomize=True, max_examples=30)
 hypothesis.settings.load_profile("project")
+
+
+def pytest_collection_finish(session):
+    """What all the imports made stays to the end: the collector need not go through it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_programs():
+    """Sessions of one experiment on one mesh share what is traced and compiled, as starts of a run do on disk.
+
+    A program depends on nothing in an experiment but what makes the model, the loss and the update.
+    """
+    from transformer.training import experiment as experiments
+    from transformer.training import session
+
+    make, made = session.Program, OrderedDict()
+
+    def shared(experiment, mesh, *architecture):
+        record = experiments.to_dict(experiment)
+        for name in ("name", "data", "checkpoint", "mesh"):
+            del record[name]
+        for name in ("eval_every", "eval_batches", "log_every", "skip_samples", "max_skipped"):
+            del record["train"][name]
+        key = mesh, architecture, json.dumps(record, sort_keys=True)
+        program = made.pop(key, None) or make(experiment, mesh, *architecture)
+        made[key] = program
+        if len(made) > 16:
+            made.popitem(last=False)
+        return copy.copy(program)  # which keeps a step of its own that it compiled ahead
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "Program", shared)
+        yield
 
 
 @pytest.fixture(scope="session")

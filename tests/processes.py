@@ -55,8 +55,6 @@ def started(
     common = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "xla"),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as in conftest: compiling is most of what such a test does
         "PYTHONPATH": str(ROOT),
         "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}",
         "JAX_NUM_PROCESSES": str(count),

@@ -312,13 +312,12 @@ def test_an_objective_that_the_model_does_not_fit_is_named(refuse, corpus):
 
 def start(*arguments) -> subprocess.Popen[str]:
     """Starts train.py as a process of its own."""
-    cache = ROOT / ".pytest_cache" / "xla"
     return subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(cache)},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
 
 

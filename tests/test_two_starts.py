@@ -5,6 +5,8 @@ import random
 import signal
 import subprocess
 
+import pytest
+
 from tools import crash
 
 ROOT = crash.ROOT
@@ -16,9 +18,8 @@ def again(run):
     return subprocess.run(run._args, env=environment, capture_output=True, text=True, timeout=170, check=False)
 
 
-def test_the_second_of_two_starts_is_refused_and_harms_nothing(tmp_path, monkeypatch):
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
+@pytest.mark.exhaustive
+def test_the_second_of_two_starts_is_refused_and_harms_nothing(tmp_path):
     crash.write_corpus(tmp_path / "corpus")
     run = crash.Run(tmp_path / "run", tmp_path / "corpus", 1)
     with run.started() as [first]:

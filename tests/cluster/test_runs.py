@@ -50,6 +50,7 @@ def test_a_workdir_that_the_first_cannot_make_ends_both(tmp_path):
     assert not cache.exists()
 
 
+@pytest.mark.exhaustive
 def test_a_late_start_and_a_checkpoint_that_one_sees_damaged(tmp_path):
     found = outcomes(tmp_path, "late", "damaged", "fallback")
     assert found["late"] == ["step 6", "step 6"]
@@ -74,6 +75,7 @@ def test_capsules_that_one_cannot_write(tmp_path):
         assert reason in said
 
 
+@pytest.mark.exhaustive
 def test_a_record_that_one_cannot_read_ends_both(tmp_path):
     for one in processes.run([SCENES, str(tmp_path), "record"], 2, timeout=400):
         assert (one.code, one.error_lines) == (2, ["error: record 7 of the store cannot be read"]), one.err
@@ -90,7 +92,8 @@ def struck(folder, scene, said, process, number):
         return processes.ended(both, timeout=120), time.monotonic() - began
 
 
-@pytest.mark.parametrize("scene", ["slow_compilation", pytest.param("slow_data", marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("scene", ["slow_compilation", "slow_data"])
 def test_a_signal_to_one_where_nothing_is_unsaved_ends_both(scene, tmp_path):
     both, seconds = struck(tmp_path, scene, "compiling" if scene == "slow_compilation" else "preparing", 1, signal.SIGTERM)  # fmt: skip # noqa: E501
     name = scene.removeprefix("slow_").replace("data", "slow")

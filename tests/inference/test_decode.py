@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.exhaustive import few
 from tests.tiny_models import TINY
 from transformer.errors import UserError
 from transformer.inference.beam_search import BeamSearch
@@ -66,7 +67,10 @@ class Model:
         return said
 
 
-@pytest.fixture(params=["gpt", "gpt1", "llama", "t5", "bart", "marian", "transformer"], scope="module")
+DECODERS = ["gpt", "gpt1", "llama", "t5", "bart", "marian", "transformer"]
+
+
+@pytest.fixture(params=few(DECODERS, "gpt", "llama", "t5", "bart"), scope="module")
 def model(request):
     return Model(request.param)
 

@@ -10,12 +10,13 @@ import torch
 import transformers
 from safetensors.numpy import load_file
 
+from tests.exhaustive import few
 from tools import convert as tool
 from transformer.errors import UserError
 from transformer.interop import convert, families, folder
 
 from . import parity
-from .test_convert import KINDS, quick
+from .test_convert import KINDS
 
 
 def _folder(path, kind, tensors=None, **fields):
@@ -52,7 +53,7 @@ def _mixed(tensors):
     return result
 
 
-@pytest.mark.parametrize("kind", quick(KINDS, "gpt2", "llama", "bert", "t5", "marian"))
+@pytest.mark.parametrize("kind", few(KINDS, "gpt2", "llama", "bert", "t5", "marian"))
 def test_every_family_keeps_each_tensors_dtype(kind, tmp_path):
     _folder(tmp_path / "hf", kind, _mixed, torch_dtype="bfloat16")
     before, after, config, out = _through(tmp_path)

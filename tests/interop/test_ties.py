@@ -6,6 +6,7 @@ import safetensors.torch
 import torch
 import transformers
 
+from tests.exhaustive import few
 from transformer.errors import UserError
 from transformer.interop import convert, families
 from transformer.interop.bart import BART
@@ -13,7 +14,7 @@ from transformer.interop.marian import MARIAN
 from transformer.interop.verify import verify
 
 from . import parity
-from .test_convert import KINDS, quick
+from .test_convert import KINDS
 
 UNTIED = [kind for kind in KINDS if kind not in ("bart", "marian")]
 
@@ -32,7 +33,7 @@ def _model(kind, **fields):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("kind", quick(UNTIED, "gpt2", "bert", "llama", "t5", "mt5"))
+@pytest.mark.parametrize("kind", few(UNTIED, "gpt2", "bert", "llama", "t5", "mt5"))
 def test_what_transformers_makes_and_saves_is_read(kind, tied, tmp_path):
     """Whatever the config says of ties, the saved folder is read, and gives what Transformers gives for it."""
     _model(kind, tie_word_embeddings=tied).save_pretrained(tmp_path / "hf")
@@ -48,7 +49,7 @@ def test_sides_with_tables_of_their_own_are_refused(kind, tmp_path):
         convert.import_folder(tmp_path / "untied")
 
 
-@pytest.mark.parametrize("kind", quick(KINDS, "gpt2", "openai-gpt", "llama", "roberta", "t5", "bart", "marian"))
+@pytest.mark.parametrize("kind", few(KINDS, "gpt2", "openai-gpt", "llama", "roberta", "t5", "bart", "marian"))
 def test_any_name_of_a_tied_tensor_is_enough(kind, tmp_path):
     """`save_model` keeps one of the names, the first of the alphabet: lm_head.weight of GPT-2's two."""
     model = _model(kind, tie_word_embeddings=True)

@@ -15,6 +15,7 @@ import torch
 import transformers
 
 from tests.data.corpus import make_text
+from tests.exhaustive import few
 from transformer.data import pipeline
 from transformer.data.prepare import prepare
 from transformer.data.text.config import TextConfig
@@ -225,7 +226,7 @@ def assert_equal_and_falling(case: Case, have: np.ndarray, want: np.ndarray) -> 
     assert (norms > case.clip_norm).any()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", few(CASES, "bert", "t5"))
 def test_twenty_updates_equal_pytorchs(name, folder):
     case = CASES[name]
     pair, batches = parity.make_pair(case.family, case.model, pad_token_id=0), batches_of(case, folder)
@@ -241,6 +242,7 @@ def test_berts_loss_is_transformers_where_rows_hide_as_many_tokens(folder):
     assert_equal_and_falling(case, our_losses(case, pair.params, batches), their_losses(case, pair.theirs, batches))
 
 
+@pytest.mark.exhaustive
 def test_microbatches_give_the_losses_of_whole_batches(folder):
     """Microbatches may hide different numbers of tokens."""
     case = CASES["bert"]

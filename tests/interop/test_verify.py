@@ -8,6 +8,7 @@ import pytest
 import torch
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from tests.exhaustive import few
 from tools import convert as tool
 from transformer.errors import UserError
 from transformer.interop import families, verify
@@ -15,7 +16,7 @@ from transformer.interop.rounding import in_float64
 from transformer.models.gpt import GPTConfig
 
 from . import parity
-from .test_convert import KINDS, quick
+from .test_convert import KINDS
 
 LLAMA = dataclasses.replace(KINDS["llama"], num_kv_heads=KINDS["llama"].num_heads)
 """A model whose queries and keys have one shape, and can be swapped."""
@@ -88,7 +89,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("saved", quick(SCALES, "as made"), indirect=True, scope="module")
+@pytest.mark.parametrize("saved", few(SCALES, "as made"), indirect=True, scope="module")
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_wrong_model_is_not_taken_for_rounding(wrong, saved, monkeypatch):
     change, fields = WRONG[wrong]

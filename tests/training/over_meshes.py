@@ -45,8 +45,8 @@ def interleaved(config: MeshConfig) -> Mesh:
     return Mesh(devices.reshape(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
-def run(folder: str, meshes: list[dict[str, int]]) -> None:
-    """Trains on each mesh, in a folder of its own under `folder`, which holds `corpus/`.
+def run(folder: str, meshes: list[dict[str, int]], runs: str) -> None:
+    """Trains on each mesh, in a folder of its own under `runs`, on the `corpus/` of `folder`.
 
     A mesh with `alternate` has the processes' devices take turns.
     """
@@ -54,7 +54,7 @@ def run(folder: str, meshes: list[dict[str, int]]) -> None:
         sizes = {axis: size for axis, size in mesh.items() if axis != "alternate"}
         make = interleaved if "alternate" in mesh else make_mesh
         session.make_mesh = make
-        workdir = Path(folder) / f"run-{jax.process_count()}-{number}"
+        workdir = Path(runs) / str(number)
         config = MeshConfig(**{"data": 1, **sizes})
         loop.train(experiment(Path(folder) / "corpus", Path(folder) / "cache", config), workdir, report=lambda _: None)
         rows = read_rows(epath.Path(workdir / "metrics.jsonl"))

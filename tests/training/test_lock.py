@@ -60,7 +60,9 @@ def test_the_second_is_refused_by_name_and_a_kill_releases(holder, tmp_path):
 
 
 def test_an_orderly_end_leaves_no_file(holder, tmp_path):
-    holder.communicate("\n")
+    holder.stdin.write("\n")
+    holder.stdin.flush()
+    holder.wait()  # and not for the end of its output, which its worker holds open
     assert list(tmp_path.iterdir()) == []
     RunLock(epath.Path(tmp_path)).check_free()
     assert list(tmp_path.iterdir()) == []

@@ -102,6 +102,11 @@ def test_an_encoder_with_a_sentence_task(base, tmp_path, capsys):
     assert found[0]["loss"] == pytest.approx(np.log(384) + np.log(2), rel=0.1)
     assert "8 x 64 = 512 tokens" in said
 
+
+@pytest.mark.exhaustive
+def test_an_encoder_on_a_mesh_and_in_microbatches(base, tmp_path):
+    """A prefix language model goes through both below."""
+    _, found, _ = run(base, tmp_path / "run")
     changes = {
         "mesh": {"mesh": MeshConfig(data=2, fsdp=2, tensor=2)},
         "accumulation": {"train": dataclasses.replace(base.train, accumulation=2)},
@@ -117,6 +122,7 @@ def test_span_corruption(base, tmp_path, capsys):
     assert "8 x (64 + 14) = 624 tokens" in said
 
 
+@pytest.mark.exhaustive
 def test_a_mixture_of_denoisers(base, tmp_path, capsys):
     result, found, said = run(t5(base, UL2()), tmp_path / "run")
     check(result, found, capsys, improves=0.5)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests import processes
+from tests.exhaustive import few
 from tools.crash import write_corpus
 
 AXES = ("data", "fsdp", "tensor", "sequence")
@@ -14,7 +15,7 @@ ONE_AXIS = [{axis: 4} for axis in AXES]
 PAIRS = [{one: 2, other: 2} for one, other in itertools.combinations(AXES, 2)]
 BODY = """
     from tests.training import over_meshes
-    over_meshes.run({folder!r}, {meshes!r})
+    over_meshes.run({folder!r}, {meshes!r}, {runs!r})
 """
 
 
@@ -28,14 +29,14 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(folder):
     """The run on one device."""
-    [[record]] = over(folder, [{}], 1, devices=1)
+    [[record]] = over(folder, [{}], 1, devices=1, runs=folder / "alone")
     assert len(record["losses"]) == 4
     return record
 
 
-def over(folder, meshes, count, *, devices):
-    """Returns a list a process, of a record a mesh."""
-    body = BODY.format(folder=str(folder), meshes=meshes)
+def over(folder, meshes, count, *, devices, runs):
+    """Returns a list a process, of a record a mesh; the runs are written to the folder `runs`."""
+    body = BODY.format(folder=str(folder), meshes=meshes, runs=str(runs))
     ended = processes.run_program(body, count, devices=devices, timeout=1500)
     assert [one.code for one in ended] == [0] * count, ended[0].err + ended[-1].err
     return [[json.loads(line) for line in one.out.splitlines() if line.startswith("{")] for one in ended]
@@ -50,22 +51,27 @@ def check(found, alone):
         assert set().union(*(record["rows"] for record in records)) == {*range(8)}
 
 
-def test_two_processes_that_share_rows_train_on_the_same(folder, alone):
+ROWS = [
+    ({"fsdp": 2, "sequence": 2}, [0, 1, 2, 3], [4, 5, 6, 7]),
+    ({"tensor": 4}, [*range(8)], [*range(8)]),
+    ({"data": 4, "alternate": True}, [0, 1, 4, 5], [2, 3, 6, 7]),
+]
+
+
+@pytest.mark.parametrize(("mesh", "first", "second"), few(ROWS, ROWS[0]), ids=["fsdp sequence", "tensor", "data"])
+def test_two_processes_that_share_rows_train_on_the_same(folder, alone, mesh, first, second, tmp_path):
     """Two processes of two devices: along `tensor` and `sequence` both need all rows, along `data` half of them, which
     need not lie together.
     """
-    meshes = [{"tensor": 4}, {"fsdp": 2, "sequence": 2}, {"data": 4, "alternate": True}]
-    found = over(folder, meshes, 2, devices=2)
+    found = over(folder, [mesh], 2, devices=2, runs=tmp_path)
     check(found, alone)
-    first, second = ([record["rows"] for record in records] for records in found)
-    assert first == [[*range(8)], [0, 1, 2, 3], [0, 1, 4, 5]]
-    assert second == [[*range(8)], [4, 5, 6, 7], [2, 3, 6, 7]]
+    assert [record["rows"] for [record] in found] == [first, second]
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_every_pair_of_axes_over_any_number_of_processes(folder, alone, count):
+def test_every_pair_of_axes_over_any_number_of_processes(folder, alone, count, tmp_path):
     meshes = ONE_AXIS + PAIRS
     if count == 2:  # with one or four, the processes' devices take turns anyway
         meshes = [*meshes, *({axis: 2, "sequence": 2, "alternate": True} for axis in ("data", "fsdp", "tensor"))]
-    check(over(folder, meshes, count, devices=4 // count), alone)
+    check(over(folder, meshes, count, devices=4 // count, runs=tmp_path), alone)

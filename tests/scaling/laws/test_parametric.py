@@ -19,8 +19,7 @@ from transformer.scaling.laws.parametric import Chinchilla, Terms
 from transformer.scaling.laws.penalty import DELTA
 from transformer.scaling.laws.reading import Columns
 
-DATA = Path(__file__).parents[4] / "shared" / "data" / "scaling"
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data/scaling")
+DATA = Path(__file__).parent / "published"
 SIZES, TOKENS = np.geomspace(1e8, 3e9, 5)[:, None], np.geomspace(2e9, 1e11, 5)
 
 
@@ -46,7 +45,6 @@ def _olmo():
     return reading.read(DATA / "olmo_ladder_c4.csv", Columns("N", "D")).take(kept)
 
 
-@needs_data
 def test_the_published_minimum(epoch_240, fitted):
     """Besiroglu et al. 2024's data, at the global minimum: better than their own 482.01, 2085.43, 1.8172."""
     found, law = fitted, fitted.law
@@ -60,7 +58,6 @@ def test_the_published_minimum(epoch_240, fitted):
     assert 0.003 < published.better < 0.006
 
 
-@needs_data
 def test_all_rows(epoch):
     found = parametric.fit(epoch)
     numbers = [found.objective, found.law.A, found.law.B, found.law.E, found.law.alpha, found.law.beta]
@@ -70,7 +67,6 @@ def test_all_rows(epoch):
     assert {"line 2", "line 3", "line 4", "line 5"} < set(far.rows)
 
 
-@needs_data
 def test_the_standard_errors_are_the_published_ones(epoch_240, fitted):
     """A (124.58) and B (1293.23) within 15 %; the others are printed with one digit, which leaves half of it open."""
     law = fitted.law
@@ -82,7 +78,6 @@ def test_the_standard_errors_are_the_published_ones(epoch_240, fitted):
         assert (printed - 0.005) * 0.95 < errors[name] < (printed + 0.005) * 1.05
 
 
-@needs_data
 def test_a_fit_that_stopped_early_is_recognised(epoch_240):
     """The mean in place of the sum, SciPy's default tolerance, a start of Hoffmann et al.'s grid: "success"."""
     n, d, y = np.log(epoch_240.params), np.log(epoch_240.tokens), np.log(epoch_240.loss)
@@ -109,7 +104,6 @@ def test_a_fit_that_stopped_early_is_recognised(epoch_240):
     assert parametric.check_convergence(epoch_240, Chinchilla(1.81722, 477.83, 2143.4, 0.34731, 0.36717)).converged
 
 
-@needs_data
 def test_losses_extrapolate_better_than_allocations(epoch_240, fitted):
     found = diagnostics.drift(epoch_240, fitted.law, lambda table: parametric.fit(table).law, below=1e20)
     assert found is not None
@@ -118,7 +112,6 @@ def test_losses_extrapolate_better_than_allocations(epoch_240, fitted):
     np.testing.assert_allclose([found.a_before, found.a_after], [0.602, 0.514], atol=5e-4)
 
 
-@needs_data
 def test_small_models_predict_a_large_one():
     found = parametric.fit(_olmo())
     numbers = [found.objective, found.law.alpha, found.law.beta, found.law.E]
@@ -144,7 +137,6 @@ def test_derivatives_are_those_of_differences():
     np.testing.assert_allclose(found.hessian[0], hessian, rtol=1e-3, atol=1e-5)
 
 
-@needs_data
 def test_resamples_solved_together_are_those_of_a_slow_solver(epoch_240, fitted):
     law = fitted.law
     drawn = bootstrap.draws(240, 200, seed=3)
