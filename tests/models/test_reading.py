@@ -28,10 +28,10 @@ def executed_files(function) -> set[str]:
 def test_a_gpt_is_read_in_ten_files_from_its_config_to_its_logits():
     """In training, on default execution. The sizes are nobody else's: what JAX has traced before is not run again."""
     config = GPTConfig(vocab_size=37, context_length=11, width=15, num_layers=2, num_heads=3)
-    tokens = jnp.zeros((1, 11), jnp.int32)
+    tokens, execution = jnp.zeros((1, 11), jnp.int32), Execution()
 
     def forward():
-        model = config.build(Execution())
+        model = config.build(execution)
         variables = jax.eval_shape(model.init, jax.random.key(0), tokens)
         rngs = {"dropout": jax.random.key(1)}
 

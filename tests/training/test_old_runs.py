@@ -50,7 +50,7 @@ def run(folder, *args):
     """Trains as train.py does, without its report; returns the run's losses, and that of its last evaluation."""
     flags = ["--data.path", folder / "corpus", "--data.cache-dir", folder / "cache"]
     chosen = command.parse([str(arg) for arg in [*args, *flags]])
-    loop.train(chosen.experiment, chosen.workdir, say=lambda line: None)
+    loop.train(chosen.experiment, chosen.workdir, report=lambda line: None)
     return [*losses(chosen.workdir).values(), *list(evaluations(chosen.workdir).values())[-1:]]
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from transformer.layers.linear import Linear
+from transformer.layers.primitives import Linear
 
 import train as command
 from tests.training import runs
