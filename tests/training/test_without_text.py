@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from transformer.layers.primitives import Linear
 
 import train as command
 from tests.training import runs
@@ -22,6 +21,7 @@ from transformer.data.text.config import TextConfig
 from transformer.errors import UserError
 from transformer.inference.restored import restore
 from transformer.layers.execution import Execution
+from transformer.layers.primitives import Linear
 from transformer.models import FAMILIES
 from transformer.models.architecture import Architecture
 from transformer.objectives import OBJECTIVES
