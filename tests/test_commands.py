@@ -234,6 +234,7 @@ def test_a_run_goes_from_the_command_line_to_generated_text(corpus, tmp_path, ca
     assert "no such run" in refused(capsys, generate.main, [tmp_path / "nowhere"])
 
 
+@pytest.mark.exhaustive
 def test_an_encoder_run_fills_in_and_does_not_continue_text(corpus, tmp_path, capsys):
     flags = ["--model.mlp-width", 32, "--data.path", corpus, "--data.cache-dir", tmp_path / "cache", "--mesh.data", 1]
     tiny, folder = [str(flag) for flag in [*TINY, *flags]], str(tmp_path / "run")
@@ -251,6 +252,7 @@ def test_an_encoder_run_fills_in_and_does_not_continue_text(corpus, tmp_path, ca
     assert 1 < loss < 9
 
 
+@pytest.mark.exhaustive
 def test_an_encoder_decoder_run_answers_and_is_scored(tmp_path, capsys, monkeypatch):
     pairs = tmp_path / "pairs.tsv"
     pairs.write_text("".join(f"count {n} {n % 7}\tzählt {n} {n % 7}\n" for n in range(200)))

@@ -35,6 +35,7 @@ def losses(run):
     return {row["step"]: row["loss"] for row in run.rows() if "loss" in row}
 
 
+@pytest.mark.exhaustive
 def test_a_killed_run_is_the_run_that_was_not(folder, whole):
     run = crash.Run(folder / "killed", folder / "corpus", 1)
     finished(run, Kill(TERM, "step"), Kill(KILL, "save"), Kill(TERM, "evaluation"))

@@ -179,7 +179,7 @@ def test_flops_follow_the_compilers_count(config):
 )
 def test_heads_have_their_shapes(head, shape, config):
     if head not in config.heads:
-        with pytest.raises(UserError, match=f"head is '{head}': it can have masked_lm"):
+        with pytest.raises(UserError, match=f"unknown head '{head}'; choose from: masked_lm"):
             dataclasses.replace(config, head=head)
         return
     config = dataclasses.replace(config, head=head, num_labels=3)

@@ -235,6 +235,7 @@ def test_refuses(model, mup, optimizer, message):
         scaling(model, MupConfig(**mup), OptimizerConfig(name=optimizer))
 
 
+@pytest.mark.exhaustive
 def test_a_run_goes_on_from_its_checkpoint_on_a_mesh(experiment, tmp_path):
     wide = dataclasses.replace(experiment.model, width=64, num_heads=8)
     wide = dataclasses.replace(experiment, model=wide, mup=MupConfig(16))

@@ -129,6 +129,7 @@ def test_a_mixture_of_denoisers(base, tmp_path, capsys):
     assert "8 x (64 + 64) = 1,024 tokens" in said
 
 
+@pytest.mark.exhaustive
 def test_a_prefix_language_model(base, tmp_path, capsys):
     """Its windows and its prefixes go through meshes and microbatches as all inputs do."""
     model = LlamaConfig(
@@ -148,6 +149,7 @@ def test_a_prefix_language_model(base, tmp_path, capsys):
     np.testing.assert_allclose(losses(other), losses(found), atol=1e-4)
 
 
+@pytest.mark.exhaustive
 def test_pairs(base, tmp_path, capsys):
     pairs = str(base.data.path).replace("text", "pairs.tsv")
     experiment = t5(base, Seq2Seq(target_len=48), path=pairs)

@@ -52,6 +52,7 @@ def _train(experiment, folder):
     return loop.train(experiment, folder, report=said.append), " ".join(said)
 
 
+@pytest.mark.exhaustive
 def test_another_head_on_a_runs_backbone_on_another_mesh(bert, tmp_path):
     first, _ = _train(bert, tmp_path / "first")
     asked = dataclasses.replace(
