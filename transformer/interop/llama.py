@@ -5,15 +5,16 @@ Mistral's window. Meta's own files pair the halves of a head otherwise; only Tra
 """
 
 import functools
-from typing import Any
+from typing import Any, get_args
 
 from transformer.errors import UserError
 from transformer.interop.engine import Table
-from transformer.interop.family import Family
+from transformer.interop.family import Family, classes
 from transformer.interop.flax_names import FlaxClasses
 from transformer.interop.hf_config import ACTIVATIONS, Field, checked
 from transformer.interop.rules import LAYERS, Part, attention, decoder_head, dense, embedding, norm, under
 from transformer.layers.positions import Llama3Scaling
+from transformer.models.decoder import DecoderHead
 from transformer.models.llama import LlamaConfig
 
 # Fields that `_with_rotary` and `_one_window` take apart before they are read.
@@ -177,16 +178,6 @@ def _to_qwen(config: dict[str, Any]) -> dict[str, Any]:
     return _without_rotary({**config, "use_sliding_window": slides, "max_window_layers": first})
 
 
-def _heads(name: str) -> dict[str, str]:
-    return {
-        "language_model": f"{name}ForCausalLM",
-        "sequence_classification": f"{name}ForSequenceClassification",
-        "token_classification": f"{name}ForTokenClassification",
-        "question_answering": f"{name}ForQuestionAnswering",
-        "none": f"{name}Model",
-    }
-
-
 def _not_in_flax(config: LlamaConfig) -> str:
     """Returns what the Flax classes, which read fewer fields of config.json, would compute otherwise; else empty."""
     if config.rotary_base != 10000.0 or config.rotary_scaling is not None:
@@ -207,7 +198,7 @@ LLAMA = Family(
         *_FIELDS, _BIAS, Field("mlp_bias", "mlp_biases", False),
         _always("llama", "window", None), _always("llama", "head_norms", False),
     ),
-    heads=_heads("Llama"),
+    heads=classes("Llama", get_args(DecoderHead)),
     table=_table,
     pinned={"pretraining_tp": 1},  # otherwise sums are taken in parts
     harmless=("is_llama_config", "max_sequence_length", "rope_interleaved", "transformers.js_config"),  # read by nobody
@@ -231,7 +222,7 @@ MISTRAL = Family(
         *_FIELDS, _WINDOW, _always("mistral", "attention_biases", "none"),
         _always("mistral", "mlp_biases", False), _always("mistral", "head_norms", False),
     ),
-    heads=_heads("Mistral"),
+    heads=classes("Mistral", get_args(DecoderHead)),
     table=functools.partial(_table, answers="model."),
     spelled=_ROTARY,
     normalise=_from_mistral,
@@ -247,7 +238,7 @@ QWEN2 = Family(
         *_FIELDS, _WINDOW, _always("qwen2", "attention_biases", "qkv"),
         _always("qwen2", "mlp_biases", False), _always("qwen2", "head_norms", False),
     ),
-    heads=_heads("Qwen2"),
+    heads=classes("Qwen2", get_args(DecoderHead)),
     table=_table,
     pinned={"use_mrope": False},  # Qwen2-VL's
     spelled=_SLIDING,
@@ -262,7 +253,7 @@ QWEN3 = Family(
     fields=(
         *_FIELDS, _WINDOW, _BIAS, _always("qwen3", "mlp_biases", False), _always("qwen3", "head_norms", True),
     ),
-    heads=_heads("Qwen3"),
+    heads=classes("Qwen3", get_args(DecoderHead)),
     table=_table,
     spelled=_SLIDING,
     normalise=_from_qwen,
