@@ -81,17 +81,10 @@ class Built(NamedTuple):
     """How long these shards took; 0 if there were none."""
 
 
-def build_store(
-    source: Source, split: Split, tokenizer: Tokenizer, cache_dir: str | Path, maker: Maker | None = None
-) -> TokenStore:
-    """Returns the store of `split` of `source`: an existing one of the same corpus and tokenizer, else a new one."""
-    return find_or_build(source, split, tokenizer, cache_dir, maker).store
-
-
 def find_or_build(
     source: Source, split: Split, tokenizer: Tokenizer, cache_dir: str | Path, maker: Maker | None = None
 ) -> Built:
-    """Returns the store that `build_store` does, and how much of it was made now.
+    """Returns the store of `split` of `source`, and how much of it was made now: none where it was there.
 
     A finished store is found by the corpus' receipt: nothing of the corpus is read, and nothing is written. A damaged
     store is built again, with a notice. Several processes may ask at once: one builds.
