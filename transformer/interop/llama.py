@@ -49,9 +49,21 @@ _BIAS = Field("attention_bias", "attention_biases", False, {False: "none", True:
 _WINDOW = Field("sliding_window", "window")
 
 
-def _always(model_type: str, ours: str, value: Any) -> Field:
-    """Returns a field of ours that has one value in a model type, which config.json does not mention."""
-    return Field("model_type", ours, values={model_type: value})
+_ALWAYS: dict[str, dict[str, Any]] = {
+    "llama": {"window": None, "head_norms": False},
+    "mistral": {"attention_biases": "none", "mlp_biases": False, "head_norms": False},
+    "qwen2": {"attention_biases": "qkv", "mlp_biases": False, "head_norms": False},
+    "qwen3": {"mlp_biases": False, "head_norms": True},
+}
+"""Model type -> fields of ours that have one value in it, which config.json does not mention."""
+
+
+def _always(model_type: str) -> list[Field]:
+    return [Field("model_type", ours, values={model_type: value}) for ours, value in _ALWAYS[model_type].items()]
+
+
+def _is(model_type: str, config: LlamaConfig) -> bool:
+    return all(getattr(config, ours) == value for ours, value in _ALWAYS[model_type].items())
 
 
 def _layer(config: LlamaConfig) -> dict[str, Part]:
@@ -194,10 +206,7 @@ def _not_in_flax(config: LlamaConfig) -> str:
 LLAMA = Family(
     model_type="llama",
     config=LlamaConfig,
-    fields=(
-        *_FIELDS, _BIAS, Field("mlp_bias", "mlp_biases", False),
-        _always("llama", "window", None), _always("llama", "head_norms", False),
-    ),
+    fields=(*_FIELDS, _BIAS, Field("mlp_bias", "mlp_biases", False), *_always("llama")),
     heads=classes("Llama", get_args(DecoderHead)),
     table=_table,
     pinned={"pretraining_tp": 1},  # otherwise sums are taken in parts
@@ -207,58 +216,47 @@ LLAMA = Family(
     denormalise=_without_rotary,
     # Transformers' own check of the config, also where the width of heads is given.
     fits=lambda config: (
-        config.window is None
-        and not config.head_norms
-        and config.attention_biases != "qkv"
-        and config.width % config.num_heads == 0
+        _is("llama", config) and config.attention_biases != "qkv" and config.width % config.num_heads == 0
     ),
     flax=FlaxClasses(heads=("language_model", "none"), scale="weight", ties=False, refusal=_not_in_flax),
-)  # fmt: skip
+)
 
 MISTRAL = Family(
     model_type="mistral",
     config=LlamaConfig,
-    fields=(
-        *_FIELDS, _WINDOW, _always("mistral", "attention_biases", "none"),
-        _always("mistral", "mlp_biases", False), _always("mistral", "head_norms", False),
-    ),
+    fields=(*_FIELDS, _WINDOW, *_always("mistral")),
     heads=classes("Mistral", get_args(DecoderHead)),
     table=functools.partial(_table, answers="model."),
     spelled=_ROTARY,
     normalise=_from_mistral,
     denormalise=_without_rotary,
-    fits=lambda config: config.attention_biases == "none" and not config.mlp_biases and not config.head_norms,
+    fits=functools.partial(_is, "mistral"),
     flax=FlaxClasses(heads=("language_model", "none"), scale="weight", ties=False, refusal=_not_in_flax),
-)  # fmt: skip
+)
 
 QWEN2 = Family(
     model_type="qwen2",
     config=LlamaConfig,
-    fields=(
-        *_FIELDS, _WINDOW, _always("qwen2", "attention_biases", "qkv"),
-        _always("qwen2", "mlp_biases", False), _always("qwen2", "head_norms", False),
-    ),
+    fields=(*_FIELDS, _WINDOW, *_always("qwen2")),
     heads=classes("Qwen2", get_args(DecoderHead)),
     table=_table,
     pinned={"use_mrope": False},  # Qwen2-VL's
     spelled=_SLIDING,
     normalise=_from_qwen,
     denormalise=_to_qwen,
-    fits=lambda config: config.attention_biases == "qkv" and not config.mlp_biases and not config.head_norms,
-)  # fmt: skip
+    fits=functools.partial(_is, "qwen2"),
+)
 
 QWEN3 = Family(
     model_type="qwen3",
     config=LlamaConfig,
-    fields=(
-        *_FIELDS, _WINDOW, _BIAS, _always("qwen3", "mlp_biases", False), _always("qwen3", "head_norms", True),
-    ),
+    fields=(*_FIELDS, _WINDOW, _BIAS, *_always("qwen3")),
     heads=classes("Qwen3", get_args(DecoderHead)),
     table=_table,
     spelled=_SLIDING,
     normalise=_from_qwen,
     denormalise=_to_qwen,
-    fits=lambda config: config.head_norms and config.attention_biases != "qkv" and not config.mlp_biases,
-)  # fmt: skip
+    fits=lambda config: _is("qwen3", config) and config.attention_biases != "qkv",
+)
 
 FAMILIES = (LLAMA, MISTRAL, QWEN2, QWEN3)

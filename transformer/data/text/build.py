@@ -186,16 +186,9 @@ def _meta(job: Job, corpus: str, shards: Sequence[Shard]) -> StoreMeta:
     )
 
 
-class _Compressor(Protocol):
-    def compress(self, data: bytes, /) -> bytes: ...
-
-    def flush(self) -> bytes: ...
-
-
 def _compressed(pieces: Iterable[Piece]) -> tuple[int, int, int]:
     """Returns bytes of the first pieces, and the sizes that the command lines `gzip -9` and `xz -9` make of them."""
-    gzip9: _Compressor = zlib.compressobj(9, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
-    compressors: list[_Compressor] = [gzip9, lzma.LZMACompressor(preset=9)]
+    compressors = zlib.compressobj(9, zlib.DEFLATED, 16 + zlib.MAX_WBITS), lzma.LZMACompressor(preset=9)
     sizes, measured = [0, 0], 0
     for text in _first_bytes(pieces, _COMPRESSED_BYTES):
         measured += len(text)
