@@ -114,35 +114,19 @@ def linear(*, learning_rate: float, warmup_steps: int, **fields: Any) -> Optimiz
     return OptimizerConfig(learning_rate=learning_rate, warmup_steps=warmup_steps, **(usual | fields))
 
 
-def study(
-    model: Architecture,
-    objective: Objective,
-    *,
-    batch_size: int,
-    seq_len: int,
-) -> Experiment:
+def study(model: Architecture, objective: Objective, *, batch_size: int, seq_len: int) -> Experiment:
     """A size of a scaling study that runs on a CPU: Muon, small batches, a rate that falls to 0, whatever the steps.
 
     Small models that are trained for minutes get further with Muon than with AdamW (docs/scaling-study.md), and the
     sooner attention finds its places, the smaller the budgets that follow a power law. The rate is constant up to the
     cooldown, so that one long run can be cooled down from several places.
     """
-    return Experiment(
-        name="",  # the preset's
-        model=model,
-        objective=objective,
-        data=TextConfig(tfds="python_stdlib", tokenizer="bpe"),
-        optimizer=OptimizerConfig(
-            name="muon",
-            learning_rate=0.01,
-            schedule="wsd",
-            warmup_steps=50,
-            final_fraction=0.0,
-            cooldown_fraction=0.2,
-        ),
-        train=TrainConfig(steps=1000, batch_size=batch_size, seq_len=seq_len, eval_every=1000, eval_batches=200),
+    experiment = small(model, objective, batch_size=batch_size, seq_len=seq_len)
+    return dataclasses.replace(
+        experiment,
+        optimizer=dataclasses.replace(experiment.optimizer, schedule="wsd", cooldown_fraction=0.2),
+        train=dataclasses.replace(experiment.train, eval_every=1000, eval_batches=200),
         checkpoint=CheckpointConfig(every=1000),
-        execution=Execution(unroll=0),
     )
 
 

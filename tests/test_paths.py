@@ -193,14 +193,14 @@ def test_names_that_a_run_needs_for_itself(tmp_path):
 
 
 def test_caches_that_cannot_be_made(tmp_path):
-    from transformer.data.text.build import build_store
+    from transformer.data.text.build import find_or_build
 
     (tmp_path / "a.txt").write_text("line\n" * 100)
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for cache in (tmp_path / "a.txt", tmp_path / "a.txt" / "b", tmp_path / ("x" * 300), tmp_path / "loop"):
         source = open_path(str(tmp_path / "a.txt"), TextConfig(cache_dir=str(cache)))
         with pytest.raises(UserError, match=r"Cannot write to .* --data.cache-dir"):
-            build_store(source, "train", ByteTokenizer(), cache)
+            find_or_build(source, "train", ByteTokenizer(), cache)
     with pytest.raises(UserError, match="cache_dir is empty"):
         TextConfig(cache_dir="")
 

@@ -15,15 +15,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.data.corpus import build_store, documents
 from transformer.atomic import building_folder
 from transformer.data.pairs.mixture import open_pairs
 from transformer.data.pairs.rows import PairReading, PairRows
 from transformer.data.text import build, readable
-from transformer.data.text.build import build_store
 from transformer.data.text.build_beam import Beam
 from transformer.data.text.build_workers import Workers
 from transformer.data.text.config import TextConfig
-from transformer.data.text.sources import documents, open_path
+from transformer.data.text.sources import open_path
 from transformer.data.text.store import TokenStore
 from transformer.data.text.windows import TextWindows, Windows
 from transformer.errors import UserError
@@ -256,7 +256,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from tests.data.slow_source import SlowSource
 from transformer import command
 from transformer.data.text import readable
-from transformer.data.text.build import build_store
+from transformer.data.text.build import find_or_build
 from transformer.data.text.build_workers import Workers
 from transformer.tokenizers.raw_bytes import ByteTokenizer
 from transformer.data.text.config import TextConfig
@@ -265,7 +265,7 @@ readable.PART_BYTES = 1 << 19
 def main():
     source = open_path(sys.argv[1], TextConfig(validation_fraction=0.3, cache_dir=sys.argv[2]))
     source.__class__ = SlowSource
-    build_store(source, "train", ByteTokenizer(), sys.argv[2], Workers(2))
+    find_or_build(source, "train", ByteTokenizer(), sys.argv[2], Workers(2))
 if __name__ == "__main__":
     sys.exit(command.run(main))
 """

@@ -12,11 +12,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
-from transformer.data.text.build import build_store
+from tests.data.corpus import build_store, documents
 from transformer.data.text.config import TextConfig
 from transformer.data.text.long_text import Encoded, Windowing, encode_documents
 from transformer.data.text.pieces import Piece, cut_document
-from transformer.data.text.sources import documents, open_path
+from transformer.data.text.sources import open_path
 from transformer.errors import UserError
 from transformer.tokenizers.huggingface import HuggingFaceTokenizer
 from transformer.tokenizers.marian import MarianTokenizer

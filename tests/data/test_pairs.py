@@ -6,12 +6,12 @@ import json
 import numpy as np
 import pytest
 
+from tests.data.corpus import documents
 from transformer.data.pairs.mixture import open_pairs
 from transformer.data.pairs.rows import PairReading
 from transformer.data.pairs.tfds import TfdsPairs
 from transformer.data.prepare import prepare
 from transformer.data.text.config import TextConfig
-from transformer.data.text.sources import documents
 from transformer.errors import UserError
 
 from .corpus import make_text

@@ -3,9 +3,9 @@ import sys
 
 import pytest
 
+from tests.data.corpus import documents
 from transformer.data.text.config import TextConfig
 from transformer.data.text.python_stdlib.python_stdlib_dataset_builder import Builder, source_files
-from transformer.data.text.sources import documents
 from transformer.data.text.tfds_source import TfdsSource
 from transformer.errors import UserError
 

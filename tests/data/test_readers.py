@@ -10,11 +10,12 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
+from tests.data.corpus import documents
 from transformer.data.pairs.mixture import open_pairs
 from transformer.data.text import readable
 from transformer.data.text.config import TextConfig
 from transformer.data.text.readers import open_text, text_size
-from transformer.data.text.sources import documents, open_path
+from transformer.data.text.sources import open_path
 from transformer.errors import UserError
 
 from .corpus import make_text

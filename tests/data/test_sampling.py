@@ -4,11 +4,12 @@ import json
 
 import pytest
 
+from tests.data.corpus import documents
 from transformer.data.text import readable, sampling
 from transformer.data.text.config import TextConfig
 from transformer.data.text.pieces import cut_document
 from transformer.data.text.sampling import sample
-from transformer.data.text.sources import documents, open_path
+from transformer.data.text.sources import open_path
 
 from .corpus import make_text
 

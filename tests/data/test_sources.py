@@ -4,11 +4,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.data.corpus import documents, join_documents
 from transformer.data.text import tfds_source
 from transformer.data.text.config import TextConfig
 from transformer.data.text.mixture import open_sources
-from transformer.data.text.pieces import PIECE_CHARS, cut_document, join_documents
-from transformer.data.text.sources import documents, open_path
+from transformer.data.text.pieces import PIECE_CHARS, cut_document
+from transformer.data.text.sources import open_path
 from transformer.errors import UserError
 
 from .corpus import make_text

@@ -11,10 +11,10 @@ import time
 import numpy as np
 import pytest
 
+from tests.data.corpus import build_store, documents
 from transformer.data.text import build, shards
-from transformer.data.text.build import build_store
 from transformer.data.text.config import TextConfig
-from transformer.data.text.sources import documents, open_path
+from transformer.data.text.sources import open_path
 from transformer.data.text.store import TokenStore
 from transformer.errors import UserError
 from transformer.tokenizers.raw_bytes import ByteTokenizer
@@ -120,7 +120,7 @@ class Slow(ByteTokenizer):
             print("writing", flush=True)
             time.sleep(60)
         return super().encode_batch(texts)
-build.build_store(open_path(path, TextConfig(validation_fraction=0.2, cache_dir=cache)), "train", Slow(), cache)
+build.find_or_build(open_path(path, TextConfig(validation_fraction=0.2, cache_dir=cache)), "train", Slow(), cache)
 assert "jax" not in sys.modules and "grain" not in sys.modules
 """
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.data.corpus import build_store
 from transformer.data.pipeline import eval_batches, iterate, train_batches
-from transformer.data.text.build import build_store
 from transformer.data.text.config import TextConfig
 from transformer.data.text.sources import open_path
 from transformer.data.text.store import TokenStore

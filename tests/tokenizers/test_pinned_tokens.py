@@ -7,12 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from tests.data.corpus import make_text
+from tests.data.corpus import build_store, make_text
 from tests.data.test_python_stdlib import library  # noqa: F401 - a fixture
 from tests.data.test_windows import make_store
 from transformer.data.pairs.mixture import open_pairs
 from transformer.data.pairs.rows import PairReading, PairRows
-from transformer.data.text.build import build_store
 from transformer.data.text.config import TextConfig
 from transformer.data.text.mixture import open_sources
 from transformer.tokenizers.raw_bytes import ByteTokenizer

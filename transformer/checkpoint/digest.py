@@ -105,11 +105,8 @@ def _digest(leaf: jax.Array) -> jax.Array:
     products = [words * (scattered * factor | np.uint32(1)) for factor in _FACTORS]
     # One reduction of both: two would keep what they share, twice the array, in memory.
     zeros = [np.uint32(0) for _ in products]
-    return jnp.stack(jax.lax.reduce(products, zeros, _add, range(words.ndim)))
-
-
-def _add(one: list[jax.Array], other: list[jax.Array]) -> list[jax.Array]:
-    return [a + b for a, b in zip(one, other, strict=True)]
+    add = lambda one, other: [a + b for a, b in zip(one, other, strict=True)]  # noqa: E731
+    return jnp.stack(jax.lax.reduce(products, zeros, add, range(words.ndim)))
 
 
 def _words(leaf: jax.Array) -> jax.Array:

@@ -198,17 +198,12 @@ def _reads(leaf: Leaf, spec: PartitionSpec, mesh: Mapping[str, int], devices_per
     result = []
     for host in range(math.prod(sizes) // devices_per_host):
         devices = range(host * devices_per_host, (host + 1) * devices_per_host)
-        boxes = frozenset(
-            _box(leaf.shape, spec, dict(zip(mesh, _coordinates(n, sizes), strict=True)), mesh) for n in devices
-        )
+        places = (map(int, np.unravel_index(device, sizes)) for device in devices)
+        boxes = frozenset(_box(leaf.shape, spec, dict(zip(mesh, place, strict=True)), mesh) for place in places)
         if boxes not in found:
             found[boxes] = _touched(leaf, boxes)
         result.append(found[boxes])
     return np.array(result, np.int64)
-
-
-def _coordinates(device: int, sizes: Sequence[int]) -> list[int]:
-    return [int(index) for index in np.unravel_index(device, sizes)]
 
 
 def _box(shape: Sequence[int], spec: PartitionSpec, place: Mapping[str, int], mesh: Mapping[str, int]) -> Box:

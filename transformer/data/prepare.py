@@ -12,7 +12,7 @@ from transformer.data.text.build import Built, Maker, find_or_build
 from transformer.data.text.config import TextConfig
 from transformer.data.text.dataset import TextDataset, figures_of
 from transformer.data.text.document_parts import DocumentParts
-from transformer.data.text.mixture import Weighted, named, open_sources
+from transformer.data.text.mixture import Weighted, open_sources, shares
 from transformer.data.text.records import TextReading, TextRecords
 from transformer.data.text.sampling import training_text
 from transformer.data.text.sources import Source, Split
@@ -117,7 +117,7 @@ def open_corpora(config: TextConfig, reading: Reading, *, whole: bool = False) -
         opened = [(pairs.sides, weight) for pairs, weight in open_pairs(config, whole=whole)]
     else:
         opened = [((source,), weight) for source, weight in open_sources(config, whole=whole)]
-    return [Corpus(name, *parts) for name, parts in zip(named(config), opened, strict=True)]
+    return [Corpus(name, *parts) for (name, _), parts in zip(shares(config), opened, strict=True)]
 
 
 def cut(*stores: TokenStore, reading: Reading, drop_remainder: bool) -> TextRecords:

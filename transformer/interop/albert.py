@@ -1,7 +1,7 @@
 """ALBERT in Transformers: one group of one layer, which serves every layer."""
 
 from transformer.interop.encoders import EMBEDDINGS, EncoderNames, MaskedLMNames, bert_fields
-from transformer.interop.family import Family
+from transformer.interop.family import Family, classes
 from transformer.interop.flax_names import ENCODER_HEADS, FlaxClasses
 from transformer.interop.hf_config import Field, Same
 from transformer.interop.rules import attention, dense, norm
@@ -31,16 +31,7 @@ ALBERT = Family(
         Field("embedding_size", "embedding_width", 128),
         Field("classifier_dropout_prob", "classifier_dropout", 0.1),
     ),
-    heads={
-        "pretraining": "AlbertForPreTraining",
-        "masked_lm": "AlbertForMaskedLM",
-        "sequence_classification": "AlbertForSequenceClassification",
-        "token_classification": "AlbertForTokenClassification",
-        "question_answering": "AlbertForQuestionAnswering",
-        "multiple_choice": "AlbertForMultipleChoice",
-        "none": "AlbertModel",
-        "unpooled": "AlbertModel",
-    },
+    heads=classes("Albert", AlbertConfig.heads),
     table=_NAMES.table,
     pinned={"num_hidden_groups": 1, "inner_group_num": 1, "position_embedding_type": "absolute"},
     inert={"classifier_dropout": (Same("classifier_dropout_prob"),)},

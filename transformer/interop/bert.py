@@ -1,7 +1,7 @@
 """BERT in Transformers."""
 
 from transformer.interop.encoders import EMBEDDINGS, EncoderNames, MaskedLMNames, bert_fields
-from transformer.interop.family import Family
+from transformer.interop.family import Family, classes
 from transformer.interop.flax_names import ENCODER_HEADS, FlaxClasses
 from transformer.interop.hf_config import Same
 from transformer.interop.rules import Part, attention, dense, norm
@@ -58,17 +58,7 @@ BERT = Family(
     model_type="bert",
     config=BertConfig,
     fields=bert_fields(),
-    heads={
-        "pretraining": "BertForPreTraining",
-        "masked_lm": "BertForMaskedLM",
-        "next_sentence": "BertForNextSentencePrediction",
-        "sequence_classification": "BertForSequenceClassification",
-        "token_classification": "BertForTokenClassification",
-        "question_answering": "BertForQuestionAnswering",
-        "multiple_choice": "BertForMultipleChoice",
-        "none": "BertModel",
-        "unpooled": "BertModel",
-    },
+    heads=classes("Bert", BertConfig.heads),
     table=_NAMES.table,
     pinned=BERT_PINNED,
     harmless=BERT_HARMLESS,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from transformer.interop.encoders import EMBEDDINGS, EncoderNames, MaskedLMNames
-from transformer.interop.family import Family
+from transformer.interop.family import Family, classes
 from transformer.interop.flax_names import ENCODER_HEADS, FlaxClasses
 from transformer.interop.hf_config import ACTIVATIONS, Field, Same
 from transformer.interop.rules import attention, dense, norm
@@ -55,14 +55,7 @@ DISTILBERT = Family(
         Field("seq_classif_dropout", "classifier_dropout", 0.2),
         Field("tie_word_embeddings", "tie_embeddings", True),
     ),
-    heads={
-        "masked_lm": "DistilBertForMaskedLM",
-        "sequence_classification": "DistilBertForSequenceClassification",
-        "token_classification": "DistilBertForTokenClassification",
-        "question_answering": "DistilBertForQuestionAnswering",
-        "multiple_choice": "DistilBertForMultipleChoice",
-        "none": "DistilBertModel",
-    },
+    heads=classes("DistilBert", DistilBertConfig.heads),
     table=_NAMES.table,
     harmless=("tie_weights_",),
     inert={

@@ -19,6 +19,20 @@ from transformer.models.architecture import Architecture
 LABELLED = ("sequence_classification", "token_classification")
 """Heads whose number of classes is a user's choice."""
 
+_CLASSES = {
+    "pretraining": "ForPreTraining",
+    "language_model": "ForCausalLM",
+    "masked_lm": "ForMaskedLM",
+    "next_sentence": "ForNextSentencePrediction",
+    "sequence_classification": "ForSequenceClassification",
+    "token_classification": "ForTokenClassification",
+    "question_answering": "ForQuestionAnswering",
+    "multiple_choice": "ForMultipleChoice",
+    "none": "Model",
+    "unpooled": "Model",
+}
+"""Head -> what Transformers usually calls its class, behind the family's name; the richest first."""
+
 _LABELS = ("id2label", "label2id", "num_labels", "_num_labels", "problem_type")
 """Fields of config.json about a classifier's classes."""
 
@@ -31,6 +45,11 @@ def count_labels(config: Mapping[str, Any]) -> int:
     if number is not None and (not isinstance(number, int) or number < 1):
         raise UserError(f"config.json: num_labels = {number!r} is not a number of labels")
     return len(labels) if labels else number or 2
+
+
+def classes(name: str, heads: Collection[str], **others: str) -> dict[str, str]:
+    """Returns `Family.heads` of the family that Transformers calls `name`; `others` are classes named otherwise."""
+    return {head: others.get(head, name + ending) for head, ending in _CLASSES.items() if head in heads}
 
 
 def _num_labels(config: Any) -> int | None:

@@ -1,13 +1,15 @@
 """GPT-2 in Transformers: `GPT2LMHeadModel`, whose Conv1D kernels are [inputs, outputs] and whose q, k, v are fused."""
 
 import functools
+from typing import get_args
 
 from transformer.errors import UserError
 from transformer.interop.engine import Rule, Table
-from transformer.interop.family import Family
+from transformer.interop.family import Family, classes
 from transformer.interop.flax_names import FlaxClasses
 from transformer.interop.hf_config import ACTIVATIONS, Field, Same
 from transformer.interop.rules import LAYERS, Part, decoder_head, dense, embedding, norm, under
+from transformer.models.decoder import DecoderHead
 from transformer.models.gpt import GPTConfig
 
 _conv1d = functools.partial(dense, transposed=False)
@@ -92,13 +94,7 @@ GPT2 = Family(
         Field("scale_attn_weights", "scale_scores", True),
         Field("scale_attn_by_inverse_layer_idx", "divide_scores_by_layer", False),
     ),
-    heads={
-        "language_model": "GPT2LMHeadModel",
-        "sequence_classification": "GPT2ForSequenceClassification",
-        "token_classification": "GPT2ForTokenClassification",
-        "question_answering": "GPT2ForQuestionAnswering",
-        "none": "GPT2Model",
-    },
+    heads=classes("GPT2", get_args(DecoderHead), language_model="GPT2LMHeadModel"),
     table=_table,
     pinned={"add_cross_attention": False},
     inert=GPT_ALIASES,

@@ -5,15 +5,16 @@ Mistral's window. Meta's own files pair the halves of a head otherwise; only Tra
 """
 
 import functools
-from typing import Any
+from typing import Any, get_args
 
 from transformer.errors import UserError
 from transformer.interop.engine import Table
-from transformer.interop.family import Family
+from transformer.interop.family import Family, classes
 from transformer.interop.flax_names import FlaxClasses
 from transformer.interop.hf_config import ACTIVATIONS, Field, checked
 from transformer.interop.rules import LAYERS, Part, attention, decoder_head, dense, embedding, norm, under
 from transformer.layers.positions import Llama3Scaling
+from transformer.models.decoder import DecoderHead
 from transformer.models.llama import LlamaConfig
 
 # Fields that `_with_rotary` and `_one_window` take apart before they are read.
@@ -48,9 +49,21 @@ _BIAS = Field("attention_bias", "attention_biases", False, {False: "none", True:
 _WINDOW = Field("sliding_window", "window")
 
 
-def _always(model_type: str, ours: str, value: Any) -> Field:
-    """Returns a field of ours that has one value in a model type, which config.json does not mention."""
-    return Field("model_type", ours, values={model_type: value})
+_ALWAYS: dict[str, dict[str, Any]] = {
+    "llama": {"window": None, "head_norms": False},
+    "mistral": {"attention_biases": "none", "mlp_biases": False, "head_norms": False},
+    "qwen2": {"attention_biases": "qkv", "mlp_biases": False, "head_norms": False},
+    "qwen3": {"mlp_biases": False, "head_norms": True},
+}
+"""Model type -> fields of ours that have one value in it, which config.json does not mention."""
+
+
+def _always(model_type: str) -> list[Field]:
+    return [Field("model_type", ours, values={model_type: value}) for ours, value in _ALWAYS[model_type].items()]
+
+
+def _is(model_type: str, config: LlamaConfig) -> bool:
+    return all(getattr(config, ours) == value for ours, value in _ALWAYS[model_type].items())
 
 
 def _layer(config: LlamaConfig) -> dict[str, Part]:
@@ -177,16 +190,6 @@ def _to_qwen(config: dict[str, Any]) -> dict[str, Any]:
     return _without_rotary({**config, "use_sliding_window": slides, "max_window_layers": first})
 
 
-def _heads(name: str) -> dict[str, str]:
-    return {
-        "language_model": f"{name}ForCausalLM",
-        "sequence_classification": f"{name}ForSequenceClassification",
-        "token_classification": f"{name}ForTokenClassification",
-        "question_answering": f"{name}ForQuestionAnswering",
-        "none": f"{name}Model",
-    }
-
-
 def _not_in_flax(config: LlamaConfig) -> str:
     """Returns what the Flax classes, which read fewer fields of config.json, would compute otherwise; else empty."""
     if config.rotary_base != 10000.0 or config.rotary_scaling is not None:
@@ -203,11 +206,8 @@ def _not_in_flax(config: LlamaConfig) -> str:
 LLAMA = Family(
     model_type="llama",
     config=LlamaConfig,
-    fields=(
-        *_FIELDS, _BIAS, Field("mlp_bias", "mlp_biases", False),
-        _always("llama", "window", None), _always("llama", "head_norms", False),
-    ),
-    heads=_heads("Llama"),
+    fields=(*_FIELDS, _BIAS, Field("mlp_bias", "mlp_biases", False), *_always("llama")),
+    heads=classes("Llama", get_args(DecoderHead)),
     table=_table,
     pinned={"pretraining_tp": 1},  # otherwise sums are taken in parts
     harmless=("is_llama_config", "max_sequence_length", "rope_interleaved", "transformers.js_config"),  # read by nobody
@@ -216,58 +216,47 @@ LLAMA = Family(
     denormalise=_without_rotary,
     # Transformers' own check of the config, also where the width of heads is given.
     fits=lambda config: (
-        config.window is None
-        and not config.head_norms
-        and config.attention_biases != "qkv"
-        and config.width % config.num_heads == 0
+        _is("llama", config) and config.attention_biases != "qkv" and config.width % config.num_heads == 0
     ),
     flax=FlaxClasses(heads=("language_model", "none"), scale="weight", ties=False, refusal=_not_in_flax),
-)  # fmt: skip
+)
 
 MISTRAL = Family(
     model_type="mistral",
     config=LlamaConfig,
-    fields=(
-        *_FIELDS, _WINDOW, _always("mistral", "attention_biases", "none"),
-        _always("mistral", "mlp_biases", False), _always("mistral", "head_norms", False),
-    ),
-    heads=_heads("Mistral"),
+    fields=(*_FIELDS, _WINDOW, *_always("mistral")),
+    heads=classes("Mistral", get_args(DecoderHead)),
     table=functools.partial(_table, answers="model."),
     spelled=_ROTARY,
     normalise=_from_mistral,
     denormalise=_without_rotary,
-    fits=lambda config: config.attention_biases == "none" and not config.mlp_biases and not config.head_norms,
+    fits=functools.partial(_is, "mistral"),
     flax=FlaxClasses(heads=("language_model", "none"), scale="weight", ties=False, refusal=_not_in_flax),
-)  # fmt: skip
+)
 
 QWEN2 = Family(
     model_type="qwen2",
     config=LlamaConfig,
-    fields=(
-        *_FIELDS, _WINDOW, _always("qwen2", "attention_biases", "qkv"),
-        _always("qwen2", "mlp_biases", False), _always("qwen2", "head_norms", False),
-    ),
-    heads=_heads("Qwen2"),
+    fields=(*_FIELDS, _WINDOW, *_always("qwen2")),
+    heads=classes("Qwen2", get_args(DecoderHead)),
     table=_table,
     pinned={"use_mrope": False},  # Qwen2-VL's
     spelled=_SLIDING,
     normalise=_from_qwen,
     denormalise=_to_qwen,
-    fits=lambda config: config.attention_biases == "qkv" and not config.mlp_biases and not config.head_norms,
-)  # fmt: skip
+    fits=functools.partial(_is, "qwen2"),
+)
 
 QWEN3 = Family(
     model_type="qwen3",
     config=LlamaConfig,
-    fields=(
-        *_FIELDS, _WINDOW, _BIAS, _always("qwen3", "mlp_biases", False), _always("qwen3", "head_norms", True),
-    ),
-    heads=_heads("Qwen3"),
+    fields=(*_FIELDS, _WINDOW, _BIAS, *_always("qwen3")),
+    heads=classes("Qwen3", get_args(DecoderHead)),
     table=_table,
     spelled=_SLIDING,
     normalise=_from_qwen,
     denormalise=_to_qwen,
-    fits=lambda config: config.head_norms and config.attention_biases != "qkv" and not config.mlp_biases,
-)  # fmt: skip
+    fits=lambda config: _is("qwen3", config) and config.attention_biases != "qkv",
+)
 
 FAMILIES = (LLAMA, MISTRAL, QWEN2, QWEN3)

@@ -4,7 +4,7 @@ from typing import Any
 
 from transformer.interop.bert import BERT_BLOCK, BERT_HARMLESS, BERT_INERT, BERT_LAYER, BERT_PINNED
 from transformer.interop.encoders import EMBEDDINGS, EncoderNames, MaskedLMNames, bert_fields
-from transformer.interop.family import Family
+from transformer.interop.family import Family, classes
 from transformer.interop.flax_names import ENCODER_HEADS, FlaxClasses
 from transformer.interop.rules import dense
 from transformer.models.roberta import RobertaConfig
@@ -36,15 +36,7 @@ ROBERTA = Family(
     model_type="roberta",
     config=RobertaConfig,
     fields=bert_fields(),
-    heads={
-        "masked_lm": "RobertaForMaskedLM",
-        "sequence_classification": "RobertaForSequenceClassification",
-        "token_classification": "RobertaForTokenClassification",
-        "question_answering": "RobertaForQuestionAnswering",
-        "multiple_choice": "RobertaForMultipleChoice",
-        "none": "RobertaModel",
-        "unpooled": "RobertaModel",
-    },
+    heads=classes("Roberta", RobertaConfig.heads),
     table=_NAMES.table,
     pinned={**BERT_PINNED, "pad_token_id": 1},  # positions start one above it
     harmless=BERT_HARMLESS,

@@ -6,21 +6,17 @@ Shape letters: B batch, T length, E embedding width, D model width.
 """
 
 import dataclasses
-import functools
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from transformer import checks
-from transformer.layers.blocks import PostNormBlock
-from transformer.layers.execution import Execution, Stack
+from transformer.layers.execution import Execution
 from transformer.layers.heads import ClassificationHead
-from transformer.layers.primitives import Dropout, Embedding, Initializer, LayerNorm, Linear
+from transformer.layers.primitives import Initializer, Linear
+from transformer.models.bert import BertBackbone
 from transformer.models.encoder import CLASSIFIERS, EncoderConfig
-from transformer.ops.attention import Mask
-from transformer.sharding import RESIDUAL, constrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,40 +72,17 @@ class AlbertConfig(EncoderConfig):
 
     def backbone(self, execution: Execution) -> "AlbertBackbone":
         """Returns the model below its head."""
-        return AlbertBackbone(self, execution)
+        return AlbertBackbone(self, execution, self.num_token_types, shared=True)
 
 
-class AlbertBackbone(nn.Module):
+class AlbertBackbone(BertBackbone):
     """Narrow embeddings, normalised, then widened; one block, again and again."""
 
-    config: AlbertConfig
-    execution: Execution
-
     def setup(self):
+        super().setup()
         config, dtype = self.config, self.execution.compute_dtype
-        width, init = config.embedding_width, config.initializer
-        self.token_embedding = Embedding(config.vocab_size, width, ("vocab", "embed"), dtype, init)
-        self.position_embedding = Embedding(config.context_length, width, ("positions", "embed"), dtype, init)
-        self.type_embedding = Embedding(config.num_token_types, width, ("types", "embed"), dtype, init)
-        self.embedding_norm = LayerNorm(config.norm_epsilon, dtype)
-        self.dropout = Dropout(config.dropout)
-        self.projection = Linear((config.width,), ("embed", "out"), dtype, kernel_init=init)
-        block = functools.partial(PostNormBlock, config.block, self.execution)
-        self.stack = Stack(block, config.num_layers, self.execution, shared=True)
+        self.projection = Linear((config.width,), ("embed", "out"), dtype, kernel_init=config.initializer)
 
-    def __call__(
-        self,
-        tokens_BT: jax.Array,
-        positions_BT: jax.Array,
-        segment_ids_BT: jax.Array | None,
-        token_types_BT: jax.Array | None,
-        *,
-        deterministic: bool,
-    ) -> jax.Array:
-        """Returns [B, T, D]."""
-        token_types_BT = jnp.zeros_like(tokens_BT) if token_types_BT is None else token_types_BT
-        x_BTE = self.token_embedding(tokens_BT) + self.type_embedding(token_types_BT)
-        x_BTE = self.embedding_norm(x_BTE + self.position_embedding(positions_BT))
-        x_BTD = constrain(self.projection(self.dropout(x_BTE, deterministic=deterministic)), *RESIDUAL)
-        mask = Mask.self_attention(segment_ids_BT, causal=False)
-        return self.stack(x_BTD, None, mask, deterministic=deterministic)[0]
+    def widen(self, x_BTE: jax.Array) -> jax.Array:
+        """Returns [B, T, D] of embeddings, projected."""
+        return self.projection(x_BTE)

@@ -2,7 +2,7 @@
 
 Devlin et al. 2019, "BERT: pre-training of deep bidirectional Transformers for language understanding".
 
-Shape letters: B batch, T length, D model width.
+Shape letters: B batch, T length, E embedding width, D model width.
 """
 
 import dataclasses
@@ -47,26 +47,31 @@ class BertConfig(EncoderConfig):
 
     def backbone(self, execution: Execution) -> "BertBackbone":
         """Returns the model below its head."""
-        return BertBackbone(self, execution)
+        return BertBackbone(self, execution, self.num_token_types)
 
 
 class BertBackbone(nn.Module):
     """Embeddings, normalised, and blocks: tokens in, hidden states out."""
 
-    config: BertConfig
+    config: EncoderConfig
     execution: Execution
+    num_token_types: int
+    """Kinds of sentences in a row; 0: the family knows none."""
+    shared: bool = False
+    """Whether all layers have one block's parameters."""
 
     def setup(self):
         config, dtype = self.config, self.execution.compute_dtype
-        init = config.initializer
-        self.token_embedding = Embedding(config.vocab_size, config.width, ("vocab", "embed"), dtype, init)
+        width, init = config.unembedding_width, config.initializer
+        self.token_embedding = Embedding(config.vocab_size, width, ("vocab", "embed"), dtype, init)
         rows = config.first_position + config.context_length
-        self.position_embedding = Embedding(rows, config.width, ("positions", "embed"), dtype, init)
-        self.type_embedding = Embedding(config.num_token_types, config.width, ("types", "embed"), dtype, init)
+        self.position_embedding = Embedding(rows, width, ("positions", "embed"), dtype, init)
+        if self.num_token_types:
+            self.type_embedding = Embedding(self.num_token_types, width, ("types", "embed"), dtype, init)
         self.embedding_norm = LayerNorm(config.norm_epsilon, dtype)
         self.dropout = Dropout(config.dropout)
         block = functools.partial(PostNormBlock, config.block, self.execution)
-        self.stack = Stack(block, config.num_layers, self.execution)
+        self.stack = Stack(block, config.num_layers, self.execution, shared=self.shared)
 
     def __call__(
         self,
@@ -77,10 +82,17 @@ class BertBackbone(nn.Module):
         *,
         deterministic: bool,
     ) -> jax.Array:
-        """Returns [B, T, D]."""
-        token_types_BT = jnp.zeros_like(tokens_BT) if token_types_BT is None else token_types_BT
-        x_BTD = self.token_embedding(tokens_BT) + self.type_embedding(token_types_BT)
-        x_BTD = self.embedding_norm(x_BTD + self.position_embedding(positions_BT + self.config.first_position))
-        x_BTD = constrain(self.dropout(x_BTD, deterministic=deterministic), *RESIDUAL)
+        """Returns [B, T, D]; raises ValueError where token types are given to a family that knows none."""
+        x_BTE = self.token_embedding(tokens_BT)
+        if self.num_token_types:
+            x_BTE += self.type_embedding(jnp.zeros_like(tokens_BT) if token_types_BT is None else token_types_BT)
+        elif token_types_BT is not None:
+            raise ValueError(f"{self.config.family} has no token types")
+        x_BTE = self.embedding_norm(x_BTE + self.position_embedding(positions_BT + self.config.first_position))
+        x_BTD = constrain(self.widen(self.dropout(x_BTE, deterministic=deterministic)), *RESIDUAL)
         mask = Mask.self_attention(segment_ids_BT, causal=False)
         return self.stack(x_BTD, None, mask, deterministic=deterministic)[0]
+
+    def widen(self, x_BTE: jax.Array) -> jax.Array:
+        """Returns [B, T, D] of embeddings, which already have the model's width."""
+        return x_BTE

@@ -66,8 +66,9 @@ class DecoderConfig(Architecture):
     def backbone(self, execution: Execution) -> nn.Module:
         """Returns the model below its head.
 
-        It has a `token_embedding`, is called as backbone(tokens_BT, positions_BT, segment_ids_BT, prefix_BT, cache=...,
-        deterministic=...) and returns [B, T, D] and, where one was given, the cache with the new tokens.
+        It has a `token_embedding`, is called as backbone(tokens_BT, positions_BT, cache, *masks, deterministic=...),
+        with all layers' parts of a cache, if any, and a mask for each of `attention_windows`, and returns [B, T, D]
+        and, with a cache, all layers' new keys and values.
         """
 
     def build(self, execution: Execution) -> "Decoder":
@@ -134,9 +135,9 @@ class Decoder(nn.Module):
             if cache is not None:
                 raise ValueError("a cache needs positions")
             positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], tokens.shape)
-        hidden_BTD, cache = self.backbone(
-            tokens, positions, segment_ids, prefix, cache=cache, deterministic=deterministic
-        )
+        masks, layers, cache = causal_masks(cache, positions, segment_ids, prefix, *self.config.attention_windows)
+        hidden_BTD, new = self.backbone(tokens, positions, layers, *masks, deterministic=deterministic)
+        cache = None if cache is None else cache.write(*new)
         if self.config.head == "none":
             return BackboneOutput(hidden_BTD, cache=cache)
         if self.config.head == "language_model":

@@ -1,25 +1,16 @@
 """DistilBERT: half of BERT's layers, without token types and without a vector a sequence.
 
 Sanh et al. 2019, "DistilBERT, a distilled version of BERT: smaller, faster, cheaper and lighter".
-
-Shape letters: B batch, T length, D model width.
 """
 
 import dataclasses
-import functools
 from typing import Any, ClassVar
 
-import flax.linen as nn
-import jax
-
 from transformer import checks
-from transformer.layers.blocks import PostNormBlock
-from transformer.layers.execution import Execution, Stack
+from transformer.layers.execution import Execution
 from transformer.layers.heads import Pooler
-from transformer.layers.primitives import Dropout, Embedding, LayerNorm
+from transformer.models.bert import BertBackbone
 from transformer.models.encoder import CLASSIFIERS, EncoderConfig
-from transformer.ops.attention import Mask
-from transformer.sharding import RESIDUAL, constrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,39 +46,6 @@ class DistilBertConfig(EncoderConfig):
         """Returns the layer between the first token and what reads it."""
         return Pooler(dtype, "relu", self.initializer)
 
-    def backbone(self, execution: Execution) -> "DistilBertBackbone":
+    def backbone(self, execution: Execution) -> BertBackbone:
         """Returns the model below its head."""
-        return DistilBertBackbone(self, execution)
-
-
-class DistilBertBackbone(nn.Module):
-    """Embeddings of words and places, normalised, and blocks: tokens in, hidden states out."""
-
-    config: DistilBertConfig
-    execution: Execution
-
-    def setup(self):
-        config, dtype, init = self.config, self.execution.compute_dtype, self.config.initializer
-        self.token_embedding = Embedding(config.vocab_size, config.width, ("vocab", "embed"), dtype, init)
-        self.position_embedding = Embedding(config.context_length, config.width, ("positions", "embed"), dtype, init)
-        self.embedding_norm = LayerNorm(config.norm_epsilon, dtype)
-        self.dropout = Dropout(config.dropout)
-        block = functools.partial(PostNormBlock, config.block, self.execution)
-        self.stack = Stack(block, config.num_layers, self.execution)
-
-    def __call__(
-        self,
-        tokens_BT: jax.Array,
-        positions_BT: jax.Array,
-        segment_ids_BT: jax.Array | None,
-        token_types_BT: jax.Array | None,
-        *,
-        deterministic: bool,
-    ) -> jax.Array:
-        """Returns [B, T, D]; raises ValueError where token types are given."""
-        if token_types_BT is not None:
-            raise ValueError("a DistilBERT has no token types")
-        x_BTD = self.embedding_norm(self.token_embedding(tokens_BT) + self.position_embedding(positions_BT))
-        x_BTD = constrain(self.dropout(x_BTD, deterministic=deterministic), *RESIDUAL)
-        mask = Mask.self_attention(segment_ids_BT, causal=False)
-        return self.stack(x_BTD, None, mask, deterministic=deterministic)[0]
+        return BertBackbone(self, execution, num_token_types=0)

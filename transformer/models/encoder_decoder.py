@@ -31,20 +31,25 @@ EncoderDecoderHead = Literal["language_model", "sequence_classification", "quest
 
 @dataclasses.dataclass(frozen=True)
 class EncoderDecoderConfig(Architecture):
-    """What every encoder-decoder's config has: a family gives its two sides, and this the rest."""
+    """What every encoder-decoder's config has; the defaults are the base model's of 2017, as T5 small's.
+
+    A family gives its two sides, and this the rest.
+    """
 
     kind: ClassVar[Literal["encoder_decoder"]] = "encoder_decoder"
 
     vocab_size: int
-    num_encoder_layers: int
+    width: int = 512
+    """Model width: of both residual streams."""
+    num_encoder_layers: int = 6
     """The encoder's blocks."""
-    num_decoder_layers: int
+    num_decoder_layers: int = 6
     """The decoder's blocks."""
-    decoder_start_id: int
+    decoder_start_id: int = 0
     """The token that a decoder's input starts with: the target is shifted right behind it."""
-    head: Any
-    """What the decoder's hidden states are for: an `EncoderDecoderHead`, or those of them that a family has."""
-    num_labels: int
+    head: Literal["language_model", "none"] = "language_model"
+    """What the decoder's hidden states are for; a family may have more of `EncoderDecoderHead`."""
+    num_labels: int = 2
     """Classes of a classification head."""
 
     @abc.abstractmethod

@@ -20,11 +20,11 @@ from flax import struct
 
 from transformer import checks
 from transformer.layers.attention import Attention, KeysValues
-from transformer.layers.cache import KVCache, LayerCache
+from transformer.layers.cache import LayerCache
 from transformer.layers.execution import Execution, Stack
 from transformer.layers.mlp import MLP
 from transformer.layers.primitives import Dropout, Embedding, LayerNorm
-from transformer.models.decoder import DecoderConfig, causal_masks
+from transformer.models.decoder import DecoderConfig
 from transformer.ops.attention import Mask
 from transformer.sharding import RESIDUAL, constrain
 
@@ -176,25 +176,16 @@ class GPTBackbone(nn.Module):
         self.final_norm = LayerNorm(config.norm_epsilon, dtype)
 
     def __call__(
-        self,
-        tokens_BT: jax.Array,
-        positions_BT: jax.Array,
-        segment_ids_BT: jax.Array | None,
-        prefix_BT: jax.Array | None,
-        *,
-        cache: KVCache | None,
-        deterministic: bool,
-    ) -> tuple[jax.Array, KVCache | None]:
-        """Returns [B, T, D] and, where one was given, the cache with the new tokens."""
-        windows = (None,) if self.config.band is None else (None, self.config.band)
-        masks, caches, cache = causal_masks(cache, positions_BT, segment_ids_BT, prefix_BT, *windows)
+        self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: LayerCache | None, *masks: Mask, deterministic: bool
+    ) -> tuple[jax.Array, KeysValues | None]:
+        """Returns [B, T, D] and, with a cache, all layers' new keys and values."""
         x_BTD = self.token_embedding(tokens_BT) + self.position_embedding(positions_BT)
         x_BTD = constrain(self.dropout(x_BTD, deterministic=deterministic), *RESIDUAL)
-        layers = GPTLayer(caches, self.config.score_scales())
+        layers = GPTLayer(cache, self.config.score_scales())
         if self.config.band is None:
             x_BTD, new = self.stack(x_BTD, layers, *masks, deterministic=deterministic)
         else:  # what a layer gets is its own, the stack's parts are a pair's
             pairs = jax.tree.map(lambda leaf: leaf.reshape(-1, 2, *leaf.shape[1:]), layers)
             x_BTD, new = self.stack(x_BTD, pairs, *masks, deterministic=deterministic)
             new = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), new)
-        return self.final_norm(x_BTD), None if cache is None else cache.write(*new)
+        return self.final_norm(x_BTD), new

@@ -13,11 +13,13 @@ import flax.linen as nn
 import jax
 
 from transformer import checks
+from transformer.layers.attention import KeysValues
 from transformer.layers.blocks import BlockSizes, PostNormBlock
-from transformer.layers.cache import KVCache
+from transformer.layers.cache import LayerCache
 from transformer.layers.execution import Execution, Stack
 from transformer.layers.primitives import Dropout, Embedding
-from transformer.models.decoder import DecoderConfig, causal_masks
+from transformer.models.decoder import DecoderConfig
+from transformer.ops.attention import Mask
 from transformer.sharding import RESIDUAL, constrain
 
 
@@ -71,18 +73,9 @@ class GPT1Backbone(nn.Module):
         self.stack = Stack(functools.partial(PostNormBlock, sizes, self.execution), config.num_layers, self.execution)
 
     def __call__(
-        self,
-        tokens_BT: jax.Array,
-        positions_BT: jax.Array,
-        segment_ids_BT: jax.Array | None,
-        prefix_BT: jax.Array | None,
-        *,
-        cache: KVCache | None,
-        deterministic: bool,
-    ) -> tuple[jax.Array, KVCache | None]:
-        """Returns [B, T, D] and, where one was given, the cache with the new tokens."""
-        [mask], caches, cache = causal_masks(cache, positions_BT, segment_ids_BT, prefix_BT, None)
+        self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: LayerCache | None, *masks: Mask, deterministic: bool
+    ) -> tuple[jax.Array, KeysValues | None]:
+        """Returns [B, T, D] and, with a cache, all layers' new keys and values."""
         x_BTD = self.token_embedding(tokens_BT) + self.position_embedding(positions_BT)
         x_BTD = constrain(self.dropout(x_BTD, deterministic=deterministic), *RESIDUAL)
-        x_BTD, new = self.stack(x_BTD, caches, mask, deterministic=deterministic)
-        return x_BTD, None if cache is None else cache.write(*new)
+        return self.stack(x_BTD, cache, *masks, deterministic=deterministic)

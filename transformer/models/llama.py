@@ -17,12 +17,12 @@ import jax
 
 from transformer import checks
 from transformer.layers.attention import Attention, KeysValues
-from transformer.layers.cache import KVCache, LayerCache
+from transformer.layers.cache import LayerCache
 from transformer.layers.execution import Execution, Stack
 from transformer.layers.mlp import GatedMLP
 from transformer.layers.positions import Llama3Scaling, Rotary
 from transformer.layers.primitives import Embedding, RMSNorm
-from transformer.models.decoder import DecoderConfig, causal_masks
+from transformer.models.decoder import DecoderConfig
 from transformer.ops.attention import Mask
 from transformer.sharding import RESIDUAL, constrain
 
@@ -153,17 +153,9 @@ class LlamaBackbone(nn.Module):
         self.final_norm = RMSNorm(config.norm_epsilon, dtype)
 
     def __call__(
-        self,
-        tokens_BT: jax.Array,
-        positions_BT: jax.Array,
-        segment_ids_BT: jax.Array | None,
-        prefix_BT: jax.Array | None,
-        *,
-        cache: KVCache | None,
-        deterministic: bool,
-    ) -> tuple[jax.Array, KVCache | None]:
-        """Returns [B, T, D] and, where one was given, the cache with the new tokens."""
-        [mask], caches, cache = causal_masks(cache, positions_BT, segment_ids_BT, prefix_BT, self.config.window)
+        self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: LayerCache | None, *masks: Mask, deterministic: bool
+    ) -> tuple[jax.Array, KeysValues | None]:
+        """Returns [B, T, D] and, with a cache, all layers' new keys and values."""
         x_BTD = constrain(self.token_embedding(tokens_BT), *RESIDUAL)
-        x_BTD, new = self.stack(x_BTD, caches, mask, positions_BT, deterministic=deterministic)
-        return self.final_norm(x_BTD), None if cache is None else cache.write(*new)
+        x_BTD, new = self.stack(x_BTD, cache, *masks, positions_BT, deterministic=deterministic)
+        return self.final_norm(x_BTD), new

@@ -89,15 +89,10 @@ class SpanBert(Encoder):
         """Returns what an `Encoder` does and, where boundaries are given in pretraining, the boundary head's scores.
 
         Args:
-          tokens: and the following, as an `Encoder` has them.
-          positions: see there.
-          segment_ids: see there.
-          token_types: see there.
-          masked_positions: see there.
+          tokens: and those that are not named here, as an `Encoder` has them.
           boundary_left: int32 [B, P], for each masked word the place of the token before its span.
           boundary_right: int32 [B, P], the place of the token after its span.
           boundary_offset: int32 [B, P], the word's place in its span, from 0.
-          deterministic: see there.
         """
         hidden_BTD = self.encode(tokens, positions, segment_ids, token_types, deterministic=deterministic)
         output = self.predict(hidden_BTD, masked_positions, deterministic=deterministic)

@@ -6,7 +6,7 @@ Shape letters: B batch, T length, S length of the encoder's sequence, D model wi
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -35,18 +35,8 @@ class T5Config(EncoderDecoderConfig):
 
     vocab_size: int = 32128
     """SentencePiece's 32,000 pieces, 100 sentinels, and padding to a multiple of 128."""
-    width: int = 512
-    """Model width: of both residual streams."""
-    num_encoder_layers: int = 6
-    """The encoder's blocks."""
-    num_decoder_layers: int = 6
-    """The decoder's blocks."""
     decoder_start_id: int = 0
     """The token that a decoder's input starts with: padding."""
-    head: Literal["language_model", "none"] = "language_model"
-    """What the decoder's hidden states are for."""
-    num_labels: int = 2
-    """Classes of a classification head."""
     num_heads: int = 8
     """Attention heads, of both sides."""
     head_width: int = 64

@@ -8,7 +8,7 @@ Shape letters: B batch, T length, D model width.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -32,18 +32,6 @@ class TransformerConfig(EncoderDecoderConfig):
 
     vocab_size: int = 37000
     """Pieces of words, of both languages (section 5.1: about 37000)."""
-    width: int = 512
-    """Model width: of both residual streams."""
-    num_encoder_layers: int = 6
-    """The encoder's blocks."""
-    num_decoder_layers: int = 6
-    """The decoder's blocks."""
-    decoder_start_id: int = 0
-    """The token that a decoder's input starts with: the target is shifted right behind it."""
-    head: Literal["language_model", "none"] = "language_model"
-    """What the decoder's hidden states are for."""
-    num_labels: int = 2
-    """Classes of a classification head."""
     num_encoder_heads: int = 8
     """Attention heads of the encoder; they divide the width."""
     num_decoder_heads: int = 8

@@ -81,17 +81,10 @@ class Built(NamedTuple):
     """How long these shards took; 0 if there were none."""
 
 
-def build_store(
-    source: Source, split: Split, tokenizer: Tokenizer, cache_dir: str | Path, maker: Maker | None = None
-) -> TokenStore:
-    """Returns the store of `split` of `source`: an existing one of the same corpus and tokenizer, else a new one."""
-    return find_or_build(source, split, tokenizer, cache_dir, maker).store
-
-
 def find_or_build(
     source: Source, split: Split, tokenizer: Tokenizer, cache_dir: str | Path, maker: Maker | None = None
 ) -> Built:
-    """Returns the store that `build_store` does, and how much of it was made now.
+    """Returns the store of `split` of `source`, and how much of it was made now: none where it was there.
 
     A finished store is found by the corpus' receipt: nothing of the corpus is read, and nothing is written. A damaged
     store is built again, with a notice. Several processes may ask at once: one builds.
@@ -193,16 +186,9 @@ def _meta(job: Job, corpus: str, shards: Sequence[Shard]) -> StoreMeta:
     )
 
 
-class _Compressor(Protocol):
-    def compress(self, data: bytes, /) -> bytes: ...
-
-    def flush(self) -> bytes: ...
-
-
 def _compressed(pieces: Iterable[Piece]) -> tuple[int, int, int]:
     """Returns bytes of the first pieces, and the sizes that the command lines `gzip -9` and `xz -9` make of them."""
-    gzip9: _Compressor = zlib.compressobj(9, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
-    compressors: list[_Compressor] = [gzip9, lzma.LZMACompressor(preset=9)]
+    compressors = zlib.compressobj(9, zlib.DEFLATED, 16 + zlib.MAX_WBITS), lzma.LZMACompressor(preset=9)
     sizes, measured = [0, 0], 0
     for text in _first_bytes(pieces, _COMPRESSED_BYTES):
         measured += len(text)

@@ -46,13 +46,8 @@ def opened(
     ]
 
 
-def named(config: TextConfig) -> list[str]:
-    """Returns what `config` calls its sources: a path, or `tfds:NAME`."""
-    return [name for name, _ in shares(config)]
-
-
 def shares(config: TextConfig) -> list[tuple[str, float]]:
-    """Returns what `config` calls its sources, with the weight of each.
+    """Returns what `config` calls its sources, a path or `tfds:NAME`, with the weight of each.
 
     Raises:
       UserError: nothing named, a malformed mixture item.

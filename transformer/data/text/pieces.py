@@ -4,7 +4,7 @@ A document is one or more consecutive pieces; the last one says so. Its text is 
 """
 
 import codecs
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -119,13 +119,3 @@ def _complete_utf8(data: bytes) -> int:
             needed = 1 if byte < 0x80 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
             return len(data) - back if needed > back else len(data)
     return len(data)
-
-
-def join_documents(pieces: Iterable[Piece]) -> Iterator[str]:
-    """Whole documents again: for people and tests, as it holds one document in memory at a time."""
-    parts = []
-    for text, ends_document in pieces:
-        parts.append(text)
-        if ends_document:
-            yield "".join(parts)
-            parts = []

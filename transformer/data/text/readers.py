@@ -76,11 +76,8 @@ def open_text(path: Path, start: int = 0) -> Iterator[BinaryIO]:
         if not is_compressed(path):
             raise
         name = "gzip" if suffix == ".gz" else "Zstandard"
-        raise UserError(f"{path} is not a whole {name} file ({_reason(error)}). Copy it again.") from None
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or ["damaged"])[0].rstrip(".")
+        reason = (str(error).splitlines() or ["damaged"])[0].rstrip(".")
+        raise UserError(f"{path} is not a whole {name} file ({reason}). Copy it again.") from None
 
 
 def _open(path: Path, suffix: str) -> BinaryIO:

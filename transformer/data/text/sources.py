@@ -20,7 +20,7 @@ from transformer.data.receipts import Facts, Scan, Unit
 from transformer.data.text import tables
 from transformer.data.text.config import TextConfig
 from transformer.data.text.jsonl import jsonl_lines, jsonl_text
-from transformer.data.text.pieces import Piece, decode_utf8, digest_text, file_pieces, join_documents, whole_document
+from transformer.data.text.pieces import Piece, decode_utf8, digest_text, file_pieces, whole_document
 from transformer.data.text.readable import Part, Readable, Split
 from transformer.data.text.readers import is_compressed, is_csv, is_json, is_jsonl, is_tsv, open_text, text_size
 from transformer.errors import UserError
@@ -43,11 +43,6 @@ class Source(Readable):
     def pieces(self, split: Split) -> Iterator[Piece]:
         """Returns the documents of a split in a fixed order, as pieces: those of its parts, one after the other."""
         return itertools.chain.from_iterable(self.part_pieces(part, split) for part in self.parts(split))
-
-
-def documents(source: Source, split: Split) -> Iterator[str]:
-    """Returns the documents of a split, each as one string."""
-    return join_documents(source.pieces(split))
 
 
 def unit_hash(key: str) -> float:

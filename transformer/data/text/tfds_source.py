@@ -196,8 +196,7 @@ def _prepare(builder: Any, dataset: str, folder: Path) -> None:
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise UserError(
             f"TFDS dataset {dataset!r} in {builder.data_path} is stored as {builder.info.file_format.value}, which "
-            "needs "
-            "TensorFlow to read. Prepare it as array_record, or set --data.cache-dir to a new folder."
+            "needs TensorFlow to read. Prepare it as array_record, or set --data.cache-dir to a new folder."
         )
 
 
@@ -233,8 +232,7 @@ def _check_network(dataset: str, folder: Path) -> None:
     except OSError:
         raise UserError(
             f"TFDS dataset {dataset!r} is not in {folder} and there is no network to download it. Prepare it where "
-            "there is "
-            f"one and copy the folder, or use --data.tfds {_EMBEDDED[0]} or --data.path."
+            f"there is one and copy the folder, or use --data.tfds {_EMBEDDED[0]} or --data.path."
         ) from None
 
 

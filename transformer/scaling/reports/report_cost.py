@@ -49,7 +49,8 @@ def used(results: Results, measured: Energy | None, inputs: Inputs) -> Iterator[
         devices, kind = run.device
         if run.seconds > 0:
             hours[kind] = hours.get(kind, 0.0) + devices * _hours(run)
-    powers = {kind: _power(kind, inputs) for kind in hours}
+    given = None if inputs.watts is None else Power(inputs.watts, "--watts")
+    powers = {kind: given or energy.power(kind, inputs.cores) for kind in hours}
     known = [(kind, power) for kind, power in powers.items() if power is not None]
     took = [energy.estimate(hours[kind], power.watts, inputs.carbon) for kind, power in known]
     if took:
@@ -117,10 +118,6 @@ def _row(run: RunResult) -> Sequence[str]:
 
 def _hours(run: RunResult) -> float:
     return 0.0 if math.isnan(run.seconds) else run.seconds / 3600
-
-
-def _power(kind: str, inputs: Inputs) -> Power | None:
-    return energy.power(kind, inputs.cores) if inputs.watts is None else Power(inputs.watts, "--watts")
 
 
 def _writer(run: RunResult) -> tuple[str, str]:
