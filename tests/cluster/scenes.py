@@ -190,7 +190,7 @@ def slow_data() -> str:
         print("preparing", flush=True)
         time.sleep(90)
 
-    with mock.patch.object(session, "prepare", slow):
+    with mock.patch.object(session, "open_dataset", slow):
         return train("slow", fatal=True)
 
 

@@ -1,7 +1,9 @@
 """Whole runs that meet a limit on the size of files, as they would a full disk: they go on, and end well with room."""
 
+import os
 import resource
 import time
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +24,7 @@ def test_a_run_outlives_a_full_disk(tmp_path, count):
         wait_for(started, lambda: rows.exists() and rows.stat().st_size > 0)  # what it compiled is cached by now
         limit(started, 20_000)
         wait_for(started, lambda: rows.stat().st_size == 20_000)
-        time.sleep(10)
+        wait_for(started, lambda: all(idles(process) for process in started))  # for room, at its last save
         assert [process.poll() for process in started] == [None] * count
         assert run.newest == 0
         limit(started, resource.RLIM_INFINITY)
@@ -45,6 +47,19 @@ def wait_for(started, condition):
         assert time.monotonic() < ends
         assert started[0].poll() is None, started[0].communicate()
         time.sleep(0.05)
+
+
+def idles(process):
+    """Whether a process computes less than a tenth of three seconds."""
+    before = seconds(process)
+    time.sleep(3)
+    return seconds(process) - before < 0.3
+
+
+def seconds(process):
+    """The processor's time of a process so far."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def limit(started, size):
