@@ -137,4 +137,4 @@ def sampled_continuation(result: "Result", dataset: "TextDataset") -> tuple[str,
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(lambda: main(sys.argv[1:])))
+    command.end(command.run(lambda: main(sys.argv[1:])))

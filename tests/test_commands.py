@@ -356,6 +356,24 @@ def test_ctrl_c_saves_and_says_how_to_go_on(corpus, tmp_path):
     assert (folder / "checkpoints" / found[1]).is_dir()
 
 
+def test_an_interrupted_process_waits_for_no_worker():
+    """Whose executor's lock was held when the interrupt came."""
+    script = """
+import concurrent.futures, jax, time
+from transformer import command
+from transformer.errors import Interrupted
+jax.devices()
+executor = concurrent.futures.ThreadPoolExecutor(1)
+def main():
+    executor.submit(time.sleep, 1)  # after which the worker says that it is idle
+    executor._idle_semaphore._cond.acquire()
+    raise Interrupted("stopped")
+command.end(command.run(main))
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (75, "error: stopped\n")
+
+
 def test_published_weights_that_are_not_there_are_one_line(tmp_path):
     """And without the variable nothing of them is collected, nor skipped."""
     (tmp_path / "minilm").mkdir()

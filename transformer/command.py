@@ -14,7 +14,7 @@ import traceback
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from transformer.checks import FieldError
 from transformer.errors import Interrupted, UserError
@@ -40,6 +40,22 @@ def run(main: Callable[[], None]) -> int:
         _leave(error, traceback.format_exc(), 1)
         raise
     return 0
+
+
+def end(code: int) -> NoReturn:
+    """Ends this process with the code of `run`; after an interrupt at once, where it is alone.
+
+    The exception that ends a wait may come while an executor's lock is held. Its worker then waits for that lock for
+    ever, and an orderly end waits for the worker.
+    """
+    if code == Interrupted.exit_code and "jax" in sys.modules:
+        from transformer.cluster.agreement import alone
+
+        if alone():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    sys.exit(code)
 
 
 def parse(cls: type, args: Sequence[str], *, prog: str, **options: Any) -> Any:

@@ -10,7 +10,7 @@ import pytest
 from tools.crash import write_corpus
 from transformer.data.prepare import prepare
 from transformer.data.text.config import TextConfig
-from transformer.data.text.mixture import named
+from transformer.data.text.mixture import shares
 from transformer.errors import UserError
 from transformer.objectives.causal_lm import CausalLM
 from transformer.training import corpus_record, opening
@@ -147,7 +147,7 @@ def test_a_mixture_is_told_source_by_source(start, corpus):
 
 def test_a_data_set_is_told_by_its_content():
     config = TextConfig(tfds="python_stdlib")
-    assert named(config) == ["tfds:python_stdlib"]
+    assert shares(config) == [("tfds:python_stdlib", 1.0)]
     recorded = {"sources": {"tfds:python_stdlib": "a" * 40}, "tokenizer": "t"}
     assert corpus_record.differences(recorded, recorded, config) == []
     now = recorded | {"sources": {"tfds:python_stdlib": "b" * 40}}
