@@ -33,7 +33,7 @@ def _model(kind, **fields):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("kind", few(UNTIED, "gpt2", "bert", "llama", "t5", "mt5"))
+@pytest.mark.parametrize("kind", few(UNTIED, "gpt2", "t5"))
 def test_what_transformers_makes_and_saves_is_read(kind, tied, tmp_path):
     """Whatever the config says of ties, the saved folder is read, and gives what Transformers gives for it."""
     _model(kind, tie_word_embeddings=tied).save_pretrained(tmp_path / "hf")

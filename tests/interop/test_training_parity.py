@@ -226,7 +226,7 @@ def assert_equal_and_falling(case: Case, have: np.ndarray, want: np.ndarray) -> 
     assert (norms > case.clip_norm).any()
 
 
-@pytest.mark.parametrize("name", few(CASES, "bert", "t5"))
+@pytest.mark.parametrize("name", few(CASES, "bert"))
 def test_twenty_updates_equal_pytorchs(name, folder):
     case = CASES[name]
     pair, batches = parity.make_pair(case.family, case.model, pad_token_id=0), batches_of(case, folder)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.exhaustive import few
 from tests.tiny_models import TINY
 from transformer.layers.execution import Execution
 from transformer.objectives import PrefixLM
@@ -82,7 +83,7 @@ def test_no_prefix_is_causality(config, params, apply):
     np.testing.assert_allclose(empty, apply(variables, **ROWS).logits, atol=1e-5)
 
 
-@pytest.mark.parametrize("before", [0, 4])
+@pytest.mark.parametrize("before", few([0, 4], 4))
 def test_a_prompt_read_as_a_prefix_and_continued_equals_the_uncached_model(before, config, params, apply):
     """Prompts of unequal length, padded on the left, then a chunk of two, then a token at a time.
 

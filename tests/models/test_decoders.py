@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from tests.exhaustive import few
 from transformer.inference.decode import generate
 from transformer.inference.sampling import Sampling
 from transformer.layers.execution import Execution
@@ -37,7 +38,7 @@ CONFIGS = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=CONFIGS, scope="module")
+@pytest.fixture(params=few(CONFIGS, "gpt, banded, scores by layer", "llama"), scope="module")
 def config(request):
     return CONFIGS[request.param]
 

@@ -74,7 +74,7 @@ def _params(config):
     return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(scale=0.3, size=leaf.shape), jnp.float32), shapes)
 
 
-@pytest.fixture(params=CONFIGS, scope="module")
+@pytest.fixture(params=few(CONFIGS, "transformer", "t5"), scope="module")
 def model(request):
     config = CONFIGS[request.param]
     module = config.build(Execution())

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from tests.exhaustive import few
 from tests.tiny_models import random_params
 from transformer.errors import UserError
 from transformer.layers.execution import Execution
@@ -34,7 +35,7 @@ CONFIGS = {
 }
 
 
-@pytest.fixture(params=CONFIGS, scope="module")
+@pytest.fixture(params=few(CONFIGS, "bert", "albert", "spanbert"), scope="module")
 def config(request):
     return CONFIGS[request.param]
 

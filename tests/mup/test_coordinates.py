@@ -69,6 +69,7 @@ def test_with_mup_the_width_does_not_matter_and_without_it_does(family):
         assert found[1] > 0.4, (name, found)
 
 
+@pytest.mark.exhaustive
 def test_with_base_layers_the_depth_does_not_matter_and_without_it_does():
     """What all blocks together add to the stream of a pre-norm model."""
     experiment = at_width(experiment_of("gpt"), NARROW, MupConfig())

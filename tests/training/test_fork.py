@@ -23,6 +23,7 @@ def record(experiment):
     }
 
 
+@pytest.mark.exhaustive
 def test_a_trunk_cools_down_to_what_a_short_run_is(experiment, tmp_path):
     optimizer = dataclasses.replace(experiment.optimizer, schedule="wsd", cooldown_fraction=0.25, final_fraction=0.0)
     long = dataclasses.replace(

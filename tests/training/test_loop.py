@@ -85,6 +85,7 @@ def test_a_run_goes_on_after_losing_everything_since_its_checkpoint(experiment, 
     assert losses(folder) == losses(whole[1])
 
 
+@pytest.mark.exhaustive
 def test_a_run_goes_on_on_another_mesh(experiment, whole, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     stopped(experiment, folder, monkeypatch, after=5)

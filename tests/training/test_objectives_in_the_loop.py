@@ -116,6 +116,7 @@ def test_an_encoder_on_a_mesh_and_in_microbatches(base, tmp_path):
         np.testing.assert_allclose(losses(other), losses(found), atol=1e-4)
 
 
+@pytest.mark.exhaustive
 def test_span_corruption(base, tmp_path, capsys):
     result, found, said = run(t5(base, SpanCorruption()), tmp_path / "run")
     check(result, found, capsys, improves=0.5)

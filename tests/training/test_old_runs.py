@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import train as command
+from tests.exhaustive import few
 from tests.training.runs import evaluations, losses
 from transformer.checkpoint.verifying import verify
 from transformer.training import loop
@@ -54,7 +55,7 @@ def run(folder, *args):
     return [*losses(chosen.workdir).values(), *list(evaluations(chosen.workdir).values())[-1:]]
 
 
-@pytest.mark.parametrize("preset", TINY)
+@pytest.mark.parametrize("preset", few(TINY, "gpt-python"))
 def test_losses_are_those_of_an_earlier_release(preset, folder, tmp_path):
     found = run(folder, preset, "--workdir", tmp_path / "run", *TINY[preset].split())
     np.testing.assert_allclose(found, LOSSES[preset], rtol=1e-6)

@@ -58,7 +58,7 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize(("mesh", "first", "second"), few(ROWS, ROWS[0]), ids=["fsdp sequence", "tensor", "data"])
+@pytest.mark.parametrize(("mesh", "first", "second"), few(ROWS), ids=["fsdp sequence", "tensor", "data"])
 def test_two_processes_that_share_rows_train_on_the_same(folder, alone, mesh, first, second, tmp_path):
     """Two processes of two devices: along `tensor` and `sequence` both need all rows, along `data` half of them, which
     need not lie together.

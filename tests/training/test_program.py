@@ -119,7 +119,7 @@ def test_parameters_and_moments_are_really_sharded(name):
             assert leaf.addressable_shards[0].data.size / leaf.size == sizes[leaf.shape]
 
 
-@pytest.mark.parametrize("accumulation", few([2, 8], 2))
+@pytest.mark.parametrize("accumulation", few([2, 8]))
 def test_accumulation_gives_the_update_of_the_whole_batch(accumulation, one_device):
     state, losses = run(*program_of(accumulation=accumulation))
     np.testing.assert_allclose(losses, one_device[1], atol=1e-6)

@@ -74,6 +74,7 @@ def test_another_head_on_a_runs_backbone_on_another_mesh(bert, tmp_path):
     assert not (tmp_path / "third").exists()
 
 
+@pytest.mark.exhaustive
 def test_imported_weights_are_trained_on_with_their_tokenizer(bert, tmp_path):
     pieces = ["<|endoftext|>", *(chr(i) for i in range(33, 127)), "Ġ", "Ċ", "Ġt", "to"]
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
