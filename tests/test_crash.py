@@ -47,7 +47,7 @@ def test_a_killed_run_is_the_run_that_was_not(folder, whole):
 
 @pytest.mark.exhaustive
 def test_two_processes_agree_where_to_stop_and_other_numbers_go_on(folder, whole):
-    """Of two that go on from one, one gets the signal, and both save the same step; then one ends the run alone."""
+    """Two processes go on from one; one gets the signal, and both save the same step; then one ends the run alone."""
     run = crash.Run(folder / "elastic", folder / "corpus", 1)
     stops = [0]
     for processes in (1, 2):

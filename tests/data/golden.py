@@ -106,7 +106,7 @@ def training(objective, weights=(1.0,), maker=ExampleMaker, **options):
 
 
 def digests(name: str, maker: Callable = ExampleMaker) -> list[str]:
-    """Of training on one corpus, on two, with a sample left out, and of evaluation."""
+    """The batches of training on one corpus, on two, with a sample left out, and of evaluation."""
     objective = OBJECTIVES[name]
     example = maker(objective, Setting(make_vocabulary(), SEQ_LEN, decoder_start_id=0))
     one = training(objective, maker=maker)

@@ -40,7 +40,7 @@ def reach(family, row):
 
 
 def test_gradients_reach_the_prefix_from_both_sides_and_no_other_later_token(config, params):
-    """Of each token's output with respect to all embeddings."""
+    """The gradient of each token's output with respect to all embeddings."""
     module = config.build(Execution())
 
     def scores(noise_BTD):

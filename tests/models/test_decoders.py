@@ -92,7 +92,7 @@ def test_a_continuation_is_what_the_uncached_model_finds_likeliest(config, param
 
 
 def test_a_window_hides_what_is_before_it(config, params, apply):
-    """Of the last token, through as many layers as there are."""
+    """The reach of the last token, through as many layers as there are."""
     reach = {
         "gpt": config.context_length,
         "gpt1": config.context_length,

@@ -150,7 +150,7 @@ def test_prefill_and_decode_equal_the_uncached_model(model, batch):
 
 @pytest.mark.parametrize("model", ["bart", "t5"], indirect=True)
 def test_no_segments_and_positions_are_one_segment(model, batch):
-    """Of both sequences, of one of them, and in a cache."""
+    """Left out for both sequences, for one of them, and in a cache."""
     plain = {"tokens": batch["tokens"], "decoder_tokens": batch["decoder_tokens"]}
     ones = np.ones((2, S), np.int32)
     want = model.apply(**plain).logits

@@ -175,7 +175,7 @@ def test_gradients_are_pytorchs(batch):
 
 
 def test_logits_are_the_papers_equations(batch):
-    """Of the row without padding, written down from the paper, in float64."""
+    """The logits of the row without padding, written down from the paper, in float64."""
     config = CONFIGS["odd"]
     _, params = _both(config)
     have = jax.jit(config.build(Execution()).apply)({"params": params}, **batch).logits[0]

@@ -72,7 +72,7 @@ def test_every_document_has_a_prefix_and_all_tokens_after_it_are_targets(lengths
 
 
 def test_all_places_to_cut_are_as_likely():
-    """Of 11 tokens, 1 to 10: 16,000 draws leave each within 2.4 %, one standard error; five are 12 %."""
+    """A prefix of 11 tokens has 1 to 10: 16,000 draws leave each within 2.4 %, one standard error; five are 12 %."""
     window = record(11)
     rng = np.random.default_rng(0)
     cuts = np.array([PrefixLM().example(window, rng)["inputs"]["prefix"].sum() for _ in range(16_000)])
@@ -83,7 +83,7 @@ def test_all_places_to_cut_are_as_likely():
 
 
 def test_half_of_the_tokens_are_targets():
-    """Of a part of n tokens n / 2 on average, where causal language modelling has n - 1."""
+    """A part of n tokens has n / 2 targets on average, where causal language modelling has n - 1."""
     found = np.sum([example["weights"].sum() for example in examples(PrefixLM(), 64, STORE, 6000)])
     cut = records(PrefixLM(), 64, STORE)
     want = 0.0

@@ -184,7 +184,7 @@ def test_a_short_tail_and_padding():
 
 
 def test_no_span_lacks_a_sentinel():
-    """Of 512 tokens, half in spans of 3 are 128 spans: the text is shorter where there are 97 sentinels, or 29."""
+    """Half of 512 tokens in spans of 3 are 128 spans: the text is shorter where there are 97 sentinels, or 29."""
     objective = only("extreme")
     assert SpanCorruption(density=0.5, mean_span=3.0).sizes(766).spans == 128
     spans = [taken_apart(example, objective, 512)[3] for example in examples(objective, 512, STORE, 60)]
