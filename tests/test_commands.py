@@ -374,6 +374,23 @@ command.end(command.run(main))
     assert (ended.returncode, ended.stderr) == (75, "error: stopped\n")
 
 
+def test_an_interrupted_process_whose_output_nobody_reads_keeps_its_exit_code():
+    script = """
+import jax, os, sys
+from transformer import command
+from transformer.errors import Interrupted
+reader, writer = os.pipe()
+os.dup2(writer, 1), os.close(writer), os.close(reader)
+sys.stdout = open(1, "w", buffering=8192, closefd=False)  # not written through, whatever the environment says
+def main():
+    print("a line")
+    raise Interrupted("stopped")
+command.end(command.run(main))
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (75, "error: stopped\n")
+
+
 def test_published_weights_that_are_not_there_are_one_line(tmp_path):
     """And without the variable nothing of them is collected, nor skipped."""
     (tmp_path / "minilm").mkdir()

@@ -52,8 +52,8 @@ def end(code: int) -> NoReturn:
         from transformer.cluster.agreement import alone
 
         if alone():
-            sys.stdout.flush()
-            sys.stderr.flush()
+            with contextlib.suppress(BrokenPipeError):  # nobody reads what is left
+                sys.stdout.flush()
             os._exit(code)
     sys.exit(code)
 

@@ -44,8 +44,8 @@ def transferred(init: InitConfig, model: Architecture, fresh: Any, mesh: Mesh, r
     """
     source = checkpoint.find(str(init.path))
     fates = planned(init, model)
-    trees = (checkpoint.read_architecture(source).abstract_params(), model.abstract_params())
-    have, want = map(flatten, trees)
+    have = flatten(checkpoint.read_architecture(source).abstract_params())
+    want = flatten(model.abstract_params())
     read = {path: want[path] for path in fates.taken}
     for path, how in fates.extended.items():
         # Whole along the axis that grows: what a mesh divides may be the longer one alone.
