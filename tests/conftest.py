@@ -77,7 +77,7 @@ def shared_programs():
 
 @pytest.fixture(scope="session")
 def mesh_2x2x2():
-    from transformer.sharding import MeshConfig, make_mesh
+    from transformer.parallel.mesh import MeshConfig, make_mesh
 
     return make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
 
@@ -102,7 +102,7 @@ def experiment(tmp_path_factory) -> "Experiment":
     from transformer.checkpoint import CheckpointConfig
     from transformer.data.text.config import TextConfig
     from transformer.models.gpt import GPTConfig
-    from transformer.sharding import MeshConfig
+    from transformer.parallel.mesh import MeshConfig
     from transformer.training.experiment import Experiment, TrainConfig
     from transformer.training.optimizer import OptimizerConfig
 

@@ -64,7 +64,7 @@ def test_the_readme_links_to_every_page():
 def test_the_architecture_page_lists_the_rooms_from_the_ground_up():
     rows = re.findall(r"^\| (`[^|]*`) \|", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
     rooms = [name for row in rows for name in re.findall(r"`([a-z_/.]+)`", row)]
-    levels = {room.removeprefix("transformer."): level for room, level in LEVEL.items()}
+    levels = {room.removeprefix("transformer."): LEVEL[room] for room in LEVEL if room.count(".") < 2}
     listed = [levels[name] for room in rooms if (name := room.removesuffix(".py").removesuffix("/")) in levels]
     assert listed == sorted(listed)
     assert {room.removesuffix(".py").removesuffix("/") for room in rooms} >= levels.keys()

@@ -14,7 +14,9 @@ FLOORS = [
     {"transformer.paths", "transformer.params", "transformer.checks"},
     {"transformer.atomic"},
     {"transformer.tokenizers"},
-    {"transformer.ops", "transformer.data", "transformer.sharding", "transformer.cluster"},
+    {"transformer.data", "transformer.cluster", "transformer.parallel.rules", "transformer.parallel.mesh"},
+    {"transformer.ops", "transformer.parallel.layout"},
+    {"transformer.parallel"},
     {"transformer.layers", "transformer.objectives"},
     {"transformer.models"},
     {"transformer.checkpoint"},
@@ -55,7 +57,7 @@ FORBIDDEN = {
 WITHOUT_JAX = ("transformer.data", "transformer.tokenizers", "transformer.scaling.laws")
 JAX = {"jax", "flax", "optax", "orbax"}
 # All that models and layers know of meshes: they name axes, and ask for a layout by these names.
-OF_SHARDING = {"constrain", "check_names", "RESIDUAL"}
+OF_PARALLEL = {"constrain", "check_names", "RESIDUAL"}
 MESHES = {
     "Mesh", "AbstractMesh", "NamedSharding", "PartitionSpec", "P", "sharding", "set_mesh", "make_mesh", "shard_map",
     "pmap", "axis_index", "psum", "all_gather", "with_sharding_constraint", "device_put", "devices", "local_devices",
@@ -65,7 +67,7 @@ MESHES = {
 
 def room_of(module: str) -> str | None:
     parts = module.split(".")
-    return next((room for room in (".".join(parts[:2]), parts[0]) if room in LEVEL), None)
+    return next((room for depth in (3, 2, 1) if (room := ".".join(parts[:depth])) in LEVEL), None)
 
 
 def modules() -> dict[str, Path]:
@@ -146,8 +148,9 @@ def rooms(*names: str) -> list[str]:
 
 @pytest.mark.parametrize("module", rooms("transformer.models", "transformer.layers"))
 def test_models_know_no_mesh(module):
-    known = {name.removeprefix("transformer.sharding.") for name in imports_of(MODULES[module]) if "sharding" in name}
-    assert known <= OF_SHARDING, module
+    of_parallel = {name for name in imports_of(MODULES[module]) if "transformer.parallel." in name}
+    known = {name.removeprefix("transformer.parallel.rules.") for name in of_parallel}
+    assert known <= OF_PARALLEL, module
     of_jax = {
         node.attr
         for node in ast.walk(ast.parse(MODULES[module].read_text()))

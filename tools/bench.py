@@ -23,7 +23,7 @@ from transformer import command
 from transformer.data.text.config import TextConfig
 from transformer.errors import UserError
 from transformer.models.gpt import GPTConfig
-from transformer.sharding import MeshConfig
+from transformer.parallel.mesh import MeshConfig
 from transformer.training.experiment import Experiment
 from transformer.training.metrics import read_rows
 from transformer.training.optimizer import OptimizerConfig

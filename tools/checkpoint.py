@@ -21,7 +21,7 @@ from transformer.checkpoint_flags import (
 )
 from transformer.errors import UserError
 from transformer.models import Architecture
-from transformer.sharding import MeshConfig
+from transformer.parallel.mesh import MeshConfig
 
 if TYPE_CHECKING:  # these take a second to import, after the flags are known to be good
     from etils import epath
@@ -164,7 +164,7 @@ def reshard(flags: Reshard) -> None:
     )  # only names for parts of this machine's memory: nothing is computed on them
     from transformer import checkpoint
     from transformer.checkpoint import leaves, rewrite
-    from transformer.sharding import make_mesh
+    from transformer.parallel.mesh import make_mesh
     from transformer.training import experiment as experiments
 
     source = checkpoint.find(flags.checkpoint)
@@ -238,7 +238,7 @@ def prune(flags: Prune) -> None:
 
 def abstract_weights(architecture: Architecture, mesh: Any) -> dict[str, Any]:
     """Returns the tree of ShapeDtypeStructs, with shardings on a mesh, that a checkpoint of weights alone has."""
-    from transformer.sharding import abstract_on
+    from transformer.parallel.layout import abstract_on
 
     return {"params": abstract_on(architecture.abstract_params(), mesh)}
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from transformer.models import Architecture
-from transformer.sharding import MeshConfig
+from transformer.parallel.mesh import MeshConfig
 
 
 @dataclasses.dataclass(frozen=True)

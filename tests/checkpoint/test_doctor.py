@@ -18,7 +18,8 @@ from transformer.checkpoint import doctor, leaves
 from transformer.checkpoint.leaves import Leaf
 from transformer.errors import UserError
 from transformer.models.bert import BertConfig
-from transformer.sharding import MeshConfig, make_mesh, param_shardings
+from transformer.parallel.layout import param_shardings
+from transformer.parallel.mesh import MeshConfig, make_mesh
 
 _FLOAT = np.dtype(np.float32)
 

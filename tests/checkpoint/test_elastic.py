@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from tests.exhaustive import few
 from transformer.checkpoint import Checkpoints
 from transformer.models.gpt import GPTConfig
-from transformer.sharding import MeshConfig, make_mesh
+from transformer.parallel.mesh import MeshConfig, make_mesh
 from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.optimizer import OptimizerConfig
 from transformer.training.program import Program

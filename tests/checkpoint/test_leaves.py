@@ -14,7 +14,7 @@ from tests.checkpoint import tiny
 from transformer.checkpoint import Damaged, leaves, stream
 from transformer.checkpoint.leaves import Leaf
 from transformer.errors import UserError
-from transformer.sharding import MeshConfig
+from transformer.parallel.mesh import MeshConfig
 
 
 def test_the_metadata_is_that_of_the_arrays_that_were_saved(run):

@@ -18,7 +18,7 @@ from transformer.checkpoint import Checkpoints, Damaged, doctor, leaves, rewrite
 from transformer.checkpoint import prune as pruning
 from transformer.errors import UserError
 from transformer.models import architecture_to_dict
-from transformer.sharding import MeshConfig, make_mesh
+from transformer.parallel.mesh import MeshConfig, make_mesh
 from transformer.transfer import weights as transfer
 from transformer.transfer.config import InitConfig
 

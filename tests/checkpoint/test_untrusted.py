@@ -21,7 +21,7 @@ from transformer.checkpoint.reading import restore_params
 from transformer.checkpoint.stream import read_leaves
 from transformer.checkpoint.verifying import verify
 from transformer.errors import UserError
-from transformer.sharding import MeshConfig, make_mesh
+from transformer.parallel.mesh import MeshConfig, make_mesh
 
 ROOT = Path(__file__).parent.parent.parent
 OWN_PIPES = {ROOT / "transformer" / "data" / name for name in ("worker.py", "workers.py")}

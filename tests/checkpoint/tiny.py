@@ -10,7 +10,7 @@ from transformer import checkpoint
 from transformer.checkpoint import CheckpointConfig, Checkpoints, to_json
 from transformer.models import architecture_to_dict
 from transformer.models.gpt import GPTConfig
-from transformer.sharding import MeshConfig, make_mesh
+from transformer.parallel.mesh import MeshConfig, make_mesh
 from transformer.training import experiment as experiments
 from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.optimizer import OptimizerConfig

@@ -19,7 +19,7 @@ from transformer.cluster.agreement import exchange, own_index
 from transformer.data.text.config import TextConfig
 from transformer.errors import UserError
 from transformer.models.gpt import GPTConfig
-from transformer.sharding import MeshConfig
+from transformer.parallel.mesh import MeshConfig
 from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.optimizer import OptimizerConfig
 

@@ -13,7 +13,7 @@ from transformer.layers.execution import Execution
 from transformer.models.gpt import GPTConfig
 from transformer.objectives import MaskedLM, SpanCorruption
 from transformer.objectives.causal_lm import CausalLM
-from transformer.sharding import MeshConfig
+from transformer.parallel.mesh import MeshConfig
 from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.session import Session
 from transformer.training.state import TrainState

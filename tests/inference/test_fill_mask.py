@@ -37,7 +37,7 @@ from transformer.models.roberta import RobertaConfig
 from transformer.models.spanbert import SpanBertConfig
 from transformer.objectives import MaskedLM
 from transformer.objectives.objective import Setting
-from transformer.sharding import MeshConfig
+from transformer.parallel.mesh import MeshConfig
 from transformer.tokenizers.huggingface import HuggingFaceTokenizer
 from transformer.tokenizers.raw_bytes import ByteTokenizer
 from transformer.tokenizers.sentencepiece import SentencePieceTokenizer

@@ -249,7 +249,8 @@ def test_what_is_imported_generates(saved, tmp_path):
 
 
 def test_parameters_come_back_from_the_checkpoint(pair, saved, tmp_path):
-    from transformer.sharding import MeshConfig, make_mesh, param_shardings, with_shardings
+    from transformer.parallel.layout import param_shardings, with_shardings
+    from transformer.parallel.mesh import MeshConfig, make_mesh
 
     tool.main(["import", str(saved), str(tmp_path / "run")])
     abstract = CONFIG.abstract_params()

@@ -27,7 +27,7 @@ from transformer.models.bert import BertConfig
 from transformer.models.t5 import T5Config
 from transformer.objectives import Denoising, MaskedLM, SpanCorruption
 from transformer.objectives.objective import Setting
-from transformer.sharding import MeshConfig, make_mesh
+from transformer.parallel.mesh import MeshConfig, make_mesh
 from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.optimizer import OptimizerConfig
 from transformer.training.program import Program

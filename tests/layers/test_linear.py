@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from transformer.layers.execution import REMAT_POLICIES
 from transformer.layers.primitives import linear
 from transformer.ops.elementwise import scaled
-from transformer.sharding import MeshConfig, make_mesh
+from transformer.parallel.mesh import MeshConfig, make_mesh
 
 
 def plain(x, kernel, bias, num_inputs):

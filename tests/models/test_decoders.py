@@ -19,7 +19,7 @@ from transformer.models.gpt import GPTConfig
 from transformer.models.gpt1 import GPT1Config
 from transformer.models.llama import LlamaConfig
 from transformer.ops.cross_entropy import cross_entropy
-from transformer.sharding import param_shardings
+from transformer.parallel.layout import param_shardings
 
 CONFIGS = {
     "gpt, banded": GPTConfig(

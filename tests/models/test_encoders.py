@@ -20,7 +20,7 @@ from transformer.models.distilbert import DistilBertConfig
 from transformer.models.roberta import RobertaConfig
 from transformer.models.spanbert import SpanBertConfig
 from transformer.ops.cross_entropy import cross_entropy
-from transformer.sharding import param_shardings
+from transformer.parallel.layout import param_shardings
 
 SIZES = {
     "vocab_size": 38, "context_length": 24, "width": 20, "num_layers": 2, "num_heads": 2, "mlp_width": 28,

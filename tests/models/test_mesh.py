@@ -12,7 +12,8 @@ from tests.tiny_models import TINY
 from transformer.layers.execution import Execution
 from transformer.models import FAMILIES
 from transformer.ops.cross_entropy import cross_entropy
-from transformer.sharding import MeshConfig, make_mesh, param_shardings
+from transformer.parallel.layout import param_shardings
+from transformer.parallel.mesh import MeshConfig, make_mesh
 
 
 def test_every_family_is_here():

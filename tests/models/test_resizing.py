@@ -21,8 +21,8 @@ from transformer.models.resizing import Shaping, scaled, shallowest
 from transformer.models.roberta import RobertaConfig
 from transformer.models.spanbert import SpanBertConfig
 from transformer.models.transformer import TransformerConfig
+from transformer.parallel.rules import resolve
 from transformer.params import param_names
-from transformer.sharding import resolve
 
 GPT = configs.get("gpt-scaling").model
 BASES: dict[str, Architecture] = {

@@ -12,7 +12,7 @@ from transformer.mup.coordinates import LOGITS, SCORES, STREAM, Coordinates, coo
 from transformer.mup.parametrization import MupConfig
 from transformer.mup.widths import at_width
 from transformer.objectives import CausalLM, MaskedLM, Seq2Seq
-from transformer.sharding import MeshConfig
+from transformer.parallel.mesh import MeshConfig
 from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.optimizer import OptimizerConfig
 from transformer.training.session import Session

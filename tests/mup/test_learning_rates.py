@@ -10,7 +10,7 @@ from tests.exhaustive import few
 from tests.tiny_models import TINY
 from transformer.mup.learning_rates import best, losses, shift
 from transformer.mup.parametrization import MupConfig
-from transformer.sharding import MeshConfig
+from transformer.parallel.mesh import MeshConfig
 from transformer.training.evaluation import evaluate
 from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.optimizer import OptimizerConfig

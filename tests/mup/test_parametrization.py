@@ -19,8 +19,8 @@ from transformer.models.gpt import GPTConfig
 from transformer.models.resizing import scaled
 from transformer.models.t5 import T5Config
 from transformer.mup.parametrization import MupConfig, scaling
+from transformer.parallel.mesh import MeshConfig
 from transformer.params import is_matrix, param_names
-from transformer.sharding import MeshConfig
 from transformer.training import loop
 from transformer.training.optimizer import Factors, OptimizerConfig, make_optimizer, make_schedule
 

@@ -14,7 +14,8 @@ from jax.sharding import AxisType, Mesh
 from transformer.checkpoint import CheckpointConfig
 from transformer.data.text.config import TextConfig
 from transformer.models.gpt import GPTConfig
-from transformer.sharding import MESH_AXES, BatchLayout, MeshConfig, make_mesh
+from transformer.parallel.layout import BatchLayout
+from transformer.parallel.mesh import MESH_AXES, MeshConfig, make_mesh
 from transformer.training import loop, session
 from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.metrics import read_rows

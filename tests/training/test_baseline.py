@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformer.data.text.config import TextConfig
 from transformer.models.bert import BertConfig
 from transformer.objectives import MaskedLM
-from transformer.sharding import MeshConfig
+from transformer.parallel.mesh import MeshConfig
 from transformer.training import baseline as module
 from transformer.training.baseline import baseline, guess
 from transformer.training.experiment import Experiment, TrainConfig

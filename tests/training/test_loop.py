@@ -16,7 +16,7 @@ from transformer.errors import UserError
 from transformer.inference.restored import restore
 from transformer.inference.sampling import Sampling
 from transformer.inference.text_generator import TextGenerator
-from transformer.sharding import MeshConfig
+from transformer.parallel.mesh import MeshConfig
 from transformer.training import experiment as experiments
 from transformer.training import loop
 from transformer.training.experiment import TrainConfig

@@ -16,7 +16,7 @@ from transformer.models.bert import BertConfig
 from transformer.models.llama import LlamaConfig
 from transformer.models.t5 import T5Config
 from transformer.objectives import UL2, MaskedLM, PrefixLM, Seq2Seq, SpanCorruption
-from transformer.sharding import MeshConfig
+from transformer.parallel.mesh import MeshConfig
 from transformer.training import loop
 from transformer.training.baseline import baseline
 from transformer.training.experiment import Experiment, TrainConfig

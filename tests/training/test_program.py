@@ -16,7 +16,8 @@ from transformer.interop.gpt import GPT2
 from transformer.layers.execution import Execution
 from transformer.models.gpt import GPTConfig
 from transformer.objectives.causal_lm import CausalLM
-from transformer.sharding import MeshConfig, batch_sharding, make_mesh
+from transformer.parallel.layout import batch_sharding
+from transformer.parallel.mesh import MeshConfig, make_mesh
 from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.optimizer import OptimizerConfig, make_schedule
 from transformer.training.program import Program

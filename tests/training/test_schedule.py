@@ -9,7 +9,7 @@ import pytest
 from jax._src import monitoring
 
 from tests.training.test_program import OPTIMIZER, make_batch, program_of
-from transformer.sharding import batch_sharding
+from transformer.parallel.layout import batch_sharding
 from transformer.training.optimizer import OptimizerConfig, make_schedule
 
 MISS = "/jax/compilation_cache/cache_misses"

@@ -27,7 +27,7 @@ from transformer.models.architecture import Architecture
 from transformer.objectives import OBJECTIVES
 from transformer.objectives.causal_lm import CausalLM
 from transformer.objectives.objective import Objective
-from transformer.sharding import MeshConfig
+from transformer.parallel.mesh import MeshConfig
 from transformer.training import experiment as experiments
 from transformer.training import loop
 from transformer.training.experiment import Experiment, TrainConfig

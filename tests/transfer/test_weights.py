@@ -19,7 +19,8 @@ from transformer.errors import UserError
 from transformer.models.bert import BertConfig
 from transformer.models.gpt import GPTConfig
 from transformer.objectives import CausalLM, MaskedLM
-from transformer.sharding import MeshConfig, make_mesh, param_shardings
+from transformer.parallel.layout import param_shardings
+from transformer.parallel.mesh import MeshConfig, make_mesh
 from transformer.training import loop
 from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.optimizer import OptimizerConfig

@@ -21,7 +21,8 @@ from transformer.checkpoint.leaves import Leaf, Leaves, stored, total_bytes, tre
 from transformer.checkpoint.reading import check, read_architecture
 from transformer.errors import UserError
 from transformer.models import Architecture, architecture_to_dict
-from transformer.sharding import MESH_AXES, MeshConfig, mesh_sizes, resolve
+from transformer.parallel.mesh import MESH_AXES, MeshConfig, mesh_sizes
+from transformer.parallel.rules import resolve
 
 _NEAR = 0.6
 """How alike two paths must be to be offered for each other: difflib's ratio."""

@@ -22,7 +22,7 @@ from transformer.checkpoint.seal import is_local, seal_problems, strays
 from transformer.cluster.agreement import alone, exchange, own_index, process_name
 from transformer.errors import UserError
 from transformer.models import Architecture, architecture_from_dict
-from transformer.sharding import abstract_on
+from transformer.parallel.layout import abstract_on
 
 T = TypeVar("T")
 

@@ -19,8 +19,8 @@ from transformer.checkpoint import reading, to_json, write_atomically
 from transformer.cluster.agreement import alone, own_index, together_do
 from transformer.data import pipeline
 from transformer.debugging.spike import Spike, SpikeDetector
+from transformer.parallel.mesh import MeshConfig
 from transformer.params import Names, flatten, own_axes, param_names
-from transformer.sharding import MeshConfig
 from transformer.training import experiment as experiments
 from transformer.training.run import Run
 from transformer.training.session import Session

@@ -18,7 +18,7 @@ from transformer.checkpoint import reading
 from transformer.debugging.capsule import samples_of
 from transformer.debugging.examine import Examination, examine
 from transformer.errors import UserError
-from transformer.sharding import MeshConfig
+from transformer.parallel.mesh import MeshConfig
 from transformer.training import experiment as experiments
 from transformer.training.experiment import Experiment
 from transformer.training.run import Run

@@ -11,7 +11,7 @@ from transformer.errors import UserError
 from transformer.layers.execution import Execution
 from transformer.models.architecture import Architecture
 from transformer.objectives.objective import Objective
-from transformer.sharding import MeshConfig, make_mesh
+from transformer.parallel.mesh import MeshConfig, make_mesh
 from transformer.tokenizers.kinds import AS_IMPORTED, check_vocabulary, load_tokenizer
 from transformer.tokenizers.tokenizer import Tokenizer
 from transformer.training import experiment as experiments

@@ -16,7 +16,7 @@ from transformer.errors import UserError
 from transformer.interop import engine, families, folder, sentence_transformers, tokenizers, weights
 from transformer.interop.family import Family, count_labels
 from transformer.models import Architecture, architecture_to_dict
-from transformer.sharding import MeshConfig, make_mesh
+from transformer.parallel.mesh import MeshConfig, make_mesh
 from transformer.transfer.graft import graft
 
 ORIGIN = "huggingface"

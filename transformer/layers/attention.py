@@ -13,7 +13,7 @@ from transformer.layers.execution import Execution
 from transformer.layers.positions import Rotary
 from transformer.layers.primitives import Initializer, Linear, RMSNorm
 from transformer.ops.attention import Mask, attention
-from transformer.sharding import constrain
+from transformer.parallel.rules import constrain
 
 _HEADS = ("activation_batch", "activation_length", "activation_heads", "activation_head")
 _KV_HEADS = ("activation_batch", "activation_length", "activation_kv_heads", "activation_head")

@@ -16,7 +16,7 @@ from transformer.layers.execution import Execution
 from transformer.layers.mlp import MLP
 from transformer.layers.primitives import Dropout, Initializer, LayerNorm
 from transformer.ops.attention import Mask
-from transformer.sharding import RESIDUAL, constrain
+from transformer.parallel.rules import RESIDUAL, constrain
 
 NewMemories = tuple[KeysValues, KeysValues | None]
 """Keys and values of a decoder's new tokens and, where they were computed just now, of the encoder's output."""

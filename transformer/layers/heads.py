@@ -16,7 +16,7 @@ from flax import struct
 from transformer.layers.cache import EncoderDecoderCache, KVCache
 from transformer.layers.primitives import Dropout, Initializer, LayerNorm, Linear, parameter
 from transformer.ops.elementwise import ACTIVATIONS, scaled
-from transformer.sharding import constrain
+from transformer.parallel.rules import constrain
 
 
 class BackboneOutput(struct.PyTreeNode):

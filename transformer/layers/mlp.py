@@ -7,7 +7,7 @@ import jax
 
 from transformer.layers.primitives import Dropout, Initializer, Linear
 from transformer.ops.elementwise import ACTIVATIONS
-from transformer.sharding import constrain
+from transformer.parallel.rules import constrain
 
 _NAMES = ("activation_batch", "activation_length", "activation_mlp")
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer.ops.elementwise import dropout
-from transformer.sharding import check_names, constrain
+from transformer.parallel.rules import check_names, constrain
 
 Initializer = Callable[..., jax.Array]
 

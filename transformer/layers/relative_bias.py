@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer.layers.primitives import Initializer, parameter
-from transformer.sharding import constrain
+from transformer.parallel.rules import constrain
 
 
 class RelativeBias(nn.Module):

@@ -19,7 +19,7 @@ from transformer.layers.execution import Execution, Stack
 from transformer.layers.primitives import Dropout, Embedding, Initializer, LayerNorm
 from transformer.models.encoder import CLASSIFIERS, EncoderConfig
 from transformer.ops.attention import Mask
-from transformer.sharding import RESIDUAL, constrain
+from transformer.parallel.rules import RESIDUAL, constrain
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ from transformer.layers.mlp import MLP
 from transformer.layers.primitives import Dropout, Embedding, LayerNorm
 from transformer.models.decoder import DecoderConfig
 from transformer.ops.attention import Mask
-from transformer.sharding import RESIDUAL, constrain
+from transformer.parallel.rules import RESIDUAL, constrain
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from transformer.layers.execution import Execution, Stack
 from transformer.layers.primitives import Dropout, Embedding
 from transformer.models.decoder import DecoderConfig
 from transformer.ops.attention import Mask
-from transformer.sharding import RESIDUAL, constrain
+from transformer.parallel.rules import RESIDUAL, constrain
 
 
 @dataclasses.dataclass(frozen=True)

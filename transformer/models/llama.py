@@ -24,7 +24,7 @@ from transformer.layers.positions import Llama3Scaling, Rotary
 from transformer.layers.primitives import Embedding, RMSNorm
 from transformer.models.decoder import DecoderConfig
 from transformer.ops.attention import Mask
-from transformer.sharding import RESIDUAL, constrain
+from transformer.parallel.rules import RESIDUAL, constrain
 
 _BIASES: dict[str, frozenset[str]] = {
     "none": frozenset(),

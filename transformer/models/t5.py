@@ -23,7 +23,7 @@ from transformer.layers.relative_bias import RelativeBias
 from transformer.models.encoder_decoder import EncoderDecoderConfig
 from transformer.ops.attention import Mask
 from transformer.ops.elementwise import ACTIVATIONS
-from transformer.sharding import RESIDUAL, constrain
+from transformer.parallel.rules import RESIDUAL, constrain
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ from transformer.layers.positions import sinusoids
 from transformer.layers.primitives import Dropout, Initializer
 from transformer.models.encoder_decoder import EncoderDecoderConfig
 from transformer.ops.elementwise import ACTIVATIONS, scaled
-from transformer.sharding import RESIDUAL, constrain
+from transformer.parallel.rules import RESIDUAL, constrain
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformer.models.resizing import scaled
 from transformer.mup.parametrization import MupConfig
-from transformer.sharding import MeshConfig
+from transformer.parallel.mesh import MeshConfig
 from transformer.training.experiment import Experiment
 
 

@@ -24,7 +24,7 @@ from transformer.models import Architecture, architecture_from_dict, architectur
 from transformer.mup.parametrization import MupConfig, scaling
 from transformer.objectives import OBJECTIVES, Objective
 from transformer.objectives.causal_lm import CausalLM
-from transformer.sharding import MeshConfig
+from transformer.parallel.mesh import MeshConfig
 from transformer.training.optimizer import OptimizerConfig
 from transformer.transfer.config import InitConfig
 

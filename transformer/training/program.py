@@ -14,8 +14,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from transformer.models import Architecture
 from transformer.mup import parametrization as mup
+from transformer.parallel.layout import with_shardings
 from transformer.params import param_names
-from transformer.sharding import with_shardings
 from transformer.training.experiment import Experiment
 from transformer.training.optimizer import make_optimizer, make_schedule
 from transformer.training.schedule import Rates, Schedule

@@ -8,7 +8,7 @@ from etils import epath
 
 from transformer import checkpoint
 from transformer.data.dataset import Dataset
-from transformer.sharding import MeshConfig
+from transformer.parallel.mesh import MeshConfig
 from transformer.training.evaluation import Evaluation
 from transformer.training.experiment import Experiment
 from transformer.training.session import Session

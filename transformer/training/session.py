@@ -21,7 +21,8 @@ from transformer.data.text.config import TextConfig
 from transformer.data.text.dataset import TextDataset
 from transformer.errors import UserError
 from transformer.objectives.objective import ExampleMaker
-from transformer.sharding import BatchLayout, batch_divisor, make_mesh
+from transformer.parallel.layout import BatchLayout, batch_divisor
+from transformer.parallel.mesh import make_mesh
 from transformer.tokenizers.kinds import load_tokenizer
 from transformer.training.evaluation import Evaluation, evaluate
 from transformer.training.experiment import Experiment

@@ -10,7 +10,7 @@ import optax
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from transformer.sharding import param_shardings
+from transformer.parallel.layout import param_shardings
 
 Batch = Mapping[str, Any]
 """`inputs` (the model's keyword arguments), `targets`, `weights` and anything else that the objective's loss reads,

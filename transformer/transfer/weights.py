@@ -9,8 +9,8 @@ from transformer import checkpoint
 from transformer.data.text.config import TextConfig
 from transformer.errors import UserError
 from transformer.models.architecture import Architecture
+from transformer.parallel.layout import abstract_on
 from transformer.params import flatten, unflatten
-from transformer.sharding import abstract_on
 from transformer.tokenizers.extended import check_extended
 from transformer.tokenizers.kinds import is_file, load_tokenizer, read_tokenizer
 from transformer.tokenizers.tokenizer import Tokenizer

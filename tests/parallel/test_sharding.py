@@ -9,16 +9,9 @@ from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
 from transformer.errors import UserError
-from transformer.sharding import (
-    MESH_AXES,
-    RULES,
-    MeshConfig,
-    batch_sharding,
-    constrain,
-    make_mesh,
-    param_shardings,
-    resolve,
-)
+from transformer.parallel.layout import batch_sharding, param_shardings
+from transformer.parallel.mesh import MESH_AXES, MeshConfig, make_mesh
+from transformer.parallel.rules import RULES, constrain, resolve
 
 MESH = {"data": 2, "fsdp": 2, "tensor": 2, "sequence": 1}
 
@@ -47,7 +40,7 @@ def test_indivisible_dimension_raises():
         resolve(("heads",), (3,), MESH, what="parameter x")
 
 
-@given(st.sampled_from(sorted(RULES)), st.integers(1, 64), st.lists(st.sampled_from([1, 2, 4]), min_size=4, max_size=4))
+@given(st.sampled_from(sorted(RULES)), st.integers(1, 64), st.lists(st.sampled_from([1, 2, 4]), min_size=6, max_size=6))
 def test_one_dimension_is_split_exactly_where_it_divides(name, size, sizes):
     mesh = dict(zip(MESH_AXES, sizes, strict=True))
     parts = 1
@@ -72,7 +65,7 @@ def test_constrain_shards_activations_and_leaves_what_does_not_divide(mesh_2x2x2
 def test_shards_a_tree_of_parameters(mesh_2x2x2):
     boxed = {"kernel": nn.LogicallyPartitioned(jax.ShapeDtypeStruct((8, 16), jnp.float32), ("embed", "mlp"))}
     assert param_shardings(boxed, mesh_2x2x2)["kernel"].spec == P("fsdp", "tensor")
-    assert batch_sharding(mesh_2x2x2).spec == P(("data", "fsdp"))
+    assert batch_sharding(mesh_2x2x2).spec == P(("data", "fsdp", "expert"))
 
 
 def test_mesh_defaults_to_data_over_all_devices():

@@ -1,0 +1,1 @@
+"""Splitting a model over devices: meshes, rules from logical axes to mesh axes, and layouts."""

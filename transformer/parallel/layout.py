@@ -1,0 +1,76 @@
+"""Layout: the shardings of parameters and batches on a mesh, and which rows of a batch a process holds."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from transformer.parallel.rules import RULES, resolve
+from transformer.params import Names, map_parameters, param_names
+
+
+def batch_divisor(mesh: Mesh) -> int:
+    """Returns into how many parts the mesh splits a batch."""
+    return math.prod(mesh.shape[axis] for axis in RULES["activation_batch"])
+
+
+def param_shardings(boxed, mesh: Mesh):
+    """Returns the tree of `NamedSharding`s of a tree of boxed (abstract) parameters; raises as `resolve` does."""
+
+    def sharding(path: str, names: Names, leaf: Any) -> NamedSharding:
+        return NamedSharding(mesh, resolve(names, leaf.shape, mesh.shape, what=f"parameter {path}"))
+
+    return map_parameters(sharding, param_names(boxed), nn.meta.unbox(boxed))
+
+
+def abstract_on(boxed: Any, mesh: Any) -> Any:
+    """Returns parameters with logical axis names as `ShapeDtypeStruct`s laid out on a mesh: what a restore aims at."""
+    return with_shardings(nn.meta.unbox(boxed), param_shardings(boxed, mesh))
+
+
+def with_shardings(abstract, shardings):
+    """Returns the tree of `ShapeDtypeStruct`s with their shardings."""
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of every array of a batch, whatever its rank: rows over `data` and `fsdp`."""
+    return NamedSharding(mesh, PartitionSpec(RULES["activation_batch"]))
+
+
+class BatchLayout:
+    """Which rows of a global batch this process needs, and putting them on its devices.
+
+    The rows follow from the mesh alone: processes whose devices hold copies of each other (along `tensor` or
+    `sequence`) need the same rows, and the rows of one process need not lie together.
+    """
+
+    def __init__(self, mesh: Mesh, batch_size: int):
+        """A layout of batches of `batch_size` rows over all processes, which `batch_divisor` divides."""
+        self.batch_size = batch_size
+        self._sharding = batch_sharding(mesh)
+        parts = self._sharding.addressable_devices_indices_map((batch_size,)).values()
+        held = np.zeros(batch_size, bool)
+        for part in parts:
+            assert part is not None
+            held[part] = True
+        self.rows = np.flatnonzero(held)
+        """int64, rising: the numbers of the rows in the global batch."""
+
+    def place(self, batch: Any) -> Any:
+        """Returns a tree of global arrays [batch_size, ...] from this process's rows [len(rows), ...], in order."""
+        return jax.tree.map(self._place, batch)
+
+    def _place(self, x: np.ndarray) -> jax.Array:
+        if len(x) != len(self.rows):
+            raise ValueError(f"{len(x)} rows, and this process holds {len(self.rows)} of {self.batch_size}")
+
+        def part(index: Any) -> np.ndarray:
+            start, stop, _ = index[0].indices(self.batch_size)
+            first = int(np.searchsorted(self.rows, start))  # one device's rows lie together
+            return x[first : first + stop - start]
+
+        return jax.make_array_from_callback((self.batch_size, *x.shape[1:]), self._sharding, part)
