@@ -5,6 +5,7 @@ fusion, the branches of a conditional. The format is XLA's own, and differs a li
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Iterator
@@ -32,15 +33,23 @@ class Instruction:
     """A line of a computation."""
 
     name: str
-    arrays: tuple[Array, ...]
-    """The result: one array, or the leaves of a tuple."""
+    shape: str
+    """Of its result, as text."""
     opcode: str
-    operands: tuple[str, ...]
-    """Names of instructions of the same computation."""
     inside: str
-    """What is in its parentheses, as text: a constant's value, a parameter's number."""
+    """What is in its parentheses, as text: operands, a constant's value, a parameter's number."""
     attributes: str
     """What comes after them, as text."""
+
+    @functools.cached_property
+    def arrays(self) -> tuple[Array, ...]:
+        """Its result: one array, or the leaves of a tuple."""
+        return arrays_of(self.shape)
+
+    @functools.cached_property
+    def operands(self) -> tuple[str, ...]:
+        """Names of instructions of the same computation."""
+        return tuple(re.findall(r"%([\w.\-]+)", self.inside))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,18 +142,16 @@ class Module:
             origin = self._own_origin(nearest)
             if origin.operation or origin.source:
                 return origin
-            ahead += [neighbours[name] for name in nearest.operands if name in neighbours and name not in seen]
-            seen.update(nearest.operands)
+            new = [name for name in dict.fromkeys(nearest.operands) if name in neighbours and name not in seen]
+            ahead += [neighbours[name] for name in new]
+            seen.update(new)
         return Origin()
 
     def _own_origin(self, instruction: Instruction) -> Origin:
-        metadata = re.search(r"metadata=\{(.*)", instruction.attributes)
-        if metadata is None:
-            return Origin()
-        operation = re.search(r'op_name="([^"]*)"', metadata[1])
-        if line := re.search(r'source_file="([^"]*)" source_line=(\d+)', metadata[1]):
+        operation = re.search(r'op_name="([^"]*)"', instruction.attributes)
+        if line := re.search(r'source_file="([^"]*)" source_line=(\d+)', instruction.attributes):
             source = f"{line[1]}:{line[2]}"
-        elif frame := re.search(r"stack_frame_id=(\d+)", metadata[1]):
+        elif frame := re.search(r"stack_frame_id=(\d+)", instruction.attributes):
             source = self._frame(int(frame[1]))
         else:
             source = ""
@@ -160,6 +167,7 @@ class Module:
 
 _TABLES = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
 _HEAD = re.compile(r"(ENTRY )?%?([\w.\-]+)")
+_PARENTHESIS = re.compile(r"[()]")
 _REDUCES = ("all-reduce", "reduce-scatter", "reduce", "reduce-window", "scatter", "sort", "select-and-scatter", "map")
 """What calls a computation for pairs of scalars, which executes nothing of interest."""
 
@@ -190,23 +198,15 @@ def _instruction(line: str) -> Instruction:
     shape, right = right[:end], right[end:].lstrip()
     opening = right.index("(")
     closing = _closing(right, opening)
-    inside = right[opening + 1 : closing]
-    return Instruction(
-        name=name.lstrip("%"),
-        arrays=arrays_of(shape),
-        opcode=right[:opening],
-        operands=tuple(re.findall(r"%([\w.\-]+)", inside)),
-        inside=inside,
-        attributes=right[closing + 1 :],
-    )
+    return Instruction(name.lstrip("%"), shape, right[:opening], right[opening + 1 : closing], right[closing + 1 :])
 
 
 def _closing(text: str, opening: int) -> int:
     depth = 0
-    for place in range(opening, len(text)):
-        depth += {"(": 1, ")": -1}.get(text[place], 0)
+    for found in _PARENTHESIS.finditer(text, opening):
+        depth += 1 if found[0] == "(" else -1
         if depth == 0:
-            return place
+            return found.start()
     raise ValueError(f"no closing parenthesis in {text[:80]!r}")
 
 

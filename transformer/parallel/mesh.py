@@ -61,4 +61,11 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
             f"the mesh {described} uses {needed} of {len(devices)} devices: over several hosts it must use all"
         )
     shape = tuple(sizes[axis] for axis in MESH_AXES)
-    return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices[:needed])
+    try:
+        return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices[:needed])
+    except NotImplementedError as error:  # a TPU slice, whose links run along its sides
+        sides = " x ".join(str(1 + max(along)) for along in zip(*(device.coords for device in devices), strict=True))
+        raise UserError(
+            f"the mesh {described} does not fit a slice of {sides} chips: each --mesh.* must be the product of some of "
+            "its sides"
+        ) from error

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -71,15 +71,7 @@ class Session:
     @functools.cached_property
     def mesh(self) -> Mesh:
         """The devices; raises UserError where there are too few, or where they do not divide a microbatch."""
-        mesh, train = make_mesh(self.experiment.mesh), self.experiment.train
-        rows, parts = train.batch_size // train.accumulation, batch_divisor(mesh)
-        if rows % parts:
-            cut = f" / accumulation {train.accumulation}" if train.accumulation > 1 else ""
-            raise UserError(
-                f"--train.batch-size {train.batch_size}{cut} = {rows} rows are not divided by the mesh's "
-                f"data x fsdp = {parts} devices: change one of them"
-            )
-        return mesh
+        return mesh_for(self.experiment)
 
     @functools.cached_property
     def program(self) -> Program:
@@ -196,6 +188,23 @@ class Session:
         objective, model = self.experiment.objective, self.experiment.model
         setting = objective.setting(dataset, self.experiment.train.seq_len, model.first_decoder_token)
         return ExampleMaker(objective, setting)
+
+
+def mesh_for(experiment: Experiment, devices: Sequence[Any] | None = None) -> Mesh:
+    """Returns the experiment's mesh on `devices`, all of this job by default.
+
+    Raises:
+      UserError: there are too few, or they do not divide a microbatch.
+    """
+    mesh, train = make_mesh(experiment.mesh, devices), experiment.train
+    rows, parts = train.batch_size // train.accumulation, batch_divisor(mesh)
+    if rows % parts:
+        cut = f" / accumulation {train.accumulation}" if train.accumulation > 1 else ""
+        raise UserError(
+            f"--train.batch-size {train.batch_size}{cut} = {rows} rows are not divided by the mesh's "
+            f"data x fsdp = {parts} devices: change one of them"
+        )
+    return mesh
 
 
 def _placed_ahead(batches: Iterable[Batch], layout: BatchLayout) -> Iterator[Batch]:
