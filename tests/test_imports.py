@@ -23,7 +23,7 @@ FLOORS = [
     {"transformer.transfer"},
     {"transformer.interop"},
     {"transformer.training", "transformer.mup", "transformer.debugging"},
-    {"transformer.inference"},
+    {"transformer.inference", "transformer.planning"},
     {"transformer.scaling"},
     {"transformer.command", "transformer.checkpoint_flags", "transformer.drawing", "configs"},
     {"train", "tools"},

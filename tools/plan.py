@@ -33,9 +33,7 @@ class Command:
 def main(args: list[str]) -> None:
     """Runs the command line."""
     absent.prepare()
-    preset, flags = configs.split(args)
-    default = Command(experiment=configs.get(preset or configs.DEFAULT))
-    asked = command.parse(Command, flags, prog="tools/plan.py [PRESET]", default=default)
+    asked = parse(args)
     topology = topology_of(asked.chips)
     absent.check_installed(topology.platform)
     from transformer.planning import report
@@ -46,6 +44,13 @@ def main(args: list[str]) -> None:
     if asked.collectives:
         print()
         print("\n".join(report.collectives(step.collectives)))
+
+
+def parse(args: list[str]) -> Command:
+    """Returns what the command line asks for: a preset with the overrides."""
+    preset, flags = configs.split(args)
+    default = Command(experiment=configs.get(preset or configs.DEFAULT))
+    return command.parse(Command, flags, prog="tools/plan.py [PRESET]", default=default)
 
 
 if __name__ == "__main__":

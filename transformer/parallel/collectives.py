@@ -107,7 +107,7 @@ def _collective(module: Module, kind: Kind, execution: Execution, mesh_shape: Ma
     if kind == "all-reduce" and _keeps_a_part(execution, arrays, size):
         kind = "reduce-scatter"
     axes = axes_of(groups, mesh_shape)
-    origin = module.origin(instruction, execution.neighbours)
+    origin = module.origin(execution)
     return Collective(
         kind=kind,
         axes=axes,

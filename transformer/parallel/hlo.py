@@ -134,9 +134,11 @@ class Module:
         }
         return limits.pop() if len(limits) == 1 else None
 
-    def origin(self, instruction: Instruction, neighbours: dict[str, Instruction]) -> Origin:
-        """Returns what an instruction was compiled from or, where its text does not say, what its operands were."""
-        ahead, seen = [instruction], {instruction.name}
+    def origin(self, execution: Execution) -> Origin:
+        """Returns what an instruction was compiled from or, where its text does not say, its fusion or its operands."""
+        neighbours = execution.neighbours
+        fusion = execution.callers[-1] if execution.callers and execution.callers[-1].opcode == "fusion" else None
+        ahead, seen = [execution.instruction, *([fusion] if fusion else [])], {execution.instruction.name}
         while ahead:
             nearest = ahead.pop(0)
             origin = self._own_origin(nearest)
