@@ -80,5 +80,9 @@ def _where(collective: Collective) -> str:
         file = file.partition("/site-packages/")[2]
     elif Path(file).is_relative_to(_ROOT):
         file = str(Path(file).relative_to(_ROOT))
-    passed = "backward" if "transpose(" in collective.operation else "forward"
-    return f"{passed:<9}{file}:{line}" if file else passed
+    return f"{_pass(collective.operation):<9}{file}:{line}" if file else _pass(collective.operation)
+
+
+def _pass(operation: str) -> str:
+    """Returns the part of the step that JAX's path to an operation belongs to."""
+    return "backward" if "transpose(" in operation else "forward" if "jvp(" in operation else "update"
