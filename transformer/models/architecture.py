@@ -55,6 +55,11 @@ class Architecture(abc.ABC):
         return max(self.stacks.values())
 
     @property
+    def longest_input(self) -> int | None:
+        """The most tokens that it can look at; None: any number, since its positions have no last one."""
+        return None
+
+    @property
     def first_decoder_token(self) -> int | None:
         """The id that the decoder of an encoder-decoder reads first; None where there is none."""
         return None

@@ -76,6 +76,11 @@ class DecoderConfig(Architecture):
         return Decoder(self, execution)
 
     @property
+    def longest_input(self) -> int | None:
+        """The most tokens that it can look at."""
+        return self.context_length
+
+    @property
     def stacks(self) -> dict[str, int]:
         """Module that holds the stack of layers -> how many."""
         return {"stack": self.num_layers}
