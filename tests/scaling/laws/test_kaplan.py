@@ -24,6 +24,7 @@ def test_the_published_joint_law_comes_back():
     assert found.rows == 30
 
 
+@pytest.mark.exhaustive
 @given(alpha_n=st.floats(0.04, 0.4), alpha_d=st.floats(0.04, 0.4), middle=st.floats(1, 6), share=st.floats(0.2, 0.8))
 def test_any_joint_law_comes_back(alpha_n, alpha_d, middle, share):
     """Both terms matter: in the middle of the table the loss is `middle`, and the size's share of it is `share`."""
