@@ -114,9 +114,7 @@ def test_every_head_of_llama_is_transformers(head, tmp_path):
     decoders.assert_reloads(pair, tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    "shape", ["llama, grouped, wide heads, all biases, llama3 positions", "mistral", "qwen2", "qwen3"]
-)
+@pytest.mark.parametrize("shape", few([FEW[0], "mistral", "qwen2", "qwen3"], FEW[0], "qwen3"))
 def test_gradients_are_transformers(shape):
     family, fields = SHAPES[shape]
     decoders.assert_gradients(decoders.make_pair(family, dataclasses.replace(SMALL, **fields)), 19)

@@ -142,6 +142,7 @@ def test_a_mesh_gives_the_one_device_scores(config, params, apply, mesh_2x2x2):
     np.testing.assert_allclose(np.asarray(have)[real], want[real], atol=1e-5)
 
 
+@pytest.mark.parametrize("config", few(CONFIGS, "llama"), indirect=True, scope="module")
 def test_bfloat16_and_remat_run_with_finite_gradients(config, params):
     module = config.build(Execution(dtype="bfloat16", remat="full"))
     tokens, positions, segments = _rows(config)

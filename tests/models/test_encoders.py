@@ -166,6 +166,7 @@ def test_flops_follow_the_compilers_count(config):
     assert cost["flops"] / (2 * 128) == pytest.approx(config.flops_per_token(128), rel=0.04)
 
 
+@pytest.mark.parametrize("config", few(CONFIGS, "bert"), indirect=True, scope="module")
 @pytest.mark.parametrize(
     ("head", "shape"),
     [
