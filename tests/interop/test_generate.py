@@ -64,6 +64,7 @@ BEAMS = {
     "4 beams": BeamSearch(beams=4),
     "short ones": BeamSearch(beams=3, length_penalty=0.0),
     "stops early": BeamSearch(beams=4, length_penalty=2.0, early_stopping=True),
+    "never early": BeamSearch(beams=3, early_stopping="never"),
 }
 
 
@@ -90,6 +91,7 @@ def theirs(pair, text, num=1, **options) -> tuple[list[list[int]], list[float]]:
     return [row[: row.index(STOP)] if STOP in row else row for row in rows], scores
 
 
+@pytest.mark.parametrize("pair", few(FAMILIES, "gpt2"), indirect=True, scope="module")
 @pytest.mark.parametrize("penalty", few([1.0, 1.5], 1.5))
 def test_greedy_equals_transformers(pair, penalty):
     model, rules = pair.config.build(Execution()), DecodingRules(repetition_penalty=penalty)
@@ -101,15 +103,7 @@ def test_greedy_equals_transformers(pair, penalty):
         assert generated.tokens == expected
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        pytest.param(BEAMS["4 beams"], id="4 beams"),
-        pytest.param(BEAMS["short ones"], marks=pytest.mark.exhaustive, id="short ones"),
-        pytest.param(BEAMS["stops early"], id="stops early"),
-        pytest.param(BeamSearch(beams=3, early_stopping="never"), marks=pytest.mark.exhaustive, id="never early"),
-    ],
-)
+@pytest.mark.parametrize("how", few(BEAMS.values(), BEAMS["stops early"]), ids=BEAMS)
 def test_beam_search_equals_transformers(pair, how):
     model = pair.config.build(Execution())
     ours = generate(model, pair.params, TEXTS, max_new_tokens=NEW, how=how, num=how.beams, stop_ids=[STOP])
@@ -122,13 +116,8 @@ def test_beam_search_equals_transformers(pair, how):
         np.testing.assert_allclose([one.score for one in found], scores, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "pair",
-    # Rules know no model: of each kind, one family says it every time.
-    [pytest.param(name, marks=() if name in ("gpt2", "bart") else pytest.mark.exhaustive) for name in FAMILIES],
-    indirect=True,
-    scope="module",
-)
+# Rules know no model. BART stands for all families: it has a source, which some rules read.
+@pytest.mark.parametrize("pair", few(FAMILIES, "bart"), indirect=True, scope="module")
 @pytest.mark.parametrize("beams", few([1, 3], 3))
 @pytest.mark.parametrize("declared", RULES.values(), ids=RULES)
 def test_declared_settings_equal_transformers(pair, declared, beams, tmp_path):
