@@ -35,13 +35,3 @@ def check_parameters(experiment: Experiment, mesh: Mesh | AbstractMesh) -> None:
     """Raises UserError, naming the first, where the mesh does not divide a parameter."""
     for path, parameter in experiment.model.parameters.items():
         resolve(parameter.names, parameter.shape, mesh.shape, what=f"parameter {path}")
-
-
-def divides(experiment: Experiment, mesh: Mesh | AbstractMesh) -> bool:
-    """Whether the mesh divides all of the experiment."""
-    try:
-        check_batch(experiment, mesh)
-        check_parameters(experiment, mesh)
-    except UserError:
-        return False
-    return True
