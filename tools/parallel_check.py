@@ -45,9 +45,10 @@ class Command:
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """The one flag that is needed before all others: JAX is told of it before it does anything."""
+    """The flags that are needed before all others: JAX is told of them before it does anything."""
 
     devices: int = Command.devices
+    shrink: bool = Command.shrink
 
 
 def main(args: list[str]) -> None:
@@ -57,7 +58,7 @@ def main(args: list[str]) -> None:
     def default(first: Devices) -> Command:
         if first.devices < 2:
             raise UserError(f"--devices {first.devices}: give at least 2")
-        start(first.devices)  # before a preset counts its parameters, which wakes JAX
+        start(first.devices, small=first.shrink)  # before a preset counts its parameters, which wakes JAX
         return Command(experiment=configs.get(preset or configs.DEFAULT))
 
     prog = "tools/parallel_check.py [PRESET]"
@@ -73,12 +74,16 @@ def main(args: list[str]) -> None:
         sys.exit(DIFFERENT)
 
 
-def start(devices: int) -> None:
-    """Starts JAX on this machine's CPU with so many devices, whatever else it has."""
+def start(devices: int, *, small: bool) -> None:
+    """Starts JAX on this machine's CPU with so many devices, whatever else it has.
+
+    What is small is compiled without LLVM's dear passes: compiling is most of the work then.
+    """
     import jax
 
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
+    jax.config.update("jax_disable_most_optimizations", small)
     command.start_jax()
 
 

@@ -21,10 +21,9 @@ CASES += [
     ("t5", MeshConfig(1, 2, 2, 2), None),
     ("bert", MeshConfig(1, 8, 1), None),
 ]
-FEW = [case for case in CASES if case[0] in ("gpt", "bert", "t5")][:3]
 
 
-@pytest.mark.parametrize(("family", "mesh", "objective"), few(CASES, *FEW), ids=str)
+@pytest.mark.parametrize(("family", "mesh", "objective"), few(CASES, ("t5", MeshConfig(2, 2, 2), None)), ids=str)
 def test_any_mesh_gives_the_one_device_gradients(family, mesh, objective):
     config = TINY[family]
     experiment = experiment_of(config, objective=objective)

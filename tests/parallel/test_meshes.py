@@ -4,12 +4,14 @@ import dataclasses
 import functools
 
 import jax
+import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from tests.exhaustive import few
 from tests.tiny_experiments import batch_of, experiment_of
 from tests.tiny_models import TINY, random_params
-from transformer.debugging.parallel_check import Reference, blamed, checked, meshes
+from transformer.debugging.parallel_check import Difference, Reference, Verdict, blamed, checked, meshes, share
 from transformer.objectives import objective as objectives
 from transformer.ops.attention import Mask
 from transformer.parallel.mesh import MESH_AXES, MeshConfig
@@ -49,10 +51,13 @@ def test_no_mesh_changes_the_numbers(case, number_of_axes):
 
 @pytest.mark.parametrize(
     "mesh",
-    [
+    few(
+        [
+            MeshConfig(data=2, fsdp=2, tensor=2, zero1=True),
+            MeshConfig(data=1, pipeline=2, sequence=2, expert=2),
+        ],
         MeshConfig(data=2, fsdp=2, tensor=2, zero1=True),
-        MeshConfig(data=1, pipeline=2, sequence=2, expert=2),
-    ],
+    ),
     ids=str,
 )
 def test_all_axes_leave_the_numbers_of_a_decoder_as_they_are(mesh):
@@ -66,7 +71,7 @@ def test_the_meshes_are_all_axes_and_all_pairs():
 
 
 def test_a_mask_that_ignores_segments_is_found(monkeypatch):
-    """On the mesh where it does, and at what comes first: the loss."""
+    """At what comes first, the loss."""
     dense = Mask.dense
 
     def ignoring(self, *lengths):
@@ -78,11 +83,11 @@ def test_a_mask_that_ignores_segments_is_found(monkeypatch):
     part, path, share = reference_of("decoder").compare(MeshConfig(data=1, sequence=2)).first
     assert (part, path) == ("loss", "update 1")
     assert share > 1e-3
-    assert reference_of("decoder").compare(MeshConfig(data=1, tensor=2)).first is None
 
 
+@pytest.mark.exhaustive
 def test_a_reduction_left_out_is_found(monkeypatch):
-    """The first device's sum of losses passes for that of all."""
+    """The first device's sum of losses passes for that of all; meshes without `data` are as they were."""
     whole = objectives.cross_entropy
 
     def unreduced(hidden, kernel, targets, weights, *, bias, **settings):
@@ -94,11 +99,52 @@ def test_a_reduction_left_out_is_found(monkeypatch):
         return split(hidden, kernel, targets, weights)
 
     monkeypatch.setattr(objectives, "cross_entropy", unreduced)
-    reference = reference_of("decoder")
-    checks = [
-        checked(reference, verdict)
-        for verdict in meshes(experiment_of(CASES["decoder"][0]), 2)
-        if verdict.axes <= {"data"}
+    tried = [MeshConfig(data=2), MeshConfig(data=1, fsdp=2), MeshConfig(data=2, fsdp=2)]
+    verdicts = [checked(reference_of("decoder"), Verdict(mesh, None)) for mesh in tried]
+    assert [verdict.differs for verdict in verdicts] == [True, False, True]
+    assert [verdict.name for verdict in blamed(verdicts)] == ["data 2"]
+
+
+@pytest.mark.exhaustive
+def test_a_gradient_that_is_not_summed_is_found(monkeypatch):
+    """The loss is right, and so is all but one tensor's gradient, which each part of `fsdp` keeps to itself."""
+
+    @jax.custom_vjp
+    def kept(x):
+        return x
+
+    def backward(_, gradient):
+        split = jax.sharding.get_abstract_mesh().shape.get("fsdp", 1)
+        return (gradient / split,)
+
+    kept.defvjp(lambda x: (x, None), backward)
+    whole = objectives.cross_entropy
+    monkeypatch.setattr(
+        objectives, "cross_entropy", lambda hidden, kernel, *rest, **named: whole(hidden, kept(kernel), *rest, **named)
+    )
+    found = reference_of("decoder").compare(MeshConfig(data=1, fsdp=2))
+    assert found.worst["loss"] < 1e-5
+    assert found.first[:2] == ("gradients", "backbone/token_embedding/embedding")
+    assert found.worst["update"] < 1e-5  # which is compared with what follows from the mesh's own gradients
+
+
+def test_the_simplest_meshes_are_blamed():
+    def verdict(differs, **sizes):
+        first = ("loss", "update 1", 1.0) if differs else None
+        return Verdict(MeshConfig(**{"data": 1, **sizes}), Difference({}, first))
+
+    verdicts = [
+        verdict(False, data=2),
+        verdict(True, data=2, zero1=True),
+        verdict(True, tensor=2),
+        verdict(True, fsdp=2, tensor=2),
+        verdict(True, fsdp=2, sequence=2),
     ]
-    assert [verdict.name for verdict in blamed(checks)] == ["data 2"]
-    assert all(verdict.differs for verdict in checks)
+    assert [one.name for one in blamed(verdicts)] == ["data 2, zero1", "tensor 2", "fsdp 2 x sequence 2"]
+
+
+def test_shares_are_of_a_tensor_s_size():
+    assert share(np.array([1.0, 0.0]), np.array([1.0, 1e-3]), 0.0) == pytest.approx(1e-3)
+    assert share(np.array([1e-9]), np.array([-1e-9]), 1e-2) == pytest.approx(2e-7)  # noise of a gradient that is zero
+    assert share(np.array([np.nan]), np.array([1.0]), 0.0) == np.inf
+    assert share(np.array([np.inf]), np.array([np.inf]), 0.0) == 0

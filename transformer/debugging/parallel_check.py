@@ -102,18 +102,21 @@ class Reference:
     Args:
       experiment: what is computed; its mesh is left aside.
       batches: one an update, global, in numpy.
-      params: the parameters to begin with, in numpy; None: the experiment's own.
+      params: the parameters to begin with, in numpy, and an optimizer that remembers nothing; None: the experiment's
+        own beginning.
     """
 
     def __init__(self, experiment: Experiment, batches: Sequence[Mapping[str, Any]], params: Any = None):
         self._experiment, self._batches = experiment, batches
         self._mesh = make_mesh(MeshConfig(data=1))
         self._program = Program(dataclasses.replace(experiment, mesh=MeshConfig(data=1)), self._mesh)
-        with jax.set_mesh(self._mesh):
-            state = self._program.init()
-            self._update = jax.jit(self._program.update)
-        state = jax.tree.map(np.asarray, state)
-        self._state: TrainState = state if params is None else dataclasses.replace(state, params=params)
+        self._update = jax.jit(self._program.update)
+        if params is None:
+            with jax.set_mesh(self._mesh):
+                self._state: TrainState = jax.tree.map(np.asarray, self._program.init())
+        else:
+            zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), self._program.abstract)
+            self._state = dataclasses.replace(zeros, params=params)
         self.outcome = self._run(self._program, self._mesh)
 
     def compare(self, mesh: MeshConfig) -> Difference:
