@@ -142,7 +142,7 @@ def test_weights_restore_alone_and_generate(whole):
 
 
 def test_a_batch_that_the_mesh_does_not_divide_is_refused(experiment, tmp_path):
-    with pytest.raises(UserError, match=r"batch-size 8 = 8 rows are not divided by the mesh's data x fsdp = 3"):
+    with pytest.raises(UserError, match=r"batch-size 8 = 8 rows are not divided by the mesh's data = 3"):
         train(dataclasses.replace(experiment, mesh=MeshConfig(data=3)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

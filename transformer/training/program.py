@@ -1,6 +1,7 @@
 """Program: the compiled functions of an experiment on a mesh, of which the update is one."""
 
 import copy
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from transformer.params import param_names
 from transformer.training.experiment import Experiment
 from transformer.training.optimizer import make_optimizer, make_schedule
 from transformer.training.schedule import Rates, Schedule
-from transformer.training.state import Batch, TrainState, state_shardings, step_key
+from transformer.training.state import Batch, TrainState, moment_shardings, state_shardings, step_key
 
 Metrics = dict[str, jax.Array]
 """Name -> float32 []."""
@@ -64,7 +65,11 @@ class Program:
         seed = np.asarray(np.int64(experiment.train.seed)).astype(np.int32)
         self._traced = TracedHyperparameters(seed, make_schedule(experiment.optimizer, experiment.train.steps))
 
-        shardings = state_shardings(boxed, self._update_rule(self._traced.schedule.rates(0)), mesh)
+        # ZeRO-1: an update is computed where its moments are, on a part of what `data` copies.
+        self._moments = moment_shardings(boxed, mesh, zero1=experiment.mesh.zero1)
+        self._zero1 = experiment.mesh.zero1 and mesh.shape["data"] > 1
+        rule = self._update_rule(self._traced.schedule.rates(0))
+        shardings = state_shardings(boxed, rule, mesh, self._moments)
         self._replicated = NamedSharding(mesh, PartitionSpec())
         self.abstract = with_shardings(jax.eval_shape(self._init, self._traced), shardings)
         platform = mesh.devices.flat[0].platform if isinstance(mesh, Mesh) else None
@@ -103,6 +108,12 @@ class Program:
         them; not compiled by itself.
         """
         return self._mean_gradients(state, batch, self._traced.seed)
+
+    def update(self, state: TrainState, loss_sum: jax.Array, sums: Metrics, grads: Any) -> tuple[TrainState, Metrics]:
+        """Returns the state after an update by what `gradients` returned, and its metrics, as `step` computes them; not
+        compiled by itself.
+        """
+        return self._updated(state, loss_sum, sums, grads, self._traced.schedule)
 
     @functools.cached_property
     def _placed(self) -> TracedHyperparameters:
@@ -157,10 +168,17 @@ class Program:
         return loss_sum, sums, jax.tree.map(lambda g: g / weight.astype(g.dtype), grads)
 
     def _step(self, state: TrainState, batch: Batch, traced: TracedHyperparameters) -> tuple[TrainState, Metrics]:
-        loss_sum, sums, grads = self._mean_gradients(state, batch, traced.seed)
+        return self._updated(state, *self._mean_gradients(state, batch, traced.seed), traced.schedule)
+
+    def _updated(
+        self, state: TrainState, loss_sum: jax.Array, sums: Metrics, grads: Any, schedule: Schedule
+    ) -> tuple[TrainState, Metrics]:
         # By the step, skipped updates too: the last one has the schedule's last rate.
-        rates = traced.schedule.rates(state.step)
+        rates = schedule.rates(state.step)
         weight = jnp.maximum(sums["weight"], 1.0)
+        if self._zero1:
+            grads = jax.lax.with_sharding_constraint(grads, self._moments)
+            state = dataclasses.replace(state, params=jax.lax.with_sharding_constraint(state.params, self._moments))
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = self._update_rule(rates).update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -21,9 +21,10 @@ from transformer.data.text.config import TextConfig
 from transformer.data.text.dataset import TextDataset
 from transformer.errors import UserError
 from transformer.objectives.objective import ExampleMaker
-from transformer.parallel.layout import BatchLayout, batch_divisor
+from transformer.parallel.layout import BatchLayout
 from transformer.parallel.mesh import make_mesh
 from transformer.tokenizers.kinds import load_tokenizer
+from transformer.training.dividing import check_batch
 from transformer.training.evaluation import Evaluation, evaluate
 from transformer.training.experiment import Experiment
 from transformer.training.program import Program
@@ -70,15 +71,9 @@ class Session:
 
     @functools.cached_property
     def mesh(self) -> Mesh:
-        """The devices; raises UserError where there are too few, or where they do not divide a microbatch."""
-        mesh, train = make_mesh(self.experiment.mesh), self.experiment.train
-        rows, parts = train.batch_size // train.accumulation, batch_divisor(mesh)
-        if rows % parts:
-            cut = f" / accumulation {train.accumulation}" if train.accumulation > 1 else ""
-            raise UserError(
-                f"--train.batch-size {train.batch_size}{cut} = {rows} rows are not divided by the mesh's "
-                f"data x fsdp = {parts} devices: change one of them"
-            )
+        """The devices; raises UserError where there are too few, or where they do not divide rows and lengths."""
+        mesh = make_mesh(self.experiment.mesh)
+        check_batch(self.experiment, mesh)
         return mesh
 
     @functools.cached_property
