@@ -116,9 +116,16 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
             f"the mesh {described(sizes)} uses {needed} of {len(devices)} devices: over several hosts it must use all"
         )
     used, shape, types = devices[:needed], tuple(sizes.values()), (AxisType.Auto,) * len(MESH_AXES)
-    if config.nodes == 1 and len({_slice(device) for device in used}) == 1:
-        return jax.make_mesh(shape, MESH_AXES, axis_types=types, devices=used)
-    return Mesh(over_nodes(sizes, used, config.nodes), MESH_AXES, axis_types=types)
+    try:
+        if config.nodes == 1 and len({_slice(device) for device in used}) == 1:
+            return jax.make_mesh(shape, MESH_AXES, axis_types=types, devices=used)
+        return Mesh(over_nodes(sizes, used, config.nodes), MESH_AXES, axis_types=types)
+    except NotImplementedError as error:  # a TPU slice, whose links run along its sides
+        sides = " x ".join(str(1 + max(along)) for along in zip(*(device.coords for device in used), strict=True))
+        raise UserError(
+            f"the mesh {described(sizes)} does not fit a slice of {sides} chips: each --mesh.* must be the product of "
+            "some of its sides"
+        ) from error
 
 
 def over_nodes(sizes: Mapping[str, int], devices: Sequence[Any], nodes: int) -> np.ndarray:

@@ -68,7 +68,8 @@ class Program:
         # ZeRO-1: an update is computed where its moments are, on a part of what `data` copies.
         self._moments = moment_shardings(boxed, mesh, zero1=experiment.mesh.zero1)
         self._zero1 = experiment.mesh.zero1 and mesh.shape["data"] > 1
-        rule = self._update_rule(self._traced.schedule.rates(0))
+        any_rates = Rates(np.float32(0), np.float32(0))  # numpy's: nothing runs on the mesh, which may not be there
+        rule = self._update_rule(any_rates)
         shardings = state_shardings(boxed, rule, mesh, self._moments)
         self._replicated = NamedSharding(mesh, PartitionSpec())
         self.abstract = with_shardings(jax.eval_shape(self._init, self._traced), shardings)
@@ -99,6 +100,22 @@ class Program:
         """Compiles `step` for such arguments without running it, so that processes begin the first step together."""
         self._compiled_step = self._jit_step.lower(state, batch, self._placed).compile()
 
+    def lower(self, batch: Batch) -> jax.stages.Lowered:
+        """Returns the update's program, not compiled yet, for batches like this one; nothing is put on a device.
+
+        So the devices of the mesh may be those of a topology that is not there (`transformer.planning`).
+
+        Args:
+          batch: arrays, or `ShapeDtypeStruct`s with shardings.
+        """
+
+        def abstract(number: Any) -> jax.ShapeDtypeStruct:
+            array = np.asarray(number)
+            dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+            return jax.ShapeDtypeStruct(array.shape, dtype, sharding=self._replicated)
+
+        return self._jit_step.lower(self.abstract, batch, jax.tree.map(abstract, self._traced))
+
     def evaluate(self, params: Any, batch: Batch) -> Metrics:
         """Returns sums over the batch, without dropout: `weight` and the objective's metrics."""
         return self._jit_evaluate(params, batch)
@@ -119,7 +136,8 @@ class Program:
     def _placed(self) -> TracedHyperparameters:
         # `device_put` would compare the values of all processes.
         place = functools.partial(jax.make_array_from_process_local_data, self._replicated)
-        return jax.tree.map(place, self._traced)
+        with jax.ensure_compile_time_eval():  # what is kept must be arrays, also where a trace of `step` asks first
+            return jax.tree.map(place, self._traced)
 
     def _update_rule(self, rates: Rates) -> optax.GradientTransformation:
         """Returns the optimizer at these rates, on which its state does not depend."""

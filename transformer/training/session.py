@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -72,9 +72,7 @@ class Session:
     @functools.cached_property
     def mesh(self) -> Mesh:
         """The devices; raises UserError where there are too few, or where they do not divide rows and lengths."""
-        mesh = make_mesh(self.experiment.mesh)
-        check_batch(self.experiment, mesh)
-        return mesh
+        return mesh_for(self.experiment)
 
     @functools.cached_property
     def program(self) -> Program:
@@ -191,6 +189,17 @@ class Session:
         objective, model = self.experiment.objective, self.experiment.model
         setting = objective.setting(dataset, self.experiment.train.seq_len, model.first_decoder_token)
         return ExampleMaker(objective, setting)
+
+
+def mesh_for(experiment: Experiment, devices: Sequence[Any] | None = None) -> Mesh:
+    """Returns the experiment's mesh on `devices`, all of this job by default.
+
+    Raises:
+      UserError: there are too few, or they do not divide rows and lengths.
+    """
+    mesh = make_mesh(experiment.mesh, devices)
+    check_batch(experiment, mesh)
+    return mesh
 
 
 def _placed_ahead(batches: Iterable[Batch], layout: BatchLayout) -> Iterator[Batch]:
