@@ -96,6 +96,7 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
         return x
     spec = []
     for axes, size in zip(rules, x.shape, strict=True):
+        axes = tuple(axis for axis in axes if axis not in mesh.manual_axes)  # along these, `x` is one device's part
         divided = size % math.prod(mesh.shape[axis] for axis in axes) == 0
         spec.append(axes if axes and divided else None)
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
