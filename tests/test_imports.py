@@ -15,6 +15,7 @@ FLOORS = [
     {"transformer.atomic"},
     {"transformer.tokenizers"},
     {"transformer.data", "transformer.cluster", "transformer.parallel.rules", "transformer.parallel.mesh"},
+    {"transformer.parallel.local"},  # what operations ask the mesh
     {"transformer.ops", "transformer.parallel.layout"},
     {"transformer.parallel"},
     {"transformer.layers", "transformer.objectives"},

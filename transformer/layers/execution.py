@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer import checks
+from transformer.layers.primitives import recomputed
 from transformer.ops.attention import IMPLEMENTATIONS
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
@@ -87,7 +88,8 @@ class Stack(nn.Module):
         """
 
         def layer(block, x, per_layer, shared):
-            x, output = block(x, per_layer, *shared, **static)
+            with recomputed(self.execution.remat != "none"):
+                x, output = block(x, per_layer, *shared, **static)
             block.sow("intermediates", "hidden", x, reduce_fn=_last, init_fn=_nothing)
             return x, output
 

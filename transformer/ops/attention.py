@@ -17,6 +17,7 @@ from flax import struct
 from transformer.errors import UserError
 from transformer.ops.cudnn import cudnn_attention
 from transformer.ops.elementwise import dropout, scaled
+from transformer.parallel.local import splitting_axes, target_platform
 
 # Finite, so that a row that sees nothing has a finite softmax and finite gradients; far below any score.
 _MASKED = -1e30
@@ -255,9 +256,14 @@ _softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
 def _cudnn_can(q_BTHK: jax.Array, k_BSGK: jax.Array, bias: jax.Array | None, dropout_rate: float) -> bool:
-    """Whether cuDNN's kernel exists for these arrays; odd lengths have no gradient under a mask or bias."""
+    """Whether cuDNN's kernel exists for these arrays and can be cut by the mesh that is compiled for.
+
+    Odd lengths have no gradient under a mask or bias. The kernel is partitioned over rows and heads, never over the
+    length: a sequence that is split over devices would be refused where the program is compiled.
+    """
     return (
-        jax.default_backend() == "gpu"
+        target_platform() == "gpu"
+        and not splitting_axes("activation_length")
         and q_BTHK.dtype in (jnp.bfloat16, jnp.float16)
         and q_BTHK.shape[-1] % 8 == 0
         and q_BTHK.shape[-1] <= 128

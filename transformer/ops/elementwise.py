@@ -7,10 +7,13 @@ bfloat16 the constants of GELU's approximation would be off by 0.1 %.
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+
+from transformer.parallel.local import local_axes
 
 
 def _keep_input(function: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
@@ -42,8 +45,21 @@ def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
     dropped = round(rate * 65536)
     if dropped == 0:
         return x
-    kept = jax.random.bits(key, x.shape, jnp.uint16) >= jnp.uint16(dropped)
+    kept = _bits(key, x.shape) >= jnp.uint16(dropped)
     return jnp.where(kept, scaled(x, 65536 / (65536 - dropped)), jnp.zeros((), x.dtype))
+
+
+def _bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Returns 16 random bits an element; of one device's rows, where a function around is local over the batch.
+
+    The bits are those of all rows, of which these are cut, so that an element's do not depend on the mesh.
+    """
+    axes = local_axes("activation_batch")
+    if not axes:
+        return jax.random.bits(key, shape, jnp.uint16)
+    copies = math.prod(jax.lax.axis_size(axis) for axis in axes)
+    whole = jax.random.bits(key, (copies * shape[0], *shape[1:]), jnp.uint16)
+    return jax.lax.dynamic_slice_in_dim(whole, jax.lax.axis_index(axes) * shape[0], shape[0])
 
 
 def scaled(x: jax.Array, factor: float | jax.Array) -> jax.Array:

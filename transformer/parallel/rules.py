@@ -96,7 +96,8 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
         return x
     spec = []
     for axes, size in zip(rules, x.shape, strict=True):
-        axes = split_axes(axes, mesh.shape)
+        # Along a manual axis, `x` is one device's part.
+        axes = tuple(axis for axis in split_axes(axes, mesh.shape) if axis not in mesh.manual_axes)
         divided = size % math.prod(mesh.shape[axis] for axis in axes) == 0
         spec.append(axes if axes and divided else None)
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from transformer.models import Architecture
 from transformer.mup import parametrization as mup
+from transformer.parallel.copies import summed_over_copies
 from transformer.parallel.layout import with_shardings
 from transformer.params import param_names
 from transformer.training.experiment import Experiment
@@ -167,18 +168,19 @@ class Program:
         parts = self._accumulation
         if parts == 1:
             return value_and_grad(params, batch, key)
-        # Row r goes to microbatch r mod A: each keeps rows of every device, so none is idle and nothing moves.
-        micro = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), dict(batch))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(value_and_grad, params, batch, key))
 
-        def body(total, index_and_rows):
-            index, rows = index_and_rows
-            return jax.tree.map(jnp.add, total, value_and_grad(params, rows, jax.random.fold_in(key, index))), None
+        def accumulated(params: Any, batch: Batch, key: jax.Array):
+            # Row r goes to microbatch r mod A: each keeps rows of every device, so none is idle and nothing moves.
+            micro = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), dict(batch))
 
-        zeros = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype),
-            jax.eval_shape(value_and_grad, params, jax.tree.map(lambda x: x[0], micro), key),
-        )
-        return jax.lax.scan(body, zeros, (jnp.arange(parts), micro))[0]
+            def body(total, index_and_rows):
+                index, rows = index_and_rows
+                return jax.tree.map(jnp.add, total, value_and_grad(params, rows, jax.random.fold_in(key, index))), None
+
+            return jax.lax.scan(body, zeros, (jnp.arange(parts), micro))[0]
+
+        return summed_over_copies(accumulated)(params, batch, key)
 
     def _mean_gradients(self, state: TrainState, batch: Batch, seed: Any) -> tuple[jax.Array, Metrics, Any]:
         (loss_sum, sums), grads = self._summed_gradients(state.params, batch, step_key(seed, state.step))
