@@ -58,7 +58,7 @@ FORBIDDEN = {
 WITHOUT_JAX = ("transformer.data", "transformer.tokenizers", "transformer.scaling.laws")
 JAX = {"jax", "flax", "optax", "orbax"}
 # All that models and layers know of meshes: they name axes, and ask for a layout by these names.
-OF_PARALLEL = {"constrain", "check_names", "RESIDUAL"}
+OF_PARALLEL = {"constrain", "check_names", "RESIDUAL", "transformer.parallel.experts.dropless"}
 OF_CONTEXT = {"transformer.parallel.context.attention_in_context", "transformer.parallel.context.CONTEXTS"}
 MESHES = {
     "Mesh", "AbstractMesh", "NamedSharding", "PartitionSpec", "P", "sharding", "set_mesh", "make_mesh", "shard_map",

@@ -16,9 +16,10 @@ import flax.linen as nn
 import jax
 
 from transformer import checks
-from transformer.layers.attention import Attention, KeysValues
+from transformer.layers.attention import Attention
 from transformer.layers.cache import LayerCache
-from transformer.layers.execution import Execution, Stack
+from transformer.layers.execution import Execution, LayerOutput, Stack
+from transformer.layers.experts import Experts, ExpertsConfig
 from transformer.layers.mlp import GatedMLP
 from transformer.layers.positions import Llama3Scaling, Rotary
 from transformer.layers.primitives import Embedding, RMSNorm
@@ -70,6 +71,8 @@ class LlamaConfig(DecoderConfig):
     """Which attention projections have a bias: none, query, key and value (Qwen2), or the output's too."""
     mlp_biases: bool = False
     """Whether the feed-forward layers have biases."""
+    experts: ExpertsConfig | None = None
+    """Experts in the place of every feed-forward layer (Mixtral); None: there are none."""
     head_norms: bool = False
     """Whether every head's queries and keys go through an RMSNorm before they are turned (Qwen3)."""
     attention_dropout: float = 0.0
@@ -86,6 +89,12 @@ class LlamaConfig(DecoderConfig):
         checks.at_least(self, 1, "window")
         checks.choice(self, "attention_biases", _BIASES)
         checks.within(self, "[0, 1)", "attention_dropout")
+        plain = self.experts is None or not self.mlp_biases
+        checks.rule(self, "mlp_biases", plain, "`experts` have none")
+
+    @property
+    def routing(self) -> ExpertsConfig | None:
+        return self.experts
 
     @property
     def attention_windows(self) -> tuple[int | None, ...]:
@@ -114,7 +123,7 @@ class LlamaBlock(nn.Module):
     @nn.compact
     def __call__(
         self, x_BTD: jax.Array, cache: LayerCache | None, mask: Mask, positions_BT: jax.Array, *, deterministic: bool
-    ) -> tuple[jax.Array, KeysValues | None]:
+    ) -> tuple[jax.Array, LayerOutput]:
         """Returns [B, T, D] and, with a cache, this layer's new keys and values."""
         config, dtype = self.config, self.execution.compute_dtype
         attention = Attention(
@@ -129,7 +138,6 @@ class LlamaBlock(nn.Module):
             dropout=config.attention_dropout,
             name="attention",
         )
-        mlp = GatedMLP(config.mlp_width, config.activation, dtype, use_bias=config.mlp_biases, name="mlp")
 
         normed_BTD = RMSNorm(config.norm_epsilon, dtype, name="attention_norm")(x_BTD)
         attended_BTD, new = attention(
@@ -137,7 +145,13 @@ class LlamaBlock(nn.Module):
         )
         x_BTD = constrain(x_BTD + attended_BTD, *RESIDUAL)
         normed_BTD = RMSNorm(config.norm_epsilon, dtype, name="mlp_norm")(x_BTD)
-        return constrain(x_BTD + mlp(normed_BTD, deterministic=deterministic), *RESIDUAL), new
+        if config.experts is None:
+            mlp = GatedMLP(config.mlp_width, config.activation, dtype, use_bias=config.mlp_biases, name="mlp")
+            out_BTD, routers = mlp(normed_BTD, deterministic=deterministic), {}
+        else:
+            experts = Experts(config.experts, config.activation, dtype, name="mlp")
+            out_BTD, routers = experts(normed_BTD, mask.q_segment_ids_BT, deterministic=deterministic)
+        return constrain(x_BTD + out_BTD, *RESIDUAL), LayerOutput(new, routers)
 
 
 class LlamaBackbone(nn.Module):
@@ -154,8 +168,8 @@ class LlamaBackbone(nn.Module):
 
     def __call__(
         self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: LayerCache | None, *masks: Mask, deterministic: bool
-    ) -> tuple[jax.Array, KeysValues | None]:
+    ) -> tuple[jax.Array, LayerOutput]:
         """Returns [B, T, D] and, with a cache, all layers' new keys and values."""
         x_BTD = constrain(self.token_embedding(tokens_BT), *RESIDUAL)
-        x_BTD, new = self.stack(x_BTD, cache, *masks, positions_BT, deterministic=deterministic)
-        return self.final_norm(x_BTD), new
+        x_BTD, output = self.stack(x_BTD, cache, *masks, positions_BT, deterministic=deterministic)
+        return self.final_norm(x_BTD), output
