@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from transformer.models import Architecture
 from transformer.mup import parametrization as mup
+from transformer.ops.rows import numbered
 from transformer.parallel.layout import with_shardings
 from transformer.params import param_names
 from transformer.training.experiment import Experiment
@@ -125,7 +126,8 @@ class Program:
     def _loss(self, params: Any, batch: Batch, key: jax.Array | None) -> tuple[jax.Array, Metrics]:
         """Returns the sum of losses and the sums of metrics over the batch; without a key there is no dropout."""
         rngs = {} if key is None else {"dropout": key}
-        outputs = self._model.apply({"params": params}, **batch["inputs"], deterministic=key is None, rngs=rngs)
+        with numbered(batch.get("rows")):
+            outputs = self._model.apply({"params": params}, **batch["inputs"], deterministic=key is None, rngs=rngs)
         loss_sum, weight, metrics = self._objective.loss(outputs, batch)
         return loss_sum, {"weight": weight, **metrics}
 
@@ -138,18 +140,19 @@ class Program:
         parts = self._accumulation
         if parts == 1:
             return value_and_grad(params, batch, key)
+        # Dropout draws by a row's number in the whole batch, which its microbatch brings along.
+        batch = dict(batch) | {"rows": jnp.arange(jax.tree.leaves(batch)[0].shape[0], dtype=jnp.int32)}
         # Row r goes to microbatch r mod A: each keeps rows of every device, so none is idle and nothing moves.
-        micro = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), dict(batch))
+        micro = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), batch)
 
-        def body(total, index_and_rows):
-            index, rows = index_and_rows
-            return jax.tree.map(jnp.add, total, value_and_grad(params, rows, jax.random.fold_in(key, index))), None
+        def body(total, rows):
+            return jax.tree.map(jnp.add, total, value_and_grad(params, rows, key)), None
 
         zeros = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype),
             jax.eval_shape(value_and_grad, params, jax.tree.map(lambda x: x[0], micro), key),
         )
-        return jax.lax.scan(body, zeros, (jnp.arange(parts), micro))[0]
+        return jax.lax.scan(body, zeros, micro)[0]
 
     def _mean_gradients(self, state: TrainState, batch: Batch, seed: Any) -> tuple[jax.Array, Metrics, Any]:
         (loss_sum, sums), grads = self._summed_gradients(state.params, batch, step_key(seed, state.step))
