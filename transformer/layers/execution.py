@@ -43,7 +43,8 @@ class Execution:
     """What to compute again in the backward pass to save memory: none, full (all of a layer), dots (all but matrix
     products), or projections (all but those with weights: attention scores too)."""
     microbatches: int | None = None
-    """Parts that a pipeline cuts a batch into, one a tick (--mesh.pipeline); None: up to four times as many as stages."""
+    """Parts that a pipeline (--mesh.pipeline) cuts a batch into, one a tick; None: up to four times as many as
+    stages."""
     deterministic: bool = False
     """On GPUs, compile the run's programs from kernels alone that give the same bits each time, chosen without
     measuring. A bit-exact resume needs it there; it costs speed. CPUs and TPUs do not need it."""
@@ -91,7 +92,7 @@ class Stack(nn.Module):
         Args:
           x: goes from layer to layer.
           per_layer: trees of arrays [layers, ...], of which each layer gets its own part; or None.
-          *shared: arrays that every layer gets: masks, positions, biases; with the batch's rows, or one for all of them.
+          *shared: arrays that every layer gets: masks, positions, biases; with the batch's rows, or one for all.
           **static: Python values that every layer gets.
         """
         # Whoever looks inside the layers sees whole batches: without a pipeline, as parameters are made.

@@ -1,7 +1,7 @@
 """Row numbers: which rows of the update's batch a computation holds, for what is drawn at random row by row.
 
 An update may run over parts of its batch: microbatches of accumulation or of a pipeline. What is drawn for a row must
-not depend on that, so a row keeps the number that it has in the whole batch. The numbers are data, and go with the rows.
+not depend on that, so a row keeps the number that it has in the whole batch. The numbers are data and go with the rows.
 """
 
 import contextlib

@@ -1,10 +1,10 @@
 """Pipeline: a stack of layers cut into stages, one a device of the mesh axis `pipeline`, that rows run through.
 
-A batch is cut into microbatches, which enter one a tick. All stages work at every tick, each on another microbatch, and
-hand their rows on to the next stage: an array over the stages, rolled by one, which the compiler turns into a permute
-between devices (GPipe's schedule, Huang et al. 2019, as Xu et al. 2021, "GSPMD", section 3.3, write it). S stages and M
-microbatches take M + S - 1 ticks, in S - 1 of which a stage has nothing to do: the bubble. It then computes on zeros
-or on leftovers, of which nothing may get out.
+A batch is cut into microbatches, which enter one a tick. All stages work at every tick, each on another microbatch,
+and hand their rows on to the next stage: an array over the stages, rolled by one, which the compiler turns into a
+permute between devices (GPipe's schedule, Huang et al. 2019, written as in Xu et al. 2021, "GSPMD", section 3.3). S
+stages and M microbatches take M + S - 1 ticks, in S - 1 of which a stage has nothing to do: the bubble. It then
+computes on zeros or on leftovers, of which nothing may get out.
 
 Shape letters: S stages, N layers, M microbatches, B rows of the batch, R = B / M rows of a microbatch.
 """
@@ -42,25 +42,29 @@ class Pipeline:
         """Steps of the schedule."""
         return self.microbatches + self.stages - 1
 
-    @property
-    def bubble(self) -> float:
-        """Fraction of the ticks in which a stage has nothing to do."""
-        return (self.stages - 1) / self.ticks
+    def describe(self) -> str:
+        """Returns the schedule in a line, with a warning where it is mostly bubble."""
+        idle = self.stages - 1
+        line = (
+            f"a pipeline of {self.stages} stages and {self.microbatches} microbatches: each stage is idle in {idle} of "
+            f"{self.ticks} ticks, {idle / self.ticks:.0%} (the bubble)"
+        )
+        if self.microbatches < self.stages:
+            line = f"warning: {line}: there are fewer microbatches than stages; raise --execution.microbatches"
+        return line
 
-    def run(
-        self, layer: Layer, x: Any, stacked: Any, common: Any, shared: Any, *, unroll: int = 1
-    ) -> tuple[Any, Any]:
+    def run(self, layer: Layer, x: Any, stacked: Any, common: Any, shared: Any, *, unroll: int = 1) -> tuple[Any, Any]:
         """Returns the last layer's `x`, and the sums that the layers return, stacked.
 
-        Each tick is computed again in the backward pass, so that of a tick only the rows that enter its stages are kept.
+        Each tick is computed again in the backward pass: of a tick, only the rows that enter its stages are kept.
 
         Args:
           layer: computes one layer on one microbatch. What it returns beside `x` is summed over microbatches.
           x: tree of arrays [B, ...] that go from layer to layer.
           stacked: tree of arrays [N, ...], of which each layer gets its part, `of_layer`.
           common: tree of arrays that all layers get as they are: parameters that they share.
-          shared: tree of arrays that all layers get: those with B rows are cut into microbatches and go with them; those
-            with one row, or scalars, serve all rows.
+          shared: tree of arrays that all layers get: those with B rows are cut into microbatches and go with them;
+            those with one row, or scalars, serve all rows.
           unroll: layers a step of the loop over a stage's layers.
 
         Raises:
@@ -80,9 +84,7 @@ class Pipeline:
             x, moving, stacked, common, still = _only_if(works, (x, moving, stacked, common, still))
             given = {True: iter(moving), False: iter(still)}
             shared = treedef.unflatten([next(given[moves]) for moves in travels])
-            x, sums = jax.lax.scan(
-                lambda x, of_layer: layer(x, of_layer, common, shared), x, stacked, unroll=unroll
-            )
+            x, sums = jax.lax.scan(lambda x, of_layer: layer(x, of_layer, common, shared), x, stacked, unroll=unroll)
             return x, jax.tree.map(lambda leaf: jnp.where(works, leaf, jnp.zeros((), leaf.dtype)), sums)
 
         stage_S = jnp.arange(self.stages, dtype=jnp.int32)
@@ -103,8 +105,8 @@ class Pipeline:
         return jax.tree.map(self._left, outputs), sums
 
     def _entering(self, leaf: jax.Array) -> jax.Array:
-        """Returns what enters at each tick, [ticks, S, R, ...], of an array of rows [B, ...]: a copy a stage, of which the
-        first stage takes its own. One copy would have its gradient summed over stages at each tick.
+        """Returns what enters at each tick, [ticks, S, R, ...], of an array of rows [B, ...]: a copy a stage, of which
+        the first stage takes its own. One copy would have its gradient summed over stages at each tick.
 
         Row r goes to microbatch r mod M: each keeps rows of every device, so nothing moves between those of a stage.
         """
@@ -127,54 +129,56 @@ def pipeline_of(microbatches: int | None, layers: int, rows: int, *, cached: boo
     """Returns how the mesh of today runs a stack of `layers` over a batch of `rows`; None: without a pipeline.
 
     Args:
-      microbatches: how many, or None: `chosen_microbatches` decides.
+      microbatches: as `pipeline_on`'s.
       layers: of the stack.
       rows: of the batch.
       cached: whether the layers read and write a cache of keys and values.
 
     Raises:
-      UserError: stages do not divide the layers, microbatches do not divide the batch, or there is a cache.
+      UserError: stages do not divide the layers, there is a cache, or as `pipeline_on` does.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    stages = 1 if mesh.empty else mesh.shape.get(AXIS, 1)
-    if stages == 1:
+    if mesh.empty or (pipeline := pipeline_on(mesh, microbatches, rows)) is None:
         return None
     if cached:
-        raise UserError("inference with a cache has no pipeline: use --mesh.pipeline 1")
-    if layers % stages:
-        raise UserError(f"a stack of {layers} layers is not divided by --mesh.pipeline {stages}")
-    return Pipeline(stages, chosen_microbatches(microbatches, stages, rows, batch_divisor(mesh)))
+        raise UserError("decoding with a cache has no pipeline: use --mesh.pipeline 1")
+    if layers % pipeline.stages:
+        raise UserError(f"a stack of {layers} layers is not divided by --mesh.pipeline {pipeline.stages}")
+    return pipeline
 
 
-def chosen_microbatches(microbatches: int | None, stages: int, rows: int, parts: int) -> int:
-    """Returns the number of microbatches: what is asked for, or a sensible one.
+def pipeline_on(mesh: Any, microbatches: int | None, rows: int) -> Pipeline | None:
+    """Returns the schedule for a batch of `rows` on a mesh; None: the mesh has no pipeline.
 
-    That is the largest multiple of the stages, up to four times as many, that divides the rows so that devices divide a
-    microbatch's; where no multiple does, the largest such number up to four times the stages. (With four times as many
-    microbatches as stages, Huang et al. 2019, section 2.3, found the bubble negligible.)
+    Where it is left open, the number of microbatches is the largest multiple of the stages, up to four times as many,
+    that divides the rows so that devices divide a microbatch's; where no multiple does, the largest such number up to
+    four times the stages. (With four times as many microbatches as stages, Huang et al. 2019, section 2.3, found the
+    bubble negligible.)
 
     Args:
-      microbatches: what is asked for; None: choose.
-      stages: of the pipeline.
+      mesh: the mesh, abstract or not.
+      microbatches: what is asked for; None: it is left open.
       rows: of the batch.
-      parts: devices that split a batch.
 
     Raises:
       UserError: what is asked for does not divide the rows, or devices do not divide a microbatch's.
     """
-    if microbatches is not None:
-        if rows % microbatches:
-            raise UserError(f"a batch of {rows} rows is not divided by --execution.microbatches {microbatches}")
-        # One row alone, of a prompt or a probe, is left to the compiler as on any mesh.
-        if rows % parts == 0 and (rows // microbatches) % parts:
-            raise UserError(
-                f"{rows} rows / --execution.microbatches {microbatches} = {rows // microbatches} rows are not divided by "
-                f"the mesh's data x fsdp x expert = {parts} devices: change one of them"
-            )
-        return microbatches
-    of_device = rows // math.gcd(rows, parts)
-    choices = [count for count in range(1, min(4 * stages, of_device) + 1) if of_device % count == 0]
-    return max(choices, key=lambda count: (count % stages == 0, count))
+    stages, parts = mesh.shape.get(AXIS, 1), batch_divisor(mesh)
+    if stages == 1:
+        return None
+    if microbatches is None:
+        of_device = rows // math.gcd(rows, parts)
+        choices = [count for count in range(1, min(4 * stages, of_device) + 1) if of_device % count == 0]
+        return Pipeline(stages, max(choices, key=lambda count: (count % stages == 0, count)))
+    if rows % microbatches:
+        raise UserError(f"a batch of {rows} rows is not divided by --execution.microbatches {microbatches}")
+    # Rows that do not divide as they are, of a prompt or a probe, are left to the compiler as on any mesh.
+    if rows % parts == 0 and (rows // microbatches) % parts:
+        raise UserError(
+            f"{rows} rows / --execution.microbatches {microbatches} = {rows // microbatches} rows are not divided by "
+            f"the mesh's data x fsdp x expert = {parts} devices: change one of them"
+        )
+    return Pipeline(stages, microbatches)
 
 
 def _travels(leaf: jax.Array, rows: int) -> bool:

@@ -23,6 +23,7 @@ from transformer.errors import UserError
 from transformer.objectives.objective import ExampleMaker
 from transformer.parallel.layout import BatchLayout, batch_divisor
 from transformer.parallel.mesh import make_mesh
+from transformer.parallel.pipeline import Pipeline, pipeline_on
 from transformer.tokenizers.kinds import load_tokenizer
 from transformer.training.evaluation import Evaluation, evaluate
 from transformer.training.experiment import Experiment
@@ -79,7 +80,15 @@ class Session:
                 f"--train.batch-size {train.batch_size}{cut} = {rows} rows are not divided by the mesh's "
                 f"data x fsdp = {parts} devices: change one of them"
             )
+        pipeline_on(mesh, self.experiment.execution.microbatches, rows)
         return mesh
+
+    @functools.cached_property
+    def pipeline(self) -> Pipeline | None:
+        """How layers are run in an update; None: without a pipeline."""
+        train = self.experiment.train
+        rows = train.batch_size // train.accumulation
+        return pipeline_on(self.mesh, self.experiment.execution.microbatches, rows)
 
     @functools.cached_property
     def program(self) -> Program:
