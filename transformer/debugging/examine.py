@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer.ops.rows import numbered
 from transformer.parallel.context import balanced
 from transformer.params import flatten, is_names, layer_axes, modules_of, param_names
 from transformer.training.experiment import Experiment
@@ -110,9 +111,9 @@ def forward_entries(experiment: Experiment, state: TrainState, batch: Batch) -> 
     key = step_key(experiment.train.seed, state.step)
 
     @jax.jit
-    def run(params: Any, inputs: Mapping[str, Any], key: jax.Array) -> dict[str, _Output]:
+    def run(params: Any, inputs: Mapping[str, Any], rows: jax.Array) -> dict[str, _Output]:
         inputs = balanced({"inputs": inputs}, experiment.execution.context, experiment.model.kind)["inputs"]
-        with nn.intercept_methods(_leave_stats()):
+        with nn.intercept_methods(_leave_stats()), numbered(rows):
             _, left = model.apply(
                 {"params": params}, **inputs, deterministic=False, rngs={"dropout": key}, mutable=["intermediates"]
             )
@@ -121,7 +122,8 @@ def forward_entries(experiment: Experiment, state: TrainState, batch: Batch) -> 
     total: dict[str, _Output] = {}
     for part in range(parts):
         inputs = jax.tree.map(lambda x, part=part: x[part::parts], batch["inputs"])
-        outputs = jax.device_get(run(state.params, inputs, key if parts == 1 else jax.random.fold_in(key, part)))
+        rows = jnp.arange(part, jax.tree.leaves(batch)[0].shape[0], parts, dtype=jnp.int32)
+        outputs = jax.device_get(run(state.params, inputs, rows))
         total = {name: _together(total[name], output) for name, output in outputs.items()} if total else outputs
     ordered = sorted(total.items(), key=lambda item: np.min(item[1].serial))
     forward: list[Entry] = []

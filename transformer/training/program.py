@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from transformer.layers.routing import Routers, router_losses, router_metrics
 from transformer.models import Architecture
 from transformer.mup import parametrization as mup
+from transformer.ops.rows import numbered
 from transformer.parallel.context import balanced
 from transformer.parallel.copies import summed_over_copies
 from transformer.parallel.layout import with_shardings
@@ -189,7 +190,8 @@ class Program:
         """
         batch = balanced(batch, self._context, self._architecture.kind)
         rngs = {} if key is None else {"dropout": key}
-        outputs = self._model.apply({"params": params}, **batch["inputs"], deterministic=key is None, rngs=rngs)
+        with numbered(batch.get("rows")):
+            outputs = self._model.apply({"params": params}, **batch["inputs"], deterministic=key is None, rngs=rngs)
         loss_sum, weight, metrics = self._objective.loss(outputs, batch)
         sums, routing = Sums(weight, metrics, outputs.routers), self._architecture.routing
         if self._balances and routing is not None:
@@ -215,20 +217,21 @@ class Program:
         if parts == 1:
             return value_and_grad(params, batch, key)
 
+        # Dropout draws by a row's number in the whole batch, which its microbatch brings along.
+        batch = dict(batch) | {"rows": jnp.arange(jax.tree.leaves(batch)[0].shape[0], dtype=jnp.int32)}
+
         def added_up(function: Callable[..., Any], *more: Any) -> Any:
             shapes = jax.eval_shape(function, params, batch, key, *more)
 
             def accumulated(params: Any, batch: Batch, key: jax.Array, *more: Any) -> Any:
                 # Row r goes to microbatch r mod A: each keeps rows of every device, so none is idle and nothing moves.
-                micro = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), dict(batch))
+                micro = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), batch)
 
-                def body(total, index_and_rows):
-                    index, rows = index_and_rows
-                    added = function(params, rows, jax.random.fold_in(key, index), *more)
-                    return jax.tree.map(jnp.add, total, added), None
+                def body(total: Any, rows: Batch) -> tuple[Any, None]:
+                    return jax.tree.map(jnp.add, total, function(params, rows, key, *more)), None
 
                 zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-                return jax.lax.scan(body, zeros, (jnp.arange(parts), micro))[0]
+                return jax.lax.scan(body, zeros, micro)[0]
 
             return summed_over_copies(accumulated)(params, batch, key, *more)
 

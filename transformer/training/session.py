@@ -23,6 +23,7 @@ from transformer.errors import UserError
 from transformer.objectives.objective import ExampleMaker
 from transformer.parallel.layout import BatchLayout
 from transformer.parallel.mesh import make_mesh
+from transformer.parallel.pipeline import Pipeline, pipeline_on
 from transformer.tokenizers.kinds import load_tokenizer
 from transformer.training.dividing import check_batch
 from transformer.training.evaluation import Evaluation, evaluate
@@ -73,6 +74,13 @@ class Session:
     def mesh(self) -> Mesh:
         """The devices; raises UserError where there are too few, or where they do not divide rows and lengths."""
         return mesh_for(self.experiment)
+
+    @functools.cached_property
+    def pipeline(self) -> Pipeline | None:
+        """How layers are run in an update; None: without a pipeline."""
+        train = self.experiment.train
+        rows = train.batch_size // train.accumulation
+        return pipeline_on(self.mesh, self.experiment.execution.microbatches, rows)
 
     @functools.cached_property
     def program(self) -> Program:
@@ -199,6 +207,7 @@ def mesh_for(experiment: Experiment, devices: Sequence[Any] | None = None) -> Me
     """
     mesh = make_mesh(experiment.mesh, devices)
     check_batch(experiment, mesh)
+    pipeline_on(mesh, experiment.execution.microbatches, experiment.train.batch_size // experiment.train.accumulation)
     return mesh
 
 
