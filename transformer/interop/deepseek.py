@@ -93,7 +93,7 @@ def _fits(config: DeepseekConfig) -> bool:
     scaling = config.rotary_scaling
     plain = scaling is None or (scaling.mscale > 0) is (scaling.mscale_all_dim > 0)
     paper = scaling is not None and scaling.mscale == 1.0 and scaling.mscale_all_dim == 0.0
-    return _EXPERTS.fits(config.experts) and (plain or paper)
+    return config.head in _HEADS and _EXPERTS.fits(config.experts) and (plain or paper)
 
 
 def _layer(config: DeepseekConfig, sparse: bool) -> dict[str, Part]:
@@ -132,6 +132,8 @@ def _table(config: DeepseekConfig) -> Table:
     return dataclasses.replace(table, ignored=(*table.ignored, second_token))
 
 
+_HEADS = classes("DeepseekV3", ("language_model", "sequence_classification", "token_classification", "none"))
+
 DEEPSEEK_V3 = Family(
     model_type="deepseek_v3",
     config=DeepseekConfig,
@@ -157,7 +159,7 @@ DEEPSEEK_V3 = Family(
         Field("tie_word_embeddings", "tie_embeddings", False),
         experts.FIELD,
     ),
-    heads=classes("DeepseekV3", ("language_model", "sequence_classification", "token_classification", "none")),
+    heads=_HEADS,
     table=_table,
     pinned={
         "attention_bias": False,

@@ -3,7 +3,6 @@
 import dataclasses
 import typing
 from collections.abc import Collection, Mapping
-from types import MappingProxyType
 from typing import Any
 
 from transformer.checks import FieldError
@@ -26,7 +25,7 @@ class ExpertsFields:
     """Fields of `ExpertsConfig` that have one value in the model type."""
     shared: Collection[str] = ()
     """Fields of theirs that the rest of the model reads too."""
-    renames: Mapping[str, str] = MappingProxyType({})
+    renames: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Another name of a field of theirs -> its name in `fields`."""
 
     @property

@@ -33,6 +33,7 @@ _EXPERTS = ExpertsFields(
     shared=("intermediate_size",),
     renames={"num_local_experts": "num_experts"},
 )
+_HEADS = classes("Olmoe", ("language_model", "none"))
 _ALWAYS = {"mlp_biases": False, "head_norms": False, "window": None, "dense_layers": ()}
 
 
@@ -48,7 +49,8 @@ def _to_olmoe(config: dict[str, Any]) -> dict[str, Any]:
 def _fits(config: OlmoeConfig) -> bool:
     mixture = config.experts
     return (
-        _EXPERTS.fits(mixture)
+        config.head in _HEADS
+        and _EXPERTS.fits(mixture)
         and mixture is not None
         and mixture.mlp_width == config.mlp_width
         and config.attention_biases != "qkv"
@@ -71,7 +73,7 @@ OLMOE = Family(
         experts.FIELD,
         *one_value("olmoe", **_ALWAYS),
     ),
-    heads=classes("Olmoe", ("language_model", "none")),
+    heads=_HEADS,
     table=_table,
     harmless=("output_router_logits",),
     spelled={**ROTARY, **_EXPERTS.spelled},

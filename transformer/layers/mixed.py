@@ -95,8 +95,8 @@ class Layout:
           **static: Python values that every layer gets.
 
         Returns:
-          The last layer's `x` and the layers' outputs, stacked; a part that one kind of layer lacks (None there) is
-          stacked over the others.
+          The last layer's `x`, and the layers' outputs: trees of arrays stacked over the layers, None where every layer
+          has none; or dictionaries, by what only alike layers have in common, whose entries are stacked over those.
         """
         outputs = []
         for run, stack in zip(self.runs, modules if len(self.runs) > 1 else [modules], strict=True):
@@ -106,7 +106,7 @@ class Layout:
                 own = jax.tree.map(lambda leaf, size=size: leaf.reshape(-1, size, *leaf.shape[1:]), own)
             x, output = stack(x, own, *shared, **static)
             if size > 1:
-                output = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), output)
+                output = _joined([output], lambda leaves: leaves[0].reshape(-1, *leaves[0].shape[2:]))
             outputs.append(output)
         return x, _joined(outputs, jnp.concatenate)
 
@@ -133,8 +133,9 @@ class _Group(nn.Module):
 
 
 def _joined(outputs: Sequence[Any], join: Callable[[Sequence[jax.Array]], jax.Array]) -> Any:
-    """Returns the outputs with their arrays joined; of each part, those that are not None."""
-    present = [output for output in outputs if output is not None]
-    if present and type(present[0]) is tuple:
-        return tuple(_joined(parts, join) for parts in zip(*present, strict=True))
-    return jax.tree.map(lambda *leaves: join(leaves), *present) if present else None
+    """Returns the outputs with the arrays in the same place joined; of dictionaries, the entries of all."""
+    if isinstance(outputs[0], dict):
+        return {name: entry for output in outputs for name, entry in output.items()}
+    if type(outputs[0]) is tuple:
+        return tuple(_joined(parts, join) for parts in zip(*outputs, strict=True))
+    return jax.tree.map(lambda *leaves: join(leaves), *outputs)

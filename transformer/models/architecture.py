@@ -55,6 +55,11 @@ class Architecture(abc.ABC):
         return max(self.stacks.values())
 
     @property
+    def fewest_layers(self) -> int:
+        """The least number of layers that has every kind of them, of the deeper side where there are two."""
+        return len(self.attention_windows)
+
+    @property
     def first_decoder_token(self) -> int | None:
         """The id that the decoder of an encoder-decoder reads first; None where there is none."""
         return None

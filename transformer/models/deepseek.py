@@ -7,6 +7,7 @@ Shape letters: B batch, T length, D model width.
 """
 
 import dataclasses
+import functools
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -157,7 +158,6 @@ class DeepseekBlock(nn.Module):
         cache: LayerCache | None,
         mask: Mask,
         positions_BT: jax.Array,
-        segment_ids_BT: jax.Array | None,
         *,
         deterministic: bool,
     ) -> tuple[jax.Array, tuple[KeysValues | None, Routers]]:
@@ -187,7 +187,30 @@ class DeepseekBlock(nn.Module):
         routers: Routers = {}
         if self.sparse:
             experts = Experts(config.experts, config.activation, dtype, name="mlp")
-            out_BTD, routers = experts(normed_BTD, segment_ids_BT, deterministic=deterministic)
+            out_BTD, routers = experts(normed_BTD, mask.q_segment_ids_BT, deterministic=deterministic)
         else:
             out_BTD = GatedMLP(config.mlp_width, config.activation, dtype, name="mlp")(normed_BTD)
         return constrain(x_BTD + out_BTD, *RESIDUAL), (new, routers)
+
+
+class DeepseekBackbone(nn.Module):
+    """An embedding, blocks and a last norm: tokens in, hidden states out."""
+
+    config: DeepseekConfig
+    execution: Execution
+
+    def setup(self):
+        config, dtype = self.config, self.execution.compute_dtype
+        self.token_embedding = Embedding(config.vocab_size, config.width, ("vocab", "embed"), dtype)
+        self.stack: Any = config.layout.modules(functools.partial(DeepseekBlock, config, self.execution), self.execution)
+        self.final_norm = RMSNorm(config.norm_epsilon, dtype)
+
+    def __call__(
+        self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: LayerCache | None, *masks: Mask, deterministic: bool
+    ) -> tuple[jax.Array, tuple[KeysValues | None, Routers]]:
+        """Returns [B, T, D]; with a cache, all layers' new latents and keys; and the sums of their routers."""
+        x_BTD = constrain(self.token_embedding(tokens_BT), *RESIDUAL)
+        x_BTD, (new, _) = self.config.layout(
+            self.stack, x_BTD, cache, *masks, positions_BT, deterministic=deterministic
+        )
+        return self.final_norm(x_BTD), new
