@@ -57,7 +57,7 @@ FORBIDDEN = {
 WITHOUT_JAX = ("transformer.data", "transformer.tokenizers", "transformer.scaling.laws")
 JAX = {"jax", "flax", "optax", "orbax"}
 # All that models and layers know of meshes: they name axes, and ask for a layout by these names.
-OF_PARALLEL = {"constrain", "check_names", "RESIDUAL"}
+OF_PARALLEL = {"constrain", "check_names", "RESIDUAL", "transformer.parallel.experts.dropless"}
 MESHES = {
     "Mesh", "AbstractMesh", "NamedSharding", "PartitionSpec", "P", "sharding", "set_mesh", "make_mesh", "shard_map",
     "pmap", "axis_index", "psum", "all_gather", "with_sharding_constraint", "device_put", "devices", "local_devices",

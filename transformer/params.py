@@ -16,7 +16,7 @@ from flax.traverse_util import unflatten_dict
 Names = tuple[str | None, ...]
 """The logical name of each axis of a parameter; None: an axis that is never split."""
 
-STACKING = frozenset({"layers"})
+STACKING = frozenset({"layers", "experts"})
 """Axes along which parameters of the same kind lie one behind another: no axis of any one of them."""
 _VECTORS = frozenset({"bias", "scale"})
 """Arrays that are added to activations or scale them. All others multiply activations as matrices do."""

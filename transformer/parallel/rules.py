@@ -40,6 +40,8 @@ RULES: dict[str, tuple[str, ...]] = {
     "activation_head": (),
     "activation_mlp": ("tensor",),
     "activation_vocab": ("tensor", "pipeline"),
+    "activation_expert_batch": ("data", "fsdp"),
+    "activation_experts": ("expert",),
 }
 
 RESIDUAL = ("activation_batch", "activation_length", "activation_embed")
