@@ -20,7 +20,7 @@ from transformer.cluster.agreement import alone, own_index, together_do
 from transformer.data import pipeline
 from transformer.debugging.spike import Spike, SpikeDetector
 from transformer.parallel.mesh import MeshConfig
-from transformer.params import Names, flatten, own_axes, param_names
+from transformer.params import Names, flatten, layer_axes, param_names
 from transformer.training import experiment as experiments
 from transformer.training.run import Run
 from transformer.training.session import Session
@@ -165,7 +165,8 @@ def norms_by_layer(tree: Any, names: Any) -> Any:
     """Returns the tree of norms, float32: [N] for a leaf whose first axis is named "layers", [] for others."""
 
     def norm(leaf: jax.Array, axes: Names) -> jax.Array:
-        return jnp.sqrt(jnp.sum(jnp.square(leaf.astype(jnp.float32)), axis=own_axes(axes)))
+        inside = tuple(axis for axis in range(leaf.ndim) if axis not in layer_axes(axes))
+        return jnp.sqrt(jnp.sum(jnp.square(leaf.astype(jnp.float32)), axis=inside))
 
     return jax.tree.map(norm, tree, names)
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer.params import flatten, is_names, modules_of, param_names, stacked_axes
+from transformer.params import flatten, is_names, layer_axes, modules_of, param_names
 from transformer.training.experiment import Experiment
 from transformer.training.session import Session
 from transformer.training.state import Batch, TrainState, step_key
@@ -89,8 +89,7 @@ def examine(session: Session, state: TrainState, batch: Batch) -> Examination:
     @jax.jit
     def backward(state: TrainState, batch: Batch) -> tuple[Any, ...]:
         loss_sum, sums, grads = program.gradients(state, batch)
-        weight = jnp.maximum(sums.pop("weight"), 1.0)
-        means = {name: total / weight for name, total in {"loss": loss_sum, **sums}.items()}
+        means = {"loss": loss_sum / jnp.maximum(sums.weight, 1.0), **sums.means()}
         return _tree_stats(means, None), _tree_stats(state.params, names), _tree_stats(grads, names)
 
     loss, params, grads = jax.device_get(backward(dataclasses.replace(state, opt_state=None), batch))
@@ -191,7 +190,7 @@ def _tree_stats(tree: Any, names: Any) -> dict[str, _Stats]:
     """Returns the figures of each leaf by its path; [N] for stacked layers."""
     axes = jax.tree.leaves(param_names(tree) if names is None else names, is_leaf=is_names)
     leaves = zip(flatten(tree).items(), axes, strict=True)
-    return {path: _stats(leaf, stacked_axes(names_of)) for (path, leaf), names_of in leaves}
+    return {path: _stats(leaf, layer_axes(names_of)) for (path, leaf), names_of in leaves}
 
 
 def _entries(stats: Mapping[str, _Stats]) -> list[Entry]:

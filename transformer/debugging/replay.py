@@ -165,7 +165,7 @@ def _rows(session: Session, params: Any, step: int) -> list[Sample]:
     for number, sample in enumerate(samples_of(session, step)):
         row = jax.tree.map(lambda x, at=number: x[at : at + 1], batch)
         sums = jax.device_get(session.program.evaluate(params, row))
-        loss = float(sums["nll"] / sums["weight"]) if sums["weight"] else None
+        loss = float(sums.metrics["nll"] / sums.weight) if sums.weight else None
         texts = dataset.show(dataset.train[sample["corpus"]][sample["record"]])
         rows.append(Sample(**{**sample, "corpus": _name(experiment, sample["corpus"]), "loss": loss, "texts": texts}))
     return sorted(rows, key=lambda row: (row.loss is None, -math.inf if _bad(row.loss) else -(row.loss or 0)))

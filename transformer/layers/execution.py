@@ -10,8 +10,10 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from transformer import checks
+from transformer.layers.routing import Routers
 from transformer.ops.attention import IMPLEMENTATIONS
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
@@ -62,6 +64,16 @@ class Execution:
         return DTYPES[self.dtype]
 
 
+class LayerOutput(struct.PyTreeNode):
+    """What a block hands back besides its stream; of all of a stack's layers, stacked on the first axis."""
+
+    cache: Any = None
+    """With a cache: what it lacks so far, a layer's new keys and values (`blocks.NewMemories` of a decoder with an
+    encoder)."""
+    routers: Routers = struct.field(default_factory=dict)
+    """Sums over tokens, which add up over rows, microbatches and stages; empty without experts."""
+
+
 class Stack(nn.Module):
     """Runs `num_layers` of the block that `make_block` makes, one after another, by a scan over stacked parameters.
 
@@ -69,7 +81,8 @@ class Stack(nn.Module):
     """
 
     make_block: Callable[..., nn.Module]
-    """Called with `name`; the block is called as block(x, per_layer, *shared, **static) -> (x, output)."""
+    """Called with `name`; the block is called as block(x, per_layer, *shared, **static) -> (x, output), the output
+    a `LayerOutput`."""
     num_layers: int
     execution: Execution
     shared: bool = False

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.layers.execution import Execution, Stack
+from transformer.layers.execution import Execution, LayerOutput, Stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Layout:
             stacks.append(Stack(block, run.groups, execution))
         return stacks if len(stacks) > 1 else stacks[0]
 
-    def __call__(self, modules: Any, x: Any, per_layer: Any, *shared: Any, **static: Any) -> tuple[Any, Any]:
+    def __call__(self, modules: Any, x: Any, per_layer: Any, *shared: Any, **static: Any) -> tuple[Any, LayerOutput]:
         """Runs the stacks of `modules` one after another.
 
         Args:
@@ -95,8 +95,7 @@ class Layout:
           **static: Python values that every layer gets.
 
         Returns:
-          The last layer's `x`, and the layers' outputs: trees of arrays stacked over the layers, None where every layer
-          has none; or dictionaries, by what only alike layers have in common, whose entries are stacked over those.
+          The last layer's `x`, and the layers' outputs, stacked; a router's sums over the layers of its place.
         """
         outputs = []
         for run, stack in zip(self.runs, modules if len(self.runs) > 1 else [modules], strict=True):
@@ -106,9 +105,10 @@ class Layout:
                 own = jax.tree.map(lambda leaf, size=size: leaf.reshape(-1, size, *leaf.shape[1:]), own)
             x, output = stack(x, own, *shared, **static)
             if size > 1:
-                output = _joined([output], lambda leaves: leaves[0].reshape(-1, *leaves[0].shape[2:]))
+                flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), output.cache)
+                output = output.replace(cache=flat)
             outputs.append(output)
-        return x, _joined(outputs, jnp.concatenate)
+        return x, outputs[0] if len(outputs) == 1 else _joined(outputs, jnp.concatenate)
 
     @property
     def _names(self) -> list[str]:
@@ -122,7 +122,7 @@ class _Group(nn.Module):
     kinds: tuple[bool, ...]
 
     @nn.compact
-    def __call__(self, x: Any, layers: Any, *shared: Any, **static: Any) -> tuple[Any, Any]:
+    def __call__(self, x: Any, layers: Any, *shared: Any, **static: Any) -> tuple[Any, LayerOutput]:
         """Returns the last block's `x`, and the blocks' outputs, stacked."""
         outputs = []
         for place, kind in enumerate(self.kinds):
@@ -132,10 +132,7 @@ class _Group(nn.Module):
         return x, _joined(outputs, jnp.stack)
 
 
-def _joined(outputs: Sequence[Any], join: Callable[[Sequence[jax.Array]], jax.Array]) -> Any:
-    """Returns the outputs with the arrays in the same place joined; of dictionaries, the entries of all."""
-    if isinstance(outputs[0], dict):
-        return {name: entry for output in outputs for name, entry in output.items()}
-    if type(outputs[0]) is tuple:
-        return tuple(_joined(parts, join) for parts in zip(*outputs, strict=True))
-    return jax.tree.map(lambda *leaves: join(leaves), *outputs)
+def _joined(outputs: Sequence[LayerOutput], join: Callable[[Sequence[jax.Array]], jax.Array]) -> LayerOutput:
+    """Returns the caches joined, and all routers' sums."""
+    cache = jax.tree.map(lambda *leaves: join(leaves), *(output.cache for output in outputs))
+    return LayerOutput(cache, {name: sums for output in outputs for name, sums in output.routers.items()})

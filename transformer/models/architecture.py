@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer.layers.execution import Execution
+from transformer.layers.experts import ExpertsConfig
 from transformer.models.counting import Counts
 from transformer.params import Parameter, parameters
 
@@ -60,6 +61,11 @@ class Architecture(abc.ABC):
         return len(self.attention_windows)
 
     @property
+    def routing(self) -> ExpertsConfig | None:
+        """The experts that stand in the place of feed-forward layers; None where there are none."""
+        return None
+
+    @property
     def first_decoder_token(self) -> int | None:
         """The id that the decoder of an encoder-decoder reads first; None where there is none."""
         return None
@@ -106,6 +112,10 @@ class Architecture(abc.ABC):
         """Returns the number of parameters, tied ones counted once."""
         return sum(parameter.size for parameter in self.counts.parameters)
 
+    def active_params(self) -> int:
+        """Returns the number of parameters that a token meets: of the experts those that it chooses."""
+        return sum(round(parameter.size * self.counts.share(parameter)) for parameter in self.counts.parameters)
+
     @property
     def parameters(self) -> dict[str, Parameter]:
         """Path -> parameter, without its values."""
@@ -139,5 +149,12 @@ def _abstract_params(architecture: Architecture) -> Any:
 
 @functools.lru_cache(maxsize=512)
 def _counts(architecture: Architecture) -> Counts:
-    arrays = tuple(architecture.parameters.values())
-    return Counts(arrays, architecture.kind, architecture.head, architecture.stacks, architecture.attention_windows)
+    arrays, routing = tuple(architecture.parameters.values()), architecture.routing
+    return Counts(
+        arrays,
+        architecture.kind,
+        architecture.head,
+        architecture.stacks,
+        architecture.attention_windows,
+        1.0 if routing is None else routing.experts_per_token / routing.num_experts,
+    )

@@ -68,7 +68,7 @@ class DecoderConfig(Architecture):
 
         It has a `token_embedding`, is called as backbone(tokens_BT, positions_BT, cache, *masks, deterministic=...),
         with all layers' parts of a cache, if any, and a mask for each of `attention_windows`, and returns [B, T, D]
-        and, with a cache, all layers' new keys and values.
+        and all layers' `LayerOutput`.
         """
 
     def build(self, execution: Execution) -> "Decoder":
@@ -141,15 +141,16 @@ class Decoder(nn.Module):
                 raise ValueError("a cache needs positions")
             positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], tokens.shape)
         masks, layers, cache = causal_masks(cache, positions, segment_ids, prefix, *self.config.attention_windows)
-        hidden_BTD, new = self.backbone(tokens, positions, layers, *masks, deterministic=deterministic)
-        cache = None if cache is None else cache.write(*new)
+        hidden_BTD, of_layers = self.backbone(tokens, positions, layers, *masks, deterministic=deterministic)
+        cache = None if cache is None else cache.write(*of_layers.cache)
         if self.config.head == "none":
-            return BackboneOutput(hidden_BTD, cache=cache)
+            return BackboneOutput(hidden_BTD, cache=cache, routers=of_layers.routers)
         if self.config.head == "language_model":
-            return self.head(hidden_BTD, self.backbone.token_embedding.embedding, cache)
+            words = self.head(hidden_BTD, self.backbone.token_embedding.embedding, cache)
+            return words.replace(routers=of_layers.routers)
         if self.config.head == "sequence_classification":
             hidden_BTD = last_token(hidden_BTD, segment_ids)
-        return ClassificationOutput(self.head(hidden_BTD, deterministic=deterministic))
+        return ClassificationOutput(self.head(hidden_BTD, deterministic=deterministic), of_layers.routers)
 
     @nn.nowrap
     def init_cache(self, batch: int, length: int) -> KVCache:

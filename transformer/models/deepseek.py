@@ -14,16 +14,14 @@ import flax.linen as nn
 import jax
 
 from transformer import checks
-from transformer.layers.attention import KeysValues
 from transformer.layers.cache import LayerCache
-from transformer.layers.execution import Execution
+from transformer.layers.execution import Execution, LayerOutput
 from transformer.layers.experts import Experts, ExpertsConfig
 from transformer.layers.latent_attention import LatentAttention
 from transformer.layers.mixed import Layout
 from transformer.layers.mlp import GatedMLP
 from transformer.layers.positions import Rotary, YarnScaling
 from transformer.layers.primitives import Embedding, RMSNorm
-from transformer.layers.routing import Routers
 from transformer.models.decoder import DecoderConfig
 from transformer.ops.attention import Mask
 from transformer.parallel.rules import RESIDUAL, constrain
@@ -104,6 +102,11 @@ class DeepseekConfig(DecoderConfig):
         checks.rule(self, "first_dense", sparse, f"some of the {self.num_layers} layers must have experts")
 
     @property
+    def routing(self) -> ExpertsConfig:
+        """The experts that stand in the place of feed-forward layers."""
+        return self.experts
+
+    @property
     def layout(self) -> Layout:
         """Which stacks hold the layers."""
         return Layout.of([layer >= self.first_dense for layer in range(self.num_layers)])
@@ -160,8 +163,8 @@ class DeepseekBlock(nn.Module):
         positions_BT: jax.Array,
         *,
         deterministic: bool,
-    ) -> tuple[jax.Array, tuple[KeysValues | None, Routers]]:
-        """Returns [B, T, D]; with a cache, this layer's new latents and keys; and the sums of its router, if any."""
+    ) -> tuple[jax.Array, LayerOutput]:
+        """Returns [B, T, D] and, with a cache, this layer's new latents and keys."""
         config, dtype = self.config, self.execution.compute_dtype
         attention = LatentAttention(
             config.width,
@@ -184,13 +187,12 @@ class DeepseekBlock(nn.Module):
         )
         x_BTD = constrain(x_BTD + attended_BTD, *RESIDUAL)
         normed_BTD = RMSNorm(config.norm_epsilon, dtype, name="mlp_norm")(x_BTD)
-        routers: Routers = {}
         if self.sparse:
             experts = Experts(config.experts, config.activation, dtype, name="mlp")
             out_BTD, routers = experts(normed_BTD, mask.q_segment_ids_BT, deterministic=deterministic)
         else:
-            out_BTD = GatedMLP(config.mlp_width, config.activation, dtype, name="mlp")(normed_BTD)
-        return constrain(x_BTD + out_BTD, *RESIDUAL), (new, routers)
+            out_BTD, routers = GatedMLP(config.mlp_width, config.activation, dtype, name="mlp")(normed_BTD), {}
+        return constrain(x_BTD + out_BTD, *RESIDUAL), LayerOutput(new, routers)
 
 
 class DeepseekBackbone(nn.Module):
@@ -207,10 +209,8 @@ class DeepseekBackbone(nn.Module):
 
     def __call__(
         self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: LayerCache | None, *masks: Mask, deterministic: bool
-    ) -> tuple[jax.Array, tuple[KeysValues | None, Routers]]:
-        """Returns [B, T, D]; with a cache, all layers' new latents and keys; and the sums of their routers."""
+    ) -> tuple[jax.Array, LayerOutput]:
+        """Returns [B, T, D] and, with a cache, all layers' new latents and keys."""
         x_BTD = constrain(self.token_embedding(tokens_BT), *RESIDUAL)
-        x_BTD, (new, _) = self.config.layout(
-            self.stack, x_BTD, cache, *masks, positions_BT, deterministic=deterministic
-        )
-        return self.final_norm(x_BTD), new
+        x_BTD, output = self.config.layout(self.stack, x_BTD, cache, *masks, positions_BT, deterministic=deterministic)
+        return self.final_norm(x_BTD), output

@@ -16,15 +16,14 @@ import flax.linen as nn
 import jax
 
 from transformer import checks
-from transformer.layers.attention import Attention, KeysValues
+from transformer.layers.attention import Attention
 from transformer.layers.cache import LayerCache
-from transformer.layers.execution import Execution
+from transformer.layers.execution import Execution, LayerOutput
 from transformer.layers.experts import Experts, ExpertsConfig
 from transformer.layers.mixed import Layout
 from transformer.layers.mlp import GatedMLP
 from transformer.layers.positions import Llama3Scaling, Rotary
 from transformer.layers.primitives import Embedding, RMSNorm
-from transformer.layers.routing import Routers
 from transformer.models.decoder import DecoderConfig
 from transformer.ops.attention import Mask
 from transformer.parallel.rules import RESIDUAL, constrain
@@ -93,11 +92,18 @@ class LlamaConfig(DecoderConfig):
         checks.at_least(self, 1, "window")
         checks.choice(self, "attention_biases", _BIASES)
         checks.within(self, "[0, 1)", "attention_dropout")
+        plain = self.experts is None or not self.mlp_biases
+        checks.rule(self, "mlp_biases", plain, "`experts` have none")
         numbers = list(self.dense_layers)
         ordered = numbers == sorted({*numbers} & {*range(self.num_layers)})
         checks.rule(self, "dense_layers", ordered, f"numbers of layers, 0 to {self.num_layers - 1}, in rising order")
         some = not numbers or (self.experts is not None and len(numbers) < self.num_layers)
         checks.rule(self, "dense_layers", some, "the other layers, one at least, must have `experts`")
+
+    @property
+    def routing(self) -> ExpertsConfig | None:
+        """The experts that stand in the place of feed-forward layers; None where there are none."""
+        return self.experts
 
     @property
     def layout(self) -> Layout:
@@ -149,8 +155,8 @@ class LlamaBlock(nn.Module):
     @nn.compact
     def __call__(
         self, x_BTD: jax.Array, cache: LayerCache | None, mask: Mask, positions_BT: jax.Array, *, deterministic: bool
-    ) -> tuple[jax.Array, tuple[KeysValues | None, Routers]]:
-        """Returns [B, T, D]; with a cache, this layer's new keys and values; and the sums of its router, if any."""
+    ) -> tuple[jax.Array, LayerOutput]:
+        """Returns [B, T, D] and, with a cache, this layer's new keys and values."""
         config, dtype = self.config, self.execution.compute_dtype
         attention = self.attention()
         normed_BTD = RMSNorm(config.norm_epsilon, dtype, name="attention_norm")(x_BTD)
@@ -159,14 +165,13 @@ class LlamaBlock(nn.Module):
         )
         x_BTD = constrain(x_BTD + attended_BTD, *RESIDUAL)
         normed_BTD = RMSNorm(config.norm_epsilon, dtype, name="mlp_norm")(x_BTD)
-        routers: Routers = {}
-        if self.sparse and config.experts is not None:
+        if not self.sparse or config.experts is None:
+            mlp = GatedMLP(config.mlp_width, config.activation, dtype, use_bias=config.mlp_biases, name="mlp")
+            out_BTD, routers = mlp(normed_BTD, deterministic=deterministic), {}
+        else:
             experts = Experts(config.experts, config.activation, dtype, name="mlp")
             out_BTD, routers = experts(normed_BTD, mask.q_segment_ids_BT, deterministic=deterministic)
-        else:
-            mlp = GatedMLP(config.mlp_width, config.activation, dtype, use_bias=config.mlp_biases, name="mlp")
-            out_BTD = mlp(normed_BTD, deterministic=deterministic)
-        return constrain(x_BTD + out_BTD, *RESIDUAL), (new, routers)
+        return constrain(x_BTD + out_BTD, *RESIDUAL), LayerOutput(new, routers)
 
     @nn.nowrap
     def attention(self) -> Attention:
@@ -206,10 +211,8 @@ class LlamaBackbone(nn.Module):
 
     def __call__(
         self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: LayerCache | None, *masks: Mask, deterministic: bool
-    ) -> tuple[jax.Array, KeysValues | None]:
+    ) -> tuple[jax.Array, LayerOutput]:
         """Returns [B, T, D] and, with a cache, all layers' new keys and values."""
         x_BTD = constrain(self.token_embedding(tokens_BT), *RESIDUAL)
-        x_BTD, (new, _) = self.config.layout(
-            self.stack, x_BTD, cache, *masks, positions_BT, deterministic=deterministic
-        )
-        return self.final_norm(x_BTD), new
+        x_BTD, output = self.config.layout(self.stack, x_BTD, cache, *masks, positions_BT, deterministic=deterministic)
+        return self.final_norm(x_BTD), output

@@ -101,6 +101,8 @@ def scaled(
     for field in _HEADS:
         if field in old:
             new |= rule.heads(field, old)
+    if base.routing is not None:
+        new["experts"] = dataclasses.replace(base.routing, mlp_width=rule.mlp_width(base.routing.mlp_width))
     if shaping is not None and "embedding_width" in old:
         new["embedding_width"] = min(old["embedding_width"], width)
     return dataclasses.replace(base, **new)
