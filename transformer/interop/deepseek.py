@@ -1,7 +1,7 @@
 """DeepSeek-V3 in Transformers. Published files hold float8 weights, which are refused: save them as bfloat16 first.
 
-They also hold a layer behind the last one (`model.layers.61`), which predicts a second token; Transformers' model has no
-such layer, and its tensors are left unread.
+They also hold a layer behind the last one (`model.layers.61`), which predicts a second token; Transformers' model has
+none, and its tensors are left unread.
 """
 
 import dataclasses

@@ -90,7 +90,8 @@ class Loaded:
     params: Any
     """Our tree, float32 numpy arrays."""
     dtypes: dict[str, Any]
-    """Names of the dtypes of parameters, by path, and of constants, by name: one, or a list over layers, and over experts."""
+    """Names of the dtypes of parameters, by path, and of constants, by name: one, or a list over layers (and
+    experts)."""
 
 
 class Written(NamedTuple):

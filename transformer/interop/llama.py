@@ -1,7 +1,8 @@
 """LLaMA, Mistral, Qwen2 and Qwen3 in Transformers, and Mixtral and Qwen3-MoE: model types of one architecture of ours.
 
 The model type of an architecture follows from parts that only one of them has: Qwen2's biases, Qwen3's norms of heads,
-Mistral's window, the others' experts. Meta's own files pair the halves of a head otherwise; only Transformers' format is read.
+Mistral's window, the others' experts. Meta's own files pair the halves of a head otherwise; only Transformers' format
+is read.
 """
 
 import functools

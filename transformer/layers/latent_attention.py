@@ -121,7 +121,7 @@ class LatentAttention(nn.Module):
 
 
 class Expansion(nn.Module):
-    """The matrix [C, H, K + V] from latents to the keys and values of all heads, which can be applied on either side."""
+    """The matrix [C, H, K + V] from latents to the keys and values of all heads, which either side can be given."""
 
     num_heads: int
     latent_width: int

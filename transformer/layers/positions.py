@@ -113,8 +113,8 @@ class Rotary:
     scaling: Llama3Scaling | YarnScaling | None = None
     """How to stretch the frequencies; None leaves them."""
     interleaved: bool = False
-    """Whether the pairs that turn are (2i, 2i + 1), as in the paper and in DeepSeek's weights. What is turned then comes
-    in halves all the same, queries and keys alike, so that their products are the paper's."""
+    """Whether the pairs that turn are (2i, 2i + 1), as in the paper and in DeepSeek's weights. What is turned comes in
+    halves all the same, queries and keys alike, so that their products are the paper's."""
 
     def __call__(self, x_BTHK: jax.Array, positions_BT: jax.Array) -> jax.Array:
         """Returns queries or keys turned by their positions; angles in float32, the dtype of `x_BTHK` kept."""

@@ -204,7 +204,9 @@ class DeepseekBackbone(nn.Module):
     def setup(self):
         config, dtype = self.config, self.execution.compute_dtype
         self.token_embedding = Embedding(config.vocab_size, config.width, ("vocab", "embed"), dtype)
-        self.stack: Any = config.layout.modules(functools.partial(DeepseekBlock, config, self.execution), self.execution)
+        self.stack: Any = config.layout.modules(
+            functools.partial(DeepseekBlock, config, self.execution), self.execution
+        )
         self.final_norm = RMSNorm(config.norm_epsilon, dtype)
 
     def __call__(

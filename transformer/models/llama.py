@@ -79,7 +79,7 @@ class LlamaConfig(DecoderConfig):
     experts: ExpertsConfig | None = None
     """Experts in the place of the feed-forward layers (Mixtral); None: they are dense."""
     dense_layers: tuple[int, ...] = ()
-    """Numbers of the layers, from 0 on, that are dense where the others have experts (Qwen3-MoE's `mlp_only_layers`)."""
+    """Layers, from 0 on, that are dense where the others have experts (Qwen3-MoE's `mlp_only_layers`)."""
     tie_embeddings: bool = False
     """Whether the head multiplies with the embedding, or with a matrix of its own."""
 
