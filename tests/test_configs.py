@@ -51,6 +51,10 @@ PARAMETERS = {
     "llama2-70b": 68_976_648_192,
     "llama3-8b": 8_030_261_248,
     "mistral-7b": 7_241_732_096,
+    "mixtral-8x7b": 46_702_792_704,
+    "qwen3-30b-a3b": 30_532_122_624,
+    "olmoe-1b-7b": 6_919_161_856,
+    "deepseek-v3": 671_026_419_200,  # 14,848 of them the biases of the experts' choice
 }
 
 

@@ -262,6 +262,7 @@ def test_parameters_come_back_from_the_checkpoint(pair, saved, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, have, pair.params)
 
 
+MOE = dataclasses.replace(TINY["llama"], mlp_width=8, experts=TINY["olmoe"].experts)
 KINDS = {
     "gpt2": dataclasses.replace(TINY["gpt"], band=None),
     "openai-gpt": TINY["gpt1"],
@@ -269,6 +270,10 @@ KINDS = {
     "mistral": dataclasses.replace(TINY["llama"], head_norms=False),
     "qwen2": dataclasses.replace(TINY["llama"], window=None, head_norms=False, attention_biases="qkv"),
     "qwen3": dataclasses.replace(TINY["llama"], window=None),
+    "mixtral": dataclasses.replace(MOE, head_norms=False),
+    "qwen3_moe": dataclasses.replace(MOE, window=None, dense_layers=(0,)),
+    "olmoe": TINY["olmoe"],
+    "deepseek_v3": TINY["deepseek"],
     "bert": TINY["bert"],
     "roberta": TINY["roberta"],
     "albert": TINY["albert"],

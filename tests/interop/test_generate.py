@@ -13,15 +13,21 @@ from transformer.inference.rules import DecodingRules
 from transformer.inference.sampling import Sampling
 from transformer.inference.settings import Settings
 from transformer.interop.bart import BART
+from transformer.interop.deepseek import DEEPSEEK_V3
 from transformer.interop.gpt import GPT2
 from transformer.interop.llama import LLAMA
 from transformer.interop.marian import MARIAN
+from transformer.interop.mixtral import MIXTRAL
+from transformer.interop.olmoe import OLMOE
 from transformer.interop.t5 import T5
 from transformer.layers.execution import Execution
+from transformer.layers.experts import ExpertsConfig
 from transformer.models.bart import BartConfig
+from transformer.models.deepseek import DeepseekConfig
 from transformer.models.gpt import GPTConfig
 from transformer.models.llama import LlamaConfig
 from transformer.models.marian import MarianConfig
+from transformer.models.olmoe import OlmoeConfig
 from transformer.models.t5 import T5Config
 
 from . import parity
@@ -37,6 +43,31 @@ FAMILIES = {
     "gpt2": (GPT2, GPTConfig(**_DECODER)),
     "gpt2, scores by layer": (GPT2, GPTConfig(**_DECODER, divide_scores_by_layer=True)),
     "llama": (LLAMA, LlamaConfig(**_DECODER, num_kv_heads=2, head_width=6, mlp_width=32)),
+    "mixtral": (
+        MIXTRAL,
+        LlamaConfig(
+            **_DECODER, num_kv_heads=2, head_width=6, mlp_width=16, window=4,
+            experts=ExpertsConfig(num_experts=4, experts_per_token=2, mlp_width=16),
+        ),
+    ),
+    "olmoe": (
+        OLMOE,
+        OlmoeConfig(
+            **_DECODER, num_kv_heads=4, head_width=6, mlp_width=16, clip_qkv=1.0,
+            experts=ExpertsConfig(num_experts=4, experts_per_token=2, mlp_width=16, normalize=False),
+        ),
+    ),
+    "deepseek": (
+        DEEPSEEK_V3,
+        DeepseekConfig(
+            **_DECODER, mlp_width=32, query_rank=8, latent_width=10, head_width=6, rotary_width=4, value_width=5,
+            first_dense=1,
+            experts=ExpertsConfig(
+                num_experts=4, experts_per_token=2, mlp_width=16, scores="sigmoid", selection_bias=True,
+                shared_experts=1, groups=2, groups_per_token=1,
+            ),
+        ),
+    ),
     "t5": (
         T5,
         T5Config(

@@ -61,6 +61,11 @@ class Architecture(abc.ABC):
         return None
 
     @property
+    def fewest_layers(self) -> int:
+        """The least number of layers that has every kind of them, of the deeper side where there are two."""
+        return len(self.attention_windows)
+
+    @property
     def routing(self) -> ExpertsConfig | None:
         """The experts that stand in the place of feed-forward layers; None where there are none."""
         return None

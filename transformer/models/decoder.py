@@ -95,6 +95,11 @@ class DecoderConfig(Architecture):
         """Key-value heads, and the width of each."""
         return self.num_heads, self.width // self.num_heads
 
+    @property
+    def cache_value_width(self) -> int | None:
+        """Width of what a cache holds as a head's values; None: the keys'."""
+        return None
+
 
 class Decoder(nn.Module):
     """Tokens in; next words, classes, or hidden states out."""
@@ -162,7 +167,10 @@ class Decoder(nn.Module):
     def init_cache(self, batch: int, length: int) -> KVCache:
         """Returns an empty cache of `length` slots for `batch` rows, in the compute dtype."""
         dtype = self.execution.compute_dtype
-        return KVCache.empty(self.config.num_layers, batch, length, *self.config.cache_heads, dtype)
+        return KVCache.empty(
+            self.config.num_layers, batch, length, *self.config.cache_heads, dtype,
+            value_width=self.config.cache_value_width,
+        )  # fmt: skip
 
 
 def causal_masks(

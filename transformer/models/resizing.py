@@ -116,8 +116,7 @@ def head_width(architecture: Architecture) -> int:
 
 def shallowest(architecture: A) -> A:
     """Returns the architecture with as few layers as it can have."""
-    turns = len(architecture.attention_windows)
-    layers = {field: turns for field in _LAYERS if field in _fields(architecture)}
+    layers = {field: architecture.fewest_layers for field in _LAYERS if field in _fields(architecture)}
     return dataclasses.replace(architecture, **layers)
 
 

@@ -131,7 +131,7 @@ def attention(
     Args:
       q_BTHK: queries.
       k_BSGK: keys; G divides H, and query heads [g * R, (g + 1) * R) share key head g.
-      v_BSGK: values.
+      v_BSGK: values; they may have another width than queries and keys, which the result then has.
       mask: who sees whom. A query that sees nothing gets zeros.
       bias: added to the scores, broadcastable to [B, H, T, S] (T5's relative positions).
       scale: of the scores, a number or a float32 scalar; K ** -0.5 by default.
@@ -143,7 +143,7 @@ def attention(
         raise ValueError(f"{q_BTHK.shape[2]} query heads are no multiple of {k_BSGK.shape[2]} key-value heads")
     check_implementation(implementation)
     if implementation == "auto":
-        implementation = "cudnn" if _cudnn_can(q_BTHK, k_BSGK, bias, dropout_rate) else "xla"
+        implementation = "cudnn" if _cudnn_can(q_BTHK, k_BSGK, v_BSGK, bias, dropout_rate) else "xla"
     scale = q_BTHK.shape[-1] ** -0.5 if scale is None else scale
     key = dropout_key if dropout_rate > 0 else None
     if dropout_rate > 0 and dropout_key is None:
@@ -223,7 +223,7 @@ def _dense(q_BTHK, k_BSGK, v_BSGK, mask: Mask, bias, scale, dropout_rate, key):
     if key is not None:
         probs_BHTS = dropout(probs_BHTS, dropout_rate, key)
     out_BQGK = jnp.einsum("BGQS,BSGK->BQGK", probs_BHTS.reshape(B, G, R * T, S), v_BSGK)
-    return out_BQGK.reshape(B, R, T, G, K).transpose(0, 2, 3, 1, 4).reshape(B, T, H, K)
+    return out_BQGK.reshape(B, R, T, G, -1).transpose(0, 2, 3, 1, 4).reshape(B, T, H, -1)
 
 
 def _softmax_of(scores: jax.Array, visible: jax.Array | None, dtype: Any) -> jax.Array:
@@ -259,7 +259,9 @@ _softmax = jax.custom_vjp(_softmax_of, nondiff_argnums=(2,))
 _softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
-def _cudnn_can(q_BTHK: jax.Array, k_BSGK: jax.Array, bias: jax.Array | None, dropout_rate: float) -> bool:
+def _cudnn_can(
+    q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, bias: jax.Array | None, dropout_rate: float
+) -> bool:
     """Whether cuDNN's kernel exists for these arrays and can be cut by the mesh that is compiled for.
 
     Odd lengths have no gradient under a mask or bias. The kernel is partitioned over rows and heads, never over the
@@ -271,6 +273,7 @@ def _cudnn_can(q_BTHK: jax.Array, k_BSGK: jax.Array, bias: jax.Array | None, dro
         and q_BTHK.dtype in (jnp.bfloat16, jnp.float16)
         and q_BTHK.shape[-1] % 8 == 0
         and q_BTHK.shape[-1] <= 128
+        and q_BTHK.shape[-1] == v_BSGK.shape[-1]
         and q_BTHK.shape[1] % 2 == 0
         and k_BSGK.shape[1] % 2 == 0
         and bias is None

@@ -22,6 +22,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "head": (),
+    "latent": (),
     "mlp": ("tensor",),
     "experts": ("expert",),
     "expert_embed": ("fsdp",),
