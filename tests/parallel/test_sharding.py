@@ -68,7 +68,7 @@ def test_constrain_shards_activations_and_leaves_what_does_not_divide(mesh_2x2x2
 def test_shards_a_tree_of_parameters(mesh_2x2x2):
     boxed = {"kernel": nn.LogicallyPartitioned(jax.ShapeDtypeStruct((8, 16), jnp.float32), ("embed", "mlp"))}
     assert param_shardings(boxed, mesh_2x2x2)["kernel"].spec == P("fsdp", "tensor")
-    assert batch_sharding(mesh_2x2x2).spec == P(("data", "fsdp", "expert"))
+    assert batch_sharding(mesh_2x2x2).spec == P(("data", "fsdp"))
 
 
 def test_mesh_defaults_to_data_over_all_devices():

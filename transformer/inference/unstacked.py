@@ -10,17 +10,17 @@ import dataclasses
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from transformer.layers.execution import Execution
 from transformer.models.architecture import Architecture
+from transformer.parallel.local import target_platform
 from transformer.params import is_stacked, map_parameters, param_names
 
 
 def for_decoding(architecture: Architecture, params: Any, execution: Execution) -> tuple[nn.Module, Any]:
     """Returns a model and its weights in the form that decodes fastest here; on a CPU, the weights are copied."""
-    if jax.default_backend() != "cpu":
+    if target_platform() != "cpu":
         return architecture.build(execution), params
     return architecture.build(dataclasses.replace(execution, unroll=0)), unstack(architecture, params)
 

@@ -5,8 +5,10 @@ in float32 whatever the compute dtype, and keep only their input for the backwar
 over an array that is read anyway.
 """
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import flax.linen as nn
@@ -14,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer.ops.elementwise import dropout
+from transformer.ops.embedding import look_up
 from transformer.parallel.rules import check_names, constrain
 
 Initializer = Callable[..., jax.Array]
@@ -52,7 +55,7 @@ class Linear(nn.Module):
         bias = None
         if self.use_bias:
             bias = parameter(self, "bias", nn.initializers.zeros_init(), self.names[num_inputs:], self.outputs)
-        return linear(x.astype(self.dtype), kernel, bias, num_inputs)
+        return linear(x.astype(self.dtype), kernel, bias, num_inputs, self.names, _recomputed.get())
 
 
 class Embedding(nn.Module):
@@ -74,10 +77,7 @@ class Embedding(nn.Module):
 
     def __call__(self, ids_BT: jax.Array) -> jax.Array:
         """Returns [B, T, D] in the compute dtype."""
-        # Rows come whole, as the activations want them: from rows split along the width, XLA would gather for every
-        # token of the global batch on every device. Cast after the look-up: the gradient's sums stay in float32.
-        table = constrain(self.embedding, self.names[0], None)
-        return jnp.take(table, ids_BT, axis=0, mode="clip").astype(self.dtype)
+        return look_up(self.embedding, ids_BT, self.dtype, self.names)
 
 
 class LayerNorm(nn.Module):
@@ -138,7 +138,27 @@ def _vector(module: nn.Module, name: str, value: float, x: jax.Array) -> jax.Arr
     return jnp.expand_dims(vector_D, tuple(range(x.ndim - 1)))
 
 
-def _linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, num_inputs: int) -> jax.Array:
+_recomputed: contextvars.ContextVar[bool] = contextvars.ContextVar("recomputed", default=False)
+
+
+@contextlib.contextmanager
+def recomputed(value: bool) -> Iterator[None]:
+    """Within, layers are called whose forward pass is computed again, in part or whole, for their backward pass."""
+    token = _recomputed.set(value)
+    try:
+        yield
+    finally:
+        _recomputed.reset(token)
+
+
+def _linear(
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None,
+    num_inputs: int,
+    names: tuple[str, ...] = (),
+    recomputed: bool = False,
+) -> jax.Array:
     """Returns x W + b, [..., *outputs], computed in the dtype of `x`; its parameters' gradients are summed in float32.
 
     Parameters are float32 and are cast for the product. From that, automatic differentiation would make sums in the
@@ -150,27 +170,56 @@ def _linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, num_inputs:
       kernel: float32 [*inputs, *outputs]. Its gradient is float32 from the product on, also between devices.
       bias: float32 [*outputs], or None. Its gradient's sums are in float32.
       num_inputs: dimensions that are summed over: the last of `x`, the first of `kernel`.
+      names: logical axis names of the kernel; () leaves its layout in the product to the compiler.
+      recomputed: whether this is computed again for the backward pass. The gradient then takes the kernel that was
+        gathered for that, and gathers none itself; otherwise it gathers again, rather than keep whole kernels.
     """
+    del recomputed
+    return _product(x, _gathered(kernel, x.dtype, names), bias, num_inputs)
+
+
+def _product(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, num_inputs: int) -> jax.Array:
     inputs = tuple(range(x.ndim - num_inputs, x.ndim)), tuple(range(num_inputs))
-    y = jax.lax.dot_general(x, kernel.astype(x.dtype), (inputs, ((), ())))
+    y = jax.lax.dot_general(x, kernel, (inputs, ((), ())))
     if bias is not None:
         y += jnp.expand_dims(bias.astype(y.dtype), tuple(range(y.ndim - bias.ndim)))
     return y
 
 
-def _forward(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, num_inputs: int):
+def _gathered(kernel: jax.Array, dtype: Any, names: tuple[str, ...]) -> jax.Array:
+    """Returns the kernel in the product's dtype, whole along the model width, as a product with tokens needs it."""
+    kernel = kernel.astype(dtype)
+    return constrain(kernel, *(None if name == "embed" else name for name in names)) if names else kernel
+
+
+def _forward(
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None,
+    num_inputs: int,
+    names: tuple[str, ...],
+    recomputed: bool,
+):
     # Not by way of `linear`: a policy of rematerialisation is to see the product.
-    return _linear(x, kernel, bias, num_inputs), (x, kernel, bias)
+    gathered = _gathered(kernel, x.dtype, names)
+    return _product(x, gathered, bias, num_inputs), (x, gathered if recomputed else kernel, bias)
 
 
-def _backward(num_inputs: int, residuals: tuple[jax.Array, jax.Array, jax.Array | None], dy: jax.Array):
+def _backward(
+    num_inputs: int,
+    names: tuple[str, ...],
+    recomputed: bool,
+    residuals: tuple[jax.Array, jax.Array, jax.Array | None],
+    dy: jax.Array,
+):
     x, kernel, bias = residuals
     rows = tuple(range(x.ndim - num_inputs))
     outputs = tuple(range(len(rows), dy.ndim)), tuple(range(num_inputs, kernel.ndim))
-    dx = jax.lax.dot_general(dy, kernel.astype(dy.dtype), (outputs, ((), ())))
+    gathered = kernel if recomputed else _gathered(kernel, dy.dtype, names)
+    dx = jax.lax.dot_general(dy, gathered, (outputs, ((), ())))
     dkernel = jax.lax.dot_general(x, dy, ((rows, rows), ((), ())), preferred_element_type=jnp.float32)
     return dx, dkernel, dy.astype(jnp.float32).sum(rows) if bias is not None else None
 
 
-linear = functools.partial(jax.custom_vjp, nondiff_argnums=(3,))(_linear)
+linear = functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))(_linear)
 linear.defvjp(_forward, _backward)

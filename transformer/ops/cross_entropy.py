@@ -3,16 +3,23 @@
 The gradient is computed in the forward pass, chunk by chunk, and only scaled in the backward pass. So no chunk's logits
 outlive it and none are computed twice (as rematerialisation would). Evaluation, which takes no gradient, computes none.
 
+On a mesh, each device takes its own rows and its own part of the sequence, in chunks of its own; the vocabulary may be
+split too. The unembedding is gathered once, before the chunks, in the compute dtype; its gradient is added up in
+float32 on each device, and reduced over devices once, after the chunks. The compiler would do both in every chunk.
+
 Shape letters: B batch, T length, D model width, V vocabulary, C chunk.
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from transformer.errors import UserError
+from transformer.parallel.local import divides, on_parts, splitting_axes, target_platform
 
 
 class _Settings(NamedTuple):
@@ -32,6 +39,16 @@ class _Gradients(NamedTuple):
     hidden: jax.Array | None
     kernel: jax.Array
     bias: jax.Array | None
+
+
+class _Split(NamedTuple):
+    """The mesh axes that split the arrays; all empty where one device computes everything."""
+
+    batch: tuple[str, ...] = ()
+    length: tuple[str, ...] = ()
+    vocab: tuple[str, ...] = ()
+    embed: tuple[str, ...] = ()
+    """Split the unembedding's width, beside being among `batch`."""
 
 
 def cross_entropy(
@@ -76,11 +93,11 @@ def cross_entropy(
 
 
 def _loss_only(settings: _Settings, hidden_BTD, kernel_VD, bias_V, targets_BT, weights_BT) -> _Sums:
-    return _over_chunks(settings, hidden_BTD, kernel_VD, bias_V, targets_BT, weights_BT, with_gradients=False)[0]
+    return _on_mesh(settings, hidden_BTD, kernel_VD, bias_V, targets_BT, weights_BT, with_gradients=False)[0]
 
 
 def _loss_forward(settings: _Settings, hidden_BTD, kernel_VD, bias_V, targets_BT, weights_BT):
-    return _over_chunks(settings, hidden_BTD, kernel_VD, bias_V, targets_BT, weights_BT, with_gradients=True)
+    return _on_mesh(settings, hidden_BTD, kernel_VD, bias_V, targets_BT, weights_BT, with_gradients=True)
 
 
 def _loss_backward(settings: _Settings, gradients: _Gradients, cotangent: _Sums):
@@ -93,13 +110,70 @@ _loss = jax.custom_vjp(_loss_only, nondiff_argnums=(0,))
 _loss.defvjp(_loss_forward, _loss_backward)
 
 
-def _over_chunks(settings: _Settings, hidden_BTD, kernel_VD, bias_V, targets_BT, weights_BT, *, with_gradients: bool):
-    """Returns the sums and the gradients (None without), one chunk of the length after another."""
-    chunk_loss = functools.partial(_chunk, settings, with_gradients=with_gradients)
+def _on_mesh(settings: _Settings, hidden_BTD, kernel_VD, bias_V, targets_BT, weights_BT, *, with_gradients: bool):
+    """Returns the sums and the gradients (None without), each device taking its part."""
+    split = _split(hidden_BTD.shape, kernel_VD.shape)
+    local = functools.partial(_on_device, settings, split, with_gradients=with_gradients)
+    args = hidden_BTD, kernel_VD, bias_V, targets_BT, weights_BT
+    if not any(split):
+        return local(*args)
+    tokens, vocab = PartitionSpec(split.batch, split.length), PartitionSpec(split.vocab)
+    hidden, kernel = PartitionSpec(split.batch, split.length, None), PartitionSpec(split.vocab, split.embed)
+    gradients = _Gradients(hidden, kernel, None if bias_V is None else vocab) if with_gradients else None
+    in_specs = hidden, kernel, None if bias_V is None else vocab, tokens, tokens
+    return on_parts(local, in_specs, (PartitionSpec(), gradients))(*args)
+
+
+def _split(hidden_shape: tuple[int, ...], kernel_shape: tuple[int, ...]) -> _Split:
+    """Returns what splits [B, T, D] and [V, D] on the mesh of today; nothing where it does not divide the batch."""
+    batch = splitting_axes("activation_batch")
+    if not divides(batch, hidden_shape[0]):
+        return _Split()
+    length, vocab, embed = (
+        axes if divides(axes, size) else ()
+        for axes, size in (
+            (splitting_axes("activation_length"), hidden_shape[1]),
+            (splitting_axes("vocab"), kernel_shape[0]),
+            (splitting_axes("embed"), kernel_shape[1]),
+        )
+    )
+    return _Split(batch, length, vocab, embed)
+
+
+def _on_device(
+    settings: _Settings, split: _Split, hidden_BTD, kernel_VD, bias_V, targets_BT, weights_BT, *, with_gradients: bool
+):
+    """Returns the sums of all devices and this one's part of the gradients, from its parts of the arrays."""
+    kernel_dtype = kernel_VD.dtype
+    kernel_VD = kernel_VD.astype(hidden_BTD.dtype)
+    if split.embed:
+        kernel_VD = jax.lax.all_gather(kernel_VD, split.embed, axis=1, tiled=True)
+    sums, gradients = _over_chunks(
+        settings, split.vocab, hidden_BTD, kernel_VD, bias_V, targets_BT, weights_BT, with_gradients=with_gradients
+    )
+    tokens = split.batch + split.length
+    sums = _psum(sums, tokens)
+    if gradients is None:
+        return sums, None
+    dhidden, dkernel, dbias = gradients
+    if split.embed:
+        dkernel = jax.lax.psum_scatter(dkernel, split.embed, scatter_dimension=1, tiled=True)
+    dkernel = _psum(dkernel, tuple(axis for axis in tokens if axis not in split.embed)).astype(kernel_dtype)
+    dbias = None if dbias is None else _psum(dbias, tokens).astype(bias_V.dtype)
+    return sums, _Gradients(_psum(dhidden, split.vocab), dkernel, dbias)
+
+
+def _over_chunks(
+    settings: _Settings, vocab_axes, hidden_BTD, kernel_VD, bias_V, targets_BT, weights_BT, *, with_gradients: bool
+):
+    """Returns the sums and the gradients (None without), one chunk of the length after another.
+
+    Those of parameters are float32; that of the hidden states is of this device's part of the vocabulary.
+    """
+    chunk_loss = functools.partial(_chunk, settings, vocab_axes, with_gradients=with_gradients)
     length = hidden_BTD.shape[1]
     if settings.chunk is None or settings.chunk >= length:
-        sums, gradients = chunk_loss(hidden_BTD, kernel_VD, bias_V, targets_BT, weights_BT)
-        return sums, _in_dtype_of(gradients, kernel_VD, bias_V)
+        return chunk_loss(hidden_BTD, kernel_VD, bias_V, targets_BT, weights_BT)
 
     chunk = settings.chunk
     count = -(-length // chunk)
@@ -126,40 +200,41 @@ def _over_chunks(settings: _Settings, hidden_BTD, kernel_VD, bias_V, targets_BT,
     if totals is None or hidden is None:
         return sums, None
     hidden = jnp.moveaxis(hidden, 0, 1).reshape(hidden_BTD.shape[0], count * chunk, -1)[:, :length]
-    return sums, _in_dtype_of(totals._replace(hidden=hidden), kernel_VD, bias_V)
-
-
-def _in_dtype_of(gradients: _Gradients | None, kernel_VD, bias_V) -> _Gradients | None:
-    """Returns the gradients of the parameters, summed in float32, in the parameters' dtypes."""
-    if gradients is None:
-        return None
-    bias = None if gradients.bias is None else gradients.bias.astype(bias_V.dtype)
-    return gradients._replace(kernel=gradients.kernel.astype(kernel_VD.dtype), bias=bias)
+    return sums, totals._replace(hidden=hidden)
 
 
 def _chunk(
-    settings: _Settings, hidden_BCD, kernel_VD, bias_V, targets_BC, weights_BC, *, with_gradients: bool
+    settings: _Settings, vocab_axes, hidden_BCD, kernel_VD, bias_V, targets_BC, weights_BC, *, with_gradients: bool
 ) -> tuple[_Sums, _Gradients | None]:
-    """Returns the sums of one chunk and, if asked, their gradients."""
+    """Returns the sums of one chunk and, if asked, their gradients; V is this device's part of the vocabulary."""
     dtype = hidden_BCD.dtype
-    vocab = kernel_VD.shape[0]
+    parts = math.prod(jax.lax.axis_size(axis) for axis in vocab_axes)
+    vocab = kernel_VD.shape[0] * parts
     smooth, z = settings.label_smoothing, settings.z_loss
-    kernel = kernel_VD.astype(dtype)
-    logits_BCV = jnp.einsum("BCD,VD->BCV", hidden_BCD, kernel, preferred_element_type=jnp.float32)
+    logits_BCV = jnp.einsum("BCD,VD->BCV", hidden_BCD, kernel_VD, preferred_element_type=jnp.float32)
     if bias_V is not None:
         logits_BCV += bias_V.astype(jnp.float32)[None, None]
     targets_BC = jnp.clip(targets_BC, 0, vocab - 1)
     peak_BC1 = logits_BCV.max(axis=-1, keepdims=True)
+    if vocab_axes:
+        peak_BC1 = jax.lax.pmax(peak_BC1, vocab_axes)
     exp_BCV = jnp.exp(logits_BCV - peak_BC1)
-    sum_BC1 = exp_BCV.sum(axis=-1, keepdims=True)
-    logz_BC = (peak_BC1 + jnp.log(sum_BC1))[..., 0]
+    targets_BC, here_BC = _targets_here(targets_BC, kernel_VD.shape[0], vocab_axes)
     target_BC = jnp.take_along_axis(logits_BCV, targets_BC[..., None], axis=-1)[..., 0]
+    if here_BC is not None:
+        target_BC = jnp.where(here_BC, target_BC, jnp.float32(0))
+    sum_BC1, target_BC, sum_BC = _psum(
+        (exp_BCV.sum(axis=-1, keepdims=True), target_BC, logits_BCV.sum(axis=-1) if smooth and parts > 1 else None),
+        vocab_axes,
+    )
+    logz_BC = (peak_BC1 + jnp.log(sum_BC1))[..., 0]
 
     nll_BC = logz_BC - target_BC
     z_BC = z * jnp.square(logz_BC)
     loss_BC = nll_BC + z_BC
     if smooth:
-        loss_BC = (1 - smooth) * nll_BC + smooth * (logz_BC - logits_BCV.mean(axis=-1)) + z_BC
+        mean_BC = logits_BCV.mean(axis=-1) if sum_BC is None else sum_BC / vocab
+        loss_BC = (1 - smooth) * nll_BC + smooth * (logz_BC - mean_BC) + z_BC
     correct_BC = (target_BC >= peak_BC1[..., 0]).astype(jnp.float32)
     sums = _Sums(*((values_BC * weights_BC).sum() for values_BC in (loss_BC, nll_BC, z_BC, correct_BC)))
     if not with_gradients:
@@ -169,21 +244,36 @@ def _chunk(
     dlogits_BCV = exp_BCV * (factor_BC[..., None] / sum_BC1)
     if smooth:
         dlogits_BCV -= (smooth / vocab) * weights_BC[..., None]
-    dlogits_BCV = _subtract_at(dlogits_BCV, targets_BC, (1 - smooth) * weights_BC)
+    amount_BC = (1 - smooth) * weights_BC
+    if here_BC is not None:
+        amount_BC = jnp.where(here_BC, amount_BC, jnp.float32(0))
+    dlogits_BCV = _subtract_at(dlogits_BCV, targets_BC, amount_BC)
     dbias = None if bias_V is None else dlogits_BCV.sum(axis=(0, 1))
     dlogits_BCV = dlogits_BCV.astype(dtype)
-    dhidden = jnp.einsum("BCV,VD->BCD", dlogits_BCV, kernel)
+    dhidden = jnp.einsum("BCV,VD->BCD", dlogits_BCV, kernel_VD)
     dkernel = jnp.einsum("BCV,BCD->VD", dlogits_BCV, hidden_BCD, preferred_element_type=jnp.float32)
     return sums, _Gradients(dhidden, dkernel, dbias)
+
+
+def _targets_here(targets_BC: jax.Array, vocab: int, vocab_axes) -> tuple[jax.Array, jax.Array | None]:
+    """Returns the targets counted from this device's first word, and which are among its `vocab`; None: all are."""
+    if not vocab_axes:
+        return targets_BC, None
+    targets_BC -= jax.lax.axis_index(vocab_axes) * vocab
+    return jnp.clip(targets_BC, 0, vocab - 1), (targets_BC >= 0) & (targets_BC < vocab)
+
+
+def _psum(tree, axes: tuple[str, ...]):
+    return jax.lax.psum(tree, axes) if axes else tree
 
 
 def _subtract_at(x_BCV: jax.Array, targets_BC: jax.Array, amount_BC: jax.Array) -> jax.Array:
     """Returns `x_BCV` less `amount_BC` at each token's target.
 
     On a CPU a scatter, in place: comparing every word with the target makes the whole loss take twice as long. On an
-    accelerator the comparison fuses away, and splits over devices with the vocabulary where a scatter may not.
+    accelerator the comparison fuses away.
     """
-    if jax.default_backend() == "cpu":
+    if target_platform() == "cpu":
         rows, columns = jnp.indices(targets_BC.shape, dtype=jnp.int32, sparse=True)
         return x_BCV.at[rows, columns, targets_BC].add(-amount_BC)
     hit_BCV = targets_BC[..., None] == jnp.arange(x_BCV.shape[-1], dtype=targets_BC.dtype)[None, None]

@@ -1,0 +1,59 @@
+"""Local: what a function of one device's parts must know of the mesh that it is compiled for.
+
+Where the compiler's own choice of collectives is a bad one, an operation is written for one device's parts of its
+arrays, and says itself what goes between devices (`jax.shard_map`). Here is what such operations ask the mesh.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from transformer.parallel.rules import RULES, check_names
+
+
+def target_platform() -> str:
+    """Returns the platform that a function is traced for, such as `cpu`, `gpu` or `tpu`.
+
+    It is that of the mesh in context, whose devices may be described only (compiling ahead of time), or an abstract
+    mesh's, if it has one. The host's own decides where no mesh says.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
+def splitting_axes(name: str) -> tuple[str, ...]:
+    """Returns the mesh axes of more than one device that split a logical axis here, outermost first.
+
+    Axes over which a function around this one is written for one device's part already are not among them. Without a
+    mesh there are none.
+    """
+    check_names((name,), "a local function")
+    mesh = jax.sharding.get_abstract_mesh()
+    free = set(mesh.axis_names) - set(mesh.manual_axes)
+    return tuple(axis for axis in RULES[name] if axis in free and mesh.shape[axis] > 1)
+
+
+def local_axes(name: str) -> tuple[str, ...]:
+    """Returns the mesh axes of those that split a logical axis over which a function around this one is local."""
+    check_names((name,), "a local function")
+    mesh = jax.sharding.get_abstract_mesh()
+    return tuple(axis for axis in RULES[name] if axis in mesh.manual_axes and mesh.shape[axis] > 1)
+
+
+def divides(axes: tuple[str, ...], size: int) -> bool:
+    """Returns whether these mesh axes split a dimension of `size` into equal parts."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return size % math.prod(mesh.shape[axis] for axis in axes) == 0
+
+
+def on_parts(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
+    """Returns `function`, written for one device's parts, as a function of whole arrays.
+
+    It is local along every mesh axis that is not local already. What is not split by the specifications of its outputs
+    must be equal on all devices.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    free = set(mesh.axis_names) - set(mesh.manual_axes)
+    return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, axis_names=free, check_vma=False)
