@@ -13,7 +13,7 @@ LAYERS, WIDTH, VOCABULARY = 32, 4096, 128_256
 MATRICES = 2 * WIDTH * WIDTH + 2 * WIDTH * 1024 + 3 * WIDTH * 14_336
 """Weights of a layer: queries and output, keys and values of 8 heads of 128, three of the MLP."""
 NORMS = 2 * WIDTH
-ROWS, LENGTH = 64, 512
+ROWS, LENGTH = 64, 256
 MIB = 2**20
 
 

@@ -17,6 +17,7 @@ from transformer.cluster.agreement import together
 from transformer.data import pipeline
 from transformer.data.dataset import Dataset
 from transformer.data.kinds import open_dataset
+from transformer.data.pipeline import MakeExample
 from transformer.data.text.config import TextConfig
 from transformer.data.text.dataset import TextDataset
 from transformer.errors import UserError
@@ -102,7 +103,7 @@ class Session:
         return dataset
 
     @functools.cached_property
-    def example(self) -> pipeline.MakeExample:
+    def example(self) -> MakeExample:
         """The objective's `example`, for this dataset, this length and this model."""
         return self._example(self.dataset)
 
