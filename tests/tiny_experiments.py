@@ -1,5 +1,7 @@
 """A tiny experiment of every family, and batches of it: packed rows, with padding on either side."""
 
+import dataclasses
+
 import numpy as np
 
 from transformer.objectives.causal_lm import CausalLM
@@ -28,7 +30,7 @@ def experiment_of(model, *, objective=None, optimizer=None, execution=None, **tr
         model,
         usual[model.kind] if objective is None else objective,
         optimizer=optimizer or OptimizerConfig(learning_rate=1e-2, schedule="constant", warmup_steps=0),
-        train=TrainConfig(**({"steps": 100, "batch_size": ROWS, "seq_len": LENGTH} | train)),
+        train=dataclasses.replace(TrainConfig(steps=100, batch_size=ROWS, seq_len=LENGTH), **train),
         **({} if execution is None else {"execution": execution}),
     )
 

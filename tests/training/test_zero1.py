@@ -55,7 +55,7 @@ def test_the_axis_splits_one_dimension_wherever_one_divides(shape, split):
     """Layers last, for a loop goes over them; and never one that does not divide."""
     mesh = make_mesh(MeshConfig(data=4, fsdp=2))
     names = ("layers", "embed", "mlp")[: len(shape)]
-    spec = [None] * len(shape)
+    spec: list[str | None] = [None] * len(shape)
     if split < len(shape) and shape[split] % 2 == 0:
         spec[split] = "fsdp"
     own = NamedSharding(mesh, P(*spec))

@@ -177,7 +177,7 @@ def share(have: Any, want: Any, least: float) -> float:
     if not (np.isfinite(have).all() and np.isfinite(want).all()):
         return 0.0 if np.array_equal(have, want, equal_nan=True) else math.inf
     largest = _size(np.asarray(have, np.float64) - np.asarray(want, np.float64))
-    return largest / max(_size(want), least, np.finfo(np.float32).tiny)
+    return largest / max(_size(want), least, float(np.finfo(np.float32).tiny))
 
 
 def meshes(experiment: Experiment, devices: int) -> Iterator[Verdict]:
@@ -240,7 +240,7 @@ def _largest(experiment: Experiment, axes: Sequence[str], devices: int) -> tuple
     products = [product for product in itertools.product(sizes, repeat=len(axes)) if math.prod(product) <= devices]
     refusal = f"{' x '.join(axes)} need{'s' if len(axes) == 1 else ''} more than {devices} devices"
     for product in sorted(products, key=lambda product: (-math.prod(product), -min(product), product[::-1])):
-        mesh = MeshConfig(**{"data": 1, **dict(zip(axes, product, strict=True))})
+        mesh = _mesh_of(dict(zip(axes, product, strict=True)))
         try:
             check_batch(experiment, abstract_mesh(mesh))
             check_parameters(experiment, abstract_mesh(mesh))
@@ -248,7 +248,11 @@ def _largest(experiment: Experiment, axes: Sequence[str], devices: int) -> tuple
             refusal = str(error)
         else:
             return mesh, ""
-    return MeshConfig(**{"data": 1, **dict.fromkeys(axes, 2)}), refusal
+    return _mesh_of(dict.fromkeys(axes, 2)), refusal
+
+
+def _mesh_of(sizes: Mapping[str, Any]) -> MeshConfig:
+    return MeshConfig(**{"data": 1, **sizes})
 
 
 def _updated(state: TrainState) -> dict[str, np.ndarray]:

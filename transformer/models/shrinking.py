@@ -6,6 +6,7 @@ their groups, tied embeddings. Only sizes change, to ones that small meshes divi
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from transformer.errors import UserError
@@ -34,7 +35,7 @@ def shrunk(base: A, *, vocab_size: int, length: int, old_length: int) -> A:
     def shorter(tokens: int | None) -> int | None:
         return None if tokens is None else max(tokens * length // max(old_length, length), 1)
 
-    rules = {
+    rules: dict[str, Callable[[Any], Any]] = {
         "vocab_size": lambda words: None if words is None else min(words, vocab_size),
         "context_length": lambda _: length,
         "window": shorter,
@@ -42,7 +43,7 @@ def shrunk(base: A, *, vocab_size: int, length: int, old_length: int) -> A:
         "embedding_width": lambda width: min(width, model.width // 2),
         "boundary_width": lambda width: min(width, model.width // 2),
     }
-    return _with(model, rules, base, model)
+    return _with(model, rules, model.width / base.width)
 
 
 def _narrowed(base: A) -> A:
@@ -66,16 +67,17 @@ def _narrowed(base: A) -> A:
     return scaled(base, base.width, layers)
 
 
-def _with(config: Any, rules: dict[str, Any], base: Any, model: Architecture) -> Any:
-    """Returns a config whose fields follow the rules; those of configs in it too, such as a mixture of experts'."""
-    new: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name in rules:
-            new[field.name] = rules[field.name](value)
-        elif dataclasses.is_dataclass(value) and hasattr(value, "num_experts"):
-            least = getattr(value, "groups", 1) * max(2, -(-value.experts_per_token // getattr(value, "groups", 1)))
-            narrower = max(round(value.mlp_width * model.width / base.width / 8), 1) * 8
-            experts = min(value.num_experts, max(EXPERTS, least))
-            new[field.name] = dataclasses.replace(value, num_experts=experts, mlp_width=min(value.mlp_width, narrower))
-    return dataclasses.replace(config, **new)
+def _with(model: A, rules: dict[str, Callable[[Any], Any]], ratio: float) -> A:
+    """Returns the model with fields that follow the rules; its experts become fewer, and narrower by the ratio."""
+    fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+    new = {name: rules[name](value) for name, value in fields.items() if name in rules}
+    new |= {name: _fewer(value, ratio) for name, value in fields.items() if hasattr(value, "num_experts")}
+    return dataclasses.replace(model, **new)
+
+
+def _fewer(experts: Any, ratio: float) -> Any:
+    """Returns a mixture of experts with as few as its choice among them and its groups allow."""
+    each_group = max(2, -(-experts.experts_per_token // experts.groups_per_token))
+    number = min(experts.num_experts, max(EXPERTS, experts.groups * each_group))
+    width = min(experts.mlp_width, max(round(experts.mlp_width * ratio / 8), 1) * 8)
+    return dataclasses.replace(experts, num_experts=number, mlp_width=width)

@@ -13,12 +13,12 @@ from jax.sharding import AxisType, Mesh
 from transformer import checks
 from transformer.errors import UserError
 
-MESH_AXES = ("data", "pipeline", "fsdp", "expert", "sequence", "tensor")
+MESH_AXES: tuple[str, ...] = ("data", "pipeline", "fsdp", "expert", "sequence", "tensor")
 """From the outermost to the innermost. Devices that are neighbours, with the fastest links between them, lie along the
 last: tensor parallelism sends the most, several times a layer, and `data` once a step."""
 REST = -1
 """The size of an axis that takes all the devices that the others leave."""
-_SPANNING = ("data", "pipeline", "fsdp")
+_SPANNING: tuple[str, ...] = ("data", "pipeline", "fsdp")
 """Axes that may span nodes, from the first to do so. The others send within each layer and stay inside a node."""
 
 
