@@ -139,7 +139,6 @@ class Program:
         parts = self._accumulation
         if parts == 1:
             return value_and_grad(params, batch, key)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(value_and_grad, params, batch, key))
 
         def accumulated(params: Any, batch: Batch, key: jax.Array):
             # Row r goes to microbatch r mod A: each keeps rows of every device, so none is idle and nothing moves.
@@ -149,6 +148,8 @@ class Program:
                 index, rows = index_and_rows
                 return jax.tree.map(jnp.add, total, value_and_grad(params, rows, jax.random.fold_in(key, index))), None
 
+            shapes = jax.eval_shape(value_and_grad, params, jax.tree.map(lambda x: x[0], micro), key)
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
             return jax.lax.scan(body, zeros, (jnp.arange(parts), micro))[0]
 
         return summed_over_copies(accumulated)(params, batch, key)
