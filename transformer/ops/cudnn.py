@@ -3,11 +3,15 @@
 Shape letters: B batch, T query length, S key length, H query heads, G key-value heads, K head width.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from transformer.errors import UserError
 from transformer.ops.elementwise import scaled
+from transformer.parallel.local import divides, on_parts, partly_local, splitting_axes
 
 
 def cudnn_attention(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropout_rate, key):
@@ -20,6 +24,10 @@ def cudnn_attention(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropout_rate, key
         raise UserError("attention implementation 'cudnn' has no dropout: set dropout to 0, or choose 'xla'")
     if q_BTHK.dtype not in (jnp.bfloat16, jnp.float16):
         raise UserError(f"attention implementation 'cudnn' computes bfloat16 or float16, not {q_BTHK.dtype}")
+    if splitting_axes("activation_length"):
+        raise UserError(
+            "attention implementation 'cudnn' cannot split a sequence over devices: choose 'xla', or --mesh.sequence 1"
+        )
     in_kernel = mask.aligned and mask.causal and mask.kv_prefix_BS is None
     rest = mask.replace(causal=False, window=None) if in_kernel else mask
     dense_B1TS = rest.dense(q_BTHK.shape[1], k_BSGK.shape[1])
@@ -27,19 +35,30 @@ def cudnn_attention(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropout_rate, key
         q_BTHK, scale = scaled(q_BTHK, scale), 1.0
     # JAX counts the neighbours on each side, the token itself apart: a window of w tokens is w - 1 to the left.
     window = (mask.window - 1, 0) if in_kernel and mask.window is not None else None
-    out_BTHK = jax.nn.dot_product_attention(
-        q_BTHK,
-        k_BSGK,
-        v_BSGK,
-        bias=None if bias is None else bias.astype(q_BTHK.dtype),
-        mask=dense_B1TS,
-        scale=scale,
-        is_causal=in_kernel,
-        local_window_size=window,
-        implementation="cudnn",
-    )
+    bias = None if bias is None else bias.astype(q_BTHK.dtype)
+    kernel = functools.partial(_kernel, scale=scale, is_causal=in_kernel, local_window_size=window)
+    if partly_local():  # JAX's partitioning of the kernel knows all mesh axes or none
+        kernel = _on_parts(kernel, q_BTHK, k_BSGK, bias, dense_B1TS)
+    out_BTHK = kernel(q_BTHK, k_BSGK, v_BSGK, bias, dense_B1TS)
     if dense_B1TS is None:
         return out_BTHK
     # The kernel gives a query that sees no key an average of all values.
     sees_BT11 = dense_B1TS.any(axis=-1)[:, 0, :, None, None]
     return jnp.where(sees_BT11, out_BTHK, jnp.zeros((), out_BTHK.dtype))
+
+
+def _kernel(q_BTHK, k_BSGK, v_BSGK, bias, mask, **options):
+    return jax.nn.dot_product_attention(q_BTHK, k_BSGK, v_BSGK, bias=bias, mask=mask, implementation="cudnn", **options)
+
+
+def _on_parts(kernel, q_BTHK, k_BSGK, bias, mask):
+    """Returns the kernel, each device taking its rows and heads of whole arrays such as these."""
+    batch, heads = splitting_axes("activation_batch"), splitting_axes("activation_heads")
+    batch = batch if divides(batch, q_BTHK.shape[0]) else ()
+    heads = heads if divides(heads, q_BTHK.shape[2]) and divides(heads, k_BSGK.shape[2]) else ()
+
+    def of_scores(x):  # [B or 1, H or 1, T, S]
+        return None if x is None else PartitionSpec(batch if x.shape[0] > 1 else (), heads if x.shape[1] > 1 else ())
+
+    rows = PartitionSpec(batch, None, heads)
+    return on_parts(kernel, (rows, rows, rows, of_scores(bias), of_scores(mask)), rows)

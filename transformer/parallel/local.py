@@ -42,6 +42,12 @@ def local_axes(name: str) -> tuple[str, ...]:
     return tuple(axis for axis in RULES[name] if axis in mesh.manual_axes and mesh.shape[axis] > 1)
 
 
+def partly_local() -> bool:
+    """Returns whether a function around is local along some mesh axes, and others are the compiler's."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 0 < len(mesh.manual_axes) < len(mesh.axis_names)
+
+
 def divides(axes: tuple[str, ...], size: int) -> bool:
     """Returns whether these mesh axes split a dimension of `size` into equal parts."""
     mesh = jax.sharding.get_abstract_mesh()

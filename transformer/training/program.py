@@ -221,8 +221,6 @@ class Program:
         batch = dict(batch) | {"rows": jnp.arange(jax.tree.leaves(batch)[0].shape[0], dtype=jnp.int32)}
 
         def added_up(function: Callable[..., Any], *more: Any) -> Any:
-            shapes = jax.eval_shape(function, params, batch, key, *more)
-
             def accumulated(params: Any, batch: Batch, key: jax.Array, *more: Any) -> Any:
                 # Row r goes to microbatch r mod A: each keeps rows of every device, so none is idle and nothing moves.
                 micro = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), batch)
@@ -230,6 +228,7 @@ class Program:
                 def body(total: Any, rows: Batch) -> tuple[Any, None]:
                     return jax.tree.map(jnp.add, total, function(params, rows, key, *more)), None
 
+                shapes = jax.eval_shape(function, params, jax.tree.map(lambda x: x[0], micro), key, *more)
                 zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
                 return jax.lax.scan(body, zeros, micro)[0]
 
