@@ -186,9 +186,7 @@ def causal_masks(
     return masks, cache.layers(), cache
 
 
-def last_token(
-    hidden_BTD: jax.Array, segment_ids_BT: jax.Array | None, order_1T: jax.Array | None = None
-) -> jax.Array:
+def last_token(hidden_BTD: jax.Array, segment_ids_BT: jax.Array | None, order_1T: jax.Array | None = None) -> jax.Array:
     """Returns [B, D]: the hidden states of each row's last token, by `order_1T` or the index, that is no padding."""
     if segment_ids_BT is None and order_1T is None:
         return hidden_BTD[:, -1]
