@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer.parallel.context import balanced
 from transformer.params import flatten, is_names, modules_of, param_names, stacked_axes
 from transformer.training.experiment import Experiment
 from transformer.training.session import Session
@@ -111,6 +112,7 @@ def forward_entries(experiment: Experiment, state: TrainState, batch: Batch) -> 
 
     @jax.jit
     def run(params: Any, inputs: Mapping[str, Any], key: jax.Array) -> dict[str, _Output]:
+        inputs = balanced({"inputs": inputs}, experiment.execution.context, experiment.model.kind)["inputs"]
         with nn.intercept_methods(_leave_stats()):
             _, left = model.apply(
                 {"params": params}, **inputs, deterministic=False, rngs={"dropout": key}, mutable=["intermediates"]

@@ -12,7 +12,8 @@ from transformer.layers.cache import KeysValues, LayerCache
 from transformer.layers.execution import Execution
 from transformer.layers.positions import Rotary
 from transformer.layers.primitives import Initializer, Linear, RMSNorm
-from transformer.ops.attention import Mask, attention
+from transformer.ops.attention import Mask
+from transformer.parallel.context import attention_in_context
 from transformer.parallel.rules import constrain
 
 _HEADS = ("activation_batch", "activation_length", "activation_heads", "activation_head")
@@ -116,10 +117,11 @@ class Attention(nn.Module):
         if self.rotary is not None:
             query_BTHK = self.rotary(query_BTHK, _needed(positions_BT))
         rate = 0.0 if deterministic else self.dropout
-        out_BTHK = attention(
+        out_BTHK = attention_in_context(
             query_BTHK,
             *keys_values,
             mask,
+            context=self.execution.context,
             bias=bias,
             scale=self.scale if scale is None else scale,
             implementation=self.execution.attention,

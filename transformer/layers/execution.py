@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from transformer import checks
 from transformer.ops.attention import IMPLEMENTATIONS
+from transformer.parallel.context import CONTEXTS
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
@@ -33,6 +34,10 @@ class Execution:
     gradients stay in float32. float16 is for inference alone."""
     attention: str = "auto"
     """Attention implementation: auto, reference (plain float32), xla, or cudnn (NVIDIA GPUs, 16-bit dtypes)."""
+    context: Literal["gather", "ring"] = "gather"
+    """How keys come to queries where --mesh.sequence splits a sequence: gather (all at once; any attention), or ring
+    (those of one device after another, in memory that grows with a device's tokens alone; without dropout of attention
+    probabilities and relative biases). A decoder's tokens are then dealt out so that all devices have as much to do."""
     unroll: int = 1
     """Layers a step of the loop over layers; 0 for all of them. More compile longer and may run faster."""
     remat: Literal["none", "full", "dots", "projections"] = "none"
@@ -45,6 +50,7 @@ class Execution:
     def __post_init__(self):
         checks.choice(self, "dtype", DTYPES)
         checks.choice(self, "attention", ("auto", *IMPLEMENTATIONS))
+        checks.choice(self, "context", CONTEXTS)
         checks.rule(self, "unroll", self.unroll >= 0, "layers a step of the loop, or 0 for all")
         checks.choice(self, "remat", ("none", *REMAT_POLICIES))
 

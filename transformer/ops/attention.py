@@ -19,7 +19,7 @@ from transformer.ops.cudnn import cudnn_attention
 from transformer.ops.elementwise import dropout, scaled
 
 # Finite, so that a row that sees nothing has a finite softmax and finite gradients; far below any score.
-_MASKED = -1e30
+MASKED = -1e30
 
 
 class Mask(struct.PyTreeNode):
@@ -62,6 +62,10 @@ class Mask(struct.PyTreeNode):
             window=window,
             aligned=True,
         )
+
+    def ordered(self, order_1T: jax.Array) -> "Mask":
+        """Returns an aligned mask for tokens that stand in an order of their own: int32 [1, T], each one's place."""
+        return self.replace(q_positions_BT=order_1T, kv_positions_BS=order_1T, aligned=False)
 
     def slice(self, queries: slice, keys: slice) -> "Mask":
         """Returns the mask of some of an aligned mask's queries and keys; it is no longer aligned."""
@@ -161,7 +165,7 @@ def _reference(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropout_rate, key):
         scores_BHTS += bias.astype(jnp.float32)
     dense_B1TS = mask.dense(q_BTHK.shape[1], k_BSGK.shape[1])
     if dense_B1TS is not None:
-        scores_BHTS = jnp.where(dense_B1TS, scores_BHTS, jnp.float32(_MASKED))
+        scores_BHTS = jnp.where(dense_B1TS, scores_BHTS, jnp.float32(MASKED))
     probs_BHTS = jax.nn.softmax(scores_BHTS, axis=-1)
     if dense_B1TS is not None:
         probs_BHTS = jnp.where(dense_B1TS, probs_BHTS, jnp.float32(0))
@@ -228,9 +232,9 @@ def _softmax_of(scores: jax.Array, visible: jax.Array | None, dtype: Any) -> jax
     would keep three arrays of that size, the largest of a layer.
     """
     if visible is not None:
-        scores = jnp.where(visible, scores, jnp.float32(_MASKED))
+        scores = jnp.where(visible, scores, jnp.float32(MASKED))
     # A row that sees nothing has its peak held above its scores, so that they vanish; any other row sums to at least 1.
-    peak = jnp.maximum(scores.max(axis=-1, keepdims=True), jnp.float32(_MASKED / 2))
+    peak = jnp.maximum(scores.max(axis=-1, keepdims=True), jnp.float32(MASKED / 2))
     exp = jnp.exp(scores - peak)
     return (exp / jnp.maximum(exp.sum(axis=-1, keepdims=True), jnp.float32(1))).astype(dtype)
 

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from transformer.models import Architecture
 from transformer.mup import parametrization as mup
+from transformer.parallel.context import balanced
 from transformer.parallel.layout import with_shardings
 from transformer.params import param_names
 from transformer.training.experiment import Experiment
@@ -56,6 +57,7 @@ class Program:
         """
         self._architecture = experiment.model if architecture is None else architecture
         self._model = self._architecture.build(experiment.execution)
+        self._context = experiment.execution.context
         self._objective, self._optimizer = experiment.objective, experiment.optimizer
         self._accumulation = experiment.train.accumulation
         self._mup = mup.scaling(self._architecture, experiment.mup, experiment.optimizer)
@@ -124,6 +126,7 @@ class Program:
 
     def _loss(self, params: Any, batch: Batch, key: jax.Array | None) -> tuple[jax.Array, Metrics]:
         """Returns the sum of losses and the sums of metrics over the batch; without a key there is no dropout."""
+        batch = balanced(batch, self._context, self._architecture.kind)
         rngs = {} if key is None else {"dropout": key}
         outputs = self._model.apply({"params": params}, **batch["inputs"], deterministic=key is None, rngs=rngs)
         loss_sum, weight, metrics = self._objective.loss(outputs, batch)

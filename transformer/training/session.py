@@ -21,6 +21,7 @@ from transformer.data.text.config import TextConfig
 from transformer.data.text.dataset import TextDataset
 from transformer.errors import UserError
 from transformer.objectives.objective import ExampleMaker
+from transformer.parallel.context import check_lengths
 from transformer.parallel.layout import BatchLayout, batch_divisor
 from transformer.parallel.mesh import make_mesh
 from transformer.tokenizers.kinds import load_tokenizer
@@ -70,7 +71,7 @@ class Session:
 
     @functools.cached_property
     def mesh(self) -> Mesh:
-        """The devices; raises UserError where there are too few, or where they do not divide a microbatch."""
+        """The devices; raises UserError where there are too few, or where they divide no microbatch or sequence."""
         mesh, train = make_mesh(self.experiment.mesh), self.experiment.train
         rows, parts = train.batch_size // train.accumulation, batch_divisor(mesh)
         if rows % parts:
@@ -79,6 +80,8 @@ class Session:
                 f"--train.batch-size {train.batch_size}{cut} = {rows} rows are not divided by the mesh's "
                 f"data x fsdp = {parts} devices: change one of them"
             )
+        objective, seq_len = self.experiment.objective, train.seq_len
+        check_lengths(mesh.shape, [objective.input_length(seq_len), objective.target_length(seq_len)])
         return mesh
 
     @functools.cached_property
