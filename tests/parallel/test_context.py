@@ -223,3 +223,22 @@ def test_one_token_is_not_split():
     mask = Mask(jnp.full((1, 1), T - 1, jnp.int32), jnp.arange(T, dtype=jnp.int32)[None], causal=True)
     values = q[:, :1], k, v, do[:, :1], mask
     assert_close(over(MESH, "ring", *values), with_gradients(reference, *values))
+
+
+@pytest.mark.exhaustive
+def test_memory_of_a_ring_grows_with_the_length_alone(monkeypatch):
+    """By the compiler's own count; scores of all pairs would be 16 times as large."""
+    monkeypatch.setattr(blockwise, "BLOCK", 64)
+
+    def temporaries(length: int) -> int:
+        shapes = [jax.ShapeDtypeStruct((1, length, heads, 8), jnp.float32) for heads in (2, 1, 1, 2)]
+
+        def step(q, k, v, do):
+            mask = Mask.self_attention(None, causal=True)
+            out, pullback = jax.vjp(lambda *values: attention_in_context(*values, mask, context="ring"), q, k, v)
+            return out, *pullback(do)
+
+        with jax.set_mesh(MESH):
+            return jax.jit(step).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries(8192) < 4.4 * temporaries(2048)

@@ -56,15 +56,15 @@ def attention_in_context(
     """
     check_implementation(implementation)
     parts = _parts()
-    options = {"bias": bias, "scale": scale, "implementation": implementation, "dropout_rate": dropout_rate}
+    factor = q_BTHK.shape[-1] ** -0.5 if scale is None else scale
+    options = {"bias": bias, "scale": factor, "implementation": implementation, "dropout_rate": dropout_rate}
     if parts == 1 or q_BTHK.shape[1] % parts or k_BSGK.shape[1] % parts:
         return attention(q_BTHK, k_BSGK, v_BSGK, mask, dropout_key=dropout_key, **options)
     mask = _in_any_order(mask, q_BTHK.shape[1])
     if context == "gather":
         return _gathered(q_BTHK, k_BSGK, v_BSGK, mask, dropout_key=dropout_key, **options)
     _check_ring(bias, dropout_rate, implementation)
-    scale = q_BTHK.shape[-1] ** -0.5 if scale is None else scale
-    return _ring(parts, scaled(q_BTHK, scale), k_BSGK, v_BSGK, mask)
+    return _ring(parts, scaled(q_BTHK, factor), k_BSGK, v_BSGK, mask)
 
 
 def balanced(batch: Mapping[str, Any], context: str, kind: str) -> Mapping[str, Any]:
@@ -97,8 +97,8 @@ def balanced(batch: Mapping[str, Any], context: str, kind: str) -> Mapping[str, 
         # Kept whole: split along the length before, its chunks would have to change devices.
         return constrain(x, "activation_batch", None)
 
-    batch = jax.tree.map(permuted, dict(batch))
-    return batch | {"inputs": dict(batch["inputs"]) | {"order": jnp.asarray(order)[None]}}
+    dealt = jax.tree.map(permuted, dict(batch))
+    return dealt | {"inputs": dict(dealt["inputs"]) | {"order": jnp.asarray(order)[None]}}
 
 
 def balanced_order(length: int, parts: int) -> np.ndarray:
@@ -175,20 +175,20 @@ def _ring(parts: int, q_BTHK, k_BSGK, v_BSGK, mask: Mask) -> jax.Array:
 
 
 def _ring_forward(parts: int, q_BTHK, k_BSGK, v_BSGK, mask: Mask):
-    groups, dtype = k_BSGK.shape[2], q_BTHK.dtype
+    dtype = q_BTHK.dtype
 
     def local(q_BTHK, k_BSGK, v_BSGK, mask: Mask):
-        q_NBXGRK = blockwise.blocks(blockwise.split_heads(q_BTHK, groups))
+        q_NBXGRK = blockwise.blocks(blockwise.split_heads(q_BTHK, k_BSGK.shape[2]))
 
         def turn(carry, step):
-            seen, keys_values = carry
+            seen, (k_BSGK, v_BSGK) = carry
             # Sent on before they are used, so that both happen at once.
-            following = jax.tree.map(functools.partial(_pass_on, parts), keys_values)
-            return (blockwise.see(seen, q_NBXGRK, *keys_values, _part(mask, parts, step)), following), None
+            following = _pass_on(parts, k_BSGK), _pass_on(parts, v_BSGK)
+            return (blockwise.see(seen, q_NBXGRK, k_BSGK, v_BSGK, _part(mask, parts, step)), following), None
 
         carry = blockwise.nothing_seen(q_NBXGRK), (k_BSGK, v_BSGK)
-        (seen, keys_values), _ = jax.lax.scan(turn, carry, jnp.arange(parts - 1, dtype=jnp.int32))
-        seen = blockwise.see(seen, q_NBXGRK, *keys_values, _part(mask, parts, jnp.int32(parts - 1)))
+        (seen, (k_BSGK, v_BSGK)), _ = jax.lax.scan(turn, carry, jnp.arange(parts - 1, dtype=jnp.int32))
+        seen = blockwise.see(seen, q_NBXGRK, k_BSGK, v_BSGK, _part(mask, parts, jnp.int32(parts - 1)))
         return blockwise.finished(seen, dtype)
 
     queries, keys = _specs(q_BTHK, k_BSGK)
@@ -201,21 +201,21 @@ def _ring_backward(parts: int, residuals, dout_BTHK):
     def local(q_BTHK, k_BSGK, v_BSGK, mask: Mask, out_BTHK, lse, dout_BTHK):
         q_NBXGRK = blockwise.blocks(blockwise.split_heads(q_BTHK, k_BSGK.shape[2]))
         of_queries = blockwise.query_gradients(out_BTHK, dout_BTHK, lse)
-        pass_on = functools.partial(jax.tree.map, functools.partial(_pass_on, parts))
 
         def turn(carry, step):
-            dq, dkv, keys_values = carry
-            following = pass_on(keys_values)
-            dq, dkv = blockwise.see_backward(dq, dkv, q_NBXGRK, of_queries, *keys_values, _part(mask, parts, step))
-            return (dq, pass_on(dkv), following), None  # gradients travel with their keys, and come home
+            dq, dkv, (k_BSGK, v_BSGK) = carry
+            following = _pass_on(parts, k_BSGK), _pass_on(parts, v_BSGK)
+            part = _part(mask, parts, step)
+            dq, (dk, dv) = blockwise.see_backward(dq, dkv, q_NBXGRK, of_queries, k_BSGK, v_BSGK, part)
+            # Gradients travel with their keys, and come home.
+            return (dq, (_pass_on(parts, dk), _pass_on(parts, dv)), following), None
 
         zeros = functools.partial(jnp.zeros, dtype=jnp.float32)
-        dkv = zeros(k_BSGK.shape), zeros(v_BSGK.shape)
-        carry = zeros(q_NBXGRK.shape), dkv, (k_BSGK, v_BSGK)
-        (dq, dkv, keys_values), _ = jax.lax.scan(turn, carry, jnp.arange(parts - 1, dtype=jnp.int32))
-        last = _part(mask, parts, jnp.int32(parts - 1))
-        dq, dkv = blockwise.see_backward(dq, dkv, q_NBXGRK, of_queries, *keys_values, last)
-        dk_BSGK, dv_BSGK = pass_on(dkv)
+        carry = zeros(q_NBXGRK.shape), (zeros(k_BSGK.shape), zeros(v_BSGK.shape)), (k_BSGK, v_BSGK)
+        (dq, dkv, (k_BSGK, v_BSGK)), _ = jax.lax.scan(turn, carry, jnp.arange(parts - 1, dtype=jnp.int32))
+        part = _part(mask, parts, jnp.int32(parts - 1))
+        dq, (dk, dv) = blockwise.see_backward(dq, dkv, q_NBXGRK, of_queries, k_BSGK, v_BSGK, part)
+        dk_BSGK, dv_BSGK = _pass_on(parts, dk), _pass_on(parts, dv)
         dq_BTHK = blockwise.merged_heads(blockwise.unblocked(dq))
         return dq_BTHK.astype(q_BTHK.dtype), dk_BSGK.astype(k_BSGK.dtype), dv_BSGK.astype(v_BSGK.dtype)
 
