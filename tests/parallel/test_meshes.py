@@ -12,30 +12,33 @@ from tests.exhaustive import few
 from tests.tiny_experiments import batch_of, experiment_of
 from tests.tiny_models import TINY, random_params
 from transformer.debugging.parallel_check import Difference, Reference, Verdict, blamed, checked, meshes, share
+from transformer.layers.experts import ExpertsConfig
 from transformer.objectives import objective as objectives
 from transformer.ops.attention import Mask
 from transformer.parallel.mesh import MESH_AXES, MeshConfig
 
-# What the matrix is of: a model, and what its batches have.
+EXPERTS = ExpertsConfig(num_experts=4, experts_per_token=2, mlp_width=8, balance_loss=0.02, z_loss=0.001)
+# What the matrix is of: an experiment, and what its batches have.
 CASES = {
-    "decoder": (dataclasses.replace(TINY["llama"], num_layers=4), {}),  # packed, windowed
-    "prefix": (dataclasses.replace(TINY["gpt"], num_layers=4), {"prefix": True}),  # packed, dense and banded
-    "encoder": (dataclasses.replace(TINY["bert"], num_layers=4), {}),
-    "encoder_decoder": (dataclasses.replace(TINY["t5"], num_encoder_layers=2), {}),
+    "decoder": (experiment_of(dataclasses.replace(TINY["llama"], num_layers=4)), {}),  # packed, windowed
+    "prefix": (experiment_of(dataclasses.replace(TINY["gpt"], num_layers=4)), {"prefix": True}),  # dense and banded
+    "encoder": (experiment_of(dataclasses.replace(TINY["bert"], num_layers=4)), {}),
+    "encoder_decoder": (experiment_of(dataclasses.replace(TINY["t5"], num_encoder_layers=2)), {}),
+    "experts": (experiment_of(dataclasses.replace(TINY["olmoe"], experts=EXPERTS)), {}),
 }
 UPDATES = 3
 
 
 @functools.cache
 def reference_of(case):
-    model, options = CASES[case]
-    batches = [batch_of(model, seed, **options) for seed in range(UPDATES)]
-    return Reference(experiment_of(model), batches, random_params(model))
+    experiment, options = CASES[case]
+    batches = [batch_of(experiment.model, seed, **options) for seed in range(UPDATES)]
+    return Reference(experiment, batches, random_params(experiment.model))
 
 
 def verdicts_of(case, number_of_axes):
     """The verdicts on the meshes of so many axes; a mesh that does not divide the model is not tried."""
-    chosen = [verdict for verdict in meshes(experiment_of(CASES[case][0]), 8) if len(verdict.axes) == number_of_axes]
+    chosen = [verdict for verdict in meshes(CASES[case][0], 8) if len(verdict.axes) == number_of_axes]
     return [checked(reference_of(case), verdict) for verdict in chosen]
 
 
@@ -65,7 +68,7 @@ def test_all_axes_leave_the_numbers_of_a_decoder_as_they_are(mesh):
 
 
 def test_the_meshes_are_all_axes_and_all_pairs():
-    found = {verdict.axes for verdict in meshes(experiment_of(CASES["decoder"][0]), 8)}
+    found = {verdict.axes for verdict in meshes(CASES["decoder"][0], 8)}
     assert {frozenset([axis]) for axis in MESH_AXES} <= found
     assert {frozenset([a, b]) for a in MESH_AXES for b in MESH_AXES if a != b} <= found
 

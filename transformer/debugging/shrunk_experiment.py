@@ -1,6 +1,7 @@
 """An experiment made so small that it runs in seconds, on made-up text: what a check of meshes computes with."""
 
 import dataclasses
+import json
 import random
 from pathlib import Path
 
@@ -65,8 +66,8 @@ def _corpus(folder: Path, *, pairs: bool) -> Path:
         path = folder / "pairs.tsv"
         path.write_text("".join(lines))
         return path
-    texts = folder / "texts"
-    texts.mkdir()
-    for number in range(100):
-        (texts / f"{number:03}.txt").write_text(" ".join(sentence(rng.randint(1, 8)) for _ in range(20)) + "\n")
-    return texts
+    # Shorter than a row, so that rows hold several documents and the borders between them.
+    texts = [" ".join(sentence(rng.randint(1, 2)) for _ in range(rng.randint(1, 4))) for _ in range(2000)]
+    path = folder / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path

@@ -16,6 +16,8 @@ from transformer.models.resizing import scaled
 A = TypeVar("A", bound=Architecture)
 
 LAYERS, HEADS, HEAD_WIDTHS, EXPERTS = 4, 8, (8, 16, 4, 32, 64), 8
+WIDTHS = 16
+"""What divides the width, so that meshes do."""
 
 
 def shrunk(base: A, *, vocab_size: int, length: int, old_length: int) -> A:
@@ -35,6 +37,10 @@ def shrunk(base: A, *, vocab_size: int, length: int, old_length: int) -> A:
     def shorter(tokens: int | None) -> int | None:
         return None if tokens is None else max(tokens * length // max(old_length, length), 1)
 
+    def narrower(to: int) -> Callable[[int | None], int | None]:
+        """In proportion to the width, a multiple of `to`."""
+        return lambda size: None if size is None else max(round(size * model.width / base.width / to), 1) * to
+
     rules: dict[str, Callable[[Any], Any]] = {
         "vocab_size": lambda words: None if words is None else min(words, vocab_size),
         "context_length": lambda _: length,
@@ -42,14 +48,21 @@ def shrunk(base: A, *, vocab_size: int, length: int, old_length: int) -> A:
         "band": shorter,
         "embedding_width": lambda width: min(width, model.width // 2),
         "boundary_width": lambda width: min(width, model.width // 2),
+        "query_rank": narrower(8),
+        "latent_width": narrower(8),
+        "rotary_width": narrower(2),
+        "value_width": narrower(2),
+        "first_dense": lambda layers: min(layers, model.depth // 2),
+        "experts": _fewer,
     }
-    return _with(model, rules, model.width / base.width)
+    fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+    return dataclasses.replace(model, **{name: rules[name](value) for name, value in fields.items() if name in rules})
 
 
 def _narrowed(base: A) -> A:
     """Returns the model with fewer layers and heads, all else in proportion."""
-    turns = len(base.attention_windows)
-    layers = min(base.depth, turns * math.ceil(LAYERS / turns))
+    fewest = base.fewest_layers
+    layers = min(base.depth, fewest * math.ceil(LAYERS / fewest))
     old_heads = next(
         getattr(base, name) for name in ("num_heads", "num_encoder_heads") if getattr(base, name, None) is not None
     )
@@ -58,7 +71,7 @@ def _narrowed(base: A) -> A:
     wide = base.width / (old_heads * (getattr(base, "head_width", None) or base.width // old_heads))
     for head_width in HEAD_WIDTHS:
         width = round(heads * head_width * wide)
-        if width >= base.width:
+        if width >= base.width or width % WIDTHS:
             continue
         try:
             return scaled(base, width, layers, head_width=head_width)
@@ -67,17 +80,9 @@ def _narrowed(base: A) -> A:
     return scaled(base, base.width, layers)
 
 
-def _with(model: A, rules: dict[str, Callable[[Any], Any]], ratio: float) -> A:
-    """Returns the model with fields that follow the rules; its experts become fewer, and narrower by the ratio."""
-    fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
-    new = {name: rules[name](value) for name, value in fields.items() if name in rules}
-    new |= {name: _fewer(value, ratio) for name, value in fields.items() if hasattr(value, "num_experts")}
-    return dataclasses.replace(model, **new)
-
-
-def _fewer(experts: Any, ratio: float) -> Any:
-    """Returns a mixture of experts with as few as its choice among them and its groups allow."""
+def _fewer(experts: Any) -> Any:
+    """Returns a mixture of experts with as few as its choice among them and its groups allow; None: there is none."""
+    if experts is None:
+        return None
     each_group = max(2, -(-experts.experts_per_token // experts.groups_per_token))
-    number = min(experts.num_experts, max(EXPERTS, experts.groups * each_group))
-    width = min(experts.mlp_width, max(round(experts.mlp_width * ratio / 8), 1) * 8)
-    return dataclasses.replace(experts, num_experts=number, mlp_width=width)
+    return dataclasses.replace(experts, num_experts=min(experts.num_experts, max(EXPERTS, experts.groups * each_group)))
