@@ -39,8 +39,16 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 test: $(VENV)/.installed-test
 	$(PYTEST) -m "not exhaustive"
 
-# What is exhaustive (matrices over meshes and processes, long kills), and nothing that `test` runs.
-test-all: $(VENV)/.installed-test
+# The compiler for GPUs (250 MB), in a folder of its own: in the environment, JAX would look for GPUs at every start.
+# Tests that compile for GPUs put the folder on the path of processes of their own.
+$(VENV)/.installed-aot: $(VENV)/.installed-test
+	rm -rf $(VENV)/aot
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps --target $(VENV)/aot \
+		$$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["aot"])')
+	touch $@
+
+# What is exhaustive (matrices over meshes and processes, long kills, compiling for GPUs), and nothing that `test` runs.
+test-all: $(VENV)/.installed-test $(VENV)/.installed-aot
 	$(PYTEST) -m exhaustive
 
 # Published weights: REAL_WEIGHTS=DIR, where DIR/minilm and DIR/smollm2-135m are Hugging Face folders of all-MiniLM-L6-v2

@@ -3,12 +3,29 @@
 import difflib
 from collections.abc import Sequence
 
-from configs import albert, bart, bert, distilbert, gpt, gpt1, llama, marian, roberta, spanbert, t5, transformer
+from configs import (
+    albert,
+    bart,
+    bert,
+    deepseek,
+    distilbert,
+    gpt,
+    gpt1,
+    llama,
+    marian,
+    mixtral,
+    olmoe,
+    roberta,
+    spanbert,
+    t5,
+    transformer,
+)
 from configs.recipe import Preset
 from transformer.errors import UserError
 from transformer.training.experiment import Experiment
 
-_FAMILIES = (gpt, gpt1, llama, bert, roberta, albert, distilbert, spanbert, transformer, t5, bart, marian)
+_DECODERS = (gpt, gpt1, llama, mixtral, olmoe, deepseek)
+_FAMILIES = (*_DECODERS, bert, roberta, albert, distilbert, spanbert, transformer, t5, bart, marian)
 PRESETS: dict[str, Preset] = {
     preset.name: preset for family in _FAMILIES for preset in vars(family).values() if isinstance(preset, Preset)
 }

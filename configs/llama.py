@@ -5,6 +5,7 @@ from typing import Any
 from configs.recipe import PYTHON_VOCABULARY, Preset, published, small
 from transformer.data.text.config import TextConfig
 from transformer.layers.positions import Llama3Scaling
+from transformer.models.decoder import DecoderConfig
 from transformer.models.llama import LlamaConfig
 from transformer.objectives.causal_lm import CausalLM
 from transformer.training.experiment import Experiment
@@ -104,7 +105,7 @@ def mistral_7b() -> Experiment:
         rotary_base=10_000.0,
         window=4096,
     )
-    return _pretrained(model, learning_rate=3e-4, tokens=2e12, seq_len=8192)
+    return pretrained(model, learning_rate=3e-4, tokens=2e12, seq_len=8192)
 
 
 @Preset
@@ -155,13 +156,13 @@ def _llama1(*, learning_rate: float, tokens: float, num_heads: int, **sizes: int
     """Touvron et al. 2023, table 2: a context of 2,048, batches of 4M tokens."""
     all_sizes = _sizes(num_heads=num_heads, num_kv_heads=num_heads, **sizes)
     model = LlamaConfig(vocab_size=32000, context_length=2048, norm_epsilon=1e-6, rotary_base=10_000.0, **all_sizes)
-    return _pretrained(model, learning_rate=learning_rate, tokens=tokens, seq_len=2048)
+    return pretrained(model, learning_rate=learning_rate, tokens=tokens, seq_len=2048)
 
 
 def _llama2(*, learning_rate: float, **sizes: int) -> Experiment:
     """Touvron et al. 2023b, section 2.2: a context of 4,096, 2T tokens in batches of 4M."""
     model = LlamaConfig(vocab_size=32000, context_length=4096, rotary_base=10_000.0, **_sizes(**sizes))
-    return _pretrained(model, learning_rate=learning_rate, tokens=2e12, seq_len=4096)
+    return pretrained(model, learning_rate=learning_rate, tokens=2e12, seq_len=4096)
 
 
 def _llama3(*, learning_rate: float, stretched: float | None = None, **sizes: int) -> Experiment:
@@ -176,7 +177,7 @@ def _llama3(*, learning_rate: float, stretched: float | None = None, **sizes: in
         )
         context = 131_072
     model = LlamaConfig(context_length=context, rotary_scaling=scaling, **_sizes(num_kv_heads=8, **sizes))
-    return _pretrained(
+    return pretrained(
         model, learning_rate=learning_rate, tokens=15e12, seq_len=8192, warmup_steps=8000, final_fraction=0.01
     )
 
@@ -191,7 +192,7 @@ def _qwen2(*, vocab_size: int, tied: bool, **sizes: int) -> Experiment:
         tie_embeddings=tied,
         **_sizes(**sizes),
     )
-    return _pretrained(model, learning_rate=3e-4, tokens=7e12, seq_len=4096)
+    return pretrained(model, learning_rate=3e-4, tokens=7e12, seq_len=4096)
 
 
 def _qwen3(*, tied: bool, **sizes: int) -> Experiment:
@@ -204,7 +205,7 @@ def _qwen3(*, tied: bool, **sizes: int) -> Experiment:
         tie_embeddings=tied,
         **_sizes(num_kv_heads=8, head_width=128, **sizes),
     )
-    return _pretrained(model, learning_rate=3e-4, tokens=36e12, seq_len=4096)
+    return pretrained(model, learning_rate=3e-4, tokens=36e12, seq_len=4096)
 
 
 def _sizes(
@@ -221,8 +222,8 @@ def _sizes(
     }
 
 
-def _pretrained(
-    model: LlamaConfig,
+def pretrained(
+    model: DecoderConfig,
     *,
     learning_rate: float,
     tokens: float,

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 import configs
+from tests.exhaustive import few
 from transformer.errors import UserError
 from transformer.training import experiment as experiments
 
@@ -15,7 +16,15 @@ def test_every_preset_says_what_it_is():
         assert summary, name
 
 
-@pytest.mark.parametrize("name", configs.PRESETS)
+# One or two presets of each family, and of each kind of run; all others are exhaustive.
+FEW = (
+    "gpt-prefix-python", "gpt2-small", "gpt3-small", "gpt1", "llama-python", "llama3-8b", "mistral-7b", "qwen2-0-5b",
+    "qwen3-0-6b", "bert-base", "bert-scaling", "roberta-base", "albert-base", "distilbert-python", "spanbert-base",
+    "t5-python", "t5-ul2-python", "mt5-small", "bart-base", "marian-python", "transformer-python",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", few(configs.PRESETS, *FEW))
 def test_every_preset_builds_and_survives_its_record(name):
     preset = configs.get(name)
     assert preset.name == name
@@ -42,6 +51,10 @@ PARAMETERS = {
     "llama2-70b": 68_976_648_192,
     "llama3-8b": 8_030_261_248,
     "mistral-7b": 7_241_732_096,
+    "mixtral-8x7b": 46_702_792_704,
+    "qwen3-30b-a3b": 30_532_122_624,
+    "olmoe-1b-7b": 6_919_161_856,
+    "deepseek-v3": 671_026_419_200,  # 14,848 of them the biases of the experts' choice
 }
 
 

@@ -1,17 +1,22 @@
 """A tiny model of every family, with all that is the family's own turned on, in sizes that a small mesh divides."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import numpy as np
 
+from transformer.layers.experts import ExpertsConfig
 from transformer.models.albert import AlbertConfig
 from transformer.models.bart import BartConfig
 from transformer.models.bert import BertConfig
+from transformer.models.deepseek import DeepseekConfig
 from transformer.models.distilbert import DistilBertConfig
 from transformer.models.gpt import GPTConfig
 from transformer.models.gpt1 import GPT1Config
 from transformer.models.llama import LlamaConfig
 from transformer.models.marian import MarianConfig
+from transformer.models.olmoe import OlmoeConfig
 from transformer.models.roberta import RobertaConfig
 from transformer.models.spanbert import SpanBertConfig
 from transformer.models.t5 import T5Config
@@ -31,10 +36,19 @@ _POST_NORM = {
     "dropout": 0.0,
     "decoder_start_id": 2,
 }
+_EXPERTS = ExpertsConfig(num_experts=4, experts_per_token=2, mlp_width=8)
 TINY = {
     "gpt": GPTConfig(**_DECODER, dropout=0.0, band=4),
     "gpt1": GPT1Config(**_DECODER, dropout=0.0),
     "llama": LlamaConfig(**_DECODER, num_kv_heads=2, head_width=8, mlp_width=24, window=5, head_norms=True),
+    "olmoe": OlmoeConfig(**_DECODER, num_kv_heads=2, head_width=4, mlp_width=8, clip_qkv=1.0, experts=_EXPERTS),
+    "deepseek": DeepseekConfig(
+        **_DECODER, mlp_width=24, query_rank=8, latent_width=12, head_width=4, rotary_width=2, value_width=6,
+        first_dense=1,
+        experts=dataclasses.replace(
+            _EXPERTS, scores="sigmoid", groups=2, groups_per_token=1, selection_bias=True, shared_experts=1, scale=1.5
+        ),
+    ),
     "bert": BertConfig(**_ENCODER, head="pretraining"),
     "roberta": RobertaConfig(**_ENCODER),
     "albert": AlbertConfig(**_ENCODER, embedding_width=8, head="pretraining"),

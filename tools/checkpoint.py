@@ -1,5 +1,7 @@
 """Checkpoints looked at, checked and made into others: tools/checkpoint.py show | diff | verify | doctor | ..."""
 
+import dataclasses
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +23,7 @@ from transformer.checkpoint_flags import (
 )
 from transformer.errors import UserError
 from transformer.models import Architecture
-from transformer.parallel.mesh import MeshConfig
+from transformer.parallel.mesh import mesh_sizes
 
 if TYPE_CHECKING:  # these take a second to import, after the flags are known to be good
     from etils import epath
@@ -129,7 +131,9 @@ def examine(args: list[str]) -> None:
     mesh = doctor.abstract_mesh(flags.mesh)
 
     def aim(on: Any) -> dict[str, Any]:
-        return abstract_weights(model, on) if experiment is None else abstract_state(experiment, model, on)
+        if experiment is None:
+            return abstract_weights(model, on)
+        return abstract_state(dataclasses.replace(experiment, mesh=flags.mesh), model, on)
 
     diagnosis = doctor.diagnose(
         source,
@@ -159,19 +163,21 @@ def needs_all(source: "epath.Path", experiment: "Experiment | None") -> None:
 
 def reshard(flags: Reshard) -> None:
     """Writes a checkpoint for another layout."""
-    start(
-        flags.mesh.fsdp * flags.mesh.tensor
-    )  # only names for parts of this machine's memory: nothing is computed on them
+    # No array is cut along `sequence`, nor along `data` but for ZeRO-1.
+    config = dataclasses.replace(flags.mesh, sequence=1, data=(flags.mesh.data or 1) if flags.mesh.zero1 else 1)
+    # Only names for parts of this machine's memory: nothing is computed on them.
+    start(math.prod(mesh_sizes(config).values()))
     from transformer import checkpoint
     from transformer.checkpoint import leaves, rewrite
     from transformer.parallel.mesh import make_mesh
     from transformer.training import experiment as experiments
 
     source = checkpoint.find(flags.checkpoint)
-    mesh = make_mesh(MeshConfig(data=1, fsdp=flags.mesh.fsdp, tensor=flags.mesh.tensor))
+    mesh = make_mesh(config)
     architecture = checkpoint.read_architecture(source)
     if "opt_state" in leaves.trees(source):
-        abstract = abstract_state(experiments.read(source / "record" / "experiment.json"), architecture, mesh)
+        experiment = experiments.read(source / "record" / "experiment.json")
+        abstract = abstract_state(dataclasses.replace(experiment, mesh=config), architecture, mesh)
     else:
         abstract = abstract_weights(architecture, mesh)
     with _bar("reshard", sum(leaves.total_bytes(leaves.stored(source, tree)) for tree in leaves.trees(source))) as read:

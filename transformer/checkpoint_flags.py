@@ -86,7 +86,7 @@ class Reshard:
     out: str
     """A new run folder."""
     mesh: MeshConfig
-    """The mesh to cut for; --mesh.fsdp and --mesh.tensor are those that split arrays."""
+    """The mesh to cut for; --mesh.sequence splits no array, and --mesh.data none but with --mesh.zero1 True."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,15 +16,20 @@ from flax.traverse_util import unflatten_dict
 Names = tuple[str | None, ...]
 """The logical name of each axis of a parameter; None: an axis that is never split."""
 
-STACKING = frozenset({"layers"})
+STACKING = frozenset({"layers", "experts"})
 """Axes along which parameters of the same kind lie one behind another: no axis of any one of them."""
 _VECTORS = frozenset({"bias", "scale"})
 """Arrays that are added to activations or scale them. All others multiply activations as matrices do."""
 
 
 def is_stacked(names: Names) -> bool:
-    """Whether an array with these axes holds the parameters of several layers."""
+    """Whether an array with these axes holds the parameters of several layers, or of several experts."""
     return not STACKING.isdisjoint(names)
+
+
+def layer_axes(names: Names) -> tuple[int, ...]:
+    """Returns the axis of layers, if there is one: of experts, which are stacked too, each layer has its own."""
+    return tuple(axis for axis, name in enumerate(names) if name == "layers")
 
 
 def stacked_axes(names: Names) -> tuple[int, ...]:
@@ -74,7 +79,7 @@ class Parameter(NamedTuple):
     @property
     def layers(self) -> int:
         """Layers whose parameters the array holds, 1 where it is not stacked."""
-        return math.prod(self.shape[axis] for axis in stacked_axes(self.names))
+        return math.prod(self.shape[axis] for axis in layer_axes(self.names))
 
 
 def parameters(boxed: Any) -> dict[str, Parameter]:

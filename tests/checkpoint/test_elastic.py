@@ -1,5 +1,6 @@
-"""Saved on any of {1, 2, 4, 8 devices} x {data, fsdp, tensor}, restored on any other: the same values."""
+"""Saved on any of {1, 2, 4, 8 devices} x {data, fsdp, tensor}, with ZeRO-1 or not, restored on any other: equal."""
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -23,6 +24,8 @@ LAYOUTS = {
         f"{axis} {size}": MeshConfig(**{"data": 1, axis: size})
         for axis, size in itertools.product(("data", "fsdp", "tensor"), (2, 4, 8))
     },
+    "zero1 8": MeshConfig(data=8, zero1=True),
+    "zero1 4, fsdp 2": MeshConfig(data=4, fsdp=2, zero1=True),
 }
 
 
@@ -32,7 +35,10 @@ def abstract():
     model = GPTConfig(vocab_size=64, context_length=16, width=16, num_layers=2, num_heads=8)
     train = TrainConfig(steps=10, batch_size=8, seq_len=16)
     experiment = Experiment("tiny", model, optimizer=OptimizerConfig(name="adamw"), train=train)
-    return {name: Program(experiment, make_mesh(mesh)).abstract for name, mesh in LAYOUTS.items()}
+    return {
+        name: Program(dataclasses.replace(experiment, mesh=mesh), make_mesh(mesh)).abstract
+        for name, mesh in LAYOUTS.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +47,7 @@ def values(abstract):
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), abstract["one"])
 
 
-@pytest.mark.parametrize("saved_on", few(LAYOUTS, "tensor 4"))
+@pytest.mark.parametrize("saved_on", few(LAYOUTS, "zero1 4, fsdp 2"))
 def test_a_checkpoint_comes_back_on_every_layout(saved_on, abstract, values, tmp_path):
     state = jax.tree.map(lambda leaf, value: jax.device_put(value, leaf.sharding), abstract[saved_on], values)
     with Checkpoints(tmp_path) as store:
@@ -92,4 +98,9 @@ def test_the_layouts_differ(abstract):
         for name, aim in abstract.items()
     }
     assert len(set(specs.values())) == 7
-    assert specs["one"] == specs["data 2"] == specs["data 8"]
+    assert specs["one"] == specs["data 2"] == specs["data 8"] == specs["zero1 8"]
+    moments = {
+        str(jax.tree.map(lambda leaf: leaf.sharding.shard_shape(leaf.shape), aim.opt_state))
+        for aim in abstract.values()
+    }
+    assert len(moments) == 9  # ZeRO-1's own too

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from tests.data.corpus import build_store, documents
+from tests.exhaustive import few
 from transformer.data.text.config import TextConfig
 from transformer.data.text.long_text import Encoded, Windowing, encode_documents
 from transformer.data.text.pieces import Piece, cut_document
@@ -181,7 +182,13 @@ def joined(parts: list[Encoded]) -> list[tuple[list[int], str]]:
     return documents
 
 
-@pytest.mark.parametrize("kind", KINDS)
+FEW = (
+    "unigram trained here", "spm unigram, bytes", "spm bpe, bytes, as Llama's", "marian", "hf bpe, GPT-2's",
+    "hf bpe, Metaspace first", "hf unigram", "hf wordpiece",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", few(KINDS, *FEW))
 def test_ids_are_those_of_the_whole_text(kind):
     tokenizer = made(kind)
 

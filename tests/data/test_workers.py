@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.data.corpus import build_store
+from tests.exhaustive import few
 from transformer.data.pipeline import eval_batches, iterate, train_batches
 from transformer.data.text.config import TextConfig
 from transformer.data.text.sources import open_path
@@ -73,9 +74,7 @@ def children():
     return {int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()}
 
 
-@pytest.mark.parametrize(
-    "workers", [pytest.param(1, marks=pytest.mark.exhaustive), pytest.param(2, marks=pytest.mark.exhaustive), 3]
-)
+@pytest.mark.parametrize("workers", few([1, 2, 3], 3))
 def test_any_number_of_workers_makes_the_same_batches_in_the_same_order(workers):
     before, threads = children(), set(threading.enumerate())
     dataset = golden.training(golden.OBJECTIVES["masked"], (0.7, 0.3), skip=(81,))
@@ -146,20 +145,18 @@ def test_a_worker_that_is_killed_ends_the_run_with_its_name_and_none_sees_accele
 
 @pytest.mark.parametrize(
     ("number", "moment"),
-    [
+    few(
+        [
+            (signal.SIGKILL, "running"),
+            (signal.SIGINT, "starting"),
+            (signal.SIGKILL, "starting"),
+            (signal.SIGINT, "running"),
+            (signal.SIGTERM, "starting"),
+            (signal.SIGTERM, "running"),
+            (signal.SIGUSR1, "running"),
+        ],
         (signal.SIGKILL, "running"),
-        (signal.SIGINT, "starting"),
-        *(
-            pytest.param(*case, marks=pytest.mark.exhaustive)
-            for case in (
-                (signal.SIGKILL, "starting"),
-                (signal.SIGINT, "running"),
-                (signal.SIGTERM, "starting"),
-                (signal.SIGTERM, "running"),
-                (signal.SIGUSR1, "running"),
-            )
-        ),
-    ],
+    ),
 )
 def test_workers_leave_signals_to_their_parent_and_end_with_it(number, moment):
     """A terminal and a scheduler send a signal to the whole group; SIGKILL here comes to the parent alone."""

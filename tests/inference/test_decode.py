@@ -70,7 +70,7 @@ class Model:
 DECODERS = ["gpt", "gpt1", "llama", "t5", "bart", "marian", "transformer"]
 
 
-@pytest.fixture(params=few(DECODERS, "gpt", "llama", "t5", "bart"), scope="module")
+@pytest.fixture(params=few(DECODERS, "gpt", "t5"), scope="module")
 def model(request):
     return Model(request.param)
 

@@ -100,7 +100,7 @@ class Both:
     mask: str
 
 
-@pytest.fixture(scope="module", params=few(FAMILIES, "bert", "roberta", "albert"))
+@pytest.fixture(scope="module", params=few(FAMILIES, "roberta"))
 def both(request, tmp_path_factory):
     """A random checkpoint and its tokenizer.json, and Transformers' pipeline on the same, exported."""
     folder = tmp_path_factory.mktemp(request.param)

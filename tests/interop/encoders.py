@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.exhaustive import few
 from transformer.ops.cross_entropy import cross_entropy
 
 from . import parity
@@ -63,10 +64,13 @@ def make_pair(family: Any, shape: Any, head: str) -> parity.Pair:
     return parity.make_pair(family, config, change=without_unread_bias)
 
 
-def pairs(family: Any, cases: dict[str, Any]) -> Any:
-    """Returns the fixture `pair` of a family's cases, named "HEAD" or "HEAD, what differs", with their shapes."""
+def pairs(family: Any, cases: dict[str, Any], *kept: str) -> Any:
+    """Returns the fixture `pair` of a family's cases, named "HEAD" or "HEAD, what differs", with their shapes.
 
-    @pytest.fixture(params=cases, scope="module")
+    All but `kept` are exhaustive.
+    """
+
+    @pytest.fixture(params=few(cases, *kept), scope="module")
     def pair(request):
         return make_pair(family, cases[request.param], request.param.split(",")[0])
 

@@ -24,6 +24,8 @@ from transformer.layers.execution import Execution
 from transformer.models.architecture import Architecture
 
 TOLERANCE = 1e-5
+EAGER = {"attn_implementation": "eager", "experts_implementation": "eager"}
+"""Options of `from_pretrained`: plain code. Its kernels of experts refuse odd shapes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,7 @@ def make_pair(
     names = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None} | fields
     [cls] = names.pop("architectures")
     hf_config = transformers.AutoConfig.for_model(names.pop("model_type"), **names)
-    hf_config._attn_implementation = "eager"
+    hf_config._attn_implementation = hf_config._experts_implementation = "eager"
     model = getattr(transformers, cls)(hf_config).eval()
     randomise(model)
     change(model)
@@ -187,7 +189,7 @@ def assert_reloads(pair: Pair, folder: Any, outputs: Any) -> None:
     """
     write_folder(folder, pair.family.write_config(pair.config), pair.family.stream(pair.params, pair.config))
     cls = type(pair.theirs)
-    reloaded, report = cls.from_pretrained(folder, output_loading_info=True, attn_implementation="eager")
+    reloaded, report = cls.from_pretrained(folder, output_loading_info=True, **EAGER)
     problems = {kind: names for kind, names in report.items() if names}
     assert not problems, problems
     with torch.no_grad():

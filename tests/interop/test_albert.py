@@ -36,7 +36,7 @@ CASES = {
 }
 
 
-pair = encoders.pairs(ALBERT, CASES)
+pair = encoders.pairs(ALBERT, CASES, "pretraining, untied", "sequence_classification", "multiple_choice", "none")
 
 
 def test_gradients_of_pretraining_are_transformers():

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from tests.exhaustive import few
 from transformer.errors import UserError
 from transformer.interop.bart import BART
 from transformer.models.bart import BartConfig
@@ -45,7 +46,7 @@ SHAPES = {
 }
 
 
-@pytest.fixture(params=SHAPES, scope="module")
+@pytest.fixture(params=few(SHAPES, "one layer, one head", "sequence classification", "none"), scope="module")
 def pair(request):
     return parity.make_pair(BART, SHAPES[request.param], eos_token_id=END)
 

@@ -41,7 +41,9 @@ CASES = {
 }
 
 
-pair = encoders.pairs(BERT, CASES)
+pair = encoders.pairs(
+    BERT, CASES, "pretraining, untied", "next_sentence", "question_answering", "multiple_choice", "none"
+)
 
 
 @pytest.mark.parametrize("shape", few([DEEP, NARROW], DEEP), ids=["tied", "untied"])

@@ -36,7 +36,9 @@ CASES = {
 }
 
 
-pair = encoders.pairs(DISTILBERT, CASES)
+pair = encoders.pairs(
+    DISTILBERT, CASES, "masked_lm, untied", "sequence_classification", "question_answering", "multiple_choice"
+)
 
 
 def test_gradients_of_pretraining_are_transformers():

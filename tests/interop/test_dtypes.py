@@ -53,7 +53,7 @@ def _mixed(tensors):
     return result
 
 
-@pytest.mark.parametrize("kind", few(KINDS, "gpt2", "llama", "bert", "t5", "marian"))
+@pytest.mark.parametrize("kind", few(KINDS, "gpt2", "t5"))
 def test_every_family_keeps_each_tensors_dtype(kind, tmp_path):
     _folder(tmp_path / "hf", kind, _mixed, torch_dtype="bfloat16")
     before, after, config, out = _through(tmp_path)

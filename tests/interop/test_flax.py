@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from tests.exhaustive import few
 from tools import convert as tool
 from transformer.errors import UserError
 from transformer.interop import convert, flax_weights, folder
@@ -30,26 +31,16 @@ with zipfile.ZipFile(ARCHIVE) as _archive:
 
 GPT2_CASE = "GPT2LMHeadModel"
 
-# What tells every family and every form of file apart; all else is exhaustive.
-_FEW = {
-    "BertForPreTraining",
-    "BertForMaskedLM-untied",
+# One family of each kind, and single, sharded and safetensors files; all others are exhaustive.
+_FEW = (
     "BertForMaskedLM-safetensors",
-    "RobertaForSequenceClassification",
     "AlbertForMultipleChoice",
-    "DistilBertForQuestionAnswering",
-    "GPT2LMHeadModel-mixed",
     "GPT2LMHeadModel-sharded",
     "LlamaForCausalLM-biases",
-    "MistralModel",
     "T5ForConditionalGeneration",
-    "MT5ForConditionalGeneration",
     "BartForConditionalGeneration",
-    "MarianMTModel",
-}
-every_case = pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=() if case in _FEW else pytest.mark.exhaustive) for case in CASES]
 )
+every_case = pytest.mark.parametrize("case", few(CASES, *_FEW))
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.exhaustive import few
 from tools import convert as tool
 from transformer.errors import UserError
 from transformer.interop.gpt import GPT2
@@ -39,7 +40,10 @@ SHAPES = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=SHAPES, scope="module")
+FEW = ("tied", "untied, narrow mlp", "one head, relu", "scores unscaled, by layer")
+
+
+@pytest.fixture(params=few(SHAPES, *FEW), scope="module")
 def pair(request):
     return parity.make_pair(GPT2, SHAPES[request.param])
 

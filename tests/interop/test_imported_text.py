@@ -7,6 +7,7 @@ import torch
 import transformers
 
 import train
+from tests.exhaustive import few
 from tools import convert, generate
 from transformer.errors import UserError
 from transformer.inference.restored import restore
@@ -74,12 +75,16 @@ def continued(model, tokenizer, text, **options):
 
 @pytest.mark.parametrize(
     ("kind", "declared"),
-    [
-        ("gpt2", "config.json"),
+    few(
+        [
+            ("gpt2", "config.json"),
+            ("llama", "generation_config.json"),
+            ("qwen2", "tokenizer_config.json"),
+            ("t5", "tokenizer_config.json"),
+        ],
         ("llama", "generation_config.json"),
-        ("qwen2", "tokenizer_config.json"),
         ("t5", "tokenizer_config.json"),
-    ],
+    ),
 )
 def test_text_begins_and_ends_as_in_generate(kind, declared, tmp_path):
     """The ends, of which no list of names has one, are what some texts would come to in the middle."""

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.exhaustive import few
 from transformer.errors import UserError
 from transformer.interop.family import LABELLED
 from transformer.interop.llama import LLAMA, MISTRAL, QWEN2, QWEN3
@@ -74,8 +75,17 @@ SHAPES = {
     ),
 }  # fmt: skip
 
+FEW = (
+    "llama, grouped, wide heads, all biases, llama3 positions",
+    "llama, one key head, answers",
+    "mistral, no window, tied",
+    "mistral, one layer, tokens",
+    "qwen2, one layer, sequences",
+    "qwen3, all biases, window, backbone",
+)
 
-@pytest.fixture(params=SHAPES, scope="module")
+
+@pytest.fixture(params=few(SHAPES, *FEW), scope="module")
 def pair(request):
     family, fields = SHAPES[request.param]
     return decoders.make_pair(family, dataclasses.replace(SMALL, **fields))
@@ -104,9 +114,7 @@ def test_every_head_of_llama_is_transformers(head, tmp_path):
     decoders.assert_reloads(pair, tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    "shape", ["llama, grouped, wide heads, all biases, llama3 positions", "mistral", "qwen2", "qwen3"]
-)
+@pytest.mark.parametrize("shape", few([FEW[0], "mistral", "qwen2", "qwen3"], FEW[0], "qwen3"))
 def test_gradients_are_transformers(shape):
     family, fields = SHAPES[shape]
     decoders.assert_gradients(decoders.make_pair(family, dataclasses.replace(SMALL, **fields)), 19)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.exhaustive import few
 from transformer.interop.gpt import GPT2
 from transformer.interop.llama import LLAMA, MISTRAL
 from transformer.models.gpt import GPTConfig
@@ -49,7 +50,7 @@ def their_logits(model, batch, window):
     return model(parity.tensor(batch["tokens"]), attention_mask=mask, position_ids=positions).logits
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", few(MODELS, "mistral"))
 def test_logits_and_gradients_are_transformers(name):
     family, config = MODELS[name]
     window = getattr(config, "window", None)

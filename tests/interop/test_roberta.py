@@ -35,7 +35,7 @@ CASES = {
 }
 
 
-pair = encoders.pairs(ROBERTA, CASES)
+pair = encoders.pairs(ROBERTA, CASES, "masked_lm, untied", "sequence_classification", "multiple_choice", "none")
 
 
 def test_gradients_of_pretraining_are_transformers():

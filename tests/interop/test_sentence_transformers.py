@@ -10,6 +10,7 @@ import torch
 import transformers
 from etils import epath
 
+from tests.exhaustive import few
 from tests.tiny_models import TINY
 from tools import convert as tool
 from transformer.errors import UserError
@@ -86,7 +87,10 @@ def vectors(folder, tokens, mask):
     return sentence.numpy()
 
 
-@pytest.mark.parametrize("package", ["sentence_transformers.models", "sentence_transformers.base.modules.pooling"])
+PACKAGES = ["sentence_transformers.models", "sentence_transformers.base.modules.pooling"]
+
+
+@pytest.mark.parametrize("package", few(PACKAGES, PACKAGES[0]))
 def test_it_goes_out_as_it_came(saved, tmp_path, package, capsys):
     write(saved, {"modules.json": kinds("Transformer", "Pooling", "Normalize", package=package)})
     tool.main(["import", str(saved), str(tmp_path / "run")])

@@ -32,7 +32,7 @@ HEADS = {
 }
 
 
-pair = encoders.pairs(SPANBERT, HEADS)
+pair = encoders.pairs(SPANBERT, HEADS, *HEADS)
 
 
 def test_it_is_exported_as_a_bert_unless_its_boundary_head_is_on(pair):

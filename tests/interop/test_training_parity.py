@@ -15,7 +15,6 @@ import torch
 import transformers
 
 from tests.data.corpus import make_text
-from tests.exhaustive import few
 from transformer.data import pipeline
 from transformer.data.prepare import prepare
 from transformer.data.text.config import TextConfig
@@ -226,7 +225,8 @@ def assert_equal_and_falling(case: Case, have: np.ndarray, want: np.ndarray) -> 
     assert (norms > case.clip_norm).any()
 
 
-@pytest.mark.parametrize("name", few(CASES, "bert"))
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", CASES)
 def test_twenty_updates_equal_pytorchs(name, folder):
     case = CASES[name]
     pair, batches = parity.make_pair(case.family, case.model, pad_token_id=0), batches_of(case, folder)

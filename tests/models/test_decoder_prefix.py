@@ -83,6 +83,7 @@ def test_no_prefix_is_causality(config, params, apply):
     np.testing.assert_allclose(empty, apply(variables, **ROWS).logits, atol=1e-5)
 
 
+@pytest.mark.parametrize("config", few(WINDOWS, "gpt"), indirect=True, scope="module")
 @pytest.mark.parametrize("before", few([0, 4], 4))
 def test_a_prompt_read_as_a_prefix_and_continued_equals_the_uncached_model(before, config, params, apply):
     """Prompts of unequal length, padded on the left, then a chunk of two, then a token at a time.

@@ -52,6 +52,7 @@ def _rows(config, length=16):
     return tokens, positions, segments
 
 
+@pytest.mark.parametrize("config", few(CONFIGS, "llama"), indirect=True, scope="module")
 def test_prefill_and_decode_equal_the_uncached_model(config, params, apply):
     """A prompt longer than any window, a chunk of two, then a token at a time."""
     tokens, positions, segments = _rows(config)
@@ -141,6 +142,7 @@ def test_a_mesh_gives_the_one_device_scores(config, params, apply, mesh_2x2x2):
     np.testing.assert_allclose(np.asarray(have)[real], want[real], atol=1e-5)
 
 
+@pytest.mark.parametrize("config", few(CONFIGS, "llama"), indirect=True, scope="module")
 def test_bfloat16_and_remat_run_with_finite_gradients(config, params):
     module = config.build(Execution(dtype="bfloat16", remat="full"))
     tokens, positions, segments = _rows(config)
@@ -157,6 +159,7 @@ def test_bfloat16_and_remat_run_with_finite_gradients(config, params):
         assert np.isfinite(leaf).all()
 
 
+@pytest.mark.parametrize("config", few(CONFIGS, "llama"), indirect=True, scope="module")
 def test_dropout_acts_in_training_only(config, params, apply):
     rate = {"attention_dropout": 0.3} if config.family == "llama" else {"dropout": 0.3}
     tokens, positions, segments = _rows(config)

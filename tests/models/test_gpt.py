@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.exhaustive import few
 from transformer.errors import UserError
 from transformer.layers.execution import Execution
 from transformer.models import FAMILIES
@@ -74,13 +75,17 @@ def test_prefill_and_decode_equal_the_uncached_model(tiny, tiny_params, tiny_bat
 
 @pytest.mark.parametrize(
     "execution",
-    [
-        Execution(attention="reference"),
-        Execution(unroll=2),
+    few(
+        [
+            Execution(attention="reference"),
+            Execution(unroll=2),
+            Execution(unroll=0, remat="full"),
+            Execution(remat="dots"),
+            Execution(remat="projections"),
+        ],
         Execution(unroll=0, remat="full"),
-        Execution(remat="dots"),
         Execution(remat="projections"),
-    ],
+    ),
     ids=str,
 )
 def test_execution_changes_neither_parameters_nor_numbers(execution, tiny, tiny_params, tiny_batch, default_gradients):

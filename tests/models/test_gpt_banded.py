@@ -26,6 +26,7 @@ def _flops(config):
     return jax.jit(jax.grad(loss)).lower(variables, tokens).compile().cost_analysis()["flops"]
 
 
+@pytest.mark.exhaustive
 def test_the_compiler_counts_the_work_that_the_band_saves():
     """Per layer two products forward and four backward, of 2 D FLOPs for every pair of a query and a key it is shown.
 

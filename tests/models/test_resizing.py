@@ -73,6 +73,7 @@ def test_every_family_has_shapes():
     assert {base.family for base in BASES.values()} == set(FAMILIES)
 
 
+@pytest.mark.exhaustive
 @settings(max_examples=20)
 @given(st.sampled_from(sorted(BASES)), st.integers(1, 40), st.none() | st.integers(1, 9), st.sampled_from([1, 2, 4]))
 def test_shapes_can_be_laid_out_on_a_mesh(name, steps, depth, tensor):

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tests.exhaustive import few
 from tests.tiny_models import TINY
 from transformer.models.resizing import scaled
 from transformer.mup.coordinates import LOGITS, SCORES, STREAM, Coordinates, coordinates, slope
@@ -50,7 +49,8 @@ def measured(experiment: Experiment) -> Coordinates:
     return coordinates(Session(experiment), data)
 
 
-@pytest.mark.parametrize("family", few(OBJECTIVES, "gpt"))
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("family", OBJECTIVES)
 def test_with_mup_the_width_does_not_matter_and_without_it_does(family):
     """The change after the last update; to a width of 1024: tools/coordinate_check.py (compiling takes longest).
 

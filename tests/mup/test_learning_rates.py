@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-from tests.exhaustive import few
 from tests.tiny_models import TINY
 from transformer.mup.learning_rates import best, losses, shift
 from transformer.mup.parametrization import MupConfig
@@ -17,7 +16,8 @@ from transformer.training.optimizer import OptimizerConfig
 from transformer.training.session import Session
 
 
-@pytest.mark.parametrize("mup", few([MupConfig(), MupConfig(8)], MupConfig(8)))
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("mup", [MupConfig(), MupConfig(8)])
 def test_a_traced_rate_is_the_rate(mup):
     rng = np.random.default_rng(0)
     batches = [

@@ -5,34 +5,29 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.exhaustive import few
 from transformer.data.pipeline import eval_batches, train_batches
 from transformer.errors import UserError
 from transformer.layers.heads import LanguageModelOutput, PretrainingOutput
-from transformer.objectives import MaskedLM, masking, span_masking
-from transformer.objectives.sentence_pairs import make_pair
+from transformer.objectives import MaskedLM
 
-from .world import BOS, CLS, EOS, FIRST, MASK, SEP, VOCABULARY, WORDS, examples, make_store, records, setting
-
-LENGTHS = np.random.default_rng(3).integers(20, 900, 300).tolist()
-STORE = make_store(LENGTHS)
-LONG = make_store([400_000])
-
-
-def original(example):
-    """The row before anything was hidden."""
-    tokens = example["inputs"]["tokens"].copy()
-    used = example["weights"] > 0
-    tokens[example["inputs"]["masked_positions"][used]] = example["targets"][used]
-    return tokens
-
-
-def chosen(example):
-    return example["inputs"]["masked_positions"][example["weights"] > 0]
-
+from .world import (
+    BOS,
+    EOS,
+    FIRST,
+    LONG,
+    MASK,
+    STORE,
+    VOCABULARY,
+    WORDS,
+    chosen,
+    examples,
+    make_store,
+    original,
+    records,
+    setting,
+)
 
 CHOICES = [
     MaskedLM(),
@@ -150,146 +145,6 @@ def test_whole_words_are_hidden_whole():
         np.testing.assert_array_equal(hidden[1:128][continues[1:]], hidden[:127][continues[1:]])
 
 
-def test_span_lengths_are_spanberts():
-    """Joshi et al. 2020, figure 2: geometric with p = 0.2, at most 10 words, a mean of 3.8."""
-    shares = span_masking.SPANBERT
-    np.testing.assert_allclose(shares[1:] / shares[:-1], 0.8)
-    assert shares @ np.arange(1, 11) == pytest.approx(3.797, abs=1e-3)
-    # Drawn: one word a token, so that no span is cut but the last of a row.
-    maskable = np.ones(4000, bool)
-    maskable[[0, -1]] = False
-    lengths = []
-    for seed in range(60):
-        spans = span_masking.choose_spans(maskable, maskable, 600, shares, np.random.default_rng(seed))
-        assert (spans[1:, 0] > spans[:-1, 1]).all()
-        assert (spans[:, 1] - spans[:, 0]).sum() == 600
-        lengths += (spans[:, 1] - spans[:, 0]).tolist()
-    assert max(lengths) == 10
-    assert np.mean(lengths) == pytest.approx(3.797, rel=0.025)
-    assert np.mean(np.array(lengths) == 1) == pytest.approx(shares[0], abs=0.01)
-
-
-def test_ngrams_are_alberts():
-    """Lan et al. 2020, section 4.1: up to three words, in proportion to 1/n; each token has a fate of its own."""
-    np.testing.assert_allclose(span_masking.ALBERT * np.arange(1, 4), 6 / 11)
-    maskable = np.ones(4000, bool)
-    spans = np.concatenate(
-        [
-            span_masking.choose_spans(maskable, maskable, 600, span_masking.ALBERT, np.random.default_rng(seed))
-            for seed in range(40)
-        ]
-    )
-    shares = np.bincount(spans[:, 1] - spans[:, 0], minlength=4)[1:] / len(spans)
-    np.testing.assert_allclose(shares, span_masking.ALBERT, atol=0.012)
-    mixed = 0
-    for example in examples(MaskedLM(choose="ngrams"), 128, STORE, 60):
-        tokens, places = original(example), chosen(example)
-        fates = [kind(example["inputs"]["tokens"][i], tokens[i]) for i in places]
-        mixed += sum(a != b for a, b, near in zip(fates, fates[1:], np.diff(places) == 1, strict=False) if near)
-    assert mixed > 60
-
-
-def test_spans_are_words_with_seen_tokens_around_them():
-    words, cut = [], 0
-    for example in examples(MaskedLM(choose="spans", boundary=True), 256, STORE, 200):
-        inputs, tokens, used = example["inputs"], original(example), example["weights"] > 0
-        places, left, right, offset = (
-            inputs[name][used] for name in ("masked_positions", "boundary_left", "boundary_right", "boundary_offset")
-        )
-        np.testing.assert_array_equal(places - offset - 1, left)
-        hidden = set(places.tolist())
-        assert not hidden & set(left.tolist() + right.tolist())
-        assert offset.max() < span_masking.MAX_TOKENS
-        for start, stop in {(int(a) + 1, int(b)) for a, b in zip(left, right, strict=True)}:
-            assert hidden.issuperset(range(start, stop))
-            assert len({int(inputs["segment_ids"][i]) for i in range(start - 1, stop + 1)}) == 1
-            assert tokens[start] < WORDS or tokens[start - 1] < FIRST  # begins with a word
-            cut += bool(tokens[stop] >= WORDS)
-            words.append(int((tokens[start:stop] < WORDS).sum()))
-            fates = {kind(inputs["tokens"][i], tokens[i]) for i in range(start, stop)}
-            assert len(fates) == 1
-    assert cut <= 200  # at most the one span a row that the budget cuts
-    assert 3.2 < np.mean(words) < 3.9
-
-
-def kind(shown, truth):
-    return "mask" if shown == MASK else "kept" if shown == truth else "random"
-
-
-def find(store, tokens):
-    """Where in the stream these tokens stand: everywhere that they do."""
-    stream = store.tokens.astype(np.int64)
-    starts = np.flatnonzero(stream[: len(stream) - len(tokens) + 1] == tokens[0])
-    return [int(i) for i in starts if np.array_equal(stream[i : i + len(tokens)], tokens)]
-
-
-def pair_of(example):
-    tokens, segments, types = original(example), example["inputs"]["segment_ids"], example["inputs"]["token_types"]
-    row = tokens[segments > 0]
-    first, second = np.flatnonzero(row == SEP)
-    assert row[0] == CLS
-    assert second == len(row) - 1
-    np.testing.assert_array_equal(types[: len(row)], np.arange(len(row)) > first)
-    assert (types[len(row) :] == 0).all()
-    np.testing.assert_array_equal(example["inputs"]["positions"], np.arange(len(tokens)) * (segments > 0))
-    return row[1:first], row[first + 1 : second]
-
-
-@pytest.mark.parametrize("task", ["nsp", "sop"])
-def test_half_of_the_pairs_are_false(task):
-    found = [e["sentence_targets"] for e in examples(MaskedLM(sentence=task), 64, LONG, 6000)]
-    assert np.mean(found) == pytest.approx(0.5, abs=0.02)
-
-
-def test_a_true_pair_follows_and_a_false_one_is_another_documents():
-    ends = STORE.offsets[1:]
-    for example in examples(MaskedLM(sentence="nsp"), 96, STORE, 120):
-        first, second = pair_of(example)
-        if example["sentence_targets"] == 0:
-            assert find(STORE, np.concatenate((first, second)))
-        elif min(len(first), len(second)) > 3:
-            [a], [b] = find(STORE, first), find(STORE, second)
-            assert np.searchsorted(ends, a, side="right") != np.searchsorted(ends, b, side="right")
-
-
-def test_a_false_order_is_the_true_one_swapped():
-    for example in examples(MaskedLM(sentence="sop"), 96, STORE, 120):
-        first, second = pair_of(example)
-        if example["sentence_targets"] == 1:
-            first, second = second, first
-        [start] = find(STORE, np.concatenate((first, second)))
-        assert STORE.tokens[start + len(first) + len(second)] < WORDS  # the next word, or </s>
-
-
-@pytest.mark.parametrize("task", ["nsp", "sop"])
-def test_neither_lengths_nor_edges_give_the_sentence_task_away(task):
-    """Documents of many parts: both classes have rows as long, and begin and end at words."""
-    store = make_store([5000] * 40)
-    lengths: dict[int, list[int]] = {0: [], 1: []}
-    for example in examples(MaskedLM(sentence=task), 64, store, 3000):
-        first, second = pair_of(example)
-        lengths[int(example["sentence_targets"])].append(len(first) + len(second))
-        assert first[0] < WORDS
-        assert second[0] < WORDS
-    assert np.mean(lengths[0]) == pytest.approx(np.mean(lengths[1]), abs=0.15)
-    assert np.mean(lengths[0]) > {"nsp": 57, "sop": 53}[task]  # a word less at either end
-
-
-def test_the_words_at_the_borders_do_not_tell_the_order():
-    """Long words, each followed by a sign: a part begins inside a word, so after it a sign is next more often than
-    elsewhere. Were that where the first sentence begins, eight of nine true pairs would begin with a sign."""
-    long, sign = [FIRST + 1, *[WORDS + 1] * 7], [FIRST]
-    text = np.array((long + sign) * 12)
-    begins: dict[int, list[tuple[bool, bool, bool]]] = {0: [], 1: []}
-    for index in range(3000):
-        rng = np.random.default_rng(index)
-        tokens = text[(start := rng.integers(9)) : start + 61]
-        pair = make_pair("sop", {"tokens": tokens, "segment_ids": np.ones_like(tokens)}, VOCABULARY, rng)
-        begins[pair.target].append((pair.first[0] == FIRST, pair.second[0] == FIRST, pair.second[-1] == FIRST))
-    for true, false in zip(np.mean(begins[0], axis=0), np.mean(begins[1], axis=0), strict=True):
-        assert true == pytest.approx(false, abs=0.06)
-
-
 def test_static_masks_repeat_after_their_copies_and_others_never():
     def epochs(objective):
         cut = records(objective, 64, make_store([62 * 40]))
@@ -327,23 +182,6 @@ def test_evaluation_hides_the_same_every_time(objective):
     spare = len(first) * 64 - len(cut)
     assert (first[-1]["weights"][-spare:] == 0).all()
     assert {batch["targets"].shape for batch in first} == {(64, 10)}
-
-
-@given(st.integers(8, 40), st.integers(1, 40), st.integers(0, 1000), st.floats(0.1, 1.0))
-def test_any_row_has_no_more_than_its_budget(length, count, seed, share):
-    rng = np.random.default_rng(seed)
-    maskable = rng.random(length) < 0.8
-    maskable[[0, -1]] = False
-    starts = maskable & ((rng.random(length) < share) | ~np.roll(maskable, 1))
-    places = masking.choose_words(maskable, starts, count, rng)
-    assert len(places) <= count
-    assert maskable[places].all()
-    spans = span_masking.choose_spans(maskable, starts, count, span_masking.SPANBERT, rng)
-    places, number = span_masking.places_of(spans)
-    assert len(places) == len(set(places.tolist())) <= count
-    assert maskable[places].all()
-    assert starts[spans[:, 0]].all()
-    np.testing.assert_array_equal(spans[number, 0] <= places, True)
 
 
 def numpy_nll(hidden, kernel, bias, targets):

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from tests.exhaustive import few
 from transformer.errors import UserError
 from transformer.objectives import UL2, SpanCorruption
 from transformer.objectives.objective import Setting
@@ -147,7 +148,7 @@ def test_the_inputs_do_not_depend_on_what_they_hide():
         assert len(hidden) == 1 or (before["targets"] != after["targets"]).any()
 
 
-@pytest.mark.parametrize(("kind", "pieces"), [("regular", 4), ("sequential", 4), ("extreme", 3)])
+@pytest.mark.parametrize(("kind", "pieces"), few([("regular", 4), ("sequential", 4), ("extreme", 3)], ("extreme", 3)))
 def test_all_of_a_record_is_read_as_often_but_where_pieces_overlap(kind, pieces):
     record = {"tokens": np.arange(FIRST, FIRST + 1000, dtype=np.int32), "segment_ids": np.ones(1000, np.int32)}
     times, lengths = np.zeros(1000), []

@@ -62,3 +62,20 @@ def examples(objective: Objective, seq_len: int, store: TokenStore, count: int, 
         record = cut.draw(number % len(cut), rng)
         found.append(objective.example(record, rng, setting(seq_len)))
     return found
+
+
+STORE = make_store(np.random.default_rng(3).integers(20, 900, 300).tolist())
+LONG = make_store([400_000])
+
+
+def original(example):
+    """The row of a masked language model before anything was hidden."""
+    tokens = example["inputs"]["tokens"].copy()
+    used = example["weights"] > 0
+    tokens[example["inputs"]["masked_positions"][used]] = example["targets"][used]
+    return tokens
+
+
+def chosen(example):
+    """The places of the row that are to be predicted."""
+    return example["inputs"]["masked_positions"][example["weights"] > 0]

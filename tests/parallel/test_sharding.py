@@ -1,5 +1,8 @@
 """The resolver refuses what XLA and Flax would silently replicate."""
 
+import itertools
+import types
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -65,7 +68,7 @@ def test_constrain_shards_activations_and_leaves_what_does_not_divide(mesh_2x2x2
 def test_shards_a_tree_of_parameters(mesh_2x2x2):
     boxed = {"kernel": nn.LogicallyPartitioned(jax.ShapeDtypeStruct((8, 16), jnp.float32), ("embed", "mlp"))}
     assert param_shardings(boxed, mesh_2x2x2)["kernel"].spec == P("fsdp", "tensor")
-    assert batch_sharding(mesh_2x2x2).spec == P(("data", "fsdp", "expert"))
+    assert batch_sharding(mesh_2x2x2).spec == P(("data", "fsdp"))
 
 
 def test_mesh_defaults_to_data_over_all_devices():
@@ -85,3 +88,16 @@ def test_mesh_defaults_to_data_over_all_devices():
 def test_mesh_refuses(sizes, message):
     with pytest.raises(UserError, match=message):
         make_mesh(MeshConfig(**sizes))
+
+
+def test_a_slice_that_a_mesh_does_not_fit_is_refused():
+    """JAX lays a mesh along the sides of a TPU slice, and has no axis of 2 for one of 4 x 4 x 4."""
+    places = itertools.product(range(4), repeat=3)
+    chips = [
+        types.SimpleNamespace(
+            id=number, platform="tpu", device_kind="TPU v5", coords=coords, core_on_chip=0, process_index=0
+        )
+        for number, coords in enumerate(places)
+    ]
+    with pytest.raises(UserError, match="fsdp 32 x tensor 2 does not fit a slice of 4 x 4 x 4 chips"):
+        make_mesh(MeshConfig(fsdp=32, tensor=2), chips)

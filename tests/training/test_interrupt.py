@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from tests.exhaustive import few
 from transformer.errors import Interrupted
 from transformer.training.interrupt import Now, StopRequest, stop_on_signal
 
@@ -83,13 +84,16 @@ with stop_on_signal(resume="Like so.") as stop:
 """
 
 
+LEFT = [
+    ("free", [signal.SIGTERM], 75, "SIGTERM: stopped; nothing was unsaved. Like so."),
+    ("compiling", [signal.SIGTERM], 75, "SIGTERM: stopped; nothing was unsaved. Like so."),
+    ("", [signal.SIGTERM, signal.SIGINT], 128 + signal.SIGINT, "SIGINT again: leaving at once"),
+]
+
+
 @pytest.mark.parametrize(
     ("phase", "signals", "code", "said"),
-    [
-        ("free", [signal.SIGTERM], 75, "SIGTERM: stopped; nothing was unsaved. Like so."),
-        ("compiling", [signal.SIGTERM], 75, "SIGTERM: stopped; nothing was unsaved. Like so."),
-        ("", [signal.SIGTERM, signal.SIGINT], 128 + signal.SIGINT, "SIGINT again: leaving at once"),
-    ],
+    few(LEFT, LEFT[1]),
 )
 def test_leaves_a_compilation(phase, signals, code, said):
     with subprocess.Popen(

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.exhaustive import few
 from tests.training.runs import evaluations, losses, rows, stopped, train
 from transformer import checkpoint
 from transformer.checkpoint import CheckpointConfig, Damaged, Files
@@ -55,7 +56,7 @@ def test_first_loss_is_near_that_of_a_uniform_guess(whole, experiment):
     assert losses(whole[1])[1] == pytest.approx(np.log(experiment.model.vocab_size), rel=0.05)
 
 
-@pytest.mark.parametrize("after", [2, 5, 6])  # before a step, within an evaluation, after one
+@pytest.mark.parametrize("after", few([2, 5, 6], 5, 6))  # before a step, within an evaluation, after one
 def test_an_interrupted_run_goes_on_exactly(after, experiment, whole, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     stopped(experiment, folder, monkeypatch, after=after)
@@ -141,7 +142,7 @@ def test_weights_restore_alone_and_generate(whole):
 
 
 def test_a_batch_that_the_mesh_does_not_divide_is_refused(experiment, tmp_path):
-    with pytest.raises(UserError, match=r"batch-size 8 = 8 rows are not divided by the mesh's data x fsdp = 3"):
+    with pytest.raises(UserError, match=r"batch-size 8 = 8 rows are not divided by the mesh's data = 3"):
         train(dataclasses.replace(experiment, mesh=MeshConfig(data=3)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -93,6 +93,7 @@ def check(result, found, capsys, *, improves):
     return report
 
 
+@pytest.mark.exhaustive
 def test_an_encoder_with_a_sentence_task(base, tmp_path, capsys):
     result, found, said = run(base, tmp_path / "run")
     report = check(result, found, capsys, improves=0.5)

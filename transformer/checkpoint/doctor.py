@@ -115,9 +115,9 @@ def abstract_mesh(config: MeshConfig) -> AbstractMesh:
     """Returns a mesh without devices; `data`, where it is not given, is 1.
 
     Raises:
-      UserError: an axis below 1.
+      UserError: an axis is -1: there are no devices that could be left for it.
     """
-    sizes = mesh_sizes(config, data=1)
+    sizes = mesh_sizes(config)
     return AbstractMesh(
         tuple(sizes[axis] for axis in MESH_AXES), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES)
     )

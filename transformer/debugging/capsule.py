@@ -19,8 +19,7 @@ from transformer.checkpoint import reading, to_json, write_atomically
 from transformer.cluster.agreement import alone, own_index, together_do
 from transformer.data import pipeline
 from transformer.debugging.spike import Spike, SpikeDetector
-from transformer.parallel.mesh import MeshConfig
-from transformer.params import Names, flatten, own_axes, param_names
+from transformer.params import Names, flatten, layer_axes, param_names
 from transformer.training import experiment as experiments
 from transformer.training.run import Run
 from transformer.training.session import Session
@@ -106,6 +105,7 @@ class Capsules:
     def _write(self, spike: Spike, before: list[dict[str, Any]], state: TrainState, computed: dict[str, Any]) -> None:
         saved = [step for step in reading.steps(self._run.checkpoints) if step < spike.step]
         session, experiment = self._session, self._session.experiment
+        mesh = dataclasses.replace(experiment.mesh, **session.mesh.shape)  # as it was, whatever devices there are
         record = {
             **dataclasses.asdict(spike),
             "before": before,
@@ -115,7 +115,7 @@ class Capsules:
             "norms_at_step": int(state.step),
             **computed,
             "corpus": session.dataset.fingerprint,
-            "experiment": experiments.to_dict(dataclasses.replace(experiment, mesh=MeshConfig(**session.mesh.shape))),
+            "experiment": experiments.to_dict(dataclasses.replace(experiment, mesh=mesh)),
         }
         self._run.spikes.mkdir(parents=True, exist_ok=True)
         path = self._run.spikes / f"{spike.step}.json"
@@ -165,7 +165,8 @@ def norms_by_layer(tree: Any, names: Any) -> Any:
     """Returns the tree of norms, float32: [N] for a leaf whose first axis is named "layers", [] for others."""
 
     def norm(leaf: jax.Array, axes: Names) -> jax.Array:
-        return jnp.sqrt(jnp.sum(jnp.square(leaf.astype(jnp.float32)), axis=own_axes(axes)))
+        inside = tuple(axis for axis in range(leaf.ndim) if axis not in layer_axes(axes))
+        return jnp.sqrt(jnp.sum(jnp.square(leaf.astype(jnp.float32)), axis=inside))
 
     return jax.tree.map(norm, tree, names)
 

@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer.params import flatten, is_names, modules_of, param_names, stacked_axes
+from transformer.ops.rows import numbered
+from transformer.parallel.context import balanced
+from transformer.params import flatten, is_names, layer_axes, modules_of, param_names
 from transformer.training.experiment import Experiment
 from transformer.training.session import Session
 from transformer.training.state import Batch, TrainState, step_key
@@ -89,8 +91,7 @@ def examine(session: Session, state: TrainState, batch: Batch) -> Examination:
     @jax.jit
     def backward(state: TrainState, batch: Batch) -> tuple[Any, ...]:
         loss_sum, sums, grads = program.gradients(state, batch)
-        weight = jnp.maximum(sums.pop("weight"), 1.0)
-        means = {name: total / weight for name, total in {"loss": loss_sum, **sums}.items()}
+        means = {"loss": loss_sum / jnp.maximum(sums.weight, 1.0), **sums.means()}
         return _tree_stats(means, None), _tree_stats(state.params, names), _tree_stats(grads, names)
 
     loss, params, grads = jax.device_get(backward(dataclasses.replace(state, opt_state=None), batch))
@@ -110,8 +111,9 @@ def forward_entries(experiment: Experiment, state: TrainState, batch: Batch) -> 
     key = step_key(experiment.train.seed, state.step)
 
     @jax.jit
-    def run(params: Any, inputs: Mapping[str, Any], key: jax.Array) -> dict[str, _Output]:
-        with nn.intercept_methods(_leave_stats()):
+    def run(params: Any, inputs: Mapping[str, Any], rows: jax.Array) -> dict[str, _Output]:
+        inputs = balanced({"inputs": inputs}, experiment.execution.context, experiment.model.kind)["inputs"]
+        with nn.intercept_methods(_leave_stats()), numbered(rows):
             _, left = model.apply(
                 {"params": params}, **inputs, deterministic=False, rngs={"dropout": key}, mutable=["intermediates"]
             )
@@ -120,7 +122,8 @@ def forward_entries(experiment: Experiment, state: TrainState, batch: Batch) -> 
     total: dict[str, _Output] = {}
     for part in range(parts):
         inputs = jax.tree.map(lambda x, part=part: x[part::parts], batch["inputs"])
-        outputs = jax.device_get(run(state.params, inputs, key if parts == 1 else jax.random.fold_in(key, part)))
+        rows = jnp.arange(part, jax.tree.leaves(batch)[0].shape[0], parts, dtype=jnp.int32)
+        outputs = jax.device_get(run(state.params, inputs, rows))
         total = {name: _together(total[name], output) for name, output in outputs.items()} if total else outputs
     ordered = sorted(total.items(), key=lambda item: np.min(item[1].serial))
     forward: list[Entry] = []
@@ -191,7 +194,7 @@ def _tree_stats(tree: Any, names: Any) -> dict[str, _Stats]:
     """Returns the figures of each leaf by its path; [N] for stacked layers."""
     axes = jax.tree.leaves(param_names(tree) if names is None else names, is_leaf=is_names)
     leaves = zip(flatten(tree).items(), axes, strict=True)
-    return {path: _stats(leaf, stacked_axes(names_of)) for (path, leaf), names_of in leaves}
+    return {path: _stats(leaf, layer_axes(names_of)) for (path, leaf), names_of in leaves}
 
 
 def _entries(stats: Mapping[str, _Stats]) -> list[Entry]:

@@ -18,7 +18,7 @@ from transformer.checkpoint import reading
 from transformer.debugging.capsule import samples_of
 from transformer.debugging.examine import Examination, examine
 from transformer.errors import UserError
-from transformer.parallel.mesh import MeshConfig
+from transformer.parallel.mesh import MeshConfig, least_devices
 from transformer.training import experiment as experiments
 from transformer.training.experiment import Experiment
 from transformer.training.run import Run
@@ -129,7 +129,7 @@ def _experiment(run: Run, capsule: dict[str, Any] | None) -> Experiment:
 
 def _fitting_mesh(config: MeshConfig, report: Callable[[str], None]) -> MeshConfig:
     """Returns the run's mesh, or one device if the mesh has more devices than there are here."""
-    if math.prod(size or 1 for size in dataclasses.astuple(config)) <= jax.device_count():
+    if least_devices(config) <= jax.device_count():
         return config
     report("the run's mesh has more devices than there are here: on one, losses are equal to 1e-5, not bit for bit")
     return MeshConfig(data=1)
@@ -165,7 +165,7 @@ def _rows(session: Session, params: Any, step: int) -> list[Sample]:
     for number, sample in enumerate(samples_of(session, step)):
         row = jax.tree.map(lambda x, at=number: x[at : at + 1], batch)
         sums = jax.device_get(session.program.evaluate(params, row))
-        loss = float(sums["nll"] / sums["weight"]) if sums["weight"] else None
+        loss = float(sums.metrics["nll"] / sums.weight) if sums.weight else None
         texts = dataset.show(dataset.train[sample["corpus"]][sample["record"]])
         rows.append(Sample(**{**sample, "corpus": _name(experiment, sample["corpus"]), "loss": loss, "texts": texts}))
     return sorted(rows, key=lambda row: (row.loss is None, -math.inf if _bad(row.loss) else -(row.loss or 0)))

@@ -80,7 +80,7 @@ def generate(
         how = Sampling(temperature=0)
     rules.check_ids(model.config.vocab_size)
     answers = model.config.kind == "encoder_decoder"
-    context = getattr(model.config, "context_length", None)  # models with relative positions have none
+    context = model.config.longest_input
     if context is not None:
         if longest > context - (not answers):
             raise UserError(f"a text has {longest} tokens and the model's context holds {context}: shorten the text")

@@ -1,11 +1,13 @@
 """The engine: weights under another library's names, by one table a family, from which both directions follow.
 
 A table's rule pairs a name template of theirs with one or more parameters of ours and a transform between the arrays.
-`{layer}` in a template stands for the layer's number; ours then is stacked, [layers, ...]. Everything is strict: what
-is missing, left over or of another shape is refused by name.
+`{layer}` in a template stands for the layer's number; ours then is stacked, [layers, ...]. `{expert}` stands for the
+number of an expert in its layer, and ours is [layers, experts, ...]. Everything is strict: what is missing, left over
+or of another shape is refused by name.
 """
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -26,24 +28,35 @@ FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """A tensor of theirs (one for each layer) and the parameters of ours that it holds."""
+    """A tensor of theirs (one for each layer, or for each expert of each layer) and the parameters that it holds."""
 
     theirs: str
     """Name template, as in "h.{layer}.ln_1.weight"."""
     ours: tuple[str, ...]
     """Paths, as in "backbone/final_norm/scale"."""
     transform: Transform = IDENTITY
-    """Transform between the arrays, those of one layer where the template has a layer."""
+    """Transform between the arrays, those of one layer or expert where the template has one."""
+    layers: range | None = None
+    """The numbers of the layers that ours holds, where layers of other kinds lie between or before them; None: those
+    from 0 on."""
 
     @property
-    def layered(self) -> bool:
-        """Whether there is one tensor of theirs a layer."""
-        return "{layer}" in self.theirs
+    def stacking(self) -> int:
+        """The number of our first axes along which their tensors are stacked: layers, and experts."""
+        return ("{layer}" in self.theirs) + ("{expert}" in self.theirs)
 
-    def names(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-        """Returns the full names, in the order of layers; `shapes` are those of our parameters, by path."""
-        layers = shapes[self.ours[0]][0] if self.layered else 1
-        return [self.theirs.format(layer=layer) for layer in range(layers)]
+    def tensors(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """Returns full name -> the index of its tensor in our stacked parameters, in their order.
+
+        Args:
+          shapes: those of our parameters, by path.
+        """
+        stacked = shapes[self.ours[0]][: self.stacking]
+        layers = range(stacked[0] if stacked else 1) if self.layers is None else self.layers
+        experts = range(stacked[1] if self.stacking > 1 else 1)
+        numbers = itertools.product(layers, experts)
+        names = [self.theirs.format(layer=layer, expert=expert) for layer, expert in numbers]
+        return dict(zip(names, np.ndindex(stacked), strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +90,8 @@ class Loaded:
     params: Any
     """Our tree, float32 numpy arrays."""
     dtypes: dict[str, Any]
-    """Names of the dtypes of parameters, by path, and of constants, by name: one, or a list over layers."""
+    """Names of the dtypes of parameters, by path, and of constants, by name: one, or a list over layers (and
+    experts)."""
 
 
 class Written(NamedTuple):
@@ -122,19 +136,19 @@ def load(
 
     ours: dict[str, np.ndarray] = {}
     for rule in table.rules:
-        one_layer = [shapes[path][1:] if rule.layered else shapes[path] for path in rule.ours]
+        parts = [shapes[path][rule.stacking :] for path in rule.ours]
         for path in rule.ours:
             ours[path] = np.empty(shapes[path], np.float32)
         stored = []
-        for layer, name in enumerate(rule.names(shapes)):
+        for name, index in rule.tensors(shapes).items():
             tensor = np.asarray(tensors[names[name]] if name in names else table.defaults[name]())
-            shape = rule.transform.their_shape(one_layer)
+            shape = rule.transform.their_shape(parts)
             if tensor.shape != shape:
                 raise UserError(f"tensor {name!r} has shape {tensor.shape}; the architecture needs {shape}")
             stored.append(tensor.dtype.name)
             tensor = _float32(name, tensor)
-            for path, part in zip(rule.ours, rule.transform.load(tensor, one_layer), strict=True):
-                ours[path][layer if rule.layered else ...] = part
+            for path, part in zip(rule.ours, rule.transform.load(tensor, parts), strict=True):
+                ours[path][index] = part
         dtypes |= dict.fromkeys(rule.ours, stored[0] if len(set(stored)) == 1 else stored)
     unfilled = sorted(shapes.keys() - ours.keys())
     if unfilled:
@@ -161,10 +175,10 @@ def stream(table: Table, params: Any, dtypes: Mapping[str, Any] = MappingProxyTy
             continue
         parts = [np.asarray(ours[path]) for path in rule.ours]
         stored = dtypes.get(rule.ours[0], "float32")
-        for layer, name in enumerate(rule.names(shapes)):
+        for number, (name, index) in enumerate(rule.tensors(shapes).items()):
             name = name.removeprefix(table.prefix) if table.bare else name
-            tensor = rule.transform.save([part[layer] if rule.layered else part for part in parts])
-            dtype = stored if isinstance(stored, str) else stored[layer]
+            tensor = rule.transform.save([part[index] for part in parts])
+            dtype = stored if isinstance(stored, str) else stored[number]
             yield Written(name, np.ascontiguousarray(tensor.astype(np.dtype(dtype), copy=False)), rule)
     for name, constant in table.constants.items():
         yield Written(name, constant().astype(np.dtype(dtypes.get(name, "float32")), copy=False), None)
@@ -174,7 +188,7 @@ def misfits(table: Table, tensors: Iterable[str], abstract_params: Any) -> tuple
     """Returns the full names that `load` would miss, and the given names that it would not know, both sorted."""
     shapes = _shapes(abstract_params)
     names = _their_names(table, tensors)
-    wanted = {name for rule in table.rules for name in rule.names(shapes)}
+    wanted = {name for rule in table.rules for name in rule.tensors(shapes)}
     known = wanted | table.aliases.keys() | table.constants.keys()
     return sorted(wanted - names.keys() - table.defaults.keys()), sorted(names[name] for name in names.keys() - known)
 

@@ -22,10 +22,17 @@ LAYERS = "backbone/stack/layers/"
 _PROJECTIONS = ("query", "key", "value", "out")
 
 
-def under(theirs: str, ours: str, parts: Parts) -> tuple[Rule, ...]:
-    """Returns the rules of parts, whose names start with `theirs` and whose paths of ours with `ours`."""
+def under(theirs: str, ours: str, parts: Parts, layers: range | None = None) -> tuple[Rule, ...]:
+    """Returns the rules of parts, whose names start with `theirs` and whose paths of ours with `ours`.
+
+    Args:
+      theirs: beginning of their names.
+      ours: beginning of our paths.
+      parts: the modules.
+      layers: as `Rule.layers`.
+    """
     return tuple(
-        Rule(f"{theirs}{name}.{rule.theirs}", tuple(f"{ours}{path}" for path in rule.ours), rule.transform)
+        Rule(f"{theirs}{name}.{rule.theirs}", tuple(f"{ours}{path}" for path in rule.ours), rule.transform, layers)
         for name, part in parts.items()
         for rule in part
     )
@@ -82,6 +89,21 @@ def attention(
             bias=biases == "all" or (biases == "qkv" and projection != "out"),
         )
         for name, projection in zip(names, _PROJECTIONS, strict=True)
+    }
+
+
+def experts(theirs: str, ours: str, names: Sequence[str] = ("gate_proj", "up_proj", "down_proj")) -> dict[str, Part]:
+    """Returns the parts of a mixture of experts: the router, and each expert's three matrices.
+
+    Args:
+      theirs: the mixture's name.
+      ours: the mixture's path.
+      names: names of an expert's gate, up and down, below its number.
+    """
+    matrices = zip(names, ("gate", "up", "down"), strict=True)
+    return {
+        f"{theirs}.gate": dense(f"{ours}/router", bias=False),
+        **{f"{theirs}.experts.{{expert}}.{name}": dense(f"{ours}/{matrix}", bias=False) for name, matrix in matrices},
     }
 
 

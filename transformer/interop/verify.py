@@ -64,7 +64,8 @@ def verify(
     architecture = imported.architecture
     cls = getattr(transformers, imported.family.heads[architecture.head])
     with _their_failures(path):
-        theirs = cls.from_pretrained(path, attn_implementation="eager", dtype=torch.float32).eval()
+        plain = {"attn_implementation": "eager", "experts_implementation": "eager"}
+        theirs = cls.from_pretrained(path, dtype=torch.float32, **plain).eval()
     pad, eos = (_word(architecture, getattr(theirs.config, name, None)) for name in ("pad_token_id", "eos_token_id"))
     inputs = random_inputs(architecture, num_tokens, pad=pad, eos=eos)
     model = architecture.build(Execution(attention="reference"))

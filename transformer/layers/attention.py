@@ -3,7 +3,7 @@
 Shape letters: B batch, T query length, S key length, D model width, H heads, G key-value heads, K head width.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -12,7 +12,8 @@ from transformer.layers.cache import KeysValues, LayerCache
 from transformer.layers.execution import Execution
 from transformer.layers.positions import Rotary
 from transformer.layers.primitives import Initializer, Linear, RMSNorm
-from transformer.ops.attention import Mask, attention
+from transformer.ops.attention import Mask
+from transformer.parallel.context import attention_in_context
 from transformer.parallel.rules import constrain
 
 _HEADS = ("activation_batch", "activation_length", "activation_heads", "activation_head")
@@ -91,12 +92,20 @@ class Attention(nn.Module):
 
     def keys_values(self, x_BSD: jax.Array, positions_BS: jax.Array | None = None) -> KeysValues:
         """Returns keys and values, each [B, S, G, K]. An encoder's output is projected once, then attended to often."""
-        key_BSGK = constrain(self.key(x_BSD), *_KV_HEADS)
-        if self.head_norm_epsilon is not None:
-            key_BSGK = self.key_norm(key_BSGK)
+        key_BSGK = self.projected("key", x_BSD)
         if self.rotary is not None:
             key_BSGK = self.rotary(key_BSGK, _needed(positions_BS))
-        return key_BSGK, constrain(self.value(x_BSD), *_KV_HEADS)
+        return key_BSGK, self.projected("value", x_BSD)
+
+    def projected(self, name: Literal["query", "key", "value"], x_BTD: jax.Array) -> jax.Array:
+        """Returns queries, keys or values before they are turned, [B, T, H or G, K]."""
+        linear, axes = {
+            "query": (self.query, _HEADS), "key": (self.key, _KV_HEADS), "value": (self.value, _KV_HEADS),
+        }[name]  # fmt: skip
+        heads_BTHK = constrain(linear(x_BTD), *axes)
+        if self.head_norm_epsilon is None or name == "value":
+            return heads_BTHK
+        return (self.query_norm if name == "query" else self.key_norm)(heads_BTHK)
 
     def attend(
         self,
@@ -110,16 +119,15 @@ class Attention(nn.Module):
         deterministic: bool = True,
     ) -> jax.Array:
         """Returns [B, T, D]: the queries of `x_BTD` over given keys and values, as in cross-attention."""
-        query_BTHK = constrain(self.query(x_BTD), *_HEADS)
-        if self.head_norm_epsilon is not None:
-            query_BTHK = self.query_norm(query_BTHK)
+        query_BTHK = self.projected("query", x_BTD)
         if self.rotary is not None:
             query_BTHK = self.rotary(query_BTHK, _needed(positions_BT))
         rate = 0.0 if deterministic else self.dropout
-        out_BTHK = attention(
+        out_BTHK = attention_in_context(
             query_BTHK,
             *keys_values,
             mask,
+            context=self.execution.context,
             bias=bias,
             scale=self.scale if scale is None else scale,
             implementation=self.execution.attention,

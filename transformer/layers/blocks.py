@@ -12,9 +12,11 @@ import jax
 
 from transformer.layers.attention import Attention, KeysValues
 from transformer.layers.cache import DecoderLayerCache, LayerCache
-from transformer.layers.execution import Execution
+from transformer.layers.execution import Execution, LayerOutput
+from transformer.layers.experts import Experts, ExpertsConfig
 from transformer.layers.mlp import MLP
 from transformer.layers.primitives import Dropout, Initializer, LayerNorm
+from transformer.layers.routing import Routers
 from transformer.ops.attention import Mask
 from transformer.parallel.rules import RESIDUAL, constrain
 
@@ -39,6 +41,8 @@ class BlockSizes:
     """Probability of dropping the feed-forward layers' hidden values."""
     init: Initializer = nn.initializers.normal(0.02)
     """How every matrix starts."""
+    experts: ExpertsConfig | None = None
+    """Experts in the place of the feed-forward layers."""
 
     def attention(self, execution: Execution, name: str) -> Attention:
         """Returns the attention of such a block."""
@@ -68,19 +72,24 @@ class _PostNorm(nn.Module):
         return constrain(norm(x_BTD + out_BTD), *RESIDUAL)
 
     @nn.nowrap
-    def feed_forward(self, x_BTD: jax.Array, deterministic: bool) -> jax.Array:
-        """Returns norm(x + mlp(x)), [B, T, D]."""
-        sizes = self.sizes
-        mlp = MLP(
-            sizes.mlp_width,
-            sizes.activation,
-            self.execution.compute_dtype,
-            kernel_init=sizes.init,
-            out_init=sizes.init,
-            dropout=sizes.mlp_dropout,
-            name="mlp",
-        )
-        return self.add_and_norm("mlp_norm", x_BTD, mlp(x_BTD, deterministic=deterministic), deterministic)
+    def feed_forward(self, x_BTD: jax.Array, mask: Mask, deterministic: bool) -> tuple[jax.Array, Routers]:
+        """Returns norm(x + mlp(x)), [B, T, D], and the sums of experts' routers."""
+        sizes, dtype = self.sizes, self.execution.compute_dtype
+        if sizes.experts is None:
+            mlp = MLP(
+                sizes.mlp_width,
+                sizes.activation,
+                dtype,
+                kernel_init=sizes.init,
+                out_init=sizes.init,
+                dropout=sizes.mlp_dropout,
+                name="mlp",
+            )
+            out_BTD, routers = mlp(x_BTD, deterministic=deterministic), {}
+        else:
+            experts = Experts(sizes.experts, sizes.activation, dtype, False, sizes.init, sizes.init, name="mlp")
+            out_BTD, routers = experts(x_BTD, mask.q_segment_ids_BT, deterministic=deterministic)
+        return self.add_and_norm("mlp_norm", x_BTD, out_BTD, deterministic), routers
 
 
 class PostNormBlock(_PostNorm):
@@ -89,12 +98,13 @@ class PostNormBlock(_PostNorm):
     @nn.compact
     def __call__(
         self, x_BTD: jax.Array, cache: LayerCache | None, mask: Mask, *, deterministic: bool
-    ) -> tuple[jax.Array, KeysValues | None]:
+    ) -> tuple[jax.Array, LayerOutput]:
         """Returns [B, T, D] and, with a cache, this layer's new keys and values."""
         attention = self.sizes.attention(self.execution, "attention")
         attended_BTD, new = attention(x_BTD, mask, cache=cache, deterministic=deterministic)
         x_BTD = self.add_and_norm("attention_norm", x_BTD, attended_BTD, deterministic)
-        return self.feed_forward(x_BTD, deterministic), new
+        x_BTD, routers = self.feed_forward(x_BTD, mask, deterministic)
+        return x_BTD, LayerOutput(new, routers)
 
 
 class PostNormDecoderBlock(_PostNorm):
@@ -110,7 +120,7 @@ class PostNormDecoderBlock(_PostNorm):
         memory_mask: Mask,
         *,
         deterministic: bool,
-    ) -> tuple[jax.Array, NewMemories | None]:
+    ) -> tuple[jax.Array, LayerOutput]:
         """Returns [B, T, D] and, with a cache, the new tokens' keys and values and those of the encoder's output.
 
         Args:
@@ -130,7 +140,8 @@ class PostNormDecoderBlock(_PostNorm):
         memory = memory_keys_values(cross, memory_BSD, cache)
         attended_BTD = cross.attend(x_BTD, memory, memory_mask, deterministic=deterministic)
         x_BTD = self.add_and_norm("cross_attention_norm", x_BTD, attended_BTD, deterministic)
-        return self.feed_forward(x_BTD, deterministic), to_cache(new, memory, memory_BSD)
+        x_BTD, routers = self.feed_forward(x_BTD, mask, deterministic)
+        return x_BTD, LayerOutput(to_cache(new, memory, memory_BSD), routers)
 
 
 def memory_keys_values(cross: Attention, memory_BSD: jax.Array | None, cache: DecoderLayerCache | None) -> KeysValues:

@@ -49,14 +49,24 @@ class KVCache(struct.PyTreeNode):
     """int32 scalar: the next slot."""
 
     @classmethod
-    def empty(cls, layers: int, batch: int, length: int, kv_heads: int, head_width: int, dtype: Any) -> Self:
-        """Returns a cache of `length` empty slots."""
+    def empty(
+        cls,
+        layers: int,
+        batch: int,
+        length: int,
+        kv_heads: int,
+        head_width: int,
+        dtype: Any,
+        *,
+        value_width: int | None = None,
+    ) -> Self:
+        """Returns a cache of `length` empty slots; `value_width`: that of the values, where it is not the keys'."""
         # Two buffers, not one twice: a jitted step may be given the cache to overwrite (donation).
         shape = (layers, batch, length, kv_heads, head_width)
         ids_BS = (batch, length)
         return cls(
             key_NBSGK=jnp.zeros(shape, dtype),
-            value_NBSGK=jnp.zeros(shape, dtype),
+            value_NBSGK=jnp.zeros((*shape[:-1], head_width if value_width is None else value_width), dtype),
             positions_BS=jnp.zeros(ids_BS, jnp.int32),
             segment_ids_BS=jnp.zeros(ids_BS, jnp.int32),
             index=jnp.zeros((), jnp.int32),

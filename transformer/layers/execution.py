@@ -10,10 +10,17 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import struct
+from flax.core.scope import LazyRng, Scope
 
 from transformer import checks
+from transformer.layers.cache import DecoderLayerCache, LayerCache
 from transformer.layers.primitives import recomputed
+from transformer.layers.routing import Routers
 from transformer.ops.attention import IMPLEMENTATIONS
+from transformer.ops.rows import numbered, row_numbers
+from transformer.parallel.context import CONTEXTS
+from transformer.parallel.pipeline import Pipeline, pipeline_of
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
@@ -34,11 +41,18 @@ class Execution:
     gradients stay in float32. float16 is for inference alone."""
     attention: str = "auto"
     """Attention implementation: auto, reference (plain float32), xla, or cudnn (NVIDIA GPUs, 16-bit dtypes)."""
+    context: Literal["gather", "ring"] = "gather"
+    """How keys come to queries where --mesh.sequence splits a sequence: gather (all at once; any attention), or ring
+    (those of one device after another, in memory that grows with a device's tokens alone; without dropout of attention
+    probabilities and relative biases). A decoder's tokens are then dealt out so that all devices have as much to do."""
     unroll: int = 1
     """Layers a step of the loop over layers; 0 for all of them. More compile longer and may run faster."""
     remat: Literal["none", "full", "dots", "projections"] = "none"
     """What to compute again in the backward pass to save memory: none, full (all of a layer), dots (all but matrix
     products), or projections (all but those with weights: attention scores too)."""
+    microbatches: int | None = None
+    """Parts that a pipeline (--mesh.pipeline) cuts a batch into, one a tick; None: up to four times as many as
+    stages."""
     deterministic: bool = False
     """On GPUs, compile the run's programs from kernels alone that give the same bits each time, chosen without
     measuring. A bit-exact resume needs it there; it costs speed. CPUs and TPUs do not need it."""
@@ -46,8 +60,10 @@ class Execution:
     def __post_init__(self):
         checks.choice(self, "dtype", DTYPES)
         checks.choice(self, "attention", ("auto", *IMPLEMENTATIONS))
+        checks.choice(self, "context", CONTEXTS)
         checks.rule(self, "unroll", self.unroll >= 0, "layers a step of the loop, or 0 for all")
         checks.choice(self, "remat", ("none", *REMAT_POLICIES))
+        checks.at_least(self, 1, "microbatches")
 
     def compiler_options(self, platform: str) -> dict[str, bool]:
         """Returns what to compile the run's programs with, for devices of a platform such as `gpu`."""
@@ -63,14 +79,26 @@ class Execution:
         return DTYPES[self.dtype]
 
 
+class LayerOutput(struct.PyTreeNode):
+    """What a block hands back besides its stream; of all of a stack's layers, stacked on the first axis."""
+
+    cache: Any = None
+    """With a cache: what it lacks so far, a layer's new keys and values (`blocks.NewMemories` of a decoder with an
+    encoder)."""
+    routers: Routers = struct.field(default_factory=dict)
+    """Sums over tokens, which add up over rows, microbatches and stages; empty without experts."""
+
+
 class Stack(nn.Module):
-    """Runs `num_layers` of the block that `make_block` makes, one after another, by a scan over stacked parameters.
+    """Runs `num_layers` of the block that `make_block` makes, one after another, by a scan over stacked parameters; or
+    by a pipeline of such scans, where today's mesh has one.
 
     A stack whose layers differ in turn (GPT-3's dense and banded attention) is a stack of groups of them.
     """
 
     make_block: Callable[..., nn.Module]
-    """Called with `name`; the block is called as block(x, per_layer, *shared, **static) -> (x, output)."""
+    """Called with `name` or `parent`; the block is called as block(x, per_layer, *shared, **static) -> (x, output), the
+    output a `LayerOutput`."""
     num_layers: int
     execution: Execution
     shared: bool = False
@@ -83,9 +111,14 @@ class Stack(nn.Module):
         Args:
           x: goes from layer to layer.
           per_layer: trees of arrays [layers, ...], of which each layer gets its own part; or None.
-          *shared: arrays that every layer gets: masks, positions, biases.
+          *shared: arrays that every layer gets: masks, positions, biases; with the batch's rows, or one for all.
           **static: Python values that every layer gets.
         """
+        # Whoever looks inside the layers sees whole batches: without a pipeline, as parameters are made.
+        if not self.is_initializing() and not self.is_mutable_collection("intermediates"):
+            rows, cached = jax.tree.leaves(x)[0].shape[0], _has_cache(per_layer)
+            if pipeline := pipeline_of(self.execution.microbatches, self.num_layers, rows, cached=cached):
+                return self._pipelined(pipeline, x, per_layer, shared, static)
 
         def layer(block, x, per_layer, shared):
             with recomputed(self.execution.remat != "none"):
@@ -111,6 +144,34 @@ class Stack(nn.Module):
         )
         self.sow("intermediates", "embedded", x, reduce_fn=_last, init_fn=_nothing)
         return scan(self.make_block(name="layers"), x, per_layer, shared)
+
+    def _pipelined(self, pipeline: Pipeline, x: Any, per_layer: Any, shared: Any, static: Any) -> tuple[Any, Any]:
+        """Returns what `__call__` does, by a pipeline: as a pure function of the stack's parameters and of its keys."""
+        params, rngs = nn.meta.unbox(self.variables["params"]["layers"]), self.scope.rngs
+        # As `nn.scan` splits them: each layer's is of its own, and says where in the model the layers are.
+        keys_N = {name: jax.random.split(rng.rng, self.num_layers) for name, rng in rngs.items()}
+        places = {name: (*rng.suffix, "layers") for name, rng in rngs.items()}
+
+        def layer(x: Any, of_layer: Any, common: Any, shared_and_rows: Any) -> tuple[Any, Any]:
+            (stacked, keys, per_layer), (shared, rows_R) = of_layer, shared_and_rows
+            lazy = {name: LazyRng.create(key, *places[name]) for name, key in keys.items()}
+            scope = Scope({"params": common if self.shared else stacked}, lazy, mutable=False)
+            with numbered(rows_R), recomputed(self.execution.remat != "none"):
+                return self.make_block(parent=scope)(x, per_layer, *shared, **static)
+
+        layers = self.num_layers // pipeline.stages
+        unroll = min(self.execution.unroll or layers, layers)
+        if self.execution.remat != "none":
+            policy = REMAT_POLICIES[self.execution.remat]
+            layer = jax.checkpoint(layer, policy=policy, prevent_cse=unroll >= layers)
+        stacked, common = ((None, keys_N, per_layer), params) if self.shared else ((params, keys_N, per_layer), None)
+        rows_B = row_numbers(jax.tree.leaves(x)[0].shape[0])
+        return pipeline.run(layer, x, stacked, common, (shared, rows_B), unroll=unroll)
+
+
+def _has_cache(per_layer: Any) -> bool:
+    is_cache = lambda leaf: isinstance(leaf, LayerCache | DecoderLayerCache)  # noqa: E731
+    return any(map(is_cache, jax.tree.leaves(per_layer, is_leaf=is_cache)))
 
 
 def _nothing() -> None:

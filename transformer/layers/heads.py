@@ -15,6 +15,7 @@ from flax import struct
 
 from transformer.layers.cache import EncoderDecoderCache, KVCache
 from transformer.layers.primitives import Dropout, Initializer, LayerNorm, Linear, parameter
+from transformer.layers.routing import Routers
 from transformer.ops.elementwise import ACTIVATIONS, scaled
 from transformer.parallel.rules import constrain
 
@@ -25,6 +26,8 @@ class BackboneOutput(struct.PyTreeNode):
     hidden_BTD: jax.Array
     pooled_BD: jax.Array | None = None
     cache: KVCache | EncoderDecoderCache | None = None
+    routers: Routers = struct.field(default_factory=dict)
+    """Sums of the experts' routers, of all layers; empty without experts."""
 
 
 class LanguageModelOutput(struct.PyTreeNode):
@@ -38,6 +41,8 @@ class LanguageModelOutput(struct.PyTreeNode):
     """float32."""
     cache: KVCache | EncoderDecoderCache | None = None
     """With the new tokens, where the model was given one."""
+    routers: Routers = struct.field(default_factory=dict)
+    """Sums of the experts' routers, of all layers; empty without experts."""
 
     @property
     def logits(self) -> jax.Array:
@@ -63,6 +68,8 @@ class ClassificationOutput(struct.PyTreeNode):
 
     logits: jax.Array
     """float32: [B, C] of a sequence, [B, T, C] of each token; [B, T, 2] of an answer's start and end."""
+    routers: Routers = struct.field(default_factory=dict)
+    """Sums of the experts' routers, of all layers; empty without experts."""
 
 
 class LanguageModelHead(nn.Module):

@@ -11,11 +11,13 @@ from transformer.models.albert import AlbertConfig
 from transformer.models.architecture import Architecture
 from transformer.models.bart import BartConfig
 from transformer.models.bert import BertConfig
+from transformer.models.deepseek import DeepseekConfig
 from transformer.models.distilbert import DistilBertConfig
 from transformer.models.gpt import GPTConfig
 from transformer.models.gpt1 import GPT1Config
 from transformer.models.llama import LlamaConfig
 from transformer.models.marian import MarianConfig
+from transformer.models.olmoe import OlmoeConfig
 from transformer.models.roberta import RobertaConfig
 from transformer.models.spanbert import SpanBertConfig
 from transformer.models.t5 import T5Config
@@ -27,6 +29,8 @@ FAMILIES: dict[str, type[Architecture]] = {
         GPTConfig,
         GPT1Config,
         LlamaConfig,
+        OlmoeConfig,
+        DeepseekConfig,
         BertConfig,
         RobertaConfig,
         AlbertConfig,

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer.layers.execution import Execution
+from transformer.layers.experts import ExpertsConfig
 from transformer.models.counting import Counts
 from transformer.params import Parameter, parameters
 
@@ -53,6 +54,21 @@ class Architecture(abc.ABC):
     def depth(self) -> int:
         """Layers, of the deeper side where there are two."""
         return max(self.stacks.values())
+
+    @property
+    def longest_input(self) -> int | None:
+        """The most tokens that it can look at; None: any number, since its positions have no last one."""
+        return None
+
+    @property
+    def fewest_layers(self) -> int:
+        """The least number of layers that has every kind of them, of the deeper side where there are two."""
+        return len(self.attention_windows)
+
+    @property
+    def routing(self) -> ExpertsConfig | None:
+        """The experts that stand in the place of feed-forward layers; None where there are none."""
+        return None
 
     @property
     def first_decoder_token(self) -> int | None:
@@ -101,6 +117,10 @@ class Architecture(abc.ABC):
         """Returns the number of parameters, tied ones counted once."""
         return sum(parameter.size for parameter in self.counts.parameters)
 
+    def active_params(self) -> int:
+        """Returns the number of parameters that a token meets: of the experts those that it chooses."""
+        return sum(round(parameter.size * self.counts.share(parameter)) for parameter in self.counts.parameters)
+
     @property
     def parameters(self) -> dict[str, Parameter]:
         """Path -> parameter, without its values."""
@@ -134,5 +154,12 @@ def _abstract_params(architecture: Architecture) -> Any:
 
 @functools.lru_cache(maxsize=512)
 def _counts(architecture: Architecture) -> Counts:
-    arrays = tuple(architecture.parameters.values())
-    return Counts(arrays, architecture.kind, architecture.head, architecture.stacks, architecture.attention_windows)
+    arrays, routing = tuple(architecture.parameters.values()), architecture.routing
+    return Counts(
+        arrays,
+        architecture.kind,
+        architecture.head,
+        architecture.stacks,
+        architecture.attention_windows,
+        1.0 if routing is None else routing.experts_per_token / routing.num_experts,
+    )

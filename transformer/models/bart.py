@@ -62,6 +62,11 @@ class BartConfig(TransformerConfig):
         checks.within(self, "[0, 1)", "classifier_dropout")
 
     @property
+    def longest_input(self) -> int | None:
+        """The most tokens that it can look at."""
+        return self.context_length
+
+    @property
     def embedding_scale(self) -> float:
         """What words' vectors are multiplied with."""
         return self.width**0.5 if self.scale_embeddings else 1.0

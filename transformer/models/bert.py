@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from transformer import checks
-from transformer.layers.blocks import PostNormBlock
-from transformer.layers.execution import Execution, Stack
+from transformer.layers.blocks import BlockSizes, PostNormBlock
+from transformer.layers.execution import Execution, LayerOutput, Stack
+from transformer.layers.experts import ExpertsConfig
 from transformer.layers.primitives import Dropout, Embedding, Initializer, LayerNorm
 from transformer.models.encoder import CLASSIFIERS, EncoderConfig
 from transformer.ops.attention import Mask
@@ -35,10 +36,20 @@ class BertConfig(EncoderConfig):
 
     num_token_types: int = 2
     """Kinds of sentences in a row: A and B."""
+    experts: ExpertsConfig | None = None
+    """Experts, without biases, in the place of every feed-forward layer; None: there are none, as in the paper."""
 
     def __post_init__(self):
         super().__post_init__()
         checks.at_least(self, 1, "num_token_types")
+
+    @property
+    def routing(self) -> ExpertsConfig | None:
+        return self.experts
+
+    @property
+    def block(self) -> BlockSizes:
+        return dataclasses.replace(super().block, experts=self.experts)
 
     @property
     def initializer(self) -> Initializer:
@@ -81,8 +92,8 @@ class BertBackbone(nn.Module):
         token_types_BT: jax.Array | None,
         *,
         deterministic: bool,
-    ) -> jax.Array:
-        """Returns [B, T, D]; raises ValueError where token types are given to a family that knows none."""
+    ) -> tuple[jax.Array, LayerOutput]:
+        """Returns [B, T, D] and what the blocks return beside it; raises ValueError where token types are given to a family that knows none."""
         x_BTE = self.token_embedding(tokens_BT)
         if self.num_token_types:
             x_BTE += self.type_embedding(jnp.zeros_like(tokens_BT) if token_types_BT is None else token_types_BT)
@@ -91,7 +102,7 @@ class BertBackbone(nn.Module):
         x_BTE = self.embedding_norm(x_BTE + self.position_embedding(positions_BT + self.config.first_position))
         x_BTD = constrain(self.widen(self.dropout(x_BTE, deterministic=deterministic)), *RESIDUAL)
         mask = Mask.self_attention(segment_ids_BT, causal=False)
-        return self.stack(x_BTD, None, mask, deterministic=deterministic)[0]
+        return self.stack(x_BTD, None, mask, deterministic=deterministic)
 
     def widen(self, x_BTE: jax.Array) -> jax.Array:
         """Returns [B, T, D] of embeddings, which already have the model's width."""

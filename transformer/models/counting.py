@@ -2,8 +2,9 @@
 
 A weight costs a multiply-add for every token that meets it, two FLOPs, and twice that again in the backward pass. The
 tree says which weights there are, and its paths which tokens meet them: in an encoder-decoder each side's own, of the
-decoder's cross-attention the keys and values the source's. So no family has a formula of its own. Experts are to be
-counted so too: as weights that fewer tokens meet. No family has any yet.
+decoder's cross-attention the keys and values the source's. So no family has a formula of its own. An expert's weights
+are met by the tokens that choose it: by K of E on average, however uneven the choice; what an expert of limited
+capacity drops is counted.
 
 Shape letters: S length of the encoder's sequence, T of the decoder's or the only one, D model width, H heads, K head
 width, V vocabulary, E embedding width.
@@ -73,6 +74,8 @@ class Counts:
     """Module that holds a stack of layers -> how many."""
     windows: tuple[int | None, ...]
     """How many tokens back a causal layer's queries see, themselves included; None: all. Layers take turns."""
+    expert_share: float = 1.0
+    """K / E: the share of tokens that an expert meets."""
 
     def params_by_kind(self) -> dict[str, int]:
         """Returns each of `PARAMETER_KINDS` -> parameters, tied ones counted once."""
@@ -97,7 +100,7 @@ class Counts:
         counts = dict.fromkeys(FLOP_KINDS, 0.0)
         for parameter in self.parameters:
             if name_of(parameter.path) == "kernel":
-                met = self._tokens(parameter, length, target_length) * self._runs(parameter)
+                met = self._tokens(parameter, length, target_length) * self._runs(parameter) * self.share(parameter)
                 counts[kind_of(parameter)] += 6.0 * parameter.size * met
         tokens = target_length if self.kind == "encoder_decoder" else length
         counts["head"] += 6.0 * self._tied_products() * tokens
@@ -113,6 +116,10 @@ class Counts:
                 layers = parameter.layers * self._runs(parameter)
                 pairs = layers * self._pairs(parameter, length, target_length, causal=causal)
                 yield AttentionCount(heads, head_width, pairs)
+
+    def share(self, parameter: Parameter) -> float:
+        """Returns the share of tokens that meet a weight of what they come by: less than 1 of experts alone."""
+        return self.expert_share if "experts" in parameter.names else 1.0
 
     @property
     def embedding_table(self) -> int:

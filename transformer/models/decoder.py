@@ -68,12 +68,17 @@ class DecoderConfig(Architecture):
 
         It has a `token_embedding`, is called as backbone(tokens_BT, positions_BT, cache, *masks, deterministic=...),
         with all layers' parts of a cache, if any, and a mask for each of `attention_windows`, and returns [B, T, D]
-        and, with a cache, all layers' new keys and values.
+        and all layers' `LayerOutput`.
         """
 
     def build(self, execution: Execution) -> "Decoder":
         """Returns the module: the model without its weights."""
         return Decoder(self, execution)
+
+    @property
+    def longest_input(self) -> int | None:
+        """The most tokens that it can look at."""
+        return self.context_length
 
     @property
     def stacks(self) -> dict[str, int]:
@@ -89,6 +94,11 @@ class DecoderConfig(Architecture):
     def cache_heads(self) -> tuple[int, int]:
         """Key-value heads, and the width of each."""
         return self.num_heads, self.width // self.num_heads
+
+    @property
+    def cache_value_width(self) -> int | None:
+        """Width of what a cache holds as a head's values; None: the keys'."""
+        return None
 
 
 class Decoder(nn.Module):
@@ -113,6 +123,7 @@ class Decoder(nn.Module):
         segment_ids: jax.Array | None = None,
         prefix: jax.Array | None = None,
         *,
+        order: jax.Array | None = None,
         cache: KVCache | None = None,
         deterministic: bool = True,
     ) -> LanguageModelOutput | ClassificationOutput | BackboneOutput:
@@ -125,6 +136,8 @@ class Decoder(nn.Module):
             which is the fastest on GPUs, as attention then needs no mask but causality.
           prefix: int32 [B, T], 1 where a token belongs to the prefix that its segment begins with: its tokens see each
             other, before and after. None: no prefix, purely causal. With a cache, a prefix comes whole in one call.
+          order: int32 [1, T], each token's place in its row, where the tokens of all rows stand in another order than
+            that of the text (`parallel.context.balanced`); None: they do not. Not with a cache.
           cache: of earlier tokens, from `init_cache` or an earlier call.
           deterministic: no dropout; otherwise the random stream "dropout" is needed.
         """
@@ -134,23 +147,30 @@ class Decoder(nn.Module):
         if positions is None:
             if cache is not None:
                 raise ValueError("a cache needs positions")
-            positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], tokens.shape)
+            places = jnp.arange(length, dtype=jnp.int32)[None] if order is None else order
+            positions = jnp.broadcast_to(places, tokens.shape)
         masks, layers, cache = causal_masks(cache, positions, segment_ids, prefix, *self.config.attention_windows)
-        hidden_BTD, new = self.backbone(tokens, positions, layers, *masks, deterministic=deterministic)
-        cache = None if cache is None else cache.write(*new)
+        if order is not None:
+            masks = [mask.ordered(order) for mask in masks]
+        hidden_BTD, of_layers = self.backbone(tokens, positions, layers, *masks, deterministic=deterministic)
+        cache = None if cache is None else cache.write(*of_layers.cache)
         if self.config.head == "none":
-            return BackboneOutput(hidden_BTD, cache=cache)
+            return BackboneOutput(hidden_BTD, cache=cache, routers=of_layers.routers)
         if self.config.head == "language_model":
-            return self.head(hidden_BTD, self.backbone.token_embedding.embedding, cache)
+            words = self.head(hidden_BTD, self.backbone.token_embedding.embedding, cache)
+            return words.replace(routers=of_layers.routers)
         if self.config.head == "sequence_classification":
-            hidden_BTD = last_token(hidden_BTD, segment_ids)
-        return ClassificationOutput(self.head(hidden_BTD, deterministic=deterministic))
+            hidden_BTD = last_token(hidden_BTD, segment_ids, order)
+        return ClassificationOutput(self.head(hidden_BTD, deterministic=deterministic), of_layers.routers)
 
     @nn.nowrap
     def init_cache(self, batch: int, length: int) -> KVCache:
         """Returns an empty cache of `length` slots for `batch` rows, in the compute dtype."""
         dtype = self.execution.compute_dtype
-        return KVCache.empty(self.config.num_layers, batch, length, *self.config.cache_heads, dtype)
+        return KVCache.empty(
+            self.config.num_layers, batch, length, *self.config.cache_heads, dtype,
+            value_width=self.config.cache_value_width,
+        )  # fmt: skip
 
 
 def causal_masks(
@@ -180,10 +200,12 @@ def causal_masks(
     return masks, cache.layers(), cache
 
 
-def last_token(hidden_BTD: jax.Array, segment_ids_BT: jax.Array | None) -> jax.Array:
-    """Returns [B, D]: the hidden states of each row's last token that is no padding."""
-    if segment_ids_BT is None:
+def last_token(hidden_BTD: jax.Array, segment_ids_BT: jax.Array | None, order_1T: jax.Array | None = None) -> jax.Array:
+    """Returns [B, D]: the hidden states of each row's last token, by `order_1T` or the index, that is no padding."""
+    if segment_ids_BT is None and order_1T is None:
         return hidden_BTD[:, -1]
-    index_T = jnp.arange(hidden_BTD.shape[1], dtype=jnp.int32)
-    last_B = jnp.max(jnp.where(segment_ids_BT > 0, index_T[None], 0), axis=1)
+    order_1T = jnp.arange(hidden_BTD.shape[1], dtype=jnp.int32)[None] if order_1T is None else order_1T
+    order_BT = jnp.broadcast_to(order_1T, hidden_BTD.shape[:2])
+    order_BT = order_BT if segment_ids_BT is None else jnp.where(segment_ids_BT > 0, order_BT, -1)
+    last_B = jnp.argmax(order_BT, axis=1)
     return jnp.take_along_axis(hidden_BTD, last_B[:, None, None], axis=1)[:, 0]

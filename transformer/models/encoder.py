@@ -24,6 +24,7 @@ from transformer.layers.heads import (
     PretrainingOutput,
 )
 from transformer.layers.primitives import Initializer
+from transformer.layers.routing import Routers
 from transformer.models.architecture import Architecture
 from transformer.ops.elementwise import ACTIVATIONS
 
@@ -99,12 +100,17 @@ class EncoderConfig(Architecture):
         """Returns the model below its head.
 
         It has a `token_embedding`, is called as backbone(tokens_BT, positions_BT, segment_ids_BT, token_types_BT,
-        deterministic=...) and returns [B, T, D].
+        deterministic=...) and returns [B, T, D] and all layers' `LayerOutput`.
         """
 
     def build(self, execution: Execution) -> "Encoder":
         """Returns the module: the model without its weights."""
         return Encoder(self, execution)
+
+    @property
+    def longest_input(self) -> int | None:
+        """The most tokens that it can look at."""
+        return self.context_length
 
     @property
     def stacks(self) -> dict[str, int]:
@@ -215,8 +221,8 @@ class Encoder(nn.Module):
           masked_positions: int32 [B, P], the places of the tokens whose words are scored; None: all.
           deterministic: no dropout; otherwise the random stream "dropout" is needed.
         """
-        hidden_BTD = self.encode(tokens, positions, segment_ids, token_types, deterministic=deterministic)
-        return self.predict(hidden_BTD, masked_positions, deterministic=deterministic)
+        hidden_BTD, routers = self.encode(tokens, positions, segment_ids, token_types, deterministic=deterministic)
+        return self.predict(hidden_BTD, masked_positions, deterministic=deterministic).replace(routers=routers)
 
     def encode(
         self,
@@ -226,14 +232,15 @@ class Encoder(nn.Module):
         token_types: jax.Array | None,
         *,
         deterministic: bool,
-    ) -> jax.Array:
-        """Returns hidden states, [B, T, D]."""
+    ) -> tuple[jax.Array, Routers]:
+        """Returns hidden states, [B, T, D], and the sums of experts' routers."""
         length, context = tokens.shape[1], self.config.context_length
         if length > context:
             raise ValueError(f"{length} tokens for a context of {context}")
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], tokens.shape)
-        return self.backbone(tokens, positions, segment_ids, token_types, deterministic=deterministic)
+        hidden_BTD, output = self.backbone(tokens, positions, segment_ids, token_types, deterministic=deterministic)
+        return hidden_BTD, output.routers
 
     def predict(
         self, hidden_BTD: jax.Array, masked_positions: jax.Array | None, *, deterministic: bool

@@ -22,6 +22,7 @@ from transformer.layers.heads import (
     LanguageModelOutput,
 )
 from transformer.layers.primitives import Embedding, Initializer
+from transformer.layers.routing import Routers
 from transformer.models.architecture import Architecture
 from transformer.models.decoder import causal_masks, last_token
 from transformer.ops.attention import Mask
@@ -61,7 +62,7 @@ class EncoderDecoderConfig(Architecture):
         """Returns the decoder above the words' embedding.
 
         It is called as decoder(x_BTD, positions_BT, key_positions_BS, caches, mask, memory_BSD, memory_mask,
-        deterministic=...) and returns [B, T, D] and, with caches, all layers' `blocks.NewMemories`.
+        deterministic=...) and returns [B, T, D] and all layers' `LayerOutput`.
         """
 
     @property
@@ -122,11 +123,12 @@ class EncoderDecoderBackbone(nn.Module):
 
     def encode(
         self, tokens_BS: jax.Array, positions_BS: jax.Array, segment_ids_BS: jax.Array | None, *, deterministic: bool
-    ) -> jax.Array:
-        """Returns [B, S, D]: what the decoder attends to."""
+    ) -> tuple[jax.Array, Routers]:
+        """Returns [B, S, D], what the decoder attends to, and the sums of experts' routers."""
         mask = Mask.self_attention(segment_ids_BS, causal=False)
         x_BSD = self.token_embedding(tokens_BS)
-        return self.encoder(x_BSD, positions_BS, positions_BS, None, mask, deterministic=deterministic)[0]
+        x_BSD, output = self.encoder(x_BSD, positions_BS, positions_BS, None, mask, deterministic=deterministic)
+        return x_BSD, output.routers
 
     def decode(
         self,
@@ -138,8 +140,8 @@ class EncoderDecoderBackbone(nn.Module):
         *,
         cache: EncoderDecoderCache | None,
         deterministic: bool,
-    ) -> tuple[jax.Array, EncoderDecoderCache | None]:
-        """Returns [B, T, D] and, where one was given, the cache with the new tokens and the encoder's output.
+    ) -> tuple[jax.Array, EncoderDecoderCache | None, Routers]:
+        """Returns [B, T, D]; where one was given, the cache with the new tokens and the encoder's output; routers' sums.
 
         Args as `EncoderDecoder.__call__`'s, and:
           memory_BSD: the encoder's output; None: the cache holds what the decoder makes of it.
@@ -151,14 +153,14 @@ class EncoderDecoderBackbone(nn.Module):
         key_positions_BS = positions_BT if own is None else own.positions_BS
         memory_mask = Mask(q_segment_ids_BT=segment_ids_BT, kv_segment_ids_BS=memory_segment_ids_BS)
         x_BTD = self.token_embedding(tokens_BT)
-        x_BTD, new = self.decoder(
+        x_BTD, output = self.decoder(
             x_BTD, positions_BT, key_positions_BS, caches, mask, memory_BSD, memory_mask, deterministic=deterministic
         )
         if cache is None or own is None:
-            return x_BTD, None
-        new_own, memory = new
+            return x_BTD, None, output.routers
+        new_own, memory = output.cache
         memory = cache.memory if memory is None else memory
-        return x_BTD, EncoderDecoderCache(own.write(*new_own), memory, memory_segment_ids_BS)
+        return x_BTD, EncoderDecoderCache(own.write(*new_own), memory, memory_segment_ids_BS), output.routers
 
 
 class EncoderDecoder(nn.Module):
@@ -206,8 +208,10 @@ class EncoderDecoder(nn.Module):
             raise ValueError("an encoder-decoder needs decoder_tokens")
         if cache is not None and decoder_positions is None:
             raise ValueError("a cache needs decoder_positions")
+        routers: Routers = {}
         if tokens is not None:
-            memory_BSD = self.encode(tokens, positions, segment_ids, deterministic=deterministic)
+            positions = _indices(positions, tokens)
+            memory_BSD, routers = self.backbone.encode(tokens, positions, segment_ids, deterministic=deterministic)
         elif cache is None or cache.memory is None:
             raise ValueError("an encoder-decoder needs tokens, or a cache that holds what it made of them")
         else:
@@ -215,7 +219,7 @@ class EncoderDecoder(nn.Module):
         if cache is not None or (segment_ids is None) != (decoder_segment_ids is None):
             segment_ids = _given(segment_ids, tokens)
             decoder_segment_ids = _given(decoder_segment_ids, decoder_tokens)
-        hidden_BTD, cache = self.backbone.decode(
+        hidden_BTD, cache, of_decoder = self.backbone.decode(
             decoder_tokens,
             _indices(decoder_positions, decoder_tokens),
             decoder_segment_ids,
@@ -224,13 +228,15 @@ class EncoderDecoder(nn.Module):
             cache=cache,
             deterministic=deterministic,
         )
+        routers |= of_decoder
         if self.config.head == "none":
-            return BackboneOutput(hidden_BTD, cache=cache)
+            return BackboneOutput(hidden_BTD, cache=cache, routers=routers)
         if self.config.head == "language_model":
-            return self.head(hidden_BTD, self.backbone.token_embedding.embedding, cache)
+            words = self.head(hidden_BTD, self.backbone.token_embedding.embedding, cache)
+            return words.replace(routers=routers)
         if self.config.head == "sequence_classification":
             hidden_BTD = last_token(hidden_BTD, decoder_segment_ids)
-        return ClassificationOutput(self.head(hidden_BTD, deterministic=deterministic))
+        return ClassificationOutput(self.head(hidden_BTD, deterministic=deterministic), routers)
 
     def encode(
         self,
@@ -241,7 +247,7 @@ class EncoderDecoder(nn.Module):
         deterministic: bool = True,
     ) -> jax.Array:
         """Returns [B, S, D]: the encoder's hidden states. Arguments as `__call__`'s."""
-        return self.backbone.encode(tokens, _indices(positions, tokens), segment_ids, deterministic=deterministic)
+        return self.backbone.encode(tokens, _indices(positions, tokens), segment_ids, deterministic=deterministic)[0]
 
     @nn.nowrap
     def init_cache(self, batch: int, length: int) -> EncoderDecoderCache:

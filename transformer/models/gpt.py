@@ -19,9 +19,9 @@ import jax.numpy as jnp
 from flax import struct
 
 from transformer import checks
-from transformer.layers.attention import Attention, KeysValues
+from transformer.layers.attention import Attention
 from transformer.layers.cache import LayerCache
-from transformer.layers.execution import Execution, Stack
+from transformer.layers.execution import Execution, LayerOutput, Stack
 from transformer.layers.mlp import MLP
 from transformer.layers.primitives import Dropout, Embedding, LayerNorm
 from transformer.models.decoder import DecoderConfig
@@ -109,7 +109,7 @@ class GPTBlock(nn.Module):
     @nn.compact
     def __call__(
         self, x_BTD: jax.Array, layer: GPTLayer, mask: Mask, *, deterministic: bool
-    ) -> tuple[jax.Array, KeysValues | None]:
+    ) -> tuple[jax.Array, LayerOutput]:
         """Returns [B, T, D] and, with a cache, this layer's new keys and values."""
         config, dtype = self.config, self.execution.compute_dtype
         # GPT-2, section 2.3: what adds to the residual stream starts smaller, by the square root of how much adds up.
@@ -133,7 +133,7 @@ class GPTBlock(nn.Module):
         )
         x_BTD = constrain(x_BTD + drop(attended_BTD), *RESIDUAL)
         normed_BTD = LayerNorm(config.norm_epsilon, dtype, name="mlp_norm")(x_BTD)
-        return constrain(x_BTD + drop(mlp(normed_BTD)), *RESIDUAL), new
+        return constrain(x_BTD + drop(mlp(normed_BTD)), *RESIDUAL), LayerOutput(new)
 
 
 class GPTPair(nn.Module):
@@ -145,16 +145,16 @@ class GPTPair(nn.Module):
     @nn.compact
     def __call__(
         self, x_BTD: jax.Array, layers: GPTLayer, dense: Mask, banded: Mask, *, deterministic: bool
-    ) -> tuple[jax.Array, KeysValues | None]:
+    ) -> tuple[jax.Array, LayerOutput]:
         """Returns [B, T, D] and, with a cache, both layers' new keys and values, [2, ...]."""
         every = []
         for index, (name, mask) in enumerate((("dense", dense), ("banded", banded))):
             layer = jax.tree.map(operator.itemgetter(index), layers)
-            x_BTD, new = GPTBlock(self.config, self.execution, name=name)(
+            x_BTD, output = GPTBlock(self.config, self.execution, name=name)(
                 x_BTD, layer, mask, deterministic=deterministic
             )
-            every.append(new)
-        return x_BTD, None if layers.cache is None else jax.tree.map(lambda *new: jnp.stack(new), *every)
+            every.append(output)
+        return x_BTD, jax.tree.map(lambda *new: jnp.stack(new), *every)
 
 
 class GPTBackbone(nn.Module):
@@ -177,15 +177,15 @@ class GPTBackbone(nn.Module):
 
     def __call__(
         self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: LayerCache | None, *masks: Mask, deterministic: bool
-    ) -> tuple[jax.Array, KeysValues | None]:
+    ) -> tuple[jax.Array, LayerOutput]:
         """Returns [B, T, D] and, with a cache, all layers' new keys and values."""
         x_BTD = self.token_embedding(tokens_BT) + self.position_embedding(positions_BT)
         x_BTD = constrain(self.dropout(x_BTD, deterministic=deterministic), *RESIDUAL)
         layers = GPTLayer(cache, self.config.score_scales())
         if self.config.band is None:
-            x_BTD, new = self.stack(x_BTD, layers, *masks, deterministic=deterministic)
+            x_BTD, output = self.stack(x_BTD, layers, *masks, deterministic=deterministic)
         else:  # what a layer gets is its own, the stack's parts are a pair's
             pairs = jax.tree.map(lambda leaf: leaf.reshape(-1, 2, *leaf.shape[1:]), layers)
-            x_BTD, new = self.stack(x_BTD, pairs, *masks, deterministic=deterministic)
-            new = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), new)
-        return self.final_norm(x_BTD), new
+            x_BTD, output = self.stack(x_BTD, pairs, *masks, deterministic=deterministic)
+            output = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), output)
+        return self.final_norm(x_BTD), output

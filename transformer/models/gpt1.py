@@ -13,10 +13,9 @@ import flax.linen as nn
 import jax
 
 from transformer import checks
-from transformer.layers.attention import KeysValues
 from transformer.layers.blocks import BlockSizes, PostNormBlock
 from transformer.layers.cache import LayerCache
-from transformer.layers.execution import Execution, Stack
+from transformer.layers.execution import Execution, LayerOutput, Stack
 from transformer.layers.primitives import Dropout, Embedding
 from transformer.models.decoder import DecoderConfig
 from transformer.ops.attention import Mask
@@ -74,7 +73,7 @@ class GPT1Backbone(nn.Module):
 
     def __call__(
         self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: LayerCache | None, *masks: Mask, deterministic: bool
-    ) -> tuple[jax.Array, KeysValues | None]:
+    ) -> tuple[jax.Array, LayerOutput]:
         """Returns [B, T, D] and, with a cache, all layers' new keys and values."""
         x_BTD = self.token_embedding(tokens_BT) + self.position_embedding(positions_BT)
         x_BTD = constrain(self.dropout(x_BTD, deterministic=deterministic), *RESIDUAL)

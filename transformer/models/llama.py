@@ -10,15 +10,17 @@ N layers.
 
 import dataclasses
 import functools
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
 
 from transformer import checks
-from transformer.layers.attention import Attention, KeysValues
+from transformer.layers.attention import Attention
 from transformer.layers.cache import LayerCache
-from transformer.layers.execution import Execution, Stack
+from transformer.layers.execution import Execution, LayerOutput
+from transformer.layers.experts import Experts, ExpertsConfig
+from transformer.layers.mixed import Layout
 from transformer.layers.mlp import GatedMLP
 from transformer.layers.positions import Llama3Scaling, Rotary
 from transformer.layers.primitives import Embedding, RMSNorm
@@ -74,6 +76,10 @@ class LlamaConfig(DecoderConfig):
     """Whether every head's queries and keys go through an RMSNorm before they are turned (Qwen3)."""
     attention_dropout: float = 0.0
     """Probability of dropping attention probabilities."""
+    experts: ExpertsConfig | None = None
+    """Experts in the place of the feed-forward layers (Mixtral); None: they are dense."""
+    dense_layers: tuple[int, ...] = ()
+    """Layers, from 0 on, that are dense where the others have experts (Qwen3-MoE's `mlp_only_layers`)."""
     tie_embeddings: bool = False
     """Whether the head multiplies with the embedding, or with a matrix of its own."""
 
@@ -86,6 +92,39 @@ class LlamaConfig(DecoderConfig):
         checks.at_least(self, 1, "window")
         checks.choice(self, "attention_biases", _BIASES)
         checks.within(self, "[0, 1)", "attention_dropout")
+        plain = self.experts is None or not self.mlp_biases
+        checks.rule(self, "mlp_biases", plain, "`experts` have none")
+        numbers = list(self.dense_layers)
+        ordered = numbers == sorted({*numbers} & {*range(self.num_layers)})
+        checks.rule(self, "dense_layers", ordered, f"numbers of layers, 0 to {self.num_layers - 1}, in rising order")
+        some = not numbers or (self.experts is not None and len(numbers) < self.num_layers)
+        checks.rule(self, "dense_layers", some, "the other layers, one at least, must have `experts`")
+
+    @property
+    def routing(self) -> ExpertsConfig | None:
+        """The experts that stand in the place of feed-forward layers; None where there are none."""
+        return self.experts
+
+    @property
+    def layout(self) -> Layout:
+        """Which stacks hold the layers."""
+        sparse = self.experts is not None
+        return Layout.of([sparse and layer not in self.dense_layers for layer in range(self.num_layers)])
+
+    @property
+    def stacks(self) -> dict[str, int]:
+        """Module that holds a stack of layers -> how many."""
+        return self.layout.stacks
+
+    @property
+    def depth(self) -> int:
+        """Layers."""
+        return self.num_layers
+
+    @property
+    def fewest_layers(self) -> int:
+        """The least number of layers that has every kind."""
+        return self.num_layers if self.dense_layers else 1
 
     @property
     def attention_windows(self) -> tuple[int | None, ...]:
@@ -110,34 +149,51 @@ class LlamaBlock(nn.Module):
 
     config: LlamaConfig
     execution: Execution
+    sparse: bool = False
+    """Whether the feed-forward layer is one of experts."""
 
     @nn.compact
     def __call__(
         self, x_BTD: jax.Array, cache: LayerCache | None, mask: Mask, positions_BT: jax.Array, *, deterministic: bool
-    ) -> tuple[jax.Array, KeysValues | None]:
+    ) -> tuple[jax.Array, LayerOutput]:
         """Returns [B, T, D] and, with a cache, this layer's new keys and values."""
         config, dtype = self.config, self.execution.compute_dtype
-        attention = Attention(
-            config.width,
-            config.num_heads,
-            config.head_width,
-            self.execution,
-            num_kv_heads=config.num_kv_heads,
-            biases=_BIASES[config.attention_biases],
-            head_norm_epsilon=config.norm_epsilon if config.head_norms else None,
-            rotary=Rotary(config.rotary_base, config.rotary_scaling),
-            dropout=config.attention_dropout,
-            name="attention",
-        )
-        mlp = GatedMLP(config.mlp_width, config.activation, dtype, use_bias=config.mlp_biases, name="mlp")
-
+        attention = self.attention()
         normed_BTD = RMSNorm(config.norm_epsilon, dtype, name="attention_norm")(x_BTD)
         attended_BTD, new = attention(
             normed_BTD, mask, positions_BT=positions_BT, cache=cache, deterministic=deterministic
         )
         x_BTD = constrain(x_BTD + attended_BTD, *RESIDUAL)
         normed_BTD = RMSNorm(config.norm_epsilon, dtype, name="mlp_norm")(x_BTD)
-        return constrain(x_BTD + mlp(normed_BTD, deterministic=deterministic), *RESIDUAL), new
+        if not self.sparse or config.experts is None:
+            mlp = GatedMLP(config.mlp_width, config.activation, dtype, use_bias=config.mlp_biases, name="mlp")
+            out_BTD, routers = mlp(normed_BTD, deterministic=deterministic), {}
+        else:
+            experts = Experts(config.experts, config.activation, dtype, name="mlp")
+            out_BTD, routers = experts(normed_BTD, mask.q_segment_ids_BT, deterministic=deterministic)
+        return constrain(x_BTD + out_BTD, *RESIDUAL), LayerOutput(new, routers)
+
+    @nn.nowrap
+    def attention(self) -> Attention:
+        """Returns the module of attention."""
+        return Attention(**self.attention_fields())
+
+    @nn.nowrap
+    def attention_fields(self) -> dict[str, Any]:
+        """Returns the fields of the module of attention."""
+        config = self.config
+        return {
+            "width": config.width,
+            "num_heads": config.num_heads,
+            "head_width": config.head_width,
+            "execution": self.execution,
+            "num_kv_heads": config.num_kv_heads,
+            "biases": _BIASES[config.attention_biases],
+            "head_norm_epsilon": config.norm_epsilon if config.head_norms else None,
+            "rotary": Rotary(config.rotary_base, config.rotary_scaling),
+            "dropout": config.attention_dropout,
+            "name": "attention",
+        }
 
 
 class LlamaBackbone(nn.Module):
@@ -145,17 +201,18 @@ class LlamaBackbone(nn.Module):
 
     config: LlamaConfig
     execution: Execution
+    block: ClassVar[type[LlamaBlock]] = LlamaBlock
 
     def setup(self):
         config, dtype = self.config, self.execution.compute_dtype
         self.token_embedding = Embedding(config.vocab_size, config.width, ("vocab", "embed"), dtype)
-        self.stack = Stack(functools.partial(LlamaBlock, config, self.execution), config.num_layers, self.execution)
+        self.stack: Any = config.layout.modules(functools.partial(self.block, config, self.execution), self.execution)
         self.final_norm = RMSNorm(config.norm_epsilon, dtype)
 
     def __call__(
         self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: LayerCache | None, *masks: Mask, deterministic: bool
-    ) -> tuple[jax.Array, KeysValues | None]:
+    ) -> tuple[jax.Array, LayerOutput]:
         """Returns [B, T, D] and, with a cache, all layers' new keys and values."""
         x_BTD = constrain(self.token_embedding(tokens_BT), *RESIDUAL)
-        x_BTD, new = self.stack(x_BTD, cache, *masks, positions_BT, deterministic=deterministic)
-        return self.final_norm(x_BTD), new
+        x_BTD, output = self.config.layout(self.stack, x_BTD, cache, *masks, positions_BT, deterministic=deterministic)
+        return self.final_norm(x_BTD), output

@@ -42,6 +42,11 @@ class MarianConfig(TransformerConfig):
         checks.at_least(self, 1, "context_length")
 
     @property
+    def longest_input(self) -> int | None:
+        """The most tokens that it can look at."""
+        return self.context_length
+
+    @property
     def embedding_scale(self) -> float:
         """What words' vectors are multiplied with."""
         return self.width**0.5 if self.scale_embeddings else 1.0

@@ -101,6 +101,8 @@ def scaled(
     for field in _HEADS:
         if field in old:
             new |= rule.heads(field, old)
+    if base.routing is not None:
+        new["experts"] = dataclasses.replace(base.routing, mlp_width=rule.mlp_width(base.routing.mlp_width))
     if shaping is not None and "embedding_width" in old:
         new["embedding_width"] = min(old["embedding_width"], width)
     return dataclasses.replace(base, **new)
@@ -114,8 +116,7 @@ def head_width(architecture: Architecture) -> int:
 
 def shallowest(architecture: A) -> A:
     """Returns the architecture with as few layers as it can have."""
-    turns = len(architecture.attention_windows)
-    layers = {field: turns for field in _LAYERS if field in _fields(architecture)}
+    layers = {field: architecture.fewest_layers for field in _LAYERS if field in _fields(architecture)}
     return dataclasses.replace(architecture, **layers)
 
 

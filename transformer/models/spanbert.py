@@ -94,7 +94,7 @@ class SpanBert(Encoder):
           boundary_right: int32 [B, P], the place of the token after its span.
           boundary_offset: int32 [B, P], the word's place in its span, from 0.
         """
-        hidden_BTD = self.encode(tokens, positions, segment_ids, token_types, deterministic=deterministic)
+        hidden_BTD, _ = self.encode(tokens, positions, segment_ids, token_types, deterministic=deterministic)
         output = self.predict(hidden_BTD, masked_positions, deterministic=deterministic)
         if self.config.head != "pretraining" or boundary_left is None:
             return output

@@ -13,13 +13,15 @@ import jax
 
 from transformer import checks
 from transformer.layers.attention import Attention, KeysValues
-from transformer.layers.blocks import NewMemories, memory_keys_values, to_cache
+from transformer.layers.blocks import memory_keys_values, to_cache
 from transformer.layers.cache import DecoderLayerCache
-from transformer.layers.execution import Execution, Stack
+from transformer.layers.execution import Execution, LayerOutput, Stack
+from transformer.layers.experts import Experts, ExpertsConfig
 from transformer.layers.heads import LanguageModelHead
 from transformer.layers.mlp import MLP, GatedMLP
 from transformer.layers.primitives import Dropout, Initializer, RMSNorm
 from transformer.layers.relative_bias import RelativeBias
+from transformer.layers.routing import Routers
 from transformer.models.encoder_decoder import EncoderDecoderConfig
 from transformer.ops.attention import Mask
 from transformer.ops.elementwise import ACTIVATIONS
@@ -47,6 +49,8 @@ class T5Config(EncoderDecoderConfig):
     """Activation of the feed-forward layers: relu (1.0), gelu_tanh (1.1), gelu or silu."""
     gated: bool = False
     """Whether the feed-forward layers are gated (1.1: GEGLU, Shazeer 2020)."""
+    experts: ExpertsConfig | None = None
+    """Experts in the place of every feed-forward layer, on both sides; None: there are none, as in the paper."""
     relative_buckets: int = 32
     """Buckets of distances between tokens, each with a bias a head."""
     relative_distance: int = 128
@@ -69,6 +73,10 @@ class T5Config(EncoderDecoderConfig):
         checks.within(self, "[0, 1)", "dropout")
         checks.above(self, 0, "norm_epsilon")
         checks.choice(self, "activation", ACTIVATIONS)
+
+    @property
+    def routing(self) -> ExpertsConfig | None:
+        return self.experts
 
     @property
     def scales_scores(self) -> bool:
@@ -147,20 +155,27 @@ class _T5Block(nn.Module):
         return constrain(x_BTD + out_BTD, *RESIDUAL)
 
     @nn.nowrap
-    def feed_forward(self, x_BTD: jax.Array, deterministic: bool) -> jax.Array:
-        """Returns x + mlp(norm(x)), [B, T, D]."""
-        config, normal = self.config, nn.initializers.normal
-        mlp = (GatedMLP if config.gated else MLP)(
-            config.mlp_width,
-            config.activation,
-            self.execution.compute_dtype,
-            use_bias=False,
-            kernel_init=normal(config.width**-0.5),
-            out_init=normal(config.mlp_width**-0.5),
-            dropout=config.dropout,
-            name="mlp",
-        )
-        return self.add(x_BTD, mlp(self.norm("mlp", x_BTD), deterministic=deterministic), deterministic)
+    def feed_forward(self, x_BTD: jax.Array, mask: Mask, deterministic: bool) -> tuple[jax.Array, Routers]:
+        """Returns x + mlp(norm(x)), [B, T, D], and the sums of experts' routers."""
+        config, dtype, normal = self.config, self.execution.compute_dtype, nn.initializers.normal
+        wide, normed_BTD = normal(config.width**-0.5), self.norm("mlp", x_BTD)
+        if config.experts is None:
+            mlp = (GatedMLP if config.gated else MLP)(
+                config.mlp_width,
+                config.activation,
+                dtype,
+                use_bias=False,
+                kernel_init=wide,
+                out_init=normal(config.mlp_width**-0.5),
+                dropout=config.dropout,
+                name="mlp",
+            )
+            out_BTD, routers = mlp(normed_BTD, deterministic=deterministic), {}
+        else:
+            narrow = normal(config.experts.mlp_width**-0.5)
+            experts = Experts(config.experts, config.activation, dtype, config.gated, wide, narrow, name="mlp")
+            out_BTD, routers = experts(normed_BTD, mask.q_segment_ids_BT, deterministic=deterministic)
+        return self.add(x_BTD, out_BTD, deterministic), routers
 
 
 class T5EncoderBlock(_T5Block):
@@ -169,12 +184,13 @@ class T5EncoderBlock(_T5Block):
     @nn.compact
     def __call__(
         self, x_BTD: jax.Array, caches: None, bias_BHTS: jax.Array, mask: Mask, *, deterministic: bool
-    ) -> tuple[jax.Array, None]:
+    ) -> tuple[jax.Array, LayerOutput]:
         """Returns [B, T, D]."""
         attention = self.make_attention("attention")
         attended_BTD, _ = attention(self.norm("attention", x_BTD), mask, bias=bias_BHTS, deterministic=deterministic)
         x_BTD = self.add(x_BTD, attended_BTD, deterministic)
-        return self.feed_forward(x_BTD, deterministic), caches
+        x_BTD, routers = self.feed_forward(x_BTD, mask, deterministic)
+        return x_BTD, LayerOutput(caches, routers)
 
 
 class T5DecoderBlock(_T5Block):
@@ -191,7 +207,7 @@ class T5DecoderBlock(_T5Block):
         memory_mask: Mask,
         *,
         deterministic: bool,
-    ) -> tuple[jax.Array, NewMemories | None]:
+    ) -> tuple[jax.Array, LayerOutput]:
         """Returns [B, T, D] and what a cache lacks so far: arguments as `PostNormDecoderBlock`'s.
 
         The bias is of the decoder's own tokens; attention over the encoder's output has none.
@@ -206,8 +222,8 @@ class T5DecoderBlock(_T5Block):
         normed_BTD = self.norm("cross_attention", x_BTD)
         attended_BTD = cross.attend(normed_BTD, memory, memory_mask, deterministic=deterministic)
         x_BTD = self.add(x_BTD, attended_BTD, deterministic)
-        x_BTD = self.feed_forward(x_BTD, deterministic)
-        return x_BTD, to_cache(new, memory, memory_BSD)
+        x_BTD, routers = self.feed_forward(x_BTD, mask, deterministic)
+        return x_BTD, LayerOutput(to_cache(new, memory, memory_BSD), routers)
 
 
 class T5Side(nn.Module):
@@ -236,9 +252,9 @@ class T5Side(nn.Module):
     def __call__(
         self, x_BTD: jax.Array, positions_BT: jax.Array, key_positions_BS: jax.Array, caches: Any, *shared: Any,
         deterministic: bool,
-    ) -> tuple[jax.Array, Any]:  # fmt: skip
+    ) -> tuple[jax.Array, LayerOutput]:  # fmt: skip
         """Returns [B, T, D] and what the blocks return beside it; called as `EncoderDecoderConfig.decoder` says."""
         bias_BHTS = self.relative_bias(positions_BT, key_positions_BS)
         x_BTD = constrain(self.dropout(x_BTD, deterministic=deterministic), *RESIDUAL)
-        x_BTD, new = self.stack(x_BTD, caches, bias_BHTS, *shared, deterministic=deterministic)
-        return self.dropout(self.final_norm(x_BTD), deterministic=deterministic), new
+        x_BTD, output = self.stack(x_BTD, caches, bias_BHTS, *shared, deterministic=deterministic)
+        return self.dropout(self.final_norm(x_BTD), deterministic=deterministic), output

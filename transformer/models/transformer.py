@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from transformer import checks
 from transformer.layers.blocks import BlockSizes, PostNormBlock, PostNormDecoderBlock
-from transformer.layers.execution import Execution, Stack
+from transformer.layers.execution import Execution, LayerOutput, Stack
 from transformer.layers.positions import sinusoids
 from transformer.layers.primitives import Dropout, Initializer
 from transformer.models.encoder_decoder import EncoderDecoderConfig
@@ -138,7 +138,7 @@ class PostNormSide(nn.Module):
     def __call__(
         self, x_BTD: jax.Array, positions_BT: jax.Array, key_positions_BS: jax.Array, caches: Any, *shared: Any,
         deterministic: bool,
-    ) -> tuple[jax.Array, Any]:  # fmt: skip
+    ) -> tuple[jax.Array, LayerOutput]:  # fmt: skip
         """Returns [B, T, D] and what the blocks return beside it; called as `EncoderDecoderConfig.decoder` says."""
         del key_positions_BS
         x_BTD = constrain(self.embed(x_BTD, positions_BT, deterministic=deterministic), *RESIDUAL)

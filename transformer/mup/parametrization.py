@@ -54,7 +54,7 @@ from transformer.params import (
     param_names,
     stacked_axes,
 )
-from transformer.training.optimizer import BLOCK_AXES, Factors, OptimizerConfig, muon_axes
+from transformer.training.optimizer import BLOCK_AXES, WIDTH_AXES, Factors, OptimizerConfig, muon_axes
 
 OPTIMIZERS = ("adamw", "lion", "muon")
 """Those whose update's size does not depend on the gradient's: what the rules are known for."""
@@ -231,8 +231,8 @@ def _inputs(path: str, names: Names) -> tuple[int, ...]:
 
 def _longest(names: Names, shape: Sequence[int]) -> int:
     """Returns the longer side of what `muon_axes` takes for a matrix."""
-    sizes = {names[axis]: shape[axis] for axis in own_axes(names)}
-    return max(sizes["embed"], math.prod(size for name, size in sizes.items() if name != "embed"))
+    width = math.prod(shape[axis] for axis in own_axes(names) if names[axis] in WIDTH_AXES)
+    return max(width, math.prod(shape[axis] for axis in own_axes(names)) // width)
 
 
 def _has_head_norms(params: Any) -> bool:

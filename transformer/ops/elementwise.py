@@ -7,13 +7,12 @@ bfloat16 the constants of GELU's approximation would be off by 0.1 %.
 """
 
 import functools
-import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from transformer.parallel.local import local_axes
+from transformer.ops.rows import row_numbers
 
 
 def _keep_input(function: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
@@ -33,33 +32,25 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
-    """Returns `x` (any shape) with elements zeroed with probability `rate`, the others scaled to keep the mean.
+    """Returns `x` [B, ...] with elements zeroed with probability `rate`, the others scaled to keep the mean.
 
     Srivastava et al. 2014, in the inverted form, so that evaluation needs no rescaling.
 
     Sixteen random bits decide an element, half of what a float32 uniform takes. The probability is rounded to 1/65536
     and the scale is that of the rounded one, so the mean stays exact.
+
+    Each row draws from its own key, made of `key` and the row's number in the update's batch: microbatches and meshes
+    change no mask.
     """
     if not 0.0 <= rate < 1.0:
         raise ValueError(f"dropout rate {rate}: it must be in [0, 1)")
     dropped = round(rate * 65536)
     if dropped == 0:
         return x
-    kept = _bits(key, x.shape) >= jnp.uint16(dropped)
+    keys_B = jax.vmap(functools.partial(jax.random.fold_in, key))(row_numbers(x.shape[0]))
+    bits = jax.vmap(lambda row_key: jax.random.bits(row_key, x.shape[1:], jnp.uint16))(keys_B)
+    kept = bits >= jnp.uint16(dropped)
     return jnp.where(kept, scaled(x, 65536 / (65536 - dropped)), jnp.zeros((), x.dtype))
-
-
-def _bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Returns 16 random bits an element; of one device's rows, where a function around is local over the batch.
-
-    The bits are those of all rows, of which these are cut, so that an element's do not depend on the mesh.
-    """
-    axes = local_axes("activation_batch")
-    if not axes:
-        return jax.random.bits(key, shape, jnp.uint16)
-    copies = math.prod(jax.lax.axis_size(axis) for axis in axes)
-    whole = jax.random.bits(key, (copies * shape[0], *shape[1:]), jnp.uint16)
-    return jax.lax.dynamic_slice_in_dim(whole, jax.lax.axis_index(axes) * shape[0], shape[0])
 
 
 def scaled(x: jax.Array, factor: float | jax.Array) -> jax.Array:

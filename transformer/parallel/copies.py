@@ -9,8 +9,8 @@ from jax.sharding import PartitionSpec
 from transformer.parallel.local import splitting_axes
 
 
-def summed_over_copies(function: Callable[[Any, Any, Any], Any]) -> Callable[[Any, Any, Any], Any]:
-    """Returns `function(params, batch, key)`, whose results are sums over the batch, with one reduction over `data`.
+def summed_over_copies(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns `function(params, batch, *others)`, whose results are sums over the batch, reduced over `data` once.
 
     Each copy of the model sums over its own rows, and the sums are added at the end, however many there are on the way
     (microbatches). The other mesh axes are left to the compiler: what is split over `fsdp` has no room for a copy's
@@ -20,14 +20,15 @@ def summed_over_copies(function: Callable[[Any, Any, Any], Any]) -> Callable[[An
     if not axes:
         return function
 
-    def of_a_copy(params: Any, batch: Any, key: Any) -> Any:
-        return jax.lax.psum(function(params, batch, key), axes)
+    def of_a_copy(params: Any, batch: Any, others: tuple[Any, ...]) -> Any:
+        return jax.lax.psum(function(params, batch, *others), axes)
 
     everywhere = PartitionSpec()
-    return jax.shard_map(
+    sharded = jax.shard_map(
         of_a_copy,
         in_specs=(everywhere, PartitionSpec(axes), everywhere),
         out_specs=everywhere,
         axis_names=set(axes),
         check_vma=False,
     )
+    return lambda params, batch, *others: sharded(params, batch, others)

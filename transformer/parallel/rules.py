@@ -22,6 +22,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "head": (),
+    "latent": (),
     "mlp": ("tensor",),
     "experts": ("expert",),
     "expert_embed": ("fsdp",),
@@ -39,6 +40,8 @@ RULES: dict[str, tuple[str, ...]] = {
     "activation_head": (),
     "activation_mlp": ("tensor",),
     "activation_vocab": ("tensor", "pipeline"),
+    "activation_expert_batch": ("data", "fsdp"),
+    "activation_experts": ("expert",),
 }
 
 RESIDUAL = ("activation_batch", "activation_length", "activation_embed")
@@ -66,7 +69,7 @@ def resolve(
     taken: dict[str, str] = {}
     spec = []
     for name, size in zip(names, shape, strict=True):
-        axes = tuple(axis for axis in (RULES[name] if name else ()) if mesh_shape.get(axis, 1) > 1)
+        axes = split_axes(RULES[name] if name else (), mesh_shape)
         for axis in axes:
             if axis in taken:
                 raise UserError(f"{what}: axes {taken[axis]!r} and {name!r} are both split over mesh axis {axis!r}")
@@ -75,7 +78,7 @@ def resolve(
         if size % parts:
             raise UserError(
                 f"{what}: its {name!r} dimension of {size} is not divided by {' x '.join(axes)} = {parts} devices: "
-                f"change --mesh.{axes[0]}, or the model's size"
+                f"change {' or '.join(f'--mesh.{axis}' for axis in axes)}, or the model's size"
             )
         spec.append(axes if len(axes) > 1 else axes[0] if axes else None)
     return PartitionSpec(*spec)
@@ -96,10 +99,16 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
         return x
     spec = []
     for axes, size in zip(rules, x.shape, strict=True):
-        axes = tuple(axis for axis in axes if axis not in mesh.manual_axes)  # along these, `x` is one device's part
+        # Along a manual axis, `x` is one device's part.
+        axes = tuple(axis for axis in split_axes(axes, mesh.shape) if axis not in mesh.manual_axes)
         divided = size % math.prod(mesh.shape[axis] for axis in axes) == 0
         spec.append(axes if axes and divided else None)
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def split_axes(axes: Sequence[str], mesh_shape: Mapping[str, int]) -> tuple[str, ...]:
+    """Returns those of some mesh axes that split anything: they have more than one device."""
+    return tuple(axis for axis in axes if mesh_shape.get(axis, 1) > 1)
 
 
 def check_names(names: Sequence[str | None], what: str) -> None:

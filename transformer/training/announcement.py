@@ -27,11 +27,14 @@ def announce(session: Session, first: int, folder: epath.Path, report: Callable[
     axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
     shape = f"({length} + {target_length})" if target_length else f"{length}"
     devices = f"{mesh.size} {mesh.devices.flat[0].device_kind} device{'s' if mesh.size > 1 else ''}"
-    report(f"{experiment.name}: {model.num_params():,} parameters; {about.summary}")
+    active = "" if model.routing is None else f", of which a token meets {model.active_params():,}"
+    report(f"{experiment.name}: {model.num_params():,} parameters{active}; {about.summary}")
     report(
         f"{train.steps:,} steps of {train.batch_size} x {shape} = {tokens:,} tokens, from step {first:,}, "
         f"on {devices}{f' ({axes})' if axes else ''}, {experiment.execution.dtype}, in {folder}"
     )
+    if session.pipeline is not None:
+        report(session.pipeline.describe())
     for note in about.notes:
         report(note)
     evaluated, total = session.validation_batches

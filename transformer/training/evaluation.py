@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 
+from transformer.layers.routing import router_metrics
+from transformer.training.program import Sums
 from transformer.training.state import Batch
 
 
@@ -46,11 +48,11 @@ class Evaluation:
         )
 
 
-def evaluate(step: Callable[[Any, Batch], dict[str, jax.Array]], params: Any, batches: Iterable[Batch]) -> Evaluation:
+def evaluate(step: Callable[[Any, Batch], Sums], params: Any, batches: Iterable[Batch]) -> Evaluation:
     """Adds up the sums of all batches on the device, and divides once.
 
     Args:
-      step: (params, batch) -> sums over the batch: `weight`, `nll` and the objective's other metrics.
+      step: (params, batch) -> sums over the batch, the metric `nll` among them.
       params: the weights.
       batches: on the devices.
     """
@@ -60,7 +62,9 @@ def evaluate(step: Callable[[Any, Batch], dict[str, jax.Array]], params: Any, ba
         total = sums if total is None else jax.tree.map(lambda a, b: a + b, total, sums)
     if total is None:
         raise ValueError("no batch to evaluate")
-    values = {name: float(value) for name, value in jax.device_get(total).items()}
-    weight = values.pop("weight")
-    means = {name: value / max(weight, 1.0) for name, value in values.items()}
+    total = jax.device_get(total)
+    weight = float(total.weight)
+    means = {name: float(value) / max(weight, 1.0) for name, value in total.metrics.items()}
+    if total.routers:
+        means |= {name: float(value) for name, value in router_metrics(total.routers).items()}
     return Evaluation(loss=means.pop("nll"), targets=weight, metrics=means)

@@ -110,7 +110,7 @@ class Experiment:
         checks.require(self, fits, f"{needs} `model.head` {objective.head}, and this is {model.head}")
         lacking = ", ".join(sorted(objective.tasks - model.tasks))
         checks.require(self, not lacking, f"{needs} {lacking} scores, which a {model.family} model does not give")
-        context = getattr(model, "context_length", None)
+        context = model.longest_input
         checks.require(
             self,
             context is None or objective.input_length(seq_len) <= context,

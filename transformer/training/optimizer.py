@@ -193,12 +193,17 @@ BLOCK_AXES = frozenset({"heads", "kv_heads", "mlp"})
 """An axis of every kernel of a block, and of no embedding's or head's."""
 
 
+WIDTH_AXES = frozenset({"embed", "expert_embed"})
+"""The axis of the model width, of dense kernels and of experts'."""
+
+
 def muon_axes(path: str, names: Names) -> optax.contrib.MuonDimensionNumbers | None:
-    """A layer's kernel as a matrix: model width on one side, the other axes together on the other.
+    """A layer's kernel as a matrix, or an expert's: model width on one side, the other axes together on the other.
 
     The update's scale is symmetric (`consistent_rms`), so which side is the input does not matter.
     """
-    if not is_matrix(path) or "embed" not in names or BLOCK_AXES.isdisjoint(names):
+    width = [axis for axis in own_axes(names) if names[axis] in WIDTH_AXES]
+    if not is_matrix(path) or not width or BLOCK_AXES.isdisjoint(names):
         return None
-    others = tuple(axis for axis in own_axes(names) if names[axis] != "embed")
-    return optax.contrib.MuonDimensionNumbers(reduction_axis=(names.index("embed"),), output_axis=others)
+    others = tuple(axis for axis in own_axes(names) if axis not in width)
+    return optax.contrib.MuonDimensionNumbers(reduction_axis=tuple(width), output_axis=others)

@@ -1,6 +1,7 @@
 """Program: the compiled functions of an experiment on a mesh, of which the update is one."""
 
 import copy
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,18 +13,39 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from transformer.layers.routing import Routers, router_losses, router_metrics
 from transformer.models import Architecture
 from transformer.mup import parametrization as mup
+from transformer.ops.rows import numbered
+from transformer.parallel.context import balanced
 from transformer.parallel.copies import summed_over_copies
 from transformer.parallel.layout import with_shardings
 from transformer.params import param_names
+from transformer.training.balance import rebalanced
 from transformer.training.experiment import Experiment
 from transformer.training.optimizer import make_optimizer, make_schedule
 from transformer.training.schedule import Rates, Schedule
-from transformer.training.state import Batch, TrainState, state_shardings, step_key
+from transformer.training.state import Batch, TrainState, moment_shardings, state_shardings, step_key
 
 Metrics = dict[str, jax.Array]
 """Name -> float32 []."""
+
+
+class Sums(NamedTuple):
+    """Sums over a batch, or a microbatch: they add up, and are divided once."""
+
+    weight: jax.Array
+    """Of the targets."""
+    metrics: Metrics
+    """The objective's."""
+    routers: Routers
+    """The experts' routers'; empty without experts."""
+
+    def means(self) -> Metrics:
+        """Returns the metrics of a whole batch."""
+        weight = jnp.maximum(self.weight, 1.0)
+        means = {name: value / weight for name, value in self.metrics.items()}
+        return means | (router_metrics(self.routers) if self.routers else {})
 
 
 class TracedHyperparameters(NamedTuple):
@@ -57,6 +79,7 @@ class Program:
         """
         self._architecture = experiment.model if architecture is None else architecture
         self._model = self._architecture.build(experiment.execution)
+        self._context = experiment.execution.context
         self._objective, self._optimizer = experiment.objective, experiment.optimizer
         self._accumulation = experiment.train.accumulation
         self._mup = mup.scaling(self._architecture, experiment.mup, experiment.optimizer)
@@ -65,7 +88,12 @@ class Program:
         seed = np.asarray(np.int64(experiment.train.seed)).astype(np.int32)
         self._traced = TracedHyperparameters(seed, make_schedule(experiment.optimizer, experiment.train.steps))
 
-        shardings = state_shardings(boxed, self._update_rule(self._traced.schedule.rates(0)), mesh)
+        # ZeRO-1: an update is computed where its moments are, on a part of what `data` copies.
+        self._moments = moment_shardings(boxed, mesh, zero1=experiment.mesh.zero1)
+        self._zero1 = experiment.mesh.zero1 and mesh.shape["data"] > 1
+        any_rates = Rates(np.float32(0), np.float32(0))  # numpy's: nothing runs on the mesh, which may not be there
+        rule = self._update_rule(any_rates)
+        shardings = state_shardings(boxed, rule, mesh, self._moments)
         self._replicated = NamedSharding(mesh, PartitionSpec())
         self.abstract = with_shardings(jax.eval_shape(self._init, self._traced), shardings)
         platform = mesh.devices.flat[0].platform if isinstance(mesh, Mesh) else None
@@ -95,21 +123,44 @@ class Program:
         """Compiles `step` for such arguments without running it, so that processes begin the first step together."""
         self._compiled_step = self._jit_step.lower(state, batch, self._placed).compile()
 
-    def evaluate(self, params: Any, batch: Batch) -> Metrics:
-        """Returns sums over the batch, without dropout: `weight` and the objective's metrics."""
+    def lower(self, batch: Batch) -> jax.stages.Lowered:
+        """Returns the update's program, not compiled yet, for batches like this one; nothing is put on a device.
+
+        So the devices of the mesh may be those of a topology that is not there (`transformer.planning`).
+
+        Args:
+          batch: arrays, or `ShapeDtypeStruct`s with shardings.
+        """
+
+        def abstract(number: Any) -> jax.ShapeDtypeStruct:
+            array = np.asarray(number)
+            dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+            return jax.ShapeDtypeStruct(array.shape, dtype, sharding=self._replicated)
+
+        return self._jit_step.lower(self.abstract, batch, jax.tree.map(abstract, self._traced))
+
+    def evaluate(self, params: Any, batch: Batch) -> Sums:
+        """Returns sums over the batch, without dropout."""
         return self._jit_evaluate(params, batch)
 
-    def gradients(self, state: TrainState, batch: Batch) -> tuple[jax.Array, Metrics, Any]:
-        """Returns the sum of losses, the sums of the metrics, and the gradients of the mean loss, as `step` computes
-        them; not compiled by itself.
+    def gradients(self, state: TrainState, batch: Batch) -> tuple[jax.Array, Sums, Any]:
+        """Returns the sum of losses, the other sums, and the gradients of the mean loss, as `step` computes them; not
+        compiled by itself.
         """
         return self._mean_gradients(state, batch, self._traced.seed)
+
+    def update(self, state: TrainState, loss_sum: jax.Array, sums: Sums, grads: Any) -> tuple[TrainState, Metrics]:
+        """Returns the state after an update by what `gradients` returned, and its metrics, as `step` computes them; not
+        compiled by itself.
+        """
+        return self._updated(state, loss_sum, sums, grads, self._traced.schedule)
 
     @functools.cached_property
     def _placed(self) -> TracedHyperparameters:
         # `device_put` would compare the values of all processes.
         place = functools.partial(jax.make_array_from_process_local_data, self._replicated)
-        return jax.tree.map(place, self._traced)
+        with jax.ensure_compile_time_eval():  # what is kept must be arrays, also where a trace of `step` asks first
+            return jax.tree.map(place, self._traced)
 
     def _update_rule(self, rates: Rates) -> optax.GradientTransformation:
         """Returns the optimizer at these rates, on which its state does not depend."""
@@ -123,50 +174,93 @@ class Program:
         opt_state = self._update_rule(traced.schedule.rates(zero)).init(params)
         return TrainState(step=zero, params=params, opt_state=opt_state, skipped=zero)
 
-    def _loss(self, params: Any, batch: Batch, key: jax.Array | None) -> tuple[jax.Array, Metrics]:
-        """Returns the sum of losses and the sums of metrics over the batch; without a key there is no dropout."""
-        rngs = {} if key is None else {"dropout": key}
-        outputs = self._model.apply({"params": params}, **batch["inputs"], deterministic=key is None, rngs=rngs)
-        loss_sum, weight, metrics = self._objective.loss(outputs, batch)
-        return loss_sum, {"weight": weight, **metrics}
+    def _loss(
+        self, params: Any, batch: Batch, key: jax.Array | None, whole: Sums | None = None
+    ) -> tuple[jax.Array, Sums]:
+        """Returns the sum of losses and the other sums over the batch; without a key there is no dropout.
 
-    def _evaluate(self, params: Any, batch: Batch) -> Metrics:
+        The routers' losses are of global sums, like the objective's: they join the sum of losses times its weight, by
+        which that is divided.
+
+        Args:
+          params: the weights.
+          batch: the batch, or a microbatch of it.
+          key: dropout's.
+          whole: the sums of the whole batch, where that has several microbatches; None: this is the whole batch.
+        """
+        batch = balanced(batch, self._context, self._architecture.kind)
+        rngs = {} if key is None else {"dropout": key}
+        with numbered(batch.get("rows")):
+            outputs = self._model.apply({"params": params}, **batch["inputs"], deterministic=key is None, rngs=rngs)
+        loss_sum, weight, metrics = self._objective.loss(outputs, batch)
+        sums, routing = Sums(weight, metrics, outputs.routers), self._architecture.routing
+        if self._balances and routing is not None:
+            whole = sums if whole is None else whole
+            balance, z = router_losses(sums.routers, whole.routers)
+            added = routing.balance_loss * balance + routing.z_loss * z
+            loss_sum += jax.lax.stop_gradient(jnp.maximum(whole.weight, 1.0)) * added
+        return loss_sum, sums
+
+    @property
+    def _balances(self) -> bool:
+        """Whether routers have a loss."""
+        routing = self._architecture.routing
+        return routing is not None and (routing.balance_loss > 0 or routing.z_loss > 0)
+
+    def _evaluate(self, params: Any, batch: Batch) -> Sums:
         return self._loss(params, batch, None)[1]
 
-    def _summed_gradients(self, params: Any, batch: Batch, key: jax.Array) -> tuple[tuple[jax.Array, Metrics], Any]:
-        """Returns sums over the batch, (loss_sum, metrics), and the gradient of loss_sum."""
-        value_and_grad = jax.value_and_grad(self._loss, has_aux=True)
+    def _summed_gradients(self, params: Any, batch: Batch, key: jax.Array) -> tuple[tuple[jax.Array, Sums], Any]:
+        """Returns sums over the batch, (loss_sum, the others), and the gradient of loss_sum."""
+        value_and_grad: Callable[..., Any] = jax.value_and_grad(self._loss, has_aux=True)
         parts = self._accumulation
         if parts == 1:
             return value_and_grad(params, batch, key)
 
-        def accumulated(params: Any, batch: Batch, key: jax.Array):
-            # Row r goes to microbatch r mod A: each keeps rows of every device, so none is idle and nothing moves.
-            micro = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), dict(batch))
+        # Dropout draws by a row's number in the whole batch, which its microbatch brings along.
+        batch = dict(batch) | {"rows": jnp.arange(jax.tree.leaves(batch)[0].shape[0], dtype=jnp.int32)}
 
-            def body(total, index_and_rows):
-                index, rows = index_and_rows
-                return jax.tree.map(jnp.add, total, value_and_grad(params, rows, jax.random.fold_in(key, index))), None
+        def added_up(function: Callable[..., Any], *more: Any) -> Any:
+            def accumulated(params: Any, batch: Batch, key: jax.Array, *more: Any) -> Any:
+                # Row r goes to microbatch r mod A: each keeps rows of every device, so none is idle and nothing moves.
+                micro = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), batch)
 
-            shapes = jax.eval_shape(value_and_grad, params, jax.tree.map(lambda x: x[0], micro), key)
-            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-            return jax.lax.scan(body, zeros, (jnp.arange(parts), micro))[0]
+                def body(total: Any, rows: Batch) -> tuple[Any, None]:
+                    return jax.tree.map(jnp.add, total, function(params, rows, key, *more)), None
 
-        return summed_over_copies(accumulated)(params, batch, key)
+                shapes = jax.eval_shape(function, params, jax.tree.map(lambda x: x[0], micro), key, *more)
+                zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+                return jax.lax.scan(body, zeros, micro)[0]
 
-    def _mean_gradients(self, state: TrainState, batch: Batch, seed: Any) -> tuple[jax.Array, Metrics, Any]:
+            return summed_over_copies(accumulated)(params, batch, key, *more)
+
+        if not self._balances:
+            return added_up(value_and_grad)
+        # A microbatch's share of the balance loss has a factor that only the whole batch tells: how many tokens chose
+        # each expert. So the layers run forward once more, before; of the head, only the targets' weights are left.
+        whole = added_up(lambda *args: self._loss(*args)[1]._replace(metrics={}))
+        return added_up(value_and_grad, whole)
+
+    def _mean_gradients(self, state: TrainState, batch: Batch, seed: Any) -> tuple[jax.Array, Sums, Any]:
         (loss_sum, sums), grads = self._summed_gradients(state.params, batch, step_key(seed, state.step))
-        weight = jnp.maximum(sums["weight"], 1.0)
+        weight = jnp.maximum(sums.weight, 1.0)
         return loss_sum, sums, jax.tree.map(lambda g: g / weight.astype(g.dtype), grads)
 
     def _step(self, state: TrainState, batch: Batch, traced: TracedHyperparameters) -> tuple[TrainState, Metrics]:
-        loss_sum, sums, grads = self._mean_gradients(state, batch, traced.seed)
+        return self._updated(state, *self._mean_gradients(state, batch, traced.seed), traced.schedule)
+
+    def _updated(
+        self, state: TrainState, loss_sum: jax.Array, sums: Sums, grads: Any, schedule: Schedule
+    ) -> tuple[TrainState, Metrics]:
         # By the step, skipped updates too: the last one has the schedule's last rate.
-        rates = traced.schedule.rates(state.step)
-        weight = jnp.maximum(sums["weight"], 1.0)
+        rates = schedule.rates(state.step)
+        weight = jnp.maximum(sums.weight, 1.0)
+        if self._zero1:
+            grads = jax.lax.with_sharding_constraint(grads, self._moments)
+            state = dataclasses.replace(state, params=jax.lax.with_sharding_constraint(state.params, self._moments))
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = self._update_rule(rates).update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = rebalanced(optax.apply_updates(state.params, updates), self._architecture.routing, sums.routers)
         finite = jnp.isfinite(loss_sum) & jnp.isfinite(grad_norm)
 
         def keep(new, old):
@@ -180,4 +274,4 @@ class Program:
         )
         metrics = {"loss": loss_sum / weight, "grad_norm": grad_norm, "skipped": new.skipped}
         metrics["learning_rate"] = rates.main
-        return new, metrics | {name: value / weight for name, value in sums.items() if name != "weight"}
+        return new, metrics | sums.means()

@@ -17,9 +17,9 @@ _NAMES = get_args(ScheduleName)
 class Rates(NamedTuple):
     """The learning rates of one update, each float32 []."""
 
-    main: jax.Array
+    main: Any
     """The schedule's."""
-    second: jax.Array
+    second: Any
     """That of what muon leaves to AdamW."""
 
 

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -17,13 +17,16 @@ from transformer.cluster.agreement import together
 from transformer.data import pipeline
 from transformer.data.dataset import Dataset
 from transformer.data.kinds import open_dataset
+from transformer.data.pipeline import MakeExample
 from transformer.data.text.config import TextConfig
 from transformer.data.text.dataset import TextDataset
 from transformer.errors import UserError
 from transformer.objectives.objective import ExampleMaker
-from transformer.parallel.layout import BatchLayout, batch_divisor
+from transformer.parallel.layout import BatchLayout
 from transformer.parallel.mesh import make_mesh
+from transformer.parallel.pipeline import Pipeline, pipeline_on
 from transformer.tokenizers.kinds import load_tokenizer
+from transformer.training.dividing import check_batch
 from transformer.training.evaluation import Evaluation, evaluate
 from transformer.training.experiment import Experiment
 from transformer.training.program import Program
@@ -70,16 +73,15 @@ class Session:
 
     @functools.cached_property
     def mesh(self) -> Mesh:
-        """The devices; raises UserError where there are too few, or where they do not divide a microbatch."""
-        mesh, train = make_mesh(self.experiment.mesh), self.experiment.train
-        rows, parts = train.batch_size // train.accumulation, batch_divisor(mesh)
-        if rows % parts:
-            cut = f" / accumulation {train.accumulation}" if train.accumulation > 1 else ""
-            raise UserError(
-                f"--train.batch-size {train.batch_size}{cut} = {rows} rows are not divided by the mesh's "
-                f"data x fsdp = {parts} devices: change one of them"
-            )
-        return mesh
+        """The devices; raises UserError where there are too few, or where they do not divide rows and lengths."""
+        return mesh_for(self.experiment)
+
+    @functools.cached_property
+    def pipeline(self) -> Pipeline | None:
+        """How layers are run in an update; None: without a pipeline."""
+        train = self.experiment.train
+        rows = train.batch_size // train.accumulation
+        return pipeline_on(self.mesh, self.experiment.execution.microbatches, rows)
 
     @functools.cached_property
     def program(self) -> Program:
@@ -101,7 +103,7 @@ class Session:
         return dataset
 
     @functools.cached_property
-    def example(self) -> pipeline.MakeExample:
+    def example(self) -> MakeExample:
         """The objective's `example`, for this dataset, this length and this model."""
         return self._example(self.dataset)
 
@@ -196,6 +198,18 @@ class Session:
         objective, model = self.experiment.objective, self.experiment.model
         setting = objective.setting(dataset, self.experiment.train.seq_len, model.first_decoder_token)
         return ExampleMaker(objective, setting)
+
+
+def mesh_for(experiment: Experiment, devices: Sequence[Any] | None = None) -> Mesh:
+    """Returns the experiment's mesh on `devices`, all of this job by default.
+
+    Raises:
+      UserError: there are too few, or they do not divide rows and lengths.
+    """
+    mesh = make_mesh(experiment.mesh, devices)
+    check_batch(experiment, mesh)
+    pipeline_on(mesh, experiment.execution.microbatches, experiment.train.batch_size // experiment.train.accumulation)
+    return mesh
 
 
 def _placed_ahead(batches: Iterable[Batch], layout: BatchLayout) -> Iterator[Batch]:

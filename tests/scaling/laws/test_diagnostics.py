@@ -116,6 +116,7 @@ def test_draws_are_the_same_for_a_seed_and_count_every_run():
     assert weights[3, drawn[3, 0]] == np.sum(drawn[3] == drawn[3, 0])
 
 
+@pytest.mark.exhaustive
 def test_intervals_hold_the_truth():
     """Nominally in 95 of 100 studies; docs/scaling-laws.md has the figures of hundreds. 40 hold it 34 times or more
     (0.5 % would not)."""

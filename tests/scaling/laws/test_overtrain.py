@@ -14,6 +14,7 @@ SIZES, MULTIPLIERS = np.geomspace(1e7, 1e9, 6)[:, None], np.array([5.0, 20, 80, 
 LAW = OverTrain(E=1.8, a=150, b=250, eta=0.17)
 
 
+@pytest.mark.exhaustive
 @given(floor=st.floats(0.2, 3), eta=st.floats(0.06, 0.4), large=st.floats(0.2, 3), small=st.floats(0.2, 3))
 def test_any_law_comes_back(floor, eta, large, small):
     """`large` and `small` are the terms' nats at the middle of the table."""

@@ -65,7 +65,7 @@ def test_the_objectives_are_scipys_and_the_sum_of_squares():
         )
 
 
-@pytest.mark.parametrize(("law", "name"), few(EVERY, *EVERY[::3]))
+@pytest.mark.parametrize(("law", "name"), few(EVERY, ("chinchilla", "alpha"), ("repeat", "R_N")))
 def test_a_fixed_parameter_stays_and_the_others_are_at_the_minimum(law, name):
     """Fixed where a free fit has it, the others come back; fixed elsewhere, the objective rises."""
     fit, _, table = STUDIES[law]

@@ -26,6 +26,7 @@ BASES: dict[str, Architecture] = {
 }
 
 
+@pytest.mark.exhaustive
 @settings(max_examples=12)
 @given(
     st.sampled_from(["gpt", "gpt-banded", "marian"]),

@@ -26,6 +26,8 @@ def describe(architecture: Architecture, length: int, target_length: int = 0) ->
         cost = _share(flops[kind] / tokens, sum(flops.values()) / tokens, "{:,.0f}") if kind in FLOP_KINDS else ""
         lines.append(f"{kind:<18}{count}{cost}".rstrip())
     lines += [f"{'sum':<18}{sum(params.values()):>18,}{'':>8}{sum(flops.values()) / tokens:>18,.0f}", ""]
+    if architecture.routing is not None:
+        lines += [f"{'active a token':<18}{architecture.active_params():>18,}", ""]
     lines += [f"N {size:<16}{num_params(architecture, size):>18,}" for size in SIZES]
     lines += ["", f"{'convention':<18}{'FLOPs a token':>18}{'/ exact':>8}"]
     total = sum(flops.values())

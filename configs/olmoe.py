@@ -1,0 +1,12 @@
+"""OLMoE: the published size."""
+
+from configs.llama import pretrained
+from configs.recipe import Preset
+from transformer.models.olmoe import OlmoeConfig
+from transformer.training.experiment import Experiment
+
+
+@Preset
+def olmoe_1b_7b() -> Experiment:
+    """OLMoE-1B-7B (Muennighoff et al. 2024, appendix B), 1.3B of its 6.9B active; without its last anneal."""
+    return pretrained(OlmoeConfig(), learning_rate=4e-4, tokens=5.1e12, seq_len=4096, warmup_steps=2500)

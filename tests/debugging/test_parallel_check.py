@@ -1,0 +1,106 @@
+"""tools/parallel_check.py: what it prints, its exit codes, and the small experiment that --shrink makes."""
+
+import dataclasses
+
+import pytest
+
+import configs
+from tests import tool_calls
+from tests.exhaustive import few
+from tools import parallel_check as tool
+from transformer.data.text.config import TextConfig
+from transformer.debugging import parallel_check
+from transformer.debugging.parallel_check import Difference
+from transformer.debugging.shrunk_experiment import shrunk_experiment
+from transformer.training.session import Session
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    """The tool, on the tests' eight devices."""
+    monkeypatch.setattr(tool, "start", lambda devices, small: None)
+    return tool_calls.caller(tool.main, capsys)
+
+
+@pytest.fixture
+def canned(monkeypatch):
+    """Nothing is computed: every mesh with `tensor` differs."""
+
+    class Canned:
+        def __init__(self, experiment, batches):
+            assert len(batches) == 2
+            assert experiment.execution.dtype == "float32"
+
+        def compare(self, mesh):
+            first = ("gradients", "backbone/token_embedding/embedding", 0.25) if mesh.tensor > 1 else None
+            return Difference(dict.fromkeys(parallel_check.PARTS, 1e-7), first)
+
+    monkeypatch.setattr(parallel_check, "Reference", Canned)
+
+
+@pytest.mark.usefixtures("canned")
+def test_says_which_axis_and_which_tensor(call):
+    code, out, _ = call("llama3-8b", "--shrink", "--devices", "4", "--updates", "2")
+    assert code == 1
+    assert "tensor 2: the first to differ is backbone/token_embedding/embedding (gradients), by 0.25 of its size" in out
+    assert out.count("the first to differ") == 1  # pairs with `tensor` follow from it
+    assert "data 2 x tensor 2" in out
+    code, out, _ = call("llama3-8b", "--shrink", "--devices", "4", "--updates", "2", "--model.num-kv-heads", "32")
+    assert "tensor 4: the first" in out
+
+
+@pytest.mark.usefixtures("canned")
+def test_says_what_was_not_checked(call):
+    code, out, _ = call("llama3-8b", "--shrink", "--updates", "2", "--model.num-layers", "1", "--devices", "2")
+    assert code == 1
+    assert "not checked  pipeline: parameter backbone/stack/layers/" in out
+    code, out, _ = call("gpt2-xl", "--shrink", "--devices", "3", "--updates", "2", "--model.num-heads", "25")
+    assert code == 0
+    assert "give the numbers of one, to 1e-05" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["llama3-9b"], "unknown preset 'llama3-9b': did you mean llama3-8b"),
+        (["llama3-8b"], "parameters on 8 devices take about"),
+        (["gpt-text"], "--data"),
+        (["gpt-python", "--devices", "1"], "--devices 1: give at least 2"),
+        (["gpt-python", "--updates", "0"], "--updates 0: give at least 1"),
+        (["gpt-python", "--modle.width", "8"], "--model.width"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_one_line(args, words, call):
+    assert words in tool_calls.refuser(call)(*args)
+
+
+SHRINKABLE = [name for name in configs.PRESETS if isinstance(configs.get(name).data, TextConfig)]
+
+
+@pytest.mark.parametrize("name", few(SHRINKABLE, "llama3-8b", "bart-large"))
+def test_shrinking_keeps_the_structure(name, tmp_path):
+    preset = configs.get(name)
+    small = shrunk_experiment(preset, tmp_path, devices=8)
+    assert small.model.num_params() < 3e6
+    assert small.model.num_params() <= preset.model.num_params()
+    kinds = {(parameter.path, len(parameter.shape)) for parameter in preset.model.parameters.values()}
+    assert {(parameter.path, len(parameter.shape)) for parameter in small.model.parameters.values()} == kinds
+    same = ("kind", "family", "head", "tie_embeddings", "activation", "dropout")
+    assert [getattr(small.model, field, None) for field in same] == [
+        getattr(preset.model, field, None) for field in same
+    ]
+    for field in ("num_kv_heads",):
+        before, after = (getattr(model, field, None) for model in (preset.model, small.model))
+        if before is not None:
+            assert preset.model.num_heads / before == small.model.num_heads / after
+    session = Session(dataclasses.replace(parallel_check.comparable(small)))
+    assert len(session.training_rows[0]["targets"]) == 16 * small.train.accumulation
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", ["gpt-prefix-python", "t5-python"])
+def test_a_preset_is_computed(name, call):
+    code, out, _ = call(name, "--shrink", "--devices", "2")
+    assert code == 0, out
+    assert "meshes of up to 2 devices give the numbers of one" in out

@@ -1,0 +1,125 @@
+"""Whole models over a split sequence: the loss, its metrics and the gradients of one device's."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.exhaustive import few
+from tests.tiny_models import TINY, random_params
+from transformer.errors import UserError
+from transformer.layers.execution import Execution
+from transformer.objectives.causal_lm import CausalLM
+from transformer.objectives.masked_lm import MaskedLM
+from transformer.objectives.span_corruption import SpanCorruption
+from transformer.parallel.mesh import MeshConfig, make_mesh
+from transformer.training.experiment import Experiment, TrainConfig
+from transformer.training.program import Program
+
+B, T, S = 2, 16, 8
+OBJECTIVES = {"decoder": CausalLM(), "encoder": MaskedLM(), "encoder_decoder": SpanCorruption()}
+
+
+def text(rng: np.random.Generator, length: int) -> dict[str, np.ndarray]:
+    """Rows of a long document, a short one and padding, one of them all padding at first."""
+    segments = np.zeros((B, length), np.int32)
+    segments[0, : length // 2], segments[0, length // 2 : length - 2] = 1, 2
+    segments[1, length // 2 :] = 1
+    positions = np.zeros((B, length), np.int32)
+    for row, ids in enumerate(segments):
+        for number in set(ids.tolist()) - {0}:
+            positions[row, ids == number] = np.arange((ids == number).sum())
+    tokens = rng.integers(3, 32, (B, length)).astype(np.int32)
+    return {"tokens": tokens, "positions": positions, "segment_ids": segments}
+
+
+def batch_of(kind: str, places: int) -> dict:
+    rng = np.random.default_rng(0)
+    inputs = text(rng, T)
+    count = T if kind == "decoder" else places
+    weights = (inputs["segment_ids"] > 0).astype(np.float32)
+    if kind == "encoder":
+        inputs["masked_positions"] = np.sort(rng.permuted(np.tile(np.arange(T), (B, 1)), axis=1)[:, :places])
+        inputs["masked_positions"] = inputs["masked_positions"].astype(np.int32)
+        weights = np.take_along_axis(weights, inputs["masked_positions"], axis=1)
+    elif kind == "encoder_decoder":
+        target = text(rng, S)
+        weights, count = (target["segment_ids"] > 0).astype(np.float32), S
+        inputs |= {f"decoder_{name}": values for name, values in target.items()}
+    return {"inputs": inputs, "targets": rng.integers(3, 32, (B, count)).astype(np.int32), "weights": weights}
+
+
+def gradients(family: str, sizes: dict[str, int], places: int = 5, chunk: int | None = None, **execution) -> dict:
+    """What a step has computed of the first batch before it updates."""
+    model = TINY[family]
+    if model.kind == "encoder":
+        model = dataclasses.replace(model, head="masked_lm")
+    objective = dataclasses.replace(OBJECTIVES[model.kind], chunk=chunk)
+    experiment = Experiment(
+        name="tiny",
+        model=model,
+        objective=objective,
+        train=TrainConfig(batch_size=B, seq_len=T),
+        execution=Execution(**execution),
+    )
+    mesh = make_mesh(MeshConfig(**sizes))
+    with jax.set_mesh(mesh):
+        program = Program(experiment, mesh)
+        state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), program.abstract)
+        state = dataclasses.replace(state, params=jax.tree.map(jnp.asarray, random_params(model)))
+        loss, metrics, grads = jax.jit(program.gradients)(state, batch_of(model.kind, places))
+    return jax.device_get({"loss": loss, "metrics": metrics, "gradients": grads})
+
+
+def assert_equal(have, want) -> None:
+    """Within 1e-5 of the largest number of each array."""
+    for (path, array), expected in zip(jax.tree.leaves_with_path(have), jax.tree.leaves(want), strict=True):
+        scale = max(1.0, float(np.abs(expected).max()))
+        np.testing.assert_allclose(array / scale, expected / scale, atol=1e-5, err_msg=jax.tree_util.keystr(path))
+
+
+ONE = {"data": 1}
+CASES = [
+    *((family, "gather") for family in TINY),
+    *((family, "ring") for family in TINY if family != "t5"),
+]
+
+
+@pytest.mark.parametrize(("family", "context"), few(CASES, ("llama", "ring"), ("t5", "gather")))
+def test_a_step_over_a_split_sequence_is_that_of_one_device(family, context):
+    have = gradients(family, {"data": 1, "sequence": 4}, context=context)
+    assert_equal(have, gradients(family, ONE))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("context", ["gather", "ring"])
+@pytest.mark.parametrize(
+    "sizes", [{"data": 2, "tensor": 2, "sequence": 2}, {"data": 1, "fsdp": 2, "sequence": 4}, {"sequence": 8}]
+)
+@pytest.mark.parametrize("family", ["llama", "gpt", "roberta", "bart"])
+def test_with_other_axes(family, context, sizes):
+    sizes = {"data": 1, **sizes}
+    assert_equal(gradients(family, sizes, context=context), gradients(family, ONE))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("chunk", [None, 3, 4])
+@pytest.mark.parametrize("remat", ["full", "dots"])
+@pytest.mark.parametrize("context", ["gather", "ring"])
+def test_with_rematerialisation_and_chunks(context, remat, chunk):
+    sizes = {"data": 1, "sequence": 4}
+    have = gradients("llama", sizes, context=context, remat=remat, chunk=chunk)
+    assert_equal(have, gradients("llama", ONE))
+
+
+@pytest.mark.parametrize("places", [4, 5])
+def test_masked_words_over_a_split_sequence(places):
+    have = gradients("roberta", {"data": 1, "sequence": 4}, places)
+    assert_equal(have, gradients("roberta", ONE, places))
+
+
+def test_ring_refuses_relative_biases():
+    with pytest.raises(UserError, match="ring has not a bias of its scores .*: choose --execution.context gather"):
+        gradients("t5", {"data": 1, "sequence": 4}, context="ring")

@@ -1,0 +1,96 @@
+"""Steps compiled for GPUs that are not there, in a process of its own: the CUDA plugin disturbs no other test.
+
+`python -m tests.planning.ahead` takes the command line of tools/plan.py and prints a JSON record.
+"""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent.parent
+WHEELS = Path(sys.prefix) / "aot"
+"""Where `make test-all` installs the compiler."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A collective of the compiled step; see `transformer.parallel.collectives.Collective`."""
+
+    kind: str
+    axes: tuple[str, ...]
+    times: int
+    arrays: tuple[tuple[str, int], ...]
+    """Dtype and number of elements of each."""
+    payload: int
+    backward: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    collectives: tuple[Sent, ...]
+    memory: dict[str, int]
+
+    def over(self, *axes: str, kind: str | None = None, times: int | None = None) -> list[Sent]:
+        """The collectives along these axes, of a kind, that a step executes so often."""
+        return [
+            sent
+            for sent in self.collectives
+            if sent.axes == axes and kind in (None, sent.kind) and times in (None, sent.times)
+        ]
+
+
+@functools.cache
+def compiled(*flags: str) -> Step:
+    """The step that `tools/plan.py FLAGS` compiles."""
+    path = os.pathsep.join([str(ROOT), str(WHEELS), os.environ.get("PYTHONPATH", "")])
+    unset = {"JAX_COMPILATION_CACHE_DIR", "JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS"}  # tests' own
+    environment = {name: value for name, value in os.environ.items() if name not in unset} | {"PYTHONPATH": path}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.planning.ahead", *flags],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{done.stderr[-2000:]}\n(make test-all installs what compiles for GPUs)"
+    record = json.loads(done.stdout.splitlines()[-1])
+    collectives = [
+        Sent(**sent | {"axes": tuple(sent["axes"]), "arrays": tuple(map(tuple, sent["arrays"]))})
+        for sent in record["collectives"]
+    ]
+    return Step(tuple(collectives), record["memory"])
+
+
+def main(args: list[str]) -> dict[str, Any]:
+    import dataclasses
+    import math
+
+    from tools import plan
+    from transformer.planning import absent
+    from transformer.planning.chips import topology_of
+
+    absent.prepare()
+    asked = plan.parse(args)
+    from transformer.planning.step import compile_step
+
+    step = compile_step(asked.experiment, topology_of(asked.chips))
+    return {
+        "memory": dataclasses.asdict(step.memory),
+        "collectives": [
+            {
+                "kind": collective.kind,
+                "axes": collective.axes,
+                "times": collective.times,
+                "arrays": [(array.dtype, math.prod(array.dims)) for array in collective.arrays],
+                "payload": collective.payload,
+                "backward": "transpose(" in collective.operation,
+            }
+            for collective in step.collectives
+        ],
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1:])))

@@ -1,0 +1,118 @@
+"""Planning without the compilers: chips by name, batches of every preset, memory by shardings, errors of one line."""
+
+import importlib.metadata
+
+import jax
+import numpy as np
+import pytest
+
+import configs
+from tests.exhaustive import few
+from tools import plan
+from transformer import command
+from transformer.errors import UserError
+from transformer.models.gpt import GPTConfig
+from transformer.parallel.collectives import Collective
+from transformer.parallel.hlo import Array
+from transformer.parallel.layout import batch_sharding
+from transformer.parallel.mesh import MeshConfig, make_mesh
+from transformer.planning import absent, report
+from transformer.planning.batch import abstract_batch
+from transformer.planning.chips import CHIPS, topology_of
+from transformer.planning.step import bytes_of
+from transformer.training.experiment import Experiment, TrainConfig
+from transformer.training.program import Program
+
+
+@pytest.mark.parametrize(
+    ("chips", "shape", "devices"),
+    [("h100:64", "1x8x8", 64), ("a100:4", "1x1x4", 4), ("v5p:64", "v5p:4x4x4", 64), ("v5e:2x4", "v5e:2x4", 8)],
+)
+def test_chips_name_a_topology(chips, shape, devices):
+    topology = topology_of(chips)
+    assert (topology.shape, topology.devices) == (shape, devices)
+    assert topology.memory == CHIPS[chips.partition(":")[0]].memory
+
+
+@pytest.mark.parametrize(
+    ("chips", "words"),
+    [
+        ("h101:8", "chips: a100, h100"), ("h100", "such as h100:64"), ("h100:12", "multiple of it"),
+        ("h100:many", "give a number"), ("v5p:12", "no slice of v5p has 12 chips"), ("v5e:4x", "no slice of v5e"),
+    ],
+)  # fmt: skip
+def test_chips_that_there_are_not_are_refused(chips, words):
+    with pytest.raises(UserError, match=words):
+        topology_of(chips)
+
+
+def test_a_compiler_that_is_not_installed_is_one_line(capsys, monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(absent.importlib.metadata, "distribution", missing)
+    monkeypatch.setattr(absent, "prepare", lambda: None)
+    for chips, extra in [("h100:8", "aot"), ("v5e:8", "tpu")]:
+        assert command.run(lambda chips=chips: plan.main(["gpt2-small", "--chips", chips])) == 2
+        line = capsys.readouterr().err
+        assert line.count("\n") == 1
+        assert f"pip install -c constraints.txt -e '.[{extra}]'" in line
+
+
+@pytest.mark.parametrize(
+    "preset",
+    few(sorted(configs.PRESETS), "gpt-prefix-python", "bert-python", "t5-python", "bart-python", "marian-python"),
+)
+def test_a_preset_has_a_batch(preset):
+    """Of its own objective; its rows are those of the preset's update."""
+    experiment = configs.get(preset)
+    batch = abstract_batch(experiment, make_mesh(MeshConfig()))
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(batch)} == {experiment.train.batch_size}
+    assert batch["inputs"]["tokens"].shape[1] == experiment.objective.input_length(experiment.train.seq_len)
+
+
+MODEL = GPTConfig(vocab_size=64, context_length=32, width=64, num_layers=2, num_heads=4, dropout=0.0)
+EXPERIMENT = Experiment("tiny", MODEL, train=TrainConfig(batch_size=8, seq_len=32))
+
+
+def test_state_under_fsdp_is_an_eighth():
+    whole = Program(EXPERIMENT, make_mesh(MeshConfig(data=8))).abstract
+    split = Program(EXPERIMENT, make_mesh(MeshConfig(fsdp=8))).abstract
+    assert bytes_of(split) == pytest.approx(bytes_of(whole) / 8, rel=0.1)
+
+
+def test_a_step_is_lowered_without_arrays_and_traced_without_harm():
+    """A trace of `step` may come before the first call: what the program keeps must be no tracer."""
+    mesh = make_mesh(MeshConfig(data=8))
+    with jax.set_mesh(mesh):
+        program = Program(EXPERIMENT, mesh)
+        batch = abstract_batch(EXPERIMENT, mesh)
+        lowered = program.lower(batch)
+        jax.jit(program.step).lower(program.abstract, batch)
+        state = program.init()
+        zeros = jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype), batch_sharding(mesh)), batch)
+        state, metrics = program.step(state, zeros)
+    assert int(state.step) == 1
+    assert np.isfinite(metrics["grad_norm"])
+    assert "stablehlo" in lowered.as_text()
+
+
+def test_a_report_adds_up():
+    def sent(kind, times, dims, source, counted=True):
+        arrays = (Array("f32", dims),)
+        return Collective(kind, ("fsdp",), False, 4, times, counted, arrays, "jit(step)/transpose(f)/dot", source)
+
+    mib = 2**18  # of float32
+    found = [
+        sent("all-gather", 3, (mib,), "/x/lib/site-packages/optax/a.py:1"),
+        sent("all-gather", 1, (2, mib), "/x/lib/site-packages/optax/a.py:1"),
+        sent("all-reduce", 2, (mib,), "", counted=False),
+    ]
+    header, first, second, blank, gathers, reduces, total, note = report.collectives(found)
+    assert header.split()[0] == "kind"
+    assert first.split() == ["all-gather", "fsdp", "4", "4", "5.0", "3.8", "f32[2,262144]", "backward", "optax/a.py:1"]
+    assert second.split()[:6] == ["all-reduce", "fsdp", "4", "2+", "2.0", "3.0"]
+    assert (blank, gathers.split()) == ("", ["all-gather", "fsdp", "4", "5.0", "3.8"])
+    assert reduces.split() == ["all-reduce", "fsdp", "2+", "2.0", "3.0"]
+    assert total.split() == ["all", "6+", "7.0", "6.8"]
+    assert note.startswith("+ in a loop")

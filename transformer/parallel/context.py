@@ -1,0 +1,255 @@
+"""Context parallelism: attention over a sequence that the mesh axis `sequence` splits.
+
+Queries never leave their device. Either all keys come to it (`gather`), or the keys of one device after another do
+(`ring`: Liu et al. 2023, "Ring attention with blockwise transformers"). Both are `shard_map`s over `sequence` alone:
+the compiler goes on splitting rows and heads. What a mask is made of (segments, prefixes, an order) is a few integers a
+token, which every device along `sequence` has whole, as batches are placed: it never travels.
+
+Shape letters: B batch, T query length, S key length, H query heads, G key-value heads, K head width.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from transformer.errors import UserError
+from transformer.ops import blockwise
+from transformer.ops.attention import Mask, attention, check_implementation
+from transformer.ops.elementwise import scaled
+from transformer.parallel.rules import constrain
+
+AXIS = "sequence"
+CONTEXTS = ("gather", "ring")
+_SPLIT, _WHOLE = PartitionSpec(None, AXIS), PartitionSpec()
+
+
+def attention_in_context(
+    q_BTHK: jax.Array,
+    k_BSGK: jax.Array,
+    v_BSGK: jax.Array,
+    mask: Mask,
+    *,
+    context: str = "gather",
+    bias: jax.Array | None = None,
+    scale: float | jax.Array | None = None,
+    implementation: str = "auto",
+    dropout_rate: float = 0.0,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
+    """Returns what `ops.attention.attention` does, on the mesh of today, in a way that its axis `sequence` can split.
+
+    A length that the axis does not divide (one token in decoding) is not split. Arguments as there, and:
+      context: "gather" or "ring", how keys come to queries on other devices.
+
+    Raises:
+      UserError: a ring with a bias, with dropout, or with an implementation that is chosen by name.
+    """
+    check_implementation(implementation)
+    parts = _parts()
+    options = {"bias": bias, "scale": scale, "implementation": implementation, "dropout_rate": dropout_rate}
+    if parts == 1 or q_BTHK.shape[1] % parts or k_BSGK.shape[1] % parts:
+        return attention(q_BTHK, k_BSGK, v_BSGK, mask, dropout_key=dropout_key, **options)
+    mask = _in_any_order(mask, q_BTHK.shape[1])
+    if context == "gather":
+        return _gathered(q_BTHK, k_BSGK, v_BSGK, mask, dropout_key=dropout_key, **options)
+    _check_ring(bias, dropout_rate, implementation)
+    scale = q_BTHK.shape[-1] ** -0.5 if scale is None else scale
+    return _ring(parts, scaled(q_BTHK, scale), k_BSGK, v_BSGK, mask)
+
+
+def balanced(batch: Mapping[str, Any], context: str, kind: str) -> Mapping[str, Any]:
+    """Returns a batch whose tokens stand in an order that gives all devices of a causal ring as many keys to look at.
+
+    Of 2 n chunks of a row, device i of n gets chunks i and 2 n - 1 - i (zigzag: Zhu 2024, "ring-flash-attention"): in
+    the order of the text the last device would have 2 n - 1 times as much to do as the first. Targets and weights go
+    with their tokens, so sums over tokens stay what they are; `inputs` gets `order`, int32 [1, T], each token's place.
+
+    The batch comes back as it is where this helps nobody: on the mesh of today no axis `sequence`, a length that 2 n
+    does not divide, keys that are gathered, or a model that is no decoder.
+
+    Args:
+      batch: a decoder's has arrays [B, T] alone, whole on each device along `sequence`; targets and weights are
+        optional.
+      context: `Execution.context`.
+      kind: the model's, `Architecture.kind`.
+    """
+    parts = _parts()
+    if context != "ring" or kind != "decoder" or parts == 1 or batch["inputs"]["tokens"].shape[1] % (2 * parts):
+        return batch
+    order = balanced_order(batch["inputs"]["tokens"].shape[1], parts)
+    chunks = balanced_order(2 * parts, parts)
+
+    def permuted(x: jax.Array) -> jax.Array:
+        shape = x.shape
+        x = x.reshape(shape[0], 2 * parts, -1)[:, chunks].reshape(shape)
+        # Kept whole: split along the length before, its chunks would have to change devices.
+        return constrain(x, "activation_batch", None)
+
+    batch = jax.tree.map(permuted, dict(batch))
+    return batch | {"inputs": dict(batch["inputs"]) | {"order": jnp.asarray(order)[None]}}
+
+
+def balanced_order(length: int, parts: int) -> np.ndarray:
+    """Returns int32 [T]: the place of each token of the balanced order in the text's."""
+    chunks = np.arange(length, dtype=np.int32).reshape(2 * parts, -1)
+    return np.stack([chunks[:parts], chunks[: parts - 1 : -1]], axis=1).reshape(-1)
+
+
+def _parts() -> int:
+    """Returns how many devices split a sequence."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.shape.get(AXIS, 1)
+
+
+def _in_any_order(mask: Mask, length: int) -> Mask:
+    """Returns the mask with positions of its own, of which any part can be taken, where order matters."""
+    if not mask.aligned:
+        return mask
+    if not mask.causal and mask.window is None:
+        return mask.replace(aligned=False)
+    return mask.ordered(jnp.arange(length, dtype=jnp.int32)[None])
+
+
+def _gathered(q_BTHK, k_BSGK, v_BSGK, mask: Mask, *, bias, scale, dropout_key, **options) -> jax.Array:
+    """Attention of each device's queries to all keys. Causality saves nothing here: devices run one program, and what
+    the last one's queries see is everything."""
+    split_bias = bias is not None and bias.shape[2] > 1
+
+    def attend(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropout_key):
+        k_BSGK, v_BSGK = (_gather(x) for x in (k_BSGK, v_BSGK))
+        if dropout_key is not None:
+            dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(AXIS))
+        return attention(q_BTHK, k_BSGK, v_BSGK, mask, bias=bias, scale=scale, dropout_key=dropout_key, **options)
+
+    of_bias = PartitionSpec(None, None, AXIS) if split_bias else _WHOLE
+    of_mask = mask.replace(
+        q_positions_BT=_SPLIT,
+        q_segment_ids_BT=_SPLIT,
+        kv_positions_BS=_WHOLE,
+        kv_segment_ids_BS=_WHOLE,
+        kv_prefix_BS=_WHOLE,
+    )
+    of_mask = jax.tree.map(lambda spec, x: None if x is None else spec, of_mask, mask, is_leaf=_is_spec)
+    in_specs = (_SPLIT, _SPLIT, _SPLIT, of_mask, of_bias, _WHOLE, _WHOLE)
+    return _shard_map(attend, in_specs, _SPLIT)(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropout_key)
+
+
+@jax.custom_vjp
+def _gather(x_BSGK: jax.Array) -> jax.Array:
+    """Returns the keys or values of all devices. Their gradients are summed over devices in float32."""
+    return jax.lax.all_gather(x_BSGK, AXIS, axis=1, tiled=True)
+
+
+def _scatter(_, dx_BSGK: jax.Array) -> tuple[jax.Array]:
+    summed = jax.lax.psum_scatter(dx_BSGK.astype(jnp.float32), AXIS, scatter_dimension=1, tiled=True)
+    return (summed.astype(dx_BSGK.dtype),)
+
+
+_gather.defvjp(lambda x_BSGK: (_gather(x_BSGK), None), _scatter)
+
+
+def _is_spec(x: Any) -> bool:
+    return x is None or isinstance(x, PartitionSpec)
+
+
+def _check_ring(bias: jax.Array | None, dropout_rate: float, implementation: str) -> None:
+    lacking = None
+    if bias is not None:
+        lacking = "a bias of its scores (relative positions)"
+    elif dropout_rate > 0:
+        lacking = "dropout of attention probabilities"
+    elif implementation not in ("auto", "xla"):
+        lacking = f"the attention implementation {implementation!r}"
+    if lacking is not None:
+        raise UserError(f"--execution.context ring has not {lacking}: choose --execution.context gather")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _ring(parts: int, q_BTHK, k_BSGK, v_BSGK, mask: Mask) -> jax.Array:
+    """Attention of each device's queries to the keys of one device after another; the queries are scaled."""
+    return _ring_forward(parts, q_BTHK, k_BSGK, v_BSGK, mask)[0]
+
+
+def _ring_forward(parts: int, q_BTHK, k_BSGK, v_BSGK, mask: Mask):
+    groups, dtype = k_BSGK.shape[2], q_BTHK.dtype
+
+    def local(q_BTHK, k_BSGK, v_BSGK, mask: Mask):
+        q_NBXGRK = blockwise.blocks(blockwise.split_heads(q_BTHK, groups))
+
+        def turn(carry, step):
+            seen, keys_values = carry
+            # Sent on before they are used, so that both happen at once.
+            following = jax.tree.map(functools.partial(_pass_on, parts), keys_values)
+            return (blockwise.see(seen, q_NBXGRK, *keys_values, _part(mask, parts, step)), following), None
+
+        carry = blockwise.nothing_seen(q_NBXGRK), (k_BSGK, v_BSGK)
+        (seen, keys_values), _ = jax.lax.scan(turn, carry, jnp.arange(parts - 1, dtype=jnp.int32))
+        seen = blockwise.see(seen, q_NBXGRK, *keys_values, _part(mask, parts, jnp.int32(parts - 1)))
+        return blockwise.finished(seen, dtype)
+
+    out_specs = _SPLIT, PartitionSpec(AXIS)  # blocks of queries come first
+    out_BTHK, lse = _shard_map(local, (_SPLIT, _SPLIT, _SPLIT, _WHOLE), out_specs)(q_BTHK, k_BSGK, v_BSGK, mask)
+    return out_BTHK, (q_BTHK, k_BSGK, v_BSGK, mask, out_BTHK, lse)
+
+
+def _ring_backward(parts: int, residuals, dout_BTHK):
+    def local(q_BTHK, k_BSGK, v_BSGK, mask: Mask, out_BTHK, lse, dout_BTHK):
+        q_NBXGRK = blockwise.blocks(blockwise.split_heads(q_BTHK, k_BSGK.shape[2]))
+        of_queries = blockwise.query_gradients(out_BTHK, dout_BTHK, lse)
+        pass_on = functools.partial(jax.tree.map, functools.partial(_pass_on, parts))
+
+        def turn(carry, step):
+            dq, dkv, keys_values = carry
+            following = pass_on(keys_values)
+            dq, dkv = blockwise.see_backward(dq, dkv, q_NBXGRK, of_queries, *keys_values, _part(mask, parts, step))
+            return (dq, pass_on(dkv), following), None  # gradients travel with their keys, and come home
+
+        zeros = functools.partial(jnp.zeros, dtype=jnp.float32)
+        dkv = zeros(k_BSGK.shape), zeros(v_BSGK.shape)
+        carry = zeros(q_NBXGRK.shape), dkv, (k_BSGK, v_BSGK)
+        (dq, dkv, keys_values), _ = jax.lax.scan(turn, carry, jnp.arange(parts - 1, dtype=jnp.int32))
+        last = _part(mask, parts, jnp.int32(parts - 1))
+        dq, dkv = blockwise.see_backward(dq, dkv, q_NBXGRK, of_queries, *keys_values, last)
+        dk_BSGK, dv_BSGK = pass_on(dkv)
+        dq_BTHK = blockwise.merged_heads(blockwise.unblocked(dq))
+        return dq_BTHK.astype(q_BTHK.dtype), dk_BSGK.astype(k_BSGK.dtype), dv_BSGK.astype(v_BSGK.dtype)
+
+    in_specs = (_SPLIT, _SPLIT, _SPLIT, _WHOLE, _SPLIT, PartitionSpec(AXIS), _SPLIT)
+    return *_shard_map(local, in_specs, (_SPLIT,) * 3)(*residuals, dout_BTHK), None
+
+
+_ring.defvjp(_ring_forward, _ring_backward)
+
+
+def _shard_map(function, in_specs, out_specs):
+    return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, axis_names={AXIS}, check_vma=False)
+
+
+def _pass_on(parts: int, x: jax.Array) -> jax.Array:
+    """Returns what the device before this one had."""
+    return jax.lax.ppermute(x, AXIS, [(device, (device + 1) % parts) for device in range(parts)])
+
+
+def _part(mask: Mask, parts: int, step: jax.Array) -> Mask:
+    """Returns the mask of this device's queries over the keys that it holds at a step of the ring."""
+    device = jax.lax.axis_index(AXIS)
+
+    def cut(ids: jax.Array | None, part: jax.Array) -> jax.Array | None:
+        if ids is None:
+            return None
+        length = ids.shape[1] // parts
+        return jax.lax.dynamic_slice_in_dim(ids, part * length, length, axis=1)
+
+    keys = (device - step) % parts
+    return mask.replace(
+        q_positions_BT=cut(mask.q_positions_BT, device),
+        q_segment_ids_BT=cut(mask.q_segment_ids_BT, device),
+        kv_positions_BS=cut(mask.kv_positions_BS, keys),
+        kv_segment_ids_BS=cut(mask.kv_segment_ids_BS, keys),
+        kv_prefix_BS=cut(mask.kv_prefix_BS, keys),
+    )

@@ -1,0 +1,195 @@
+"""Experts over the mesh: each token's chosen experts, dropless, wherever the experts' parameters lie.
+
+A device gathers the tokens of the devices along `expert`, computes those that chose its own experts, and the sums are
+scattered back: this runs on every backend, and no token is dropped however uneven the choice. All axes are manual
+here: a global sort of tokens, which the compiler would make of a program without a mesh, needs none. An expert's matrix
+is gathered over `fsdp` in the compute dtype, once forward and once backward, and its gradient scattered in float32.
+
+Shape letters: B batch, T length, D model width, E experts, F MLP width of an expert, K experts of a token, N tokens,
+R = N K rows.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from transformer.ops.grouped import grouped_dot, grouped_outer
+from transformer.parallel.local import on_parts
+from transformer.parallel.rules import RULES
+
+Activation = Callable[[jax.Array], jax.Array]
+
+
+def dropless(
+    x_BTD: jax.Array,
+    experts_BTK: jax.Array,
+    weights_BTK: jax.Array,
+    kernels: Mapping[str, jax.Array],
+    activation: Activation,
+) -> jax.Array:
+    """Returns [B, T, D]: the weighted sum of each token's experts, down(f(gate(x)) * up(x)) or down(f(up(x))).
+
+    Args:
+      x_BTD: the tokens, in the compute dtype.
+      experts_BTK: int32: which experts a token goes to; E for none.
+      weights_BTK: float32.
+      kernels: `up` [E, D, F], `down` [E, F, D] and, where the experts are gated, `gate` [E, D, F]; float32.
+      activation: f above.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return _Device().mixture(x_BTD, experts_BTK, weights_BTK, kernels, activation)
+    sizes = {axis: size for axis, size in mesh.shape.items() if size > 1 and axis not in mesh.manual_axes}
+    tokens = _token_spec(x_BTD.shape[:2], sizes)
+    device = _Device(
+        expert="expert" if "expert" in sizes else None,
+        fsdp="fsdp" if "fsdp" in sizes else None,
+        tensor="tensor" if "tensor" in sizes else None,
+        splits_tokens="expert" in (tokens[0] or ()),
+    )
+    wide = PartitionSpec(device.expert, device.fsdp, device.tensor)
+    narrow = PartitionSpec(device.expert, device.tensor, device.fsdp)
+    specs = {name: narrow if name == "down" else wide for name in kernels}
+    function = functools.partial(device.mixture, activation=activation)
+    return on_parts(function, (tokens, tokens, tokens, specs), tokens)(x_BTD, experts_BTK, weights_BTK, kernels)
+
+
+def _token_spec(shape: tuple[int, ...], sizes: Mapping[str, int]) -> PartitionSpec:
+    """Returns how tokens [B, T, ...] lie on the mesh; a dimension that is not divided (in decoding) is not split."""
+    spec = []
+    for name, size in zip(("activation_batch", "activation_length"), shape, strict=True):
+        axes = tuple(axis for axis in RULES[name] if axis in sizes)
+        parts = 1
+        for axis in axes:
+            parts *= sizes[axis]
+        spec.append(axes if axes and size % parts == 0 else None)
+    return PartitionSpec(*spec, None)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Device:
+    """What one device of a mesh computes; an axis is None where the mesh does not split what it would split."""
+
+    expert: str | None = None
+    fsdp: str | None = None
+    tensor: str | None = None
+    splits_tokens: bool = False
+    """Whether `expert` splits the batch, as it does where it divides it."""
+
+    def mixture(
+        self,
+        x_BTD: jax.Array,
+        experts_BTK: jax.Array,
+        weights_BTK: jax.Array,
+        kernels: Mapping[str, jax.Array],
+        activation: Activation,
+    ) -> jax.Array:
+        """Returns this device's tokens' sums, [B, T, D]; arguments as `dropless`', this device's parts."""
+        num_experts = kernels["up"].shape[0]
+        if self.expert is not None:
+            if self.splits_tokens:
+                x_BTD, experts_BTK, weights_BTK = (
+                    jax.lax.all_gather(array, self.expert, axis=0, tiled=True)
+                    for array in (x_BTD, experts_BTK, weights_BTK)
+                )
+            local_BTK = experts_BTK - jax.lax.axis_index(self.expert).astype(jnp.int32) * num_experts
+            mine_BTK = (local_BTK >= 0) & (local_BTK < num_experts)
+            experts_BTK = jnp.where(mine_BTK, local_BTK, num_experts)
+        (*lead, width), num_chosen = x_BTD.shape, experts_BTK.shape[-1]
+        y_ND = self._tokens(
+            x_BTD.reshape(-1, width),
+            experts_BTK.reshape(-1, num_chosen),
+            weights_BTK.reshape(-1, num_chosen),
+            kernels,
+            activation,
+        )
+        y_BTD = y_ND.reshape(*lead, width)
+        if self.expert is not None and self.splits_tokens:
+            y_BTD = jax.lax.psum_scatter(y_BTD, self.expert, scatter_dimension=0, tiled=True)
+        elif self.expert is not None:
+            y_BTD = jax.lax.psum(y_BTD, self.expert)
+        return y_BTD if self.tensor is None else jax.lax.psum(y_BTD, self.tensor)
+
+    def _tokens(self, x_ND, experts_NK, weights_NK, kernels: Mapping[str, Any], activation: Activation) -> jax.Array:
+        """Returns [N, D]: rows sorted by expert, computed, and brought back."""
+        num_experts = kernels["up"].shape[0]
+        experts_R = experts_NK.reshape(-1)
+        order_R = jnp.argsort(experts_R, stable=True).astype(jnp.int32)
+        place_R = jnp.argsort(order_R).astype(jnp.int32)
+        sizes_E = (experts_R[:, None] == jnp.arange(num_experts, dtype=jnp.int32)[None]).sum(axis=0, dtype=jnp.int32)
+        rows_RD = _to_rows(x_ND, order_R, place_R)
+        hidden_RF = _product(self.fsdp, 1, rows_RD, kernels["up"], sizes_E)
+        if "gate" in kernels:
+            hidden_RF = activation(_product(self.fsdp, 1, rows_RD, kernels["gate"], sizes_E)) * hidden_RF
+        else:
+            hidden_RF = activation(hidden_RF)
+        out_RD = _from_rows(_product(self.fsdp, 2, hidden_RF, kernels["down"], sizes_E), order_R, place_R)
+        out_NKD = out_RD.reshape(*weights_NK.shape, -1)
+        return (out_NKD.astype(jnp.float32) * weights_NK[:, :, None]).sum(axis=1).astype(x_ND.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _product(fsdp: str | None, axis: int, x_RD: jax.Array, kernel_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
+    """Returns [R, F]: rows times their experts' matrices.
+
+    Args:
+      fsdp: mesh axis that splits the matrices, if any.
+      axis: which axis of them it splits.
+      x_RD: rows sorted by expert.
+      kernel_EDF: float32, this device's part; its gradient is summed in float32, between devices too.
+      sizes_E: int32: rows of each expert.
+    """
+    return grouped_dot(x_RD, _gathered(fsdp, axis, kernel_EDF, x_RD.dtype), sizes_E)
+
+
+def _product_forward(fsdp, axis, x_RD, kernel_EDF, sizes_E):
+    return _product(fsdp, axis, x_RD, kernel_EDF, sizes_E), (x_RD, kernel_EDF, sizes_E)
+
+
+def _product_backward(fsdp, axis, residuals, dy_RF):
+    x_RD, kernel_EDF, sizes_E = residuals
+    kernel_EFD = jnp.swapaxes(_gathered(fsdp, axis, kernel_EDF, dy_RF.dtype), 1, 2)
+    dkernel_EDF = grouped_outer(x_RD, dy_RF, sizes_E)
+    if fsdp is not None:
+        dkernel_EDF = jax.lax.psum_scatter(dkernel_EDF, fsdp, scatter_dimension=axis, tiled=True)
+    return grouped_dot(dy_RF, kernel_EFD, sizes_E), dkernel_EDF, None
+
+
+_product.defvjp(_product_forward, _product_backward)
+
+
+def _gathered(fsdp: str | None, axis: int, kernel_EDF: jax.Array, dtype: Any) -> jax.Array:
+    kernel_EDF = kernel_EDF.astype(dtype)
+    return kernel_EDF if fsdp is None else jax.lax.all_gather(kernel_EDF, fsdp, axis=axis, tiled=True)
+
+
+# The places are a permutation: backward is a look-up too, where differentiating a look-up would scatter.
+
+
+@jax.custom_vjp
+def _to_rows(x_ND: jax.Array, order_R: jax.Array, place_R: jax.Array) -> jax.Array:
+    """Returns [R, D]: each token once for each of its experts, in the order of the experts."""
+    return x_ND[order_R // (place_R.shape[0] // x_ND.shape[0])]
+
+
+def _to_rows_backward(residuals, dy_RD):
+    place_R, num_tokens = residuals
+    dx_NKD = dy_RD[place_R].reshape(num_tokens, -1, dy_RD.shape[-1])
+    return dx_NKD.astype(jnp.float32).sum(axis=1).astype(dy_RD.dtype), None, None
+
+
+_to_rows.defvjp(lambda x, order, place: (_to_rows(x, order, place), (place, x.shape[0])), _to_rows_backward)
+
+
+@jax.custom_vjp
+def _from_rows(y_RD: jax.Array, order_R: jax.Array, place_R: jax.Array) -> jax.Array:
+    """Returns [R, D]: the rows in the order of the tokens."""
+    return y_RD[place_R]
+
+
+_from_rows.defvjp(lambda y, order, place: (y[place], order), lambda order, dy: (dy[order], None, None))

@@ -1,0 +1,67 @@
+"""Absent devices: topologies that XLA compiles for on a machine that has none of their chips."""
+
+import importlib.metadata
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from transformer.errors import UserError
+from transformer.planning.chips import Topology
+
+PACKAGES = {
+    "cuda": ("jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-cuda-nvcc", "nvidia-nvvm"),
+    "tpu": ("libtpu",),
+}
+"""Platform -> what compiles for it: the compiler, and for GPUs ptxas and libdevice."""
+_EXTRAS = {"cuda": "aot", "tpu": "tpu"}
+
+
+def prepare() -> None:
+    """Keeps JAX from looking for devices of this machine; to be called before anything else of JAX is.
+
+    Else the CUDA plugin checks libraries that compiling does not need, and libtpu asks the cloud's metadata server
+    what it runs on, for minutes.
+    """
+    import jax
+
+    os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
+    os.environ.setdefault("TPU_LOG_DIR", "disabled")
+    jax.config.update("jax_platforms", "cpu")
+
+
+def devices_of(topology: Topology) -> Sequence[Any]:
+    """Returns the devices of a topology, on which nothing can be placed and for which everything can be compiled.
+
+    Raises:
+      UserError: the compiler is not installed, or knows no such topology.
+    """
+    check_installed(topology.platform)
+    from jax.errors import JaxRuntimeError
+    from jax.experimental import topologies
+
+    try:
+        if topology.target_config is None:
+            return topologies.get_topology_desc(topology.shape, platform=topology.platform).devices
+        return topologies.get_topology_desc(
+            platform=topology.platform, target_config=topology.target_config, topology=topology.shape
+        ).devices
+    except JaxRuntimeError as error:
+        raise UserError(f"--chips: no topology {topology.shape}: {str(error).splitlines()[0]}") from error
+
+
+def check_installed(platform: str) -> None:
+    """Raises `UserError` where a package is missing that compiles for a platform."""
+    missing = [package for package in PACKAGES[platform] if not _installed(package)]
+    if missing:
+        raise UserError(
+            f"compiling for these chips needs packages that are not installed ({', '.join(missing)}): "
+            f"pip install -c constraints.txt -e '.[{_EXTRAS[platform]}]'"
+        )
+
+
+def _installed(package: str) -> bool:
+    try:
+        importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,88 @@
+"""Report: what a compiled step says of itself, as lines for people."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from transformer.parallel.collectives import Collective
+from transformer.planning.chips import GIB
+from transformer.planning.step import CompiledStep
+from transformer.training.experiment import Experiment
+
+MIB = 2**20
+_ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def summary(step: CompiledStep, experiment: Experiment, capacity: int) -> Iterator[str]:
+    """Yields devices, mesh, batch, and the memory of a device, which holds `capacity` bytes."""
+    memory = step.memory
+    hosts = len({device.process_index for device in step.mesh.devices.flat})
+    train = experiment.train
+    sizes = " x ".join(f"{axis} {size}" for axis, size in step.mesh.shape.items() if size > 1) or "data 1"
+    yield f"devices    {step.mesh.size} x {step.mesh.devices.flat[0].device_kind}, {hosts} host{'s'[: hosts > 1]}"
+    yield f"mesh       {sizes}"
+    cut = f", in {train.accumulation} microbatches" if train.accumulation > 1 else ""
+    yield f"step       {experiment.name}: {train.batch_size:,} rows of {train.seq_len:,} tokens{cut}, packed"
+    yield (
+        f"memory     GiB a device: arguments {memory.arguments / GIB:.3f} (state {memory.state / GIB:.3f}, of which "
+        f"parameters {memory.params / GIB:.3f}), temporaries {memory.temporaries / GIB:.3f}, "
+        f"peak {memory.peak / GIB:.3f}"
+    )
+    if memory.peak > capacity:
+        yield f"           DOES NOT FIT: a device has {capacity / GIB:.1f} GiB"
+    else:
+        share = memory.peak / capacity
+        yield f"           {share:.0%} of the {capacity / GIB:.1f} GiB that a device has; libraries take some, too"
+
+
+def collectives(found: Sequence[Collective]) -> Iterator[str]:
+    """Yields a table of a step's collectives: those of one place in the source a line, the most sent first; sums."""
+    lines: dict[tuple, list[Collective]] = defaultdict(list)
+    for collective in found:
+        axes = "+".join(collective.axes) or "none"
+        place = collective.kind, axes + "?" * collective.partial, collective.group, _where(collective)
+        lines[place].append(collective)
+    yield _HEADER
+    for (kind, axes, group, where), members in sorted(lines.items(), key=lambda item: -_sent(item[1])):
+        largest = max((array for member in members for array in member.arrays), key=lambda array: array.bytes)
+        yield _line(kind, axes, str(group), members, str(largest), where)
+    yield ""
+    for kind, axes in sorted({key[:2] for key in lines}):
+        members = [member for key, those in lines.items() if key[:2] == (kind, axes) for member in those]
+        yield _line(kind, axes, "", members)
+    yield _line("all", "", "", found)
+    if any(not collective.counted for collective in found):
+        yield "+ in a loop that does not say how often it runs, and counts once"
+
+
+def _line(kind: str, axes: str, group: str, members: Sequence[Collective], largest: str = "", where: str = "") -> str:
+    times = f"{sum(member.times for member in members):,}{'+' * any(not member.counted for member in members)}"
+    payload = sum(member.times * member.payload for member in members) / MIB
+    figures = f"{group:>5} {times:>6} {payload:>12,.1f} {_sent(members) / MIB:>11,.1f}"
+    return f"{kind:<19} {axes:<14} {figures}  {largest:<22} {where}".rstrip()
+
+
+_HEADER = (
+    f"{'kind':<19} {'axes':<14} {'group':>5} {'times':>6} {'payload MiB':>12} {'sent MiB':>11}  "
+    f"{'largest array':<22} from"
+)
+
+
+def _sent(members: Iterable[Collective]) -> float:
+    """Bytes that one device sends in a step."""
+    return sum(member.times * member.sent for member in members)
+
+
+def _where(collective: Collective) -> str:
+    """Returns the pass, and the file and line in short."""
+    file, _, line = collective.source.rpartition(":")
+    if "/site-packages/" in file:
+        file = file.partition("/site-packages/")[2]
+    elif Path(file).is_relative_to(_ROOT):
+        file = str(Path(file).relative_to(_ROOT))
+    return f"{_pass(collective.operation):<9}{file}:{line}" if file else _pass(collective.operation)
+
+
+def _pass(operation: str) -> str:
+    """Returns the part of the step that JAX's path to an operation belongs to."""
+    return "backward" if "transpose(" in operation else "forward" if "jvp(" in operation else "update"

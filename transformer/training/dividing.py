@@ -1,0 +1,37 @@
+"""Whether a mesh divides an experiment: its rows, its lengths, its parameters. What it does not divide has a line."""
+
+from jax.sharding import AbstractMesh, Mesh
+
+from transformer.errors import UserError
+from transformer.parallel.layout import batch_divisor
+from transformer.parallel.rules import RULES, resolve, split_axes
+from transformer.training.experiment import Experiment
+
+
+def check_batch(experiment: Experiment, mesh: Mesh | AbstractMesh) -> None:
+    """Raises UserError where the mesh does not divide the rows of a microbatch, or the lengths of sequences."""
+    train, objective = experiment.train, experiment.objective
+    rows, parts = train.batch_size // train.accumulation, batch_divisor(mesh)
+    if rows % parts:
+        cut = f" / accumulation {train.accumulation}" if train.accumulation > 1 else ""
+        axes = split_axes(RULES["activation_batch"], mesh.shape)
+        raise UserError(
+            f"--train.batch-size {train.batch_size}{cut} = {rows} rows are not divided by the mesh's "
+            f"{' x '.join(axes)} = {parts} devices: change one of them (--mesh.{', --mesh.'.join(axes)})"
+        )
+    sequence = mesh.shape["sequence"]
+    lengths = {
+        f"of --train.seq-len {train.seq_len}": objective.input_length(train.seq_len),
+        "of the objective's targets": objective.target_length(train.seq_len),
+    }
+    for what, length in lengths.items():
+        if length % sequence:
+            raise UserError(
+                f"--mesh.sequence {sequence} does not divide the {length} places {what}: change one of them"
+            )
+
+
+def check_parameters(experiment: Experiment, mesh: Mesh | AbstractMesh) -> None:
+    """Raises UserError, naming the first, where the mesh does not divide a parameter."""
+    for path, parameter in experiment.model.parameters.items():
+        resolve(parameter.names, parameter.shape, mesh.shape, what=f"parameter {path}")
