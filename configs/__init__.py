@@ -14,6 +14,7 @@ from configs import (
     llama,
     marian,
     mixtral,
+    moe,
     olmoe,
     roberta,
     spanbert,
@@ -24,7 +25,7 @@ from configs.recipe import Preset
 from transformer.errors import UserError
 from transformer.training.experiment import Experiment
 
-_DECODERS = (gpt, gpt1, llama, mixtral, olmoe, deepseek)
+_DECODERS = (gpt, gpt1, llama, moe, mixtral, olmoe, deepseek)
 _FAMILIES = (*_DECODERS, bert, roberta, albert, distilbert, spanbert, transformer, t5, bart, marian)
 PRESETS: dict[str, Preset] = {
     preset.name: preset for family in _FAMILIES for preset in vars(family).values() if isinstance(preset, Preset)

@@ -244,9 +244,9 @@ def test_the_loss_is_that_of_the_other_rows(experiment):
         params = session.program.init().params
         found = session.program.evaluate(params, without)
         expected = session.program.evaluate(params, jax.tree.map(lambda x: x[np.array(others)], whole))
-    assert found["weight"] == expected["weight"] == whole["weights"][others].sum()
-    for name in expected:
-        assert float(found[name]) == pytest.approx(float(expected[name]), rel=1e-6)
+    assert found.weight == expected.weight == whole["weights"][others].sum()
+    for name, value in expected.metrics.items():
+        assert float(found.metrics[name]) == pytest.approx(float(value), rel=1e-6)
 
 
 @pytest.mark.parametrize("place", [-1, 48])

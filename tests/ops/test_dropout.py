@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from transformer.ops.elementwise import dropout
+from transformer.ops.rows import numbered
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
@@ -28,3 +29,13 @@ def test_nothing_is_dropped_at_rate_zero():
     assert (dropout(jnp.ones(8), 0.0, jax.random.key(0)) == 1).all()
     with pytest.raises(ValueError, match=r"it must be in \[0, 1\)"):
         dropout(jnp.ones(8), 1.0, jax.random.key(0))
+
+
+def test_a_row_has_the_mask_of_its_number_whatever_rows_are_with_it():
+    x, key = jnp.ones((6, 64)), jax.random.key(0)
+    whole = np.asarray(dropout(x, 0.5, key))
+    assert len({row.tobytes() for row in whole}) == 6
+    with numbered(jnp.arange(1, 6, 2, dtype=jnp.int32)):
+        np.testing.assert_array_equal(dropout(x[1::2], 0.5, key), whole[1::2])
+        with pytest.raises(ValueError, match="an array of 6 rows, where 3 rows are numbered"):
+            dropout(x, 0.5, key)

@@ -130,7 +130,8 @@ def test_gathers_with_dropout():
     q = jnp.zeros((1, 64, 1, 64))
     v = jnp.eye(64)[None, :, None]
     with jax.set_mesh(MESH):
-        out = attention_in_context(q, q, v, Mask(), dropout_rate=0.25, dropout_key=jax.random.key(0))
+        drop = functools.partial(attention_in_context, mask=Mask(), dropout_rate=0.25)
+        out = jax.jit(drop)(q, q, jnp.broadcast_to(v, q.shape), dropout_key=jax.random.key(0))
     dropped = np.asarray(out)[0, :, 0] == 0
     assert abs(dropped.mean() - 0.25) < 0.03
     shards = dropped.reshape(4, -1)
@@ -156,11 +157,9 @@ def test_ring_under_any_mask(data):
 
 def test_several_blocks_a_chunk(monkeypatch):
     """Blocks that order hides are skipped, here and on other devices, forward and backward."""
-    monkeypatch.setattr(blockwise, "BLOCK", 4)
+    monkeypatch.setattr(blockwise, "BLOCK", 4)  # no other test compiles this mask
     values = *arrays(), Mask.self_attention(jnp.asarray(SEGMENTS), causal=True, window=9)
-    jax.clear_caches()
     have = over(MESH, "ring", *values)
-    jax.clear_caches()
     assert_close(have, with_gradients(reference, *values))
 
 
@@ -175,7 +174,7 @@ def test_bfloat16_is_near_the_reference(context):
 
 
 def test_block_divides():
-    assert [blockwise.block_of(length) for length in (1, 1024, 2048, 1536, 1025)] == [1, 1024, 1024, 768, 205]
+    assert [blockwise.block_of(length) for length in (1, 1024, 2048, 1536, 1025)] == [1, 512, 512, 512, 205]
 
 
 def test_balanced_order_gives_every_device_an_early_and_a_late_chunk():
@@ -202,7 +201,7 @@ def test_balanced_permutes_targets_with_their_tokens():
     assert balanced(batch, "ring", "decoder") is batch  # no mesh
 
 
-def test_ring_says_what_it_has_not():
+def test_ring_says_what_it_does_not_support():
     q, k, v, _ = arrays()
     mask = Mask.self_attention(None, causal=True)
     cases = {
@@ -212,7 +211,9 @@ def test_ring_says_what_it_has_not():
     }
     with jax.set_mesh(MESH):
         for named, options in cases.items():
-            with pytest.raises(UserError, match=f"ring has not .*{named}.*: choose --execution.context gather"):
+            with pytest.raises(
+                UserError, match=f"ring does not support .*{named}.*: choose --execution.context gather"
+            ):
                 attention_in_context(q, k, v, mask, context="ring", **options)
 
 

@@ -121,6 +121,8 @@ class Stack(nn.Module):
                 return self._pipelined(pipeline, x, per_layer, shared, static)
 
         def layer(block, x, per_layer, shared):
+            if not self.is_initializing():  # Flax counts keys on where it traces a body again; a pipeline's do not
+                block.scope.rng_counters = dict.fromkeys(block.scope.rngs, 0)
             with recomputed(self.execution.remat != "none"):
                 x, output = block(x, per_layer, *shared, **static)
             block.sow("intermediates", "hidden", x, reduce_fn=_last, init_fn=_nothing)

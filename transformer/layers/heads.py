@@ -17,7 +17,7 @@ from transformer.layers.cache import EncoderDecoderCache, KVCache
 from transformer.layers.primitives import Dropout, Initializer, LayerNorm, Linear, parameter
 from transformer.layers.routing import Routers
 from transformer.ops.elementwise import ACTIVATIONS, scaled
-from transformer.parallel.rules import constrain
+from transformer.parallel.rules import RESIDUAL, constrain
 
 
 class BackboneOutput(struct.PyTreeNode):
@@ -121,6 +121,8 @@ class MaskedLMHead(nn.Module):
         """Returns the scores of every token or, where given, of those at the `masked_positions_BP` alone."""
         if masked_positions_BP is not None:
             hidden_BTD = jnp.take_along_axis(hidden_BTD, masked_positions_BP[:, :, None], axis=1)
+            # Split as the sequence was, however many they are: or every device computes the scores of all.
+            hidden_BTD = constrain(hidden_BTD, *RESIDUAL, padded=True)
         transform = Linear((self.width,), ("embed", "out"), self.dtype, kernel_init=self.kernel_init, name="transform")
         hidden_BTE = ACTIVATIONS[self.activation](transform(hidden_BTD))
         hidden_BTE = LayerNorm(self.norm_epsilon, self.dtype, name="norm")(hidden_BTE)

@@ -70,7 +70,7 @@ def choose(
     ranked_BTE = jax.lax.stop_gradient(ranked_BTE)
     if routing.groups > 1:
         ranked_BTE = _within_best_groups(ranked_BTE, routing.groups, routing.groups_per_token)
-    experts_BTK = jax.lax.top_k(ranked_BTE, routing.experts_per_token)[1].astype(jnp.int32)
+    experts_BTK = _largest(ranked_BTE, routing.experts_per_token)
     weights_BTK = jnp.take_along_axis(scores_BTE, experts_BTK, axis=-1)
     if routing.normalize:
         weights_BTK /= weights_BTK.sum(axis=-1, keepdims=True) + 1e-20
@@ -85,10 +85,25 @@ def choose(
 def _within_best_groups(ranked_BTE: jax.Array, groups: int, kept: int) -> jax.Array:
     """Returns the scores, minus infinity outside a token's best groups: those whose best two experts score most."""
     ranked_BTGe = ranked_BTE.reshape(*ranked_BTE.shape[:2], groups, -1)
-    best_BTG = jax.lax.top_k(ranked_BTGe, min(2, ranked_BTGe.shape[-1]))[0].sum(axis=-1)
-    chosen_BTk = jax.lax.top_k(best_BTG, kept)[1].astype(jnp.int32)
+    best_BTGk = _largest(ranked_BTGe, min(2, ranked_BTGe.shape[-1]))
+    best_BTG = jnp.take_along_axis(ranked_BTGe, best_BTGk, axis=-1).sum(axis=-1)
+    chosen_BTk = _largest(best_BTG, kept)
     inside_BTG = (chosen_BTk[..., None] == jnp.arange(groups, dtype=jnp.int32)[None, None, None]).any(axis=2)
     return jnp.where(inside_BTG[..., None], ranked_BTGe, -jnp.inf).reshape(ranked_BTE.shape)
+
+
+def _largest(x: jax.Array, count: int) -> jax.Array:
+    """Returns int32 [..., count]: the places of the largest along the last axis, the largest first.
+
+    As `jax.lax.top_k`, which is compiled for a mesh by gathering the tokens of all devices; reductions stay apart.
+    """
+    places = []
+    for _ in range(count):
+        place = jnp.argmax(x, axis=-1).astype(jnp.int32)
+        places.append(place)
+        taken = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1) == place[..., None]
+        x = jnp.where(taken, -jnp.inf, x)
+    return jnp.stack(places, axis=-1)
 
 
 def _sums(

@@ -93,7 +93,11 @@ class BertBackbone(nn.Module):
         *,
         deterministic: bool,
     ) -> tuple[jax.Array, LayerOutput]:
-        """Returns [B, T, D] and what the blocks return beside it; raises ValueError where token types are given to a family that knows none."""
+        """Returns [B, T, D] and what the blocks return beside it.
+
+        Raises:
+          ValueError: token types are given to a family that knows none.
+        """
         x_BTE = self.token_embedding(tokens_BT)
         if self.num_token_types:
             x_BTE += self.type_embedding(jnp.zeros_like(tokens_BT) if token_types_BT is None else token_types_BT)

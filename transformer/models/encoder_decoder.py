@@ -141,7 +141,9 @@ class EncoderDecoderBackbone(nn.Module):
         cache: EncoderDecoderCache | None,
         deterministic: bool,
     ) -> tuple[jax.Array, EncoderDecoderCache | None, Routers]:
-        """Returns [B, T, D]; where one was given, the cache with the new tokens and the encoder's output; routers' sums.
+        """Returns [B, T, D], the sums of experts' routers last, and between them the cache where one was given.
+
+        That then has the new tokens and the encoder's output.
 
         Args as `EncoderDecoder.__call__`'s, and:
           memory_BSD: the encoder's output; None: the cache holds what the decoder makes of it.

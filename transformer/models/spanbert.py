@@ -19,6 +19,7 @@ from transformer.layers.primitives import Embedding, Initializer, LayerNorm, Lin
 from transformer.models.bert import BertConfig
 from transformer.models.encoder import Encoder, EncoderHead, EncoderOutput
 from transformer.ops.elementwise import ACTIVATIONS
+from transformer.parallel.rules import RESIDUAL, constrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +135,7 @@ class BoundaryHead(nn.Module):
         hidden_BTD = hidden_BTD.astype(jnp.float32)
         around = [jnp.take_along_axis(hidden_BTD, place[:, :, None], axis=1) for place in (left_BP, right_BP)]
         x = jnp.concatenate([*(states.astype(dtype) for states in around), table(offset_BP)], axis=-1)
+        x = constrain(x, *RESIDUAL, padded=True)
         # The first kernel's inputs, 2 D + the offsets' width, need not divide by any mesh; its outputs do.
         for name, axes in (("first", ("out", "embed")), ("second", ("embed", "out"))):
             x = ACTIVATIONS[config.activation](Linear((config.width,), axes, dtype, kernel_init=init, name=name)(x))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from transformer.ops.attention import MASKED, Mask
 
-BLOCK = 1024
+BLOCK = 512
 """The most queries, and keys, whose scores exist at a time."""
 
 

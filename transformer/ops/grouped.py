@@ -7,6 +7,8 @@ asked of the platform that a program is lowered for.
 Shape letters: R rows, E groups (experts), D and F widths, C rows of a block.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -16,6 +18,11 @@ _BLOCK = 64
 _ROWS_OUTER = jax.lax.RaggedDotDimensionNumbers(
     dot_dimension_numbers=(((0,), (0,)), ((), ())), lhs_ragged_dimensions=[0], rhs_group_dimensions=[]
 )
+
+
+def sum_dtype(x: jax.Array) -> Any:
+    """Returns the dtype in which such numbers are added up: float32, or theirs if it is wider."""
+    return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def grouped_dot(x_RD: jax.Array, kernel_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
@@ -31,7 +38,7 @@ def grouped_dot(x_RD: jax.Array, kernel_EDF: jax.Array, sizes_E: jax.Array) -> j
 
 
 def grouped_outer(x_RD: jax.Array, y_RF: jax.Array, sizes_E: jax.Array) -> jax.Array:
-    """Returns float32 [E, D, F]: the sum of each group's rows' outer products, the gradient of its matrix."""
+    """Returns [E, D, F], summed in float32 at least: each group's rows' outer products, its matrix' gradient."""
     x_RD, y_RF = _within(x_RD, sizes_E), _within(y_RF, sizes_E)
     return jax.lax.platform_dependent(x_RD, y_RF, sizes_E, cpu=_outer_by_blocks, default=_ragged_outer)
 
@@ -43,7 +50,7 @@ def _within(x_RD: jax.Array, sizes_E: jax.Array) -> jax.Array:
 
 
 def _ragged_outer(x_RD: jax.Array, y_RF: jax.Array, sizes_E: jax.Array) -> jax.Array:
-    return jax.lax.ragged_dot_general(x_RD, y_RF, sizes_E, _ROWS_OUTER, preferred_element_type=jnp.float32)
+    return jax.lax.ragged_dot_general(x_RD, y_RF, sizes_E, _ROWS_OUTER, preferred_element_type=sum_dtype(x_RD))
 
 
 def _dot_by_blocks(x_RD: jax.Array, kernel_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
@@ -57,11 +64,11 @@ def _dot_by_blocks(x_RD: jax.Array, kernel_EDF: jax.Array, sizes_E: jax.Array) -
         return jax.lax.dynamic_update_slice(y_RF, x_CD @ kernel_EDF[group], (start, jnp.int32(0)))
 
     y_RF = jnp.zeros((rows + _BLOCK, out_width), x_RD.dtype)
-    return jax.lax.fori_loop(jnp.int32(0), _blocks(sizes_E).sum(), block, y_RF)[:rows]
+    return jax.lax.fori_loop(jnp.int32(0), _blocks(sizes_E).sum(dtype=jnp.int32), block, y_RF)[:rows]
 
 
 def _outer_by_blocks(x_RD: jax.Array, y_RF: jax.Array, sizes_E: jax.Array) -> jax.Array:
-    widths = x_RD.shape[1], y_RF.shape[1]
+    widths, dtype = (x_RD.shape[1], y_RF.shape[1]), sum_dtype(x_RD)
     x_RD, y_RF = (jnp.pad(array, ((0, _BLOCK), (0, 0))) for array in (x_RD, y_RF))
 
     def block(index: jax.Array, sums_EDF: jax.Array) -> jax.Array:
@@ -71,10 +78,10 @@ def _outer_by_blocks(x_RD: jax.Array, y_RF: jax.Array, sizes_E: jax.Array) -> ja
         )
         inside_C = start + jnp.arange(_BLOCK, dtype=jnp.int32) < end
         x_CD = jnp.where(inside_C[:, None], x_CD, jnp.zeros((), x_CD.dtype))
-        return sums_EDF.at[group].add(jnp.einsum("CD,CF->DF", x_CD, y_CF, preferred_element_type=jnp.float32))
+        return sums_EDF.at[group].add(jnp.einsum("CD,CF->DF", x_CD, y_CF, preferred_element_type=dtype))
 
-    sums_EDF = jnp.zeros((sizes_E.shape[0], *widths), jnp.float32)
-    return jax.lax.fori_loop(jnp.int32(0), _blocks(sizes_E).sum(), block, sums_EDF)
+    sums_EDF = jnp.zeros((sizes_E.shape[0], *widths), dtype)
+    return jax.lax.fori_loop(jnp.int32(0), _blocks(sizes_E).sum(dtype=jnp.int32), block, sums_EDF)
 
 
 def _blocks(sizes_E: jax.Array) -> jax.Array:

@@ -1,9 +1,11 @@
 """Context parallelism: attention over a sequence that the mesh axis `sequence` splits.
 
 Queries never leave their device. Either all keys come to it (`gather`), or the keys of one device after another do
-(`ring`: Liu et al. 2023, "Ring attention with blockwise transformers"). Both are `shard_map`s over `sequence` alone:
-the compiler goes on splitting rows and heads. What a mask is made of (segments, prefixes, an order) is a few integers a
-token, which every device along `sequence` has whole, as batches are placed: it never travels.
+(`ring`: Liu et al. 2023, "Ring attention with blockwise transformers"). Both are `shard_map`s, in which a device has
+its own rows and heads alone as well, as the activations around them are split: kernels that the compiler cannot split
+(cuDNN's) run there, and no branch that one device takes and another does not can hold a collective. What a mask is
+made of (segments, prefixes, an order) is a few integers a token, which every device along `sequence` has whole, as
+batches are placed: it never travels.
 
 Shape letters: B batch, T query length, S key length, H query heads, G key-value heads, K head width.
 """
@@ -21,11 +23,14 @@ from transformer.errors import UserError
 from transformer.ops import blockwise
 from transformer.ops.attention import Mask, attention, check_implementation
 from transformer.ops.elementwise import scaled
+from transformer.ops.rows import numbered, row_numbers
+from transformer.parallel.local import divides, on_parts, splitting_axes
 from transformer.parallel.rules import constrain
 
 AXIS = "sequence"
 CONTEXTS = ("gather", "ring")
-_SPLIT, _WHOLE = PartitionSpec(None, AXIS), PartitionSpec()
+_QUERIES = ("activation_batch", "activation_length", "activation_heads", None)
+_KEYS = ("activation_batch", "activation_length", "activation_kv_heads", None)
 
 
 def attention_in_context(
@@ -85,6 +90,8 @@ def balanced(batch: Mapping[str, Any], context: str, kind: str) -> Mapping[str, 
     chunks = balanced_order(2 * parts, parts)
 
     def permuted(x: jax.Array) -> jax.Array:
+        if x.ndim == 1:  # of rows, not of tokens
+            return x
         shape = x.shape
         x = x.reshape(shape[0], 2 * parts, -1)[:, chunks].reshape(shape)
         # Kept whole: split along the length before, its chunks would have to change devices.
@@ -102,8 +109,7 @@ def balanced_order(length: int, parts: int) -> np.ndarray:
 
 def _parts() -> int:
     """Returns how many devices split a sequence."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty else mesh.shape.get(AXIS, 1)
+    return 1 if _mesh().empty else _mesh().shape.get(AXIS, 1)
 
 
 def _in_any_order(mask: Mask, length: int) -> Mask:
@@ -118,25 +124,22 @@ def _in_any_order(mask: Mask, length: int) -> Mask:
 def _gathered(q_BTHK, k_BSGK, v_BSGK, mask: Mask, *, bias, scale, dropout_key, **options) -> jax.Array:
     """Attention of each device's queries to all keys. Causality saves nothing here: devices run one program, and what
     the last one's queries see is everything."""
-    split_bias = bias is not None and bias.shape[2] > 1
 
-    def attend(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropout_key):
+    def attend(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropout_key, rows_B):
         k_BSGK, v_BSGK = (_gather(x) for x in (k_BSGK, v_BSGK))
-        if dropout_key is not None:
-            dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(AXIS))
-        return attention(q_BTHK, k_BSGK, v_BSGK, mask, bias=bias, scale=scale, dropout_key=dropout_key, **options)
+        if dropout_key is not None:  # rows have keys of their own; parts of queries and heads need them
+            dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(("tensor", AXIS)))
+        with numbered(rows_B):
+            return attention(q_BTHK, k_BSGK, v_BSGK, mask, bias=bias, scale=scale, dropout_key=dropout_key, **options)
 
-    of_bias = PartitionSpec(None, None, AXIS) if split_bias else _WHOLE
-    of_mask = mask.replace(
-        q_positions_BT=_SPLIT,
-        q_segment_ids_BT=_SPLIT,
-        kv_positions_BS=_WHOLE,
-        kv_segment_ids_BS=_WHOLE,
-        kv_prefix_BS=_WHOLE,
+    queries, keys = _specs(q_BTHK, k_BSGK)
+    of_bias = (
+        None if bias is None else _spec(bias, "activation_batch", queries[2] and _QUERIES[2], "activation_length", None)
     )
-    of_mask = jax.tree.map(lambda spec, x: None if x is None else spec, of_mask, mask, is_leaf=_is_spec)
-    in_specs = (_SPLIT, _SPLIT, _SPLIT, of_mask, of_bias, _WHOLE, _WHOLE)
-    return _shard_map(attend, in_specs, _SPLIT)(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropout_key)
+    rows_B = row_numbers(q_BTHK.shape[0])
+    everywhere, of_rows = PartitionSpec(), PartitionSpec(queries[0])
+    in_specs = queries, keys, keys, _mask_specs(mask, queries_split=True), of_bias, everywhere, everywhere, of_rows
+    return on_parts(attend, in_specs, queries)(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropout_key, rows_B)
 
 
 @jax.custom_vjp
@@ -153,10 +156,6 @@ def _scatter(_, dx_BSGK: jax.Array) -> tuple[jax.Array]:
 _gather.defvjp(lambda x_BSGK: (_gather(x_BSGK), None), _scatter)
 
 
-def _is_spec(x: Any) -> bool:
-    return x is None or isinstance(x, PartitionSpec)
-
-
 def _check_ring(bias: jax.Array | None, dropout_rate: float, implementation: str) -> None:
     lacking = None
     if bias is not None:
@@ -166,7 +165,7 @@ def _check_ring(bias: jax.Array | None, dropout_rate: float, implementation: str
     elif implementation not in ("auto", "xla"):
         lacking = f"the attention implementation {implementation!r}"
     if lacking is not None:
-        raise UserError(f"--execution.context ring has not {lacking}: choose --execution.context gather")
+        raise UserError(f"--execution.context ring does not support {lacking}: choose --execution.context gather")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -192,8 +191,9 @@ def _ring_forward(parts: int, q_BTHK, k_BSGK, v_BSGK, mask: Mask):
         seen = blockwise.see(seen, q_NBXGRK, *keys_values, _part(mask, parts, jnp.int32(parts - 1)))
         return blockwise.finished(seen, dtype)
 
-    out_specs = _SPLIT, PartitionSpec(AXIS)  # blocks of queries come first
-    out_BTHK, lse = _shard_map(local, (_SPLIT, _SPLIT, _SPLIT, _WHOLE), out_specs)(q_BTHK, k_BSGK, v_BSGK, mask)
+    queries, keys = _specs(q_BTHK, k_BSGK)
+    in_specs = queries, keys, keys, _mask_specs(mask, queries_split=False)
+    out_BTHK, lse = on_parts(local, in_specs, (queries, _lse_spec(keys)))(q_BTHK, k_BSGK, v_BSGK, mask)
     return out_BTHK, (q_BTHK, k_BSGK, v_BSGK, mask, out_BTHK, lse)
 
 
@@ -219,15 +219,51 @@ def _ring_backward(parts: int, residuals, dout_BTHK):
         dq_BTHK = blockwise.merged_heads(blockwise.unblocked(dq))
         return dq_BTHK.astype(q_BTHK.dtype), dk_BSGK.astype(k_BSGK.dtype), dv_BSGK.astype(v_BSGK.dtype)
 
-    in_specs = (_SPLIT, _SPLIT, _SPLIT, _WHOLE, _SPLIT, PartitionSpec(AXIS), _SPLIT)
-    return *_shard_map(local, in_specs, (_SPLIT,) * 3)(*residuals, dout_BTHK), None
+    queries, keys = _specs(*residuals[:2])
+    of_mask = _mask_specs(residuals[3], queries_split=False)
+    in_specs = queries, keys, keys, of_mask, queries, _lse_spec(keys), queries
+    return *on_parts(local, in_specs, (queries, keys, keys))(*residuals, dout_BTHK), None
 
 
 _ring.defvjp(_ring_forward, _ring_backward)
 
 
-def _shard_map(function, in_specs, out_specs):
-    return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, axis_names={AXIS}, check_vma=False)
+def _mesh() -> Any:
+    return jax.sharding.get_abstract_mesh()
+
+
+def _spec(x: jax.Array, *names: str | None) -> PartitionSpec:
+    """Returns how an array is split: by a logical name for each dimension, or None, where the mesh divides it."""
+    spec = []
+    for name, size in zip(names, x.shape, strict=True):
+        axes = splitting_axes(name) if name else ()
+        spec.append(axes if axes and divides(axes, size) else None)
+    return PartitionSpec(*spec)
+
+
+def _specs(q_BTHK: jax.Array, k_BSGK: jax.Array) -> tuple[PartitionSpec, PartitionSpec]:
+    """Returns how queries, and how keys and values are split: by heads only where both are."""
+    queries, keys = _spec(q_BTHK, *_QUERIES), _spec(k_BSGK, *_KEYS)
+    if queries[2] != keys[2]:
+        queries, keys = (PartitionSpec(*spec[:2], None, None) for spec in (queries, keys))
+    return queries, keys
+
+
+def _lse_spec(keys: PartitionSpec) -> PartitionSpec:
+    """Returns how [N, B, G, R, X] is split, blocks of queries by their sequence."""
+    return PartitionSpec(AXIS, keys[0], keys[2])
+
+
+def _mask_specs(mask: Mask, *, queries_split: bool) -> Mask:
+    """Returns how a mask is split by rows and, if asked, what it holds of queries by their sequence too."""
+
+    def split(x: jax.Array, of_queries: bool) -> PartitionSpec:
+        return _spec(x, "activation_batch", "activation_length" if of_queries and queries_split else None)
+
+    fields = {"q_positions_BT": True, "q_segment_ids_BT": True}
+    fields |= dict.fromkeys(("kv_positions_BS", "kv_segment_ids_BS", "kv_prefix_BS"), False)
+    present = {name: of_queries for name, of_queries in fields.items() if getattr(mask, name) is not None}
+    return mask.replace(**{name: split(getattr(mask, name), of_queries) for name, of_queries in present.items()})
 
 
 def _pass_on(parts: int, x: jax.Array) -> jax.Array:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from transformer.ops.grouped import grouped_dot, grouped_outer
+from transformer.ops.grouped import grouped_dot, grouped_outer, sum_dtype
 from transformer.parallel.local import on_parts
 from transformer.parallel.rules import RULES
 
@@ -130,7 +130,7 @@ class _Device:
             hidden_RF = activation(hidden_RF)
         out_RD = _from_rows(_product(self.fsdp, 2, hidden_RF, kernels["down"], sizes_E), order_R, place_R)
         out_NKD = out_RD.reshape(*weights_NK.shape, -1)
-        return (out_NKD.astype(jnp.float32) * weights_NK[:, :, None]).sum(axis=1).astype(x_ND.dtype)
+        return (out_NKD.astype(sum_dtype(out_NKD)) * weights_NK[:, :, None]).sum(axis=1).astype(x_ND.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -180,7 +180,7 @@ def _to_rows(x_ND: jax.Array, order_R: jax.Array, place_R: jax.Array) -> jax.Arr
 def _to_rows_backward(residuals, dy_RD):
     place_R, num_tokens = residuals
     dx_NKD = dy_RD[place_R].reshape(num_tokens, -1, dy_RD.shape[-1])
-    return dx_NKD.astype(jnp.float32).sum(axis=1).astype(dy_RD.dtype), None, None
+    return dx_NKD.astype(sum_dtype(dx_NKD)).sum(axis=1).astype(dy_RD.dtype), None, None
 
 
 _to_rows.defvjp(lambda x, order, place: (_to_rows(x, order, place), (place, x.shape[0])), _to_rows_backward)

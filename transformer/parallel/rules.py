@@ -84,11 +84,12 @@ def resolve(
     return PartitionSpec(*spec)
 
 
-def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+def constrain(x: jax.Array, *names: str | None, padded: bool = False) -> jax.Array:
     """Fixes how the compiler lays out a large activation on the mesh of today; does nothing where no mesh is set.
 
     An unknown name raises, mesh or not. A dimension that its mesh axes do not divide (one token in decoding, a batch of
     one prompt) is left to the compiler: for an activation that costs speed at most, never memory for the whole run.
+    With `padded`, the compiler pads such a dimension instead, where there is enough of it for every device.
     """
     if len(names) != x.ndim:
         raise ValueError(f"{len(names)} axis names for shape {x.shape}")
@@ -101,7 +102,8 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     for axes, size in zip(rules, x.shape, strict=True):
         # Along a manual axis, `x` is one device's part.
         axes = tuple(axis for axis in split_axes(axes, mesh.shape) if axis not in mesh.manual_axes)
-        divided = size % math.prod(mesh.shape[axis] for axis in axes) == 0
+        parts = math.prod(mesh.shape[axis] for axis in axes)
+        divided = size % parts == 0 or (padded and size >= parts)
         spec.append(axes if axes and divided else None)
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 

@@ -33,8 +33,8 @@ def announce(session: Session, first: int, folder: epath.Path, report: Callable[
         f"{train.steps:,} steps of {train.batch_size} x {shape} = {tokens:,} tokens, from step {first:,}, "
         f"on {devices}{f' ({axes})' if axes else ''}, {experiment.execution.dtype}, in {folder}"
     )
-    if session.pipeline is not None:
-        report(session.pipeline.describe())
+    if session.layer_pipeline is not None:
+        report(session.layer_pipeline.describe())
     for note in about.notes:
         report(note)
     evaluated, total = session.validation_batches

@@ -77,7 +77,7 @@ class Session:
         return mesh_for(self.experiment)
 
     @functools.cached_property
-    def pipeline(self) -> Pipeline | None:
+    def layer_pipeline(self) -> Pipeline | None:
         """How layers are run in an update; None: without a pipeline."""
         train = self.experiment.train
         rows = train.batch_size // train.accumulation
