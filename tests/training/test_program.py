@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from transformer.interop.gpt import GPT2
 from transformer.layers.execution import Execution
 from transformer.models.gpt import GPTConfig
 from transformer.objectives.causal_lm import CausalLM
-from transformer.parallel.layout import batch_sharding
+from transformer.parallel.layout import batch_divisor, batch_sharding
 from transformer.parallel.mesh import MeshConfig, make_mesh
 from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.optimizer import OptimizerConfig, make_schedule
@@ -272,3 +273,28 @@ def test_twenty_adamw_steps_equal_pytorch(twins):
                 updated = GPT2.from_hf({n: t.numpy() for n, t in theirs.state_dict().items()}, config)
                 jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state.params, updated)
     np.testing.assert_allclose(ours, expected, atol=1e-4)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    "mesh", [MeshConfig(data=2, fsdp=2, tensor=2), MeshConfig(data=4, sequence=2), MeshConfig(data=2)], ids=str
+)
+def test_accumulation_with_dropout_is_one_devices(mesh):
+    """Each copy of the model accumulates by itself; what is dropped does not depend on how many there are."""
+    model, parts = dataclasses.replace(MODEL, dropout=0.1), 8 // batch_divisor(make_mesh(mesh))
+    want, losses = run(*program_of(model=model, accumulation=parts))
+    have, on_mesh = run(*program_of(mesh, model=model, accumulation=parts))
+    np.testing.assert_allclose(on_mesh, losses, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), have.params, want.params)
+
+
+@pytest.mark.usefixtures("compiled_soon")
+def test_accumulation_reduces_over_devices_once_a_step():
+    program, mesh = program_of(MeshConfig(data=2), accumulation=4)
+    with jax.set_mesh(mesh):
+        batch = jax.device_put(make_batch(0), batch_sharding(mesh))
+        text = program._jit_step.lower(program.abstract, batch, program._placed).compile().as_text()
+    reductions = re.compile(r" all-reduce(?:-start)?\(")
+    in_entry = reductions.findall(text[text.index("\nENTRY ") :])
+    assert in_entry
+    assert len(reductions.findall(text)) == len(in_entry)  # none in a loop

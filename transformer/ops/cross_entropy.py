@@ -119,7 +119,7 @@ def _on_mesh(settings: _Settings, hidden_BTD, kernel_VD, bias_V, targets_BT, wei
         return local(*args)
     tokens, vocab = PartitionSpec(split.batch, split.length), PartitionSpec(split.vocab)
     hidden, kernel = PartitionSpec(split.batch, split.length, None), PartitionSpec(split.vocab, split.embed)
-    gradients = _Gradients(hidden, kernel, None if bias_V is None else vocab) if with_gradients else None
+    gradients = _Gradients._make((hidden, kernel, None if bias_V is None else vocab)) if with_gradients else None
     in_specs = hidden, kernel, None if bias_V is None else vocab, tokens, tokens
     return on_parts(local, in_specs, (PartitionSpec(), gradients))(*args)
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from transformer.parallel.local import divides, on_parts, splitting_axes
+from transformer.parallel.rules import constrain
 
 
 class _Split(NamedTuple):
@@ -49,7 +50,8 @@ def look_up(table_RD: jax.Array, ids_BT: jax.Array, dtype: Any, names: tuple[str
     """
     split = _split(table_RD.shape, ids_BT.shape, names)
     if not any(split):
-        return jnp.take(table_RD, ids_BT, axis=0, mode="clip").astype(dtype)
+        # From rows split along the width, the compiler would gather for every token of the global batch.
+        return jnp.take(constrain(table_RD, names[0], None), ids_BT, axis=0, mode="clip").astype(dtype)
     return _look_up(split, jnp.dtype(dtype), table_RD.shape[0], table_RD, ids_BT)
 
 

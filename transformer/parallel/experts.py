@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from transformer.ops.grouped import grouped_dot, grouped_outer, sum_dtype
+from transformer.parallel.local import on_parts
 from transformer.parallel.rules import RULES
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -43,7 +44,7 @@ def dropless(
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return _Device().mixture(x_BTD, experts_BTK, weights_BTK, kernels, activation)
-    sizes = {axis: size for axis, size in mesh.shape.items() if size > 1}
+    sizes = {axis: size for axis, size in mesh.shape.items() if size > 1 and axis not in mesh.manual_axes}
     tokens = _token_spec(x_BTD.shape[:2], sizes)
     device = _Device(
         expert="expert" if "expert" in sizes else None,
@@ -55,9 +56,7 @@ def dropless(
     narrow = PartitionSpec(device.expert, device.tensor, device.fsdp)
     specs = {name: narrow if name == "down" else wide for name in kernels}
     function = functools.partial(device.mixture, activation=activation)
-    # Under `check_vma` a hand-written gradient would have to say along which axes it is a partial sum.
-    mapped = jax.shard_map(function, in_specs=(tokens, tokens, tokens, specs), out_specs=tokens, check_vma=False)
-    return mapped(x_BTD, experts_BTK, weights_BTK, kernels)
+    return on_parts(function, (tokens, tokens, tokens, specs), tokens)(x_BTD, experts_BTK, weights_BTK, kernels)
 
 
 def _token_spec(shape: tuple[int, ...], sizes: Mapping[str, int]) -> PartitionSpec:

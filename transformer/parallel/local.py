@@ -35,13 +35,6 @@ def splitting_axes(name: str) -> tuple[str, ...]:
     return tuple(axis for axis in RULES[name] if axis in free and mesh.shape[axis] > 1)
 
 
-def local_axes(name: str) -> tuple[str, ...]:
-    """Returns the mesh axes of those that split a logical axis over which a function around this one is local."""
-    check_names((name,), "a local function")
-    mesh = jax.sharding.get_abstract_mesh()
-    return tuple(axis for axis in RULES[name] if axis in mesh.manual_axes and mesh.shape[axis] > 1)
-
-
 def partly_local() -> bool:
     """Returns whether a function around is local along some mesh axes, and others are the compiler's."""
     mesh = jax.sharding.get_abstract_mesh()
@@ -62,4 +55,5 @@ def on_parts(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Cal
     """
     mesh = jax.sharding.get_abstract_mesh()
     free = set(mesh.axis_names) - set(mesh.manual_axes)
+    # Under `check_vma` a hand-written gradient would have to say along which axes it is a partial sum.
     return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, axis_names=free, check_vma=False)
