@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ EXPERTS = ExpertsConfig(
     num_experts=4, experts_per_token=2, mlp_width=8, balance_loss=0.1, z_loss=0.01, selection_bias=True, bias_rate=0.01
 )
 LIMITED = dataclasses.replace(EXPERTS, capacity_factor=0.8)
-SIZES = {"vocab_size": 32, "context_length": 16, "width": 16, "num_heads": 4}
+SIZES: dict[str, Any] = {"vocab_size": 32, "context_length": 16, "width": 16, "num_heads": 4}
 MODELS = {
     "decoder": LlamaConfig(**SIZES, num_layers=2, num_kv_heads=2, head_width=4, mlp_width=8, experts=EXPERTS),
     "encoder": BertConfig(**SIZES, num_layers=2, mlp_width=8, dropout=0.0, attention_dropout=0.0, experts=LIMITED),

@@ -156,7 +156,7 @@ class Program:
           whole: the sums of the whole batch, where that has several microbatches; None: this is the whole batch.
         """
         rngs = {} if key is None else {"dropout": key}
-        outputs = self._model.apply({"params": params}, **batch["inputs"], deterministic=key is None, rngs=rngs)
+        outputs: Any = self._model.apply({"params": params}, **batch["inputs"], deterministic=key is None, rngs=rngs)
         loss_sum, weight, metrics = self._objective.loss(outputs, batch)
         sums, routing = Sums(weight, metrics, outputs.routers), self._architecture.routing
         if self._balances and routing is not None:
