@@ -15,7 +15,12 @@ _EXPERT_WIDTH = 128
 def moe_python_tiny() -> Experiment:
     """A tiny LLaMA of 8 experts, 2 a token, on the source of Python's standard library; minutes on a CPU."""
     experts = ExpertsConfig(
-        num_experts=8, experts_per_token=2, mlp_width=_EXPERT_WIDTH, balance_loss=0.01, z_loss=0.001
+        num_experts=8,
+        experts_per_token=2,
+        mlp_width=_EXPERT_WIDTH,
+        scale=2.0,  # two experts, whose weights sum to 1, then begin as loud as one layer of twice the width
+        balance_loss=0.01,
+        z_loss=0.001,
     )
     return small(dataclasses.replace(_dense(), experts=experts), CausalLM(), seq_len=128)
 

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -148,7 +149,8 @@ CASES = [(config, mesh) for config in (CONFIG, LIMITED, DEEPSEEK) for mesh in ME
 
 
 def _loss(params, x_BTD, segments_BT, *, config):
-    y_BTD, routers = _layer(config).apply({"params": params}, x_BTD, segments_BT)
+    output: Any = _layer(config).apply({"params": params}, x_BTD, segments_BT)
+    y_BTD, routers = output
     balance, z = router_losses(routers, routers)
     return (y_BTD * jnp.cos(y_BTD)).mean() + balance + z, (y_BTD, routers)
 
@@ -181,7 +183,7 @@ def test_no_gathers_but_of_tokens_and_kernels():
     with jax.set_mesh(mesh):
         rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
         placed = jax.device_put((x_BTD, segments_BT), rows)
-        text = jax.jit(_layer(CONFIG).apply).lower({"params": params}, *placed).compile().as_text()
+        text = jax.jit(_layer(CONFIG).apply).lower({"params": params}, *placed).compile().as_text() or ""
     assert "all-gather" not in text
     assert "all-to-all" not in text
 

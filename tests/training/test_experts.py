@@ -1,6 +1,8 @@
 """Training with experts: the routers' losses, metrics and biases are of global sums, whatever the mesh and parts."""
 
 import dataclasses
+import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +10,14 @@ import numpy as np
 import pytest
 
 from tests.exhaustive import few
+from transformer.errors import UserError
+from transformer.interop.families import of_architecture
+from transformer.layers.execution import Execution
 from transformer.layers.experts import ExpertsConfig
+from transformer.models import architecture_from_dict, architecture_to_dict
 from transformer.models.bert import BertConfig
 from transformer.models.llama import LlamaConfig
+from transformer.models.resizing import scaled
 from transformer.models.t5 import T5Config
 from transformer.objectives.causal_lm import CausalLM
 from transformer.objectives.masked_lm import MaskedLM
@@ -26,7 +33,7 @@ EXPERTS = ExpertsConfig(
     num_experts=4, experts_per_token=2, mlp_width=8, balance_loss=0.1, z_loss=0.01, selection_bias=True, bias_rate=0.01
 )
 LIMITED = dataclasses.replace(EXPERTS, capacity_factor=0.8)
-SIZES = {"vocab_size": 32, "context_length": 16, "width": 16, "num_heads": 4}
+SIZES: dict[str, Any] = {"vocab_size": 32, "context_length": 16, "width": 16, "num_heads": 4}
 MODELS = {
     "decoder": LlamaConfig(**SIZES, num_layers=2, num_kv_heads=2, head_width=4, mlp_width=8, experts=EXPERTS),
     "encoder": BertConfig(**SIZES, num_layers=2, mlp_width=8, dropout=0.0, attention_dropout=0.0, experts=LIMITED),
@@ -152,10 +159,27 @@ def test_a_skipped_step_leaves_the_biases():
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(after.params), params)
 
 
+@pytest.mark.parametrize("kind", ["encoder", "encoder_decoder"])
+def test_experts_that_transformers_has_not_are_not_exported(kind):
+    with pytest.raises(UserError, match="it cannot be exported"):
+        of_architecture(MODELS[kind])
+
+
+def test_experts_are_counted_and_resized():
+    """2 of 4 experts are met; at twice the width an expert is twice as wide, and there are as many."""
+    model = MODELS["decoder"]
+    expert = 3 * 16 * 8
+    assert model.num_params() - model.active_params() == 2 * 2 * expert
+    dense = dataclasses.replace(model, experts=None, mlp_width=16)  # as wide as two experts
+    router = 6 * 16 * 4 * 2 * 16
+    assert model.flops_per_example(16) == dense.flops_per_example(16) + router
+    twice = scaled(model, 32).experts
+    assert twice == dataclasses.replace(EXPERTS, mlp_width=16)
+    assert architecture_from_dict(json.loads(json.dumps(architecture_to_dict(model)))) == model
+
+
 def test_decoding_with_a_cache_is_the_whole_pass():
     model = MODELS["decoder"]
-    from transformer.layers.execution import Execution
-
     module = model.build(Execution())
     tokens = jnp.asarray(_batch("decoder")["inputs"]["tokens"][:2, :8])
     positions = jnp.tile(jnp.arange(8, dtype=jnp.int32)[None], (2, 1))

@@ -62,6 +62,7 @@ BERT = Family(
     table=_NAMES.table,
     pinned=BERT_PINNED,
     harmless=BERT_HARMLESS,
+    fits=lambda config: config.experts is None,
     flax=FlaxClasses(heads=ENCODER_HEADS),
     inert=BERT_INERT,
 )

@@ -114,8 +114,11 @@ def _table(config: T5Config) -> Table:
 
 
 def _has_name(config: T5Config) -> bool:
-    """Whether `feed_forward_proj` has a name for the feed-forward layers: for a gated exact GELU, it has none."""
-    return not (config.gated and config.activation == "gelu")
+    """Whether `feed_forward_proj` has a name for the feed-forward layers: for a gated exact GELU, it has none.
+
+    Nor for experts, which Transformers' T5 does not have.
+    """
+    return config.experts is None and not (config.gated and config.activation == "gelu")
 
 
 T5 = Family(

@@ -3,7 +3,7 @@
 Shape letters: B batch, T length, E experts, K experts of a token, G groups of experts.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -43,13 +43,40 @@ class Choice(NamedTuple):
 class Routing(Protocol):
     """What of `experts.ExpertsConfig` decides a choice."""
 
-    num_experts: int
-    experts_per_token: int
-    scores: Any
-    normalize: bool
-    scale: float
-    groups: int
-    groups_per_token: int
+    @property
+    def num_experts(self) -> int:
+        """E."""
+        ...
+
+    @property
+    def experts_per_token(self) -> int:
+        """K."""
+        ...
+
+    @property
+    def scores(self) -> str:
+        """softmax or sigmoid."""
+        ...
+
+    @property
+    def normalize(self) -> bool:
+        """Whether a token's weights sum to 1 before they are scaled."""
+        ...
+
+    @property
+    def scale(self) -> float:
+        """What multiplies the weights."""
+        ...
+
+    @property
+    def groups(self) -> int:
+        """G."""
+        ...
+
+    @property
+    def groups_per_token(self) -> int:
+        """Groups that a token chooses within."""
+        ...
 
 
 def choose(

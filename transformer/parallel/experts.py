@@ -123,9 +123,10 @@ class _Device:
         place_R = jnp.argsort(order_R).astype(jnp.int32)
         sizes_E = (experts_R[:, None] == jnp.arange(num_experts, dtype=jnp.int32)[None]).sum(axis=0, dtype=jnp.int32)
         rows_RD = _to_rows(x_ND, order_R, place_R)
-        hidden_RF = _product(self.fsdp, 1, rows_RD, kernels["up"], sizes_E)
+        hidden_RF: Any = _product(self.fsdp, 1, rows_RD, kernels["up"], sizes_E)
         if "gate" in kernels:
-            hidden_RF = activation(_product(self.fsdp, 1, rows_RD, kernels["gate"], sizes_E)) * hidden_RF
+            gate_RF: Any = _product(self.fsdp, 1, rows_RD, kernels["gate"], sizes_E)
+            hidden_RF = activation(gate_RF) * hidden_RF
         else:
             hidden_RF = activation(hidden_RF)
         out_RD = _from_rows(_product(self.fsdp, 2, hidden_RF, kernels["down"], sizes_E), order_R, place_R)

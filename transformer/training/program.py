@@ -191,7 +191,9 @@ class Program:
         batch = balanced(batch, self._context, self._architecture.kind)
         rngs = {} if key is None else {"dropout": key}
         with numbered(batch.get("rows")):
-            outputs = self._model.apply({"params": params}, **batch["inputs"], deterministic=key is None, rngs=rngs)
+            outputs: Any = self._model.apply(
+                {"params": params}, **batch["inputs"], deterministic=key is None, rngs=rngs
+            )
         loss_sum, weight, metrics = self._objective.loss(outputs, batch)
         sums, routing = Sums(weight, metrics, outputs.routers), self._architecture.routing
         if self._balances and routing is not None:
