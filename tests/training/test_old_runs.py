@@ -21,12 +21,12 @@ from transformer.training import loop
 ARCHIVE = Path(__file__).parent / "old_run.zip"
 _TRAIN = """--data.tokenizer bytes --train.seq-len 32 --train.batch-size 8 --train.eval-every 4 --train.eval-batches 2
 --train.log-every 1 --mesh.data 1 --checkpoint.every 4 --optimizer.schedule constant --optimizer.warmup-steps 2
---model.vocab-size 384 --model.width 16 --model.dropout 0.1 --train.steps 4"""
+--model.vocab-size 384 --model.width 16 --model.dropout 0 --train.steps 4"""
 _LAYERS = "--model.num-layers 2 --model.num-heads 2 --model.context-length 32"
 _SIDES = "--model.num-encoder-layers 1 --model.num-decoder-layers 1 --model.num-heads 2 --model.head-width 8"
 TINY = {
     "gpt-python": f"{_TRAIN} {_LAYERS}",
-    "bert-python": f"{_TRAIN} {_LAYERS} --model.mlp-width 32",
+    "bert-python": f"{_TRAIN} {_LAYERS} --model.mlp-width 32 --model.attention-dropout 0",
     "t5-python": f"{_TRAIN} {_SIDES} --model.mlp-width 32",
 }
 LOSSES = {

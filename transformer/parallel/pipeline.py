@@ -120,7 +120,7 @@ class Pipeline:
         late = _placed(leaf, None, AXIS, _rows_axes(leaf.shape[2]))[self.stages - 1 :]
         kept = jnp.where(_like(last, late[0])[None], late, jnp.zeros((), leaf.dtype))
         # All but one are zeros, so a sum in the dtype of the activations is exact.
-        micro_MR = jax.lax.reduce(kept, jnp.zeros((), leaf.dtype), jax.lax.add, (1,))
+        micro_MR = jax.lax.reduce_sum(kept, axes=(1,))
         return jnp.swapaxes(micro_MR, 0, 1).reshape(-1, *micro_MR.shape[2:])
 
 
