@@ -71,7 +71,8 @@ class Session:
 
     @functools.cached_property
     def mesh(self) -> Mesh:
-        """The devices; raises UserError where there are too few, or where they do not divide a microbatch."""
+        """The devices; raises UserError where there are too few, or where they do not divide a microbatch, be it of
+        accumulation or of a pipeline."""
         mesh, train = make_mesh(self.experiment.mesh), self.experiment.train
         rows, parts = train.batch_size // train.accumulation, batch_divisor(mesh)
         if rows % parts:
@@ -80,7 +81,7 @@ class Session:
                 f"--train.batch-size {train.batch_size}{cut} = {rows} rows are not divided by the mesh's "
                 f"data x fsdp = {parts} devices: change one of them"
             )
-        pipeline_on(mesh, self.experiment.execution.microbatches, rows)
+        pipeline_on(mesh, self.experiment.execution.microbatches, rows)  # which refuses microbatches that do not divide
         return mesh
 
     @functools.cached_property
