@@ -14,6 +14,7 @@ from transformer.layers.execution import Execution
         ("attention", "flash", "unknown attention 'flash'; choose from: auto, reference, xla, cudnn"),
         ("remat", "everything", "unknown remat 'everything'; choose from: none, full, dots, projections"),
         ("unroll", -1, "unroll is -1"),
+        ("microbatches", 0, "microbatches is 0"),
     ],
 )
 def test_wrong_names_are_refused(field, value, message):

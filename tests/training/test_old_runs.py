@@ -1,8 +1,8 @@
 """What an earlier release computed: losses of three presets made tiny, and a run of its that goes on.
 
-`old_run.zip` holds that run: its corpus, and the folder that four updates of `TINY["gpt-python"]` left, with its one
-checkpoint. The numbers here were printed by the same release. They hold to 1e-6 and not to the last bit, since XLA's
-code for a CPU, and with it the order of its sums, depends on which CPU it is.
+`old_run.zip` holds that run: its corpus, and the folder that four updates of `TINY["gpt-python"]` with a dropout of 0.1
+left, with its one checkpoint. The losses of presets were printed by an earlier release, without dropout. They hold to
+1e-6 and not to the last bit, since XLA's code for a CPU, and with it the order of its sums, depends on which CPU it is.
 """
 
 import shutil
@@ -21,22 +21,25 @@ from transformer.training import loop
 ARCHIVE = Path(__file__).parent / "old_run.zip"
 _TRAIN = """--data.tokenizer bytes --train.seq-len 32 --train.batch-size 8 --train.eval-every 4 --train.eval-batches 2
 --train.log-every 1 --mesh.data 1 --checkpoint.every 4 --optimizer.schedule constant --optimizer.warmup-steps 2
---model.vocab-size 384 --model.width 16 --model.dropout 0.1 --train.steps 4"""
+--model.vocab-size 384 --model.width 16 --model.dropout 0 --train.steps 4"""
 _LAYERS = "--model.num-layers 2 --model.num-heads 2 --model.context-length 32"
 _SIDES = "--model.num-encoder-layers 1 --model.num-decoder-layers 1 --model.num-heads 2 --model.head-width 8"
 TINY = {
     "gpt-python": f"{_TRAIN} {_LAYERS}",
-    "bert-python": f"{_TRAIN} {_LAYERS} --model.mlp-width 32",
+    "bert-python": f"{_TRAIN} {_LAYERS} --model.mlp-width 32 --model.attention-dropout 0",
     "t5-python": f"{_TRAIN} {_SIDES} --model.mlp-width 32",
 }
 LOSSES = {
-    "gpt-python": [5.968496799468994, 5.973178386688232, 5.801110744476318, 5.480224609375, 5.162383079528809],
-    "bert-python": [6.646303176879883, 6.657029628753662, 6.594036102294922, 6.509224891662598, 5.649094090317234],
-    "t5-python": [6.343640327453613, 6.142947673797607, 6.329598903656006, 6.12627649307251, 6.038056373596191],
+    "gpt-python": [5.970710754394531, 5.9733171463012695, 5.792660713195801, 5.4677863121032715, 5.155581474304199],
+    "bert-python": [6.646903038024902, 6.661592960357666, 6.586112976074219, 6.4992828369140625, 5.644205729166667],
+    "t5-python": [6.221405506134033, 6.027650356292725, 6.155831336975098, 5.968594074249268, 6.02064323425293],
 }
 """Preset -> the losses of its updates, the last of the validation part after them."""
-WENT_ON = [5.176149845123291, 4.879806041717529, 4.557058334350586]
-"""The losses of two more updates of the GPT, the last of the validation part after them."""
+ARCHIVED = [5.968496799468994, 5.973178386688232, 5.801110744476318, 5.480224609375]
+"""The losses that the archived run recorded: with dropout, of which today's draws differ (a key a row, so that numbers
+depend neither on microbatches nor on meshes)."""
+WENT_ON = [5.175295352935791, 4.878946781158447, 4.557028770446777]
+"""The losses of two more updates of it, today, the last of the validation part after them."""
 
 
 @pytest.fixture(scope="module")
@@ -66,5 +69,5 @@ def test_a_run_of_an_earlier_release_goes_on(folder, tmp_path):
     shutil.copytree(folder / "run", tmp_path / "run")
     assert verify(tmp_path / "run" / "checkpoints" / "4") == []
     found = run(folder, "--workdir", tmp_path / "run", "--train.steps", 6, "--data.changed", True)
-    np.testing.assert_allclose(found[:4], LOSSES["gpt-python"][:4], rtol=1e-6)
+    np.testing.assert_allclose(found[:4], ARCHIVED, rtol=1e-6)
     np.testing.assert_allclose(found[4:], WENT_ON, rtol=1e-6)

@@ -21,6 +21,7 @@ from transformer.ops.attention import IMPLEMENTATIONS
 from transformer.ops.rows import numbered, row_numbers
 from transformer.parallel.context import CONTEXTS
 from transformer.parallel.pipeline import Pipeline, pipeline_of
+from transformer.parallel.rules import RESIDUAL, constrain
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
@@ -168,7 +169,8 @@ class Stack(nn.Module):
             layer = jax.checkpoint(layer, policy=policy, prevent_cse=unroll >= layers)
         stacked, common = ((None, keys_N, per_layer), params) if self.shared else ((params, keys_N, per_layer), None)
         rows_B = row_numbers(jax.tree.leaves(x)[0].shape[0])
-        return pipeline.run(layer, x, stacked, common, (shared, rows_B), unroll=unroll)
+        x, sums = pipeline.run(layer, x, stacked, common, (shared, rows_B), unroll=unroll)
+        return jax.tree.map(lambda x_BTD: constrain(x_BTD, *RESIDUAL), x), sums
 
 
 def _has_cache(per_layer: Any) -> bool:

@@ -94,8 +94,7 @@ class Pipeline:
             x, moving = jax.tree.map(lambda old, new: jnp.where(_like(stage_S == 0, old), new, old), held, new)
             works_S = (stage_S <= at) & (at < stage_S + self.microbatches)
             x, sums = jax.vmap(stage, spmd_axis_name=AXIS)(works_S, x, moving, stacked, common, still)
-            passed_on = jax.tree.map(lambda leaf: _staged(jnp.roll(leaf, 1, axis=0)), (x, moving))
-            return passed_on, (x, sums)
+            return jax.tree.map(_passed_on, (x, moving)), (x, sums)
 
         nothing = jax.tree.map(lambda leaf: _staged(jnp.zeros(leaf.shape[1:], leaf.dtype), batch=True), entering)
         remat = jax.checkpoint(tick, prevent_cse=False, policy=jax.checkpoint_policies.nothing_saveable)
@@ -118,10 +117,10 @@ class Pipeline:
     def _left(self, leaf: jax.Array) -> jax.Array:
         """Returns the rows [B, ...] that left the last stage, of all stages' outputs [ticks, S, R, ...]."""
         last = jnp.arange(self.stages, dtype=jnp.int32) == self.stages - 1
-        late = leaf[self.stages - 1 :]
+        late = _placed(leaf, None, AXIS, _rows_axes(leaf.shape[2]))[self.stages - 1 :]
         kept = jnp.where(_like(last, late[0])[None], late, jnp.zeros((), leaf.dtype))
         # All but one are zeros, so a sum in the dtype of the activations is exact.
-        micro_MR = jax.lax.reduce(kept, jnp.zeros((), leaf.dtype), jax.lax.add, (1,))
+        micro_MR = jax.lax.reduce_sum(kept, axes=(1,))
         return jnp.swapaxes(micro_MR, 0, 1).reshape(-1, *micro_MR.shape[2:])
 
 
@@ -214,6 +213,24 @@ def _placed(leaf: jax.Array, *axes: Any) -> jax.Array:
         return leaf
     spec = PartitionSpec(*axes, *(_FREE for _ in leaf.shape[len(axes) :]))
     return jax.lax.with_sharding_constraint(leaf, spec)
+
+
+def _passed_on(leaf: jax.Array) -> jax.Array:
+    """Returns each stage's array [S, ...] at the next stage."""
+    return _permuted(leaf) if jnp.issubdtype(leaf.dtype, jnp.inexact) else _rolled(leaf, 1)
+
+
+def _rolled(leaf: jax.Array, by: int) -> jax.Array:
+    return _staged(jnp.roll(leaf, by, axis=0))
+
+
+@jax.custom_vjp
+def _permuted(leaf: jax.Array) -> jax.Array:
+    """Returns `leaf` rolled; its gradient is rolled back, by one permute. Of a roll's, the compiler makes two."""
+    return _rolled(leaf, 1)
+
+
+_permuted.defvjp(lambda leaf: (_rolled(leaf, 1), None), lambda _, gradient: (_rolled(gradient, -1),))
 
 
 def _only_if(works: jax.Array, tree: Any) -> Any:
