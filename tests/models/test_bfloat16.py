@@ -29,10 +29,21 @@ VARIANTS = {
     "all biases": dataclasses.replace(LLAMA, attention_biases="all", mlp_biases=True),
     "t5 1.0": dataclasses.replace(TINY["t5"], gated=False, tie_embeddings=True, activation="gelu_tanh"),
 }
+
+
 # With ReLU, T5's gradients by its distances are off by 1 to 4 % whatever the dtype of the sums, also with all of
 # attention in float32; with GELU by 1 %. The likely cause is ReLU's derivative, which jumps at 0, where rounding puts
 # some values on the other side. So it is the sums that are held to 1 % here, and not T5's own activation.
-FAMILIES = TINY | {"t5": dataclasses.replace(TINY["t5"], activation="gelu_tanh")}  # T5 1.1 and mT5
+def all_experts(config):
+    """The config with every token going to every expert: which it chooses is not told by a rounded score."""
+    experts = dataclasses.replace(
+        config.experts, experts_per_token=config.experts.num_experts, groups_per_token=1, groups=1
+    )
+    return dataclasses.replace(config, experts=experts)
+
+
+MIXTURES = {name: all_experts(config) for name, config in TINY.items() if config.routing is not None}
+FAMILIES = TINY | MIXTURES | {"t5": dataclasses.replace(TINY["t5"], activation="gelu_tanh")}  # T5 1.1 and mT5
 
 
 def make_batch(config, rng):
@@ -109,8 +120,11 @@ def by_layer(config, tree):
 
 
 def distances(have, want):
-    """Returns path -> the length of the difference over that of what is wanted."""
-    return {path: np.linalg.norm(have[path] - want[path]) / np.linalg.norm(want[path]) for path in want}
+    """Returns path -> the length of the difference over that of what is wanted; experts' biases have no gradient."""
+    lengths = {
+        path: np.linalg.norm(array) for path, array in want.items() if not path.split("[")[0].endswith("router/bias")
+    }
+    return {path: np.linalg.norm(have[path] - want[path]) / length for path, length in lengths.items()}
 
 
 def check(config, most=0.01):

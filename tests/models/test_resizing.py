@@ -13,10 +13,12 @@ from transformer.errors import UserError
 from transformer.models import FAMILIES
 from transformer.models.architecture import Architecture
 from transformer.models.conventions import num_params
+from transformer.models.deepseek import DeepseekConfig
 from transformer.models.distilbert import DistilBertConfig
 from transformer.models.gpt1 import GPT1Config
 from transformer.models.llama import LlamaConfig
 from transformer.models.marian import MarianConfig
+from transformer.models.olmoe import OlmoeConfig
 from transformer.models.resizing import Shaping, scaled, shallowest
 from transformer.models.roberta import RobertaConfig
 from transformer.models.spanbert import SpanBertConfig
@@ -35,6 +37,8 @@ BASES: dict[str, Architecture] = {
     "bart": configs.get("bart-base").model,
     "marian": MarianConfig(num_decoder_layers=2),
     "gpt1": GPT1Config(),
+    "olmoe": OlmoeConfig(),
+    "deepseek": DeepseekConfig(first_dense=0),  # of one layer at least
     "roberta": RobertaConfig(),
     "distilbert": DistilBertConfig(),
     "spanbert": SpanBertConfig(),

@@ -225,24 +225,25 @@ def layers(
         pairs = {"encoder": "encoder_hidden_states", "decoder": "decoder_hidden_states"}
     backbone = architecture.abstract_params()["backbone"]
     for prefix, name in pairs.items():
-        stack = _stack_states(intermediates, prefix)
+        stacks = _stack_states(intermediates, prefix)
         last_norm = "final_norm" in (backbone[prefix] if prefix else backbone)
         states = [state.numpy() for state in theirs[name]]
-        ours = [stack["embedded"], *stack["layers"]["hidden"]]
+        ours = [stacks[0]["embedded"], *(state for stack in stacks for state in stack["layers"]["hidden"])]
+        group = (len(states) - 1) // (len(ours) - 1)  # layers that a step of the stack runs
+        states = states[::group]
         mask = inputs["decoder_segment_ids" if prefix == "decoder" else "segment_ids"] > 0
         for index, (have, want) in enumerate(list(zip(ours, states, strict=True))[: -1 if last_norm else None]):
-            label = "embeddings" if index == 0 else f"layer {index - 1}"
+            label = "embeddings" if index == 0 else f"layer {index * group - 1}"
             yield f"{prefix} {label}".strip(), np.asarray(have), want, mask
 
 
-def _stack_states(tree: Any, prefix: str) -> Any:
-    """Returns the intermediates of a stack, below the module named `prefix` if one is given."""
+def _stack_states(tree: Any, prefix: str) -> list[Any]:
+    """Returns the intermediates of the stacks in their order, below the module named `prefix` if one is given."""
     if not isinstance(tree, Mapping):
-        return None
+        return []
     if "embedded" in tree and not prefix:
-        return tree
-    parts = (_stack_states(part, "" if name == prefix else prefix) for name, part in tree.items())
-    return next((part for part in parts if part is not None), None)
+        return [tree]
+    return [stack for name in sorted(tree) for stack in _stack_states(tree[name], "" if name == prefix else prefix)]
 
 
 def _difference(have: np.ndarray, want: np.ndarray, real: np.ndarray) -> tuple[float, float]:

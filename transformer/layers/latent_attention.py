@@ -59,7 +59,7 @@ class LatentAttention(nn.Module):
         heads = (self.num_heads, self.head_width + self.rotary_width)
         self.query = Linear(heads, ("embed", "heads", "head"), dtype, False, _INIT)
         self.latent = Linear((self.latent_width,), ("embed", "latent"), dtype, False, _INIT)
-        self.rotary_key = Linear((self.rotary_width,), ("embed", "head"), dtype, False, _INIT)
+        self.rotary_key = Linear((self.rotary_width,), ("embed", "latent"), dtype, False, _INIT)
         self.latent_norm = RMSNorm(self.norm_epsilon, dtype)
         self.expansion = Expansion(self.num_heads, self.latent_width, self.head_width, self.value_width)
         self.out = Linear((self.width,), ("heads", "head", "embed"), dtype, False, _INIT)

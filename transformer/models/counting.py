@@ -58,7 +58,8 @@ class AttentionCount(NamedTuple):
     """What one attention module computes for one example, in all layers that it stands for."""
 
     heads: int
-    head_width: int
+    head_width: float
+    """The mean of the widths of keys and of values, which latent attention alone has apart."""
     pairs: float
     """Pairs of a query and a key, added up over the layers."""
 
@@ -110,9 +111,12 @@ class Counts:
 
     def attentions(self, length: int, target_length: int = 0, *, causal: bool = False) -> Iterator[AttentionCount]:
         """Yields what each attention module computes; arguments as `flops_by_kind`'s."""
+        out_shapes = {each.path: each.shape for each in self.parameters if each.path.endswith("/out/kernel")}
         for parameter in self.parameters:
             if parameter.path.endswith("/query/kernel"):
-                heads, head_width = parameter.shape[-2:]
+                heads, key_width = parameter.shape[-2:]
+                value_width = out_shapes[parameter.path.replace("/query/", "/out/")][-2]
+                head_width = key_width if key_width == value_width else (key_width + value_width) / 2
                 layers = parameter.layers * self._runs(parameter)
                 pairs = layers * self._pairs(parameter, length, target_length, causal=causal)
                 yield AttentionCount(heads, head_width, pairs)

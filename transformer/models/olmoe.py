@@ -83,7 +83,10 @@ class JointNormAttention(Attention):
             norm = self.query_norm if name == "query" else self.key_norm
             joint_BTX = heads_BTHK.reshape(*heads_BTHK.shape[:2], -1)
             heads_BTHK = norm(joint_BTX).reshape(heads_BTHK.shape)
-        return heads_BTHK if self.clip is None else jnp.clip(heads_BTHK, -self.clip, self.clip)
+        if self.clip is None:
+            return heads_BTHK
+        # In bfloat16, jax 0.10.2 on a CPU loses the gradients of queries and keys in large batches.
+        return jnp.clip(heads_BTHK.astype(jnp.float32), -self.clip, self.clip).astype(heads_BTHK.dtype)
 
 
 class OlmoeBlock(LlamaBlock):

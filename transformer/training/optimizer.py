@@ -189,7 +189,7 @@ def _promoting(function: Callable) -> Callable:
     return call
 
 
-BLOCK_AXES = frozenset({"heads", "kv_heads", "mlp"})
+BLOCK_AXES = frozenset({"heads", "kv_heads", "latent", "mlp"})
 """An axis of every kernel of a block, and of no embedding's or head's."""
 
 
