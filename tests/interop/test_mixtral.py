@@ -143,6 +143,7 @@ OLMOE_1B_7B = {
 )
 def test_published_configs_are_the_presets(family, published, preset):
     want = configs.get(preset).model
+    assert isinstance(want, LlamaConfig)
     assert want.experts is not None
     # The z-loss is no field of Transformers'.
     want = dataclasses.replace(want, experts=dataclasses.replace(want.experts, z_loss=0.0))
