@@ -150,7 +150,9 @@ class Stack(nn.Module):
 
     def _pipelined(self, pipeline: Pipeline, x: Any, per_layer: Any, shared: Any, static: Any) -> tuple[Any, Any]:
         """Returns what `__call__` does, by a pipeline: as a pure function of the stack's parameters and of its keys."""
-        params, rngs = nn.meta.unbox(self.variables["params"]["layers"]), self.scope.rngs
+        assert self.scope is not None  # of a module that is called
+        params = nn.meta.unbox(self.variables["params"]["layers"])
+        rngs = {name: LazyRng.create(rng) for name, rng in self.scope.rngs.items()}
         # As `nn.scan` splits them: each layer's is of its own, and says where in the model the layers are.
         keys_N = {name: jax.random.split(rng.rng, self.num_layers) for name, rng in rngs.items()}
         places = {name: (*rng.suffix, "layers") for name, rng in rngs.items()}
