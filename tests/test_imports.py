@@ -59,7 +59,7 @@ WITHOUT_JAX = ("transformer.data", "transformer.tokenizers", "transformer.scalin
 JAX = {"jax", "flax", "optax", "orbax"}
 # All that models and layers know of meshes: they name axes and ask for a layout by these names; attention and experts
 # also ask for a computation over the mesh, and the stack whether it runs as a pipeline, and hands its layers over.
-OF_PARALLEL = {"constrain", "check_names", "RESIDUAL", "transformer.parallel.experts.dropless"}
+OF_PARALLEL = {"constrain", "check_names", "on_one_device", "RESIDUAL", "transformer.parallel.experts.dropless"}
 OF_CONTEXT = {"transformer.parallel.context.attention_in_context", "transformer.parallel.context.CONTEXTS"}
 OF_PIPELINE = {f"transformer.parallel.pipeline.{name}" for name in ("Pipeline", "pipeline_of")}
 MESHES = {

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer.ops.elementwise import dropout
-from transformer.ops.rows import numbered
+from transformer.ops.elementwise import dropout, numbered
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer.ops.rows import numbered
+from transformer.ops.elementwise import numbered
 from transformer.parallel.context import balanced
 from transformer.params import flatten, is_names, layer_axes, modules_of, param_names
 from transformer.training.experiment import Experiment

@@ -3,6 +3,7 @@
 Shape letters: B batch, T query length, S key length, D model width, H heads, G key-value heads, K head width.
 """
 
+import functools
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -12,9 +13,9 @@ from transformer.layers.cache import KeysValues, LayerCache
 from transformer.layers.execution import Execution
 from transformer.layers.positions import Rotary
 from transformer.layers.primitives import Initializer, Linear, RMSNorm
-from transformer.ops.attention import Mask
+from transformer.ops.attention import Mask, attention
 from transformer.parallel.context import attention_in_context
-from transformer.parallel.rules import constrain
+from transformer.parallel.rules import constrain, on_one_device
 
 _HEADS = ("activation_batch", "activation_length", "activation_heads", "activation_head")
 _KV_HEADS = ("activation_batch", "activation_length", "activation_kv_heads", "activation_head")
@@ -123,11 +124,12 @@ class Attention(nn.Module):
         if self.rotary is not None:
             query_BTHK = self.rotary(query_BTHK, _needed(positions_BT))
         rate = 0.0 if deterministic else self.dropout
-        out_BTHK = attention_in_context(
+        attend = functools.partial(attention_in_context, context=self.execution.context)
+        attend = attention if on_one_device() else attend
+        out_BTHK = attend(
             query_BTHK,
             *keys_values,
             mask,
-            context=self.execution.context,
             bias=bias,
             scale=self.scale if scale is None else scale,
             implementation=self.execution.attention,

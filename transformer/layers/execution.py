@@ -18,10 +18,10 @@ from transformer.layers.cache import DecoderLayerCache, LayerCache
 from transformer.layers.primitives import recomputed
 from transformer.layers.routing import Routers
 from transformer.ops.attention import IMPLEMENTATIONS
-from transformer.ops.rows import numbered, row_numbers
+from transformer.ops.elementwise import numbered, row_numbers
 from transformer.parallel.context import CONTEXTS
 from transformer.parallel.pipeline import Pipeline, pipeline_of
-from transformer.parallel.rules import RESIDUAL, constrain
+from transformer.parallel.rules import RESIDUAL, constrain, on_one_device
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
@@ -116,7 +116,7 @@ class Stack(nn.Module):
           **static: Python values that every layer gets.
         """
         # Whoever looks inside the layers sees whole batches: without a pipeline, as parameters are made.
-        if not self.is_initializing() and not self.is_mutable_collection("intermediates"):
+        if not (on_one_device() or self.is_initializing() or self.is_mutable_collection("intermediates")):
             rows, cached = jax.tree.leaves(x)[0].shape[0], _has_cache(per_layer)
             if pipeline := pipeline_of(self.execution.microbatches, self.num_layers, rows, cached=cached):
                 return self._pipelined(pipeline, x, per_layer, shared, static)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from transformer.ops.elementwise import dropout
 from transformer.ops.embedding import look_up
-from transformer.parallel.rules import check_names, constrain
+from transformer.parallel.rules import check_names, constrain, on_one_device
 
 Initializer = Callable[..., jax.Array]
 
@@ -77,6 +77,8 @@ class Embedding(nn.Module):
 
     def __call__(self, ids_BT: jax.Array) -> jax.Array:
         """Returns [B, T, D] in the compute dtype."""
+        if on_one_device():
+            return jnp.take(self.embedding, ids_BT, axis=0, mode="clip").astype(self.dtype)
         return look_up(self.embedding, ids_BT, self.dtype, self.names)
 
 

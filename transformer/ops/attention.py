@@ -268,9 +268,9 @@ def _cudnn_can(
     length: a sequence that is split over devices would be refused where the program is compiled.
     """
     return (
-        target_platform() == "gpu"
+        q_BTHK.dtype in (jnp.bfloat16, jnp.float16)
+        and target_platform() == "gpu"
         and not splitting_axes("activation_length")
-        and q_BTHK.dtype in (jnp.bfloat16, jnp.float16)
         and q_BTHK.shape[-1] % 8 == 0
         and q_BTHK.shape[-1] <= 128
         and q_BTHK.shape[-1] == v_BSGK.shape[-1]

@@ -22,8 +22,7 @@ from jax.sharding import PartitionSpec
 from transformer.errors import UserError
 from transformer.ops import blockwise
 from transformer.ops.attention import Mask, attention, check_implementation
-from transformer.ops.elementwise import scaled
-from transformer.ops.rows import numbered, row_numbers
+from transformer.ops.elementwise import numbered, row_numbers, scaled
 from transformer.parallel.local import divides, on_parts, splitting_axes
 from transformer.parallel.rules import constrain
 

@@ -84,6 +84,12 @@ def resolve(
     return PartitionSpec(*spec)
 
 
+def on_one_device() -> bool:
+    """Whether no mesh of several devices is set: nothing is split then."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.empty or mesh.size == 1
+
+
 def constrain(x: jax.Array, *names: str | None, padded: bool = False) -> jax.Array:
     """Fixes how the compiler lays out a large activation on the mesh of today; does nothing where no mesh is set.
 
@@ -95,10 +101,9 @@ def constrain(x: jax.Array, *names: str | None, padded: bool = False) -> jax.Arr
         raise ValueError(f"{len(names)} axis names for shape {x.shape}")
     check_names(names, "an activation")
     rules = [() if name is None else RULES[name] for name in names]
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if on_one_device():
         return x
-    spec = []
+    mesh, spec = jax.sharding.get_abstract_mesh(), []
     for axes, size in zip(rules, x.shape, strict=True):
         # Along a manual axis, `x` is one device's part.
         axes = tuple(axis for axis in split_axes(axes, mesh.shape) if axis not in mesh.manual_axes)

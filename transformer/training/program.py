@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from transformer.layers.routing import Routers, router_losses, router_metrics
 from transformer.models import Architecture
 from transformer.mup import parametrization as mup
-from transformer.ops.rows import numbered
+from transformer.ops.elementwise import numbered
 from transformer.parallel.context import balanced
 from transformer.parallel.copies import summed_over_copies
 from transformer.parallel.layout import with_shardings
