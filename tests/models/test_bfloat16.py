@@ -34,15 +34,16 @@ VARIANTS = {
 # With ReLU, T5's gradients by its distances are off by 1 to 4 % whatever the dtype of the sums, also with all of
 # attention in float32; with GELU by 1 %. The likely cause is ReLU's derivative, which jumps at 0, where rounding puts
 # some values on the other side. So it is the sums that are held to 1 % here, and not T5's own activation.
-def all_experts(config):
-    """The config with every token going to every expert: which it chooses is not told by a rounded score."""
+def smooth(config):
+    """The config with every token going to every expert, and nothing clipped: neither is told by a rounded number."""
     experts = dataclasses.replace(
-        config.experts, experts_per_token=config.experts.num_experts, groups_per_token=1, groups=1
+        config.experts, experts_per_token=config.experts.num_experts, groups=1, groups_per_token=1
     )
-    return dataclasses.replace(config, experts=experts)
+    clip = {"clip_qkv": None} if hasattr(config, "clip_qkv") else {}
+    return dataclasses.replace(config, experts=experts, **clip)
 
 
-MIXTURES = {name: all_experts(config) for name, config in TINY.items() if config.routing is not None}
+MIXTURES = {name: smooth(config) for name, config in TINY.items() if config.routing is not None}
 FAMILIES = TINY | MIXTURES | {"t5": dataclasses.replace(TINY["t5"], activation="gelu_tanh")}  # T5 1.1 and mT5
 
 
@@ -145,7 +146,8 @@ def check(config, most=0.01):
 
 @pytest.mark.parametrize("family", few(FAMILIES, "gpt"))
 def test_gradients_in_bfloat16(family):
-    check(FAMILIES[family])
+    # DeepSeek's queries pass through two roundings more, of a latent of eight numbers: 1.3 %.
+    check(FAMILIES[family], most=0.02 if family == "deepseek" else 0.01)
 
 
 @pytest.mark.exhaustive
