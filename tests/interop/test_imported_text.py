@@ -83,7 +83,6 @@ def continued(model, tokenizer, text, **options):
             ("t5", "tokenizer_config.json"),
         ],
         ("llama", "generation_config.json"),
-        ("t5", "tokenizer_config.json"),
     ),
 )
 def test_text_begins_and_ends_as_in_generate(kind, declared, tmp_path):

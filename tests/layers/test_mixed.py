@@ -34,7 +34,9 @@ def test_layers_that_take_turns_are_groups_and_others_runs():
     assert [*Layout.of([True] * 4).places()] == [("stack/layers/", True, range(4))]
 
 
-@pytest.mark.parametrize("dense_layers", [(0, 2), (0, 1, 3)], ids=["groups", "runs"])
+@pytest.mark.parametrize(
+    "dense_layers", [pytest.param((0, 2), marks=pytest.mark.exhaustive), (0, 1, 3)], ids=["groups", "runs"]
+)
 def test_a_cache_of_mixed_layers_changes_nothing(dense_layers):
     experts = TINY["olmoe"].experts
     config = dataclasses.replace(TINY["llama"], num_layers=4, experts=experts, dense_layers=dense_layers)

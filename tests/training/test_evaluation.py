@@ -10,12 +10,13 @@ from tests.tiny_models import TINY
 from transformer.models import conventions
 from transformer.training import throughput
 from transformer.training.evaluation import evaluate
+from transformer.training.program import Sums
 from transformer.training.throughput import Throughput, peak_flops
 
 
 def test_sums_are_divided_once():
     """Two batches of unequal weight: the mean of their means would be wrong."""
-    batches = [{"nll": 2.0, "weight": 1.0, "accuracy": 1.0}, {"nll": 30.0, "weight": 7.0, "accuracy": 1.0}]
+    batches = [Sums(1.0, {"nll": 2.0, "accuracy": 1.0}, {}), Sums(7.0, {"nll": 30.0, "accuracy": 1.0}, {})]
     found = evaluate(lambda params, batch: jax.tree.map(jnp.float32, batch), None, batches).of_tokens(
         targets_per_byte=0.25
     )

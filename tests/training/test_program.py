@@ -101,7 +101,6 @@ def reference():
             MeshConfig(data=1, fsdp=8),
             MeshConfig(data=2, tensor=2, sequence=2),
         ],
-        MeshConfig(data=2, fsdp=2, tensor=2),
     ),
     ids=str,
 )

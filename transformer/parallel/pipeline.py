@@ -19,11 +19,9 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from transformer.errors import UserError
-from transformer.parallel.layout import batch_divisor
 from transformer.parallel.rules import RULES
 
 AXIS = "pipeline"
-_BATCH = RULES["activation_batch"]
 _FREE = PartitionSpec.UNCONSTRAINED
 
 Layer = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
@@ -162,7 +160,7 @@ def pipeline_on(mesh: Any, microbatches: int | None, rows: int) -> Pipeline | No
     Raises:
       UserError: what is asked for does not divide the rows, or devices do not divide a microbatch's.
     """
-    stages, parts = mesh.shape.get(AXIS, 1), batch_divisor(mesh)
+    stages, parts = mesh.shape.get(AXIS, 1), math.prod(mesh.shape[axis] for axis in _batch_axes(mesh))
     if stages == 1:
         return None
     if microbatches is None:
@@ -203,8 +201,14 @@ def _staged(leaf: jax.Array, *, batch: bool = False) -> jax.Array:
 
 
 def _rows_axes(rows: int) -> Any:
-    divided = rows % math.prod(jax.sharding.get_abstract_mesh().shape[axis] for axis in _BATCH) == 0
-    return _BATCH if divided else _FREE
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = _batch_axes(mesh)
+    return axes if rows % math.prod(mesh.shape[axis] for axis in axes) == 0 else _FREE
+
+
+def _batch_axes(mesh: Any) -> tuple[str, ...]:
+    """Returns the axes that split rows, without those along which a function around this one has its own rows."""
+    return tuple(axis for axis in RULES["activation_batch"] if axis not in mesh.manual_axes)
 
 
 def _placed(leaf: jax.Array, *axes: Any) -> jax.Array:

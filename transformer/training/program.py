@@ -195,7 +195,8 @@ class Program:
                 {"params": params}, **batch["inputs"], deterministic=key is None, rngs=rngs
             )
         loss_sum, weight, metrics = self._objective.loss(outputs, batch)
-        sums, routing = Sums(weight, metrics, outputs.routers), self._architecture.routing
+        routing = self._architecture.routing
+        sums = Sums(weight, metrics, {} if routing is None else outputs.routers)
         if self._balances and routing is not None:
             whole = sums if whole is None else whole
             balance, z = router_losses(sums.routers, whole.routers)
