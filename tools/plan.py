@@ -40,7 +40,7 @@ def main(args: list[str]) -> None:
     from transformer.planning.step import compile_step
 
     step = compile_step(asked.experiment, topology)
-    print("\n".join(report.summary(step, asked.experiment, topology.memory)))
+    print("\n".join([*report.summary(step, asked.experiment, topology.memory), *report.advice(step)]))
     if asked.collectives:
         print()
         print("\n".join(report.collectives(step.collectives)))

@@ -19,7 +19,7 @@ from transformer.parallel.mesh import MeshConfig, make_mesh
 from transformer.planning import absent, report
 from transformer.planning.batch import abstract_batch
 from transformer.planning.chips import CHIPS, topology_of
-from transformer.planning.step import bytes_of
+from transformer.planning.step import CompiledStep, Memory, bytes_of
 from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.program import Program
 
@@ -116,3 +116,19 @@ def test_a_report_adds_up():
     assert reduces.split() == ["all-reduce", "fsdp", "2+", "2.0", "3.0"]
     assert total.split() == ["all", "6+", "7.0", "6.8"]
     assert note.startswith("+ in a loop")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "advised"),
+    [({"all-gather": 8, "reduce-scatter": 8}, False), ({"all-reduce": 8, "all-gather": 1}, True)],
+)
+def test_gathers_that_became_all_reduces_are_told(kinds, advised):
+    def over_fsdp(kind, times):
+        array = Array("bf16", (1024, 1024))
+        return Collective(kind, ("fsdp",), False, 8, times, True, (array,), "", "")
+
+    found = [over_fsdp(kind, times) for kind, times in kinds.items()]
+    step = CompiledStep(make_mesh(MeshConfig(data=1, fsdp=8)), Memory(0, 0, 0, 0, 0), found)
+    lines = list(report.advice(step))
+    assert len(lines) == advised
+    assert all("--mesh.data 4 --mesh.fsdp 2" in line for line in lines)

@@ -35,6 +35,24 @@ def summary(step: CompiledStep, experiment: Experiment, capacity: int) -> Iterat
         yield f"           {share:.0%} of the {capacity / GIB:.1f} GiB that a device has; libraries take some, too"
 
 
+def advice(step: CompiledStep) -> Iterator[str]:
+    """Yields what the program shows that another mesh would do better, a line each."""
+    of_whole_arrays = _over(step, "fsdp", "all-reduce")
+    size = step.mesh.shape["fsdp"]
+    if of_whole_arrays > _over(step, "fsdp", "all-gather", "reduce-scatter"):
+        split = next((part for part in (4, 2) if size % part == 0 and size > part), None)
+        other = f": split it, as by --mesh.data {split} --mesh.fsdp {size // split}" if split else ""
+        yield (
+            f"warning    the compiler gathers and scatters over fsdp {size} by all-reduces of whole arrays, which send "
+            f"twice as much{other}"
+        )
+
+
+def _over(step: CompiledStep, axis: str, *kinds: str) -> float:
+    """Returns the bytes that one device sends in a step along a mesh axis by collectives of some kinds."""
+    return _sent(each for each in step.collectives if each.axes == (axis,) and each.kind in kinds)
+
+
 def collectives(found: Sequence[Collective]) -> Iterator[str]:
     """Yields a table of a step's collectives: those of one place in the source a line, the most sent first; sums."""
     lines: dict[tuple, list[Collective]] = defaultdict(list)
