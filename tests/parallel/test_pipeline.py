@@ -179,6 +179,12 @@ def test_chooses_microbatches(stages, rows, parts, want):
     assert Pipeline(stages, want).describe().startswith("warning: ") == (want < stages)
 
 
+def test_one_row_of_an_update_needs_no_microbatches():
+    """As a replay looks at each row, whatever an update is cut into."""
+    with jax.set_mesh(make_mesh(MeshConfig(data=2, pipeline=4))):
+        assert pipeline_of(4, 4, 1) == Pipeline(4, 1)
+
+
 def test_states_its_bubble():
     assert "idle in 3 of 19 ticks, 16% (the bubble)" in Pipeline(4, 16).describe()
     assert "idle in 3 of 5 ticks, 60% (the bubble): there are fewer microbatches" in Pipeline(4, 2).describe()
@@ -196,6 +202,30 @@ def test_states_its_bubble():
 def test_refuses(microbatches, layers, rows, cached, message):
     with jax.set_mesh(make_mesh(MeshConfig(data=2, pipeline=4))), pytest.raises(UserError, match=message):
         pipeline_of(microbatches, layers, rows, cached=cached)
+
+
+@pytest.mark.parametrize(
+    ("config", "modules"),
+    [
+        (dataclasses.replace(TINY["t5"], num_encoder_layers=2, experts=TINY["olmoe"].experts), 2),
+        (dataclasses.replace(TINY["llama"], num_layers=8, dense_layers=(2, 3), experts=TINY["olmoe"].experts), 2),
+    ],
+    ids=["encoder_decoder", "runs"],
+)
+def test_routers_of_several_stacks_are_told_apart(config, modules):
+    """By the paths that they have without a pipeline: biases are found by them, and none hides another's sums."""
+    params, inputs = nn.meta.unbox(config.abstract_params()), {"tokens": np.tile(EIGHT, (8, 2))}
+    if config.kind == "encoder_decoder":
+        inputs["decoder_tokens"] = inputs["tokens"]
+
+    def shapes(mesh):
+        with jax.set_mesh(make_mesh(mesh)):
+            model = config.build(Execution())
+            return jax.eval_shape(lambda params: model.apply({"params": params}, **inputs).routers, params)
+
+    have, want = shapes(MeshConfig(data=1, pipeline=2)), shapes(MeshConfig(data=1))
+    assert len(want) == modules
+    assert have == want
 
 
 def test_layers_that_are_looked_into_show_whole_batches():

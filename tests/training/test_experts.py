@@ -107,6 +107,7 @@ CASES = [
     ("encoder_decoder", MeshConfig(data=1), 2),
     ("encoder", MeshConfig(data=1), 8),
     ("decoder", MeshConfig(data=4, expert=2), 1),
+    ("decoder", MeshConfig(data=2, pipeline=2, expert=2), 2),
 ]
 
 

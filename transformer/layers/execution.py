@@ -156,11 +156,12 @@ class Stack(nn.Module):
         # As `nn.scan` splits them: each layer's is of its own, and says where in the model the layers are.
         keys_N = {name: jax.random.split(rng.rng, self.num_layers) for name, rng in rngs.items()}
         places = {name: (*rng.suffix, "layers") for name, rng in rngs.items()}
+        path = (*self.scope.path, "layers")  # by which routers' sums are told apart
 
         def layer(x: Any, of_layer: Any, common: Any, shared_and_rows: Any) -> tuple[Any, Any]:
             (stacked, keys, per_layer), (shared, rows_R) = of_layer, shared_and_rows
             lazy = {name: LazyRng.create(key, *places[name]) for name, key in keys.items()}
-            scope = Scope({"params": common if self.shared else stacked}, lazy, mutable=False)
+            scope = Scope({"params": common if self.shared else stacked}, lazy, mutable=False, path=path)
             with numbered(rows_R), recomputed(self.execution.remat != "none"):
                 return self.make_block(parent=scope)(x, per_layer, *shared, **static)
 

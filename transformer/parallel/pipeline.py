@@ -126,7 +126,8 @@ def pipeline_of(microbatches: int | None, layers: int, rows: int, *, cached: boo
     """Returns how the mesh of today runs a stack of `layers` over a batch of `rows`; None: without a pipeline.
 
     Args:
-      microbatches: as `pipeline_on`'s.
+      microbatches: as `pipeline_on`'s. A batch of fewer rows (a probe's, one row of an update examined by itself) leaves
+        it open: an update's own is refused before, where its session begins.
       layers: of the stack.
       rows: of the batch.
       cached: whether the layers read and write a cache of keys and values.
@@ -135,6 +136,7 @@ def pipeline_of(microbatches: int | None, layers: int, rows: int, *, cached: boo
       UserError: stages do not divide the layers, there is a cache, or as `pipeline_on` does.
     """
     mesh = jax.sharding.get_abstract_mesh()
+    microbatches = None if microbatches is None or rows < microbatches else microbatches
     if mesh.empty or (pipeline := pipeline_on(mesh, microbatches, rows)) is None:
         return None
     if cached:
