@@ -138,6 +138,20 @@ def test_gathers_with_dropout():
     assert all((shards[0] != other).any() for other in shards[1:])
 
 
+def test_devices_with_the_same_heads_drop_the_same_probabilities():
+    """One head, which `tensor` cannot split."""
+    q = jnp.zeros((1, 16, 1, 16))
+    with jax.set_mesh(make_mesh(MeshConfig(data=1, sequence=2, tensor=2))):
+        drop = functools.partial(attention_in_context, mask=Mask(), dropout_rate=0.5)
+        out = jax.jit(drop)(q, q, jnp.eye(16)[None, :, None], dropout_key=jax.random.key(0))
+    copies: dict[str, list] = {}
+    for shard in out.addressable_shards:
+        copies.setdefault(str(shard.index), []).append(np.asarray(shard.data))
+    assert [len(same) for same in copies.values()] == [2, 2]
+    for first, second in copies.values():
+        np.testing.assert_array_equal(first, second)
+
+
 @given(st.data())
 @settings(max_examples=15)
 def test_ring_under_any_mask(data):

@@ -124,14 +124,16 @@ def _gathered(q_BTHK, k_BSGK, v_BSGK, mask: Mask, *, bias, scale, dropout_key, *
     """Attention of each device's queries to all keys. Causality saves nothing here: devices run one program, and what
     the last one's queries see is everything."""
 
+    queries, keys = _specs(q_BTHK, k_BSGK)
+    parts = (*(queries[2] or ()), AXIS)
+
     def attend(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropout_key, rows_B):
         k_BSGK, v_BSGK = (_gather(x) for x in (k_BSGK, v_BSGK))
         if dropout_key is not None:  # rows have keys of their own; parts of queries and heads need them
-            dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(("tensor", AXIS)))
+            dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(parts))
         with numbered(rows_B):
             return attention(q_BTHK, k_BSGK, v_BSGK, mask, bias=bias, scale=scale, dropout_key=dropout_key, **options)
 
-    queries, keys = _specs(q_BTHK, k_BSGK)
     of_bias = (
         None if bias is None else _spec(bias, "activation_batch", queries[2] and _QUERIES[2], "activation_length", None)
     )

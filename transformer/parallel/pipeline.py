@@ -126,8 +126,8 @@ def pipeline_of(microbatches: int | None, layers: int, rows: int, *, cached: boo
     """Returns how the mesh of today runs a stack of `layers` over a batch of `rows`; None: without a pipeline.
 
     Args:
-      microbatches: as `pipeline_on`'s. A batch of fewer rows (a probe's, one row of an update examined by itself) leaves
-        it open: an update's own is refused before, where its session begins.
+      microbatches: as `pipeline_on`'s. A batch of fewer rows (one of an update, looked at by itself) leaves it open:
+        an update's own is refused before, where its session begins.
       layers: of the stack.
       rows: of the batch.
       cached: whether the layers read and write a cache of keys and values.
