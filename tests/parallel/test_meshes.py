@@ -11,7 +11,16 @@ from jax.sharding import PartitionSpec as P
 from tests.exhaustive import few
 from tests.tiny_experiments import batch_of, experiment_of
 from tests.tiny_models import TINY, random_params
-from transformer.debugging.parallel_check import Difference, Reference, Verdict, blamed, checked, meshes, share
+from transformer.debugging.parallel_check import (
+    Difference,
+    Reference,
+    Verdict,
+    blamed,
+    checked,
+    meshes,
+    share,
+    without_dropout,
+)
 from transformer.layers.experts import ExpertsConfig
 from transformer.objectives import objective as objectives
 from transformer.ops.attention import Mask
@@ -65,6 +74,17 @@ def test_no_mesh_changes_the_numbers(case, number_of_axes):
 )
 def test_all_axes_leave_the_numbers_of_a_decoder_as_they_are(mesh):
     assert reference_of("decoder").compare(mesh).first is None
+
+
+@pytest.mark.exhaustive
+def test_dropout_is_compared_where_meshes_do_not_change_its_masks():
+    """By rows; of a sequence in parts, all else is compared."""
+    model = dataclasses.replace(TINY["bert"], num_layers=1, dropout=0.1, attention_dropout=0.1)
+    reference = Reference(experiment_of(model), [batch_of(model)])
+    for mesh in (MeshConfig(data=2), MeshConfig(data=1, sequence=2)):
+        assert reference.compare(mesh).first is None
+    undropped = Reference(without_dropout(experiment_of(model)), [batch_of(model)])
+    assert undropped.outcome.losses != reference.outcome.losses
 
 
 def test_the_meshes_are_all_axes_and_all_pairs():
