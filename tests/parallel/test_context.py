@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.exhaustive import few
 from transformer.errors import UserError
 from transformer.ops import blockwise
 from transformer.ops.attention import Mask, attention
@@ -36,10 +37,12 @@ MASKS = {
 }
 
 
-def arrays(*, heads: tuple[int, int] = (H, G), source: int = T, dtype=jnp.float32) -> tuple[jax.Array, ...]:
+def arrays(
+    *, heads: tuple[int, int] = (H, G), source: int = T, value_width: int | None = None, dtype=jnp.float32
+) -> tuple[jax.Array, ...]:
     """Queries, keys, values, and the output's cotangent."""
-    rng = np.random.default_rng(0)
-    shapes = (B, T, heads[0], K), (B, source, heads[1], K), (B, source, heads[1], K), (B, T, heads[0], K)
+    rng, V = np.random.default_rng(0), value_width or K
+    shapes = (B, T, heads[0], K), (B, source, heads[1], K), (B, source, heads[1], V), (B, T, heads[0], V)
     return tuple(jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes)
 
 
@@ -77,6 +80,13 @@ ALWAYS = {("gather", "prefix and window"), ("ring", "prefix and window"), ("ring
 )
 def test_equals_one_device(context, name):
     values = *arrays(), MASKS[name]
+    assert_close(over(MESH, context, *values), with_gradients(reference, *values))
+
+
+@pytest.mark.parametrize("context", few(["gather", "ring"], "ring"))
+def test_values_of_another_width(context):
+    """As of attention over latents."""
+    values = *arrays(value_width=K + 2), MASKS["packed"]
     assert_close(over(MESH, context, *values), with_gradients(reference, *values))
 
 

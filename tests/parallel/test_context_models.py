@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -119,6 +120,15 @@ def test_with_rematerialisation_and_chunks(context, remat, chunk):
 def test_masked_words_over_a_split_sequence(places):
     have = gradients("roberta", {"data": 1, "sequence": 4}, places)
     assert_equal(have, gradients("roberta", ONE, places))
+
+
+@pytest.mark.parametrize("family", ["llama", "deepseek"])
+def test_decoders_attend_in_a_ring_if_asked(family):
+    """Where a layer left that to the compiler, numbers would be the same, and each device's memory not."""
+    model, tokens = TINY[family].build(Execution(context="ring")), jnp.zeros((B, T), jnp.int32)
+    with jax.set_mesh(make_mesh(MeshConfig(data=1, sequence=4))):
+        traced = jax.make_jaxpr(lambda params: model.apply({"params": params}, tokens).hidden_BTD)
+        assert "ppermute" in str(traced(nn.meta.unbox(TINY[family].abstract_params())))
 
 
 def test_ring_refuses_relative_biases():
