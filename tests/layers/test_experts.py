@@ -16,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.exhaustive import few
+from tests.tiny_models import TINY
 from transformer.errors import UserError
+from transformer.layers.execution import Execution
 from transformer.layers.experts import Experts, ExpertsConfig
 from transformer.layers.routing import choose, router_losses, router_metrics
 from transformer.ops.grouped import grouped_dot, grouped_outer
@@ -277,3 +279,11 @@ def test_metrics_of_an_even_and_of_one_sided_routing():
 def test_bad_experts_are_refused_in_a_line(change, words):
     with pytest.raises(UserError, match=words):
         dataclasses.replace(CONFIG, **change)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "spanbert"])
+def test_encoders_hand_back_what_their_routers_sum_up(family):
+    config = dataclasses.replace(TINY[family], experts=TINY["olmoe"].experts)
+    params, tokens = nn.meta.unbox(config.abstract_params()), jnp.zeros((2, 16), jnp.int32)
+    output = jax.eval_shape(lambda params: config.build(Execution()).apply({"params": params}, tokens), params)
+    assert list(output.routers) == ["backbone/stack/layers/mlp"]

@@ -95,8 +95,8 @@ class SpanBert(Encoder):
           boundary_right: int32 [B, P], the place of the token after its span.
           boundary_offset: int32 [B, P], the word's place in its span, from 0.
         """
-        hidden_BTD, _ = self.encode(tokens, positions, segment_ids, token_types, deterministic=deterministic)
-        output = self.predict(hidden_BTD, masked_positions, deterministic=deterministic)
+        hidden_BTD, routers = self.encode(tokens, positions, segment_ids, token_types, deterministic=deterministic)
+        output = self.predict(hidden_BTD, masked_positions, deterministic=deterministic).replace(routers=routers)
         if self.config.head != "pretraining" or boundary_left is None:
             return output
         if boundary_right is None or boundary_offset is None:
