@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from transformer.errors import UserError
-from transformer.parallel.local import divides, on_parts, splitting_axes, target_platform
+from transformer.parallel.local import divides, dividing_axes, on_parts, splitting_axes, target_platform
 
 
 class _Settings(NamedTuple):
@@ -129,15 +129,8 @@ def _split(hidden_shape: tuple[int, ...], kernel_shape: tuple[int, ...]) -> _Spl
     batch = splitting_axes("activation_batch")
     if not divides(batch, hidden_shape[0]):
         return _Split()
-    length, vocab, embed = (
-        axes if divides(axes, size) else ()
-        for axes, size in (
-            (splitting_axes("activation_length"), hidden_shape[1]),
-            (splitting_axes("vocab"), kernel_shape[0]),
-            (splitting_axes("embed"), kernel_shape[1]),
-        )
-    )
-    return _Split(batch, length, vocab, embed)
+    vocab, embed = (dividing_axes(name, size) for name, size in zip(("vocab", "embed"), kernel_shape, strict=True))
+    return _Split(batch, dividing_axes("activation_length", hidden_shape[1]), vocab, embed)
 
 
 def _on_device(

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 
 from transformer.errors import UserError
 from transformer.ops.elementwise import scaled
-from transformer.parallel.local import divides, on_parts, partly_local, splitting_axes
+from transformer.parallel.local import divides, dividing_axes, on_parts, partly_local, splitting_axes
 
 
 def cudnn_attention(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropout_rate, key):
@@ -53,9 +53,11 @@ def _kernel(q_BTHK, k_BSGK, v_BSGK, bias, mask, **options):
 
 def _on_parts(kernel, q_BTHK, k_BSGK, bias, mask):
     """Returns the kernel, each device taking its rows and heads of whole arrays such as these."""
-    batch, heads = splitting_axes("activation_batch"), splitting_axes("activation_heads")
-    batch = batch if divides(batch, q_BTHK.shape[0]) else ()
-    heads = heads if divides(heads, q_BTHK.shape[2]) and divides(heads, k_BSGK.shape[2]) else ()
+    batch, heads = (
+        dividing_axes("activation_batch", q_BTHK.shape[0]),
+        dividing_axes("activation_heads", q_BTHK.shape[2]),
+    )
+    heads = heads if divides(heads, k_BSGK.shape[2]) else ()
 
     def of_scores(x):  # [B or 1, H or 1, T, S]
         return None if x is None else PartitionSpec(batch if x.shape[0] > 1 else (), heads if x.shape[1] > 1 else ())

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from transformer.parallel.local import divides, on_parts, splitting_axes
+from transformer.parallel.local import divides, dividing_axes, on_parts, splitting_axes
 from transformer.parallel.rules import constrain
 
 
@@ -60,15 +60,8 @@ def _split(table_shape: tuple[int, ...], ids_shape: tuple[int, ...], names: tupl
     batch = splitting_axes("activation_batch")
     if not divides(batch, ids_shape[0]):
         return _Split()
-    length, rows, width = (
-        axes if divides(axes, size) else ()
-        for axes, size in (
-            (splitting_axes("activation_length"), ids_shape[1]),
-            (splitting_axes(names[0]), table_shape[0]),
-            (splitting_axes(names[1]), table_shape[1]),
-        )
-    )
-    return _Split(batch, length, rows, width)
+    rows, width = (dividing_axes(name, size) for name, size in zip(names, table_shape, strict=True))
+    return _Split(batch, dividing_axes("activation_length", ids_shape[1]), rows, width)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))

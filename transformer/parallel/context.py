@@ -23,7 +23,7 @@ from transformer.errors import UserError
 from transformer.ops import blockwise
 from transformer.ops.attention import Mask, attention, check_implementation
 from transformer.ops.elementwise import numbered, row_numbers, scaled
-from transformer.parallel.local import divides, on_parts, splitting_axes
+from transformer.parallel.local import dividing_axes, on_parts
 from transformer.parallel.rules import constrain
 
 AXIS = "sequence"
@@ -235,11 +235,8 @@ def _mesh() -> Any:
 
 def _spec(x: jax.Array, *names: str | None) -> PartitionSpec:
     """Returns how an array is split: by a logical name for each dimension, or None, where the mesh divides it."""
-    spec = []
-    for name, size in zip(names, x.shape, strict=True):
-        axes = splitting_axes(name) if name else ()
-        spec.append(axes if axes and divides(axes, size) else None)
-    return PartitionSpec(*spec)
+    pairs = zip(names, x.shape, strict=True)
+    return PartitionSpec(*((dividing_axes(name, size) or None) if name else None for name, size in pairs))
 
 
 def _specs(q_BTHK: jax.Array, k_BSGK: jax.Array) -> tuple[PartitionSpec, PartitionSpec]:

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from transformer.ops.grouped import grouped_dot, grouped_outer, sum_dtype
-from transformer.parallel.local import on_parts
-from transformer.parallel.rules import RULES
+from transformer.parallel.local import dividing_axes, on_parts
+from transformer.parallel.rules import free_axes
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -44,31 +44,21 @@ def dropless(
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return _Device().mixture(x_BTD, experts_BTK, weights_BTK, kernels, activation)
-    sizes = {axis: size for axis, size in mesh.shape.items() if size > 1 and axis not in mesh.manual_axes}
-    tokens = _token_spec(x_BTD.shape[:2], sizes)
+    split = free_axes(mesh.axis_names, mesh)
+    # A dimension that is not divided (in decoding) is not split.
+    axes = (dividing_axes("activation_batch", x_BTD.shape[0]), dividing_axes("activation_length", x_BTD.shape[1]))
+    tokens = PartitionSpec(*axes, None)
     device = _Device(
-        expert="expert" if "expert" in sizes else None,
-        fsdp="fsdp" if "fsdp" in sizes else None,
-        tensor="tensor" if "tensor" in sizes else None,
-        splits_tokens="expert" in (tokens[0] or ()),
+        expert="expert" if "expert" in split else None,
+        fsdp="fsdp" if "fsdp" in split else None,
+        tensor="tensor" if "tensor" in split else None,
+        splits_tokens="expert" in axes[0],
     )
     wide = PartitionSpec(device.expert, device.fsdp, device.tensor)
     narrow = PartitionSpec(device.expert, device.tensor, device.fsdp)
     specs = {name: narrow if name == "down" else wide for name in kernels}
     function = functools.partial(device.mixture, activation=activation)
     return on_parts(function, (tokens, tokens, tokens, specs), tokens)(x_BTD, experts_BTK, weights_BTK, kernels)
-
-
-def _token_spec(shape: tuple[int, ...], sizes: Mapping[str, int]) -> PartitionSpec:
-    """Returns how tokens [B, T, ...] lie on the mesh; a dimension that is not divided (in decoding) is not split."""
-    spec = []
-    for name, size in zip(("activation_batch", "activation_length"), shape, strict=True):
-        axes = tuple(axis for axis in RULES[name] if axis in sizes)
-        parts = 1
-        for axis in axes:
-            parts *= sizes[axis]
-        spec.append(axes if axes and size % parts == 0 else None)
-    return PartitionSpec(*spec, None)
 
 
 @dataclasses.dataclass(frozen=True)

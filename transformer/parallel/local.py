@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from transformer.parallel.rules import RULES, check_names
+from transformer.parallel.rules import RULES, check_names, free_axes
 
 
 def target_platform() -> str:
@@ -30,9 +30,13 @@ def splitting_axes(name: str) -> tuple[str, ...]:
     mesh there are none.
     """
     check_names((name,), "a local function")
-    mesh = jax.sharding.get_abstract_mesh()
-    free = set(mesh.axis_names) - set(mesh.manual_axes)
-    return tuple(axis for axis in RULES[name] if axis in free and mesh.shape[axis] > 1)
+    return free_axes(RULES[name], jax.sharding.get_abstract_mesh())
+
+
+def dividing_axes(name: str, size: int) -> tuple[str, ...]:
+    """Returns `splitting_axes` where they split a dimension of `size` into equal parts; else none."""
+    axes = splitting_axes(name)
+    return axes if divides(axes, size) else ()
 
 
 def partly_local() -> bool:

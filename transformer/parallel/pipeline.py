@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from transformer.errors import UserError
-from transformer.parallel.rules import RULES
+from transformer.parallel.rules import RULES, free_axes
 
 AXIS = "pipeline"
 _FREE = PartitionSpec.UNCONSTRAINED
@@ -209,8 +209,8 @@ def _rows_axes(rows: int) -> Any:
 
 
 def _batch_axes(mesh: Any) -> tuple[str, ...]:
-    """Returns the axes that split rows, without those along which a function around this one has its own rows."""
-    return tuple(axis for axis in RULES["activation_batch"] if axis not in mesh.manual_axes)
+    """Returns the axes that split rows here."""
+    return free_axes(RULES["activation_batch"], mesh)
 
 
 def _placed(leaf: jax.Array, *axes: Any) -> jax.Array:

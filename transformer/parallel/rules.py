@@ -7,6 +7,7 @@ its mesh axes do not divide are errors, because XLA and Flax would silently repl
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec
@@ -105,8 +106,7 @@ def constrain(x: jax.Array, *names: str | None, padded: bool = False) -> jax.Arr
         return x
     mesh, spec = jax.sharding.get_abstract_mesh(), []
     for axes, size in zip(rules, x.shape, strict=True):
-        # Along a manual axis, `x` is one device's part.
-        axes = tuple(axis for axis in split_axes(axes, mesh.shape) if axis not in mesh.manual_axes)
+        axes = free_axes(axes, mesh)
         parts = math.prod(mesh.shape[axis] for axis in axes)
         divided = size % parts == 0 or (padded and size >= parts)
         spec.append(axes if axes and divided else None)
@@ -116,6 +116,18 @@ def constrain(x: jax.Array, *names: str | None, padded: bool = False) -> jax.Arr
 def split_axes(axes: Sequence[str], mesh_shape: Mapping[str, int]) -> tuple[str, ...]:
     """Returns those of some mesh axes that split anything: they have more than one device."""
     return tuple(axis for axis in axes if mesh_shape.get(axis, 1) > 1)
+
+
+def free_axes(axes: Sequence[str], mesh: Any) -> tuple[str, ...]:
+    """Returns those of some mesh axes that split an array here: with more than one device, and not manual.
+
+    Along a manual axis, a function around this one is written for one device's part already.
+
+    Args:
+      axes: mesh axes, as `RULES` has them.
+      mesh: of devices, or abstract: with axes, or empty.
+    """
+    return tuple(axis for axis in split_axes(axes, mesh.shape) if axis not in mesh.manual_axes)
 
 
 def check_names(names: Sequence[str | None], what: str) -> None:
