@@ -18,9 +18,9 @@ from transformer.models import Architecture
 from transformer.mup import parametrization as mup
 from transformer.ops.elementwise import numbered
 from transformer.parallel.context import balanced
-from transformer.parallel.copies import summed_over_copies
 from transformer.parallel.layout import with_shardings
 from transformer.params import param_names
+from transformer.training.accumulation import added_up, with_row_numbers
 from transformer.training.balance import rebalanced
 from transformer.training.experiment import Experiment
 from transformer.training.optimizer import make_optimizer, make_schedule
@@ -219,30 +219,13 @@ class Program:
         parts = self._accumulation
         if parts == 1:
             return value_and_grad(params, batch, key)
-
-        # Dropout draws by a row's number in the whole batch, which its microbatch brings along.
-        batch = dict(batch) | {"rows": jnp.arange(jax.tree.leaves(batch)[0].shape[0], dtype=jnp.int32)}
-
-        def added_up(function: Callable[..., Any], *more: Any) -> Any:
-            def accumulated(params: Any, batch: Batch, key: jax.Array, *more: Any) -> Any:
-                # Row r goes to microbatch r mod A: each keeps rows of every device, so none is idle and nothing moves.
-                micro = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), batch)
-
-                def body(total: Any, rows: Batch) -> tuple[Any, None]:
-                    return jax.tree.map(jnp.add, total, function(params, rows, key, *more)), None
-
-                shapes = jax.eval_shape(function, params, jax.tree.map(lambda x: x[0], micro), key, *more)
-                zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-                return jax.lax.scan(body, zeros, micro)[0]
-
-            return summed_over_copies(accumulated)(params, batch, key, *more)
-
+        batch = with_row_numbers(batch)
         if not self._balances:
-            return added_up(value_and_grad)
+            return added_up(value_and_grad, parts)(params, batch, key)
         # A microbatch's share of the balance loss has a factor that only the whole batch tells: how many tokens chose
         # each expert. So the layers run forward once more, before; of the head, only the targets' weights are left.
-        whole = added_up(lambda *args: self._loss(*args)[1]._replace(metrics={}))
-        return added_up(value_and_grad, whole)
+        whole = added_up(lambda *args: self._loss(*args)[1]._replace(metrics={}), parts)(params, batch, key)
+        return added_up(value_and_grad, parts)(params, batch, key, whole)
 
     def _mean_gradients(self, state: TrainState, batch: Batch, seed: Any) -> tuple[jax.Array, Sums, Any]:
         (loss_sum, sums), grads = self._summed_gradients(state.params, batch, step_key(seed, state.step))
