@@ -33,15 +33,15 @@ class Command:
 def main(args: list[str]) -> None:
     """Runs the command line."""
     absent.prepare()
-    asked = parse(args)
-    topology = topology_of(asked.chips)
+    flags = parse(args)
+    topology = topology_of(flags.chips)
     absent.check_installed(topology.platform)
     from transformer.planning import report
     from transformer.planning.step import compile_step
 
-    step = compile_step(asked.experiment, topology)
-    print("\n".join([*report.summary(step, asked.experiment, topology.memory), *report.advice(step)]))
-    if asked.collectives:
+    step = compile_step(flags.experiment, topology)
+    print("\n".join([*report.summary(step, flags.experiment, topology.memory), *report.advice(step)]))
+    if flags.collectives:
         print()
         print("\n".join(report.collectives(step.collectives)))
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from transformer.parallel.collectives import Collective
+from transformer.parallel.mesh import described
 from transformer.planning.chips import GIB
 from transformer.planning.step import CompiledStep
 from transformer.training.experiment import Experiment
@@ -18,9 +19,8 @@ def summary(step: CompiledStep, experiment: Experiment, capacity: int) -> Iterat
     memory = step.memory
     hosts = len({device.process_index for device in step.mesh.devices.flat})
     train = experiment.train
-    sizes = " x ".join(f"{axis} {size}" for axis, size in step.mesh.shape.items() if size > 1) or "data 1"
     yield f"devices    {step.mesh.size} x {step.mesh.devices.flat[0].device_kind}, {hosts} host{'s'[: hosts > 1]}"
-    yield f"mesh       {sizes}"
+    yield f"mesh       {described(step.mesh.shape)}"
     cut = f", in {train.accumulation} microbatches" if train.accumulation > 1 else ""
     yield f"step       {experiment.name}: {train.batch_size:,} rows of {train.seq_len:,} tokens{cut}, packed"
     yield (
@@ -53,10 +53,10 @@ def _over(step: CompiledStep, axis: str, *kinds: str) -> float:
     return _sent(each for each in step.collectives if each.axes == (axis,) and each.kind in kinds)
 
 
-def collectives(found: Sequence[Collective]) -> Iterator[str]:
+def collectives(sent_in_step: Sequence[Collective]) -> Iterator[str]:
     """Yields a table of a step's collectives: those of one place in the source a line, the most sent first; sums."""
     lines: dict[tuple, list[Collective]] = defaultdict(list)
-    for collective in found:
+    for collective in sent_in_step:
         axes = "+".join(collective.axes) or "none"
         place = collective.kind, axes + "?" * collective.partial, collective.group, _where(collective)
         lines[place].append(collective)
@@ -68,8 +68,8 @@ def collectives(found: Sequence[Collective]) -> Iterator[str]:
     for kind, axes in sorted({key[:2] for key in lines}):
         members = [member for key, those in lines.items() if key[:2] == (kind, axes) for member in those]
         yield _line(kind, axes, "", members)
-    yield _line("all", "", "", found)
-    if any(not collective.counted for collective in found):
+    yield _line("all", "", "", sent_in_step)
+    if any(not collective.counted for collective in sent_in_step):
         yield "+ in a loop that does not say how often it runs, and counts once"
 
 
