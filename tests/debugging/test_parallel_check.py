@@ -1,15 +1,20 @@
 """tools/parallel_check.py: what it prints, its exit codes, and the small experiment that --shrink makes."""
 
+import dataclasses
+
 import pytest
 
 import configs
 from tests import tool_calls
 from tests.exhaustive import few
+from tests.tiny_experiments import experiment_of
+from tests.tiny_models import TINY
 from tools import parallel_check as tool
 from transformer.data.text.config import TextConfig
 from transformer.debugging import parallel_check
 from transformer.debugging.parallel_check import Difference
 from transformer.debugging.shrunk_experiment import shrunk_experiment
+from transformer.layers.execution import Execution
 from transformer.objectives.causal_lm import CausalLM
 from transformer.training.session import Session
 
@@ -56,6 +61,16 @@ def test_says_what_was_not_checked(call):
     code, out, _ = call("gpt2-xl", "--shrink", "--devices", "3", "--updates", "2", "--model.num-heads", "25")
     assert code == 0
     assert "give the numbers of one, to 1e-05" in out
+
+
+def test_meshes_divide_a_pipelines_microbatches():
+    """The most devices that do; not the most, of which a microbatch of one row would then be refused."""
+    model = dataclasses.replace(TINY["llama"], num_layers=8)
+    experiment = experiment_of(model, execution=Execution(microbatches=8))
+    mesh = {verdict.axes: verdict.mesh for verdict in parallel_check.meshes(experiment, 8)}[frozenset(["pipeline"])]
+    assert mesh.pipeline == 8
+    refusals = {verdict.axes: verdict.refusal for verdict in parallel_check.meshes(experiment, 8)}
+    assert "8 rows / --execution.microbatches 8 = 1 rows" in refusals[frozenset(["data", "pipeline"])]
 
 
 @pytest.mark.parametrize(

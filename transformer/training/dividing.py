@@ -4,12 +4,15 @@ from jax.sharding import AbstractMesh, Mesh
 
 from transformer.errors import UserError
 from transformer.parallel.layout import batch_divisor
+from transformer.parallel.pipeline import pipeline_on
 from transformer.parallel.rules import RULES, resolve, split_axes
 from transformer.training.experiment import Experiment
 
 
 def check_batch(experiment: Experiment, mesh: Mesh | AbstractMesh) -> None:
-    """Raises UserError where the mesh does not divide the rows of a microbatch, or the lengths of sequences."""
+    """Raises UserError where the mesh does not divide the rows of a microbatch, accumulation's or a pipeline's, or the
+    lengths of sequences.
+    """
     train, objective = experiment.train, experiment.objective
     rows, parts = train.batch_size // train.accumulation, batch_divisor(mesh)
     if rows % parts:
@@ -19,6 +22,7 @@ def check_batch(experiment: Experiment, mesh: Mesh | AbstractMesh) -> None:
             f"--train.batch-size {train.batch_size}{cut} = {rows} rows are not divided by the mesh's "
             f"{' x '.join(axes)} = {parts} devices: change one of them (--mesh.{', --mesh.'.join(axes)})"
         )
+    pipeline_on(mesh, experiment.execution.microbatches, rows)
     sequence = mesh.shape["sequence"]
     lengths = {
         f"of --train.seq-len {train.seq_len}": objective.input_length(train.seq_len),

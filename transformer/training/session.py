@@ -208,7 +208,6 @@ def mesh_for(experiment: Experiment, devices: Sequence[Any] | None = None) -> Me
     """
     mesh = make_mesh(experiment.mesh, devices)
     check_batch(experiment, mesh)
-    pipeline_on(mesh, experiment.execution.microbatches, experiment.train.batch_size // experiment.train.accumulation)
     return mesh
 
 
