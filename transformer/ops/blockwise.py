@@ -57,11 +57,11 @@ def unblocked(x: jax.Array) -> jax.Array:
     return x.reshape(x.shape[0], -1, *x.shape[3:])
 
 
-def nothing_seen(q_NBXGRK: jax.Array) -> Partial:
-    """Returns what queries have seen before the first keys."""
-    N, B, X, G, R, K = q_NBXGRK.shape
+def nothing_seen(q_NBXGRK: jax.Array, value_width: int) -> Partial:
+    """Returns what queries have seen before the first keys; values may have another width than queries and keys."""
+    N, B, X, G, R, _ = q_NBXGRK.shape
     zeros, f32 = jnp.zeros((N, B, G, R, X), jnp.float32), jnp.float32
-    return Partial(jnp.zeros((N, B, G, R, X, K), f32), zeros, jnp.full_like(zeros, MASKED / 2))
+    return Partial(jnp.zeros((N, B, G, R, X, value_width), f32), zeros, jnp.full_like(zeros, MASKED / 2))
 
 
 def see(partial: Partial, q_NBXGRK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, mask: Mask) -> Partial:
@@ -132,7 +132,7 @@ def see_backward(
 
     Args:
       dq_NBXGRK: float32; the queries' so far.
-      dkv: the keys' and the values' so far, float32 [B, S, G, K] each.
+      dkv: the keys' and the values' so far, float32, of their shapes.
       q_NBXGRK: queries, scaled; the gradient is of these.
       gradients: what is known of the queries.
       k_BSGK: keys.
@@ -158,8 +158,8 @@ def see_backward(
                 dk_BYGK = jnp.einsum("BGRXY,BXGRK->BYGK", dscores_BGRXY, q_BXGRK, **f32)
                 return dq_BXGRK + jnp.einsum("BGRXY,BYGK->BXGRK", dscores_BGRXY, k_BYGK, **f32), (dk_BYGK, dv_BYGK)
 
-            zeros = jnp.zeros(k_BYGK.shape, jnp.float32)
-            return _where_seen(part, look, lambda dq_BXGRK: (dq_BXGRK, (zeros, zeros)), dq_BXGRK)
+            zeros = jnp.zeros(k_BYGK.shape, jnp.float32), jnp.zeros(v_BYGK.shape, jnp.float32)
+            return _where_seen(part, look, lambda dq_BXGRK: (dq_BXGRK, zeros), dq_BXGRK)
 
         dq_BXGRK, added = jax.lax.scan(of_key_block, dq_BXGRK, keys)
         return jax.tree.map(lambda total, more: total + unblocked(more), dkv, added), dq_BXGRK

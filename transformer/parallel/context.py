@@ -185,7 +185,7 @@ def _ring_forward(parts: int, q_BTHK, k_BSGK, v_BSGK, mask: Mask):
             following = _pass_on(parts, k_BSGK), _pass_on(parts, v_BSGK)
             return (blockwise.see(seen, q_NBXGRK, k_BSGK, v_BSGK, _part(mask, parts, step)), following), None
 
-        carry = blockwise.nothing_seen(q_NBXGRK), (k_BSGK, v_BSGK)
+        carry = blockwise.nothing_seen(q_NBXGRK, v_BSGK.shape[-1]), (k_BSGK, v_BSGK)
         (seen, (k_BSGK, v_BSGK)), _ = jax.lax.scan(turn, carry, jnp.arange(parts - 1, dtype=jnp.int32))
         seen = blockwise.see(seen, q_NBXGRK, k_BSGK, v_BSGK, _part(mask, parts, jnp.int32(parts - 1)))
         return blockwise.finished(seen, dtype)
