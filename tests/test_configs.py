@@ -63,6 +63,14 @@ def test_presets_have_the_published_parameters(name):
     assert configs.get(name).model.num_params() == PARAMETERS[name]
 
 
+def test_balance_losses_are_the_published_ones():
+    """MegaBlocks and DeepSeek divide by the choices of a token, and DeepSeek adds up its 58 layers' losses."""
+    for name, coefficient in {"olmoe-1b-7b": 0.01 / 8, "deepseek-v3": 1e-4 / 8 * 58}.items():
+        experts = configs.get(name).model.routing
+        assert experts is not None
+        assert experts.balance_loss == pytest.approx(coefficient), name
+
+
 @pytest.mark.parametrize(
     ("name", "head", "count"),
     [

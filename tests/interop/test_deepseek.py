@@ -91,7 +91,7 @@ V3 = {
 
 
 def test_the_published_config_is_read():
-    want = DeepseekConfig(rotary_scaling=YarnScaling(40.0, 4096, 32.0, 1.0, 1.0, 1.0))
+    want = DeepseekConfig(context_length=163840, rotary_scaling=YarnScaling(40.0, 4096, 32.0, 1.0, 1.0, 1.0))
     assert DEEPSEEK_V3.read_config(V3, "language_model") == want
     assert want.score_scale == pytest.approx(192**-0.5 * (0.1 * np.log(40) + 1) ** 2)
 

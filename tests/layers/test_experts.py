@@ -19,7 +19,7 @@ from tests.exhaustive import few
 from tests.tiny_models import TINY
 from transformer.errors import UserError
 from transformer.layers.execution import Execution
-from transformer.layers.experts import Experts, ExpertsConfig
+from transformer.layers.experts import Experts, ExpertsConfig, Router
 from transformer.layers.routing import choose, router_losses, router_metrics
 from transformer.ops.grouped import grouped_dot, grouped_outer
 from transformer.parallel.layout import param_shardings
@@ -235,6 +235,21 @@ def test_laws_of_choice(seed):
     np.testing.assert_array_equal(back, choice.experts_BTK)
     np.testing.assert_allclose(moved.weights_BTK, choice.weights_BTK, rtol=1e-5)
     np.testing.assert_array_equal(moved_sums.tokens_E, sums.tokens_E[order])
+
+
+def test_routers_multiply_in_float32_on_every_backend():
+    """By default TPUs multiply float32 in bfloat16, and GPUs in TF32; backward as forward."""
+    router = Router(CONFIG, nn.initializers.normal(0.02))
+    x_BTD = jnp.zeros((1, 3, D), jnp.bfloat16)
+    kernel_DE = jnp.zeros((D, CONFIG.num_experts))
+
+    def total(kernel_DE, x_BTD):
+        return router.apply({"params": {"kernel": kernel_DE}}, x_BTD)[0].sum()
+
+    jaxpr = jax.make_jaxpr(jax.grad(total, argnums=(0, 1)))(kernel_DE, x_BTD)
+    products = [equation.params["precision"] for equation in jaxpr.eqns if equation.primitive.name == "dot_general"]
+    assert len(products) == 3
+    assert set(products) == {(jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)}
 
 
 def test_the_balance_loss_is_transformers():

@@ -44,7 +44,13 @@ def smooth(config):
 
 
 MIXTURES = {name: smooth(config) for name, config in TINY.items() if config.routing is not None}
-FAMILIES = TINY | MIXTURES | {"t5": dataclasses.replace(TINY["t5"], activation="gelu_tanh")}  # T5 1.1 and mT5
+# DeepSeek's queries pass through a latent and its norm. With the 8 numbers of TINY's latent, the first layer's gradient
+# by it is 1.7 % off. A third goes away with weights that bfloat16 holds, and with more numbers less is left:
+# what the layer makes of one of 32 words is rounded alike in every row. It is no sum, for with four times the rows the
+# gradient is 0.9 % off. So the latent is wider here, and the weights are exact (`make_params`): 0.6 %.
+DEEPSEEK = dataclasses.replace(MIXTURES["deepseek"], query_rank=32)
+T5 = dataclasses.replace(TINY["t5"], activation="gelu_tanh")  # T5 1.1 and mT5
+FAMILIES = TINY | MIXTURES | {"deepseek": DEEPSEEK, "t5": T5}
 
 
 def make_batch(config, rng):
@@ -80,13 +86,14 @@ def make_batch(config, rng):
 
 
 def make_params(config, rng):
-    """Parameters as most families draw them, biases zero, T5's larger; by NumPy, so that nothing is compiled for it."""
+    """Parameters as most families draw them, biases zero, T5's larger, DeepSeek's such as bfloat16 holds; by NumPy, so
+    that nothing is compiled for it."""
     std = 0.1 if config.family == "t5" else 0.02
 
     def draw(path, leaf):
         start = {"scale": 1.0, "bias": 0.0}.get(path[-1].key)
         values = rng.normal(scale=std, size=leaf.shape) if start is None else np.full(leaf.shape, start)
-        return values.astype(np.float32)
+        return values.astype("bfloat16" if config.family == "deepseek" else np.float32).astype(np.float32)
 
     return jax.tree_util.tree_map_with_path(draw, nn.meta.unbox(config.abstract_params()))
 
@@ -146,8 +153,7 @@ def check(config, most=0.01):
 
 @pytest.mark.parametrize("family", few(FAMILIES, "gpt"))
 def test_gradients_in_bfloat16(family):
-    # DeepSeek's queries pass through two roundings more, of a latent of eight numbers: 1.3 %.
-    check(FAMILIES[family], most=0.02 if family == "deepseek" else 0.01)
+    check(FAMILIES[family])
 
 
 @pytest.mark.exhaustive

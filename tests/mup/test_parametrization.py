@@ -105,6 +105,13 @@ def test_every_family(family):
     assert all(rows[path][2] == 1 for path in rows if path.endswith(("embedding", "bias", "scale")))
 
 
+def test_a_norm_of_all_heads_together_is_scaled_by_the_width_of_one():
+    path = "backbone/stack/layers/attention/query_norm/scale"
+    assert table(scaled(TINY["olmoe"], 64), MupConfig(16))[path][0] == 1
+    wide_heads = scaled(TINY["olmoe"], 64, head_width=8)
+    assert table(wide_heads, MupConfig(16, base_head_width=4))[path][0] == pytest.approx(2**-0.5)
+
+
 def test_initial_sizes():
     """GPT-2's own: 0.02, and 0.02 (2 N)^-1/2 for what adds to the stream, both times m^-1/2; words as they are."""
     wide = dataclasses.replace(BASE, width=64, num_heads=16, num_layers=8)

@@ -94,6 +94,17 @@ def test_a_step_over_a_split_sequence_is_that_of_one_device(family, context):
     assert_equal(have, gradients(family, ONE))
 
 
+@pytest.mark.parametrize(("context", "collective"), [("gather", "all_gather"), ("ring", "ppermute")])
+@pytest.mark.parametrize("family", [family for family, model in TINY.items() if model.kind == "decoder"])
+def test_keys_come_as_was_asked(family, context, collective):
+    """Equal numbers do not tell: without it the compiler splits attention, in its own way."""
+    with jax.set_mesh(make_mesh(MeshConfig(data=1, sequence=4))):
+        model = TINY[family].build(Execution(context=context))
+        tokens = jnp.zeros((B, T), jnp.int32)
+        jaxpr = jax.make_jaxpr(lambda params: model.apply({"params": params}, tokens))(random_params(TINY[family]))
+    assert f"= {collective}[" in str(jaxpr)
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("context", ["gather", "ring"])
 @pytest.mark.parametrize(

@@ -143,7 +143,8 @@ class Router(nn.Module):
         experts = self.config.num_experts
         # Not split over the experts' devices: each token's scores are compared with each other.
         kernel_DE = parameter(self, "kernel", self.kernel_init, ("embed", "out"), (x_BTD.shape[-1], experts))
-        logits_BTE = x_BTD.astype(jnp.float32) @ kernel_DE
+        # By default a TPU multiplies float32 in bfloat16, and a GPU in TF32.
+        logits_BTE = jnp.matmul(x_BTD.astype(jnp.float32), kernel_DE, precision=jax.lax.Precision.HIGHEST)
         bias_E = None
         if self.config.selection_bias:
             bias_E = parameter(self, "bias", nn.initializers.zeros_init(), ("out",), (experts,))

@@ -46,15 +46,16 @@ V3_EXPERTS = ExpertsConfig(
 
 @dataclasses.dataclass(frozen=True)
 class DeepseekConfig(DecoderConfig):
-    """A model of DeepSeek-V3's kind; the defaults are its own (671,026,419,200 parameters)."""
+    """A model of DeepSeek-V3's kind; the defaults are its own in pretraining (671,026,419,200 parameters)."""
 
     family: ClassVar[str] = "deepseek"
     pre_norm: ClassVar[bool] = True
 
     vocab_size: int = 129280
     """Words."""
-    context_length: int = 163840
-    """The most tokens that the model is made for; no parameter depends on it."""
+    context_length: int = 4096
+    """The most tokens that the model is made for; no parameter depends on it. (Published files have 163,840, with a
+    `rotary_scaling` by 40.)"""
     width: int = 7168
     """Model width: of the residual stream."""
     num_layers: int = 61

@@ -144,7 +144,8 @@ def scaling(architecture: Architecture, mup: MupConfig, optimizer: OptimizerConf
         return None
     boxed = architecture.abstract_params()
     params, others = nn.meta.unbox(boxed), nn.meta.unbox(base.abstract_params())
-    rules = _Rules(architecture, base, optimizer.name == "muon", _has_head_norms(params))
+    head = _head_width(params) / _head_width(others)
+    rules = _Rules(architecture, base, optimizer.name == "muon", _has_head_norms(params), head)
     leaves = map_parameters(
         lambda path, names, param, other: rules.leaf(path, names, param.shape, other.shape),
         param_names(boxed),
@@ -175,6 +176,8 @@ class _Rules:
     base: Architecture
     muon: bool
     head_norms: bool
+    head: float
+    """Width of a head over the base's."""
 
     def leaf(self, path: str, names: Names, shape: Sequence[int], base: Sequence[int]) -> _Leaf:
         """Returns the row of a parameter of this shape here and of that shape in the base.
@@ -209,7 +212,7 @@ class _Rules:
         if self._tied(path):
             return words / (self.model.unembedding_scale / self.base.unembedding_scale * last)
         if _module(path) == ("query_norm" if self.head_norms else "query"):
-            return last**-0.5 if self.model.scales_scores else 1 / last
+            return self.head**-0.5 if self.model.scales_scores else 1 / self.head
         return 1.0
 
     def _tied(self, path: str) -> bool:
@@ -238,6 +241,11 @@ def _longest(names: Names, shape: Sequence[int]) -> int:
 def _has_head_norms(params: Any) -> bool:
     """Whether queries go through a norm, which forgets their scale."""
     return any(_module(path) == "query_norm" for path in flatten(params))
+
+
+def _head_width(params: Any) -> int:
+    """Returns the width of queries' heads."""
+    return next(leaf.shape[-1] for path, leaf in flatten(params).items() if path.endswith("/query/kernel"))
 
 
 def _module(path: str) -> str:

@@ -58,7 +58,7 @@ def unblocked(x: jax.Array) -> jax.Array:
 
 
 def nothing_seen(q_NBXGRK: jax.Array, value_width: int) -> Partial:
-    """Returns what queries have seen before the first keys, whose values have a width that may be another."""
+    """Returns what queries have seen before the first keys; values may have another width than queries and keys."""
     N, B, X, G, R, _ = q_NBXGRK.shape
     zeros, f32 = jnp.zeros((N, B, G, R, X), jnp.float32), jnp.float32
     return Partial(jnp.zeros((N, B, G, R, X, value_width), f32), zeros, jnp.full_like(zeros, MASKED / 2))
@@ -132,7 +132,7 @@ def see_backward(
 
     Args:
       dq_NBXGRK: float32; the queries' so far.
-      dkv: the keys' and the values' so far, float32, shaped like these.
+      dkv: the keys' and the values' so far, float32, of their shapes.
       q_NBXGRK: queries, scaled; the gradient is of these.
       gradients: what is known of the queries.
       k_BSGK: keys.
