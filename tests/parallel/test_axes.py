@@ -13,9 +13,10 @@ from tests.tiny_experiments import experiment_of
 from tests.tiny_models import TINY
 from transformer.debugging.replay import _fitting_mesh
 from transformer.errors import UserError
+from transformer.layers.execution import Execution
 from transformer.parallel.mesh import MESH_AXES, MeshConfig, least_devices, make_mesh, mesh_sizes, over_nodes
 from transformer.training import experiment as experiments
-from transformer.training.session import Session
+from transformer.training.session import Session, mesh_for
 
 SIZES = st.lists(st.sampled_from([1, 2, 3, 4]), min_size=6, max_size=6)
 
@@ -139,6 +140,12 @@ def test_what_an_axis_does_not_divide_is_one_line(mesh, model, message):
     with pytest.raises(UserError, match=message) as refused:
         _ = Session(dataclasses.replace(experiment, mesh=mesh)).program
     assert "\n" not in str(refused.value)
+
+
+def test_a_kernel_that_the_devices_do_not_have_is_one_line():
+    experiment = experiment_of(TINY["gpt"], execution=Execution(attention="cudnn", dtype="bfloat16"))
+    with pytest.raises(UserError, match="--execution.attention cudnn runs on NVIDIA GPUs alone.*platform cpu"):
+        mesh_for(experiment)
 
 
 @pytest.mark.parametrize(("fsdp", "fits"), [(2, True), (-1, True), (16, False)])

@@ -1,4 +1,4 @@
-"""Whether a mesh divides an experiment: its rows, its lengths, its parameters. What it does not divide has a line."""
+"""Whether a mesh serves an experiment: divides its rows, lengths and parameters, has its kernels. If not: a line."""
 
 from jax.sharding import AbstractMesh, Mesh
 
@@ -33,6 +33,16 @@ def check_batch(experiment: Experiment, mesh: Mesh | AbstractMesh) -> None:
             raise UserError(
                 f"--mesh.sequence {sequence} does not divide the {length} places {what}: change one of them"
             )
+
+
+def check_kernels(experiment: Experiment, mesh: Mesh) -> None:
+    """Raises UserError where the mesh's devices do not have the attention that was chosen by name."""
+    platform = mesh.devices.flat[0].platform
+    if experiment.execution.attention == "cudnn" and platform != "gpu":
+        raise UserError(
+            f"--execution.attention cudnn runs on NVIDIA GPUs alone, and these devices are of the platform {platform}: "
+            "choose auto or xla"
+        )
 
 
 def check_parameters(experiment: Experiment, mesh: Mesh | AbstractMesh) -> None:

@@ -26,7 +26,7 @@ from transformer.parallel.layout import BatchLayout
 from transformer.parallel.mesh import make_mesh
 from transformer.parallel.pipeline import Pipeline, pipeline_on
 from transformer.tokenizers.kinds import load_tokenizer
-from transformer.training.dividing import check_batch
+from transformer.training.dividing import check_batch, check_kernels
 from transformer.training.evaluation import Evaluation, evaluate
 from transformer.training.experiment import Experiment
 from transformer.training.program import Program
@@ -204,9 +204,10 @@ def mesh_for(experiment: Experiment, devices: Sequence[Any] | None = None) -> Me
     """Returns the experiment's mesh on `devices`, all of this job by default.
 
     Raises:
-      UserError: there are too few, or they do not divide rows and lengths.
+      UserError: there are too few, they do not divide rows and lengths, or lack a kernel that was chosen by name.
     """
     mesh = make_mesh(experiment.mesh, devices)
+    check_kernels(experiment, mesh)
     check_batch(experiment, mesh)
     return mesh
 
