@@ -49,7 +49,11 @@ def test_sides_with_tables_of_their_own_are_refused(kind, tmp_path):
         convert.import_folder(tmp_path / "untied")
 
 
-@pytest.mark.parametrize("kind", few(KINDS, "gpt2", "openai-gpt", "llama", "roberta", "t5", "bart", "marian"))
+# In memory, Transformers' mixtures hold their experts fused, and `save_model` writes that: no file that anybody has.
+SAVED = [kind for kind, config in KINDS.items() if config.routing is None]
+
+
+@pytest.mark.parametrize("kind", few(SAVED, "gpt2", "openai-gpt", "llama", "roberta", "t5", "bart", "marian"))
 def test_any_name_of_a_tied_tensor_is_enough(kind, tmp_path):
     """`save_model` keeps one of the names, the first of the alphabet: lm_head.weight of GPT-2's two."""
     model = _model(kind, tie_word_embeddings=True)

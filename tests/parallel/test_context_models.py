@@ -83,8 +83,8 @@ def assert_equal(have, want) -> None:
 
 ONE = {"data": 1}
 CASES = [
-    *((family, "gather") for family in TINY),
-    *((family, "ring") for family in TINY if family != "t5"),
+    *((family, "gather") for family in ("gpt", "llama", "deepseek", "roberta", "t5", "bart")),
+    *((family, "ring") for family in ("gpt", "llama", "deepseek", "roberta", "bart")),
 ]
 
 
@@ -95,7 +95,7 @@ def test_a_step_over_a_split_sequence_is_that_of_one_device(family, context):
 
 
 @pytest.mark.parametrize(("context", "collective"), [("gather", "all_gather"), ("ring", "ppermute")])
-@pytest.mark.parametrize("family", [family for family, model in TINY.items() if model.kind == "decoder"])
+@pytest.mark.parametrize("family", few([name for name, model in TINY.items() if model.kind == "decoder"], "deepseek"))
 def test_keys_come_as_was_asked(family, context, collective):
     """Equal numbers do not tell: without it the compiler splits attention, in its own way."""
     with jax.set_mesh(make_mesh(MeshConfig(data=1, sequence=4))):
@@ -107,18 +107,16 @@ def test_keys_come_as_was_asked(family, context, collective):
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("context", ["gather", "ring"])
-@pytest.mark.parametrize(
-    "sizes", [{"data": 2, "tensor": 2, "sequence": 2}, {"data": 1, "fsdp": 2, "sequence": 4}, {"sequence": 8}]
-)
-@pytest.mark.parametrize("family", ["llama", "gpt", "roberta", "bart"])
+@pytest.mark.parametrize("sizes", [{"data": 2, "tensor": 2, "sequence": 2}, {"data": 1, "fsdp": 2, "sequence": 4}])
+@pytest.mark.parametrize("family", ["llama", "bart"])
 def test_with_other_axes(family, context, sizes):
     sizes = {"data": 1, **sizes}
     assert_equal(gradients(family, sizes, context=context), gradients(family, ONE))
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("chunk", [None, 3, 4])
-@pytest.mark.parametrize("remat", ["full", "dots"])
+@pytest.mark.parametrize("chunk", [None, 3])
+@pytest.mark.parametrize("remat", ["full"])
 @pytest.mark.parametrize("context", ["gather", "ring"])
 def test_with_rematerialisation_and_chunks(context, remat, chunk):
     sizes = {"data": 1, "sequence": 4}

@@ -163,7 +163,8 @@ class Reference:
 
 def difference(have: Outcome, want: Outcome, tolerance: float = TOLERANCE) -> Difference:
     """Returns how two outcomes differ, and the first tensor that does by more than the tolerance."""
-    worst, first = {}, None
+    worst: dict[str, float] = {}
+    differing: list[tuple[str, str, float]] = []
     for part, values, wanted in (
         ("loss", have.losses, want.losses),
         ("metrics", have.metrics, want.metrics),
@@ -175,10 +176,10 @@ def difference(have: Outcome, want: Outcome, tolerance: float = TOLERANCE) -> Di
             least *= max(_size(value) for value in wanted.values())
         shares = {path: share(values[path], wanted[path], least) for path in wanted}
         worst[part] = max(shares.values())
-        differing = next((path for path, value in shares.items() if not value <= tolerance), None)
-        if first is None and differing is not None:
-            first = part, differing, shares[differing]
-    return Difference(worst, first)
+        differing += [(part, path, value) for path, value in shares.items() if not value <= tolerance]
+    # The norm of the gradients only follows from them.
+    causes = [each for each in differing if not each[1].endswith("grad_norm")]
+    return Difference(worst, next(iter(causes or differing), None))
 
 
 def share(have: Any, want: Any, least: float) -> float:
