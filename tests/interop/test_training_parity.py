@@ -235,6 +235,7 @@ def test_twenty_updates_equal_pytorchs(name, folder):
     assert_equal_and_falling(case, our_losses(case, pair.params, batches), their_losses(case, pair.theirs, batches))
 
 
+@pytest.mark.exhaustive
 def test_berts_loss_is_transformers_where_rows_hide_as_many_tokens(folder):
     """The mean over hidden tokens plus the mean over rows, of whole batches."""
     case = dataclasses.replace(CASES["bert"], loss=pretraining_loss)

@@ -67,8 +67,9 @@ def test_no_mesh_changes_the_numbers(case, number_of_axes):
         [
             MeshConfig(data=2, fsdp=2, tensor=2, zero1=True),
             MeshConfig(data=1, pipeline=2, sequence=2, expert=2),
+            MeshConfig(data=2, pipeline=2, tensor=2, zero1=True),
         ],
-        MeshConfig(data=2, fsdp=2, tensor=2, zero1=True),
+        MeshConfig(data=2, pipeline=2, tensor=2, zero1=True),
     ),
     ids=str,
 )

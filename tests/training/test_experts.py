@@ -111,7 +111,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "mesh", "accumulation"), few(CASES, CASES[1]), ids=str)
+@pytest.mark.parametrize(("kind", "mesh", "accumulation"), few(CASES), ids=str)
 def test_meshes_and_microbatches_change_nothing(alone, kind, mesh, accumulation):
     (rows, state, evaluation), (want_rows, want, want_evaluation) = _train(kind, mesh, accumulation), alone(kind)
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)  # noqa: E731
