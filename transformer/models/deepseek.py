@@ -7,27 +7,21 @@ Shape letters: B batch, T length, D model width.
 """
 
 import dataclasses
-import functools
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
-import jax
 
 from transformer import checks
-from transformer.layers.cache import LayerCache
-from transformer.layers.execution import Execution, LayerOutput
-from transformer.layers.experts import Experts, ExpertsConfig
+from transformer.layers.execution import Execution
+from transformer.layers.experts import ExpertsConfig
 from transformer.layers.latent_attention import LatentAttention
 from transformer.layers.mixed import Layout
 from transformer.layers.mlp import GatedMLP
 from transformer.layers.positions import Rotary, YarnScaling
-from transformer.layers.primitives import Embedding, RMSNorm
-from transformer.models.decoder import DecoderConfig
-from transformer.ops.attention import Mask
-from transformer.parallel.rules import RESIDUAL, constrain
+from transformer.models.pre_norm import PreNormBackbone, PreNormBlock, PreNormConfig
 
 _LATENT_EPSILON = 1e-6
-"""Of the latents' norms, whatever the other norms have: DeepSeek's code and Transformers' do not configure it."""
+"""Epsilon of the latents' norms, whatever the others have: neither DeepSeek's code nor Transformers' configures it."""
 
 V3_EXPERTS = ExpertsConfig(
     num_experts=256,
@@ -45,11 +39,10 @@ V3_EXPERTS = ExpertsConfig(
 
 
 @dataclasses.dataclass(frozen=True)
-class DeepseekConfig(DecoderConfig):
+class DeepseekConfig(PreNormConfig):
     """A model of DeepSeek-V3's kind; the defaults are its own in pretraining (671,026,419,200 parameters)."""
 
     family: ClassVar[str] = "deepseek"
-    pre_norm: ClassVar[bool] = True
 
     vocab_size: int = 129280
     """Words."""
@@ -113,16 +106,6 @@ class DeepseekConfig(DecoderConfig):
         return Layout.of([layer >= self.first_dense for layer in range(self.num_layers)])
 
     @property
-    def stacks(self) -> dict[str, int]:
-        """Module that holds a stack of layers -> how many."""
-        return self.layout.stacks
-
-    @property
-    def depth(self) -> int:
-        """Layers."""
-        return self.num_layers
-
-    @property
     def fewest_layers(self) -> int:
         """The least number of layers that has every kind."""
         return self.first_dense + 1
@@ -148,26 +131,16 @@ class DeepseekConfig(DecoderConfig):
         return DeepseekBackbone(self, execution)
 
 
-class DeepseekBlock(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)), with RMSNorm; the feed-forward layer is dense or of experts."""
+class DeepseekBlock(PreNormBlock):
+    """A pre-norm block of latent attention and a gated MLP."""
 
     config: DeepseekConfig
-    execution: Execution
-    sparse: bool
 
-    @nn.compact
-    def __call__(
-        self,
-        x_BTD: jax.Array,
-        cache: LayerCache | None,
-        mask: Mask,
-        positions_BT: jax.Array,
-        *,
-        deterministic: bool,
-    ) -> tuple[jax.Array, LayerOutput]:
-        """Returns [B, T, D] and, with a cache, this layer's new latents and keys."""
-        config, dtype = self.config, self.execution.compute_dtype
-        attention = LatentAttention(
+    @nn.nowrap
+    def attention(self) -> LatentAttention:
+        """Returns the module of attention."""
+        config = self.config
+        return LatentAttention(
             config.width,
             config.num_heads,
             config.query_rank,
@@ -182,38 +155,15 @@ class DeepseekBlock(nn.Module):
             config.attention_dropout,
             name="attention",
         )
-        normed_BTD = RMSNorm(config.norm_epsilon, dtype, name="attention_norm")(x_BTD)
-        attended_BTD, new = attention(
-            normed_BTD, mask, positions_BT=positions_BT, cache=cache, deterministic=deterministic
-        )
-        x_BTD = constrain(x_BTD + attended_BTD, *RESIDUAL)
-        normed_BTD = RMSNorm(config.norm_epsilon, dtype, name="mlp_norm")(x_BTD)
-        if self.sparse:
-            experts = Experts(config.experts, config.activation, dtype, name="mlp")
-            out_BTD, routers = experts(normed_BTD, mask.q_segment_ids_BT, deterministic=deterministic)
-        else:
-            out_BTD, routers = GatedMLP(config.mlp_width, config.activation, dtype, name="mlp")(normed_BTD), {}
-        return constrain(x_BTD + out_BTD, *RESIDUAL), LayerOutput(new, routers)
+
+    @nn.nowrap
+    def dense(self) -> GatedMLP:
+        """Returns the feed-forward layer of one of the first layers."""
+        config = self.config
+        return GatedMLP(config.mlp_width, config.activation, self.execution.compute_dtype, name="mlp")
 
 
-class DeepseekBackbone(nn.Module):
-    """An embedding, blocks and a last norm: tokens in, hidden states out."""
+class DeepseekBackbone(PreNormBackbone):
+    """The backbone of such blocks."""
 
-    config: DeepseekConfig
-    execution: Execution
-
-    def setup(self):
-        config, dtype = self.config, self.execution.compute_dtype
-        self.token_embedding = Embedding(config.vocab_size, config.width, ("vocab", "embed"), dtype)
-        self.stack: Any = config.layout.modules(
-            functools.partial(DeepseekBlock, config, self.execution), self.execution
-        )
-        self.final_norm = RMSNorm(config.norm_epsilon, dtype)
-
-    def __call__(
-        self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: LayerCache | None, *masks: Mask, deterministic: bool
-    ) -> tuple[jax.Array, LayerOutput]:
-        """Returns [B, T, D] and, with a cache, all layers' new latents and keys."""
-        x_BTD = constrain(self.token_embedding(tokens_BT), *RESIDUAL)
-        x_BTD, output = self.config.layout(self.stack, x_BTD, cache, *masks, positions_BT, deterministic=deterministic)
-        return self.final_norm(x_BTD), output
+    block: ClassVar[type[PreNormBlock]] = DeepseekBlock

@@ -9,24 +9,18 @@ N layers.
 """
 
 import dataclasses
-import functools
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
-import jax
 
 from transformer import checks
 from transformer.layers.attention import Attention
-from transformer.layers.cache import LayerCache
-from transformer.layers.execution import Execution, LayerOutput
-from transformer.layers.experts import Experts, ExpertsConfig
+from transformer.layers.execution import Execution
+from transformer.layers.experts import ExpertsConfig
 from transformer.layers.mixed import Layout
 from transformer.layers.mlp import GatedMLP
 from transformer.layers.positions import Llama3Scaling, Rotary
-from transformer.layers.primitives import Embedding, RMSNorm
-from transformer.models.decoder import DecoderConfig
-from transformer.ops.attention import Mask
-from transformer.parallel.rules import RESIDUAL, constrain
+from transformer.models.pre_norm import PreNormBackbone, PreNormBlock, PreNormConfig
 
 _BIASES: dict[str, frozenset[str]] = {
     "none": frozenset(),
@@ -36,11 +30,10 @@ _BIASES: dict[str, frozenset[str]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class LlamaConfig(DecoderConfig):
+class LlamaConfig(PreNormConfig):
     """A model of LLaMA's kind; the defaults are LLaMA 3 8B's (8,030,261,248 parameters)."""
 
     family: ClassVar[str] = "llama"
-    pre_norm: ClassVar[bool] = True
 
     vocab_size: int = 128256
     """Words."""
@@ -112,16 +105,6 @@ class LlamaConfig(DecoderConfig):
         return Layout.of([sparse and layer not in self.dense_layers for layer in range(self.num_layers)])
 
     @property
-    def stacks(self) -> dict[str, int]:
-        """Module that holds a stack of layers -> how many."""
-        return self.layout.stacks
-
-    @property
-    def depth(self) -> int:
-        """Layers."""
-        return self.num_layers
-
-    @property
     def fewest_layers(self) -> int:
         """The least number of layers that has every kind."""
         return self.num_layers if self.dense_layers else 1
@@ -141,37 +124,13 @@ class LlamaConfig(DecoderConfig):
         return LlamaBackbone(self, execution)
 
 
-class LlamaBlock(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)), with RMSNorm and a gated MLP.
+class LlamaBlock(PreNormBlock):
+    """A pre-norm block of rotary grouped attention and a gated MLP.
 
     All matrices start at a standard deviation of 0.02, as in Transformers: the papers and Meta's code do not say.
     """
 
     config: LlamaConfig
-    execution: Execution
-    sparse: bool = False
-    """Whether the feed-forward layer is one of experts."""
-
-    @nn.compact
-    def __call__(
-        self, x_BTD: jax.Array, cache: LayerCache | None, mask: Mask, positions_BT: jax.Array, *, deterministic: bool
-    ) -> tuple[jax.Array, LayerOutput]:
-        """Returns [B, T, D] and, with a cache, this layer's new keys and values."""
-        config, dtype = self.config, self.execution.compute_dtype
-        attention = self.attention()
-        normed_BTD = RMSNorm(config.norm_epsilon, dtype, name="attention_norm")(x_BTD)
-        attended_BTD, new = attention(
-            normed_BTD, mask, positions_BT=positions_BT, cache=cache, deterministic=deterministic
-        )
-        x_BTD = constrain(x_BTD + attended_BTD, *RESIDUAL)
-        normed_BTD = RMSNorm(config.norm_epsilon, dtype, name="mlp_norm")(x_BTD)
-        if not self.sparse or config.experts is None:
-            mlp = GatedMLP(config.mlp_width, config.activation, dtype, use_bias=config.mlp_biases, name="mlp")
-            out_BTD, routers = mlp(normed_BTD, deterministic=deterministic), {}
-        else:
-            experts = Experts(config.experts, config.activation, dtype, name="mlp")
-            out_BTD, routers = experts(normed_BTD, mask.q_segment_ids_BT, deterministic=deterministic)
-        return constrain(x_BTD + out_BTD, *RESIDUAL), LayerOutput(new, routers)
 
     @nn.nowrap
     def attention(self) -> Attention:
@@ -195,24 +154,15 @@ class LlamaBlock(nn.Module):
             "name": "attention",
         }
 
+    @nn.nowrap
+    def dense(self) -> GatedMLP:
+        """Returns the feed-forward layer of a layer without experts."""
+        config = self.config
+        dtype = self.execution.compute_dtype
+        return GatedMLP(config.mlp_width, config.activation, dtype, use_bias=config.mlp_biases, name="mlp")
 
-class LlamaBackbone(nn.Module):
-    """An embedding, blocks and a last norm: tokens in, hidden states out."""
 
-    config: LlamaConfig
-    execution: Execution
-    block: ClassVar[type[LlamaBlock]] = LlamaBlock
+class LlamaBackbone(PreNormBackbone):
+    """The backbone of such blocks."""
 
-    def setup(self):
-        config, dtype = self.config, self.execution.compute_dtype
-        self.token_embedding = Embedding(config.vocab_size, config.width, ("vocab", "embed"), dtype)
-        self.stack: Any = config.layout.modules(functools.partial(self.block, config, self.execution), self.execution)
-        self.final_norm = RMSNorm(config.norm_epsilon, dtype)
-
-    def __call__(
-        self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: LayerCache | None, *masks: Mask, deterministic: bool
-    ) -> tuple[jax.Array, LayerOutput]:
-        """Returns [B, T, D] and, with a cache, all layers' new keys and values."""
-        x_BTD = constrain(self.token_embedding(tokens_BT), *RESIDUAL)
-        x_BTD, output = self.config.layout(self.stack, x_BTD, cache, *masks, positions_BT, deterministic=deterministic)
-        return self.final_norm(x_BTD), output
+    block: ClassVar[type[PreNormBlock]] = LlamaBlock

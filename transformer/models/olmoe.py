@@ -18,6 +18,7 @@ from transformer.layers.execution import Execution
 from transformer.layers.experts import ExpertsConfig
 from transformer.layers.primitives import RMSNorm
 from transformer.models.llama import LlamaBackbone, LlamaBlock, LlamaConfig
+from transformer.models.pre_norm import PreNormBlock
 
 OLMOE_EXPERTS = ExpertsConfig(
     num_experts=64, experts_per_token=8, mlp_width=1024, normalize=False, balance_loss=0.01, z_loss=0.001
@@ -105,4 +106,4 @@ class OlmoeBlock(LlamaBlock):
 class OlmoeBackbone(LlamaBackbone):
     """LLaMA's backbone of OLMoE's blocks."""
 
-    block: ClassVar[type[LlamaBlock]] = OlmoeBlock
+    block: ClassVar[type[PreNormBlock]] = OlmoeBlock
