@@ -3,7 +3,6 @@
 Shape letters: B batch, T query length, S key length, D model width, H heads, G key-value heads, K head width.
 """
 
-import functools
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -124,19 +123,25 @@ class Attention(nn.Module):
         if self.rotary is not None:
             query_BTHK = self.rotary(query_BTHK, _needed(positions_BT))
         rate = 0.0 if deterministic else self.dropout
-        attend = functools.partial(attention_in_context, context=self.execution.context)
-        attend = attention if on_one_device() else attend
-        out_BTHK = attend(
+        out_BTHK = attend_on_mesh(
+            self.execution,
             query_BTHK,
             *keys_values,
             mask,
             bias=bias,
             scale=self.scale if scale is None else scale,
-            implementation=self.execution.attention,
             dropout_rate=rate,
             dropout_key=self.make_rng("dropout") if rate else None,
         )
         return self.out(constrain(out_BTHK, *_HEADS))
+
+
+def attend_on_mesh(execution: Execution, *arrays_and_mask: Any, **options: Any) -> jax.Array:
+    """Returns `ops.attention.attention` of such arguments, by the implementation and the context that were chosen."""
+    options["implementation"] = execution.attention
+    if on_one_device():
+        return attention(*arrays_and_mask, **options)
+    return attention_in_context(*arrays_and_mask, context=execution.context, **options)
 
 
 def _needed(positions: jax.Array | None) -> jax.Array:

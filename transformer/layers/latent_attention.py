@@ -10,19 +10,17 @@ Shape letters: B batch, T query length, S key length, D model width, H heads, K 
 no position turns, R width of the part that is turned, V width of a head's values, C width of the latent.
 """
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer.layers.attention import attend_on_mesh
 from transformer.layers.cache import KeysValues, LayerCache
 from transformer.layers.execution import Execution
 from transformer.layers.positions import Rotary
 from transformer.layers.primitives import Linear, RMSNorm, linear, parameter
-from transformer.ops.attention import Mask, attention
-from transformer.parallel.context import attention_in_context
-from transformer.parallel.rules import constrain, on_one_device
+from transformer.ops.attention import Mask
+from transformer.parallel.rules import constrain
 
 _HEADS = ("activation_batch", "activation_length", "activation_heads", "activation_head")
 _LATENT = ("activation_batch", "activation_length", None, None)
@@ -111,15 +109,13 @@ class LatentAttention(nn.Module):
         """Returns [B, T, H, width of the values]; the parts of queries and of keys lie side by side."""
         rate = 0.0 if deterministic else self.dropout
         query, key = jnp.concatenate(queries, axis=-1), jnp.concatenate(keys, axis=-1)
-        attend = functools.partial(attention_in_context, context=self.execution.context)
-        attend = attention if on_one_device() else attend
-        return attend(
+        return attend_on_mesh(
+            self.execution,
             constrain(query, *_HEADS),
             constrain(key, *(_HEADS if key.shape[2] > 1 else _LATENT)),
             values,
             mask,
             scale=self.scale,
-            implementation=self.execution.attention,
             dropout_rate=rate,
             dropout_key=self.make_rng("dropout") if rate else None,
         )

@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec
 
 from transformer.ops.grouped import grouped_dot, grouped_outer, sum_dtype
 from transformer.parallel.local import dividing_axes, on_parts
-from transformer.parallel.rules import free_axes
+from transformer.parallel.rules import free_axes, on_one_device
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -41,9 +41,9 @@ def dropless(
       kernels: `up` [E, D, F], `down` [E, F, D] and, where the experts are gated, `gate` [E, D, F]; float32.
       activation: f above.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if on_one_device():
         return _Device().mixture(x_BTD, experts_BTK, weights_BTK, kernels, activation)
+    mesh = jax.sharding.get_abstract_mesh()
     split = free_axes(mesh.axis_names, mesh)
     # A dimension that is not divided (in decoding) is not split.
     axes = (dividing_axes("activation_batch", x_BTD.shape[0]), dividing_axes("activation_length", x_BTD.shape[1]))
