@@ -11,7 +11,6 @@ Shape letters: B batch, T length, D model width, V vocabulary, C chunk.
 """
 
 import functools
-import math
 from typing import NamedTuple
 
 import jax
@@ -19,7 +18,16 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from transformer.errors import UserError
-from transformer.parallel.local import divides, dividing_axes, on_parts, splitting_axes, target_platform
+from transformer.parallel.local import (
+    devices_along,
+    divides,
+    dividing_axes,
+    on_parts,
+    rows_here,
+    splitting_axes,
+    summed_along,
+    target_platform,
+)
 
 
 class _Settings(NamedTuple):
@@ -145,15 +153,15 @@ def _on_device(
         settings, split.vocab, hidden_BTD, kernel_VD, bias_V, targets_BT, weights_BT, with_gradients=with_gradients
     )
     tokens = split.batch + split.length
-    sums = _psum(sums, tokens)
+    sums = summed_along(sums, tokens)
     if gradients is None:
         return sums, None
     dhidden, dkernel, dbias = gradients
     if split.embed:
         dkernel = jax.lax.psum_scatter(dkernel, split.embed, scatter_dimension=1, tiled=True)
-    dkernel = _psum(dkernel, tuple(axis for axis in tokens if axis not in split.embed)).astype(kernel_dtype)
-    dbias = None if dbias is None else _psum(dbias, tokens).astype(bias_V.dtype)
-    return sums, _Gradients(_psum(dhidden, split.vocab), dkernel, dbias)
+    dkernel = summed_along(dkernel, tuple(axis for axis in tokens if axis not in split.embed)).astype(kernel_dtype)
+    dbias = None if dbias is None else summed_along(dbias, tokens).astype(bias_V.dtype)
+    return sums, _Gradients(summed_along(dhidden, split.vocab), dkernel, dbias)
 
 
 def _over_chunks(
@@ -201,7 +209,7 @@ def _chunk(
 ) -> tuple[_Sums, _Gradients | None]:
     """Returns the sums of one chunk and, if asked, their gradients; V is this device's part of the vocabulary."""
     dtype = hidden_BCD.dtype
-    parts = math.prod(jax.lax.axis_size(axis) for axis in vocab_axes)
+    parts = devices_along(vocab_axes)
     vocab = kernel_VD.shape[0] * parts
     smooth, z = settings.label_smoothing, settings.z_loss
     logits_BCV = jnp.einsum("BCD,VD->BCV", hidden_BCD, kernel_VD, preferred_element_type=jnp.float32)
@@ -212,11 +220,11 @@ def _chunk(
     if vocab_axes:
         peak_BC1 = jax.lax.pmax(peak_BC1, vocab_axes)
     exp_BCV = jnp.exp(logits_BCV - peak_BC1)
-    targets_BC, here_BC = _targets_here(targets_BC, kernel_VD.shape[0], vocab_axes)
+    targets_BC, here_BC = rows_here(targets_BC, kernel_VD.shape[0], vocab_axes)
     target_BC = jnp.take_along_axis(logits_BCV, targets_BC[..., None], axis=-1)[..., 0]
     if here_BC is not None:
         target_BC = jnp.where(here_BC, target_BC, jnp.float32(0))
-    sum_BC1, target_BC, sum_BC = _psum(
+    sum_BC1, target_BC, sum_BC = summed_along(
         (exp_BCV.sum(axis=-1, keepdims=True), target_BC, logits_BCV.sum(axis=-1) if smooth and parts > 1 else None),
         vocab_axes,
     )
@@ -246,18 +254,6 @@ def _chunk(
     dhidden = jnp.einsum("BCV,VD->BCD", dlogits_BCV, kernel_VD)
     dkernel = jnp.einsum("BCV,BCD->VD", dlogits_BCV, hidden_BCD, preferred_element_type=jnp.float32)
     return sums, _Gradients(dhidden, dkernel, dbias)
-
-
-def _targets_here(targets_BC: jax.Array, vocab: int, vocab_axes) -> tuple[jax.Array, jax.Array | None]:
-    """Returns the targets counted from this device's first word, and which are among its `vocab`; None: all are."""
-    if not vocab_axes:
-        return targets_BC, None
-    targets_BC -= jax.lax.axis_index(vocab_axes) * vocab
-    return jnp.clip(targets_BC, 0, vocab - 1), (targets_BC >= 0) & (targets_BC < vocab)
-
-
-def _psum(tree, axes: tuple[str, ...]):
-    return jax.lax.psum(tree, axes) if axes else tree
 
 
 def _subtract_at(x_BCV: jax.Array, targets_BC: jax.Array, amount_BC: jax.Array) -> jax.Array:

@@ -10,14 +10,21 @@ Shape letters: B batch, T length, R rows of the table, D width.
 """
 
 import functools
-import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from transformer.parallel.local import divides, dividing_axes, on_parts, splitting_axes
+from transformer.parallel.local import (
+    devices_along,
+    divides,
+    dividing_axes,
+    on_parts,
+    rows_here,
+    splitting_axes,
+    summed_along,
+)
 from transformer.parallel.rules import constrain
 
 
@@ -97,7 +104,7 @@ def _rows(split: _Split, dtype: Any, num_rows: int, table_RD: jax.Array, ids_BT:
     y_BTD = jnp.where(here_BT[..., None], jnp.take(table_RD, ids_BT, axis=0, mode="clip"), jnp.zeros((), dtype))
     if exchanged:
         y_BTD = jax.lax.all_to_all(y_BTD, split.width, split_axis=0, concat_axis=2, tiled=True)
-    return jax.lax.psum(y_BTD, split.rows) if split.rows else y_BTD  # all but one add zeros
+    return summed_along(y_BTD, split.rows)  # all but one add zeros
 
 
 def _row_sums(split: _Split, dtype: Any, num_rows: int, ids_BT: jax.Array, dy_BTD: jax.Array) -> jax.Array:
@@ -108,28 +115,21 @@ def _row_sums(split: _Split, dtype: Any, num_rows: int, ids_BT: jax.Array, dy_BT
         dy_BTD = jax.lax.all_to_all(dy_BTD, split.width, split_axis=2, concat_axis=0, tiled=True)
     ids_BT, here_BT = _ids_here(split, num_rows, ids_BT)
     dy_BTD = jnp.where(here_BT[..., None], dy_BTD.astype(jnp.float32), jnp.float32(0))
-    sums_RD = jnp.zeros((num_rows // _size(split.rows), dy_BTD.shape[-1]), jnp.float32).at[ids_BT].add(dy_BTD)
+    sums_RD = jnp.zeros((num_rows // devices_along(split.rows), dy_BTD.shape[-1]), jnp.float32).at[ids_BT].add(dy_BTD)
     if split.width and not exchanged:
         sums_RD = jax.lax.psum_scatter(sums_RD, split.width, scatter_dimension=1, tiled=True)
     rest = tuple(axis for axis in split.batch + split.length if axis not in split.width)
-    return jax.lax.psum(sums_RD, rest) if rest else sums_RD
+    return summed_along(sums_RD, rest)
 
 
 def _exchanges(split: _Split, dtype: Any, num_rows: int, tokens: int) -> bool:
     """Whether a device sends less for its tokens, there and back, than for the table and its float32 gradient."""
     there_and_back = 2 * dtype.itemsize * tokens
-    return bool(split.width) and there_and_back < (dtype.itemsize + 4) * (num_rows // _size(split.rows))
+    return bool(split.width) and there_and_back < (dtype.itemsize + 4) * (num_rows // devices_along(split.rows))
 
 
 def _ids_here(split: _Split, num_rows: int, ids_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the ids counted from this device's first row, and which of them are of its rows."""
     ids_BT = jnp.clip(ids_BT, 0, num_rows - 1)
-    if not split.rows:
-        return ids_BT, jnp.ones(ids_BT.shape, bool)
-    rows = num_rows // _size(split.rows)
-    ids_BT -= jax.lax.axis_index(split.rows) * rows
-    return jnp.clip(ids_BT, 0, rows - 1), (ids_BT >= 0) & (ids_BT < rows)
-
-
-def _size(axes: tuple[str, ...]) -> int:
-    return math.prod(jax.lax.axis_size(axis) for axis in axes)
+    ids_BT, here_BT = rows_here(ids_BT, num_rows // devices_along(split.rows), split.rows)
+    return ids_BT, jnp.ones(ids_BT.shape, bool) if here_BT is None else here_BT

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from transformer.parallel.rules import RULES, check_names, free_axes
 
@@ -61,3 +62,30 @@ def on_parts(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Cal
     free = set(mesh.axis_names) - set(mesh.manual_axes)
     # Under `check_vma` a hand-written gradient would have to say along which axes it is a partial sum.
     return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, axis_names=free, check_vma=False)
+
+
+def devices_along(axes: tuple[str, ...]) -> int:
+    """Returns how many devices there are along mesh axes, within a local function."""
+    return math.prod(jax.lax.axis_size(axis) for axis in axes)
+
+
+def summed_along(tree: Any, axes: tuple[str, ...]) -> Any:
+    """Returns the sums over the devices along mesh axes, within a local function; the tree itself without axes."""
+    return jax.lax.psum(tree, axes) if axes else tree
+
+
+def rows_here(numbers: jax.Array, count: int, axes: tuple[str, ...]) -> tuple[jax.Array, jax.Array | None]:
+    """Returns row numbers of a table that mesh axes split, as this device's part has them, within a local function.
+
+    Args:
+      numbers: int32, of any shape: rows of the whole table.
+      count: rows of a device's part.
+      axes: that split the table.
+
+    Returns:
+      int32, counted from this device's first row, clipped to its rows; and which of them are its own, None: all.
+    """
+    if not axes:
+        return numbers, None
+    numbers -= jax.lax.axis_index(axes) * count
+    return jnp.clip(numbers, 0, count - 1), (numbers >= 0) & (numbers < count)
