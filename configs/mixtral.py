@@ -2,7 +2,7 @@
 
 from configs.llama import pretrained
 from configs.recipe import Preset
-from transformer.layers.experts import ExpertsConfig
+from transformer.layers.experts_config import ExpertsConfig
 from transformer.models.llama import LlamaConfig
 from transformer.training.experiment import Experiment
 

@@ -3,7 +3,7 @@
 import dataclasses
 
 from configs.recipe import PYTHON_VOCABULARY, Preset, small
-from transformer.layers.experts import ExpertsConfig
+from transformer.layers.experts_config import ExpertsConfig
 from transformer.models.llama import LlamaConfig
 from transformer.objectives.causal_lm import CausalLM
 from transformer.training.experiment import Experiment

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from transformer.layers.experts import ExpertsConfig
+from transformer.layers.experts_config import ExpertsConfig
 from transformer.models.albert import AlbertConfig
 from transformer.models.bart import BartConfig
 from transformer.models.bert import BertConfig

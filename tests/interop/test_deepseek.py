@@ -11,7 +11,7 @@ import torch
 from tests.exhaustive import few
 from transformer.errors import UserError
 from transformer.interop.deepseek import DEEPSEEK_V3
-from transformer.layers.experts import ExpertsConfig
+from transformer.layers.experts_config import ExpertsConfig
 from transformer.layers.positions import YarnScaling
 from transformer.models.deepseek import DeepseekConfig
 

@@ -21,7 +21,7 @@ from transformer.interop.mixtral import MIXTRAL
 from transformer.interop.olmoe import OLMOE
 from transformer.interop.t5 import T5
 from transformer.layers.execution import Execution
-from transformer.layers.experts import ExpertsConfig
+from transformer.layers.experts_config import ExpertsConfig
 from transformer.models.bart import BartConfig
 from transformer.models.deepseek import DeepseekConfig
 from transformer.models.gpt import GPTConfig

@@ -15,7 +15,7 @@ from transformer.interop import families
 from transformer.interop.llama import LLAMA
 from transformer.interop.mixtral import MIXTRAL, QWEN3_MOE
 from transformer.interop.olmoe import OLMOE
-from transformer.layers.experts import ExpertsConfig
+from transformer.layers.experts_config import ExpertsConfig
 from transformer.layers.positions import Llama3Scaling
 from transformer.models.llama import LlamaConfig
 from transformer.models.olmoe import OlmoeConfig

@@ -19,7 +19,8 @@ from tests.exhaustive import few
 from tests.tiny_models import TINY
 from transformer.errors import UserError
 from transformer.layers.execution import Execution
-from transformer.layers.experts import Experts, ExpertsConfig, Router
+from transformer.layers.experts import Experts, Router
+from transformer.layers.experts_config import ExpertsConfig
 from transformer.layers.routing import choose, router_losses, router_metrics
 from transformer.ops.grouped import grouped_dot, grouped_outer
 from transformer.parallel.layout import param_shardings

@@ -21,7 +21,7 @@ from transformer.debugging.parallel_check import (
     share,
     without_dropout,
 )
-from transformer.layers.experts import ExpertsConfig
+from transformer.layers.experts_config import ExpertsConfig
 from transformer.objectives import objective as objectives
 from transformer.ops.attention import Mask
 from transformer.parallel.mesh import MESH_AXES, MeshConfig

@@ -13,7 +13,7 @@ from tests.exhaustive import few
 from transformer.errors import UserError
 from transformer.interop.families import of_architecture
 from transformer.layers.execution import Execution
-from transformer.layers.experts import ExpertsConfig
+from transformer.layers.experts_config import ExpertsConfig
 from transformer.models import architecture_from_dict, architecture_to_dict
 from transformer.models.bert import BertConfig
 from transformer.models.llama import LlamaConfig

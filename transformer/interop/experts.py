@@ -9,7 +9,7 @@ from transformer.checks import FieldError
 from transformer.errors import UserError
 from transformer.interop import hf_config
 from transformer.interop.hf_config import Field, FieldRules
-from transformer.layers.experts import ExpertsConfig
+from transformer.layers.experts_config import ExpertsConfig
 
 FIELD = Field("experts", "experts")
 """The mixture in a family's fields, once `ExpertsFields.read` has put it together."""

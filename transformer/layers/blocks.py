@@ -13,7 +13,8 @@ import jax
 from transformer.layers.attention import Attention, KeysValues
 from transformer.layers.cache import DecoderLayerCache, LayerCache
 from transformer.layers.execution import Execution, LayerOutput
-from transformer.layers.experts import Experts, ExpertsConfig
+from transformer.layers.experts import Experts
+from transformer.layers.experts_config import ExpertsConfig
 from transformer.layers.mlp import MLP
 from transformer.layers.primitives import Dropout, Initializer, LayerNorm
 from transformer.layers.routing import Routers

@@ -3,11 +3,13 @@
 Shape letters: B batch, T length, E experts, K experts of a token, G groups of experts.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import struct
+
+from transformer.layers.experts_config import ExpertsConfig
 
 
 class RouterSums(struct.PyTreeNode):
@@ -40,70 +42,31 @@ class Choice(NamedTuple):
     """float32: what the experts' outputs are multiplied with."""
 
 
-class Routing(Protocol):
-    """What of `experts.ExpertsConfig` decides a choice."""
-
-    @property
-    def num_experts(self) -> int:
-        """E."""
-        ...
-
-    @property
-    def experts_per_token(self) -> int:
-        """K."""
-        ...
-
-    @property
-    def scores(self) -> str:
-        """softmax or sigmoid."""
-        ...
-
-    @property
-    def normalize(self) -> bool:
-        """Whether a token's weights sum to 1 before they are scaled."""
-        ...
-
-    @property
-    def scale(self) -> float:
-        """What multiplies the weights."""
-        ...
-
-    @property
-    def groups(self) -> int:
-        """G."""
-        ...
-
-    @property
-    def groups_per_token(self) -> int:
-        """Groups that a token chooses within."""
-        ...
-
-
 def choose(
-    routing: Routing, logits_BTE: jax.Array, bias_E: jax.Array | None, real_BT: jax.Array | None
+    config: ExpertsConfig, logits_BTE: jax.Array, bias_E: jax.Array | None, real_BT: jax.Array | None
 ) -> tuple[Choice, RouterSums]:
     """Returns each token's experts, and the sums over tokens.
 
     Args:
-      routing: how to choose.
+      config: how to choose.
       logits_BTE: the router's scores of each expert, float32.
       bias_E: added to the scores for the choice alone (DeepSeek-AI 2024, "DeepSeek-V3", equation 16); not
         differentiated. None: nothing is.
       real_BT: bool: which tokens are no padding, which goes nowhere and counts in no sum. None: all are.
     """
-    softmax = routing.scores == "softmax"
+    softmax = config.scores == "softmax"
     scores_BTE = jax.nn.softmax(logits_BTE) if softmax else jax.nn.sigmoid(logits_BTE)
     ranked_BTE = scores_BTE if bias_E is None else scores_BTE + bias_E[None, None]
     ranked_BTE = jax.lax.stop_gradient(ranked_BTE)
-    if routing.groups > 1:
-        ranked_BTE = _within_best_groups(ranked_BTE, routing.groups, routing.groups_per_token)
-    experts_BTK = _largest(ranked_BTE, routing.experts_per_token)
+    if config.groups > 1:
+        ranked_BTE = _within_best_groups(ranked_BTE, config.groups, config.groups_per_token)
+    experts_BTK = _largest(ranked_BTE, config.experts_per_token)
     weights_BTK = jnp.take_along_axis(scores_BTE, experts_BTK, axis=-1)
-    if routing.normalize:
+    if config.normalize:
         weights_BTK /= weights_BTK.sum(axis=-1, keepdims=True) + 1e-20
-    weights_BTK *= routing.scale
+    weights_BTK *= config.scale
     if real_BT is not None:
-        experts_BTK = jnp.where(real_BT[..., None], experts_BTK, jnp.int32(routing.num_experts))
+        experts_BTK = jnp.where(real_BT[..., None], experts_BTK, jnp.int32(config.num_experts))
         weights_BTK = jnp.where(real_BT[..., None], weights_BTK, jnp.float32(0))
     shares_BTE = scores_BTE if softmax else scores_BTE / scores_BTE.sum(axis=-1, keepdims=True)
     return Choice(experts_BTK, weights_BTK), _sums(experts_BTK, logits_BTE, shares_BTE, real_BT)

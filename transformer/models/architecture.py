@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer.layers.execution import Execution
-from transformer.layers.experts import ExpertsConfig
+from transformer.layers.experts_config import ExpertsConfig
 from transformer.models.counting import Counts
 from transformer.params import Parameter, parameters
 

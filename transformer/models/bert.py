@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from transformer import checks
 from transformer.layers.blocks import BlockSizes, PostNormBlock
 from transformer.layers.execution import Execution, LayerOutput, Stack
-from transformer.layers.experts import ExpertsConfig
+from transformer.layers.experts_config import ExpertsConfig
 from transformer.layers.primitives import Dropout, Embedding, Initializer, LayerNorm
 from transformer.models.encoder import CLASSIFIERS, EncoderConfig
 from transformer.ops.attention import Mask

@@ -13,7 +13,7 @@ import flax.linen as nn
 
 from transformer import checks
 from transformer.layers.execution import Execution
-from transformer.layers.experts import ExpertsConfig
+from transformer.layers.experts_config import ExpertsConfig
 from transformer.layers.latent_attention import LatentAttention
 from transformer.layers.mixed import Layout
 from transformer.layers.mlp import GatedMLP

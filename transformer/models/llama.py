@@ -16,7 +16,7 @@ import flax.linen as nn
 from transformer import checks
 from transformer.layers.attention import Attention
 from transformer.layers.execution import Execution
-from transformer.layers.experts import ExpertsConfig
+from transformer.layers.experts_config import ExpertsConfig
 from transformer.layers.mixed import Layout
 from transformer.layers.mlp import GatedMLP
 from transformer.layers.positions import Llama3Scaling, Rotary

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from transformer import checks
 from transformer.layers.attention import Attention
 from transformer.layers.execution import Execution
-from transformer.layers.experts import ExpertsConfig
+from transformer.layers.experts_config import ExpertsConfig
 from transformer.layers.primitives import RMSNorm
 from transformer.models.llama import LlamaBackbone, LlamaBlock, LlamaConfig
 from transformer.models.pre_norm import PreNormBlock

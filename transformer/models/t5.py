@@ -16,7 +16,8 @@ from transformer.layers.attention import Attention, KeysValues
 from transformer.layers.blocks import memory_keys_values, to_cache
 from transformer.layers.cache import DecoderLayerCache
 from transformer.layers.execution import Execution, LayerOutput, Stack
-from transformer.layers.experts import Experts, ExpertsConfig
+from transformer.layers.experts import Experts
+from transformer.layers.experts_config import ExpertsConfig
 from transformer.layers.heads import LanguageModelHead
 from transformer.layers.mlp import MLP, GatedMLP
 from transformer.layers.primitives import Dropout, Initializer, RMSNorm

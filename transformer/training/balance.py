@@ -9,7 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from transformer.layers.experts import ExpertsConfig
+from transformer.layers.experts_config import ExpertsConfig
 from transformer.layers.routing import Routers
 from transformer.params import flatten, unflatten
 
