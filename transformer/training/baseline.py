@@ -47,7 +47,7 @@ def baseline(session: Session, dataset: TextDataset) -> Baseline:
         seed=train.seed,
         copies=session.experiment.objective.copies,
     )
-    rows = train.batch_size // train.accumulation
+    rows = train.microbatch_size
     validation = pipeline.eval_batches(dataset.validation, example=session.example, batch_size=rows)
     limit = -(-ROWS // rows)
     if train.eval_batches is not None:

@@ -14,7 +14,7 @@ def check_batch(experiment: Experiment, mesh: Mesh | AbstractMesh) -> None:
     lengths of sequences.
     """
     train, objective = experiment.train, experiment.objective
-    rows, parts = train.batch_size // train.accumulation, batch_divisor(mesh)
+    rows, parts = train.microbatch_size, batch_divisor(mesh)
     if rows % parts:
         cut = f" / accumulation {train.accumulation}" if train.accumulation > 1 else ""
         axes = split_axes(RULES["activation_batch"], mesh.shape)

@@ -69,6 +69,11 @@ class TrainConfig:
                 f"{samples - 1}",
             )
 
+    @property
+    def microbatch_size(self) -> int:
+        """Sequences of a microbatch, over all devices."""
+        return self.batch_size // self.accumulation
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:

@@ -79,9 +79,7 @@ class Session:
     @functools.cached_property
     def layer_pipeline(self) -> Pipeline | None:
         """How layers are run in an update; None: without a pipeline."""
-        train = self.experiment.train
-        rows = train.batch_size // train.accumulation
-        return pipeline_on(self.mesh, self.experiment.execution.microbatches, rows)
+        return pipeline_on(self.mesh, self.experiment.execution.microbatches, self.experiment.train.microbatch_size)
 
     @functools.cached_property
     def program(self) -> Program:
@@ -146,7 +144,7 @@ class Session:
     def validation(self) -> Iterator[Iterator[Batch]]:
         """Gives the batches of an evaluation, on the devices: the first `eval_batches` of the validation records."""
         train = self.experiment.train
-        layout = BatchLayout(self.mesh, train.batch_size // train.accumulation)
+        layout = BatchLayout(self.mesh, train.microbatch_size)
         rows = pipeline.eval_batches(
             self.dataset.validation, example=self.example, batch_size=layout.batch_size, rows=layout.rows
         )
@@ -157,7 +155,7 @@ class Session:
     def validation_batches(self) -> tuple[int, int]:
         """How many batches an evaluation reads, and how many the validation records make."""
         train = self.experiment.train
-        total = -(-len(self.dataset.validation) // (train.batch_size // train.accumulation))
+        total = -(-len(self.dataset.validation) // train.microbatch_size)
         return min(total, train.eval_batches or total), total
 
     def evaluate(self, params: Any, through: Callable[[Iterable[Batch]], Iterable[Batch]] = iter) -> Evaluation:
