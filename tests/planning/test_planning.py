@@ -64,7 +64,7 @@ def test_a_compiler_that_is_not_installed_is_one_line(capsys, monkeypatch):
     few(sorted(configs.PRESETS), "gpt-prefix-python", "bert-python", "t5-python", "bart-python", "marian-python"),
 )
 def test_a_preset_has_a_batch(preset):
-    """Of its own objective; its rows are those of the preset's update."""
+    """The batch is its own objective's; its rows are those of the preset's update."""
     experiment = configs.get(preset)
     batch = abstract_batch(experiment, make_mesh(MeshConfig()))
     assert {leaf.shape[0] for leaf in jax.tree.leaves(batch)} == {experiment.train.batch_size}

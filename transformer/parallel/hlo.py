@@ -34,7 +34,7 @@ class Instruction:
 
     name: str
     shape: str
-    """Of its result, as text."""
+    """Shape of its result, as text."""
     opcode: str
     inside: str
     """What is in its parentheses, as text: operands, a constant's value, a parameter's number."""

@@ -45,7 +45,7 @@ class Gpu:
     memory: int
     """Bytes, as the driver reports them: a little less than what is sold."""
     bandwidth: int
-    """Of its memory, bytes a second."""
+    """Bandwidth of its memory, bytes a second."""
     l2: int
     """Bytes."""
     shared_memory: tuple[int, int]

@@ -35,11 +35,11 @@ class Sums(NamedTuple):
     """Sums over a batch, or a microbatch: they add up, and are divided once."""
 
     weight: jax.Array
-    """Of the targets."""
+    """Weight of the targets."""
     metrics: Metrics
-    """The objective's."""
+    """Sums of the objective's metrics."""
     routers: Routers
-    """The experts' routers'; empty without experts."""
+    """Sums of the experts' routers; empty without experts."""
 
     def means(self) -> Metrics:
         """Returns the metrics of a whole batch."""
