@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from transformer.ops.elementwise import dropout, numbered
 
@@ -38,3 +40,20 @@ def test_a_row_has_the_mask_of_its_number_whatever_rows_are_with_it():
         np.testing.assert_array_equal(dropout(x[1::2], 0.5, key), whole[1::2])
         with pytest.raises(ValueError, match="an array of 6 rows, where 3 rows are numbered"):
             dropout(x, 0.5, key)
+
+
+@given(st.data())
+def test_a_part_has_the_mask_of_its_place_in_the_whole(data):
+    """Parts of rows, and of two axes after them; of the last axis, all elements from one on."""
+    shape = (2, 3, 5, 7)
+    x, key = jnp.ones(shape), jax.random.key(0)
+    numbers = [jnp.arange(size, dtype=jnp.int32) for size in shape]
+    rows, heads, queries = (
+        np.array(data.draw(st.lists(st.integers(0, size - 1), min_size=1, unique=True)), np.int32) for size in shape[:3]
+    )
+    first = data.draw(st.integers(0, shape[3] - 1))
+    last = data.draw(st.integers(first + 1, shape[3]))
+    whole = np.asarray(dropout(x, 0.5, key, *numbers[1:3]))
+    with numbered(jnp.asarray(rows)):
+        want = whole[np.ix_(rows, heads, queries)][..., first:last]
+        np.testing.assert_array_equal(dropout(jnp.ones(want.shape), 0.5, key, heads, queries, first=first), want)

@@ -38,8 +38,8 @@ def experiment(corpus: Path, cache: Path, mesh: MeshConfig) -> Experiment:
     )
 
 
-def interleaved(config: MeshConfig) -> Mesh:
-    """A mesh on which the processes' devices take turns, so that a process's rows do not lie together."""
+def interleaved(config: MeshConfig, devices: None = None) -> Mesh:
+    """A mesh of all devices on which the processes' take turns, so that a process's rows do not lie together."""
     sizes = tuple(getattr(config, axis) for axis in MESH_AXES)
     by_process = [jax.local_devices(process) for process in range(jax.process_count())]
     devices = np.array(list(zip(*by_process, strict=True)))

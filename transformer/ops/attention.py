@@ -7,6 +7,7 @@ Shape letters: B batch, T query length, S key length, H query heads, G key-value
 (Ainslie et al. 2023, grouped-query attention), K head width.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -125,6 +126,7 @@ def attention(
     implementation: str = "auto",
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
+    dropout_numbers: tuple[jax.Array, jax.Array] | None = None,
 ) -> jax.Array:
     """Returns softmax(scale * q k + bias) v, [B, T, H, K], in the dtype of `q_BTHK`.
 
@@ -138,6 +140,8 @@ def attention(
       implementation: a name of `IMPLEMENTATIONS`, or "auto".
       dropout_rate: of the attention probabilities; 0 does not need `dropout_key`.
       dropout_key: a random key.
+      dropout_numbers: int32 [H] and [T], which heads and queries these are of those that `dropout_key` is for; None:
+        all of them.
     """
     if q_BTHK.shape[2] % k_BSGK.shape[2]:
         raise ValueError(f"{q_BTHK.shape[2]} query heads are no multiple of {k_BSGK.shape[2]} key-value heads")
@@ -145,10 +149,33 @@ def attention(
     if implementation == "auto":
         implementation = "cudnn" if _cudnn_can(q_BTHK, k_BSGK, v_BSGK, bias, dropout_rate) else "xla"
     scale = q_BTHK.shape[-1] ** -0.5 if scale is None else scale
-    key = dropout_key if dropout_rate > 0 else None
-    if dropout_rate > 0 and dropout_key is None:
-        raise ValueError("attention dropout needs a key")
-    return IMPLEMENTATIONS[implementation](q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropout_rate, key)
+    dropping = None
+    if dropout_rate > 0:
+        if dropout_key is None:
+            raise ValueError("attention dropout needs a key")
+        numbers = dropout_numbers or tuple(jnp.arange(size, dtype=jnp.int32) for size in q_BTHK.shape[2:0:-1])
+        dropping = _Dropping(dropout_rate, dropout_key, *numbers)
+    return IMPLEMENTATIONS[implementation](q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropping)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Dropping:
+    """Dropout of attention probabilities: what decides on a probability is the number of its row, head, query and key,
+    whatever block or device it is computed in.
+    """
+
+    rate: float
+    key: jax.Array
+    heads_H: jax.Array
+    queries_T: jax.Array
+    first_key: int = 0
+
+    def block(self, queries: slice, first_key: int) -> "_Dropping":
+        """Returns the dropout of a block of queries, over keys from `first_key` on."""
+        return dataclasses.replace(self, queries_T=self.queries_T[queries], first_key=first_key)
+
+    def __call__(self, probs_BHTS: jax.Array) -> jax.Array:
+        return dropout(probs_BHTS, self.rate, self.key, self.heads_H, self.queries_T, first=self.first_key)
 
 
 def check_implementation(name: str) -> None:
@@ -157,7 +184,7 @@ def check_implementation(name: str) -> None:
         raise UserError(f"unknown attention implementation {name!r}; choose from: auto, {', '.join(IMPLEMENTATIONS)}")
 
 
-def _reference(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropout_rate, key):
+def _reference(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropping):
     """The equation, in float32, with the whole [B, H, T, S] matrix: the truth for the others."""
     repeats = q_BTHK.shape[2] // k_BSGK.shape[2]
     k_BSHK, v_BSHK = (jnp.repeat(x.astype(jnp.float32), repeats, axis=2) for x in (k_BSGK, v_BSGK))
@@ -170,12 +197,12 @@ def _reference(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropout_rate, key):
     probs_BHTS = jax.nn.softmax(scores_BHTS, axis=-1)
     if dense_B1TS is not None:
         probs_BHTS = jnp.where(dense_B1TS, probs_BHTS, jnp.float32(0))
-    if key is not None:
-        probs_BHTS = dropout(probs_BHTS, dropout_rate, key)
+    if dropping is not None:
+        probs_BHTS = dropping(probs_BHTS)
     return jnp.einsum("BHTS,BSHK->BTHK", probs_BHTS, v_BSHK).astype(q_BTHK.dtype)
 
 
-def _xla(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropout_rate, key):
+def _xla(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropping):
     """Blocks of queries, each against only the keys that the mask's order lets it see.
 
     Half of the work of causal attention is above the diagonal. A block's scores also stay in cache between the two
@@ -184,7 +211,7 @@ def _xla(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropout_rate, key):
     """
     length = q_BTHK.shape[1]
     if not mask.aligned or not (mask.causal or mask.window is not None):
-        return _dense(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropout_rate, key)
+        return _dense(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropping)
     block = max(64, -(-length // 16))
     outs = []
     for start in range(0, length, block):
@@ -196,17 +223,16 @@ def _xla(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropout_rate, key):
         queries, keys = slice(start, stop), slice(first, last)
         part = None if bias is None else bias[:, :, queries if bias.shape[2] > 1 else slice(None)]
         part = part if part is None or part.shape[3] == 1 else part[..., keys]
-        block_key = None if key is None else jax.random.fold_in(key, start)
         outs.append(
             _dense(
                 q_BTHK[:, queries], k_BSGK[:, keys], v_BSGK[:, keys], mask.slice(queries, keys),
-                part, scale, dropout_rate, block_key,
+                part, scale, None if dropping is None else dropping.block(queries, first),
             )
         )  # fmt: skip
     return outs[0] if len(outs) == 1 else jnp.concatenate(outs, axis=1)
 
 
-def _dense(q_BTHK, k_BSGK, v_BSGK, mask: Mask, bias, scale, dropout_rate, key):
+def _dense(q_BTHK, k_BSGK, v_BSGK, mask: Mask, bias, scale, dropping):
     """Scores and softmax in float32, matrix products in the dtype of the inputs."""
     B, T, H, K = q_BTHK.shape
     S, G = k_BSGK.shape[1:3]
@@ -220,8 +246,8 @@ def _dense(q_BTHK, k_BSGK, v_BSGK, mask: Mask, bias, scale, dropout_rate, key):
     if bias is not None:
         scores_BHTS += bias.astype(jnp.float32)
     probs_BHTS = _softmax(scores_BHTS, mask.dense(T, S), v_BSGK.dtype)
-    if key is not None:
-        probs_BHTS = dropout(probs_BHTS, dropout_rate, key)
+    if dropping is not None:
+        probs_BHTS = dropping(probs_BHTS)
     out_BQGK = jnp.einsum("BGQS,BSGK->BQGK", probs_BHTS.reshape(B, G, R * T, S), v_BSGK)
     return out_BQGK.reshape(B, R, T, G, -1).transpose(0, 2, 3, 1, 4).reshape(B, T, H, -1)
 

@@ -14,13 +14,13 @@ from transformer.ops.elementwise import scaled
 from transformer.parallel.local import divides, dividing_axes, on_parts, partly_local, splitting_axes
 
 
-def cudnn_attention(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropout_rate, key):
+def cudnn_attention(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropping):
     """Returns [B, T, H, K], as every implementation of `ops.attention`; float16 and bfloat16 only.
 
     Index causality and a causal window go to the kernel, which skips what they mask. Segments, positions and prefixes
     go in as a dense mask, which costs the kernel a [B, 1, T, S] bias: batches without them (None) are the fastest.
     """
-    if key is not None:
+    if dropping is not None:
         raise UserError("attention implementation 'cudnn' has no dropout: set dropout to 0, or choose 'xla'")
     if q_BTHK.dtype not in (jnp.bfloat16, jnp.float16):
         raise UserError(f"attention implementation 'cudnn' computes bfloat16 or float16, not {q_BTHK.dtype}")

@@ -61,25 +61,40 @@ def row_numbers(count: int) -> jax.Array:
     return rows_B
 
 
-def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
+def dropout(x: jax.Array, rate: float, key: jax.Array, *numbers: jax.Array, first: int = 0) -> jax.Array:
     """Returns `x` [B, ...] with elements zeroed with probability `rate`, the others scaled to keep the mean.
 
     Srivastava et al. 2014, in the inverted form, so that evaluation needs no rescaling.
 
-    Sixteen random bits decide an element, half of what a float32 uniform takes. The probability is rounded to 1/65536
-    and the scale is that of the rounded one, so the mean stays exact.
+    Sixteen random bits decide an element. The probability is rounded to 1/65536 and the scale is that of the rounded
+    one, so the mean stays exact.
 
     Each row draws from its own key, made of `key` and the row's number in the update's batch: microbatches and meshes
     change no mask.
+
+    Args:
+      x: what is dropped of.
+      rate: the probability, at least 0 and less than 1.
+      key: a random key.
+      numbers: int32, one array for each axis after the first that is a part of a longer one: the numbers of its
+        elements there. These draw from keys of their own, as rows do.
+      first: the number of the first element of the last axis, where one axis is left.
     """
     if not 0.0 <= rate < 1.0:
         raise ValueError(f"dropout rate {rate}: it must be in [0, 1)")
     dropped = round(rate * 65536)
     if dropped == 0:
         return x
-    keys_B = jax.vmap(functools.partial(jax.random.fold_in, key))(row_numbers(x.shape[0]))
-    bits = jax.vmap(lambda row_key: jax.random.bits(row_key, x.shape[1:], jnp.uint16))(keys_B)
-    kept = bits >= jnp.uint16(dropped)
+    rest = x.shape[1 + len(numbers) :]
+    if first:
+        (last,) = rest
+        rest = (first + last,)  # a key's bits are numbered: these are the first of as many as anybody asks for
+    fold, draw = jax.vmap(jax.random.fold_in, (None, 0)), lambda key: jax.random.bits(key, rest, jnp.uint16)
+    keys = key
+    for numbers_X in (row_numbers(x.shape[0]), *numbers):
+        keys = fold(keys, numbers_X)
+        fold, draw = jax.vmap(fold, (0, None)), jax.vmap(draw)
+    kept = draw(keys)[..., first:] >= jnp.uint16(dropped)
     return jnp.where(kept, scaled(x, 65536 / (65536 - dropped)), jnp.zeros((), x.dtype))
 
 

@@ -125,22 +125,23 @@ def _gathered(q_BTHK, k_BSGK, v_BSGK, mask: Mask, *, bias, scale, dropout_key, *
     the last one's queries see is everything."""
 
     queries, keys = _specs(q_BTHK, k_BSGK)
-    parts = (*(queries[2] or ()), AXIS)
 
-    def attend(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropout_key, rows_B):
+    def attend(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropout_key, rows_B, *numbers):
         k_BSGK, v_BSGK = (_gather(x) for x in (k_BSGK, v_BSGK))
-        if dropout_key is not None:  # rows have keys of their own; parts of queries and heads need them
-            dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(parts))
+        traced = {"bias": bias, "scale": scale, "dropout_key": dropout_key, "dropout_numbers": numbers}
         with numbered(rows_B):
-            return attention(q_BTHK, k_BSGK, v_BSGK, mask, bias=bias, scale=scale, dropout_key=dropout_key, **options)
+            return attention(q_BTHK, k_BSGK, v_BSGK, mask, **traced, **options)
 
     of_bias = (
         None if bias is None else _spec(bias, "activation_batch", queries[2] and _QUERIES[2], "activation_length", None)
     )
-    rows_B = row_numbers(q_BTHK.shape[0])
-    everywhere, of_rows = PartitionSpec(), PartitionSpec(queries[0])
-    in_specs = queries, keys, keys, _mask_specs(mask, queries_split=True), of_bias, everywhere, everywhere, of_rows
-    return on_parts(attend, in_specs, queries)(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropout_key, rows_B)
+    # Which rows, heads and queries a device has: what is dropped of them does not depend on who has them.
+    T, H = q_BTHK.shape[1:3]
+    numbers = row_numbers(q_BTHK.shape[0]), jnp.arange(H, dtype=jnp.int32), jnp.arange(T, dtype=jnp.int32)
+    of_numbers = (PartitionSpec(queries[axis]) for axis in (0, 2, 1))
+    everywhere = PartitionSpec()
+    in_specs = queries, keys, keys, _mask_specs(mask, queries_split=True), of_bias, everywhere, everywhere, *of_numbers
+    return on_parts(attend, in_specs, queries)(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropout_key, *numbers)
 
 
 @jax.custom_vjp
