@@ -153,8 +153,9 @@ def attention(
     if dropout_rate > 0:
         if dropout_key is None:
             raise ValueError("attention dropout needs a key")
-        numbers = dropout_numbers or tuple(jnp.arange(size, dtype=jnp.int32) for size in q_BTHK.shape[2:0:-1])
-        dropping = _Dropping(dropout_rate, dropout_key, *numbers)
+        everything = jnp.arange(q_BTHK.shape[2], dtype=jnp.int32), jnp.arange(q_BTHK.shape[1], dtype=jnp.int32)
+        heads_H, queries_T = dropout_numbers or everything
+        dropping = _Dropping(dropout_rate, dropout_key, heads_H, queries_T)
     return IMPLEMENTATIONS[implementation](q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropping)
 
 

@@ -10,6 +10,7 @@ from etils import epath
 
 from transformer.checkpoint import Checkpoints
 from transformer.cluster.agreement import LONG, alone, own_index, together, together_do
+from transformer.cluster.phases import enter, phase
 from transformer.data.workers import check_workers
 from transformer.debugging.capsule import Capsules
 from transformer.errors import Interrupted
@@ -73,7 +74,8 @@ def train(
             record = opening.begin(run, lock, experiment, dataset, begun=begun, report=report)
             stack.enter_context(jax.set_mesh(session.mesh))
             checkpoints = stack.enter_context(Checkpoints(run.checkpoints, experiment.checkpoint))
-            state, evaluated = opening.start(session, checkpoints, report)
+            with phase("restore"):
+                state, evaluated = opening.start(session, checkpoints, report)
         checkpoints.prepare(**checkpointables(program.abstract))
         first = int(state.step)
         throughput = announce(session, first, run.folder, report)
@@ -95,13 +97,15 @@ def train(
             Profiler(run.folder / "profile" if profile else None, first) as profiler,
         ):
             stopped = updates.make(batches, progress, profiler, evaluates_first=evaluates_first)
+        enter("exit")
         saver.summary(updates.step - first)
         if stopped:
             raise Interrupted(
                 f"{stop.signal}: stopped after step {updates.step} of {experiment.train.steps}, saved. {resume}"
             )
         # Where nothing was left to train, nothing was evaluated.
-        evaluation = updates.evaluation or session.evaluate(updates.state.params)
+        with phase("evaluation"):
+            evaluation = updates.evaluation or session.evaluate(updates.state.params)
     return Result(run, session, evaluation, updates.state.params, int(updates.state.step))
 
 
@@ -147,25 +151,30 @@ class Updates:
         except Now:
             stopped = True
         progress.flush()
-        self._saver.finish(self.step, self.state, self.evaluation)
+        with phase("save"):
+            self._saver.finish(self.step, self.state, self.evaluation)
         return stopped
 
     def _update(self, batches: Iterator[Batch], progress: Progress, profiler: Profiler) -> None:
+        enter("data")
         with self._stop.waiting():
             batch = next(batches)
         is_first = self.step == self._first
         self.step += 1
         profiler.before(self.step)
+        enter("compile" if is_first else "step")
         with self._stop.compiling() if is_first else contextlib.nullcontext():
             if is_first:
                 self._compile_together(batch)
             self.state, metrics = self._session.program.step(self.state, batch)
+        enter("step")
         progress.step(self.step, metrics)
         self.evaluation = None
         self._stop.check()
 
     def _evaluate(self, progress: Progress) -> None:
-        self.evaluation = self._session.evaluate(self.state.params, through=self._stop.each)
+        with phase("evaluation"):
+            self.evaluation = self._session.evaluate(self.state.params, through=self._stop.each)
         progress.evaluated(self.step, self.evaluation.row())
 
     def _compile_together(self, batch: Batch) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from transformer.checkpoint import CheckpointConfig, Checkpoints, Saved
 from transformer.checkpoint.interval import young_daly
 from transformer.cluster.agreement import alone, exchange, from_lead
+from transformer.cluster.phases import phase
 from transformer.errors import UserError
 from transformer.training.evaluation import Evaluation
 from transformer.training.interrupt import StopRequest
@@ -53,7 +54,8 @@ class Saver:
         self._take(wait=False)
         if self._due(step):
             pause()
-            self._save(step, state, evaluation)
+            with phase("save"):
+                self._save(step, state, evaluation)
 
     def finish(self, step: int, state: TrainState, evaluation: Evaluation | None) -> None:
         """Saves the last state, and returns once it is saved. Waits for room on the disk.
