@@ -40,7 +40,7 @@ def main(args: list[str]) -> None:
     from transformer.planning.step import compile_step
 
     step = compile_step(flags.experiment, topology)
-    print("\n".join([*report.summary(step, flags.experiment, topology.memory), *report.advice(step)]))
+    print("\n".join([*report.summary(step, flags.experiment, topology.memory), *report.advice(step, flags.experiment)]))
     if flags.collectives:
         print()
         print("\n".join(report.collectives(step.collectives)))

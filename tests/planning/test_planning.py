@@ -1,5 +1,6 @@
 """Planning without the compilers: chips by name, batches of every preset, memory by shardings, errors of one line."""
 
+import dataclasses
 import importlib.metadata
 
 import jax
@@ -129,6 +130,11 @@ def test_gathers_that_became_all_reduces_are_told(kinds, advised):
 
     found = [over_fsdp(kind, times) for kind, times in kinds.items()]
     step = CompiledStep(make_mesh(MeshConfig(data=1, fsdp=8)), Memory(0, 0, 0, 0, 0), found)
-    lines = list(report.advice(step))
+    experiment = configs.get("gpt2-small")
+    lines = list(report.advice(step, experiment))
     assert len(lines) == advised
     assert all("--mesh.data 4 --mesh.fsdp 2" in line for line in lines)
+    train = dataclasses.replace(experiment.train, accumulation=2)
+    *same, note = report.advice(step, dataclasses.replace(experiment, train=train))
+    assert same == lines
+    assert "each of the 2 microbatches" in note

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from transformer.data.pairs.rows import PairReading
 from transformer.data.records import Record
 from transformer.data.text.records import TextReading
+from transformer.errors import UserError
 from transformer.objectives.objective import Setting
 from transformer.parallel.layout import batch_sharding
 from transformer.tokenizers.raw_bytes import ByteTokenizer
@@ -21,6 +22,9 @@ def abstract_batch(experiment: Experiment, mesh: Mesh) -> Batch:
     """Returns the batch of an update as `ShapeDtypeStruct`s: what the objective makes of padding, for each row.
 
     Rows are packed: they have segments and positions wherever the objective's have.
+
+    Raises:
+      UserError: the experiment reads records whose shapes follow from the data alone.
     """
     objective, train = experiment.objective, experiment.train
     setting = Setting(Vocabulary.of(ByteTokenizer()), train.seq_len, experiment.model.first_decoder_token)
@@ -43,5 +47,8 @@ def _padding(reading: Any) -> Record:
         names = ("tokens", "segment_ids", *(["positions"] if reading.kind == "windows" else []))
         sides = {"": reading.length, **({"other_": reading.length} if reading.others else {})}
     else:
-        raise ValueError(f"records of {type(reading).__name__} have no shapes that are known here")
+        raise UserError(
+            "a step is planned without its data, and the shapes of these are not known before they are read: plan an "
+            "experiment whose data are text or pairs of texts"
+        )
     return {f"{side}{name}": np.zeros(length, np.int32) for side, length in sides.items() for name in names}

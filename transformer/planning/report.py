@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from transformer.parallel.collectives import Collective
+from transformer.parallel.collectives import KINDS, Collective
 from transformer.parallel.mesh import described
 from transformer.planning.chips import GIB
 from transformer.planning.step import CompiledStep
@@ -35,7 +35,7 @@ def summary(step: CompiledStep, experiment: Experiment, capacity: int) -> Iterat
         yield f"           {share:.0%} of the {capacity / GIB:.1f} GiB that a device has; libraries take some, too"
 
 
-def advice(step: CompiledStep) -> Iterator[str]:
+def advice(step: CompiledStep, experiment: Experiment) -> Iterator[str]:
     """Yields what the program shows that another mesh would do better, a line each."""
     of_whole_arrays = _over(step, "fsdp", "all-reduce")
     size = step.mesh.shape["fsdp"]
@@ -45,6 +45,13 @@ def advice(step: CompiledStep) -> Iterator[str]:
         yield (
             f"warning    the compiler gathers and scatters over fsdp {size} by all-reduces of whole arrays, which send "
             f"twice as much{other}"
+        )
+    parts, sent = experiment.train.accumulation, _over(step, "fsdp", *KINDS)
+    if parts > 1 and sent:
+        yield (
+            f"note       each of the {parts} microbatches of --train.accumulation gathers parameters and scatters "
+            f"gradients over fsdp {size}: {sent / GIB:.1f} GiB a device and step, all of them together; larger "
+            "microbatches send as much less"
         )
 
 
