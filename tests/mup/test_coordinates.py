@@ -10,7 +10,7 @@ from transformer.models.resizing import scaled
 from transformer.mup.coordinates import LOGITS, SCORES, STREAM, Coordinates, coordinates, slope
 from transformer.mup.parametrization import MupConfig
 from transformer.mup.widths import at_width
-from transformer.objectives import CausalLM, MaskedLM, Seq2Seq
+from transformer.objectives import CausalLM, MaskedLM
 from transformer.parallel.mesh import MeshConfig
 from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.optimizer import OptimizerConfig
@@ -18,7 +18,7 @@ from transformer.training.session import Session
 
 NARROW, WIDE = 64, 256
 ROWS, LENGTH, VOCABULARY, UPDATES = 4, 16, 32, 3
-OBJECTIVES = {"gpt": CausalLM(), "bert": MaskedLM(), "t5": Seq2Seq()}
+OBJECTIVES = {"gpt": CausalLM(), "bert": MaskedLM()}
 
 
 def batches():
@@ -29,7 +29,7 @@ def batches():
 
 def experiment_of(family: str) -> Experiment:
     model = scaled(dataclasses.replace(TINY[family], vocab_size=VOCABULARY), 64, layers=2)
-    changes = {"gpt": {"band": None}, "bert": {"head": "masked_lm"}, "t5": {"gated": False, "tie_embeddings": True}}
+    changes = {"gpt": {"band": None}, "bert": {"head": "masked_lm"}}
     return Experiment(
         name="tiny",
         model=dataclasses.replace(model, **changes[family]),
@@ -43,18 +43,16 @@ def experiment_of(family: str) -> Experiment:
 def measured(experiment: Experiment) -> Coordinates:
     data = []
     for inputs, targets in batches():
-        if experiment.model.kind == "encoder_decoder":
-            inputs = inputs | {"decoder_tokens": inputs["tokens"]}
         data.append({"inputs": inputs, "targets": targets, "weights": np.ones(targets.shape, np.float32)})
     return coordinates(Session(experiment), data)
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("family", OBJECTIVES)
+@pytest.mark.parametrize("family", ["gpt", "bert"])
 def test_with_mup_the_width_does_not_matter_and_without_it_does(family):
     """The change after the last update; to a width of 1024: tools/coordinate_check.py (compiling takes longest).
 
-    The GPT's heads grow wider, the others' more.
+    The GPT's heads grow wider, BERT's more.
     """
     experiment, none = experiment_of(family), MupConfig()
     heads = {"head_width": experiment.model.head_width * WIDE // NARROW} if family == "gpt" else {}

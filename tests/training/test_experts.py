@@ -104,9 +104,7 @@ CASES = [
     ("decoder", MeshConfig(data=1, fsdp=2, expert=2, tensor=2), 2),
     ("encoder", MeshConfig(data=2, expert=2, sequence=2), 1),
     ("encoder_decoder", MeshConfig(data=1, expert=4, fsdp=2), 1),
-    ("encoder_decoder", MeshConfig(data=1), 2),
     ("encoder", MeshConfig(data=1), 8),
-    ("decoder", MeshConfig(data=4, expert=2), 1),
     ("decoder", MeshConfig(data=2, pipeline=2, expert=2), 2),
 ]
 

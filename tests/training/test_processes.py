@@ -11,7 +11,6 @@ from tests.exhaustive import few
 from tools.crash import write_corpus
 
 AXES = ("data", "fsdp", "tensor", "sequence")
-ONE_AXIS = [{axis: 4} for axis in AXES]
 PAIRS = [{one: 2, other: 2} for one, other in itertools.combinations(AXES, 2)]
 BODY = """
     from tests.training import over_meshes
@@ -69,9 +68,11 @@ def test_two_processes_that_share_rows_train_on_the_same(folder, alone, mesh, fi
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_every_pair_of_axes_over_any_number_of_processes(folder, alone, count, tmp_path):
-    meshes = ONE_AXIS + PAIRS
-    if count == 2:  # with one or four, the processes' devices take turns anyway
-        meshes = [*meshes, *({axis: 2, "sequence": 2, "alternate": True} for axis in ("data", "fsdp", "tensor"))]
-    check(over(folder, meshes, count, devices=4 // count, runs=tmp_path), alone)
+def test_every_pair_of_axes_over_two_processes(folder, alone, tmp_path):
+    taking_turns = [{axis: 2, "sequence": 2, "alternate": True} for axis in ("data", "fsdp", "tensor")]
+    check(over(folder, PAIRS + taking_turns, 2, devices=2, runs=tmp_path), alone)
+
+
+@pytest.mark.exhaustive
+def test_every_axis_over_four_processes(folder, alone, tmp_path):
+    check(over(folder, [{axis: 4} for axis in AXES], 4, devices=1, runs=tmp_path), alone)
