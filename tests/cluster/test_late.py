@@ -1,4 +1,4 @@
-"""Processes that are late, stuck or fail: within the deadline all leave, with one line that names who, where and why."""
+"""Processes that are late, stuck or fail: all leave in time, with a line that names who, where and why."""
 
 import json
 import signal
@@ -54,7 +54,8 @@ def test_a_process_that_is_stuck_in_a_step_is_named(tmp_path):
     assert "has been in phase step (update 3) for " in line
     assert "it is at cluster/late.py:" in line
     assert "sleeper; all others wait" in line
-    assert failure(tmp_path).items() >= {"exit_code": 124, "process": 1, "host": HOST, "phase": "step", "step": 3}.items()
+    place = {"process": 1, "host": HOST, "phase": "step", "step": 3}
+    assert failure(tmp_path).items() >= (place | {"exit_code": 124}).items()
     for process in (0, 1):
         assert "most recent call first" in (tmp_path / f"run/stacks/process-{process}.txt").read_text()
     assert "sleeper" in (tmp_path / "run/stacks/process-1.txt").read_text()
@@ -104,7 +105,7 @@ def test_of_three_processes_the_one_that_never_arrives_is_missed(tmp_path):
         first, second, _ = processes.ended(three, timeout=60)
     assert (first.code, second.code) == (124, 124), (first, second)
     [line] = first.error_lines
-    assert line.startswith("error: 1 of 3 processes did not come within 5 s (--cluster.deadlines.start), in phase start: ")
+    assert line.startswith("error: 1 of 3 processes did not come within 5 s (--cluster.deadlines.start), in phase")
     [line] = second.error_lines
     assert line.startswith("error: not all 3 processes came within 5 s")
 
