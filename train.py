@@ -55,7 +55,7 @@ def main(args: list[str]) -> None:
             print(f"{name:{width}}  {summary}{' (the default)' if name == configs.DEFAULT else ''}")
         return
     chosen = parse(args)
-    command.start_jax(distributed=chosen.distributed)
+    command.start_jax(distributed=chosen.distributed, deadlines=chosen.experiment.cluster.deadlines)
     # After the flags are known to be good: this imports the data libraries, which --help need not wait for.
     from transformer.training.loop import train
 

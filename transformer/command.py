@@ -14,11 +14,14 @@ import traceback
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from transformer.checks import FieldError
 from transformer.errors import Interrupted, UserError
 from transformer.paths import explain
+
+if TYPE_CHECKING:
+    from transformer.cluster.config import Deadlines
 
 
 def run(main: Callable[[], None]) -> int:
@@ -154,10 +157,14 @@ def _one_line() -> Iterator[None]:
         raise UserError(" ".join(words)) from None
 
 
-def start_jax(*, distributed: bool = False) -> None:
+def start_jax(*, distributed: bool = False, deadlines: "Deadlines | None" = None) -> None:
     """Turns on the persistent compilation cache, joins a distributed run, and on a CPU keeps freed memory.
 
     The cache lies in `$JAX_COMPILATION_CACHE_DIR`, or in `~/.cache/transformer/xla`.
+
+    Args:
+      distributed: whether this is one process of several, which it finds.
+      deadlines: of the command, which is watched from here to its end; None: it is not.
     """
     import jax
 
@@ -171,10 +178,18 @@ def start_jax(*, distributed: bool = False) -> None:
     # Everything is worth keeping: the second start of a run should not compile at all.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if distributed:
+        from transformer.cluster.arrivals import awaited, patience_of_jax
+
+        start = deadlines.start if deadlines is not None and deadlines.enabled else None
         jax.config.update("jax_enable_preemption_service", True)  # agrees on the step to stop after
         try:
             # JAX itself reads the address alone from its variables; a cluster's scheduler tells it everything.
-            jax.distributed.initialize(num_processes=_number("JAX_NUM_PROCESSES"), process_id=_number("JAX_PROCESS_ID"))
+            with awaited(start):
+                jax.distributed.initialize(
+                    num_processes=_number("JAX_NUM_PROCESSES"),
+                    process_id=_number("JAX_PROCESS_ID"),
+                    initialization_timeout=patience_of_jax(deadlines),
+                )
         except (ValueError, RuntimeError) as error:
             raise UserError(
                 f"--distributed: no cluster found ({error}): run under srun or mpirun, or set JAX_COORDINATOR_ADDRESS, "
@@ -183,6 +198,10 @@ def start_jax(*, distributed: bool = False) -> None:
         from transformer.cluster.leaving import follow
 
         follow()
+    if deadlines is not None:
+        from transformer.cluster.watchdog import begin
+
+        begin(deadlines)
 
 
 def _output_closed() -> bool:
