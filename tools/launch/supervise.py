@@ -184,16 +184,16 @@ def supervise(args: Sequence[str], folder: RunFolder, limits: Limits, report: Ca
             unsaved = 0 if reached.saved > furthest.saved else unsaved + 1
             furthest = reached.furthest(furthest)
             cause = _cause(code, failure if failure != failure_before else {})
-            where = f"at step {reached.logged or reached.saved} (the newest checkpoint: {reached.saved or 'none'})"
+            where = f"step {reached.logged or reached.saved} (the newest checkpoint: {reached.saved or 'none'})"
             if at_same_step == SAME_STEP:
-                report(f"gave up: {SAME_STEP} starts in a row got no further than the one before, {where}: {cause}")
+                report(f"gave up: {SAME_STEP} starts in a row got no further than {where}: {cause}")
                 return code
             if restarts == limits.restarts:
-                report(f"gave up after {restarts} restarts, {where}: {cause}")
+                report(f"gave up after {restarts} restarts, at {where}: {cause}")
                 return code
             restarts += 1
             delay = limits.delay(max(unsaved - 1, 0))
-            report(f"{cause}, {where}; restart {restarts} in {delay:.0f} s")
+            report(f"{cause}, at {where}; restart {restarts} in {delay:.0f} s")
             child.sleep(delay)
             if child.was_signalled:
                 return code
