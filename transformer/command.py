@@ -9,7 +9,9 @@ import io
 import os
 import re
 import select
+import signal
 import sys
+import time
 import traceback
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from transformer.checks import FieldError
 from transformer.errors import Interrupted, UserError
 from transformer.paths import explain
+from transformer.signals import PAIR, end_at_sigterm_as_first_process, ignored_until
 
 if TYPE_CHECKING:
     from transformer.cluster.config import Deadlines
@@ -26,12 +29,15 @@ if TYPE_CHECKING:
 
 def run(main: Callable[[], None]) -> int:
     """Returns the exit code of `main`; prints a person's mistake as a line. A traceback is for our bugs only."""
+    end_at_sigterm_as_first_process()
     try:
         main()
         sys.stdout.flush()
     except UserError as error:
         return _refuse(str(error), error, error.exit_code)
     except KeyboardInterrupt as error:
+        with contextlib.suppress(ValueError):  # this is no main thread
+            signal.signal(signal.SIGINT, ignored_until(time.monotonic() + PAIR, signal.default_int_handler))
         return _refuse("interrupted; nothing was lost that had been saved", error)
     except BrokenPipeError as error:
         if not _output_closed():
