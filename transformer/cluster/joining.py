@@ -17,6 +17,8 @@ from transformer.errors import UserError
 
 DEADLINE = 300.0
 """Default of the seconds in which all processes must have come."""
+_NO_PROXY = "no_grpc_proxy"
+"""A variable of gRPC's, which it reads before `no_proxy`."""
 
 
 def join(
@@ -44,6 +46,7 @@ def join(
     view = devices.look(environ, root)
     if launch.count > 1:
         address = meet(launch, deadline=deadline)
+        _bypass_proxies(address)
         jax.config.update("jax_enable_preemption_service", True)  # agrees on the step to stop after
         jax.distributed.initialize(
             address,
@@ -64,6 +67,14 @@ def join(
         _check_started(view, len(own[launch.index]))
     if own_index() == 0:
         print(f"distributed: {_summary(launch.name, views)}", file=sys.stderr, flush=True)
+
+
+def _bypass_proxies(address: str) -> None:
+    """Makes gRPC connect to the leading process itself: through an HTTP proxy, JAX's service is never reached."""
+    kept = os.environ.get(_NO_PROXY, os.environ.get(_NO_PROXY.replace("grpc_", "")))
+    hosts = [*filter(None, [kept]), address.rpartition(":")[0].strip("[]"), "localhost"]
+    os.environ[_NO_PROXY] = ",".join(hosts)
+    jax.config.update("jax_check_proxy_envs", False)  # a warning of what is mended here
 
 
 def _check_started(view: View, expected: int) -> None:
