@@ -38,6 +38,7 @@ def test_one_process_is_a_job_too():
     assert said([alone]) == [["distributed: JAX's variables, 1 process on 1 host, 2 devices"]]
 
 
+@pytest.mark.exhaustive
 def test_a_mistake_in_the_variables_is_a_line():
     [one] = processes.run(
         ["-c", processes.PREAMBLE.format(body=BODY, distributed=True)], 1, env={0: {"JAX_PROCESS_ID": "first"}}
