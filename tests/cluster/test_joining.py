@@ -32,10 +32,21 @@ def test_processes_of_open_mpi_5_find_each_other_past_a_proxy():
     assert "proxy" not in both[0].err
 
 
-def test_one_process_is_a_job_too():
-    [alone] = processes.run(["-c", processes.PREAMBLE.format(body=BODY, distributed=True)], 1, devices=2)
-    assert (alone.code, alone.out) == (0, "0 2 2\n"), alone.err
-    assert said([alone]) == [["distributed: JAX's variables, 1 process on 1 host, 2 devices"]]
+PARTIAL = """
+    from transformer.cluster.joining import require_all
+    require_all(8)
+    require_all(1)
+"""
+
+
+def test_one_process_is_a_job_too_and_uses_all_devices():
+    [alone] = processes.run(["-c", processes.PREAMBLE.format(body=BODY + PARTIAL, distributed=True)], 1, devices=8)
+    assert (alone.code, alone.out) == (2, "0 8 8\n"), alone.err
+    assert alone.error_lines == [
+        f"error: {socket.gethostname()}: this job has 8 devices and its mesh uses 1 of them: raise --mesh.* until "
+        "it uses all, or say --shared-hosts if the others are not this job's"
+    ]
+    assert said([alone]) == [["distributed: JAX's variables, 1 process on 1 host, 8 devices"]]
 
 
 @pytest.mark.exhaustive

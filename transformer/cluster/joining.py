@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ DEADLINE = 300.0
 """Default of the seconds in which all processes must have come."""
 _NO_PROXY = "no_grpc_proxy"
 """A variable of gRPC's, which it reads before `no_proxy`."""
+_needs_all = False
+"""Whether this process has joined a job that must use every device."""
 
 
 def join(
@@ -42,6 +45,7 @@ def join(
     Raises:
       UserError: there is no launcher, its variables are wrong, processes did not come, or devices would lie idle.
     """
+    global _needs_all
     launch = launchers.find(environ)
     view = devices.look(environ, root)
     if launch.count > 1:
@@ -65,8 +69,22 @@ def join(
         jax.config.update("jax_cuda_visible_devices", numbers)
     with together("starting the devices", deadline=deadline):
         _check_started(view, len(own[launch.index]))
+    _needs_all = not shared_hosts
     if own_index() == 0:
         print(f"distributed: {_summary(launch.name, views)}", file=sys.stderr, flush=True)
+
+
+def require_all(used: int) -> None:
+    """Refuses a mesh of fewer devices than the job has, where this process joined one.
+
+    Raises:
+      UserError: see above; it names this host.
+    """
+    if _needs_all and used < jax.device_count():
+        raise UserError(
+            f"{socket.gethostname()}: this job has {jax.device_count()} devices and its mesh uses {used} of them: "
+            "raise --mesh.* until it uses all, or say --shared-hosts if the others are not this job's"
+        )
 
 
 def _bypass_proxies(address: str) -> None:
