@@ -66,17 +66,20 @@ def test_a_requeued_job_goes_on_with_one_node_fewer(cluster, folder, whole):
     assert losses == pytest.approx(whole, rel=tiny.TOLERANCE)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_srun_saves_and_leaves(cluster, folder, whole, number):
-    """SIGINT is what Ctrl-C is; srun's -X passes on the first one, and asks nothing."""
-    run = folder / number.name
-    args = tiny.command(folder, number.name, "--distributed", steps=STEPS)
+@pytest.mark.parametrize("how", ["Ctrl-C", "scancel"])
+def test_a_signal_to_a_step_saves_and_leaves(cluster, folder, whole, how):
+    """srun's -X passes on the first Ctrl-C. SIGTERM to srun itself makes Slurm kill the step; scancel sends a SIGTERM."""
+    run = folder / how
+    args = tiny.command(folder, how, "--distributed", steps=STEPS)
     environment = cluster.environment | tiny.environment()
     step = ["srun", "-X", "--nodes=2", "--ntasks-per-node=1", "--kill-on-bad-exit=1", *args]
     with subprocess.Popen(step, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as srun:
         try:
             tiny.until_step(run, 8)
-            srun.send_signal(number)
+            if how == "Ctrl-C":
+                srun.send_signal(signal.SIGINT)
+            else:
+                cluster.do("scancel", "--signal=TERM", cluster.do("squeue", "--noheader", "--format=%i").strip())
             said, _ = srun.communicate(timeout=120)
         finally:
             srun.kill()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,12 @@ from transformer.cluster.devices import View
 from transformer.cluster.leaving import follow
 from transformer.cluster.rendezvous import meet
 from transformer.errors import UserError
+
+
+_NO_PROXY = "no_grpc_proxy"
+"""A variable of gRPC's, which it reads before `no_proxy`."""
+_needs_all = False
+"""Whether this process has joined a job that must use every device."""
 
 
 def join(
@@ -40,12 +47,14 @@ def join(
     Raises:
       UserError: there is no launcher, its variables are wrong, processes did not come, or devices would lie idle.
     """
+    global _needs_all
     limits = Deadlines() if deadlines is None else deadlines
     deadline = (limits.start if limits.enabled else None) or NO_DEADLINE
     launch = launchers.find(environ)
     view = devices.look(environ, root)
     if launch.count > 1:
         address = meet(launch, deadline=deadline)
+        _bypass_proxies(address)
         jax.config.update("jax_enable_preemption_service", True)  # agrees on the step to stop after
         with awaited(deadline):
             jax.distributed.initialize(
@@ -65,8 +74,30 @@ def join(
         jax.config.update("jax_cuda_visible_devices", numbers)
     with together("starting the devices", deadline=deadline):
         _check_started(view, len(own[launch.index]))
+    _needs_all = not shared_hosts
     if own_index() == 0:
         print(f"distributed: {_summary(launch.name, views)}", file=sys.stderr, flush=True)
+
+
+def require_all(used: int) -> None:
+    """Refuses a mesh of fewer devices than the job has, where this process joined one.
+
+    Raises:
+      UserError: see above; it names this host.
+    """
+    if _needs_all and used < jax.device_count():
+        raise UserError(
+            f"{socket.gethostname()}: this job has {jax.device_count()} devices and its mesh uses {used} of them: "
+            "raise --mesh.* until it uses all, or say --shared-hosts if the others are not this job's"
+        )
+
+
+def _bypass_proxies(address: str) -> None:
+    """Makes gRPC connect to the leading process itself: through an HTTP proxy, JAX's service is never reached."""
+    kept = os.environ.get(_NO_PROXY, os.environ.get(_NO_PROXY.replace("grpc_", "")))
+    hosts = [*filter(None, [kept]), address.rpartition(":")[0].strip("[]"), "localhost"]
+    os.environ[_NO_PROXY] = ",".join(hosts)
+    jax.config.update("jax_check_proxy_envs", False)  # a warning of what is mended here
 
 
 def _check_started(view: View, expected: int) -> None:

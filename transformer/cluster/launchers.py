@@ -101,7 +101,10 @@ def _nothing(environ: Mapping[str, str], lacking: list[str]) -> str:
         )
     if len(lacking) < 3:
         return f"--distributed: {' and '.join(lacking)} not set: by hand, a process needs {by_hand}"
-    return f"--distributed: no launcher found: start it with srun or mpirun, as an indexed Job of Kubernetes, or set {by_hand}"
+    return (
+        "--distributed: no launcher found: start it with srun or mpirun, as an indexed Job of Kubernetes, or set "
+        f"{by_hand}"
+    )
 
 
 def _open_mpi(environ: Mapping[str, str]) -> Launch | None:

@@ -182,24 +182,30 @@ def _come(launch: Launch, until: float, deadline: float) -> str:
         for host, port in itertools.product(launch.hosts, launch.ports):
             with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=_CONNECT) as connection:
                 connection.sendall(hello)
-                connection.settimeout(_WELCOME)
-                lines = connection.makefile("rb")
-                if _parsed(lines.readline(4096)).get("job") != launch.job:
-                    continue
-                connection.settimeout(max(until - time.monotonic(), 0) + _WORD)
-                answer = _parsed(lines.readline(65536))
-                if answer.get("go"):
+                if _waited(connection, launch.job, until):
                     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-                if "error" in answer:
-                    error = UserError(answer["error"])
-                    error.exit_code = answer["exit_code"]
-                    raise error
         time.sleep(_AGAIN)
+    hosts, ports = " or ".join(launch.hosts) or "no machine", ", ".join(map(str, launch.ports))
     raise Late(
-        f"{launch.name}: process {launch.index} of {launch.count} on {socket.gethostname()} did not find process 0 within "
-        f"{deadline:g} s in phase start (--cluster.deadlines.start), at {' or '.join(launch.hosts) or 'no machine'}, port {', '.join(map(str, launch.ports))}; if it "
-        f"runs elsewhere, set {ADDRESS}=HOST:PORT for all"
+        f"{launch.name}: process {launch.index} of {launch.count} on {socket.gethostname()} did not find process 0 "
+        f"within {deadline:g} s in phase start (--cluster.deadlines.start) at {hosts}, port {ports}; if it runs "
+        f"elsewhere, set {ADDRESS}=HOST:PORT for all"
     )
+
+
+def _waited(connection: socket.socket, job: str, until: float) -> bool:
+    """Whether the leading process answered and said that all have come; raises the error that it says."""
+    connection.settimeout(_WELCOME)
+    with connection.makefile("rb") as lines:
+        if _parsed(lines.readline(4096)).get("job") != job:
+            return False
+        connection.settimeout(max(until - time.monotonic(), 0) + _WORD)
+        answer = _parsed(lines.readline(65536))
+    if "error" in answer:
+        error = UserError(answer["error"])
+        error.exit_code = answer["exit_code"]
+        raise error
+    return bool(answer.get("go"))
 
 
 def _own_name() -> str:
