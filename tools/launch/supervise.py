@@ -276,7 +276,7 @@ def _cause(code: int, failure: dict[str, Any]) -> str:
     """Returns why a process ended: the message of the process of its job that failed first, if it left one."""
     if message := " ".join(str(failure.get("message", "")).split()):
         places = {"process {}": "process", "on {}": "host", "in {}": "phase"}
-        place = " ".join(text.format(failure[key]) for text, key in places.items() if key in failure)
+        place = " ".join(text.format(failure[key]) for text, key in places.items() if failure.get(key) is not None)
         return f"{message} ({place})" if place else message
     killer = _killer(code)
     return f"exit code {code}" if killer is None else f"killed by {killer}"

@@ -19,7 +19,6 @@ from transformer.cluster.leaving import follow
 from transformer.cluster.rendezvous import meet
 from transformer.errors import UserError
 
-
 _NO_PROXY = "no_grpc_proxy"
 """A variable of gRPC's, which it reads before `no_proxy`."""
 _needs_all = False
