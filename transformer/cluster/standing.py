@@ -116,8 +116,7 @@ def verdict(own: Standing, flag: str, answers: Mapping[int, Standing], last: Map
     if any(standing.debugged for standing in answers.values()):
         return Verdict("a debugger holds a process", None, waits_on=True)
     if silent:
-        message = f"{silent_line(silent, own.count, last)}; {own.name} has been in {own.where} for {waited}"
-        return Verdict(message, last.get(silent[0]) or _unknown(silent[0], own))
+        return silent_verdict(own, silent, last, f"; {own.name} has been in {own.where} for {waited}")
     late = late_of([answers.get(index, own) for index in range(own.count)])
     if own.count == 1:
         return Verdict(f"{own.name} has been in {own.where} for {waited}: it is at {own.at}", own)
@@ -137,19 +136,26 @@ def verdict(own: Standing, flag: str, answers: Mapping[int, Standing], last: Map
     return Verdict(message, first, waits_on=in_time)
 
 
-def service_line(own: Standing, last: Standing | None, address: str) -> str:
-    """Returns a clause about a leading process whose service does not answer.
+def silent_verdict(
+    own: Standing, silent: Sequence[int], last: Mapping[int, Standing], why: str, *, address: str | None = None
+) -> Verdict:
+    """Returns a verdict on processes that give no sign of life.
 
     Args:
-      own: the standing of the process that asked.
-      last: the newest standing of the leading one that is known.
-      address: its machine's.
+      own: the standing of the one that noticed.
+      silent: their indices.
+      last: process -> the newest standing that it published, if it did.
+      why: the rest of the line.
+      address: of the machine of the first of them.
     """
-    clause = silent_line([0], own.count, {} if last is None else {0: last})
-    return clause if last is not None else f"{clause} (it is at {address})"
+    at = "" if address is None or silent[0] in last else f" ({address})"
+    first = last.get(silent[0]) or dataclasses.replace(
+        own, process=silent[0], host=address or "", pid=0, update=None, at=""
+    )
+    return Verdict(f"{_silent_line(silent, own.count, last)}{at}{why}", first)
 
 
-def silent_line(silent: Sequence[int], count: int, last: Mapping[int, Standing]) -> str:
+def _silent_line(silent: Sequence[int], count: int, last: Mapping[int, Standing]) -> str:
     """Returns a clause about processes that give no sign of life."""
     first = last.get(silent[0])
     name = f"process {silent[0]} of {count}" if first is None else f"{first.name} (pid {first.pid})"
@@ -179,7 +185,3 @@ def _least_far(standings: Sequence[Standing]) -> list[Standing]:
 def _outside_jax(standings: Iterable[Standing]) -> list[Standing]:
     """Those that are not in a program of the devices, where one waits for the others."""
     return [standing for standing in standings if not standing.in_jax]
-
-
-def _unknown(process: int, own: Standing) -> Standing:
-    return dataclasses.replace(own, process=process, host="", pid=0, update=None, at="")
