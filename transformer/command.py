@@ -164,7 +164,7 @@ def start_jax(*, distributed: bool = False, deadlines: "Deadlines | None" = None
 
     Args:
       distributed: whether this is one process of several, which it finds.
-      deadlines: of the command, which is watched from here to its end; None: it is not.
+      deadlines: of a distributed run, which is watched from here to its end; None: it is not.
     """
     import jax
 
@@ -198,10 +198,10 @@ def start_jax(*, distributed: bool = False, deadlines: "Deadlines | None" = None
         from transformer.cluster.leaving import follow
 
         follow()
-    if deadlines is not None:
-        from transformer.cluster.watchdog import begin
+        if deadlines is not None:
+            from transformer.cluster.watchdog import begin
 
-        begin(deadlines)
+            begin(deadlines)
 
 
 def _output_closed() -> bool:

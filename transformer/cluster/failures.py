@@ -27,19 +27,17 @@ _SIGNALS = 128
 _folder: epath.Path | None = None
 _is_others: Callable[[], bool] = lambda: False  # noqa: E731
 _running = False
-_error: BaseException | None = None
-"""What ended the run in this process."""
 
 
 @contextlib.contextmanager
 def none_yet() -> Iterator[None]:
     """A context of a start of a run; the failures in it go on record once the run has begun (`into`)."""
-    global _running, _folder, _error
-    _running, _folder, _error = True, None, None
+    global _running, _folder
+    _running, _folder = True, None
     try:
         yield
     except BaseException as error:
-        _error = error
+        error.ended_run = True  # pyright: ignore[reportAttributeAccessIssue]
         raise
     finally:
         _running = False
@@ -84,7 +82,7 @@ def write(failure: Mapping[str, Any], *, error: BaseException | None = None) -> 
     is_stopped = isinstance(error, KeyboardInterrupt) or code == Interrupted.exit_code or code >= _SIGNALS
     if folder is None or is_stopped:
         return
-    if (error is not None and not _running and error is not _error) or _is_others():
+    if (error is not None and not _running and not hasattr(error, "ended_run")) or _is_others():
         return
     time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     record = {"time": time} | {name: failure.get(name) for name in _FIELDS}

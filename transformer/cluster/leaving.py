@@ -94,7 +94,7 @@ def leave(error: BaseException, line: str, exit_code: int, *, at_once: bool = Fa
         time.sleep(_GRACE)  # a collective also fails where another process is gone, and the thread knows which
     first = failure if alone() else deadlines.bounded(_TELL, lambda: _tell(failure))
     if first is None or first == failure:
-        failures.write(failure, error=error)
+        deadlines.bounded(_DISK, lambda: failures.write(failure, error=error))
     if not alone():
         known = first or failure
         _end(line if known == failure else _line(known), known["exit_code"], _farewell(known) if first else 0.0)
