@@ -225,17 +225,17 @@ def _missing(what: str, folder: str, seconds: float, error: Exception) -> UserEr
         late = [index for index in range(_state().num_processes) if str(index) not in there]
         if late:
             more = f" (and {len(late) - 1} more)" if len(late) > 1 else ""
-            return Late(f"{what}: {_named(late[0])}{more} did not answer within {seconds:.0f} s")
+            name = standing.name_and_phase if (standing := standing_of(late[0])) else process_name(late[0])
+            return Late(f"{what}: {name}{more} did not answer within {seconds:.0f} s")
     return UserError(f"{what}: {process_name()} lost the others: {_first_line(error)}")
 
 
-def _named(index: int) -> str:
-    """Returns a process's name, with its host and phase if it published them."""
+def standing_of(index: int) -> Standing | None:
+    """Returns the newest standing that a process published; None if it did not."""
     try:
-        standing = Standing.parsed(coordination().key_value_try_get(f"{STANDINGS}/{index}/now"))
+        return Standing.parsed(coordination().key_value_try_get(f"{STANDINGS}/{index}/now"))
     except jax.errors.JaxRuntimeError:
-        return process_name(index)
-    return f"{standing.name}, in {standing.where},"
+        return None
 
 
 def _first_line(error: BaseException) -> str:

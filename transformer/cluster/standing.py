@@ -64,6 +64,10 @@ class Standing:
         return f"process {self.process} of {self.count} on {self.host}"
 
     @property
+    def name_and_phase(self) -> str:
+        return f"{self.name}, last seen in {self.where},"
+
+    @property
     def where(self) -> str:
         """Its phase, for people: `phase step (update 123)`."""
         return f"phase {self.phase}" + ("" if self.update is None else f" (update {self.update})")
