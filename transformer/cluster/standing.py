@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from transformer.cluster.phases import Phase
 
+_SHOWN = 4
+"""Processes of which a line says where each is."""
 _PHASES: tuple[Phase, ...] = ("start", "restore", "data", "compile", "step", "evaluation", "save", "exit")
 _ORDER: dict[str, int] = {name: place for place, name in enumerate(_PHASES)}
 """What a run is in first, after the same number of updates."""
@@ -53,8 +55,8 @@ class Standing:
     """What it waits for the others in; None if it does not, or in a program of the devices."""
     at: str
     """The innermost place of its main thread outside of Python's library."""
-    in_jax: bool
-    """Whether that place is JAX's."""
+    is_joint: bool
+    """Whether that place is in JAX or Orbax, where the processes work together and wait for each other."""
     debugged: bool
     beat: int
     """Number of its signs of life."""
@@ -127,7 +129,7 @@ def verdict(own: Standing, flag: str, answers: Mapping[int, Standing], last: Map
     if len(late) == own.count:
         message = (
             f"all {own.count} processes have been in {own.where} for {waited}, and none of them is behind: a device or "
-            f"the network between them hangs; {own.name} is at {own.at}"
+            f"the network between them hangs; {_places(answers)}"
         )
         return Verdict(message, None)
     first = late[0]
@@ -172,9 +174,15 @@ def _silent_line(silent: Sequence[int], count: int, last: Mapping[int, Standing]
 def late_of(standings: Sequence[Standing]) -> list[Standing]:
     """Returns those that the others wait for; all, if nothing tells them apart."""
     late = list(standings)
-    for few in (_not_waiting, _least_far, _outside_jax):
+    for few in (_not_waiting, _least_far, _elsewhere):
         late = few(late) or late
     return late
+
+
+def _places(answers: Mapping[int, Standing]) -> str:
+    """Returns where the first few processes are."""
+    places = [f"process {index} is at {standing.at}" for index, standing in sorted(answers.items())[:_SHOWN]]
+    return ", ".join([*places, *(["..."] if len(answers) > _SHOWN else [])])
 
 
 def _not_waiting(standings: Iterable[Standing]) -> list[Standing]:
@@ -186,6 +194,6 @@ def _least_far(standings: Sequence[Standing]) -> list[Standing]:
     return [standing for standing in standings if standing.position == least]
 
 
-def _outside_jax(standings: Iterable[Standing]) -> list[Standing]:
-    """Those that are not in a program of the devices, where one waits for the others."""
-    return [standing for standing in standings if not standing.in_jax]
+def _elsewhere(standings: Iterable[Standing]) -> list[Standing]:
+    """Those that are not in joint work, as in a program of the devices, where the others wait."""
+    return [standing for standing in standings if not standing.is_joint]

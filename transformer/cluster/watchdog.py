@@ -52,7 +52,8 @@ _LAST_RESORT = 30.0
 """Seconds after a deadline at which a process ends that cannot run its threads, because one holds Python's lock."""
 _LIBRARY = (sysconfig.get_path("stdlib"), "<frozen")
 _PACKAGES = ("site-packages", "dist-packages")
-_JAX = ("/jax/", "/jaxlib/")
+_JOINT = ("/jax/", "/jaxlib/", "/orbax/")
+"""Folders of what all processes do together, and wait for each other in."""
 
 _watchdog: "_Watchdog | None" = None
 
@@ -95,7 +96,7 @@ def watching(limits: Deadlines) -> Iterator[None]:
 def own_standing(beat: int = 0) -> Standing:
     """Returns where this process is."""
     now = current()
-    at, in_jax = _place()
+    at, is_joint = _place()
     return Standing(
         process=own_index(),
         count=process_count(),
@@ -107,7 +108,7 @@ def own_standing(beat: int = 0) -> Standing:
         update=standing.update(),
         waits=waiting(),
         at=at,
-        in_jax=in_jax,
+        is_joint=is_joint,
         debugged=deadlines.debugged(),
         beat=beat,
     )
@@ -281,12 +282,12 @@ def _standings(folder: str) -> dict[int, Standing]:
 
 
 def _place() -> tuple[str, bool]:
-    """Returns the main thread's innermost place outside of Python's library, and whether it is JAX's."""
+    """Returns the main thread's innermost place outside of Python's library, and whether it is joint work."""
     first = ""
     for frame in deadlines.main_frames():
         name = frame.f_code.co_filename
         place = f"{'/'.join(name.split('/')[-2:])}:{frame.f_lineno} {frame.f_code.co_name}"
         first = first or place
         if not name.startswith(_LIBRARY) or any(folder in name for folder in _PACKAGES):
-            return place, any(folder in name for folder in _JAX)
+            return place, any(folder in name for folder in _JOINT)
     return first, False
