@@ -64,9 +64,11 @@ def main(args: list[str]) -> None:
         deadlines=chosen.experiment.cluster.deadlines,
     )
     # After the flags are known to be good: this imports the data libraries, which --help need not wait for.
+    from transformer.cluster.watchdog import watching
     from transformer.training.loop import train
 
-    report(train(chosen.experiment, chosen.workdir, profile=chosen.profile))
+    with watching(chosen.experiment.cluster.deadlines):
+        report(train(chosen.experiment, chosen.workdir, profile=chosen.profile))
 
 
 def parse(args: list[str]) -> Command:

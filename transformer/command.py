@@ -171,7 +171,7 @@ def start_jax(*, distributed: bool = False, shared_hosts: bool = False, deadline
     Args:
       distributed: whether this is one process of several; see `transformer.cluster.joining`.
       shared_hosts: whether devices that such a job leaves unused are not its own.
-      deadlines: of the command, which is watched from here to its end; None: it is not.
+      deadlines: of a distributed run, which is watched from here to its end; None: it is not.
     """
     import jax
 
@@ -188,10 +188,10 @@ def start_jax(*, distributed: bool = False, shared_hosts: bool = False, deadline
         from transformer.cluster.joining import join
 
         join(shared_hosts=shared_hosts, deadlines=deadlines)
-    if deadlines is not None:
-        from transformer.cluster.watchdog import begin
+        if deadlines is not None:
+            from transformer.cluster.watchdog import begin
 
-        begin(deadlines)
+            begin(deadlines)
 
 
 def _output_closed() -> bool:

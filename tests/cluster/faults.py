@@ -47,11 +47,11 @@ _ALIVE = -1000
 DISK = 64
 """Megabytes of the disk that is filled."""
 CAUSES = {
-    "kill": r"is gone: it was killed or it crashed",
+    "kill": r"is gone, .* killed or it crashed",
     "stop": r"no sign of life|stopped|silent",
     "raise": r"struck on purpose",
     "fill": r"No space left|could not be saved",
-    "never": r"late|did not|has not|waits? for|not arrived",
+    "never": r"did not (come|find)|past --cluster\.deadlines\.",
     "code": r"code|version|package",
     "config": r"train\.seed",
     "data": r"--data|corpus",
@@ -137,8 +137,9 @@ class Bench:
     def __init__(self, folder: Path, slower: float = 1.0):
         self.folder, self._slower = folder, slower
         self._number, self._program = 0, None
-        self._train("whole", STEPS)
-        self._train("begun", BEGUN)
+        for run, steps in (("whole", STEPS), ("begun", BEGUN)):
+            if not (folder / run / "checkpoints" / str(steps)).exists():  # from an earlier start in this folder
+                self._train(run, steps)
         self._losses = tiny.losses(folder / "whole")
 
     def strike(self, cell: Cell) -> Outcome:

@@ -14,6 +14,7 @@ from unittest import mock
 
 from tests.cluster import scenes
 from transformer import command
+from transformer.checkpoint import CheckpointConfig
 from transformer.cluster import phases
 from transformer.cluster.agreement import alone, own_index
 from transformer.cluster.config import ClusterConfig, Deadlines
@@ -84,6 +85,7 @@ def main() -> None:
     command.start_jax(distributed=int(os.environ["JAX_NUM_PROCESSES"]) > 1, deadlines=deadlines)
     changes = {
         "cluster": ClusterConfig(deadlines),
+        "checkpoint": CheckpointConfig(every=2 if PHASE == "save" else 100),
         "train": TrainConfig(steps=6, batch_size=8, seq_len=32, eval_every=4, eval_batches=1, log_every=1),
     }
     if alone():

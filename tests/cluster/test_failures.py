@@ -7,7 +7,16 @@ from etils import epath
 
 from transformer.cluster import failures
 
-FAILURE = {"message": "why", "exit_code": 2, "process": 1, "host": "b", "phase": "save", "step": 7, "at_once": True}
+FAILURE = {
+    "message": "why",
+    "exit_code": 2,
+    "process": 1,
+    "host": "b",
+    "phase": "save",
+    "step": 7,
+    "traceback": "Traceback",
+    "at_once": True,
+}
 
 
 def begun(folder, *, others=False):
@@ -19,13 +28,13 @@ def test_the_first_failure_of_a_start_stays_and_the_next_start_takes_it(tmp_path
         failures.write(FAILURE)
         assert not list(tmp_path.iterdir())  # the run has not begun
         begun(tmp_path)
-        failures.write(FAILURE, traceback="Traceback")
+        failures.write(FAILURE)
         failures.write(FAILURE | {"message": "a consequence"})
     record = json.loads((tmp_path / failures.NAME).read_text())
     assert record.pop("time")
-    assert record == {name: FAILURE[name] for name in FAILURE if name != "at_once"} | {"traceback": "Traceback"}
+    assert record == {name: FAILURE[name] for name in FAILURE if name != "at_once"}
     line = failures.taken_from(epath.Path(tmp_path))
-    assert line.startswith("the start before failed in phase save (update 7), on b, 2")
+    assert line.startswith("the start before failed on b in phase save (update 7), 2")
     assert line.endswith(": why")
     assert not list(tmp_path.iterdir())
     assert failures.taken_from(epath.Path(tmp_path)) is None

@@ -13,7 +13,6 @@ LATE = str(processes.ROOT / "tests" / "cluster" / "late.py")
 DEADLINE = 4.0  # as there
 SLACK = 10.0
 HOST = socket.gethostname()
-PHASES = ["start", "restore", "compile", "data", "step", "save", "evaluation", "exit"]
 
 
 def ended(folder, act, phase, process, count=2):
@@ -29,7 +28,8 @@ def ended(folder, act, phase, process, count=2):
         for each in others:
             each.wait(120)
         seconds = time.monotonic() - began
-        started[process].send_signal(signal.SIGCONT)
+        if act == "stop":
+            started[process].send_signal(signal.SIGCONT)
         return processes.ended(started, timeout=60), seconds
 
 
@@ -62,18 +62,15 @@ def test_a_process_that_is_stuck_in_a_step_is_named(tmp_path):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("process", [0, 1])
-@pytest.mark.parametrize("phase", [phase for phase in PHASES if phase != "step"])
+@pytest.mark.parametrize(("phase", "process"), [("save", 1), ("exit", 0)])
 def test_a_process_that_is_stuck_is_named(phase, process, tmp_path):
     both, seconds = ended(tmp_path, "sleep", phase, process)
     check_late(both, seconds, phase, process=process)
-    if phase not in ("start",):  # where nothing is written yet
-        assert failure(tmp_path)["process"] == process
+    assert failure(tmp_path)["process"] == process
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("process", [0, 1])
-@pytest.mark.parametrize("phase", ["start", "step", "save", "exit"])
+@pytest.mark.parametrize(("phase", "process"), [("step", 0), ("exit", 1)])
 def test_a_process_that_is_stopped_is_named_and_ends_once_it_goes_on(phase, process, tmp_path):
     both, seconds = ended(tmp_path, "stop", phase, process)
     check_late(both, seconds, phase, process=process, own=both[process])
@@ -83,8 +80,7 @@ def test_a_process_that_is_stopped_is_named_and_ends_once_it_goes_on(phase, proc
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("act", ["raise", "refuse"])
-@pytest.mark.parametrize("phase", ["restore", "step", "save"])
+@pytest.mark.parametrize(("act", "phase"), [("refuse", "restore"), ("raise", "save")])
 def test_the_first_cause_of_a_failure_is_on_record(act, phase, tmp_path):
     both, seconds = ended(tmp_path, act, phase, 1)
     code = 1 if act == "raise" else 2
@@ -92,39 +88,14 @@ def test_the_first_cause_of_a_failure_is_on_record(act, phase, tmp_path):
     assert seconds < 30
     record = failure(tmp_path)
     assert record.items() >= {"exit_code": code, "process": 1, "host": HOST, "phase": phase}.items()
-    assert ("Traceback" in record.get("traceback", "")) == (act == "raise")
+    assert ("Traceback" in (record["traceback"] or "")) == (act == "raise")
     [line] = both[0].error_lines
     assert record["message"] in line
 
 
-@pytest.mark.exhaustive
-def test_of_three_processes_the_one_that_never_arrives_is_missed(tmp_path):
-    args = ["train.py", "gpt-text", "--distributed", "--workdir", str(tmp_path / "run")]
-    with processes.started([*args, "--cluster.deadlines.start", "5"], 3) as three:
-        three[2].kill()
-        first, second, _ = processes.ended(three, timeout=60)
-    assert (first.code, second.code) == (124, 124), (first, second)
-    [line] = first.error_lines
-    assert line.startswith("error: 1 of 3 processes did not come within 5 s (--cluster.deadlines.start), in phase")
-    [line] = second.error_lines
-    assert line.startswith("error: not all 3 processes came within 5 s")
-
-
-@pytest.mark.exhaustive
-def test_a_leading_process_that_never_arrives_is_missed(tmp_path):
-    args = ["train.py", "gpt-text", "--distributed", "--workdir", str(tmp_path / "run")]
-    with processes.started([*args, "--cluster.deadlines.start", "5"], 2) as both:
-        both[0].kill()
-        _, left = processes.ended(both, timeout=60)
-    assert left.code == 124, left.err
-    [line] = left.error_lines
-    assert line.startswith("error: process 0 of 2 is not there at localhost:")
-
-
-@pytest.mark.parametrize("phase", ["data"])
-def test_alone_a_stuck_reader_ends_the_run(phase, tmp_path):
-    [own], seconds = ended(tmp_path, "sleep", phase, 0, count=1)
-    check_late([own], seconds, phase, process=0)
+def test_alone_a_stuck_reader_ends_the_run(tmp_path):
+    [own], seconds = ended(tmp_path, "sleep", "data", 0, count=1)
+    check_late([own], seconds, "data", process=0)
     [line] = own.error_lines
     assert "past --cluster.deadlines.data 4" in line
     assert line.endswith(f"stacks: {tmp_path / 'run/stacks'}")
@@ -132,7 +103,6 @@ def test_alone_a_stuck_reader_ends_the_run(phase, tmp_path):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("count", [1, 2])
-def test_nothing_ends_while_a_debugger_holds_a_process(count, tmp_path):
-    for each in ended(tmp_path, "debug", "step", count - 1, count=count)[0]:
+def test_nothing_ends_while_a_debugger_holds_a_process(tmp_path):
+    for each in ended(tmp_path, "debug", "step", 1)[0]:
         assert each.code == 0, each.err

@@ -68,7 +68,7 @@ def test_a_requeued_job_goes_on_with_one_node_fewer(cluster, folder, whole):
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "scancel"])
 def test_a_signal_to_a_step_saves_and_leaves(cluster, folder, whole, how):
-    """srun's -X passes on the first Ctrl-C. SIGTERM to srun itself makes Slurm kill the step; scancel sends a SIGTERM."""
+    """srun's -X passes on the first Ctrl-C; scancel sends SIGTERM. One to srun itself makes Slurm kill the step."""
     run = folder / how
     args = tiny.command(folder, how, "--distributed", steps=STEPS)
     environment = cluster.environment | tiny.environment()

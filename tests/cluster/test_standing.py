@@ -16,7 +16,7 @@ from transformer.cluster.standing import Standing, late_of, verdict
 
 USUAL = Standing(
     process=0, count=3, host="a", pid=7, phase="step", seconds=60.0, limit=60.0, update=9, waits=None,
-    at="jax/array.py:1 _value", in_jax=True, debugged=False, beat=1,
+    at="jax/array.py:1 _value", is_joint=True, debugged=False, beat=1,
 )  # fmt: skip
 
 
@@ -29,10 +29,10 @@ def job(**late):
 @pytest.mark.parametrize(
     "late",
     [
-        {"phase": "data", "update": 8, "in_jax": False},
+        {"phase": "data", "update": 8, "is_joint": False},
         {"phase": "step", "update": 8},
         {"phase": "save", "update": 8},
-        {"in_jax": False},
+        {"is_joint": False},
         {"phase": "start", "update": None},
     ],
 )
@@ -84,7 +84,7 @@ def test_a_debugger_anywhere_ends_nothing():
             Standing,
             process=st.integers(0, 3), count=st.just(4), host=st.just("a"), pid=st.just(1),
             phase=st.sampled_from(phases.PHASES), seconds=st.floats(0, 1e6), limit=st.none() | st.floats(1, 1e6),
-            update=st.none() | st.integers(0, 9), waits=st.none() | st.just("x"), at=st.just("y"), in_jax=st.booleans(),
+            update=st.none() | st.integers(0, 9), waits=st.none() | st.just("x"), at=st.just("y"), is_joint=st.booleans(),
             debugged=st.just(False), beat=st.just(1),
         ),
         min_size=1,

@@ -12,7 +12,8 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import jax
@@ -25,9 +26,11 @@ from transformer.paths import explain
 T = TypeVar("T")
 
 STANDINGS = "transformer/standings"
-"""Where in JAX's key-value store each process publishes its standing now and then."""
+"""Where in JAX's key-value store each process publishes its standing now and then, in `PROCESS/now`."""
 _rounds: collections.Counter[str] = collections.Counter()
-_PLACE = ("process", "host", "phase", "step")
+_ORIGIN = ("process", "host", "phase", "step", "traceback")
+_TRACEBACK = 16_000
+"""Characters of a traceback, from its end, that the others are told."""
 _waiting: str | None = None
 """What the main thread waits for the others in."""
 
@@ -148,24 +151,25 @@ def describe(error: BaseException) -> dict[str, Any]:
     """Returns an error as JSON values, for `raise_again` on another process."""
     message = " ".join(str(error).split()) if str(error).strip() else type(error).__name__
     if isinstance(error, Exception) and (line := explain(error)) is not None:
-        return {"message": line, "exit_code": UserError.exit_code} | _place(error)
+        return {"message": line, "exit_code": UserError.exit_code} | _origin(error, None)
     if not isinstance(error, UserError):
         message = f"{message} (in {process_name()} on {socket.gethostname()})"
-    return {"message": message, "exit_code": getattr(error, "exit_code", 1)} | _place(error)
+    trace = None if isinstance(error, UserError) else "".join(traceback.format_exception(error))[-_TRACEBACK:]
+    return {"message": message, "exit_code": getattr(error, "exit_code", 1)} | _origin(error, trace)
 
 
 def raise_again(failure: dict[str, Any]) -> NoReturn:
     """Raises an error that another process described."""
     error = UserError(failure["message"])
     error.exit_code = failure["exit_code"]
-    error.place = {name: failure[name] for name in _PLACE}  # pyright: ignore[reportAttributeAccessIssue]
+    error.origin = {name: failure[name] for name in _ORIGIN}  # pyright: ignore[reportAttributeAccessIssue]
     raise error
 
 
-def _place(error: BaseException) -> dict[str, Any]:
-    """Returns where an error was raised first: the process, its host, the phase, and the update."""
-    here = (own_index(), socket.gethostname(), phases.phase_of(error), update())
-    return getattr(error, "place", None) or dict(zip(_PLACE, here, strict=True))
+def _origin(error: BaseException, trace: str | None) -> dict[str, Any]:
+    """Returns where an error was raised first: the process, its host, the phase, the update; and a bug's traceback."""
+    here = (own_index(), socket.gethostname(), phases.phase_of(error), update(), trace)
+    return getattr(error, "origin", None) or dict(zip(_ORIGIN, here, strict=True))
 
 
 def coordination() -> Any:
@@ -221,17 +225,17 @@ def _missing(what: str, folder: str, seconds: float, error: Exception) -> UserEr
         late = [index for index in range(_state().num_processes) if str(index) not in there]
         if late:
             more = f" (and {len(late) - 1} more)" if len(late) > 1 else ""
-            return Late(f"{what}: {_named(late[0])}{more} did not answer within {seconds:.0f} s")
+            name = standing.name_and_phase if (standing := standing_of(late[0])) else process_name(late[0])
+            return Late(f"{what}: {name}{more} did not answer within {seconds:.0f} s")
     return UserError(f"{what}: {process_name()} lost the others: {_first_line(error)}")
 
 
-def _named(index: int) -> str:
-    """Returns a process's name, with its host and phase if it published them."""
+def standing_of(index: int) -> Standing | None:
+    """Returns the newest standing that a process published; None if it did not."""
     try:
-        standing = Standing.parsed(coordination().key_value_try_get(f"{STANDINGS}/{index}"))
+        return Standing.parsed(coordination().key_value_try_get(f"{STANDINGS}/{index}/now"))
     except jax.errors.JaxRuntimeError:
-        return process_name(index)
-    return f"{standing.name}, in {standing.where},"
+        return None
 
 
 def _first_line(error: BaseException) -> str:

@@ -20,26 +20,24 @@ from etils import epath
 from transformer.errors import Interrupted
 
 NAME, STACKS = "failure.json", "stacks"
-_FIELDS = ("message", "exit_code", "process", "host", "phase", "step")
+_FIELDS = ("message", "exit_code", "process", "host", "phase", "step", "traceback")
 _SIGNALS = 128
 """Exit codes from here on are a person's or a scheduler's doing."""
 
 _folder: epath.Path | None = None
 _is_others: Callable[[], bool] = lambda: False  # noqa: E731
 _running = False
-_error: BaseException | None = None
-"""What ended the run in this process."""
 
 
 @contextlib.contextmanager
 def none_yet() -> Iterator[None]:
     """A context of a start of a run; the failures in it go on record once the run has begun (`into`)."""
-    global _running, _folder, _error
-    _running, _folder, _error = True, None, None
+    global _running, _folder
+    _running, _folder = True, None
     try:
         yield
     except BaseException as error:
-        _error = error
+        error.ended_run = True  # pyright: ignore[reportAttributeAccessIssue]
         raise
     finally:
         _running = False
@@ -68,30 +66,26 @@ def taken_from(folder: epath.Path) -> str | None:
     if not isinstance(record, dict):
         return None
     step = "" if record.get("step") is None else f" (update {record['step']})"
-    return (
-        f"the start before failed in phase {record.get('phase')}{step}, on {record.get('host')}, {record.get('time')}: "
-        f"{record.get('message')}"
-    )
+    host = "" if record.get("host") is None else f" on {record['host']}"
+    where = f"{host} in phase {record.get('phase')}{step}, {record.get('time')}"
+    return f"the start before failed{where}: {record.get('message')}"
 
 
-def write(failure: Mapping[str, Any], *, error: BaseException | None = None, traceback: str | None = None) -> None:
+def write(failure: Mapping[str, Any], *, error: BaseException | None = None) -> None:
     """Writes a failure into the run folder, if the run has begun and no other failure is there.
 
     Args:
-      failure: `message`, `exit_code`, `process`, `host`, `phase`, `step`.
+      failure: `message`, `exit_code`, `process`, `host`, `phase`, `step`, of a bug its `traceback`.
       error: what ended this process, if it was raised; that of another command than the run's is not the run's failure.
-      traceback: of a bug.
     """
     folder, code = _folder, failure["exit_code"]
     is_stopped = isinstance(error, KeyboardInterrupt) or code == Interrupted.exit_code or code >= _SIGNALS
     if folder is None or is_stopped:
         return
-    if (error is not None and not _running and error is not _error) or _is_others():
+    if (error is not None and not _running and not hasattr(error, "ended_run")) or _is_others():
         return
-    record = {name: failure.get(name) for name in _FIELDS}
-    record["time"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    if traceback is not None:
-        record["traceback"] = traceback
+    time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    record = {"time": time} | {name: failure.get(name) for name in _FIELDS}
     _create(folder / NAME, (json.dumps(record, indent=2) + "\n").encode())
 
 

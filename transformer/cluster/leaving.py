@@ -25,8 +25,10 @@ from transformer.cluster.agreement import (
     coordination,
     describe,
     own_index,
+    phase_name,
     process_count,
     process_name,
+    standing_of,
     wait_for_others,
 )
 from transformer.cluster.presence import Peer, Peers
@@ -46,7 +48,7 @@ _TELL = 3.0
 """Seconds that the service gets to take a failure; that of a leading process that is stopped answers nothing."""
 _DISK = 2.0
 """Seconds that a disk gets for each of the last acts."""
-_ENDED = "transformer/ended"
+_ENDED, _WATCHDOG = "transformer/ended", 15.0
 
 _ending = threading.Lock()
 _last_acts: list[Callable[[], None]] = []
@@ -94,7 +96,7 @@ def leave(error: BaseException, line: str, exit_code: int, *, at_once: bool = Fa
         time.sleep(_GRACE)  # a collective also fails where another process is gone, and the thread knows which
     first = failure if alone() else deadlines.bounded(_TELL, lambda: _tell(failure))
     if first is None or first == failure:
-        failures.write(failure, error=error, traceback=None if is_line else line)
+        deadlines.bounded(_DISK, lambda: failures.write(failure, error=error))
     if not alone():
         known = first or failure
         _end(line if known == failure else _line(known), known["exit_code"], _farewell(known) if first else 0.0)
@@ -155,7 +157,8 @@ def _watch(done: threading.Event) -> None:
 
 def _await_all() -> None:
     """Waits until all processes have come to their end; ends this one with the name of one that does not come."""
-    client, seconds = coordination(), deadlines.limit("exit") or deadlines.NO_DEADLINE
+    # A watchdog, where there is one, says more and so comes first.
+    client, seconds = coordination(), (deadlines.limit("exit") or deadlines.NO_DEADLINE) + _WATCHDOG
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # the service is gone, and its process named by `_watch`
         client.key_value_set(f"{_ENDED}/{own_index()}", "")
         try:
@@ -165,8 +168,11 @@ def _await_all() -> None:
             there = {key.rpartition("/")[2] for key, _ in client.key_value_dir_get(_ENDED)}
             late = [index for index in range(process_count()) if str(index) not in there]
             if late and "DEADLINE_EXCEEDED" in str(error):
-                missing = Late(f"{process_name(late[0])} did not come to its end within {seconds:.0f} s")
-                end_all(describe(missing) | {"process": late[0], "host": None, "phase": "exit", "at_once": True})
+                standing = standing_of(late[0])
+                name = standing.name_and_phase if standing else process_name(late[0])
+                missing = Late(f"{name} did not come to its end within {seconds:.0f} s")
+                place = {"process": late[0], "host": standing and standing.host, "phase": "exit"}
+                end_all(describe(missing) | place | {"at_once": True})
 
 
 def _failure() -> dict[str, Any] | None:
@@ -178,8 +184,12 @@ def _failure() -> dict[str, Any] | None:
 
 
 def _of_gone(gone: Peer) -> dict[str, Any]:
-    message = f"{gone.name} is gone: it was killed or it crashed; the same command goes on from the newest checkpoint"
+    """Returns the failure of a process that could tell none: the phase is that of this one, which waits for it."""
     place = {"process": gone.process, "host": gone.host, "phase": phases.current().name, "step": update()}
+    message = (
+        f"{gone.name} is gone, in {phase_name(place)}: it was killed or it crashed; the same command goes on from the "
+        "newest checkpoint"
+    )
     return {"message": message, "exit_code": 1, "at_once": True} | place
 
 

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from transformer.cluster.phases import Phase
 
+_SHOWN = 4
+"""Processes of which a line says where each is."""
 _PHASES: tuple[Phase, ...] = ("start", "restore", "data", "compile", "step", "evaluation", "save", "exit")
 _ORDER: dict[str, int] = {name: place for place, name in enumerate(_PHASES)}
 """What a run is in first, after the same number of updates."""
@@ -53,8 +55,8 @@ class Standing:
     """What it waits for the others in; None if it does not, or in a program of the devices."""
     at: str
     """The innermost place of its main thread outside of Python's library."""
-    in_jax: bool
-    """Whether that place is JAX's."""
+    is_joint: bool
+    """Whether that place is in JAX or Orbax, where the processes work together and wait for each other."""
     debugged: bool
     beat: int
     """Number of its signs of life."""
@@ -62,6 +64,10 @@ class Standing:
     @property
     def name(self) -> str:
         return f"process {self.process} of {self.count} on {self.host}"
+
+    @property
+    def name_and_phase(self) -> str:
+        return f"{self.name}, last seen in {self.where},"
 
     @property
     def where(self) -> str:
@@ -116,15 +122,14 @@ def verdict(own: Standing, flag: str, answers: Mapping[int, Standing], last: Map
     if any(standing.debugged for standing in answers.values()):
         return Verdict("a debugger holds a process", None, waits_on=True)
     if silent:
-        message = f"{silent_line(silent, own.count, last)}; {own.name} has been in {own.where} for {waited}"
-        return Verdict(message, last.get(silent[0]) or _unknown(silent[0], own))
+        return silent_verdict(own, silent, last, f"; {own.name} has been in {own.where} for {waited}")
     late = late_of([answers.get(index, own) for index in range(own.count)])
     if own.count == 1:
         return Verdict(f"{own.name} has been in {own.where} for {waited}: it is at {own.at}", own)
     if len(late) == own.count:
         message = (
             f"all {own.count} processes have been in {own.where} for {waited}, and none of them is behind: a device or "
-            f"the network between them hangs; {own.name} is at {own.at}"
+            f"the network between them hangs; {_places(answers)}"
         )
         return Verdict(message, None)
     first = late[0]
@@ -137,19 +142,26 @@ def verdict(own: Standing, flag: str, answers: Mapping[int, Standing], last: Map
     return Verdict(message, first, waits_on=in_time)
 
 
-def service_line(own: Standing, last: Standing | None, address: str) -> str:
-    """Returns a clause about a leading process whose service does not answer.
+def silent_verdict(
+    own: Standing, silent: Sequence[int], last: Mapping[int, Standing], why: str, *, address: str | None = None
+) -> Verdict:
+    """Returns a verdict on processes that give no sign of life.
 
     Args:
-      own: the standing of the process that asked.
-      last: the newest standing of the leading one that is known.
-      address: its machine's.
+      own: the standing of the one that noticed.
+      silent: their indices.
+      last: process -> the newest standing that it published, if it did.
+      why: the rest of the line.
+      address: of the machine of the first of them.
     """
-    clause = silent_line([0], own.count, {} if last is None else {0: last})
-    return clause if last is not None else f"{clause} (it is at {address})"
+    at = "" if address is None or silent[0] in last else f" ({address})"
+    first = last.get(silent[0]) or dataclasses.replace(
+        own, process=silent[0], host=address or "", pid=0, update=None, at=""
+    )
+    return Verdict(f"{_silent_line(silent, own.count, last)}{at}{why}", first)
 
 
-def silent_line(silent: Sequence[int], count: int, last: Mapping[int, Standing]) -> str:
+def _silent_line(silent: Sequence[int], count: int, last: Mapping[int, Standing]) -> str:
     """Returns a clause about processes that give no sign of life."""
     first = last.get(silent[0])
     name = f"process {silent[0]} of {count}" if first is None else f"{first.name} (pid {first.pid})"
@@ -162,9 +174,15 @@ def silent_line(silent: Sequence[int], count: int, last: Mapping[int, Standing])
 def late_of(standings: Sequence[Standing]) -> list[Standing]:
     """Returns those that the others wait for; all, if nothing tells them apart."""
     late = list(standings)
-    for few in (_not_waiting, _least_far, _outside_jax):
+    for few in (_not_waiting, _least_far, _elsewhere):
         late = few(late) or late
     return late
+
+
+def _places(answers: Mapping[int, Standing]) -> str:
+    """Returns where the first few processes are."""
+    places = [f"process {index} is at {standing.at}" for index, standing in sorted(answers.items())[:_SHOWN]]
+    return ", ".join([*places, *(["..."] if len(answers) > _SHOWN else [])])
 
 
 def _not_waiting(standings: Iterable[Standing]) -> list[Standing]:
@@ -176,10 +194,6 @@ def _least_far(standings: Sequence[Standing]) -> list[Standing]:
     return [standing for standing in standings if standing.position == least]
 
 
-def _outside_jax(standings: Iterable[Standing]) -> list[Standing]:
-    """Those that are not in a program of the devices, where one waits for the others."""
-    return [standing for standing in standings if not standing.in_jax]
-
-
-def _unknown(process: int, own: Standing) -> Standing:
-    return dataclasses.replace(own, process=process, host="", pid=0, update=None, at="")
+def _elsewhere(standings: Iterable[Standing]) -> list[Standing]:
+    """Those that are not in joint work, as in a program of the devices, where the others wait."""
+    return [standing for standing in standings if not standing.is_joint]

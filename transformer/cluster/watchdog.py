@@ -32,7 +32,7 @@ from transformer.cluster.agreement import (
 from transformer.cluster.config import Deadlines
 from transformer.cluster.leaving import end_all, when_all_ended
 from transformer.cluster.phases import current, enter
-from transformer.cluster.standing import Standing, Verdict, verdict
+from transformer.cluster.standing import Standing, Verdict, silent_verdict, verdict
 from transformer.errors import Late
 
 _CALLS, _ANSWERS = "transformer/roll-calls", "transformer/roll"
@@ -52,7 +52,8 @@ _LAST_RESORT = 30.0
 """Seconds after a deadline at which a process ends that cannot run its threads, because one holds Python's lock."""
 _LIBRARY = (sysconfig.get_path("stdlib"), "<frozen")
 _PACKAGES = ("site-packages", "dist-packages")
-_JAX = ("/jax/", "/jaxlib/")
+_JOINT = ("/jax/", "/jaxlib/", "/orbax/")
+"""Folders of what all processes do together, and wait for each other in."""
 
 _watchdog: "_Watchdog | None" = None
 
@@ -95,7 +96,7 @@ def watching(limits: Deadlines) -> Iterator[None]:
 def own_standing(beat: int = 0) -> Standing:
     """Returns where this process is."""
     now = current()
-    at, in_jax = _place()
+    at, is_joint = _place()
     return Standing(
         process=own_index(),
         count=process_count(),
@@ -107,7 +108,7 @@ def own_standing(beat: int = 0) -> Standing:
         update=standing.update(),
         waits=waiting(),
         at=at,
-        in_jax=in_jax,
+        is_joint=is_joint,
         debugged=deadlines.debugged(),
         beat=beat,
     )
@@ -142,10 +143,8 @@ class _Watchdog:
                 self._done.wait(_PAUSE)
                 looked = time.monotonic()
             elif (silent := self._others.silent()) is not None:
-                own = own_standing()
-                line = f"{standing.silent_line(silent, own.count, self._others.last)}, for {deadlines.silence():.0f} s"
-                late = self._others.last.get(silent[0])
-                self._end(Verdict(f"{line} (--cluster.deadlines.silence)", late), own, is_told=silent[0] > 0)
+                why = f", for {deadlines.silence():.0f} s (--cluster.deadlines.silence)"
+                self._end_silent(silent, why, is_told=silent[0] > 0)
 
     def _ask(self, flag: str) -> None:
         """Ends all processes of the job, with a line that names who is late."""
@@ -154,16 +153,21 @@ class _Watchdog:
             self._end(verdict(own, flag, {0: own}, {}), own)
             return
         answers = deadlines.bounded(_ANSWER + 1.0, self._others.roll_call)
+        if self._done.is_set() or deadlines.missed() is None:
+            return
         own = own_standing()
         if answers is None:  # the service is the leading process's
-            last = self._others.last.get(0)
-            line = standing.service_line(own, last, coordinator_host())
-            line = f"{line}; {own.name} has been in {own.where} for {own.seconds:.0f} s, past {flag} {own.limit:g}"
-            self._end(Verdict(line, last), own, is_told=False)
+            why = f"; {own.name} has been in {own.where} for {own.seconds:.0f} s, past {flag} {own.limit:g}"
+            self._end_silent([0], why, is_told=False)
             return
         found = verdict(own, flag, answers, self._others.last)
-        if not found.waits_on and not self._done.is_set() and deadlines.missed() is not None:
+        if not found.waits_on:
             self._end(found, own)
+
+    def _end_silent(self, silent: list[int], why: str, *, is_told: bool) -> None:
+        """Ends all processes of the job but those that give no sign of life."""
+        own, address = own_standing(), coordinator_host() if silent[0] == 0 else None
+        self._end(silent_verdict(own, silent, self._others.last, why, address=address), own, is_told=is_told)
 
     def _end(self, found: Verdict, own: Standing, *, is_told: bool = True) -> None:
         place = deadlines.bounded(_DISK, lambda: failures.write_stacks(own.process, found.message))
@@ -251,7 +255,9 @@ class _Others:
                 raise
             return  # nobody called
         for number in range(self._answered + 1, newest + 1):
-            client.key_value_set(f"{_ANSWERS}/{number}/{own_index()}", own_standing().to_json(), allow_overwrite=True)
+            client.key_value_set(
+                f"{_ANSWERS}/{number}/{own_index()}/now", own_standing().to_json(), allow_overwrite=True
+            )
         if newest > self._answered:
             self._answered = newest
             own = own_standing()
@@ -261,8 +267,8 @@ class _Others:
     def _beat(self) -> None:
         """Publishes this process's standing, and looks at the others'."""
         text = own_standing(next(self._beats)).to_json()
-        coordination().key_value_set(f"{STANDINGS}/{own_index()}", text, allow_overwrite=True)
-        # The leading process looks after all others, the others after that one.
+        coordination().key_value_set(f"{STANDINGS}/{own_index()}/now", text, allow_overwrite=True)
+        # The leading process looks after all others, and they after that one.
         for index, seen in _standings(STANDINGS if own_index() == 0 else f"{STANDINGS}/0").items():
             before = self.last.get(index)
             if before is None or before.beat != seen.beat:
@@ -270,17 +276,18 @@ class _Others:
 
 
 def _standings(folder: str) -> dict[int, Standing]:
+    """Returns process -> the standing that it left in a folder of the store, in `PROCESS/now`."""
     entries = coordination().key_value_dir_get(folder)
-    return {int(key.rpartition("/")[2]): Standing.parsed(value) for key, value in entries}
+    return {int(key.split("/")[-2]): Standing.parsed(value) for key, value in entries}
 
 
 def _place() -> tuple[str, bool]:
-    """Returns the main thread's innermost place outside of Python's library, and whether it is JAX's."""
+    """Returns the main thread's innermost place outside of Python's library, and whether it is joint work."""
     first = ""
     for frame in deadlines.main_frames():
         name = frame.f_code.co_filename
         place = f"{'/'.join(name.split('/')[-2:])}:{frame.f_lineno} {frame.f_code.co_name}"
         first = first or place
         if not name.startswith(_LIBRARY) or any(folder in name for folder in _PACKAGES):
-            return place, any(folder in name for folder in _JAX)
+            return place, any(folder in name for folder in _JOINT)
     return first, False
