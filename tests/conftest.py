@@ -60,7 +60,7 @@ def shared_programs():
     def shared(experiment, mesh, *architecture):
         record = experiments.to_dict(experiment)
         record["mesh"] = record["mesh"]["zero1"]
-        for name in ("name", "data", "checkpoint"):
+        for name in ("name", "data", "checkpoint", "cluster"):
             del record[name]
         for name in ("eval_every", "eval_batches", "log_every", "skip_samples", "max_skipped"):
             del record["train"][name]

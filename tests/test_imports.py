@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 # no module imports itself in a circle.
 FLOORS = [
     {"transformer.errors"},
-    {"transformer.paths", "transformer.params", "transformer.checks"},
+    {"transformer.paths", "transformer.params", "transformer.checks", "transformer.signals"},
     {"transformer.atomic"},
     {"transformer.tokenizers"},
     {"transformer.data", "transformer.cluster", "transformer.parallel.rules", "transformer.parallel.mesh"},

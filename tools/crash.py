@@ -61,6 +61,11 @@ class Kill:
 class Run:
     """A tiny run's command line, in a folder of its own."""
 
+    devices: int = 1
+    """Devices of each process."""
+    wrapper: Sequence[str] = ()
+    """The command that runs each process, by default none."""
+
     def __init__(self, folder: Path, corpus: Path, processes: int):
         self.folder, self.processes, self._port = folder, processes, 0
         self._args = [
@@ -92,8 +97,9 @@ class Run:
     @contextlib.contextmanager
     def started(self) -> Iterator[list[subprocess.Popen]]:
         """The processes; none of them outlives the block."""
-        environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(ROOT)}
-        args = list(self._args)
+        environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+        environment["JAX_NUM_CPU_DEVICES"] = str(self.devices)
+        args = [*self.wrapper, *self._args]
         if self.processes > 1:
             args.append("--distributed")
             environment |= {

@@ -9,26 +9,35 @@ import io
 import os
 import re
 import select
+import signal
 import sys
+import time
 import traceback
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from transformer.checks import FieldError
 from transformer.errors import Interrupted, UserError
 from transformer.paths import explain
+from transformer.signals import PAIR, end_at_sigterm_as_first_process, ignored_until
+
+if TYPE_CHECKING:
+    from transformer.cluster.config import Deadlines
 
 
 def run(main: Callable[[], None]) -> int:
     """Returns the exit code of `main`; prints a person's mistake as a line. A traceback is for our bugs only."""
+    end_at_sigterm_as_first_process()
     try:
         main()
         sys.stdout.flush()
     except UserError as error:
         return _refuse(str(error), error, error.exit_code)
     except KeyboardInterrupt as error:
+        with contextlib.suppress(ValueError):  # this is no main thread
+            signal.signal(signal.SIGINT, ignored_until(time.monotonic() + PAIR, signal.default_int_handler))
         return _refuse("interrupted; nothing was lost that had been saved", error)
     except BrokenPipeError as error:
         if not _output_closed():
@@ -154,10 +163,15 @@ def _one_line() -> Iterator[None]:
         raise UserError(" ".join(words)) from None
 
 
-def start_jax(*, distributed: bool = False) -> None:
+def start_jax(*, distributed: bool = False, shared_hosts: bool = False, deadlines: "Deadlines | None" = None) -> None:
     """Turns on the persistent compilation cache, joins a distributed run, and on a CPU keeps freed memory.
 
     The cache lies in `$JAX_COMPILATION_CACHE_DIR`, or in `~/.cache/transformer/xla`.
+
+    Args:
+      distributed: whether this is one process of several; see `transformer.cluster.joining`.
+      shared_hosts: whether devices that such a job leaves unused are not its own.
+      deadlines: of a distributed run, which is watched from here to its end; None: it is not.
     """
     import jax
 
@@ -171,18 +185,13 @@ def start_jax(*, distributed: bool = False) -> None:
     # Everything is worth keeping: the second start of a run should not compile at all.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if distributed:
-        jax.config.update("jax_enable_preemption_service", True)  # agrees on the step to stop after
-        try:
-            # JAX itself reads the address alone from its variables; a cluster's scheduler tells it everything.
-            jax.distributed.initialize(num_processes=_number("JAX_NUM_PROCESSES"), process_id=_number("JAX_PROCESS_ID"))
-        except (ValueError, RuntimeError) as error:
-            raise UserError(
-                f"--distributed: no cluster found ({error}): run under srun or mpirun, or set JAX_COORDINATOR_ADDRESS, "
-                "JAX_NUM_PROCESSES and JAX_PROCESS_ID"
-            ) from error
-        from transformer.cluster.leaving import follow
+        from transformer.cluster.joining import join
 
-        follow()
+        join(shared_hosts=shared_hosts, deadlines=deadlines)
+        if deadlines is not None:
+            from transformer.cluster.watchdog import begin
+
+            begin(deadlines)
 
 
 def _output_closed() -> bool:
@@ -219,17 +228,15 @@ def _keep_freed_memory() -> None:
         mallopt(m_trim_threshold, 2**31 - 1)
 
 
-def _number(variable: str) -> int | None:
-    value = os.environ.get(variable)
-    if value is not None and not value.isdigit():
-        raise UserError(f"{variable} is {value!r}: it must be a number")
-    return None if value is None else int(value)
-
-
 def _refuse(message: str, error: BaseException, exit_code: int = UserError.exit_code) -> int:
     # Names may hold anything: it stays one line, which any terminal shows.
     message = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", lambda match: repr(match[0])[1:-1], message)
-    if exit_code != Interrupted.exit_code:  # on which all processes agreed
+    if exit_code == Interrupted.exit_code:
+        # On which all processes agreed. Once the first has left, a launcher ends the others with SIGTERM, and then
+        # reports that signal in place of the exit code.
+        with contextlib.suppress(ValueError):  # this is no main thread
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    else:
         _leave(error, f"error: {message}", exit_code)
     print(f"error: {message}", file=sys.stderr)
     return exit_code

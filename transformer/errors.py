@@ -17,6 +17,13 @@ class Interrupted(UserError):
     """EX_TEMPFAIL of sysexits.h: run the same command again. What Slurm's RequeueExit is to be set to."""
 
 
+class Late(UserError):
+    """A deadline passed; it says who is late."""
+
+    exit_code = 124
+    """What timeout(1) ends with: nothing is wrong with the input, so the same command may succeed."""
+
+
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """Returns the choice that a name which is none of them probably means, in whatever case; None if none is near."""
     by_lower = {choice.lower(): choice for choice in choices}

@@ -12,6 +12,7 @@ import pytest
 
 from tests.exhaustive import few
 from transformer.errors import Interrupted
+from transformer.training import interrupt
 from transformer.training.interrupt import Now, StopRequest, stop_on_signal
 
 
@@ -26,7 +27,6 @@ def noticed(stop: StopRequest):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_is_obeyed_at_the_next_place(number, capfd):
-    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
     with stop_on_signal(signal.SIGUSR1) as stop:
         stop.check()
         assert list(stop.each("ab")) == ["a", "b"]
@@ -36,8 +36,68 @@ def test_a_signal_is_obeyed_at_the_next_place(number, capfd):
             stop.check()
         with pytest.raises(Now):
             next(stop.each("ab"))
-    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == before
-    assert f"{number.name}: stopping; a second signal leaves at once" in capfd.readouterr().err
+    assert f"{number.name}: stopping; another signal after 2 seconds leaves at once" in capfd.readouterr().err
+
+
+def test_handlers_are_as_they_were_after_the_block():
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
+    with stop_on_signal(signal.SIGUSR1):
+        assert all(signal.getsignal(number) not in before for number in numbers)
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+@pytest.fixture
+def left(monkeypatch):
+    """The lines with which the process would have ended at once; a pair's second signal comes within 0.3 s."""
+    lines = []
+    monkeypatch.setattr(interrupt, "end", lambda error, line, code, at_once: lines.append((line, code)))
+    monkeypatch.setattr(interrupt, "PAIR", 0.3)
+    return lines
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_signal_of_a_pair_is_the_first_one(second, left):
+    with stop_on_signal() as stop:
+        send(signal.SIGINT)
+        noticed(stop)
+        send(second)
+        time.sleep(0.5)
+        assert left == []
+        assert stop.signal == "SIGINT"
+        send(second)  # a request of its own
+        time.sleep(0.2)
+    assert left == [(f"error: {second.name} again: leaving at once; what was saved before is whole", 128 + second)]
+
+
+def test_the_second_signal_of_a_pair_raises_nothing_while_the_first_unwinds(left):
+    cleaned = []
+
+    def data():
+        try:
+            time.sleep(60)
+        finally:
+            time.sleep(0.1)
+            cleaned.append(True)
+
+    with stop_on_signal() as stop:
+        send(after=0.1)
+        send(after=0.15)
+        with pytest.raises(Now), stop.waiting():
+            data()
+    assert (cleaned, left) == ([True], [])
+
+
+def test_the_second_signal_of_a_pair_does_not_strike_the_way_out(left):
+    with stop_on_signal() as stop:
+        send()
+        noticed(stop)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.raise_signal(number)
+    time.sleep(0.4)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_wait_for_data_ends_at_once():
@@ -101,7 +161,7 @@ def test_leaves_a_compilation(phase, signals, code, said):
     ) as process:
         assert process.stdout.readline() == "ready\n"
         for number in signals:
-            time.sleep(0.5)
+            time.sleep(0.5 if number is signals[0] else interrupt.PAIR + 0.1)
             process.send_signal(number)
         _, err = process.communicate(timeout=30)
     assert process.returncode == code, err

@@ -113,6 +113,8 @@ def _fields(a: epath.Path, b: epath.Path) -> dict[str, tuple[Any, Any]]:
     fields = {}
     for name, file in {**_BY_FIELD, "position": _POSITION}.items():
         ours, theirs = (migrated(read_json(path / file) or {}) for path in (a, b))
+        for record in (ours, theirs):
+            record.pop("cluster", None)  # it says nothing of what a checkpoint holds, and older ones lack it
         fields |= {f"{name}.{field}": values for field, values in differing_fields(ours, theirs).items()}
     return fields
 

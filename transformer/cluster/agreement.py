@@ -11,21 +11,28 @@ import collections
 import contextlib
 import json
 import socket
-from collections.abc import Callable, Iterator
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import jax
 
-from transformer.errors import UserError
+from transformer.cluster import deadlines, phases
+from transformer.cluster.standing import Standing, update
+from transformer.errors import Late, UserError
 from transformer.paths import explain
 
 T = TypeVar("T")
 
-DEADLINE = 600.0
-"""Default of the seconds that a process waits for the others."""
-LONG = 24 * 3600.0
-"""Deadline in seconds for work that may take one process hours, such as building its own store of tokens."""
+STANDINGS = "transformer/standings"
+"""Where in JAX's key-value store each process publishes its standing now and then, in `PROCESS/now`."""
 _rounds: collections.Counter[str] = collections.Counter()
+_ORIGIN = ("process", "host", "phase", "step", "traceback")
+_TRACEBACK = 16_000
+"""Characters of a traceback, from its end, that the others are told."""
+_waiting: str | None = None
+"""What the main thread waits for the others in."""
 
 
 def alone() -> bool:
@@ -38,9 +45,24 @@ def own_index() -> int:
     return _state().process_id or 0
 
 
+def coordinator_address() -> str | None:
+    """Returns the host and port that all processes join at; None before this one knows."""
+    return _state().coordinator_address
+
+
 def coordinator_host() -> str:
     """Returns the name or address of the leading process's machine, by which all others reach it."""
     return _state().coordinator_address.rsplit(":", 1)[0].strip("[]")
+
+
+def process_count() -> int:
+    """Returns the number of processes of the job; 1 where this one is alone."""
+    return _state().num_processes or 1
+
+
+def waiting() -> str | None:
+    """Returns what the main thread waits for the others in, such as "the flags"; None if it does not."""
+    return _waiting
 
 
 def process_name(index: int | None = None) -> str:
@@ -48,17 +70,18 @@ def process_name(index: int | None = None) -> str:
     return f"process {own_index() if index is None else index} of {_state().num_processes}"
 
 
-def exchange(what: str, value: T, *, deadline: float = DEADLINE) -> list[T]:
+def exchange(what: str, value: T, *, deadline: float | None = None) -> list[T]:
     """Returns every process's `value`, by process index. All processes must call it, each of them as often.
 
     Args:
       what: the question's name, which messages show; each name counts its own rounds, so that the questions of
         different threads do not mix.
       value: plain JSON values.
-      deadline: seconds to wait for the last.
+      deadline: seconds to wait for the last; by default those of the phase of now.
 
     Raises:
-      UserError: a process did not answer; the message names it.
+      Late: a process did not answer in time; the message names it.
+      UserError: the others are gone.
     """
     if alone():
         return [value]
@@ -67,7 +90,7 @@ def exchange(what: str, value: T, *, deadline: float = DEADLINE) -> list[T]:
     return [json.loads(answers[str(index)]) for index in range(_state().num_processes)]
 
 
-def from_lead(what: str, value: T, *, deadline: float = DEADLINE) -> T:
+def from_lead(what: str, value: T, *, deadline: float | None = None) -> T:
     """Returns the leading process's `value` on every process; a value of JSON. See `exchange`."""
     if alone():
         return value
@@ -76,7 +99,7 @@ def from_lead(what: str, value: T, *, deadline: float = DEADLINE) -> T:
 
 
 @contextlib.contextmanager
-def together(what: str, *, deadline: float = DEADLINE) -> Iterator[None]:
+def together(what: str, *, deadline: float | None = None) -> Iterator[None]:
     """Makes an error that one process raises in the block an error of every process at the block's end.
 
         with together("opening the data"):
@@ -88,7 +111,7 @@ def together(what: str, *, deadline: float = DEADLINE) -> Iterator[None]:
 
     Args:
       what: the name of the work, which messages show; see `exchange`.
-      deadline: seconds that the first to finish waits for the last.
+      deadline: seconds that the first to finish waits for the last; by default those of the phase of now.
     """
     try:
         yield
@@ -100,13 +123,13 @@ def together(what: str, *, deadline: float = DEADLINE) -> Iterator[None]:
     _agree_on(what, None, deadline)
 
 
-def together_do(what: str, action: Callable[[], T], *, deadline: float = DEADLINE) -> T:
+def together_do(what: str, action: Callable[[], T], *, deadline: float | None = None) -> T:
     """Returns the result of `action()`, once it has raised on no process; see `together`."""
     with together(what, deadline=deadline):
         return action()
 
 
-def lead_does(what: str, action: Callable[[], T], *, deadline: float = DEADLINE) -> T:
+def lead_does(what: str, action: Callable[[], T], *, deadline: float | None = None) -> T:
     """Returns on every process the result of `action()` on the leading one, which alone calls it; a value of JSON.
 
     An error that it raises there, all raise.
@@ -116,7 +139,7 @@ def lead_does(what: str, action: Callable[[], T], *, deadline: float = DEADLINE)
     return from_lead(what, value, deadline=deadline)  # type: ignore[return-value]
 
 
-def _agree_on(what: str, error: Exception | None, deadline: float) -> None:
+def _agree_on(what: str, error: Exception | None, deadline: float | None) -> None:
     """Tells the others this process's error, or None; raises the error of the first process that has one."""
     own = None if error is None else describe(error)
     for index, failure in enumerate(exchange(what, own, deadline=deadline)):
@@ -128,17 +151,25 @@ def describe(error: BaseException) -> dict[str, Any]:
     """Returns an error as JSON values, for `raise_again` on another process."""
     message = " ".join(str(error).split()) if str(error).strip() else type(error).__name__
     if isinstance(error, Exception) and (line := explain(error)) is not None:
-        return {"message": line, "exit_code": UserError.exit_code}
+        return {"message": line, "exit_code": UserError.exit_code} | _origin(error, None)
     if not isinstance(error, UserError):
         message = f"{message} (in {process_name()} on {socket.gethostname()})"
-    return {"message": message, "exit_code": getattr(error, "exit_code", 1)}
+    trace = None if isinstance(error, UserError) else "".join(traceback.format_exception(error))[-_TRACEBACK:]
+    return {"message": message, "exit_code": getattr(error, "exit_code", 1)} | _origin(error, trace)
 
 
 def raise_again(failure: dict[str, Any]) -> NoReturn:
     """Raises an error that another process described."""
     error = UserError(failure["message"])
     error.exit_code = failure["exit_code"]
+    error.origin = {name: failure[name] for name in _ORIGIN}  # pyright: ignore[reportAttributeAccessIssue]
     raise error
+
+
+def _origin(error: BaseException, trace: str | None) -> dict[str, Any]:
+    """Returns where an error was raised first: the process, its host, the phase, the update; and a bug's traceback."""
+    here = (own_index(), socket.gethostname(), phases.phase_of(error), update(), trace)
+    return getattr(error, "origin", None) or dict(zip(_ORIGIN, here, strict=True))
 
 
 def coordination() -> Any:
@@ -153,7 +184,7 @@ def _state() -> Any:
     return distributed.global_state
 
 
-def _meet(what: str, value: Any, deadline: float) -> str:
+def _meet(what: str, value: Any, deadline: float | None) -> str:
     """Leaves `value` for the others and waits until all have left theirs; returns the folder of all values.
 
     It costs each process one barrier and one listing, however many processes there are.
@@ -161,24 +192,50 @@ def _meet(what: str, value: Any, deadline: float) -> str:
     client = coordination()
     _rounds[what] += 1
     folder, before = (f"transformer/{what}/{_rounds[what] - back}" for back in (0, 1))
+    seconds = deadlines.patience() if deadline is None else deadline
     client.key_value_set(f"{folder}/{own_index()}", json.dumps(value))
     try:
-        client.wait_at_barrier(folder, int(1000 * deadline))
+        with wait_for_others(what):
+            client.wait_at_barrier(folder, int(1000 * seconds))
     except jax.errors.JaxRuntimeError as error:
-        raise UserError(_who_is_missing(what, folder, error)) from error
+        raise _missing(what, folder, seconds, error) from error
     if _rounds[what] > 1:  # all are in this round, so all have read the one before
         client.key_value_delete(f"{before}/{own_index()}")
     return folder
 
 
-def _who_is_missing(what: str, folder: str, error: Exception) -> str:
-    """Returns a message that names the first process that left no value."""
+@contextlib.contextmanager
+def wait_for_others(what: str) -> Iterator[None]:
+    """A context in which this thread waits for the other processes, so that it is not taken for the late one."""
+    global _waiting
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _waiting = what
+    try:
+        yield
+    finally:
+        _waiting = None
+
+
+def _missing(what: str, folder: str, seconds: float, error: Exception) -> UserError:
+    """Returns an error that names the first process that left no value, and the phase that it is in."""
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # the service may be gone
         there = {key.rpartition("/")[2] for key, _ in coordination().key_value_dir_get(folder)}
-        for index in range(_state().num_processes):
-            if str(index) not in there:
-                return f"{what}: {process_name(index)} did not answer in time: is it there?"
-    return f"{what}: {process_name()} lost the others: {_first_line(error)}"
+        late = [index for index in range(_state().num_processes) if str(index) not in there]
+        if late:
+            more = f" (and {len(late) - 1} more)" if len(late) > 1 else ""
+            name = standing.name_and_phase if (standing := standing_of(late[0])) else process_name(late[0])
+            return Late(f"{what}: {name}{more} did not answer within {seconds:.0f} s")
+    return UserError(f"{what}: {process_name()} lost the others: {_first_line(error)}")
+
+
+def standing_of(index: int) -> Standing | None:
+    """Returns the newest standing that a process published; None if it did not."""
+    try:
+        return Standing.parsed(coordination().key_value_try_get(f"{STANDINGS}/{index}/now"))
+    except jax.errors.JaxRuntimeError:
+        return None
 
 
 def _first_line(error: BaseException) -> str:

@@ -8,8 +8,10 @@ import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Literal, get_args
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal, TypeVar, get_args
+
+T = TypeVar("T")
 
 Phase = Literal["start", "restore", "compile", "data", "step", "save", "evaluation", "exit"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
@@ -53,8 +55,24 @@ def phase(name: Phase) -> Iterator[None]:
     outer = enter(name)
     try:
         yield
+    except BaseException as error:
+        if not hasattr(error, "run_phase"):
+            error.run_phase = name  # pyright: ignore[reportAttributeAccessIssue]
+        raise
     finally:
         enter(outer)
+
+
+def phase_of(error: BaseException) -> Phase:
+    """Returns the innermost phase that an error was raised in."""
+    return getattr(error, "run_phase", current().name)
+
+
+def each(name: Phase, items: Iterable[T]) -> Iterator[T]:
+    """Yields the items; the phase begins anew with each, as that is progress."""
+    for item in items:
+        enter(name)
+        yield item
 
 
 def listen(listener: Listener) -> Callable[[], None]:

@@ -6,6 +6,7 @@ connection can be made (a firewall between the machines), these heartbeats remai
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import secrets
@@ -26,6 +27,15 @@ _HELLO = 5.0
 _FAREWELL = b"."
 
 
+@dataclasses.dataclass(frozen=True)
+class Peer:
+    """Another process of the job."""
+
+    process: int
+    host: str
+    name: str
+
+
 class Peers:
     """The connections of this process: the leading one's to all others, another's to the leading one.
 
@@ -35,8 +45,8 @@ class Peers:
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._server: socket.socket | None = None
-        self._lead: tuple[socket.socket, str] | None = None
-        self._lead_gone: str | None = None
+        self._lead: tuple[socket.socket, Peer] | None = None
+        self._lead_gone: Peer | None = None
         self._token = ""
         with contextlib.suppress(OSError, ValueError, jax.errors.JaxRuntimeError):
             if own_index() == 0:
@@ -44,8 +54,8 @@ class Peers:
             else:
                 self._connect()
 
-    def missed(self, seconds: float) -> str | None:
-        """Waits up to `seconds` for news; returns the name of a process that went without a farewell, or None."""
+    def missed(self, seconds: float) -> Peer | None:
+        """Waits up to `seconds` for news; returns a process that went without a farewell, or None."""
         for key, _ in self._selector.select(seconds):
             if key.fileobj is self._server:
                 self._welcome()
@@ -60,15 +70,15 @@ class Peers:
                 return key.data
         return None
 
-    def lead_missed(self, seconds: float) -> str | None:
-        """Returns the leading process's name if it is gone, as `missed` does; any thread may call it."""
-        connection, name = self._lead or (None, None)
+    def lead_missed(self, seconds: float) -> Peer | None:
+        """Returns the leading process if it is gone, as `missed` does; any thread may call it."""
+        connection, peer = self._lead or (None, None)
         with contextlib.suppress(OSError, ValueError):  # closed meanwhile, after a farewell
             if connection is not None and select.select([connection], [], [], seconds)[0]:
                 try:
-                    return None if connection.recv(1, socket.MSG_PEEK) else name
+                    return None if connection.recv(1, socket.MSG_PEEK) else peer
                 except ConnectionError:
-                    return name
+                    return peer
         return self._lead_gone
 
     def close(self) -> None:
@@ -86,20 +96,21 @@ class Peers:
         self._server = socket.create_server(("", 0), family=family, dualstack_ipv6=both, backlog=4096)
         self._selector.register(self._server, selectors.EVENT_READ)
         self._token = secrets.token_hex(16)
-        record = {"port": self._server.getsockname()[1], "token": self._token, "name": _own_name()}
+        record = {"port": self._server.getsockname()[1], "token": self._token, **_own_record()}
         coordination().key_value_set(_KEY, json.dumps(record))
 
     def _connect(self) -> None:
         record = json.loads(coordination().blocking_key_value_get(_KEY, int(1000 * _CONNECT)))
         connection = socket.create_connection((coordinator_host(), record["port"]), timeout=_CONNECT)
         connection.settimeout(None)
-        connection.sendall(json.dumps({"token": record["token"], "name": _own_name()}).encode() + b"\n")
-        self._lead = connection, record["name"]
-        self._keep(connection, record["name"])
+        connection.sendall(json.dumps({"token": record["token"], **_own_record()}).encode() + b"\n")
+        lead = Peer(record["process"], record["host"], record["name"])
+        self._lead = connection, lead
+        self._keep(connection, lead)
 
     def _welcome(self) -> None:
         assert self._server is not None
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, KeyError):
             connection, _ = self._server.accept()
             connection.settimeout(_HELLO)
             record: Any = json.loads(connection.recv(4096))
@@ -107,18 +118,19 @@ class Peers:
                 connection.close()
                 return
             connection.settimeout(None)
-            self._keep(connection, str(record["name"]))
+            self._keep(connection, Peer(int(record["process"]), str(record["host"]), str(record["name"])))
 
-    def _keep(self, connection: socket.socket, name: str) -> None:
+    def _keep(self, connection: socket.socket, peer: Peer) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, seconds in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 4)):
             if hasattr(socket, option):
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), seconds)
-        self._selector.register(connection, selectors.EVENT_READ, name)
+        self._selector.register(connection, selectors.EVENT_READ, peer)
 
 
-def _own_name() -> str:
-    return f"{process_name()} (pid {os.getpid()} on {socket.gethostname()})"
+def _own_record() -> dict[str, Any]:
+    host = socket.gethostname()
+    return {"process": own_index(), "host": host, "name": f"{process_name()} (pid {os.getpid()} on {host})"}
 
 
 def _received(connection: Any) -> bytes | None:

@@ -17,6 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from transformer.checkpoint import reading, to_json, write_atomically
 from transformer.cluster.agreement import alone, own_index, together_do
+from transformer.cluster.deadlines import allowing
 from transformer.data import pipeline
 from transformer.debugging.spike import Spike, SpikeDetector
 from transformer.params import Names, flatten, layer_axes, param_names
@@ -71,7 +72,8 @@ class Capsules:
                 self._report(line)
             return False
         try:
-            computed = self._computed(spike, state)
+            with allowing("compile"):  # what it computes is compiled for the first spike
+                computed = self._computed(spike, state)
             if own_index() == 0:
                 self._write(spike, before, state, computed)
         except _OfAll:

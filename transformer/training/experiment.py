@@ -15,6 +15,7 @@ from transformer.checkpoint import CheckpointConfig
 from transformer.checkpoint.compare import differing_fields
 from transformer.checkpoint.migration import migrated
 from transformer.checks import FieldError
+from transformer.cluster.config import ClusterConfig
 from transformer.data.dataset import DataConfig
 from transformer.data.kinds import KINDS
 from transformer.data.text.config import TextConfig
@@ -101,6 +102,8 @@ class Experiment:
     """How the model is computed; never what it computes."""
     init: InitConfig = InitConfig()
     """Which weights it starts from."""
+    cluster: ClusterConfig = ClusterConfig()
+    """How the processes of the run wait for each other."""
 
     def __post_init__(self) -> None:
         model, objective, seq_len = self.model, self.objective, self.train.seq_len
@@ -142,6 +145,7 @@ MAY_CHANGE = (
     "mesh",
     "execution",
     "checkpoint",
+    "cluster",
     "data.cache_dir",
     "data.workers",
     "data.changed",

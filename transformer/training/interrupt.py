@@ -1,7 +1,8 @@
 """Signals of a scheduler, or Ctrl-C: noticed at once, obeyed at the next place where nothing is lost.
 
 Python runs a signal's handler between two of its own instructions, so a compilation of minutes would delay it. Here a
-thread is woken by the signal itself. It prints what will happen, and a second signal leaves at once.
+thread is woken by the signal itself. It prints what will happen. Signals come in pairs (`transformer.signals`), so only
+one that comes two seconds after the first or later leaves at once.
 
 Several processes must all stop after the same step, whichever of them gets the signal: they agree on it through JAX's
 preemption service, which has its own handler for SIGTERM. Where nothing is unsaved, a process that leaves takes the
@@ -14,6 +15,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Literal, NoReturn, TypeVar
 
@@ -22,6 +24,7 @@ import jax
 from transformer.cluster.agreement import exchange
 from transformer.cluster.leaving import end
 from transformer.errors import Interrupted, UserError
+from transformer.signals import PAIR, ignored_until
 
 T = TypeVar("T")
 
@@ -43,7 +46,8 @@ class StopRequest:
         self.signal: str | None = None
         self._resume = resume
         self._mode: Mode = "busy"
-        self._asked = threading.Event()
+        self._asked, self._asked_at = threading.Event(), 0.0
+        self._has_raised = False
         self._places, self._agreed = 0, False
         self._notify_jax = _jax_notice()
 
@@ -71,6 +75,14 @@ class StopRequest:
         for item in items:
             self.check()
             yield item
+
+    @property
+    def pair_end(self) -> float:
+        """The instant of `time.monotonic` from which another signal is a second request to stop."""
+        if self.signal is None:
+            return 0.0
+        # A request that came through another process may come to this one too.
+        return PAIR + (self._asked_at if self._asked.is_set() else time.monotonic())
 
     def wait(self, seconds: float) -> bool:
         """Waits for a signal, at most `seconds`; returns whether there was one."""
@@ -113,8 +125,10 @@ class StopRequest:
         if self._mode == "free":
             if jax.process_count() > 1:  # at its end JAX would wait for the others, which wait for this one
                 self._leave_at_once()
+            self._has_raised = True
             raise self._nothing_unsaved()
         if self._mode == "waiting":
+            self._has_raised = True
             raise Now
 
     def _nothing_unsaved(self) -> Interrupted:
@@ -122,8 +136,9 @@ class StopRequest:
 
     def _handle(self, number: int, _: object) -> None:
         """Python's signal handler, which runs in the main thread between Python instructions."""
-        self.signal = signal.Signals(number).name
-        self._leave()
+        self._name(signal.Signals(number))
+        if not self._has_raised:  # else a pair's second signal would raise in what the first one's exception unwinds
+            self._leave()
 
     def _watch(self, woken: socket.socket, numbers: Collection[int]) -> None:
         """Watches for signals in the thread, until the socket is closed."""
@@ -134,14 +149,21 @@ class StopRequest:
 
     def _notice(self, received: signal.Signals) -> None:
         if self._asked.is_set():
+            if time.monotonic() < self.pair_end:
+                return
             line = f"{received.name} again: leaving at once; what was saved before is whole"
             end(UserError(line), f"error: {line}", 128 + received, at_once=True)
-        self.signal = received.name
+        self._name(received)
+        self._asked_at = time.monotonic()
         self._asked.set()
         if self._notify_jax is not None:
             self._notify_jax()
-        _print_below_bar(f"{received.name}: stopping; a second signal leaves at once")
+        _print_below_bar(f"{self.signal}: stopping; another signal after {PAIR:.0f} seconds leaves at once")
         self._leave_if_it_takes_long()
+
+    def _name(self, received: signal.Signals) -> None:
+        if self.signal is None:  # a pair may be of two kinds: the first one's name is told
+            self.signal = received.name
 
     def _leave_if_it_takes_long(self) -> None:
         """Leaves in the main thread's stead, if it may leave but is in a compilation."""
@@ -159,7 +181,9 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signal(*more: int, resume: str = "") -> Iterator[StopRequest]:
-    """Notes the first SIGINT, SIGTERM or further signal; the second one ends the process at once.
+    """Notes the first SIGINT, SIGTERM or further signal; one that comes `PAIR` seconds later or after ends the process.
+
+    A pair's second signal is ignored even after the block, where the process is on its way out.
 
     Args:
       more: numbers of further signals that mean the same.
@@ -177,8 +201,10 @@ def stop_on_signal(*more: int, resume: str = "") -> Iterator[StopRequest]:
         yield request
     finally:
         signal.set_wakeup_fd(woken_before)
+        pair_end = request.pair_end
         for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            handler = signal.SIG_DFL if handler is None else handler
+            signal.signal(number, handler if time.monotonic() >= pair_end else ignored_until(pair_end, handler))
         send.close()  # which ends the thread
         thread.join()
         receive.close()

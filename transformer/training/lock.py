@@ -103,6 +103,10 @@ class RunLock:
                 )
             time.sleep(0.1)
 
+    def is_others(self, record: Mapping[str, Any]) -> bool:
+        """Whether another start than that of `record`'s process holds the lock."""
+        return _read(self._folder / NAME).get("token", record["token"]) != record["token"]
+
 
 class _Kernels:
     """A kernel lock that is held."""

@@ -9,8 +9,10 @@ import jax
 from etils import epath
 
 from transformer.checkpoint import Checkpoints
-from transformer.cluster.agreement import LONG, alone, own_index, together, together_do
-from transformer.cluster.phases import enter, phase
+from transformer.cluster import failures, standing, watchdog
+from transformer.cluster.agreement import alone, own_index, together, together_do
+from transformer.cluster.deadlines import allowing
+from transformer.cluster.phases import each, enter, phase
 from transformer.data.workers import check_workers
 from transformer.debugging.capsule import Capsules
 from transformer.errors import Interrupted
@@ -62,6 +64,8 @@ def train(
     run = Run(workdir)
     resume = f"To go on: python train.py --workdir {run.folder}"
     with contextlib.ExitStack() as stack:
+        stack.enter_context(watchdog.watching(experiment.cluster.deadlines))
+        stack.enter_context(failures.none_yet())
         stop = stack.enter_context(stop_on_signal(*experiment.checkpoint.signals, resume=resume))
         with stop.free():
             lock = stack.enter_context(RunLock(run.folder, report))
@@ -69,9 +73,10 @@ def train(
             check_workers(experiment.data.workers)
             session = Session(opening.recorded(experiment), tokenizer_dir=run.tokenizer if begun else None)
             program = session.program  # what the mesh does not divide is refused before a corpus is read
-            with together("preparing the data", deadline=LONG):
-                dataset = session.dataset
-            record = opening.begin(run, lock, experiment, dataset, begun=begun, report=report)
+            with allowing("prepare"):
+                with together("preparing the data"):
+                    dataset = session.dataset
+                record = opening.begin(run, lock, experiment, dataset, begun=begun, report=report)
             stack.enter_context(jax.set_mesh(session.mesh))
             checkpoints = stack.enter_context(Checkpoints(run.checkpoints, experiment.checkpoint))
             with phase("restore"):
@@ -81,6 +86,7 @@ def train(
         throughput = announce(session, first, run.folder, report)
         saver = Saver(checkpoints, experiment.checkpoint, record, first, stop, report)
         updates = Updates(session, state, saver, stop)
+        standing.count_updates(updates)
         del state  # the first update takes its memory
         evaluates_first = not evaluated and updates.evaluation_is_due  # a stop came before this evaluation, or in it
         capsules = Capsules(run, session, report)
@@ -105,7 +111,9 @@ def train(
             )
         # Where nothing was left to train, nothing was evaluated.
         with phase("evaluation"):
-            evaluation = updates.evaluation or session.evaluate(updates.state.params)
+            evaluation = updates.evaluation or session.evaluate(
+                updates.state.params, through=lambda batches: each("evaluation", batches)
+            )
     return Result(run, session, evaluation, updates.state.params, int(updates.state.step))
 
 
@@ -174,7 +182,9 @@ class Updates:
 
     def _evaluate(self, progress: Progress) -> None:
         with phase("evaluation"):
-            self.evaluation = self._session.evaluate(self.state.params, through=self._stop.each)
+            self.evaluation = self._session.evaluate(
+                self.state.params, through=lambda batches: each("evaluation", self._stop.each(batches))
+            )
         progress.evaluated(self.step, self.evaluation.row())
 
     def _compile_together(self, batch: Batch) -> None:
@@ -184,4 +194,4 @@ class Updates:
         """
         if not alone():
             compile_step = self._session.program.compile_step
-            together_do("compiling the step", lambda: compile_step(self.state, batch), deadline=LONG)
+            together_do("compiling the step", lambda: compile_step(self.state, batch))

@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable
 
 from transformer.checkpoint import Checkpoints, Damaged
-from transformer.cluster.agreement import LONG, exchange, from_lead, lead_does, own_index, process_name, together
+from transformer.cluster import failures
+from transformer.cluster.agreement import exchange, from_lead, lead_does, own_index, process_name, together
 from transformer.data.dataset import Dataset
 from transformer.errors import UserError
 from transformer.paths import errors_at
@@ -57,6 +58,8 @@ def begin(
         notes = _data_notes(run, dataset, experiment) if begun else []
         run.folder.mkdir(parents=True, exist_ok=True)
         lock.take()
+        if (failure := failures.taken_from(run.folder)) is not None:
+            report(failure)
         if run.begun != begun:
             raise UserError(f"{run.folder}: another start of this run came in between: run the same command again")
         _check(run, experiment)  # again, now that no other process writes
@@ -65,7 +68,7 @@ def begin(
         return run.begin(recorded(experiment), dataset)
 
     files: dict[str, bytes] = {}
-    with together("beginning the run", deadline=LONG):
+    with together("beginning the run"):
         if own_index() == 0:
             with errors_at(os.fspath(run.folder)):
                 files = record()
@@ -73,6 +76,7 @@ def begin(
     with together("finding the run folder"):
         if own_index() > 0:
             lock.seen(holder)
+    failures.into(run.folder, lambda: lock.is_others(holder))
     return files
 
 
@@ -131,7 +135,7 @@ def _check_flags(experiment: Experiment) -> None:
 def _check_dataset(dataset: Dataset) -> None:
     """Raises UserError on all processes where one has another dataset than the leading one."""
     own = [list(dataset.about.identity["sources"].values()), dataset.fingerprint]
-    datasets = exchange("the corpus", own, deadline=LONG)
+    datasets = exchange("the corpus", own)
     if others := [index for index, theirs in enumerate(datasets) if theirs != datasets[0]]:
         raise UserError(
             f"{process_name(others[0])} has another corpus than process 0: the content of --data must be the same on "

@@ -8,7 +8,7 @@ import numpy as np
 from transformer.checkpoint import CheckpointConfig, Checkpoints, Saved
 from transformer.checkpoint.interval import young_daly
 from transformer.cluster.agreement import alone, exchange, from_lead
-from transformer.cluster.phases import phase
+from transformer.cluster.phases import enter, phase
 from transformer.errors import UserError
 from transformer.training.evaluation import Evaluation
 from transformer.training.interrupt import StopRequest
@@ -71,6 +71,7 @@ class Saver:
             self._take(wait=True)
             if self._newest == step:
                 return
+            enter("save")
             leaves = self._stop.signal is not None or self._stop.wait(_RETRY_SECONDS)
             if any(exchange("the last save", leaves)):
                 break

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from transformer import checkpoint
 from transformer.checkpoint import reading
 from transformer.cluster.agreement import together
+from transformer.cluster.joining import require_all
 from transformer.data import pipeline
 from transformer.data.dataset import Dataset
 from transformer.data.kinds import open_dataset
@@ -202,9 +203,12 @@ def mesh_for(experiment: Experiment, devices: Sequence[Any] | None = None) -> Me
     """Returns the experiment's mesh on `devices`, all of this job by default.
 
     Raises:
-      UserError: there are too few, they do not divide rows and lengths, or lack a kernel that was chosen by name.
+      UserError: there are too few, or some are left over in a job of several processes; they do not divide rows and
+        lengths, or lack a kernel that was chosen by name.
     """
     mesh = make_mesh(experiment.mesh, devices)
+    if devices is None:
+        require_all(mesh.size)
     check_kernels(experiment, mesh)
     check_batch(experiment, mesh)
     return mesh

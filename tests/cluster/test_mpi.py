@@ -1,0 +1,88 @@
+"""mpirun of Open MPI 4 and 5: the losses are one process's, and what stops mpirun saves and leaves."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import tiny
+
+STEPS = 40
+WHEEL = Path(sys.prefix) / "openmpi5" / "bin" / "mpirun"
+"""Open MPI 5, in a folder of its own: Debian has version 4."""
+VERSIONS = {4: shutil.which("mpirun"), 5: str(WHEEL) if WHEEL.exists() else None}
+HOW = {4: "make cluster-test-packages installs Open MPI 4", 5: "make test-all installs Open MPI 5"}
+
+pytestmark = pytest.mark.exhaustive
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("jobs")
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """The losses of one process."""
+    return tiny.trained_alone(folder, steps=STEPS)
+
+
+@pytest.fixture(params=VERSIONS, ids=lambda version: f"openmpi{version}")
+def mpirun(request):
+    """The beginning of a command line for two processes, by version."""
+    program = VERSIONS[request.param]
+    if program is None:
+        pytest.skip(f"there is no mpirun: {HOW[request.param]}")
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    if f"(Open MPI) {request.param}." not in said:
+        pytest.skip(f"{program} is not Open MPI {request.param}: {HOW[request.param]}")
+    patience = "--prtemca" if request.param == 5 else "--mca"
+    # As root and with more processes than cores, as in a container. It leaves one second to save in by default.
+    how = ["--allow-run-as-root", "--oversubscribe", "--bind-to", "none", patience, "odls_base_sigkill_timeout", "60"]
+    return [program, *how, "-np", "2"]
+
+
+def test_two_processes_train_as_one_does(mpirun, folder, whole):
+    name = f"two-{'5' if 'openmpi5' in mpirun[0] else '4'}"
+    args = [*mpirun, *tiny.command(folder, name, "--distributed", steps=STEPS)]
+    environment = tiny.environment() | {"STEP_SECONDS": "0"}
+    done = subprocess.run(args, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "on 2 cpu devices (data 2)" in done.stdout
+    assert tiny.losses(folder / name) == pytest.approx(whole, rel=tiny.TOLERANCE)
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGINT", "Ctrl-C"])
+def test_what_stops_mpirun_saves_and_leaves(mpirun, folder, whole, how):
+    """Ctrl-C is a SIGINT to all of the terminal's foreground group."""
+    name = f"{how}-{'5' if 'openmpi5' in mpirun[0] else '4'}"
+    run = folder / name
+    args = [*mpirun, *tiny.command(folder, name, "--distributed", steps=STEPS)]
+    log = folder / f"{name}.log"
+    with open(log, "w") as file:
+        job = subprocess.Popen(args, env=tiny.environment(), stdout=file, stderr=file, start_new_session=True)
+    try:
+        tiny.until_step(run, 8)
+        if how == "Ctrl-C":
+            os.killpg(job.pid, signal.SIGINT)
+        else:
+            job.send_signal(getattr(signal, how))
+        job.wait(timeout=120)
+    finally:
+        with_all_of_it(job)
+    said = log.read_text()
+    assert job.returncode != 0, said
+    assert "stopped after step " in said
+    tiny.check_saved(run, whole, at_least=8)
+
+
+def with_all_of_it(job: subprocess.Popen) -> None:
+    """Ends a job that did not end by itself."""
+    if job.poll() is None:
+        job.kill()
+        time.sleep(1)  # mpirun's processes end when it does

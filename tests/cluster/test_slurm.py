@@ -1,0 +1,88 @@
+"""A real Slurm of two nodes: a job trains, is preempted, comes back on one node fewer, and loses nothing."""
+
+import signal
+import subprocess
+
+import pytest
+
+from tests.cluster import slurm, tiny
+
+STEPS = 40
+
+pytestmark = [
+    pytest.mark.exhaustive,
+    pytest.mark.skipif(slurm.why_not() is not None, reason=str(slurm.why_not())),
+]
+
+SCRIPT = """\
+#!/bin/bash
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --requeue
+#SBATCH --open-mode=append
+echo "attempt ${SLURM_RESTART_COUNT:-0} on $SLURM_NNODES nodes"
+trap 'wait $step; code=$?; echo "left with $code"; exit $code' TERM
+srun --nodes=$SLURM_NNODES --ntasks=$SLURM_NNODES --kill-on-bad-exit=1 "$@" & step=$!
+wait $step
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("jobs")
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """The losses of the uninterrupted run."""
+    return tiny.trained_alone(folder, steps=STEPS)
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    (tmp_path / "slurm").mkdir()
+    with slurm.cluster(tmp_path / "slurm") as cluster:
+        yield cluster
+
+
+def test_a_requeued_job_goes_on_with_one_node_fewer(cluster, folder, whole):
+    script = cluster.folder / "job.sbatch"
+    script.write_text(SCRIPT.replace('"$@"', " ".join(tiny.command(folder, "requeued", "--distributed", steps=STEPS))))
+    log = cluster.folder / "job.log"
+    job = cluster.submit(script, f"--output={log}", **tiny.environment())
+    assert cluster.wait(job, {"RUNNING"})["NumNodes"] == "2"
+    tiny.until_step(folder / "requeued", 8)
+    cluster.do("scontrol", "update", "nodename=n2", "state=drain", "reason=broken")
+    cluster.do("scontrol", "requeue", str(job))
+    cluster.wait(job, {"PENDING"})
+    cluster.do("scontrol", "update", f"JobId={job}", "NumNodes=1-1", "NumTasks=1")
+    ended = cluster.wait(job, {"COMPLETED", "FAILED", "TIMEOUT"}, timeout=240)
+    said = log.read_text()
+    assert (ended["JobState"], ended["NumNodes"], ended["Restarts"]) == ("COMPLETED", "1", "1"), said
+    assert "SIGTERM: stopped after step " in said
+    assert f"left with {tiny.SAVED_AND_LEFT}" in said
+    assert "attempt 1 on 1 nodes" in said
+    losses = tiny.losses(folder / "requeued")
+    assert losses == pytest.approx(whole, rel=tiny.TOLERANCE)
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "scancel"])
+def test_a_signal_to_a_step_saves_and_leaves(cluster, folder, whole, how):
+    """srun's -X passes on the first Ctrl-C; scancel sends SIGTERM. One to srun itself makes Slurm kill the step."""
+    run = folder / how
+    args = tiny.command(folder, how, "--distributed", steps=STEPS)
+    environment = cluster.environment | tiny.environment()
+    step = ["srun", "-X", "--nodes=2", "--ntasks-per-node=1", "--kill-on-bad-exit=1", *args]
+    with subprocess.Popen(step, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as srun:
+        try:
+            tiny.until_step(run, 8)
+            if how == "Ctrl-C":
+                srun.send_signal(signal.SIGINT)
+            else:
+                cluster.do("scancel", "--signal=TERM", cluster.do("squeue", "--noheader", "--format=%i").strip())
+            said, _ = srun.communicate(timeout=120)
+        finally:
+            srun.kill()
+    assert srun.returncode == tiny.SAVED_AND_LEFT, said
+    assert "stopped after step " in said
+    tiny.check_saved(run, whole, at_least=8)

@@ -1,0 +1,142 @@
+"""Deadlines of this process: how long the phase of now may last, and whether it has."""
+
+import contextlib
+import dataclasses
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TypeVar
+
+from transformer.cluster.config import Deadlines
+from transformer.cluster.phases import Current, Phase, current, phase
+
+T = TypeVar("T")
+
+NO_DEADLINE = 7 * 24 * 3600.0
+"""Seconds that stand for no deadline, where a library wants a number."""
+_DEBUGGERS = re.compile(r"(/(bdb|pdb|ipdb)\.py|/(pydevd|debugpy|_pydevd_bundle)/)")
+"""Files of the frames of a debugger that waits for a person."""
+
+_deadlines = Deadlines()
+_allowed: str | None = None
+_stopped = (0.0, 0.0)
+"""Beginning of the phase in which this process was stopped last, and for how many seconds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Missed:
+    """A deadline that passed."""
+
+    phase: Phase
+    seconds: float
+    """How long the phase has lasted."""
+    limit: float
+    flag: str
+    """The command line's name of the deadline."""
+
+
+def use(deadlines: Deadlines) -> None:
+    """Makes `deadlines` those of this process."""
+    global _deadlines
+    _deadlines = deadlines
+
+
+@contextlib.contextmanager
+def allowing(name: str) -> Iterator[None]:
+    """A context of work within a phase that has a deadline of its own, such as "prepare"; the phase begins anew.
+
+    Args:
+      name: a field of `Deadlines`.
+    """
+    global _allowed
+    with phase(current().name):
+        before, _allowed = _allowed, name
+        try:
+            yield
+        finally:
+            _allowed = before
+
+
+def silence() -> float | None:
+    """Returns the seconds after which a process without a sign of life is lost; None: never."""
+    return _deadlines.silence if _deadlines.enabled else None
+
+
+def limit(name: str) -> float | None:
+    """Returns the seconds of a deadline, by its field's name; None if it has none."""
+    return getattr(_deadlines, name) if _deadlines.enabled else None
+
+
+def current_limit() -> float | None:
+    """Returns the seconds that the phase of now may last; None: for ever."""
+    return limit(_allowed or current().name)
+
+
+def patience() -> float:
+    """Returns the seconds that the calling thread waits for other processes: a background thread saves."""
+    name = "save" if threading.current_thread() is not threading.main_thread() else _allowed or current().name
+    return limit(name) or NO_DEADLINE
+
+
+def missed() -> Missed | None:
+    """Returns the deadline that the phase of now has passed, or None."""
+    now, name = current(), _allowed or current().name
+    seconds, most = elapsed(now), limit(name)
+    if most is None or seconds < most:
+        return None
+    return Missed(now.name, seconds, most, f"--cluster.deadlines.{name}")
+
+
+def elapsed(now: Current) -> float:
+    """Returns the seconds that a phase has lasted, without those in which the whole process was stopped."""
+    of, seconds = _stopped
+    return time.monotonic() - now.since - (seconds if of == now.since else 0.0)
+
+
+def stopped(seconds: float) -> None:
+    """Takes note that this process was stopped for so long, as by Ctrl-Z: a person or a scheduler wanted that."""
+    global _stopped
+    now, (of, before) = current(), _stopped
+    seconds = min(seconds, time.monotonic() - now.since)
+    _stopped = (now.since, seconds + (before if of == now.since else 0.0))
+
+
+def debugged() -> bool:
+    """Whether a debugger is attached to this process, or waits in its main thread."""
+    if sys.gettrace() is not None or not {"pydevd", "debugpy"}.isdisjoint(sys.modules):
+        return True
+    with contextlib.suppress(OSError):  # no /proc
+        traced = re.search(r"^TracerPid:\s*(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)
+        if traced and int(traced[1]):
+            return True
+    return any(_DEBUGGERS.search(frame.f_code.co_filename) for frame in main_frames())
+
+
+def main_frames() -> Iterator[FrameType]:
+    """Yields the frames of the main thread, the innermost first."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def bounded(seconds: float, action: Callable[[], T]) -> T | None:
+    """Returns `action()`; None if that takes longer than so many seconds, or fails.
+
+    A disk or a service that hangs holds the thread that asks for ever, and so this is asked by one that nobody needs.
+    """
+    results: list[T] = []
+
+    def act() -> None:
+        with contextlib.suppress(Exception):
+            results.append(action())
+
+    thread = threading.Thread(target=act, daemon=True, name="bounded")
+    with contextlib.suppress(RuntimeError):  # the interpreter is ending, and starts no thread any more
+        thread.start()
+        thread.join(seconds)
+    return results[0] if results else None
