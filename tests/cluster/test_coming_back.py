@@ -1,4 +1,4 @@
-"""Coming back: two processes of which one was killed go on as two, as one with two devices, as one with one device."""
+"""Coming back: two processes, of which one was killed, go on as two, as one with two devices or one, and supervised."""
 
 import os
 import random
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import processes
 from tools import crash
 
 pytestmark = pytest.mark.exhaustive
@@ -36,11 +37,11 @@ def whole(folder):
 def killed(folder):
     """The same run, of which one process was killed at a random instant of its steps."""
     run = crash.Run(folder / "killed", folder / "corpus", 2)
-    with run.started() as processes:
-        await_checkpoint(run, processes)
+    with run.started() as both:
+        await_checkpoint(run, both)
         time.sleep(random.uniform(0, 0.3))
-        random.choice(processes).kill()
-        codes = {process.wait(timeout=60) for process in processes}
+        random.choice(both).kill()
+        codes = {process.wait(timeout=60) for process in both}
     assert codes == {-signal.SIGKILL, 1}, log(run)
     assert 0 < run.newest < crash.STEPS
     return run
@@ -50,26 +51,26 @@ def log(run):
     return Path(f"{run.folder}.log").read_text()
 
 
-def await_checkpoint(run, processes):
+def await_checkpoint(run, started):
     """Waits for a checkpoint that is not there yet."""
     before = run.newest
     while run.newest <= before:
-        assert all(process.poll() is None for process in processes), log(run)
+        assert all(process.poll() is None for process in started), log(run)
         time.sleep(0.005)
 
 
 def ended(run):
-    with run.started() as processes:
-        assert [process.wait(timeout=180) for process in processes] == [0] * len(processes), log(run)
+    with run.started() as started:
+        assert [process.wait(timeout=180) for process in started] == [0] * len(started), log(run)
 
 
-@pytest.mark.parametrize(("processes", "devices"), [(2, 1), (1, 2), (1, 1)])
-def test_it_goes_on_with_other_processes_and_devices(processes, devices, folder, killed, whole):
-    run = crash.Run(folder / f"{processes}x{devices}", folder / "corpus", processes)
+@pytest.mark.parametrize(("count", "devices"), [(2, 1), (1, 2), (1, 1)])
+def test_it_goes_on_with_other_processes_and_devices(count, devices, folder, killed, whole):
+    run = crash.Run(folder / f"{count}x{devices}", folder / "corpus", count)
     shutil.copytree(killed.folder, run.folder)
     run.devices = devices
     ended(run)
-    if processes * devices == 2:  # the same mesh, whichever processes own its devices
+    if count * devices == 2:  # the same mesh, whichever processes own its devices
         assert crash.differences(run, whole) == []
         return
     for name in ("loss", "eval_loss"):
@@ -78,16 +79,41 @@ def test_it_goes_on_with_other_processes_and_devices(processes, devices, folder,
         np.testing.assert_allclose(list(ours.values()), list(theirs.values()), atol=1e-5)
 
 
-def test_supervisors_bring_a_job_back(folder, whole):
-    """One on each of two hosts; the coordinator's address is that of the start before."""
+SUPERVISOR = [sys.executable, str(ROOT / "tools/launch/supervise.py"), "--backoff", "5"]
+# The first start loses process 1, the second one process 0; each dies once all have joined.
+DYING = """
+    import os, signal, time
+    from pathlib import Path
+    from transformer.cluster.agreement import exchange, own_index
+
+    died, victims = Path(sys.argv[1]), [1, 0]
+    count = len(exchange("dead", sorted(path.name for path in died.iterdir()))[0])
+    if count < len(victims):
+        if own_index() == victims[count]:
+            (died / str(count)).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
+"""
+
+
+def test_supervisors_meet_again_at_the_same_address(tmp_path):
+    """One of two processes is killed, then the other, which has the coordinator."""
+    program = processes.PREAMBLE.format(body=DYING, distributed=True)
+    args = [*SUPERVISOR[1:], "--run", str(tmp_path), "--", sys.executable, "-c", program, str(tmp_path)]
+    for one in processes.run(args, 2):
+        assert one.code == 0, one.err
+        said = [line.split(", at")[0] for line in one.err.splitlines() if line.startswith("supervise: ")]
+        assert sorted(said) == ["supervise: exit code 1", "supervise: killed by SIGKILL"]
+
+
+def test_a_supervised_job_is_the_one_that_was_not_killed(folder, whole):
     run = crash.Run(folder / "supervised", folder / "corpus", 2)
-    run.wrapper = [sys.executable, str(ROOT / "tools/launch/supervise.py"), "--backoff", "5", "--"]
+    run.wrapper = [*SUPERVISOR, "--"]
     with run.started() as supervisors:
-        for victim in (1, 0):  # the one that has the coordinator, too
-            await_checkpoint(run, supervisors)
-            path = Path(f"/proc/{supervisors[victim].pid}/task/{supervisors[victim].pid}/children")
-            os.kill(int(path.read_text().split()[0]), signal.SIGKILL)
+        await_checkpoint(run, supervisors)
+        victim = random.choice(supervisors).pid
+        children = Path(f"/proc/{victim}/task/{victim}/children").read_text()
+        os.kill(int(children.split()[0]), signal.SIGKILL)
         assert [process.wait(timeout=180) for process in supervisors] == [0, 0], log(run)
-    restarts = [line for line in log(run).splitlines() if line.startswith("supervise: ")]
-    assert len(restarts) == 4, log(run)
+    assert log(run).count("supervise: ") == 2, log(run)
     assert crash.differences(run, whole) == []
