@@ -131,7 +131,7 @@ class Account:
         """Returns the account in a line for people."""
         seconds, count = self.seconds, len(self.parts)
         others = sorted((name for name in CATEGORIES if name != "step"), key=lambda name: -seconds[name])
-        shown = [f"{WORDS[name]} {_round(seconds[name])} s" for name in others if float(_round(seconds[name])) > 0]
+        shown = [f"{WORDS[name]} {_round(seconds[name])} s" for name in others if seconds[name] >= 0.05]
         starts = f" in {count} starts" if count > 1 else ""
         head = f"goodput {self.goodput:.1%}: steps {_round(seconds['step'])} s of {_round(self.wall)} s{starts}"
         return "; ".join([head, ", ".join(shown)] if shown else [head])
