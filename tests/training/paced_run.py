@@ -14,7 +14,7 @@ from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.optimizer import OptimizerConfig
 from transformer.training.progress import Progress
 
-STEPS, SAVE_EVERY, SECONDS = 120, 30, 0.05
+STEPS, SAVE_EVERY, SECONDS = 120, 15, 0.05
 
 
 def main() -> None:
@@ -41,6 +41,7 @@ def main() -> None:
     )
     with mock.patch.object(Progress, "step", paced):
         loop.train(experiment, folder / "run", whole_process=True)
+    (folder / "end.txt").write_text(str(time.time()))
 
 
 if __name__ == "__main__":
