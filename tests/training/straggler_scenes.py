@@ -1,4 +1,4 @@
-"""Two processes that train together, of which one is slow: straggler_scenes.py FOLDER KIND:PROCESS ..."""
+"""Two processes that train together, of which one is slow for a while: straggler_scenes.py FOLDER KIND:PROCESS ..."""
 
 import contextlib
 import json
@@ -17,18 +17,18 @@ from transformer.parallel.mesh import MeshConfig
 from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.optimizer import OptimizerConfig
 
-FOLDER = Path(sys.argv[1])
-SLOW = 0.2
-"""Seconds that the slow one loses in each step."""
-SECONDS = 4.0
-"""Seconds that a run takes, more or less: eight looks, of which two in a row name a straggler."""
+FOLDER, SCENES = Path(sys.argv[1]), sys.argv[2:]
+STEPS, SLOW = 20, 0.2
+"""Steps of a scene, and the seconds that the slow one loses in each of them."""
+EVERY = 0.5
+"""Seconds between two looks: eight a scene, of which three in a row name a straggler."""
 
 
 def experiment() -> Experiment:
     if own_index() == 0 and not (FOLDER / "corpus").exists():
         write_corpus(FOLDER / "corpus")
     exchange("corpus", None)
-    steps = round(SECONDS / SLOW)
+    steps = STEPS * len(SCENES)
     return Experiment(
         name="tiny",
         model=GPTConfig(vocab_size=384, context_length=32, width=16, num_layers=1, num_heads=2),
@@ -40,43 +40,54 @@ def experiment() -> Experiment:
     )
 
 
-@contextlib.contextmanager
-def slow(kind: str, index: int):
-    """A context in which one process is slow; where none is, both wait for their data alike."""
-    from transformer.training import progress, session
+class Scenes:
+    """What is slow now, by the number of the step; KIND none: both wait for their data alike."""
 
-    place, step = session.BatchLayout.place, progress.Progress.step
-    waits_for_data = kind == "none" or (kind == "data" and index == own_index())
+    def __init__(self) -> None:
+        self.scene, self.lines = SCENES[0], {scene: [] for scene in SCENES}
 
-    def placed(self, batch):
-        if waits_for_data and len(batch["targets"]) > 1:
-            time.sleep(SLOW)
-        return place(self, batch)
+    def report(self, line: str) -> None:
+        if "has been the slowest" in line:
+            self.lines[self.scene].append(line)
 
-    def stepped(self, number, metrics):
-        step(self, number, metrics)
-        if kind == "python" and index == own_index():
+    def slow(self, kind: str) -> None:
+        now, index = self.scene.split(":")
+        if now == kind and int(index) == own_index():
             time.sleep(SLOW)
 
-    with mock.patch.object(session.BatchLayout, "place", placed), mock.patch.object(progress.Progress, "step", stepped):
-        yield
+    @contextlib.contextmanager
+    def played(self):
+        """A context in which they are played."""
+        from transformer.training import progress, session
+
+        place, step = session.BatchLayout.place, progress.Progress.step
+
+        def placed(layout, batch):
+            self.slow("data")
+            if self.scene == "none:0":
+                time.sleep(SLOW)
+            return place(layout, batch)
+
+        def stepped(bar, number, metrics):
+            step(bar, number, metrics)
+            self.scene = SCENES[min((number - 1) // STEPS, len(SCENES) - 1)]
+            self.slow("python")
+
+        with (
+            mock.patch.object(session.BatchLayout, "place", placed),
+            mock.patch.object(progress.Progress, "step", stepped),
+        ):
+            yield
 
 
 def main() -> None:
     command.start_jax(distributed=True)
     from transformer.training import loop, stragglers
 
-    said = {}
-    for scene in sys.argv[2:]:
-        kind, index = scene.split(":")
-        lines: list[str] = []
-        with (
-            slow(kind, int(index)),
-            mock.patch.multiple(stragglers, EVERY=SECONDS / 8, LASTS=SECONDS / 4, SHARE=0.3),
-        ):
-            loop.train(experiment(), FOLDER / scene.replace(":", "-"), report=lines.append)
-        said[scene] = [line for line in lines if "has been the slowest" in line]
-    print(json.dumps(said), flush=True)
+    scenes = Scenes()
+    with scenes.played(), mock.patch.multiple(stragglers, EVERY=EVERY, LASTS=2 * EVERY, SHARE=0.3):
+        loop.train(experiment(), FOLDER / "run", report=scenes.report)
+    print(json.dumps(scenes.lines), flush=True)
 
 
 if __name__ == "__main__":
