@@ -55,7 +55,9 @@ def main(args: list[str]) -> None:
         raise UserError(f"{run.folder}: no experiment.json is there: is it a run folder?")
     starts = read(run.goodput)
     if not starts:
-        raise UserError(f"{run.goodput} holds no start of the run: it was trained before they were written down")
+        raise UserError(
+            f"{run.goodput} holds no start: the run is of an older version, or none came as far as its first state"
+        )
     found = account(starts)
     if flags.json:
         print(json.dumps(as_json(found)))
@@ -97,7 +99,8 @@ def show(found: "Account") -> None:
 
     from transformer.training.goodput import WORDS
 
-    spent = Table(title=found.line().partition(";")[0], title_justify="left")
+    print(found.line().partition(";")[0])
+    spent = Table()
     for name in ("time", "seconds", "share"):
         spent.add_column(name, justify="left" if name == "time" else "right")
     for name, word in WORDS.items():
@@ -118,8 +121,8 @@ def show(found: "Account") -> None:
 
 
 def draw(figure: Any, found: "Account") -> None:
-    """Draws a bar for each start along the wall time; within a bar the categories are in their order, not in time's."""
-    from transformer.training.goodput import CATEGORIES, WORDS
+    """Draws a bar for each start along the wall time; within a bar, a category's seconds lie together."""
+    from transformer.training.goodput import WORDS
 
     parts = found.parts
     figure.set_figheight(1.6 + 0.3 * min(len(parts), MOST_BARS))
@@ -127,7 +130,7 @@ def draw(figure: Any, found: "Account") -> None:
     unit, seconds = (
         ("hours", 3600) if found.wall > 3 * 3600 else ("minutes", 60) if found.wall > 180 else ("seconds", 1)
     )
-    order, offset = ("down", *(name for name in CATEGORIES if name != "down")), 0.0
+    order, offset = ("down", "start", "restore", "compile", "data", "save", "evaluation", "step", "redone", "exit"), 0.0
     for part in parts:
         for name in order:
             width = part.seconds[name] / seconds
