@@ -181,11 +181,12 @@ def test_a_full_local_disk_is_a_line_and_the_training_goes_on(experiment, whole,
 class Run(crash.Run):
     """A tiny run of real processes that keeps local checkpoints, ten times as often as durable ones."""
 
-    def __init__(self, folder, corpus, processes):
-        super().__init__(folder / "run", corpus, processes)
+    def __init__(self, folder, name, processes, *, keeps=True):
+        super().__init__(folder / name, folder / "corpus", processes)
         self.disk = folder / "disk"
-        self._args += ["--checkpoint.every", "40", "--checkpoint.local-dir", str(self.disk)]
-        self._args += ["--checkpoint.local-every", "4"]
+        self._args += ["--train.eval-every", "60", "--train.eval-batches", "2", "--checkpoint.every", "40"]
+        if keeps:
+            self._args += ["--checkpoint.local-dir", str(self.disk), "--checkpoint.local-every", "4"]
 
     def newest_local(self):
         """The newest step that each process has whole; 0 for none."""
@@ -194,16 +195,19 @@ class Run(crash.Run):
         return max(set.intersection(*steps), default=0)
 
     def killed(self, after):
-        """Kills all processes, at once, after a step that is saved locally and newer than the durable ones."""
+        """Kills all processes, at once, after a step that is saved locally and newer than the durable ones; returns
+        what they said of restoring.
+        """
+        size = len(self.log())
         with self.started() as started:
-            ends = time.monotonic() + 120
+            ends = time.monotonic() + 200
             while self.newest_local() <= max(after, self.newest):
                 assert time.monotonic() < ends
                 assert started[0].poll() is None, self.log()
                 time.sleep(0.002)
             for process in started:
                 process.send_signal(signal.SIGKILL)
-        return self.newest_local()
+        return restored(self.log()[size:].splitlines())
 
     def finished(self):
         """Runs it to its end; returns what it said of restoring."""
@@ -212,34 +216,33 @@ class Run(crash.Run):
         return restored(self.log()[size:].splitlines())
 
     def log(self):
-        path = self.folder.with_name("run.log")
+        path = self.folder.with_name(f"{self.folder.name}.log")
         return path.read_text() if path.exists() else ""
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("count", [1, 2])
-def test_killed_processes_go_on_from_what_each_has_on_its_disk(tmp_path, count):
+def test_killed_processes_go_on_from_what_each_has_on_its_disk(tmp_path, monkeypatch, count):
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")  # what a killed process says is in its log
     crash.write_corpus(tmp_path / "corpus")
-    reference = crash.Run(tmp_path / "whole", tmp_path / "corpus", count)
-    crash.survive(reference, [], random.Random(0))
-    run = Run(tmp_path, tmp_path / "corpus", count)
-    for after in (8, 50):
-        step = run.killed(after)
-        assert step > run.newest
-        if after == 8 or count == 1:
-            continue
-        # One of the hosts is another now.
-        [folder] = run.disk.glob(f"*/process-1-of-{count}")
-        shutil.rmtree(folder)
-    durable = run.newest
-    said = run.finished()
+    reference = Run(tmp_path, "whole", count, keeps=False)
+    reference.finished()
+    run = Run(tmp_path, "run", count)
+    assert run.killed(8) == []
+    step = run.newest_local()
+    assert step > run.newest
     if count == 1:
-        assert said[0].startswith(f"restored step {step} from local checkpoints")
+        said = run.finished()
     else:
-        assert said[0].startswith("local checkpoints are not used: step")
-        assert said[0].endswith("it is not there (process 1 of 2)")
-        assert said[1].startswith(f"restored step {durable} from the durable checkpoint")
-    lines = restored(run.log().splitlines())
-    assert " from local checkpoints in " in lines[0]  # the start after the first kill
+        said = run.killed(50)
+        # One of the hosts is another now.
+        [folder] = run.disk.glob("*/process-1-of-2")
+        shutil.rmtree(folder)
+        durable = run.newest
+        lost, fallback = run.finished()
+        assert lost.startswith("local checkpoints are not used: step")
+        assert lost.endswith("it is not there (process 1 of 2)")
+        assert fallback.startswith(f"restored step {durable} from the durable checkpoint")
+    assert [line.partition(" in ")[0] for line in said] == [f"restored step {step} from local checkpoints"]
     assert crash.differences(run, reference) == []
     assert list(run.disk.iterdir()) == []

@@ -197,7 +197,7 @@ class LocalCheckpoints:
             size = self._folder.write(manifest, parts)
         except Exception as failed:
             own = root_cause(failed)
-        parts.clear()
+        parts.clear()  # the host's memory, while the others write theirs
         try:
             failure = _first(exchange("a local checkpoint", own))
         except Exception as lost:  # of a process that is gone; the next start will see whether all have this step

@@ -59,7 +59,8 @@ def copied(tree: Any) -> list[list[np.ndarray]]:
         parts.append([same[number % len(same)] for _, same in sorted(held.items())])
     for part in (part for of_leaf in parts for part in of_leaf):
         part.copy_to_host_async()
-    return [[_host(part) for part in of_leaf] for of_leaf in parts]
+    # A CPU's array is the host's own memory: while it is held here, a step that would overwrite it writes elsewhere.
+    return [[np.asarray(part) for part in of_leaf] for of_leaf in parts]
 
 
 def write(folder: Path, tree: str, description: Description, parts: list[list[np.ndarray]]) -> int:
@@ -160,12 +161,6 @@ def _without_hashes(description: Description) -> Description:
     return {
         path: {**entry, "parts": [part["bounds"] for part in entry["parts"]]} for path, entry in description.items()
     }
-
-
-def _host(part: jax.Array) -> np.ndarray:
-    """Returns a part on the host, in memory that the next step does not overwrite: a CPU's array is the host's own."""
-    host = np.asarray(part)
-    return host.copy() if next(iter(part.devices())).platform == "cpu" else host
 
 
 def _bytes(part: np.ndarray) -> np.ndarray:
