@@ -32,6 +32,7 @@ import jax
 from etils import epath
 
 from transformer.checkpoint import lineage, shards
+from transformer.checkpoint.halting import PATIENCE
 from transformer.checkpoint.lineage import Lineage
 from transformer.checkpoint.local_folder import LocalFolder, Manifest, manifest_of
 from transformer.checkpoint.reading import absolute, root_cause
@@ -199,7 +200,7 @@ class LocalCheckpoints:
             own = root_cause(failed)
         parts.clear()  # the host's memory, while the others write theirs
         try:
-            failure = _first(exchange("a local checkpoint", own))
+            failure = _first(exchange("a local checkpoint", own, deadline=PATIENCE))
         except Exception as lost:  # of a process that is gone; the next start will see whether all have this step
             return LocallySaved(step, blocked, failure=root_cause(lost))
         self._folder.remove((lambda other: other == step) if failure else (lambda other: other < step))
