@@ -1,5 +1,5 @@
-"""Saving, sealing and restoring a training state, beside the disk itself: python tools/bench_checkpoint.py
-[--gigabytes 1].
+"""Saving, sealing and restoring a training state, durably and locally, beside the disk itself: python
+tools/bench_checkpoint.py [--gigabytes 1] [--local-folder DIR].
 """
 
 import dataclasses
@@ -11,12 +11,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from transformer import command
 
 _CHUNK = 2**24
+_LOCAL = ("local blocked", "local save", "local restore")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Command:
     """Size of the state: a third weights, two thirds moments."""
     folder: str | None = None
     """On the disk to measure; by default the system's temporary one."""
+    local_folder: str | None = None
+    """On the disk of the local checkpoints, as --checkpoint.local-dir; by default that of the durable ones."""
     rounds: int = 3
     """Turns that each contender takes."""
 
@@ -50,7 +54,7 @@ def main(args: list[str]) -> None:
     aim = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), (params, opt_state))
     print(f"{size / 1e9:.2f} GB of float32 noise, {os.cpu_count()} cores; medians of {flags.rounds} rounds")
     seconds: dict[str, list[float]] = {
-        name: [] for name in ("blocked", "save", "seal", "sha256", "write", "restore", "read")
+        name: [] for name in ("blocked", "save", "seal", "sha256", "write", "restore", "read", *_LOCAL)
     }
     with tempfile.TemporaryDirectory(dir=flags.folder) as folder:
         raw = Path(folder) / "raw"
@@ -69,8 +73,9 @@ def main(args: list[str]) -> None:
                 restore = time.perf_counter() - began
                 _forget(folder)
                 read = _read(raw)
+                locally = _locally(flags.local_folder or folder, Path(folder), step, params, opt_state, aim)
                 if step:  # the first round compiles
-                    values = (saved.blocked, saved.seconds, sealing, hashing, write, restore, read)
+                    values = (saved.blocked, saved.seconds, sealing, hashing, write, restore, read, *locally)
                     for name, value in zip(seconds, values, strict=True):
                         seconds[name].append(value)
     median = {name: statistics.median(values) for name, values in seconds.items()}
@@ -83,6 +88,37 @@ def main(args: list[str]) -> None:
     print(
         f"  {rate['restore']:,.0f} MB/s, the disk raw {rate['read']:,.0f}: {rate['restore'] / rate['read']:.2f} of it"
     )
+    print(
+        f"local save: the loop waits {median['local blocked']:.2f} s; complete after {median['local save']:.2f} s, "
+        f"{rate['local save']:,.0f} MB/s: {median['save'] / median['local save']:.1f} times as fast as the durable one"
+    )
+    print(
+        f"local restore: {median['local restore']:.2f} s, {rate['local restore']:,.0f} MB/s, hashes checked: "
+        f"{median['restore'] / median['local restore']:.1f} times as fast as the durable one"
+    )
+
+
+def _locally(place: str, run: Path, step: int, params: Any, opt_state: Any, aim: Any) -> tuple[float, float, float]:
+    """Returns the seconds that the loop waits for a local save, until it is complete, and of a restore by a new start.
+
+    What is restored is dropped from the system's cache before.
+    """
+    from transformer.checkpoint.local import LocalCheckpoints
+
+    local_dir = Path(place) / "local"
+    with LocalCheckpoints(str(local_dir), run, {}, begun=True) as local:
+        local.begin(None)
+        local.save(step, params=params, opt_state=opt_state, evaluated=False)
+        saved = local.outcome(wait=True)
+        if saved is None or saved.failure:
+            sys.exit(f"the local save failed: {saved}")
+    _forget(str(local_dir))
+    with LocalCheckpoints(str(local_dir), run, {}, begun=True) as local:
+        restored = local.restore(step - 1, print, params=aim[0], opt_state=aim[1])
+        if restored is None:
+            sys.exit("the local restore failed")
+        local.drop(step)
+    return saved.blocked, saved.seconds, restored.seconds
 
 
 def _write(path: Path, content: memoryview, size: int) -> float:

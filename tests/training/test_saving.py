@@ -48,9 +48,27 @@ def clock(monkeypatch):
     return clock
 
 
-def saver(store, said=None, stop=None, first=0, **config):
+class LocalStore(Store):
+    """Local checkpoints; those of which a number is in `slow` end only when they are asked for at last."""
+
+    def __init__(self, failures=(), slow=()):
+        super().__init__(failures)
+        self.slow, self.dropped = set(slow), []
+
+    @property
+    def busy(self):
+        return len(self.asked) in self.slow and self._outcome is not None
+
+    def outcome(self, *, wait=False):
+        return None if self.busy and not wait else super().outcome()
+
+    def drop(self, up_to):
+        self.dropped.append(up_to)
+
+
+def saver(store, said=None, stop=None, first=0, local=None, **config):
     report = said.append if said is not None else print
-    return Saver(store, CheckpointConfig(**config), {}, first, stop or StopRequest(), report)
+    return Saver(store, CheckpointConfig(**config), {}, first, stop or StopRequest(), report, local)
 
 
 def run(one, steps, clock=None, seconds=0.0):
@@ -86,6 +104,46 @@ def test_what_else_went_wrong_is_said_and_the_checkpoint_counts():
     store.warning = "step 1 could not be removed: not allowed"
     saver(store, said).finish(5, STATE, None)
     assert said == ["step 5 is saved, but step 1 could not be removed: not allowed"]
+
+
+def test_local_saves_come_between_durable_ones(clock):
+    store, local = Store(), LocalStore()
+    one = saver(store, every=10, local_every=4, local_every_minutes=1.0, local=local)
+    run(one, range(1, 21), clock, seconds=20.0)
+    assert store.asked == [10, 20]
+    assert local.asked == [3, 4, 7, 8, 12, 15, 16, 19]  # a minute after the last save, and every four steps
+    one.finish(20, STATE, None)
+    assert local.dropped == [10, 20]
+
+
+def test_minutes_between_local_saves_count_from_a_save_of_either_kind(clock):
+    store, local = Store(), LocalStore()
+    run(saver(store, every=4, local_every_minutes=1.0, local=local), range(1, 13), clock, seconds=20.0)
+    assert (store.asked, local.asked) == ([4, 8, 12], [3, 7, 11])
+
+
+def test_no_local_save_waits_for_the_one_before():
+    store, local = Store(), LocalStore(slow=[1])
+    one = saver(store, every=100, local_every=2, local_every_minutes=None, local=local)
+    run(one, range(1, 10))
+    assert local.asked == [2]
+    one.finish(9, STATE, None)
+    assert store.asked == [9]
+
+
+def test_a_failed_local_save_is_said_and_not_tried_before_its_time():
+    store, said, local = Store(), [], LocalStore(failures=[1])
+    one = saver(store, said, every=100, local_every=2, local_every_minutes=None, local=local)
+    run(one, range(1, 6))
+    assert local.asked == [2, 4]
+    assert said == ["step 2 could not be saved locally: no room. The training goes on"]
+    assert store.asked == []
+
+
+def test_the_last_step_is_saved_durably_where_it_was_saved_locally_alone():
+    store = Store()
+    saver(store, first=3, local=LocalStore()).finish(5, STATE, None)
+    assert store.asked == [5]
 
 
 def test_the_last_save_waits_for_room():

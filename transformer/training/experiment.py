@@ -193,10 +193,13 @@ def read(path: epath.Path) -> Experiment:
 
 
 def absolute(experiment: Experiment) -> Experiment:
-    """Returns the experiment with its paths of data, tokenizers and weights in full, which mean the same from any
-    folder; links are not followed.
+    """Returns the experiment with its paths of data, tokenizers, weights and local checkpoints in full, which mean the
+    same from any folder; links are not followed.
     """
-    path = experiment.init.path
+    path, local = experiment.init.path, experiment.checkpoint.local_dir
+    if local is not None:
+        checkpoint = dataclasses.replace(experiment.checkpoint, local_dir=paths.absolute(local))
+        experiment = dataclasses.replace(experiment, checkpoint=checkpoint)
     init = dataclasses.replace(experiment.init, path=None if path is None else paths.absolute(path))
     return dataclasses.replace(experiment, init=init, data=experiment.data.absolute())
 

@@ -92,17 +92,19 @@ def train(
             stack.enter_context(jax.set_mesh(session.mesh))
             checkpoints = stack.enter_context(Checkpoints(run.checkpoints, experiment.checkpoint))
             with phase("restore"):
-                state, evaluated = opening.start(session, checkpoints, report)
+                local = stack.enter_context(opening.local_checkpoints(run, experiment, begun=begun))
+                opened = opening.start(session, checkpoints, local, report)
         checkpoints.prepare(**checkpointables(program.abstract))
-        first = int(state.step)
+        first = int(opened.state.step)
         throughput = announce(session, first, run.folder, report)
-        saver = Saver(checkpoints, experiment.checkpoint, record, first, stop, report)
+        saver = Saver(checkpoints, experiment.checkpoint, record, opened.durable, stop, report, local)
         clock = DeviceClock(first)
         ledger.trains(clock)
-        updates = Updates(session, state, saver, stop, clock)
+        updates = Updates(session, opened.state, saver, stop, clock)
         standing.count_updates(updates)
-        del state  # the first update takes its memory
-        evaluates_first = not evaluated and updates.evaluation_is_due  # a stop came before this evaluation, or in it
+        # A stop came before this evaluation, or in it.
+        evaluates_first = not opened.evaluated and updates.evaluation_is_due
+        del opened  # the first update takes its state's memory
         capsules = Capsules(run, session, report)
         with (
             session.batches(first, workers=experiment.data.workers) as batches,

@@ -1,15 +1,19 @@
 """Beginning a run or going on with one: the leading process inspects its folder and decides for all."""
 
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
-from transformer.checkpoint import Checkpoints, Damaged
+from transformer.checkpoint import Checkpoints, Damaged, lineage
+from transformer.checkpoint.local import LocalCheckpoints, check_place
 from transformer.cluster import failures
 from transformer.cluster.agreement import exchange, from_lead, lead_does, own_index, process_name, together
 from transformer.data.dataset import Dataset
 from transformer.errors import UserError
+from transformer.models import architecture_to_dict
 from transformer.paths import errors_at
 from transformer.training import corpus_record
 from transformer.training import experiment as experiments
@@ -28,6 +32,8 @@ def inspect(run: Run, lock: RunLock, experiment: Experiment, report: Callable[[s
         experiment, or no run at all.
     """
     _check_flags(experiment)
+    if experiment.checkpoint.local_dir is not None:
+        check_place(experiment.checkpoint.local_dir)
 
     def decide() -> bool:
         lock.check_free()
@@ -80,15 +86,64 @@ def begin(
     return files
 
 
-def start(session: Session, checkpoints: Checkpoints, report: Callable[[str], None]) -> tuple[TrainState, bool]:
-    """Returns the newest checkpoint's state, or the initial one; and whether an evaluation due at its step was made.
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """The state that a start begins with."""
 
-    All processes go on from the same state: a checkpoint that one of them sees damaged is damaged for all.
+    state: TrainState
+    evaluated: bool
+    """Whether an evaluation due at its step was made."""
+    durable: int
+    """Step of the newest durable checkpoint; 0 for none."""
+
+
+@contextlib.contextmanager
+def local_checkpoints(run: Run, experiment: Experiment, *, begun: bool) -> Iterator[LocalCheckpoints | None]:
+    """Gives the run's local checkpoints, if it is to keep any; if not, none that it has kept counts any more."""
+    place = experiment.checkpoint.local_dir
+    if place is None:
+        lead_does("looking for local checkpoints", lambda: lineage.forget(run.folder))
+        yield None
+        return
+    with LocalCheckpoints(place, run.folder, architecture_to_dict(experiment.model), begun=begun) as local:
+        yield local
+
+
+def start(
+    session: Session, checkpoints: Checkpoints, local: LocalCheckpoints | None, report: Callable[[str], None]
+) -> Opened:
+    """Returns the newest checkpoint's state, or the initial one.
+
+    All processes go on from the same state: a checkpoint that one of them sees damaged is damaged for all. A local
+    checkpoint that is newer than the durable ones goes first, if all processes can read theirs.
 
     Raises:
       Damaged: the newest checkpoint is damaged, and --checkpoint.fallback is not given.
     """
     steps = lead_does("listing the checkpoints", lambda: checkpoints.steps)
+    if local is None:
+        return _durable(session, checkpoints, steps, report)
+    newest = steps[-1] if steps else 0
+    restored = local.restore(newest, report, **checkpointables(session.program.abstract))
+    if restored is None:
+        began = time.perf_counter()
+        opened = _durable(session, checkpoints, steps, report)
+        if opened.durable:
+            report(
+                f"restored step {opened.durable:,} from the durable checkpoint in {time.perf_counter() - began:.1f} s"
+            )
+        local.begin(None)
+        return opened
+    local.begin(restored)
+    report(
+        f"restored step {restored.step:,} from local checkpoints in {restored.seconds:.1f} s "
+        f"({f'durable: step {newest:,}' if newest else 'there is no durable one'})"
+    )
+    return Opened(dataclasses.replace(restored.opt_state, params=restored.params), restored.evaluated, newest)
+
+
+def _durable(session: Session, checkpoints: Checkpoints, steps: list[int], report: Callable[[str], None]) -> Opened:
+    """Returns the newest durable checkpoint's state, or the initial one."""
     while steps:
         step = steps.pop()
         try:
@@ -99,8 +154,8 @@ def start(session: Session, checkpoints: Checkpoints, report: Callable[[str], No
                 raise Damaged(f"{error}.{offer}") from error
             report(f"{error}. It is set aside as {checkpoints.set_aside(step)}")
             continue
-        return dataclasses.replace(rest, params=params), evaluated
-    return session.initial_state(report), True
+        return Opened(dataclasses.replace(rest, params=params), evaluated, step)
+    return Opened(session.initial_state(report), True, 0)
 
 
 def recorded(experiment: Experiment) -> Experiment:

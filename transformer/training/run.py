@@ -23,7 +23,8 @@ class Run:
 
     It holds `experiment.json`, `architecture.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/STEP/` and, of steps
     that spiked, `spikes/STEP.json`; `goodput/START.json`, where the time of each start went; `data.json`, which tells
-    the data by their content; `tokenizer/`, where the data are text; and, while the run goes on, `lock.json`.
+    the data by their content; `tokenizer/`, where the data are text; `local.json`, where there are local checkpoints;
+    and, while the run goes on, `lock.json`.
     """
 
     def __init__(self, folder: epath.PathLike):
