@@ -18,6 +18,7 @@ from transformer.scaling.studies import slurm
 from transformer.scaling.studies import study as studies
 from transformer.scaling.studies import sweep as sweeps
 from transformer.scaling.studies.study import Cell, Study
+from transformer.sweeps import processes
 
 PRETENDS = """
 import json, pathlib, signal, sys, time
@@ -193,11 +194,11 @@ def test_a_loss_that_is_not_finite_is_seen(make, tmp_path):
 def test_jobs_share_the_cores():
     cores = os.sched_getaffinity(0)
     if len(cores) > 1:
-        first, second = sweeps.shares(2, cpu=True)
+        first, second = processes.shares(2, cpu=True)
         assert first | second == cores
         assert not first & second
-    assert sweeps.shares(3, cpu=False) == [None] * 3
+    assert processes.shares(3, cpu=False) == [None] * 3
     with pytest.raises(UserError, match="--jobs 0"):
-        sweeps.shares(0, cpu=False)
+        processes.shares(0, cpu=False)
     with pytest.raises(UserError, match="one a core"):
-        sweeps.shares(len(cores) + 1, cpu=True)
+        processes.shares(len(cores) + 1, cpu=True)

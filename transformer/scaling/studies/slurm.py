@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from transformer.errors import UserError
-from transformer.scaling.studies.study import Cell, Study, outcome
+from transformer.scaling.studies.study import Cell, Study
+from transformer.sweeps.cells import outcome
 
 _SCRIPT = """#!/bin/bash
 #SBATCH --job-name={name}
