@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from transformer.errors import UserError
-from transformer.scaling.studies.study import Cell, Study
+from transformer.scaling.studies.study import Study
 from transformer.sweeps.cells import outcome
+from transformer.sweeps.plan import Sweep
 
 _SCRIPT = """#!/bin/bash
 #SBATCH --job-name={name}
@@ -27,21 +28,19 @@ exit $code
 """
 
 
-def scripts(study: Study, folder: Path, command: Sequence[str], jobs: int | None) -> list[Path]:
+def scripts(study: Study | Sweep, folder: Path, command: Sequence[str], jobs: int | None) -> list[Path]:
     """Writes STUDY/slurm/WAVE.sh for the runs that have not ended; returns them in the order of their submission.
 
     A run that is told to stop two minutes before its time is up saves, and is put back into the queue.
 
     Args:
-      study: the study in the folder.
+      study: the study in the folder, or the sweep.
       folder: STUDY, as every node sees it.
       command: the command that `--only RUN` is added to.
       jobs: runs at a time; None: as many as Slurm gives.
     """
     waiting = [cell for cell in study.cells if not outcome(folder, cell).ended]
-    waves: list[list[Cell]] = [
-        [cell for cell in waiting if (cell.trunk is not None) == branch] for branch in (False, True)
-    ]
+    waves = [[cell for cell in waiting if (cell.trunk is not None) == branch] for branch in (False, True)]
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     (folder / "slurm").mkdir(exist_ok=True)
     paths = []
