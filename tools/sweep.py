@@ -15,6 +15,7 @@ from transformer import command, drawing
 from transformer.errors import UserError
 from transformer.paths import expanded
 from transformer.sweeps import plan as plans
+from transformer.sweeps import processes
 from transformer.sweeps.plan import Sweep
 from transformer.training.experiment import Experiment
 
@@ -73,30 +74,36 @@ def main(args: list[str]) -> None:
         return Command(sweep="", experiment=configs.get(first.preset), preset=first.preset)
 
     flags = command.parse_over(Command, args, first=Preset, default=default, prog="tools/sweep.py")
+    if not flags.sweep:
+        raise UserError("no folder is named: give a new one for the sweep, or a sweep's")
     folder = expanded(flags.sweep).absolute()
-    recorded, chosen = planned(flags, folder, args)
-    if flags.only:
-        chosen = dataclasses.replace(chosen, cells=tuple(recorded[name] for name in flags.only))
+    shares = processes.shares(1 if flags.jobs is None else flags.jobs, cpu=command.cpu_alone() and not flags.slurm)
+    whole, chosen = planned(flags, folder, args)
     if flags.retry:
         for cell in chosen.cells:
             plans.failure_path(folder, cell).unlink(missing_ok=True)
     if flags.slurm:
         submit(flags, folder, chosen)
     else:
-        run(flags, folder, recorded, chosen)
+        run(flags, folder, whole, chosen, shares)
 
 
 def planned(flags: Command, folder: Path, args: list[str]) -> tuple[Sweep, Sweep]:
-    """Returns the sweep that is recorded in the folder, and the part of it that the command asks for."""
+    """Returns the sweep that the folder now holds, and the part of it that the command asks for."""
     if not flags.vary:
-        recorded = plans.read(folder)
+        whole = chosen = plans.read(folder)
         if flags.experiment != configs.get(flags.preset):
             raise UserError("the experiment's flags are given without --vary: give the whole command again, or none")
-        return recorded, recorded
-    fields, combinations = product(flags, args)
-    chosen = plans.plan(flags.preset, fields, combinations)
-    experiments = {cell.name: experiment for cell, (_, experiment) in zip(chosen.cells, combinations, strict=True)}
-    return plans.write(chosen, folder, experiments), chosen
+        experiments = {}
+    else:
+        fields, combinations = product(flags, args)
+        chosen = plans.plan(flags.preset, fields, combinations)
+        experiments = {cell.name: experiment for cell, (_, experiment) in zip(chosen.cells, combinations, strict=True)}
+        whole = plans.joined(chosen, folder, experiments)
+    if flags.only:
+        chosen = dataclasses.replace(chosen, cells=tuple(whole[name] for name in flags.only))
+    plans.write(whole, folder, experiments)
+    return whole, chosen
 
 
 def product(flags: Command, args: list[str]) -> tuple[list[str], list[tuple[dict[str, Any], Experiment]]]:
@@ -154,13 +161,11 @@ def submit(flags: Command, folder: Path, chosen: Sweep) -> None:
         print(f"nothing is left to run: python tools/sweep.py {folder}")
 
 
-def run(flags: Command, folder: Path, recorded: Sweep, chosen: Sweep) -> None:
+def run(flags: Command, folder: Path, whole: Sweep, chosen: Sweep, shares: list[set[int] | None]) -> None:
     """Makes the runs, in sight; then writes and shows what came of them."""
-    from transformer.sweeps import processes
     from transformer.sweeps.live import live
     from transformer.sweeps.runner import run_cells
 
-    shares = processes.shares(1 if flags.jobs is None else flags.jobs, cpu=command.cpu_alone())
     reasons = {cell.name: plans.failure(folder, cell) for cell in chosen.cells}
     ready = [cell for cell in chosen.cells if not reasons[cell.name]]
     try:
@@ -175,26 +180,26 @@ def run(flags: Command, folder: Path, recorded: Sweep, chosen: Sweep) -> None:
                 failed=lambda run: plans.note_failure(folder, run.cell, run.reason),
             )
     finally:
-        report(folder, recorded, picture=not flags.only)
+        report(folder, whole, picture=not flags.only)
     reasons |= {result.cell.name: result.reason for result in results}
     if failed := {name: reason for name, reason in reasons.items() if reason}:
         words = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise RunsFailed(f"{len(failed)} of {len(chosen.cells)} runs failed, --retry tries them again: {words}")
 
 
-def report(folder: Path, recorded: Sweep, *, picture: bool) -> None:
+def report(folder: Path, sweep: Sweep, *, picture: bool) -> None:
     """Writes runs.csv, prints the table and draws the picture, of all runs that are recorded."""
     from rich.console import Console
 
     from transformer.sweeps import show
     from transformer.sweeps.rows import rows, write_csv
 
-    figures = rows(recorded, folder)
-    written = [str(write_csv(figures, recorded.fields, folder))]
+    figures = rows(sweep, folder)
+    written = [str(write_csv(figures, sweep.fields, folder))]
     console = Console()
     if not console.is_terminal:  # a file is as wide as its lines
         console.width = 1000
-    console.print(show.table(figures, recorded.fields))
+    console.print(show.table(figures, sweep.fields))
     if picture and show.best(figures) is not None:
         place = str(folder / "runs.png")
         try:
@@ -202,7 +207,7 @@ def report(folder: Path, recorded: Sweep, *, picture: bool) -> None:
         except UserError as error:
             print(f"no picture: {error}", file=sys.stderr)
         else:
-            show.draw(figure.add_subplot(), figures, recorded.fields)
+            show.draw(figure.add_subplot(), figures, sweep.fields)
             drawing.save_figure(figure, place)
             written.append(place)
     print(", ".join(written))

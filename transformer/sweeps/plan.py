@@ -109,30 +109,41 @@ def _word(value: Any) -> str:
     return f"{word[-_LONGEST:]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
-def write(sweep: Sweep, folder: epath.PathLike, planned: Mapping[str, Experiment]) -> Sweep:
-    """Writes a sweep's folder, or adds to it the cells that it lacks; returns the sweep as it is then recorded.
+def joined(sweep: Sweep, folder: epath.PathLike, planned: Mapping[str, Experiment]) -> Sweep:
+    """Returns the sweep that a folder holds with the cells that are added to it; writes nothing.
+
+    Args:
+      sweep: the sweep that is asked for, all of whose cells may be there already.
+      folder: a new folder, or a sweep's.
+      planned: the experiment of each of its cells, by name.
 
     Raises:
-      UserError: the folder holds another sweep, or something else; nothing is written.
+      UserError: the folder holds another sweep, or something else.
     """
     place = epath.Path(folder)
     check_folder(folder)
-    recorded = read(folder) if (place / "sweep.json").exists() else None
+    if (place / "sweep.json").exists():
+        recorded = read(folder)
+        _check_same(recorded, sweep, folder, planned)
+        names = [cell.name for cell in recorded.cells]
+        new = [cell for cell in sweep.cells if cell.name not in names]
+        return dataclasses.replace(recorded, cells=(*recorded.cells, *new))
     # A kill may have come before the record was written.
-    if recorded is None and place.exists() and any(path.name != "experiments" for path in place.iterdir()):
+    if place.exists() and any(path.name != "experiments" for path in place.iterdir()):
         raise UserError(f"{folder} is not empty and holds no sweep: give a new folder")
-    absolute = {name: experiments.absolute(experiment) for name, experiment in planned.items()}
-    known = {} if recorded is None else {cell.name: cell for cell in recorded.cells}
-    if recorded is not None:
-        _check_same(recorded, sweep, folder, absolute)
+    return sweep
+
+
+def write(sweep: Sweep, folder: epath.PathLike, planned: Mapping[str, Experiment]) -> None:
+    """Writes a sweep, as `joined` returned it, and the experiments of the cells that the folder does not hold yet."""
+    place = epath.Path(folder)
+    known = [cell.name for cell in read(folder).cells] if (place / "sweep.json").exists() else []
     (place / "experiments").mkdir(parents=True, exist_ok=True)
-    new = [cell for cell in sweep.cells if cell.name not in known]
-    for cell in new:
-        write_atomically(experiment_path(folder, cell), to_json(experiments.to_dict(absolute[cell.name])))
-    whole = dataclasses.replace(sweep, cells=(*known.values(), *new))
-    if new:
-        write_atomically(place / "sweep.json", to_json(dataclasses.asdict(whole)))
-    return whole
+    if new := [cell for cell in sweep.cells if cell.name not in known]:
+        for cell in new:
+            record = experiments.to_dict(experiments.absolute(planned[cell.name]))
+            write_atomically(experiment_path(folder, cell), to_json(record))
+        write_atomically(place / "sweep.json", to_json(dataclasses.asdict(sweep)))
 
 
 def _check_same(recorded: Sweep, sweep: Sweep, folder: epath.PathLike, planned: Mapping[str, Experiment]) -> None:
@@ -146,7 +157,8 @@ def _check_same(recorded: Sweep, sweep: Sweep, folder: epath.PathLike, planned: 
     first = recorded.cells[0]
     for cell in sweep.cells:
         other = cell if any(cell.name == one.name for one in recorded.cells) else first
-        changed = experiments.differences(experiments.read(experiment_path(folder, other)), planned[cell.name])
+        before = experiments.read(experiment_path(folder, other))
+        changed = experiments.differences(before, experiments.absolute(planned[cell.name]))
         fields = [field for field in changed if other is cell or not _is_in(field, sweep.fields)]
         if fields:
             old, new = changed[fields[0]]

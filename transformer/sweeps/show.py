@@ -13,6 +13,8 @@ SEED = "train.seed"
 """The field over which the picture takes medians: its values are repetitions, not settings."""
 _LINES = ("-", "--", ":")
 """Styles of lines, each for as many as there are colours."""
+_TICKS = 10
+"""Values of the horizontal axis that are all written below it."""
 _STYLES = {"waits": "dim", "begun": "", "ended": "", "failed": "red"}
 
 
@@ -94,10 +96,11 @@ def draw(axes: Any, rows: Sequence[Row], fields: Sequence[str]) -> None:
         axes.plot(
             [place(row) for row in lost], [0.97] * len(lost), "x", color=colour, transform=axes.get_xaxis_transform()
         )
-    if not numeric:
-        axes.set_xticks(range(len(named)), named)
-    elif geometric([place(row) for row in rows]):
+    if numeric and geometric([place(row) for row in rows]):
         axes.set_xscale("log")
+    if not numeric or len(named) <= _TICKS:
+        axes.set_xticks(list(dict.fromkeys(map(place, rows))), named)
+        axes.minorticks_off()
     axes.set_xlabel(across)
     axes.set_ylabel("final validation loss, nats a target" + (", median over seeds" if SEED in fields else ""))
     axes.grid(alpha=0.3)

@@ -18,7 +18,6 @@ from transformer.scaling.studies import slurm
 from transformer.scaling.studies import study as studies
 from transformer.scaling.studies import sweep as sweeps
 from transformer.scaling.studies.study import Cell, Study
-from transformer.sweeps import processes
 
 PRETENDS = """
 import json, pathlib, signal, sys, time
@@ -189,16 +188,3 @@ def test_a_loss_that_is_not_finite_is_seen(make, tmp_path):
     assert studies.diverged(study, tmp_path) == ["a"]
     with pytest.raises(UserError, match="no run has ended yet"):
         studies.table(study, tmp_path)
-
-
-def test_jobs_share_the_cores():
-    cores = os.sched_getaffinity(0)
-    if len(cores) > 1:
-        first, second = processes.shares(2, cpu=True)
-        assert first | second == cores
-        assert not first & second
-    assert processes.shares(3, cpu=False) == [None] * 3
-    with pytest.raises(UserError, match="--jobs 0"):
-        processes.shares(0, cpu=False)
-    with pytest.raises(UserError, match="one a core"):
-        processes.shares(len(cores) + 1, cpu=True)
