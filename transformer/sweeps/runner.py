@@ -29,6 +29,8 @@ Cell = TypeVar("Cell", bound=PlannedRun)
 
 _PATIENCE = 60.0
 """Seconds that a run whose folder another process holds is waited for: that of a killed runner saves and ends."""
+_GLANCE = 0.1
+"""Seconds after which a signal is passed on, at most."""
 
 
 @dataclasses.dataclass
@@ -96,7 +98,7 @@ def run_cells(
                     break
                 if signals:
                     _pass_on(states, running, signals[-1])
-                time.sleep(poll)
+                _wait(poll, signals)
         finally:
             for process, _ in running.values():  # after an error here no run may go on unwatched
                 process.terminate()
@@ -199,6 +201,13 @@ def _last_words(folder: epath.PathLike, cell: PlannedRun, code: int) -> str:
     words = last_words(folder, cell).removeprefix("error: ")[:300] or "it said nothing"
     ended = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
     return f"{ended}: {words} ({log_path(folder, cell)})"
+
+
+def _wait(seconds: float, signals: Sequence[int]) -> None:
+    """Waits; shorter where a signal comes, which the runs should hear of at once."""
+    known, ends = len(signals), time.monotonic() + seconds
+    while (left := ends - time.monotonic()) > 0 and len(signals) == known:
+        time.sleep(min(left, _GLANCE))
 
 
 def _pass_on(states: dict[str, CellProgress[Cell]], running: Running, number: int) -> None:
