@@ -35,7 +35,10 @@ class Command:
     profile: bool = False
     """Write a trace of a few steps to WORKDIR/profile."""
     distributed: bool = False
-    """This is one process of several (Slurm, MPI, or JAX's own variables): find the others first."""
+    """This is one process of several (Slurm, Open MPI, Kubernetes, Cloud TPU, or JAX's own variables): find the others
+    first. Devices of a host that no process would use are refused."""
+    shared_hosts: bool = False
+    """With --distributed: the hosts are shared with other jobs, to which devices belong that this one does not use."""
     list: bool = False
     """Name the presets, a line each, and stop."""
 
@@ -55,7 +58,7 @@ def main(args: list[str]) -> None:
             print(f"{name:{width}}  {summary}{' (the default)' if name == configs.DEFAULT else ''}")
         return
     chosen = parse(args)
-    command.start_jax(distributed=chosen.distributed)
+    command.start_jax(distributed=chosen.distributed, shared_hosts=chosen.shared_hosts)
     # After the flags are known to be good: this imports the data libraries, which --help need not wait for.
     from transformer.training.loop import train
 

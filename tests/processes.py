@@ -27,6 +27,9 @@ if __name__ == "__main__":
     sys.exit(command.run(joined))
 """
 
+BY_HAND = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+"""The variables by which the processes find each other."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Ended:

@@ -151,9 +151,10 @@ def run(flags: Run) -> None:
 
         folder = Path(flags.study).expanduser().resolve()
         command_line = [sys.executable, str(Path(__file__).resolve()), "run", str(folder)]
-        paths = slurm.scripts(study, folder, command_line, flags.jobs)
-        for path, number in zip(paths, slurm.submit(paths), strict=True):
-            print(f"job {number}: {path}")
+        waves = slurm.waves(study, folder, command_line)
+        template = Path(__file__).resolve().parent / "launch" / "slurm.sbatch"
+        for wave, number in zip(waves, slurm.submit(waves, template, flags.jobs), strict=True):
+            print(f"job {number}: {wave.script}")
         return
     if flags.only:
         study = dataclasses.replace(study, cells=tuple(study[name] for name in flags.only))

@@ -154,10 +154,11 @@ def submit(flags: Command, folder: Path, chosen: Sweep) -> None:
 
     waiting = tuple(cell for cell in chosen.cells if not plans.failure(folder, cell))
     line = [sys.executable, str(Path(__file__).resolve()), str(folder)]
-    paths = slurm.scripts(dataclasses.replace(chosen, cells=waiting), folder, line, flags.jobs)
-    for path, number in zip(paths, slurm.submit(paths), strict=True):
-        print(f"job {number}: {path}")
-    if not paths:
+    waves = slurm.waves(dataclasses.replace(chosen, cells=waiting), folder, line)
+    template = Path(__file__).resolve().parent / "launch" / "slurm.sbatch"
+    for wave, number in zip(waves, slurm.submit(waves, template, flags.jobs), strict=True):
+        print(f"job {number}: {wave.script}")
+    if not waves:
         print(f"nothing is left to run: python tools/sweep.py {folder}")
 
 

@@ -154,10 +154,14 @@ def _one_line() -> Iterator[None]:
         raise UserError(" ".join(words)) from None
 
 
-def start_jax(*, distributed: bool = False) -> None:
+def start_jax(*, distributed: bool = False, shared_hosts: bool = False) -> None:
     """Turns on the persistent compilation cache, joins a distributed run, and on a CPU keeps freed memory.
 
     The cache lies in `$JAX_COMPILATION_CACHE_DIR`, or in `~/.cache/transformer/xla`.
+
+    Args:
+      distributed: whether this is one process of several; see `transformer.cluster.joining`.
+      shared_hosts: whether devices that such a job leaves unused are not its own.
     """
     import jax
 
@@ -171,18 +175,9 @@ def start_jax(*, distributed: bool = False) -> None:
     # Everything is worth keeping: the second start of a run should not compile at all.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if distributed:
-        jax.config.update("jax_enable_preemption_service", True)  # agrees on the step to stop after
-        try:
-            # JAX itself reads the address alone from its variables; a cluster's scheduler tells it everything.
-            jax.distributed.initialize(num_processes=_number("JAX_NUM_PROCESSES"), process_id=_number("JAX_PROCESS_ID"))
-        except (ValueError, RuntimeError) as error:
-            raise UserError(
-                f"--distributed: no cluster found ({error}): run under srun or mpirun, or set JAX_COORDINATOR_ADDRESS, "
-                "JAX_NUM_PROCESSES and JAX_PROCESS_ID"
-            ) from error
-        from transformer.cluster.leaving import follow
+        from transformer.cluster.joining import join
 
-        follow()
+        join(shared_hosts=shared_hosts)
 
 
 def _output_closed() -> bool:
@@ -217,13 +212,6 @@ def _keep_freed_memory() -> None:
         mallopt(m_arena_max, 1)
         mallopt(m_mmap_max, 0)
         mallopt(m_trim_threshold, 2**31 - 1)
-
-
-def _number(variable: str) -> int | None:
-    value = os.environ.get(variable)
-    if value is not None and not value.isdigit():
-        raise UserError(f"{variable} is {value!r}: it must be a number")
-    return None if value is None else int(value)
 
 
 def _refuse(message: str, error: BaseException, exit_code: int = UserError.exit_code) -> int:

@@ -32,6 +32,8 @@ if run.name == "slow" and not (run / "again").exists():
 if run.name == "bad":
     print("some words", flush=True)
     sys.exit("error: it does not fit")
+while run.name in ("left", "right") and (run.parent.parent / "order.txt").read_text().count("begin") < 2:
+    time.sleep(0.05)
 time.sleep(0.2)
 rows = [{"step": steps, "nll": 2.0, "loss": 2.0, "tokens_per_second": 5.0}, {"step": steps, "eval_loss": 1.0 + steps}]
 (run / "metrics.jsonl").write_text("".join(json.dumps(row) + chr(10) for row in rows))
@@ -82,9 +84,8 @@ def test_runs_in_order_and_once(make, tmp_path):
 
 
 def test_several_at_a_time(make, tmp_path):
-    study = make(*(cell(name) for name in "abcd"))
-    go(study, tmp_path, jobs=2)
-    assert {line.split()[0] for line in order(tmp_path)[:2]} == {"begin"}
+    go(make(cell("left"), cell("right")), tmp_path, jobs=2)
+    assert sorted(order(tmp_path)[:2]) == ["begin left", "begin right"]
 
 
 def test_a_failure_is_named_and_stays_alone(make, tmp_path):
@@ -111,54 +112,70 @@ def test_a_branch_alone_needs_its_trunks_checkpoint(make, tmp_path):
     assert states["branch"] == ("failed", f"{tmp_path}/runs/a/checkpoints/2: no such checkpoint to go on from")
 
 
+TEMPLATE = Path(__file__).parents[3] / "tools" / "launch" / "slurm.sbatch"
+
+
 def test_slurm_gets_the_trunks_first(make, tmp_path, monkeypatch):
     """By a pretended sbatch, that keeps what it is told."""
     study = make(cell("a", 9), cell("branch", 3, trunk="a", branch=2), cell("done"), cell("b b"))
     go(dataclasses.replace(study, cells=study.cells[2:3]), tmp_path)
-    first, second = slurm.scripts(study, tmp_path, ["python", "tools/scaling.py", "run", str(tmp_path)], 3)
-    text = first.read_text()
-    assert "names=(a 'b b')" in text
-    assert "#SBATCH --array=0-1%3" in text
+    waves = slurm.waves(study, tmp_path, ["python", "tools/scaling.py", "run", str(tmp_path)])
+    first, second = (wave.script for wave in waves)
+    assert "names=(a 'b b')" in first.read_text()
     assert "names=(branch)" in second.read_text()
-    for script in (first, second):
+    for script in (first, second, TEMPLATE):
         subprocess.run(["bash", "-n", str(script)], check=True)
     (tmp_path / "bin").mkdir()
     sbatch = tmp_path / "bin" / "sbatch"
     sbatch.write_text(f'#!/bin/bash\necho "$@" >> {tmp_path}/told\necho "$(wc -l < {tmp_path}/told);cluster"\n')
     sbatch.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
-    assert slurm.submit([first, second]) == ["1", "2"]
-    assert (tmp_path / "told").read_text().split("\n")[1] == f"--parsable --dependency=afterany:1 {second}"
+    assert slurm.submit(waves, TEMPLATE, 3) == ["1", "2"]
+    trunks, branches = (tmp_path / "told").read_text().splitlines()
+    assert "--array=0-1%3" in trunks
+    assert branches.endswith(f"--dependency=afterany:1 {TEMPLATE} bash {second}")
     sbatch.write_text("#!/bin/bash\necho 'sbatch: error: no partition' >&2\nexit 1\n")
     with pytest.raises(UserError, match="sbatch: error: no partition"):
-        slurm.submit([first])
+        slurm.submit(waves, TEMPLATE, None)
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UserError, match="there is no sbatch here"):
-        slurm.submit([first])
+        slurm.submit(waves, TEMPLATE, None)
 
 
 def test_an_array_task_makes_its_run_and_is_put_back_when_it_was_stopped(make, tmp_path):
-    """The script itself, as Slurm would run it: the second task's name, its exit code, and the signal passed on."""
+    """The batch script itself, as Slurm would run it, with a pretended srun."""
     study = make(cell("a"), cell("slow"))
-    [script] = slurm.scripts(study, tmp_path, [sys.executable, str(tmp_path / "task.py")], None)
+    [wave] = slurm.waves(study, tmp_path, [sys.executable, str(tmp_path / "task.py")])
     (tmp_path / "task.py").write_text(
-        "import pathlib, signal, sys, time\n"
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
+        "import pathlib, sys\n"
         f"pathlib.Path({str(tmp_path / 'asked')!r}).write_text(' '.join(sys.argv[1:]))\n"
-        "time.sleep(0 if sys.argv[2] == 'a' else 60)\n"
+        "print('done')\n"
+        "sys.exit(0 if sys.argv[2] == 'a' else 75)\n"
     )
     (tmp_path / "bin").mkdir()
-    scontrol = tmp_path / "bin" / "scontrol"
-    scontrol.write_text(f'#!/bin/bash\necho "$@" > {tmp_path}/requeued\n')
-    scontrol.chmod(0o755)
+    for name, body in {
+        "scontrol": f'echo "$@" > {tmp_path}/requeued',
+        # As srun does, it ends with the code of a process that it killed, and says that of the first to leave.
+        "srun": '"${@:2}"; code=$?; test $code = 0 && exit\n'
+        'echo "srun: error: n1: task 0: Exited with exit code $code" >&2; exit 143',
+    }.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
     path = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "SLURM_ARRAY_JOB_ID": "7"}
-    assert subprocess.run(["bash", str(script)], env=path | {"SLURM_ARRAY_TASK_ID": "0"}, check=False).returncode == 0
+
+    def task(number, **more):
+        env = path | {"SLURM_ARRAY_TASK_ID": number} | more
+        command = ["bash", str(TEMPLATE), "bash", str(wave.script)]
+        return subprocess.run(command, env=env, check=False, capture_output=True, text=True)
+
+    ended = task("0")
+    assert (ended.returncode, ended.stdout) == (0, "done\n"), ended
     assert (tmp_path / "asked").read_text() == "--only a"
     assert not (tmp_path / "requeued").exists()
-    with subprocess.Popen(["bash", str(script)], env=path | {"SLURM_ARRAY_TASK_ID": "1"}) as task:
-        while (tmp_path / "asked").read_text() != "--only slow":
-            time.sleep(0.02)
-        task.send_signal(signal.SIGTERM)
+    assert "that is enough" in task("1", MAX_RESTARTS="2", SLURM_RESTART_COUNT="2").stderr
+    assert not (tmp_path / "requeued").exists()
+    assert task("1").returncode == 75
+    assert (tmp_path / "asked").read_text() == "--only slow"
     assert (tmp_path / "requeued").read_text() == "requeue 7_1\n"
 
 
@@ -168,7 +185,9 @@ def test_a_signal_stops_and_the_same_call_goes_on(make, tmp_path):
     def stop():
         while not (tmp_path / "runs" / "slow" / "again").exists():
             time.sleep(0.02)
-        time.sleep(0.2)
+        while run.name in ("left", "right") and (run.parent.parent / "order.txt").read_text().count("begin") < 2:
+    time.sleep(0.05)
+time.sleep(0.2)
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=stop)

@@ -1,5 +1,6 @@
 """A study's runs as Slurm jobs: one array of the runs that start by themselves, then one of the branches."""
 
+import dataclasses
 import shlex
 import shutil
 import subprocess
@@ -12,56 +13,56 @@ from transformer.sweeps.cells import outcome
 from transformer.sweeps.plan import Sweep
 
 _SCRIPT = """#!/bin/bash
-#SBATCH --job-name={name}
-#SBATCH --array=0-{last}{most}
-#SBATCH --output="{folder}/logs/slurm-%A-%a.log"
-#SBATCH --requeue
-#SBATCH --signal=B:TERM@120
+# One run of the study, by the number of the array's task.
 names=({names})
-{command} --only "${{names[$SLURM_ARRAY_TASK_ID]}}" &
-child=$!
-trap 'kill -TERM $child' TERM
-wait $child; code=$?
-test $code -le 128 || {{ wait $child; code=$?; }}  # the wait that the signal ended
-test $code -ne 75 || exec scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
-exit $code
+exec {command} --only "${{names[$SLURM_ARRAY_TASK_ID]}}"
 """
 
 
-def scripts(study: Study | Sweep, folder: Path, command: Sequence[str], jobs: int | None) -> list[Path]:
-    """Writes STUDY/slurm/WAVE.sh for the runs that have not ended; returns them in the order of their submission.
+@dataclasses.dataclass(frozen=True)
+class Wave:
+    """Runs that may start at the same time."""
 
-    A run that is told to stop two minutes before its time is up saves, and is put back into the queue.
+    script: Path
+    """Makes the run of an array's task."""
+    runs: int
+    name: str
+    """The job's name."""
+    log: Path
+    """Of each task, in Slurm's notation."""
+
+
+def waves(study: Study | Sweep, folder: Path, command: Sequence[str]) -> list[Wave]:
+    """Writes STUDY/slurm/WAVE.sh for the runs that have not ended; returns them in the order of their submission.
 
     Args:
       study: the study in the folder, or the sweep.
       folder: STUDY, as every node sees it.
       command: the command that `--only RUN` is added to.
-      jobs: runs at a time; None: as many as Slurm gives.
     """
     waiting = [cell for cell in study.cells if not outcome(folder, cell).ended]
-    waves = [[cell for cell in waiting if (cell.trunk is not None) == branch] for branch in (False, True)]
+    parts = [[cell for cell in waiting if (cell.trunk is not None) == branch] for branch in (False, True)]
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     (folder / "slurm").mkdir(exist_ok=True)
-    paths = []
-    for number, wave in enumerate(waves):
-        if wave:
+    written = []
+    for number, cells in enumerate(parts):
+        if cells:
             path = folder / "slurm" / f"{number}.sh"
-            content = _SCRIPT.format(
-                name=shlex.quote(folder.name),
-                last=len(wave) - 1,
-                most="" if jobs is None else f"%{jobs}",
-                folder=folder,
-                names=" ".join(shlex.quote(cell.name) for cell in wave),
-                command=shlex.join(command),
-            )
-            path.write_text(content)
-            paths.append(path)
-    return paths
+            names = " ".join(shlex.quote(cell.name) for cell in cells)
+            path.write_text(_SCRIPT.format(names=names, command=shlex.join(command)))
+            written.append(Wave(path, len(cells), folder.name, folder / "logs" / "slurm-%A-%a.log"))
+    return written
 
 
-def submit(paths: Sequence[Path]) -> list[str]:
-    """Submits scripts, each to start when the one before has ended, successfully or not; returns the job numbers.
+def submit(waves: Sequence[Wave], template: Path, jobs: int | None) -> list[str]:
+    """Submits waves as arrays, each to start when the one before has ended, successfully or not; returns job numbers.
+
+    A run that is told to stop before its time is up saves, and is put back into the queue, as the template has it.
+
+    Args:
+      waves: the arrays.
+      template: the batch script, tools/launch/slurm.sbatch, whose arguments are a command.
+      jobs: runs at a time; None: as many as Slurm gives.
 
     Raises:
       UserError: there is no Slurm here, or it refuses.
@@ -69,10 +70,14 @@ def submit(paths: Sequence[Path]) -> list[str]:
     if shutil.which("sbatch") is None:
         raise UserError("--slurm: there is no sbatch here; run this on a cluster's login node, or leave --slurm out")
     numbers: list[str] = []
-    for path in paths:
-        after = [f"--dependency=afterany:{numbers[-1]}"] if numbers else []
-        done = subprocess.run(["sbatch", "--parsable", *after, str(path)], capture_output=True, text=True, check=False)
+    for wave in waves:
+        most = "" if jobs is None else f"%{jobs}"
+        options = [f"--array=0-{wave.runs - 1}{most}", f"--job-name={wave.name}", f"--output={wave.log}", "--nodes=1"]
+        if numbers:
+            options.append(f"--dependency=afterany:{numbers[-1]}")
+        command = ["sbatch", "--parsable", *options, str(template), "bash", str(wave.script)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise UserError(f"sbatch {path}: {' '.join(done.stderr.split())}")
+            raise UserError(f"sbatch {template}: {' '.join(done.stderr.split())}")
         numbers.append(done.stdout.strip().split(";")[0])
     return numbers

@@ -1,0 +1,47 @@
+"""Joining, by real processes with the variables of launchers: who found them is said once, a mistake in a line."""
+
+import socket
+
+import pytest
+
+from tests import processes
+from tests.cluster.test_launchers import OPEN_MPI_5
+
+BODY = """
+    import jax
+    print(jax.process_index(), jax.device_count(), jax.local_device_count(), flush=True)
+"""
+SAID = "distributed: "
+
+
+def said(ended):
+    return [[line for line in one.err.splitlines() if line.startswith(SAID)] for one in ended]
+
+
+@pytest.mark.exhaustive
+def test_processes_of_open_mpi_5_find_each_other_past_a_proxy():
+    job = OPEN_MPI_5 | {"PMIX_NAMESPACE": f"prterun-{socket.gethostname()}-{processes.free_port()}@1"}
+    job |= {"OMPI_COMM_WORLD_SIZE": "2", "http_proxy": "http://localhost:9", "no_proxy": "example.org"}
+    env = {index: job | {"OMPI_COMM_WORLD_RANK": str(index)} for index in range(2)}
+    launched = processes.PREAMBLE.format(body=BODY, distributed=True)
+    launched = f"import os\nfor name in {processes.BY_HAND}: del os.environ[name]\n" + launched
+    both = processes.run(["-c", launched], 2, devices=4, env=env)
+    assert [one.code for one in both] == [0, 0], both
+    assert [one.out for one in both] == ["0 8 4\n", "1 8 4\n"]
+    assert said(both) == [["distributed: Open MPI, 2 processes on 1 host, 8 devices"], []]
+    assert "proxy" not in both[0].err
+
+
+def test_one_process_is_a_job_too():
+    [alone] = processes.run(["-c", processes.PREAMBLE.format(body=BODY, distributed=True)], 1, devices=2)
+    assert (alone.code, alone.out) == (0, "0 2 2\n"), alone.err
+    assert said([alone]) == [["distributed: JAX's variables, 1 process on 1 host, 2 devices"]]
+
+
+@pytest.mark.exhaustive
+def test_a_mistake_in_the_variables_is_a_line():
+    [one] = processes.run(
+        ["-c", processes.PREAMBLE.format(body=BODY, distributed=True)], 1, env={0: {"JAX_PROCESS_ID": "first"}}
+    )
+    assert (one.code, one.out) == (2, "")
+    assert one.error_lines == ["error: JAX_PROCESS_ID is 'first': it must be a number, from 0 on"]

@@ -1,0 +1,98 @@
+"""Joining: one of several processes finds the others, takes its devices, and says who found it."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+
+from transformer.cluster import devices, launchers
+from transformer.cluster.agreement import exchange, own_index, together
+from transformer.cluster.devices import View
+from transformer.cluster.leaving import follow
+from transformer.cluster.rendezvous import meet
+from transformer.errors import UserError
+
+DEADLINE = 300.0
+"""Default of the seconds in which all processes must have come."""
+_NO_PROXY = "no_grpc_proxy"
+"""A variable of gRPC's, which it reads before `no_proxy`."""
+
+
+def join(
+    environ: Mapping[str, str] = os.environ,
+    *,
+    shared_hosts: bool = False,
+    deadline: float = DEADLINE,
+    root: Path = Path("/"),
+) -> None:
+    """Joins this process to the others of its job, and starts JAX's backend on its devices. Before JAX's first use.
+
+    The leading process says in one line what launched the job and how large it is. From here on, the failure of one
+    process ends all (`leaving`).
+
+    Args:
+      environ: this process's variables.
+      shared_hosts: whether devices that this job leaves unused are not its own to use.
+      deadline: seconds to wait for the last process.
+      root: where the machine's `dev` is.
+
+    Raises:
+      UserError: there is no launcher, its variables are wrong, processes did not come, or devices would lie idle.
+    """
+    launch = launchers.find(environ)
+    view = devices.look(environ, root)
+    if launch.count > 1:
+        address = meet(launch, deadline=deadline)
+        _bypass_proxies(address)
+        jax.config.update("jax_enable_preemption_service", True)  # agrees on the step to stop after
+        jax.distributed.initialize(
+            address,
+            launch.count,
+            launch.index,
+            cluster_detection_method="deactivate",
+            initialization_timeout=int(deadline),
+        )
+        follow()
+    views = [devices.from_json(each) for each in exchange("devices", dataclasses.asdict(view), deadline=deadline)]
+    own = devices.divide(views)
+    if not shared_hosts:
+        devices.refuse_unused(views, own)
+    if view.kind == "GPU":
+        numbers = ",".join(map(str, devices.local_ids(view, own[launch.index])))
+        jax.config.update("jax_cuda_visible_devices", numbers)
+    with together("starting the devices", deadline=deadline):
+        _check_started(view, len(own[launch.index]))
+    if own_index() == 0:
+        print(f"distributed: {_summary(launch.name, views)}", file=sys.stderr, flush=True)
+
+
+def _bypass_proxies(address: str) -> None:
+    """Makes gRPC connect to the leading process itself: through an HTTP proxy, JAX's service is never reached."""
+    kept = os.environ.get(_NO_PROXY, os.environ.get(_NO_PROXY.replace("grpc_", "")))
+    hosts = [*filter(None, [kept]), address.rpartition(":")[0].strip("[]"), "localhost"]
+    os.environ[_NO_PROXY] = ",".join(hosts)
+    jax.config.update("jax_check_proxy_envs", False)  # a warning of what is mended here
+
+
+def _check_started(view: View, expected: int) -> None:
+    """Starts JAX's backend; refuses one that is not on the devices of this process."""
+    started = jax.local_devices()
+    if view.kind == "CPU":
+        return
+    if started[0].platform == "cpu":
+        raise UserError(
+            f"{view.host} has {view.total} {view.kind}s and JAX runs on its CPU: install the extra "
+            f"`{'cuda' if view.kind == 'GPU' else 'tpu'}`, or set JAX_PLATFORMS=cpu if the CPU is meant"
+        )
+    if view.kind == "GPU" and len(started) != expected:
+        raise UserError(f"JAX sees {len(started)} of the {expected} GPUs that this process was given on {view.host}")
+
+
+def _summary(launcher: str, views: list[View]) -> str:
+    machines = devices.machines(views)
+    counts = ((len(views), "process", "es"), (machines, "host", "s"), (jax.device_count(), "device", "s"))
+    processes, hosts, all_devices = (f"{number} {word}{plural * (number != 1)}" for number, word, plural in counts)
+    return f"{launcher}, {processes} on {hosts}, {all_devices}"
