@@ -24,7 +24,7 @@ FLOORS = [
     {"transformer.transfer"},
     {"transformer.interop"},
     {"transformer.training", "transformer.mup", "transformer.debugging"},
-    {"transformer.inference", "transformer.planning"},
+    {"transformer.inference", "transformer.planning", "transformer.sweeps"},
     {"transformer.scaling"},
     {"transformer.command", "transformer.checkpoint_flags", "transformer.drawing", "configs"},
     {"train", "tools"},

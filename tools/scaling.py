@@ -100,9 +100,10 @@ def plan(args: list[str]) -> None:
     import configs
     from transformer.checkpoint.files import check_new
     from transformer.scaling.studies import plan as plans
-    from transformer.scaling.studies import plan_view, probe, sweep
+    from transformer.scaling.studies import plan_view, probe
     from transformer.scaling.studies import study as studies
     from transformer.scaling.studies.plan_flags import Plan, Preset
+    from transformer.sweeps import processes
 
     def default(chosen: Preset) -> Plan:
         request = plans.Request(budgets=(3e11, 1e12, 3e12))
@@ -114,7 +115,7 @@ def plan(args: list[str]) -> None:
         raise UserError("no folder is named: give a new folder for the study")
     check_new(folder)
     planned = plans.plan(flags.experiment, flags.request, flags.shape)
-    share = sweep.shares(flags.jobs, cpu=command.cpu_alone())[0]
+    share = processes.shares(flags.jobs, cpu=command.cpu_alone())[0]
     if flags.probe and share is not None:
         os.sched_setaffinity(0, share)  # before JAX has threads: a probe computes on what a run will have
     command.start_jax()
@@ -141,7 +142,8 @@ def run(flags: Run) -> None:
     from transformer.scaling.reports import energy
     from transformer.scaling.studies import study as studies
     from transformer.scaling.studies import sweep
-    from transformer.scaling.studies.live import live
+    from transformer.sweeps import processes
+    from transformer.sweeps.live import live
 
     study = studies.read(flags.study)
     if flags.slurm:
@@ -156,10 +158,10 @@ def run(flags: Run) -> None:
         return
     if flags.only:
         study = dataclasses.replace(study, cells=tuple(study[name] for name in flags.only))
-    shares = sweep.shares(1 if flags.jobs is None else flags.jobs, cpu=command.cpu_alone())
+    shares = processes.shares(1 if flags.jobs is None else flags.jobs, cpu=command.cpu_alone())
     country = flags.energy_country
     with energy.measuring(flags.study, country) if country else contextlib.nullcontext(), live(flags.study) as show:
-        results = sweep.sweep(study, flags.study, sweep.program(), shares=shares, show=show)
+        results = sweep.sweep(study, flags.study, processes.program(), shares=shares, show=show)
     failed = [result for result in results if result.state != "ended"]
     if failed:
         words = "; ".join(f"{result.cell.name}: {result.reason}" for result in failed)

@@ -12,6 +12,7 @@ from transformer import command
 from transformer.scaling.laws import synthetic
 from transformer.scaling.laws.coverage import TRUTH
 from transformer.scaling.studies import study as studies
+from transformer.sweeps import cells
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def finish(folder, but=()):
     for cell in study.cells:
         table = synthetic.study(TRUTH, cell.params, cell.tokens)
         loss = float(table.loss[0] * np.exp(0.001 * rng.standard_normal()))
-        run = studies.run_of(folder, cell.name)
+        run = cells.run_of(folder, cell.name)
         run.folder.mkdir(parents=True, exist_ok=True)
         ended = None if cell.name in but else loss
         run.metrics.write_text(json.dumps({"step": cell.steps, "eval_loss": ended}) + "\n")
@@ -59,7 +60,7 @@ def test_a_plan_says_what_it_costs_and_tells(tmp_path, call):
 def test_flags_reach_every_experiment(planned):
     study = studies.read(planned)
     for cell in study.cells:
-        record = json.loads(studies.experiment_path(planned, cell).read_text())
+        record = json.loads(cells.experiment_path(planned, cell).read_text())
         assert record["train"]["seq_len"] == 64
 
 

@@ -18,6 +18,8 @@ from transformer.scaling.laws.reading import drop_highest
 from transformer.scaling.laws.table import RunTable
 from transformer.scaling.studies import study
 from transformer.scaling.studies.study import Cell, Study
+from transformer.sweeps import cells
+from transformer.training.run import Run
 
 State = Literal["ended", "not finite", "unfinished", "not begun"]
 
@@ -109,33 +111,22 @@ def read_results(folder: epath.PathLike) -> Results:
 
 
 def _run(folder: epath.PathLike, cell: Cell) -> RunResult:
-    run = study.run_of(folder, cell.name)
-    rows = study.rows_of(folder, cell)
-    end = study.reached(cell, rows)
+    run = cells.run_of(folder, cell.name)
+    rows = cells.rows_of(folder, cell)
+    end = cells.reached(cell, rows)
     first = cell.branch or 0  # a branch may have its trunk's rows before its own
     rows = [row for row in rows if "nll" in row and row["step"] > first]
     state: State = "unfinished" if rows else "not begun"
     if end.ended:
         state = "ended" if math.isfinite(end.loss) else "not finite"
-    words = "" if end.ended else _error(study.last_words(folder, cell))
+    words = "" if end.ended else _error(cells.last_words(folder, cell))
     steps = np.array([row["step"] for row in rows], np.int64)
     losses = np.array([math.nan if row["nll"] is None else row["nll"] for row in rows], np.float64)
     result = RunResult(cell, state, end.loss, steps, losses, math.nan, _writer(run), words)
-    return dataclasses.replace(result, seconds=_seconds(rows, first, result.own_steps))
+    return dataclasses.replace(result, seconds=cells.seconds(rows, first, result.own_steps))
 
 
-def _seconds(rows: list[dict[str, Any]], before: int, own: int) -> float:
-    """Returns the seconds of a run's own updates; updates that were not timed, such as the first, count as average."""
-    timed, seconds = 0, 0.0
-    for row in rows:
-        if row.get("step_seconds") is not None:
-            timed += row["step"] - before
-            seconds += row["step_seconds"] * (row["step"] - before)
-        before = row["step"]
-    return seconds / timed * own if timed else math.nan
-
-
-def _writer(run: study.Run) -> Mapping[str, Any]:
+def _writer(run: Run) -> Mapping[str, Any]:
     steps = reading.steps(run.checkpoints)
     path = run.checkpoints / str(steps[-1]) / "record" / provenance.NAME if steps else None
     return json.loads(path.read_text()) if path is not None and path.exists() else {}

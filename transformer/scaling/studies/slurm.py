@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from transformer.errors import UserError
-from transformer.scaling.studies.study import Cell, Study, outcome
+from transformer.scaling.studies.study import Study
+from transformer.sweeps.cells import outcome
+from transformer.sweeps.plan import Sweep
 
 _SCRIPT = """#!/bin/bash
 # One run of the study, by the number of the array's task.
@@ -30,18 +32,16 @@ class Wave:
     """Of each task, in Slurm's notation."""
 
 
-def waves(study: Study, folder: Path, command: Sequence[str]) -> list[Wave]:
+def waves(study: Study | Sweep, folder: Path, command: Sequence[str]) -> list[Wave]:
     """Writes STUDY/slurm/WAVE.sh for the runs that have not ended; returns them in the order of their submission.
 
     Args:
-      study: the study in the folder.
+      study: the study in the folder, or the sweep.
       folder: STUDY, as every node sees it.
       command: the command that `--only RUN` is added to.
     """
     waiting = [cell for cell in study.cells if not outcome(folder, cell).ended]
-    parts: list[list[Cell]] = [
-        [cell for cell in waiting if (cell.trunk is not None) == branch] for branch in (False, True)
-    ]
+    parts = [[cell for cell in waiting if (cell.trunk is not None) == branch] for branch in (False, True)]
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     (folder / "slurm").mkdir(exist_ok=True)
     written = []

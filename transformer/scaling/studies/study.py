@@ -10,8 +10,8 @@ STUDY/law.json           the fitted laws
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import cattrs
 import numpy as np
@@ -20,10 +20,9 @@ from etils import epath
 from transformer.checkpoint import to_json, write_atomically
 from transformer.errors import UserError
 from transformer.scaling.laws.table import RunTable
+from transformer.sweeps.cells import experiment_path, outcome
 from transformer.training import experiment as experiments
 from transformer.training.experiment import Experiment
-from transformer.training.metrics import read_rows
-from transformer.training.run import Run
 
 VERSION = 1
 
@@ -79,19 +78,6 @@ class Study:
         raise UserError(f"the study has no run {name}; it has: {', '.join(cell.name for cell in self.cells)}")
 
 
-class Outcome(NamedTuple):
-    """The progress of a run, from its metrics."""
-
-    step: int
-    """Its last logged update."""
-    loss: float
-    """Validation loss after the last update, nats; NaN where the run has not ended, or the loss was not finite."""
-    ended: bool
-    training_loss: float
-    """Last logged training loss, nats."""
-    tokens_per_second: float
-
-
 def write(study: Study, folder: epath.PathLike, planned: Mapping[str, Experiment]) -> None:
     """Writes a study's folder: its cells and their experiments."""
     place = epath.Path(folder) / "experiments"
@@ -114,46 +100,6 @@ def read(folder: epath.PathLike) -> Study:
         raise UserError(f"{path}: no such file: plan a study first, python tools/scaling.py plan {folder}") from None
     except (ValueError, KeyError, AttributeError, cattrs.BaseValidationError) as error:
         raise UserError(f"{path}: not a study: {' '.join(str(error).split())}") from error
-
-
-def experiment_path(folder: epath.PathLike, cell: Cell) -> epath.Path:
-    """Returns the path of a cell's planned experiment."""
-    return epath.Path(folder) / "experiments" / f"{cell.name}.json"
-
-
-def log_path(folder: epath.PathLike, cell: Cell) -> epath.Path:
-    """Returns the path of the log of a cell's process."""
-    return epath.Path(folder) / "logs" / f"{cell.name}.log"
-
-
-def run_of(folder: epath.PathLike, name: str) -> Run:
-    """Returns the run of a cell."""
-    return Run(epath.Path(folder) / "runs" / name)
-
-
-def outcome(folder: epath.PathLike, cell: Cell) -> Outcome:
-    """Returns the progress of a cell's run."""
-    return reached(cell, rows_of(folder, cell))
-
-
-def rows_of(folder: epath.PathLike, cell: Cell) -> list[dict[str, Any]]:
-    """Returns the metrics of a cell's run; none where it has not begun."""
-    path = run_of(folder, cell.name).metrics
-    return read_rows(path) if path.exists() else []
-
-
-def reached(cell: Cell, rows: Sequence[Mapping[str, Any]]) -> Outcome:
-    """Returns the progress of a cell's run, from the rows of its metrics."""
-    trained = [row for row in rows if "nll" in row]
-    ends = [row["eval_loss"] for row in rows if "eval_loss" in row and row["step"] == cell.steps]
-    last = trained[-1] if trained else {}
-    return Outcome(
-        last.get("step", 0),
-        _number(ends[-1] if ends else None),
-        bool(ends),
-        _number(last.get("nll")),
-        _number(last.get("tokens_per_second")),
-    )
 
 
 def table(study: Study, folder: epath.PathLike, *, held_out: bool = False) -> RunTable:
@@ -194,14 +140,3 @@ def write_rows(study: Study, folder: epath.PathLike) -> None:
             numbers = cell.params, cell.tokens, cell.flops, end.loss, cell.budget, cell.steps, cell.seed
             lines.append(",".join([cell.name, *map(repr, numbers), str(cell.held_out).lower()]))
     write_atomically(epath.Path(folder) / "runs.csv", "".join(f"{line}\n" for line in lines).encode())
-
-
-def last_words(folder: epath.PathLike, cell: Cell) -> str:
-    """Returns the last line that a cell's process wrote; empty where it wrote none."""
-    path = log_path(folder, cell)
-    lines = path.read_bytes().decode(errors="replace").splitlines() if path.exists() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)

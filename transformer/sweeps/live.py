@@ -1,4 +1,4 @@
-"""Live view of a sweep: a table that follows the runs on a terminal, elsewhere a line for each change."""
+"""Live view of many runs: a table that follows the runs on a terminal, elsewhere a line for each change."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from transformer.scaling.studies.sweep import CellProgress
+from transformer.sweeps.runner import CellProgress
 
 _STYLES = {"waits": "dim", "runs": "bold", "ended": "", "failed": "red"}
 
