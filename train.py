@@ -59,7 +59,7 @@ def main(args: list[str]) -> None:
     # After the flags are known to be good: this imports the data libraries, which --help need not wait for.
     from transformer.training.loop import train
 
-    report(train(chosen.experiment, chosen.workdir, profile=chosen.profile))
+    report(train(chosen.experiment, chosen.workdir, profile=chosen.profile, whole_process=True))
 
 
 def parse(args: list[str]) -> Command:

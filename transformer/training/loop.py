@@ -17,9 +17,11 @@ from transformer.errors import Interrupted
 from transformer.training import experiment as experiments
 from transformer.training import opening
 from transformer.training.announcement import announce
+from transformer.training.device_clock import DeviceClock
 from transformer.training.evaluation import Evaluation
 from transformer.training.experiment import Experiment
 from transformer.training.interrupt import Now, StopRequest, stop_on_signal
+from transformer.training.ledger import Ledger
 from transformer.training.lock import RunLock
 from transformer.training.metrics import MetricsLog
 from transformer.training.profile import Profiler
@@ -28,6 +30,7 @@ from transformer.training.run import Run
 from transformer.training.saving import Saver
 from transformer.training.session import Session
 from transformer.training.state import Batch, TrainState, checkpointables
+from transformer.training.stragglers import Stragglers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +45,12 @@ class Result:
 
 
 def train(
-    experiment: Experiment, workdir: epath.PathLike, *, profile: bool = False, report: Callable[[str], None] = print
+    experiment: Experiment,
+    workdir: epath.PathLike,
+    *,
+    profile: bool = False,
+    whole_process: bool = False,
+    report: Callable[[str], None] = print,
 ) -> Result:
     """Trains `experiment` in the folder `workdir`, going on where that run stopped.
 
@@ -50,6 +58,7 @@ def train(
       experiment: the experiment.
       workdir: a new or empty folder, or the folder of the same experiment.
       profile: whether to write a trace of a few steps to `workdir/profile`.
+      whole_process: whether this process is there for this run alone, so that all its seconds count; see `Ledger`.
       report: called with a line for people now and then.
 
     Raises:
@@ -61,7 +70,9 @@ def train(
     report = report if is_lead else lambda line: None
     run = Run(workdir)
     resume = f"To go on: python train.py --workdir {run.folder}"
+    enter("start")
     with contextlib.ExitStack() as stack:
+        ledger = stack.enter_context(Ledger(whole_process=whole_process))
         stop = stack.enter_context(stop_on_signal(*experiment.checkpoint.signals, resume=resume))
         with stop.free():
             lock = stack.enter_context(RunLock(run.folder, report))
@@ -72,6 +83,7 @@ def train(
             with together("preparing the data", deadline=LONG):
                 dataset = session.dataset
             record = opening.begin(run, lock, experiment, dataset, begun=begun, report=report)
+            ledger.keep(run.goodput, is_lead=is_lead)
             stack.enter_context(jax.set_mesh(session.mesh))
             checkpoints = stack.enter_context(Checkpoints(run.checkpoints, experiment.checkpoint))
             with phase("restore"):
@@ -80,12 +92,16 @@ def train(
         first = int(state.step)
         throughput = announce(session, first, run.folder, report)
         saver = Saver(checkpoints, experiment.checkpoint, record, first, stop, report)
-        updates = Updates(session, state, saver, stop)
+        clock = DeviceClock(first)
+        ledger.trains(clock)
+        updates = Updates(session, state, saver, stop, clock)
         del state  # the first update takes its memory
         evaluates_first = not evaluated and updates.evaluation_is_due  # a stop came before this evaluation, or in it
         capsules = Capsules(run, session, report)
         with (
             session.batches(first, workers=experiment.data.workers) as batches,
+            clock,
+            Stragglers(clock, report),
             MetricsLog(run, resume_from=first, evaluates_first=evaluates_first, is_lead=is_lead, report=report) as log,
             Progress(
                 log,
@@ -93,12 +109,14 @@ def train(
                 experiment.train,
                 first,
                 watch=lambda step, values: capsules.check(step, values, updates.state),
+                account=ledger.account,
             ) as progress,
             Profiler(run.folder / "profile" if profile else None, first) as profiler,
         ):
             stopped = updates.make(batches, progress, profiler, evaluates_first=evaluates_first)
         enter("exit")
         saver.summary(updates.step - first)
+        report(ledger.account().line())
         if stopped:
             raise Interrupted(
                 f"{stop.signal}: stopped after step {updates.step} of {experiment.train.steps}, saved. {resume}"
@@ -118,8 +136,8 @@ class Updates:
     evaluation: Evaluation | None
     """The evaluation of this state; None: there was none."""
 
-    def __init__(self, session: Session, state: TrainState, saver: Saver, stop: StopRequest):
-        self._session, self._saver, self._stop = session, saver, stop
+    def __init__(self, session: Session, state: TrainState, saver: Saver, stop: StopRequest, clock: DeviceClock):
+        self._session, self._saver, self._stop, self._clock = session, saver, stop, clock
         self.state, self.evaluation = state, None
         self._first = self.step = int(state.step)
 
@@ -166,7 +184,9 @@ class Updates:
         with self._stop.compiling() if is_first else contextlib.nullcontext():
             if is_first:
                 self._compile_together(batch)
+            self._clock.dispatches()
             self.state, metrics = self._session.program.step(self.state, batch)
+            self._clock.dispatched(self.step, metrics["loss"])
         enter("step")
         progress.step(self.step, metrics)
         self.evaluation = None

@@ -50,7 +50,11 @@ class MetricsLog:
             return
         row = {"step": step} | {name: _plain(value) for name, value in values.items()}
         self._file.write(f"{json.dumps(row)}\n".encode())
-        for name, value in values.items():
+        self.draw(step, values)
+
+    def draw(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes values for TensorBoard alone."""
+        for name, value in values.items() if self.is_lead else ():
             self._board.add_scalar(name, value, step)
 
     def flush(self) -> None:

@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from transformer.errors import UserError
 from transformer.training.experiment import TrainConfig
+from transformer.training.goodput import Account
 from transformer.training.metrics import MetricsLog
 from transformer.training.throughput import Throughput
 
@@ -15,7 +16,7 @@ class Progress:
     """Reports steps one behind: a step's metrics are fetched once the next is dispatched, so the device never waits.
 
     A context manager, which closes the bar. `watch` is called with every step's number and metrics, and returns whether
-    it took time, which the throughput must not count.
+    it took time, which the throughput must not count. `account` tells where the run's time went so far.
     """
 
     def __init__(
@@ -25,8 +26,9 @@ class Progress:
         config: TrainConfig,
         first: int,
         watch: Callable[[int, Mapping[str, float]], bool],
+        account: Callable[[], Account],
     ):
-        self._watch = watch
+        self._watch, self._account = watch, account
         self._log, self._throughput, self._config = log, throughput, config
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._bar = tqdm(
@@ -53,9 +55,11 @@ class Progress:
         self._report(pending)
 
     def flush(self) -> None:
-        """Reports the last step, makes its row safe from a kill, and stops the clock until the next step."""
+        """Reports the last step and the goodput, makes its row safe from a kill, and stops the clock until the next."""
         pending, self._pending = self._pending, None
         self._report(pending)
+        if pending is not None and self._log.is_lead:
+            self._log.draw(pending[0], self._account().scalars())
         self._log.flush()
         self._throughput.pause()
 

@@ -22,8 +22,8 @@ class Run:
     """The folder of one run; nothing is written before `begin`.
 
     It holds `experiment.json`, `architecture.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/STEP/` and, of steps
-    that spiked, `spikes/STEP.json`; `data.json`, which tells the data by their content; `tokenizer/`, where the data
-    are text; and, while the run goes on, `lock.json`.
+    that spiked, `spikes/STEP.json`; `goodput/START.json`, where the time of each start went; `data.json`, which tells
+    the data by their content; `tokenizer/`, where the data are text; and, while the run goes on, `lock.json`.
     """
 
     def __init__(self, folder: epath.PathLike):
@@ -60,6 +60,10 @@ class Run:
         return self.folder / "spikes"
 
     @property
+    def goodput(self) -> epath.Path:
+        return self.folder / "goodput"
+
+    @property
     def begun(self) -> bool:
         """Whether something was learnt here. Until then, a corrected experiment may replace the recorded one."""
         if not self.experiment_path.exists():
@@ -85,7 +89,7 @@ class Run:
             if any(path.name != lock.NAME for path in self.folder.iterdir()):
                 raise UserError(f"{self.folder} is not empty and holds no run: give another --workdir")
             return {}
-        for place in (self.checkpoints, self.tokenizer, self.tensorboard, self.spikes):
+        for place in (self.checkpoints, self.tokenizer, self.tensorboard, self.spikes, self.goodput):
             if place.exists() and not place.is_dir():
                 raise UserError(f"{place} is a file, and a run keeps a folder of that name: move it away")
         for place in (self.experiment_path, self.metrics, self.data):
