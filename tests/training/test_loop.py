@@ -36,7 +36,7 @@ def test_run_folder_holds_what_it_promises(whole, experiment):
     result, folder = whole
     names = {path.name for path in folder.iterdir()}
     files = {"experiment.json", "architecture.json", "data.json", "metrics.jsonl"}
-    assert names == files | {"checkpoints", "tokenizer", "tensorboard"}
+    assert names == files | {"checkpoints", "tokenizer", "tensorboard", "goodput"}
     assert sorted(losses(folder)) == list(range(1, 13))
     assert sorted(evaluations(folder)) == [4, 8, 12]
     row = next(row for row in rows(folder) if row["step"] == 6)
