@@ -9,6 +9,7 @@ from transformer.checkpoint.rewrite import average
 from transformer.checkpoint.verifying import verify
 from transformer.errors import UserError
 from transformer.inference.restored import restore
+from transformer.training import goodput
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,7 @@ def test_goes_on_exactly(experiment, run, whole, store):
     assert [row["step"] for row in rows(run)] == [row["step"] for row in rows(whole)]
     [first, second] = sorted((store / "run" / "tensorboard").iterdir())  # of the two processes that it was, as it were
     assert min(first.stat().st_size, second.stat().st_size) > 1000
+    assert [(start.first, start.ended) for start in goodput.read(run / "goodput")] == [(0, True), (6, True)]
     assert restore(str(run)).architecture == experiment.model
     assert verify(find(run)) == []
 
