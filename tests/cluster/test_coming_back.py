@@ -103,7 +103,9 @@ def test_supervisors_meet_again_at_the_same_address(tmp_path):
     for one in processes.run(args, 2):
         assert one.code == 0, one.err
         said = [line.split(", at")[0] for line in one.err.splitlines() if line.startswith("supervise: ")]
-        assert sorted(said) == ["supervise: exit code 1", "supervise: killed by SIGKILL"]
+        # JAX may abort the other one, where it has not met the killed one's connection yet.
+        assert said.count("supervise: killed by SIGKILL") == 1
+        assert len(said) == 2
 
 
 def test_a_supervised_job_is_the_one_that_was_not_killed(folder, whole):
