@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+import re
 import shutil
 import signal
 import time
@@ -56,7 +57,9 @@ def disk(folder):
 
 
 def restored(said):
-    return [line for line in said if line.startswith(("restored", "local checkpoints", "the local checkpoint"))]
+    """The lines about restoring; in a log, the progress bar of a process that was killed may stand before one."""
+    found = (re.search("(restored step|local checkpoints are|the local checkpoint of) .*", line) for line in said)
+    return [match[0] for match in found if match]
 
 
 @pytest.fixture(scope="module")
