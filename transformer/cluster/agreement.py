@@ -152,10 +152,11 @@ def describe(error: BaseException) -> dict[str, Any]:
     message = " ".join(str(error).split()) if str(error).strip() else type(error).__name__
     if isinstance(error, Exception) and (line := explain(error)) is not None:
         return {"message": line, "exit_code": UserError.exit_code} | _origin(error, None)
-    if not isinstance(error, UserError):
-        message = f"{message} (in {process_name()} on {socket.gethostname()})"
-    trace = None if isinstance(error, UserError) else "".join(traceback.format_exception(error))[-_TRACEBACK:]
-    return {"message": message, "exit_code": getattr(error, "exit_code", 1)} | _origin(error, trace)
+    if isinstance(error, UserError):
+        return {"message": message, "exit_code": error.exit_code} | _origin(error, None)
+    origin = _origin(error, "".join(traceback.format_exception(error))[-_TRACEBACK:])
+    message = f"{message} (in {process_name()} on {socket.gethostname()}, {phase_name(origin)})"
+    return {"message": message, "exit_code": 1} | origin
 
 
 def raise_again(failure: dict[str, Any]) -> NoReturn:
@@ -164,6 +165,11 @@ def raise_again(failure: dict[str, Any]) -> NoReturn:
     error.exit_code = failure["exit_code"]
     error.origin = {name: failure[name] for name in _ORIGIN}  # pyright: ignore[reportAttributeAccessIssue]
     raise error
+
+
+def phase_name(origin: Mapping[str, Any]) -> str:
+    """Returns the phase in which a failure came, for messages: `phase step (update 123)`."""
+    return f"phase {origin['phase']}" + ("" if origin["step"] is None else f" (update {origin['step']})")
 
 
 def _origin(error: BaseException, trace: str | None) -> dict[str, Any]:
