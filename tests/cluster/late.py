@@ -5,6 +5,7 @@ ACT is what the process does in the phase: `sleep`, `stop` (itself: alive but st
 """
 
 import dataclasses
+import io
 import os
 import pdb
 import signal
@@ -47,11 +48,17 @@ def act() -> None:
     elif ACT == "refuse":
         raise UserError("the input of this one is bad")
     elif ACT == "debug":
-        # Of the debugger's files alone are frames on the stack: nobody types.
-        with mock.patch.object(pdb.Pdb, "cmdloop", side_effect=lambda: time.sleep(2 * DEADLINE + 3)):
-            pdb.Pdb().interaction(sys._getframe(), None)
+        pdb.Pdb(stdin=SlowPerson(), stdout=sys.stderr).set_trace()
     else:
         sleeper()
+
+
+class SlowPerson(io.StringIO):
+    """What a person types who looks at a process for longer than its deadline."""
+
+    def readline(self, *_) -> str:
+        time.sleep(2 * DEADLINE + 3)
+        return "continue\n"
 
 
 def sleeper() -> None:
