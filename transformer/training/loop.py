@@ -9,7 +9,9 @@ import jax
 from etils import epath
 
 from transformer.checkpoint import Checkpoints
+from transformer.cluster import fingerprints
 from transformer.cluster.agreement import LONG, alone, own_index, together, together_do
+from transformer.cluster.alike import check_alike
 from transformer.cluster.phases import enter, phase
 from transformer.data.workers import check_workers
 from transformer.debugging.capsule import Capsules
@@ -183,5 +185,7 @@ class Updates:
         One process may find it compiled and another not, and a process that runs it waits half a minute for the others.
         """
         if not alone():
-            compile_step = self._session.program.compile_step
-            together_do("compiling the step", lambda: compile_step(self.state, batch), deadline=LONG)
+            program = self._session.program
+            lowered = together_do("lowering the step", lambda: program.lower_step(self.state, batch), deadline=LONG)
+            check_alike("the program", lambda: [fingerprints.program(lowered)])
+            together_do("compiling the step", lambda: program.compile_step(lowered), deadline=LONG)
