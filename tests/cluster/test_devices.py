@@ -117,6 +117,14 @@ def test_without_accelerators_there_is_nothing_to_divide(machine):
     assert own([{}] * 3, root / "nowhere") == [[], [], []]
 
 
+def test_gpus_whose_files_nothing_has_made_yet_count(tmp_path):
+    for address in ("0000:1b:00.0", "0000:43:00.0"):
+        (tmp_path / "proc" / "driver" / "nvidia" / "gpus" / address).mkdir(parents=True)
+    assert own([{}, {}], tmp_path) == [[0], [1]]
+    with pytest.raises(UserError, match="has 2 GPUs and this job uses 1 of them"):
+        own([{"CUDA_VISIBLE_DEVICES": "1"}], tmp_path)
+
+
 def test_parts_of_gpus_count_by_themselves(machine):
     assert own([{"CUDA_VISIBLE_DEVICES": "MIG-a"}, {"CUDA_VISIBLE_DEVICES": "MIG-b"}], machine(1)) == [[0], [0]]
 

@@ -56,3 +56,13 @@ def test_a_mistake_in_the_variables_is_a_line():
     )
     assert (one.code, one.out) == (2, "")
     assert one.error_lines == ["error: JAX_PROCESS_ID is 'first': it must be a number, from 0 on"]
+
+
+@pytest.mark.exhaustive
+def test_devices_that_jax_cannot_start_on_are_a_line():
+    [one] = processes.run(
+        ["-c", processes.PREAMBLE.format(body=BODY, distributed=True)], 1, env={0: {"JAX_PLATFORMS": "cuda"}}
+    )
+    assert (one.code, one.out) == (2, ""), one.err
+    [line] = one.error_lines
+    assert line.startswith(f"error: JAX cannot start on the devices of {socket.gethostname()}: ")

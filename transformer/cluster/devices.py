@@ -54,7 +54,7 @@ def look(environ: Mapping[str, str], root: Path = Path("/")) -> View:
     platforms = environ.get("JAX_PLATFORMS", "")
     kind, nodes, visible, given_by = "CPU", [], [], ""
     if not platforms or re.search("cuda|gpu", platforms):
-        nodes = _nodes(root / "dev", r"nvidia(\d+)")
+        nodes = _gpus(root)
         visible, given_by = _narrowed(
             environ, ("CUDA_VISIBLE_DEVICES",), [name for name in nodes if _allowed(root, name)]
         )
@@ -188,9 +188,19 @@ def _nodes(folder: Path, pattern: str) -> list[str]:
     return [str(number) for number in sorted(numbers)]
 
 
+def _gpus(root: Path) -> list[str]:
+    """Returns the numbers of NVIDIA's GPUs. The driver lists them where nothing has made their files yet, and in some
+    containers also those that the container was not given.
+    """
+    listed = root / "proc" / "driver" / "nvidia" / "gpus"
+    there = len(os.listdir(listed)) if listed.is_dir() else 0
+    return _nodes(root / "dev", r"nvidia(\d+)") or [str(number) for number in range(there)]
+
+
 def _allowed(root: Path, number: str) -> bool:
     """Whether this process may open a GPU: Slurm shows all of a machine and closes those of others."""
-    return os.access(root / "dev" / f"nvidia{number}", os.R_OK | os.W_OK)
+    path = root / "dev" / f"nvidia{number}"
+    return not path.exists() or os.access(path, os.R_OK | os.W_OK)
 
 
 def _narrowed(environ: Mapping[str, str], variables: Sequence[str], there: list[str]) -> tuple[list[str], str]:

@@ -101,7 +101,11 @@ def _bypass_proxies(address: str) -> None:
 
 def _check_started(view: View, expected: int) -> None:
     """Starts JAX's backend; refuses one that is not on the devices of this process."""
-    started = jax.local_devices()
+    try:
+        started = jax.local_devices()
+    except (RuntimeError, AssertionError) as error:  # the latter, where JAX_PLATFORMS names what is not installed
+        reason = next(iter(str(error).strip().splitlines()), "is what JAX_PLATFORMS names installed?")
+        raise UserError(f"JAX cannot start on the devices of {view.host}: {reason}") from error
     if view.kind == "CPU":
         return
     if started[0].platform == "cpu":
