@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test test-all test-published check bench crash study-gpt study-bert clean
+.PHONY: train test test-all test-published check bench crash faults cluster-test-packages study-gpt study-bert clean
 .DELETE_ON_ERROR:
 
 # Pinned installs: pyproject.toml says what is needed, constraints.txt which versions.
@@ -47,8 +47,22 @@ $(VENV)/.installed-aot: $(VENV)/.installed-test
 		$$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["aot"])')
 	touch $@
 
+# Open MPI 5, in a folder of its own: its mpirun would come before the system's on the path. --target loses its libraries.
+$(VENV)/.installed-openmpi5: $(VENV)/.installed-test
+	rm -rf $(VENV)/openmpi5
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps --ignore-installed \
+		--prefix $(VENV)/openmpi5 \
+		$$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["openmpi5"])')
+	touch $@
+
+# Slurm and Open MPI 4, for the tests that start a real cluster on this machine; as root, on Debian. Without them, or
+# without root, `test-all` skips these tests and says why.
+cluster-test-packages:
+	apt-get update -qq
+	apt-get install -y --no-install-recommends slurm-wlm munge openmpi-bin
+
 # What is exhaustive (matrices over meshes and processes, long kills, compiling for GPUs), and nothing that `test` runs.
-test-all: $(VENV)/.installed-test $(VENV)/.installed-aot
+test-all: $(VENV)/.installed-test $(VENV)/.installed-aot $(VENV)/.installed-openmpi5
 	$(PYTEST) -m exhaustive
 
 # Published weights: REAL_WEIGHTS=DIR, where DIR/minilm and DIR/smollm2-135m are Hugging Face folders of all-MiniLM-L6-v2
@@ -62,6 +76,10 @@ bench: $(VENV)/.installed-test
 
 crash: $(VENV)/.installed
 	$(BIN)/python tools/crash.py
+
+# Every fault in every phase of a job, an hour: ARGS="--selected" for a few of them.
+faults: $(VENV)/.installed-test
+	$(BIN)/python -m tests.cluster.faults $(ARGS)
 
 # A scaling study from the plan to the page, some 25 minutes on two cores: studies/gpt, studies/bert. Again: goes on.
 study-gpt study-bert: study-%: $(VENV)/.installed-plot

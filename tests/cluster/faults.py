@@ -1,6 +1,6 @@
 """The matrix of faults: what happens to a job when something happens to one of its processes, in each phase.
 
-    python -m tests.cluster.faults [--faults kill stop ...] [--phases step save ...] [--processes 2 4]
+    make faults, or python -m tests.cluster.faults [--faults kill stop ...] [--phases step save ...] [--processes 2 4]
 
 Each cell is a real job that goes on from a checkpoint. One process is struck, and then every other one must end in
 time, with one line that names host, phase and cause; every checkpoint must be whole; and the run must go on, to the
@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from unittest import mock
+
+import jax
 
 from tests import processes
 from tests.cluster import tiny
@@ -347,9 +350,13 @@ def table(outcomes: Sequence[Outcome]) -> str:
 def main(args: list[str]) -> None:
     """Runs the command line."""
     chosen = command.parse(Command, args, prog="tests.cluster.faults", default=Command())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the processes of a cell would live on
     with contextlib.ExitStack() as stack:
         folder = Path(chosen.folder or stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(exist_ok=True, parents=True)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "xla")
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", max(chosen.processes))
         bench, outcomes = Bench(folder, chosen.slower), []
         for cell in cells(chosen):
             outcome = bench.strike(cell)

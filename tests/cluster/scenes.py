@@ -71,11 +71,34 @@ def other_data() -> str:
         write_corpus(FOLDER / "other")
         (FOLDER / "other" / "07.txt").write_text("another text " * 50)
     path = FOLDER / ("corpus" if own_index() == 0 else "other")
-    return train("data", data=dataclasses.replace(experiment().data, path=str(path)))
+    return host_named(train("data", data=dataclasses.replace(experiment().data, path=str(path))))
 
 
 def flags() -> str:
-    return train("flags", train=dataclasses.replace(experiment().train, seed=own_index()))
+    return host_named(train("flags", train=dataclasses.replace(experiment().train, seed=own_index())))
+
+
+def alike() -> str:
+    """Trains to the end, if nothing differs."""
+    return train("alike", fatal=True)
+
+
+def program() -> str:
+    """The model of the second process computes something else, which no fingerprint of its files can tell."""
+    from transformer.training.program import Program
+
+    loss = Program._loss
+
+    def other_loss(self, *args):
+        total, sums = loss(self, *args)
+        return total * 1.5, sums
+
+    with mock.patch.object(Program, "_loss", loss if own_index() == 0 else other_loss):
+        return host_named(train("program"))
+
+
+def host_named(line: str) -> str:
+    return line.replace(os.uname().nodename, "HOST")
 
 
 def another_folder() -> str:
@@ -83,7 +106,7 @@ def another_folder() -> str:
     from transformer.training import lock
 
     with mock.patch.object(lock, "_SEEN", 0.5):
-        return train(f"own-{own_index()}").replace(os.uname().nodename, "HOST")
+        return host_named(train(f"own-{own_index()}"))
 
 
 def full_folder() -> str:
@@ -147,7 +170,7 @@ def capsule_batch() -> str:
         return prepared(self, step, state)
 
     with mock.patch.object(Capsules, "_prepared", fails):
-        return train("capsule-batch", **_HOT).replace(os.uname().nodename, "HOST")
+        return host_named(train("capsule-batch", **_HOT))
 
 
 def capsule_disk() -> str:

@@ -84,16 +84,16 @@ class Cluster:
         """The variables with which Slurm's commands find this cluster."""
         return {**os.environ, "SLURM_CONF": str(self.folder / "slurm.conf")}
 
-    def do(self, *args: str, timeout: float = 60) -> str:
-        """Returns what one of Slurm's commands prints."""
-        done = subprocess.run(args, env=self.environment, capture_output=True, text=True, timeout=timeout)
+    def do(self, *args: str, **variables: str) -> str:
+        """Returns what one of Slurm's commands prints, given more variables."""
+        done = subprocess.run(args, env=self.environment | variables, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, f"{' '.join(args)}: {done.stderr}"
         return done.stdout
 
-    def submit(self, script: Path, *options: str, **variables: str) -> int:
-        """Returns the number of the job that `sbatch OPTIONS script` makes, with more variables in its environment."""
-        export = ",".join(["ALL", *(f"{name}={value}" for name, value in variables.items())])
-        return int(self.do("sbatch", "--parsable", f"--export={export}", *options, str(script)).split(";")[0])
+    def submit(self, script: Path, *args: str, options: Sequence[str] = (), **variables: str) -> int:
+        """Returns the number of the job that `sbatch OPTIONS script ARGS` makes, with more variables."""
+        printed = self.do("sbatch", "--parsable", *options, str(script), *args, **variables)
+        return int(printed.split(";")[0])
 
     def job(self, number: int) -> Mapping[str, str]:
         """Returns what Slurm knows of a job: JobState, Restarts, NumNodes, ExitCode, ..."""

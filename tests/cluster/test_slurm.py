@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from tests import processes
 from tests.cluster import slurm, tiny
 
 STEPS = 40
@@ -14,17 +15,7 @@ pytestmark = [
     pytest.mark.skipif(slurm.why_not() is not None, reason=str(slurm.why_not())),
 ]
 
-SCRIPT = """\
-#!/bin/bash
-#SBATCH --nodes=2
-#SBATCH --ntasks-per-node=1
-#SBATCH --requeue
-#SBATCH --open-mode=append
-echo "attempt ${SLURM_RESTART_COUNT:-0} on $SLURM_NNODES nodes"
-trap 'wait $step; code=$?; echo "left with $code"; exit $code' TERM
-srun --nodes=$SLURM_NNODES --ntasks=$SLURM_NNODES --kill-on-bad-exit=1 "$@" & step=$!
-wait $step
-"""
+TEMPLATE = processes.ROOT / "tools" / "launch" / "slurm.sbatch"
 
 
 @pytest.fixture(scope="module")
@@ -45,25 +36,29 @@ def cluster(tmp_path):
         yield cluster
 
 
-def test_a_requeued_job_goes_on_with_one_node_fewer(cluster, folder, whole):
-    script = cluster.folder / "job.sbatch"
-    script.write_text(SCRIPT.replace('"$@"', " ".join(tiny.command(folder, "requeued", "--distributed", steps=STEPS))))
-    log = cluster.folder / "job.log"
-    job = cluster.submit(script, f"--output={log}", **tiny.environment())
+def test_a_job_comes_back_by_itself_and_then_with_one_node_fewer(cluster, folder, whole):
+    run, log = folder / "requeued", cluster.folder / "job.log"
+    args = tiny.command(folder, "requeued", "--distributed", steps=STEPS)
+    job = cluster.submit(TEMPLATE, *args, options=["--nodes=2", f"--output={log}"], **tiny.environment())
     assert cluster.wait(job, {"RUNNING"})["NumNodes"] == "2"
-    tiny.until_step(folder / "requeued", 8)
+    tiny.until_step(run, 8)
+    cluster.do("scancel", "--signal=TERM", str(job))  # as Slurm does two minutes before the time is up
+    cluster.wait(job, {"PENDING"})
+    before = max(tiny.losses(run))
+
+    cluster.wait(job, {"RUNNING"})
+    tiny.until_step(run, before + 4)
     cluster.do("scontrol", "update", "nodename=n2", "state=drain", "reason=broken")
-    cluster.do("scontrol", "requeue", str(job))
+    cluster.do("scontrol", "requeue", str(job))  # as a preemption does
     cluster.wait(job, {"PENDING"})
     cluster.do("scontrol", "update", f"JobId={job}", "NumNodes=1-1", "NumTasks=1")
     ended = cluster.wait(job, {"COMPLETED", "FAILED", "TIMEOUT"}, timeout=240)
     said = log.read_text()
-    assert (ended["JobState"], ended["NumNodes"], ended["Restarts"]) == ("COMPLETED", "1", "1"), said
-    assert "SIGTERM: stopped after step " in said
-    assert f"left with {tiny.SAVED_AND_LEFT}" in said
-    assert "attempt 1 on 1 nodes" in said
-    losses = tiny.losses(folder / "requeued")
-    assert losses == pytest.approx(whole, rel=tiny.TOLERANCE)
+    assert (ended["JobState"], ended["NumNodes"], ended["Restarts"]) == ("COMPLETED", "1", "2"), said
+    starts = [line for line in said.splitlines() if line.startswith("distributed: Slurm, ")]
+    assert [line.split()[2] for line in starts] == ["2", "2", "1"], said  # processes
+    assert said.count(": stopped after step ") >= 2
+    assert tiny.losses(run) == pytest.approx(whole, rel=tiny.TOLERANCE)
 
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "scancel"])

@@ -57,12 +57,16 @@ def run(folder: str, meshes: list[dict[str, int]], runs: str) -> None:
         session.make_mesh = make
         workdir = Path(runs) / str(number)
         config = MeshConfig(**{"data": 1, **sizes})
-        loop.train(experiment(Path(folder) / "corpus", Path(folder) / "cache", config), workdir, report=lambda _: None)
+        result = loop.train(
+            experiment(Path(folder) / "corpus", Path(folder) / "cache", config), workdir, report=lambda _: None
+        )
+        compiled = result.session.program._compiled_step  # of several processes
         rows = read_rows(epath.Path(workdir / "metrics.jsonl"))
         record = {
             "mesh": mesh,
             "losses": [row[name] for row in rows for name in ("loss", "eval_loss") if name in row],
             "grad_norms": [row["grad_norm"] for row in rows if "loss" in row],
             "rows": BatchLayout(make(config), BATCH).rows.tolist(),
+            "reduce_scatters": 0 if compiled is None else compiled.as_text().count(" reduce-scatter("),  # type: ignore
         }
         print(json.dumps(record), flush=True)

@@ -24,6 +24,7 @@ from transformer.parallel.local import (
     dividing_axes,
     on_parts,
     rows_here,
+    scattered_sum,
     splitting_axes,
     summed_along,
     target_platform,
@@ -158,7 +159,7 @@ def _on_device(
         return sums, None
     dhidden, dkernel, dbias = gradients
     if split.embed:
-        dkernel = jax.lax.psum_scatter(dkernel, split.embed, scatter_dimension=1, tiled=True)
+        dkernel = scattered_sum(dkernel, split.embed, dimension=1)
     dkernel = summed_along(dkernel, tuple(axis for axis in tokens if axis not in split.embed)).astype(kernel_dtype)
     dbias = None if dbias is None else summed_along(dbias, tokens).astype(bias_V.dtype)
     return sums, _Gradients(summed_along(dhidden, split.vocab), dkernel, dbias)

@@ -22,6 +22,7 @@ from transformer.parallel.local import (
     dividing_axes,
     on_parts,
     rows_here,
+    scattered_sum,
     splitting_axes,
     summed_along,
 )
@@ -117,7 +118,7 @@ def _row_sums(split: _Split, dtype: Any, num_rows: int, ids_BT: jax.Array, dy_BT
     dy_BTD = jnp.where(here_BT[..., None], dy_BTD.astype(jnp.float32), jnp.float32(0))
     sums_RD = jnp.zeros((num_rows // devices_along(split.rows), dy_BTD.shape[-1]), jnp.float32).at[ids_BT].add(dy_BTD)
     if split.width and not exchanged:
-        sums_RD = jax.lax.psum_scatter(sums_RD, split.width, scatter_dimension=1, tiled=True)
+        sums_RD = scattered_sum(sums_RD, split.width, dimension=1)
     rest = tuple(axis for axis in split.batch + split.length if axis not in split.width)
     return summed_along(sums_RD, rest)
 

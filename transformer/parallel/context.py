@@ -23,7 +23,7 @@ from transformer.errors import UserError
 from transformer.ops import blockwise
 from transformer.ops.attention import Mask, attention, check_implementation
 from transformer.ops.elementwise import numbered, row_numbers, scaled
-from transformer.parallel.local import dividing_axes, on_parts
+from transformer.parallel.local import dividing_axes, on_parts, scattered_sum
 from transformer.parallel.rules import constrain
 
 AXIS = "sequence"
@@ -151,7 +151,7 @@ def _gather(x_BSGK: jax.Array) -> jax.Array:
 
 
 def _scatter(_, dx_BSGK: jax.Array) -> tuple[jax.Array]:
-    summed = jax.lax.psum_scatter(dx_BSGK.astype(jnp.float32), AXIS, scatter_dimension=1, tiled=True)
+    summed = scattered_sum(dx_BSGK.astype(jnp.float32), AXIS, dimension=1)
     return (summed.astype(dx_BSGK.dtype),)
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from transformer.ops.grouped import grouped_dot, grouped_outer, sum_dtype
-from transformer.parallel.local import dividing_axes, on_parts
+from transformer.parallel.local import dividing_axes, on_parts, scattered_sum
 from transformer.parallel.rules import free_axes, on_one_device
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -83,10 +83,9 @@ class _Device:
         num_experts = kernels["up"].shape[0]
         if self.expert is not None:
             if self.splits_tokens:
-                x_BTD, experts_BTK, weights_BTK = (
-                    jax.lax.all_gather(array, self.expert, axis=0, tiled=True)
-                    for array in (x_BTD, experts_BTK, weights_BTK)
-                )
+                of_all: Any = [_all_rows(self.expert, array) for array in (x_BTD, weights_BTK)]
+                x_BTD, weights_BTK = of_all
+                experts_BTK = jax.lax.all_gather(experts_BTK, self.expert, axis=0, tiled=True)
             local_BTK = experts_BTK - jax.lax.axis_index(self.expert).astype(jnp.int32) * num_experts
             mine_BTK = (local_BTK >= 0) & (local_BTK < num_experts)
             experts_BTK = jnp.where(mine_BTK, local_BTK, num_experts)
@@ -100,7 +99,7 @@ class _Device:
         )
         y_BTD = y_ND.reshape(*lead, width)
         if self.expert is not None and self.splits_tokens:
-            y_BTD = jax.lax.psum_scatter(y_BTD, self.expert, scatter_dimension=0, tiled=True)
+            y_BTD = scattered_sum(y_BTD, self.expert, dimension=0)
         elif self.expert is not None:
             y_BTD = jax.lax.psum(y_BTD, self.expert)
         return y_BTD if self.tensor is None else jax.lax.psum(y_BTD, self.tensor)
@@ -122,6 +121,18 @@ class _Device:
         out_RD = _from_rows(_product(self.fsdp, 2, hidden_RF, kernels["down"], sizes_E), order_R, place_R)
         out_NKD = out_RD.reshape(*weights_NK.shape, -1)
         return (out_NKD.astype(sum_dtype(out_NKD)) * weights_NK[:, :, None]).sum(axis=1).astype(x_ND.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _all_rows(axis: str, x: jax.Array) -> jax.Array:
+    """Returns the rows of all devices along a mesh axis; backward is a `scattered_sum`."""
+    return jax.lax.all_gather(x, axis, axis=0, tiled=True)
+
+
+_all_rows.defvjp(
+    lambda axis, x: (_all_rows(axis, x), None),
+    lambda axis, _, dy: (scattered_sum(dy, axis, dimension=0),),
+)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -147,7 +158,7 @@ def _product_backward(fsdp, axis, residuals, dy_RF):
     kernel_EFD = jnp.swapaxes(_gathered(fsdp, axis, kernel_EDF, dy_RF.dtype), 1, 2)
     dkernel_EDF = grouped_outer(x_RD, dy_RF, sizes_E)
     if fsdp is not None:
-        dkernel_EDF = jax.lax.psum_scatter(dkernel_EDF, fsdp, scatter_dimension=axis, tiled=True)
+        dkernel_EDF = scattered_sum(dkernel_EDF, fsdp, dimension=axis)
     return grouped_dot(dy_RF, kernel_EFD, sizes_E), dkernel_EDF, None
 
 

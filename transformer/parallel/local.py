@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from transformer.cluster.agreement import coordination
 from transformer.parallel.rules import RULES, check_names, free_axes
 
 
@@ -72,6 +73,25 @@ def devices_along(axes: tuple[str, ...]) -> int:
 def summed_along(tree: Any, axes: tuple[str, ...]) -> Any:
     """Returns the sums over the devices along mesh axes, within a local function; the tree itself without axes."""
     return jax.lax.psum(tree, axes) if axes else tree
+
+
+def scattered_sum(x: jax.Array, axes: str | tuple[str, ...], *, dimension: int) -> jax.Array:
+    """Returns this device's part, along a dimension, of the sum over the devices along mesh axes, in a local function.
+
+    A reduce-scatter, but for CPUs of several processes: Gloo's overwrites what it has yet to send, and the last values
+    of large parts come out wrong now and then (github.com/jax-ml/jax/issues/40830: seen from 8 MiB on). There the whole
+    sum goes to every device, as XLA:CPU does where it places collectives itself.
+    """
+    if not _gloo_reduces():
+        return jax.lax.psum_scatter(x, axes, scatter_dimension=dimension, tiled=True)
+    size = x.shape[dimension] // jax.lax.axis_size(axes)
+    start = jax.lax.axis_index(axes) * size
+    return jax.lax.dynamic_slice_in_dim(jax.lax.psum(x, axes), start, size, dimension)
+
+
+def _gloo_reduces() -> bool:
+    """Whether a CPU's collectives are Gloo's: they are where JAX's coordination service runs."""
+    return target_platform() == "cpu" and coordination() is not None
 
 
 def rows_here(numbers: jax.Array, count: int, axes: tuple[str, ...]) -> tuple[jax.Array, jax.Array | None]:

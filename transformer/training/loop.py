@@ -9,8 +9,9 @@ import jax
 from etils import epath
 
 from transformer.checkpoint import Checkpoints
-from transformer.cluster import failures, standing, watchdog
+from transformer.cluster import failures, fingerprints, standing, watchdog
 from transformer.cluster.agreement import alone, own_index, together, together_do
+from transformer.cluster.alike import check_alike
 from transformer.cluster.deadlines import allowing
 from transformer.cluster.phases import each, enter, phase
 from transformer.data.workers import check_workers
@@ -215,5 +216,7 @@ class Updates:
         One process may find it compiled and another not, and a process that runs it waits half a minute for the others.
         """
         if not alone():
-            compile_step = self._session.program.compile_step
-            together_do("compiling the step", lambda: compile_step(self.state, batch))
+            program = self._session.program
+            lowered = together_do("lowering the step", lambda: program.lower_step(self.state, batch))
+            check_alike("the program", lambda: [fingerprints.program(lowered)])
+            together_do("compiling the step", lambda: program.compile_step(lowered))

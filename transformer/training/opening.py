@@ -2,15 +2,18 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
 
+from flax.traverse_util import flatten_dict
+
 from transformer.checkpoint import Checkpoints, Damaged, lineage
 from transformer.checkpoint.local import LocalCheckpoints, check_place
-from transformer.cluster import failures
-from transformer.cluster.agreement import exchange, from_lead, lead_does, own_index, process_name, together
+from transformer.cluster import failures, fingerprints
+from transformer.cluster.agreement import from_lead, lead_does, own_index, together
+from transformer.cluster.alike import check_alike
+from transformer.cluster.fingerprints import Fingerprint
 from transformer.data.dataset import Dataset
 from transformer.errors import UserError
 from transformer.models import architecture_to_dict
@@ -28,10 +31,12 @@ def inspect(run: Run, lock: RunLock, experiment: Experiment, report: Callable[[s
     """Returns whether the run has begun before; writes nothing. All processes must call it.
 
     Raises:
-      UserError: the processes have different flags, another start of the run is going on, or the folder holds another
-        experiment, or no run at all.
+      UserError: the processes differ in what must be the same in all of them, another start of the run is going on, or
+        the folder holds another experiment, or no run at all.
     """
-    _check_flags(experiment)
+    check_alike("how the processes were started", lambda: _of_start(experiment))
+    # Only now, as starting the devices of unlike processes may fail in ways that name nothing.
+    check_alike("the devices", lambda: [fingerprints.devices()])
     if experiment.checkpoint.local_dir is not None:
         check_place(experiment.checkpoint.local_dir)
 
@@ -58,7 +63,8 @@ def begin(
       UserError: the dataset differs from the run's, or between processes; another start took the lock meanwhile; or the
         processes do not share the folder.
     """
-    _check_dataset(dataset)
+    sources = [*dataset.about.identity["sources"].values()]
+    check_alike("the corpus", lambda: [fingerprints.corpus(sources, dataset.fingerprint)])
 
     def record() -> dict[str, bytes]:
         notes = _data_notes(run, dataset, experiment) if begun else []
@@ -175,24 +181,9 @@ def _data_notes(run: Run, dataset: Dataset, experiment: Experiment) -> list[str]
     return [f"{note}, as --data.changed says" for note in notes]
 
 
-def _check_flags(experiment: Experiment) -> None:
-    """Raises UserError on all processes where one was started with other flags than the leading one."""
-    own = json.loads(json.dumps(experiments.to_dict(experiment)))
-    leads = from_lead("the flags", own)
-    fields = experiments.differing(leads, own)
-    places = [f"data.{name}" for name in experiment.data.places]
-    wrong = [f"{field} is {mine!r}, not {its!r}" for field, (its, mine) in fields.items() if field not in places]
-    with together("comparing the flags"):
-        if wrong:
-            raise UserError(f"{process_name()} was started with other flags than process 0: {', '.join(wrong)}")
-
-
-def _check_dataset(dataset: Dataset) -> None:
-    """Raises UserError on all processes where one has another dataset than the leading one."""
-    own = [list(dataset.about.identity["sources"].values()), dataset.fingerprint]
-    datasets = exchange("the corpus", own)
-    if others := [index for index, theirs in enumerate(datasets) if theirs != datasets[0]]:
-        raise UserError(
-            f"{process_name(others[0])} has another corpus than process 0: the content of --data must be the same on "
-            "all machines"
-        )
+def _of_start(experiment: Experiment) -> list[Fingerprint]:
+    """Returns what must be the same in all processes of a run before any of them starts its devices."""
+    fields = flatten_dict(experiments.to_dict(experiment), sep=".")
+    places = {f"data.{name}" for name in experiment.data.places} | {"checkpoint.local_dir"}
+    alike = {field: value for field, value in fields.items() if field not in places}  # each machine may have its own
+    return [fingerprints.code(), fingerprints.libraries(), fingerprints.flags(alike), fingerprints.environment()]

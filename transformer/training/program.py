@@ -119,9 +119,13 @@ class Program:
         """Returns the state after an update, to which `state` is donated, and the update's metrics."""
         return (self._compiled_step or self._jit_step)(state, batch, self._placed)
 
-    def compile_step(self, state: TrainState, batch: Batch) -> None:
-        """Compiles `step` for such arguments without running it, so that processes begin the first step together."""
-        self._compiled_step = self._jit_step.lower(state, batch, self._placed).compile()
+    def lower_step(self, state: TrainState, batch: Batch) -> jax.stages.Lowered:
+        """Returns the program of `step` for such arguments, not compiled yet."""
+        return self._jit_step.lower(state, batch, self._placed)
+
+    def compile_step(self, lowered: jax.stages.Lowered) -> None:
+        """Compiles what `lower_step` returned without running it, so that processes begin the first step together."""
+        self._compiled_step = lowered.compile()
 
     def lower(self, batch: Batch) -> jax.stages.Lowered:
         """Returns the update's program, not compiled yet, for batches like this one; nothing is put on a device.
