@@ -377,6 +377,7 @@ TOGETHER = """
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         exchange("the test", 0)
         print(json.dumps([saved.failure, sorted(path.name for path in (FOLDER / "disk").glob("*/*/*"))]), flush=True)
+        exchange("the test", 0)  # before the other one saves again
 
     def restore(local):
         said = []
@@ -412,6 +413,7 @@ TOGETHER = """
 """
 
 
+@pytest.mark.exhaustive
 def test_two_processes_restore_what_both_have(tmp_path):
     ended = processes.run_program(TOGETHER.format(folder=str(tmp_path)), 2, devices=2)
     rows, others = ([json.loads(line) for line in one.out.splitlines() if line.startswith("[")] for one in ended)

@@ -47,6 +47,7 @@ def check_late(both, seconds, phase, *, process=1, own=None):
         assert f"phase {phase}" in line
 
 
+@pytest.mark.exhaustive
 def test_a_process_that_is_stuck_in_a_step_is_named(tmp_path):
     both, seconds = ended(tmp_path, "sleep", "step", 1)
     check_late(both, seconds, "step")

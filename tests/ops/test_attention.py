@@ -180,11 +180,10 @@ def test_dropout_keeps_the_mean_and_drops_its_share(implementation):
     assert abs(float(out.sum(-1).mean()) - 1.0) < 0.01
 
 
-@pytest.mark.parametrize("window", [None, 70])
-def test_blocks_drop_what_the_whole_matrix_drops(window):
-    """Two hundred queries are four blocks, and a window gives each block keys from another one on."""
-    q, k, v, _ = _arrays(2, 200, 4, 2, 8)
-    mask = Mask.self_attention(None, causal=True, window=window)
+def test_blocks_drop_what_the_whole_matrix_drops():
+    """Three blocks, of which a window gives the last keys from another one on."""
+    q, k, v, _ = _arrays(2, 135, 4, 2, 8)
+    mask = Mask.self_attention(None, causal=True, window=50)
     blocks, whole = (
         attention(q, k, v, mask, implementation=name, dropout_rate=0.25, dropout_key=jax.random.key(0))
         for name in ("xla", "reference")

@@ -1,5 +1,7 @@
 """Dropout as a statistic."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,18 +44,26 @@ def test_a_row_has_the_mask_of_its_number_whatever_rows_are_with_it():
             dropout(x, 0.5, key)
 
 
-@given(st.data())
-def test_a_part_has_the_mask_of_its_place_in_the_whole(data):
-    """Parts of rows, and of two axes after them; of the last axis, all elements from one on."""
-    shape = (2, 3, 5, 7)
-    x, key = jnp.ones(shape), jax.random.key(0)
-    numbers = [jnp.arange(size, dtype=jnp.int32) for size in shape]
-    rows, heads, queries = (
-        np.array(data.draw(st.lists(st.integers(0, size - 1), min_size=1, unique=True)), np.int32) for size in shape[:3]
+PARTS = st.tuples(
+    *(
+        st.lists(st.integers(0, size - 1), min_size=count, max_size=count, unique=True)
+        for size, count in ((2, 1), (3, 2), (5, 3))
     )
-    first = data.draw(st.integers(0, shape[3] - 1))
-    last = data.draw(st.integers(first + 1, shape[3]))
-    whole = np.asarray(dropout(x, 0.5, key, *numbers[1:3]))
-    with numbered(jnp.asarray(rows)):
-        want = whole[np.ix_(rows, heads, queries)][..., first:last]
-        np.testing.assert_array_equal(dropout(jnp.ones(want.shape), 0.5, key, heads, queries, first=first), want)
+)
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 7), (0, 4), (3, 7)])
+@given(PARTS)
+def test_a_part_has_the_mask_of_its_place_in_the_whole(first, last, parts):
+    """Parts of rows, and of two axes after them; of the last axis, elements from one on."""
+    key = jax.random.key(0)
+    rows, heads, queries = (np.array(part, np.int32) for part in parts)
+    whole = np.asarray(_dropped((2, 3, 5, 7), key, *(np.arange(size, dtype=np.int32) for size in (2, 3, 5))))
+    want = whole[np.ix_(rows, heads, queries)][..., first:last]
+    np.testing.assert_array_equal(_dropped(want.shape, key, rows, heads, queries, first), want)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5))
+def _dropped(shape, key, rows, heads, queries, first=0):
+    with numbered(rows):
+        return dropout(jnp.ones(shape), 0.5, key, heads, queries, first=first)
