@@ -15,6 +15,8 @@ from tools.launch import supervise
 from tools.launch.supervise import Limits, Reached, RunFolder
 
 AT_ONCE = Limits(backoff=0.0)
+# The supervisor itself has no JAX, which warns of any fork in the process of the tests.
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork")
 
 
 def supervised(folder, script, limits=AT_ONCE):

@@ -156,12 +156,12 @@ def test_an_array_task_makes_its_run_and_is_put_back_when_it_was_stopped(make, t
     for name, body in {
         "scontrol": f'echo "$@" > {tmp_path}/requeued',
         # As srun does, it ends with the code of a process that it killed, and says that of the first to leave.
-        "srun": '"${@:2}"; code=$?; test $code = 0 && exit\n'
+        "srun": 'while [[ $1 == --* ]]; do shift; done; "$@"; code=$?; test $code = 0 && exit\n'
         'echo "srun: error: n1: task 0: Exited with exit code $code" >&2; exit 143',
     }.items():
         (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
         (tmp_path / "bin" / name).chmod(0o755)
-    path = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "SLURM_ARRAY_JOB_ID": "7"}
+    path = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "SLURM_ARRAY_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1"}
 
     def task(number, **more):
         env = path | {"SLURM_ARRAY_TASK_ID": number} | more
