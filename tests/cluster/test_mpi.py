@@ -19,7 +19,7 @@ VERSIONS = {4: shutil.which("mpirun"), 5: str(WHEEL) if WHEEL.exists() else None
 HOW = {4: "make cluster-test-packages installs Open MPI 4", 5: "make test-all installs Open MPI 5"}
 
 PATIENCE = "6"
-"""Seconds that mpirun waits before its SIGTERM, and then before its SIGKILL; by default one, which is no time to save."""
+"""Seconds that mpirun waits before its SIGTERM, and before its SIGKILL; by default one, which is no time to save."""
 
 pytestmark = pytest.mark.exhaustive
 
