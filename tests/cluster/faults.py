@@ -82,8 +82,8 @@ class Cell:
 
     @property
     def survives(self) -> bool:
-        """Whether the job goes on to its end."""
-        return self.fault == "late"
+        """Whether the job goes on to its end: in its exit, all is saved."""
+        return self.fault == "late" or (self.fault == "fill" and self.phase == "exit")
 
     @property
     def is_stuck(self) -> bool:
