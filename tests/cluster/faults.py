@@ -54,7 +54,7 @@ CAUSES = {
     "stop": r"no sign of life|stopped|silent",
     "raise": r"struck on purpose",
     "fill": r"No space left|could not be saved",
-    "never": r"did not (come|find)|past --cluster\.deadlines\.",
+    "never": r"did not (come|find|answer)|past --cluster\.deadlines\.",
     "code": r"code|version|package",
     "config": r"train\.seed",
     "data": r"--data|corpus",
@@ -82,8 +82,8 @@ class Cell:
 
     @property
     def survives(self) -> bool:
-        """Whether the job goes on to its end."""
-        return self.fault == "late"
+        """Whether the job goes on to its end: in its exit, all is saved."""
+        return self.fault == "late" or (self.fault == "fill" and self.phase == "exit")
 
     @property
     def is_stuck(self) -> bool:
@@ -305,9 +305,16 @@ def _wrong(cell: Cell, ended: Sequence[processes.Ended]) -> Iterator[str]:
     if cell.survives:
         return
     said = _lines(ended)
-    names = {"host": rf"\bhost{cell.victim}\b", "cause": CAUSES[cell.fault]}
-    if cell.fault in FAULTS:
-        names["phase"] = rf"\b{cell.phase}\b"
+    names = {"cause": CAUSES[cell.fault]}
+    if cell.fault == "fill":  # which is no host's: the disk is shared
+        names["folder"] = r"/cell-\d+\b"
+    else:
+        unknown = cell.fault == "never" and cell.phase == "start"  # it has told nobody where it is
+        names["host"] = rf"\bprocess {cell.victim}\b" if unknown else rf"\bhost{cell.victim}\b"
+        if cell.fault == "stop":  # the others know the phase of its last sign of life
+            names["phase"] = r"last seen in phase \w+"
+        elif cell.fault in FAULTS:
+            names["phase"] = rf"\bphase {cell.phase}\b"
     for what, pattern in names.items():
         if said and not all(re.search(pattern, line) for line in said):
             yield f"the line does not name the {what}"

@@ -92,8 +92,8 @@ def main() -> None:
         else:
             args += [flag, value]
     own = os.environ["JAX_PROCESS_ID"]
+    socket.gethostname = lambda: f"host{own}"  # to the end of the process, which may say why it fails
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(socket, "gethostname", return_value=f"host{own}"))
         stack.enter_context(mock.patch.object(train, "report", return_value=None))
         from transformer.training import loop, saving
 

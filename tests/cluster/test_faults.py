@@ -11,7 +11,7 @@ pytestmark = pytest.mark.exhaustive
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
-    return Bench(tmp_path_factory.mktemp("faults"))
+    return Bench(tmp_path_factory.mktemp("faults"), slower=1.5)  # another worker has the other core
 
 
 @pytest.mark.parametrize("cell", SELECTED, ids=lambda cell: cell.name.replace(" ", "-"))

@@ -10,6 +10,7 @@ from typing import Any
 from etils import epath
 
 from transformer.checkpoint import write_atomically
+from transformer.paths import errors_at
 from transformer.training import uploaded
 from transformer.training.run import Run
 
@@ -31,10 +32,12 @@ class MetricsLog:
         # tensorboardX brings protobuf: half a second that `--help` need not wait for.
         from tensorboardX import SummaryWriter
 
-        _drop_rows(run.metrics, resume_from, evaluates_first=evaluates_first, report=report)
-        self._file = uploaded.opened(run.metrics)
-        board = uploaded.board_folder(run.tensorboard)
-        self._board = SummaryWriter(board, purge_step=resume_from + 1 if resume_from else None)
+        self._path = run.metrics
+        with errors_at(self._path):
+            _drop_rows(run.metrics, resume_from, evaluates_first=evaluates_first, report=report)
+            self._file = uploaded.opened(run.metrics)
+            board = uploaded.board_folder(run.tensorboard)
+            self._board = SummaryWriter(board, purge_step=resume_from + 1 if resume_from else None)
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -49,7 +52,8 @@ class MetricsLog:
         if not self.is_lead:
             return
         row = {"step": step} | {name: _plain(value) for name, value in values.items()}
-        self._file.write(f"{json.dumps(row)}\n".encode())
+        with errors_at(self._path):
+            self._file.write(f"{json.dumps(row)}\n".encode())
         self.draw(step, values)
 
     def draw(self, step: int, values: Mapping[str, float]) -> None:
