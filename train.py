@@ -68,7 +68,7 @@ def main(args: list[str]) -> None:
     from transformer.training.loop import train
 
     with watching(chosen.experiment.cluster.deadlines):
-        report(train(chosen.experiment, chosen.workdir, profile=chosen.profile, whole_process=True))
+        report(train(chosen.experiment, chosen.workdir, profile=chosen.profile, whole_process=__name__ == "__main__"))
 
 
 def parse(args: list[str]) -> Command:

@@ -111,6 +111,7 @@ def test_a_single_pair_and_a_lonely_one(run, call, tmp_path):
     assert printed.count("1 pair with an empty side left out") == 1
 
 
+@pytest.mark.exhaustive
 def test_text_is_evaluated_on_whole(tmp_path, call):
     text = "".join(f"line {n}: to be, or not to be\n" for n in range(40))
     (tmp_path / "train.txt").write_text(text * 5)

@@ -117,7 +117,7 @@ WRAPPERS = {
 }
 
 
-@pytest.mark.parametrize("name", few(WRAPPERS, "kill PID and -GROUP", "timeout -s INT"))
+@pytest.mark.parametrize("name", few(WRAPPERS, "timeout -s INT"))
 def test_a_wrapper_that_signals_twice_loses_nothing(name):
     wrapper, send, number, code, said = WRAPPERS[name]
     needs(wrapper)

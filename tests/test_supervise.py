@@ -63,6 +63,7 @@ def test_three_starts_that_end_at_the_same_step_are_a_crash_loop(tmp_path):
     ]
 
 
+@pytest.mark.exhaustive
 def test_a_run_that_gets_on_is_started_again_and_again(tmp_path):
     steps = """echo "{\\"step\\": $n}" >> metrics.jsonl; test $n -gt 6 || exit 1"""
     assert supervised(tmp_path, steps)[:2] == (0, 7)

@@ -59,6 +59,7 @@ def check(folder, limits, turns):
     assert "Error" not in ended.err
 
 
+@pytest.mark.exhaustive
 def test_a_save_that_fails_leaves_nothing_and_raises_nothing(tmp_path):
     check(tmp_path, LIMITS, turns=1)
 

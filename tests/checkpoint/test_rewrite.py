@@ -48,6 +48,7 @@ def test_an_average_is_numpys_mean(run, sources, tmp_path, monkeypatch):
     assert checkpoint.verify(place) == []
 
 
+@pytest.mark.exhaustive
 def test_an_average_holds_one_group_of_one_source(sources, tmp_path, monkeypatch):
     held = []
     read = stream.read_leaves
@@ -90,6 +91,7 @@ def _state_on(mesh):
     return {"params": abstract.params, "opt_state": dataclasses.replace(abstract, params=None)}
 
 
+@pytest.mark.exhaustive
 def test_resharded_pieces_are_the_devices_own_and_the_run_goes_on(run, sources, tmp_path):
     _, saved = run
     mesh = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))

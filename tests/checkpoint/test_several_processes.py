@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from tests import processes
 from transformer.checkpoint import verify
 
@@ -131,6 +133,7 @@ def facts(ended):
     return [json.loads(line) for line in ended.out.splitlines() if line.startswith("{")]
 
 
+@pytest.mark.exhaustive
 def test_a_save_that_fails_on_one_fails_on_both_and_the_next_is_whole(tmp_path):
     ended = processes.run_program((TOGETHER + SAVING).format(folder=str(tmp_path)), 2)
     rows, others = map(facts, ended)

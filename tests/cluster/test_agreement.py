@@ -67,6 +67,7 @@ def test_the_others_follow_one_that_fails_where_nobody_asked():
             assert (one.code, one.out, one.error_lines) == (2, "begun\n", ["error: no such flag"]), one.err
 
 
+@pytest.mark.exhaustive
 def test_the_others_follow_a_bug_and_the_one_that_has_it_shows_it():
     others, own = processes.run_program(ALONE.format(fails=1, error="ZeroDivisionError('a bug')"), 2, timeout=45)
     assert (own.code, others.code) == (1, 1)

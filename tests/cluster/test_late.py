@@ -94,6 +94,7 @@ def test_the_first_cause_of_a_failure_is_on_record(act, phase, tmp_path):
     assert record["message"] in line
 
 
+@pytest.mark.exhaustive
 def test_alone_a_stuck_reader_ends_the_run(tmp_path):
     [own], seconds = ended(tmp_path, "sleep", "data", 0, count=1)
     check_late([own], seconds, "data", process=0)

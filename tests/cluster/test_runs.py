@@ -42,6 +42,7 @@ def test_what_one_sees_before_it_trains_holds_for_both(tmp_path):
     assert not list((tmp_path / "full").iterdir())
 
 
+@pytest.mark.exhaustive
 def test_a_workdir_that_the_first_cannot_make_ends_both(tmp_path):
     (tmp_path / "file").touch()
     args = ["train.py", "gpt-text", "--distributed", "--workdir", str(tmp_path / "file" / "run")]

@@ -104,6 +104,7 @@ def test_shards_are_the_one_stream_cut_between_documents(tmp_path_factory, files
         np.testing.assert_array_equal(whole.offsets[:], cut.offsets[:])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("no_compressing")
 def test_workers_and_beam_make_the_same_files(corpus, tmp_path):
     tok, expected = ByteTokenizer(), None

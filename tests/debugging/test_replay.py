@@ -217,6 +217,7 @@ def test_a_full_disk_is_a_line_and_capsules_have_an_end(watched, monkeypatch):
     assert "step 7: loss not finite; 3 such steps are written down, this and later ones are not" in said[3]
 
 
+@pytest.mark.exhaustive
 def test_samples_are_left_out_of_a_run_that_goes_on(experiment, usual, tmp_path):
     folder, said = tmp_path / "run", []
     shutil.copytree(usual, folder)

@@ -143,9 +143,7 @@ _ALL_BEAMS = ("gpt2", "t5", "bart")
 _BEAMS = [(name, how) for name in FAMILIES for how in (BEAMS if name in _ALL_BEAMS else ["4 beams"])]
 
 
-@pytest.mark.parametrize(
-    ("pair", "how"), few(_BEAMS, *((name, "stops early") for name in _ALL_BEAMS)), indirect=["pair"], scope="module"
-)
+@pytest.mark.parametrize(("pair", "how"), few(_BEAMS, ("bart", "stops early")), indirect=["pair"], scope="module")
 def test_beam_search_equals_transformers(pair, how):
     how = BEAMS[how]
     model = pair.config.build(Execution())

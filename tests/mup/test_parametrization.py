@@ -211,6 +211,7 @@ def _is_lion(node):
     return isinstance(node, optax.ScaleByLionState)
 
 
+@pytest.mark.exhaustive
 def test_muons_updates_have_the_spectral_norm_that_the_base_has():
     """Matrices go from D to D: their update's largest singular value is not to depend on D."""
     config = dataclasses.replace(ADAMW, name="muon", weight_decay=0.0, learning_rate=1.0)

@@ -82,6 +82,7 @@ def test_state_under_fsdp_is_an_eighth():
     assert bytes_of(split) == pytest.approx(bytes_of(whole) / 8, rel=0.1)
 
 
+@pytest.mark.exhaustive
 def test_a_step_is_lowered_without_arrays_and_traced_without_harm():
     """A trace of `step` may come before the first call: what the program keeps must be no tracer."""
     mesh = make_mesh(MeshConfig(data=8))

@@ -161,6 +161,7 @@ def test_a_row_a_run_a_failure_named_and_tried_again_when_asked(pretend, call, t
     assert {row["state"] for row in table(folder).values()} == {"ended"}
 
 
+@pytest.mark.exhaustive
 def test_more_values_add_runs_and_another_sweep_is_refused(pretend, call, refused, tmp_path):
     folder = tmp_path / "sweep"
     assert call(folder, *SMALL, "--vary", "train.seed", "0")[0] == 0

@@ -145,6 +145,7 @@ def test_biases_follow_the_load_alone(alone):
     assert not any(np.any(moment) for moment in moments)
 
 
+@pytest.mark.exhaustive
 def test_a_skipped_step_leaves_the_biases():
     devices = make_mesh(MeshConfig(data=1))
     with jax.set_mesh(devices):

@@ -48,6 +48,7 @@ def test_a_trunk_cools_down_to_what_a_short_run_is(experiment, tmp_path):
         np.testing.assert_array_equal(one[path], other[path])
 
 
+@pytest.mark.exhaustive
 def test_what_is_there_is_not_written_over(experiment, tmp_path):
     train(experiment, tmp_path / "trunk")
     (tmp_path / "full").mkdir()

@@ -165,6 +165,7 @@ def test_a_wait_for_data_counts_while_the_devices_have_nothing_to_do():
     assert tally.data == pytest.approx(tally.late, abs=0.01)
 
 
+@pytest.mark.exhaustive
 def test_a_stopped_run_accounts_for_both_of_its_starts(experiment, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     stopped(experiment, folder, monkeypatch, after=6)

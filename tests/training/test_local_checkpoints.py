@@ -95,6 +95,7 @@ def test_a_killed_run_goes_on_exactly_from_its_local_checkpoint(experiment, whol
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"10", "12"}
 
 
+@pytest.mark.exhaustive
 def test_the_last_step_is_saved_durably_by_the_next_start(experiment, whole, tmp_path, monkeypatch):
     """A kill at the end, between a local save and the durable one: there is nothing left to train."""
     run, experiment = tmp_path / "run", local(experiment, tmp_path, local_every=12)
@@ -164,6 +165,7 @@ def test_another_run_in_the_same_folder_is_left_alone(experiment, whole, tmp_pat
     assert disk(tmp_path) == ["process-0-of-1/6"]
 
 
+@pytest.mark.exhaustive
 def test_a_full_local_disk_is_a_line_and_the_training_goes_on(experiment, whole, tmp_path, monkeypatch):
     from transformer.checkpoint import shards
 

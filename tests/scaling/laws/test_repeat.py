@@ -90,6 +90,7 @@ def test_the_papers_own_runs_end_at_the_lowest_minimum(name, objective, worth):
     assert found.convergence.converged
 
 
+@pytest.mark.exhaustive
 def test_refits_are_quiet_and_every_check_is_made():
     table = read(DATA / "repeat_stuck.csv", Columns(unique_tokens="unique_tokens"))
     ticks = []
