@@ -63,7 +63,7 @@ def test_a_process_that_is_stuck_in_a_step_is_named(tmp_path):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize(("phase", "process"), [("save", 1), ("exit", 0)])
+@pytest.mark.parametrize(("phase", "process"), [("save", 1)])
 def test_a_process_that_is_stuck_is_named(phase, process, tmp_path):
     both, seconds = ended(tmp_path, "sleep", phase, process)
     check_late(both, seconds, phase, process=process)
@@ -71,7 +71,7 @@ def test_a_process_that_is_stuck_is_named(phase, process, tmp_path):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize(("phase", "process"), [("step", 0), ("exit", 1)])
+@pytest.mark.parametrize(("phase", "process"), [("exit", 1)])
 def test_a_process_that_is_stopped_is_named_and_ends_once_it_goes_on(phase, process, tmp_path):
     both, seconds = ended(tmp_path, "stop", phase, process)
     check_late(both, seconds, phase, process=process, own=both[process])
@@ -81,7 +81,7 @@ def test_a_process_that_is_stopped_is_named_and_ends_once_it_goes_on(phase, proc
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize(("act", "phase"), [("refuse", "restore"), ("raise", "save")])
+@pytest.mark.parametrize(("act", "phase"), [("raise", "save")])
 def test_the_first_cause_of_a_failure_is_on_record(act, phase, tmp_path):
     both, seconds = ended(tmp_path, act, phase, 1)
     code = 1 if act == "raise" else 2

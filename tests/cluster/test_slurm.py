@@ -61,20 +61,16 @@ def test_a_job_comes_back_by_itself_and_then_with_one_node_fewer(cluster, folder
     assert tiny.losses(run) == pytest.approx(whole, rel=tiny.TOLERANCE)
 
 
-@pytest.mark.parametrize("how", ["Ctrl-C", "scancel"])
-def test_a_signal_to_a_step_saves_and_leaves(cluster, folder, whole, how):
-    """srun's -X passes on the first Ctrl-C; scancel sends SIGTERM. One to srun itself makes Slurm kill the step."""
-    run = folder / how
-    args = tiny.command(folder, how, "--distributed", steps=STEPS)
+def test_ctrl_c_at_srun_saves_and_leaves(cluster, folder, whole):
+    """Its option -X passes on the first one. A SIGTERM to srun itself makes Slurm kill the step."""
+    run = folder / "ctrl-c"
+    args = tiny.command(folder, "ctrl-c", "--distributed", steps=STEPS)
     environment = cluster.environment | tiny.environment()
     step = ["srun", "-X", "--nodes=2", "--ntasks-per-node=1", "--kill-on-bad-exit=1", *args]
     with subprocess.Popen(step, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as srun:
         try:
             tiny.until_step(run, 8)
-            if how == "Ctrl-C":
-                srun.send_signal(signal.SIGINT)
-            else:
-                cluster.do("scancel", "--signal=TERM", cluster.do("squeue", "--noheader", "--format=%i").strip())
+            srun.send_signal(signal.SIGINT)
             said, _ = srun.communicate(timeout=120)
         finally:
             srun.kill()

@@ -18,7 +18,8 @@ def test_every_family_is_here():
     assert set(TINY) == set(FAMILIES)
 
 
-CASES = [(family, MeshConfig(2, 2, 2), None) for family in TINY]
+MATRIX = ("gpt", "llama", "bert", "t5", "olmoe")
+CASES = [(family, MeshConfig(2, 2, 2), None) for family in TINY if family not in MATRIX]
 CASES += [("gpt", MeshConfig(1, 2, 2, 2), CausalLM(chunk=4))]
 
 

@@ -240,7 +240,8 @@ class _Others:
         while not self._done.wait(_LOOK):
             with contextlib.suppress(jax.errors.JaxRuntimeError, AttributeError):  # the service ends before the thread
                 self._answer()
-                if time.monotonic() - told >= _BEAT:
+                # Until the leading process has told its host's name: once it is stopped, nobody can ask for it.
+                if time.monotonic() - told >= (_BEAT if 0 in self.last else _LOOK):
                     told = time.monotonic()
                     self._beat()
                 self._heard = time.monotonic()
