@@ -97,7 +97,6 @@ SELECTED = (
     Cell("raise", "restore", 2, 1),
     Cell("fill", "step", 2, 1),
     Cell("never", "compile", 2, 0),
-    Cell("late", "data", 2, 1),
     Cell("data", "start", 2, 1),
 )
 """Cells that tests run each time; all of them take an hour."""
