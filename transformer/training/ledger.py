@@ -28,7 +28,8 @@ from transformer.training.device_clock import DeviceClock
 from transformer.training.goodput import Start
 
 EVERY, EVERY_REMOTE = 2.0, 30.0
-"""Seconds between two writes, to a disk and to an object store; a save that begins is written down at once."""
+"""Seconds between two writes, to a disk and to an object store; what begins beside steps and data, or ends, is written
+down at once."""
 _MOST_SAVES = 1024
 """Number of saves that a start remembers; of older ones it remembers fewer."""
 _PATIENCE = 5.0
@@ -123,12 +124,13 @@ class Ledger:
         with self._lock:
             self._add(self._seconds, name, ended)
             self._until, self._phase, self._compiled = ended, phases.current().name, 0.0
-            if self._phase != "save" or self._clock is None:
-                return
-            self._saves.append((self._clock.step, self._seconds["step"]))
-            if len(self._saves) > _MOST_SAVES:
-                self._saves[: _MOST_SAVES // 2] = self._saves[: _MOST_SAVES // 2 : 2]
-        if self._book is not None:
+            if self._phase == "save" and self._clock is not None:
+                self._saves.append((self._clock.step, self._seconds["step"]))
+                if len(self._saves) > _MOST_SAVES:
+                    self._saves[: _MOST_SAVES // 2] = self._saves[: _MOST_SAVES // 2 : 2]
+            # A kill in the steps that follow leaves nothing of another phase to be taken for time that was down.
+            notable = self._phase != name and {self._phase, name} != {"data", "step"}
+        if notable and self._book is not None:
             self._book.write_soon()
 
     def _add(self, seconds: dict[str, float], name: Phase, until: float) -> None:
