@@ -66,4 +66,4 @@ def test_real_processes_name_the_one_whose_data_are_slow(tmp_path):
         assert lines, scene
         assert lines[-1].startswith(f"process {scene[-1]} of 2 on "), lines
         for_data = float(lines[-1].split(" for their host, ")[1].split(" s of it for data")[0])
-        assert (for_data > 0.1) == scene.startswith("data"), lines
+        assert (for_data > 0.05) == scene.startswith("data"), lines  # of  s, which a busy machine hides in part
