@@ -149,6 +149,7 @@ def test_the_first_process_of_a_container_ends_at_a_signal_while_it_starts():
 
 
 @pytest.mark.exhaustive
+@pytest.mark.filterwarnings("ignore:os.fork")  # JAX, which this process has, warns of any
 def test_ctrl_c_in_a_terminal_reaches_a_supervised_process_twice(tmp_path):
     """From the terminal, which signals all of its foreground group, and from the supervisor."""
     wrapper = [sys.executable, str(ROOT / "tools/launch/supervise.py"), "--run", str(tmp_path), "--"]
