@@ -76,7 +76,7 @@ class Cluster:
     """A cluster that is up."""
 
     folder: Path
-    """Of its configuration, its state and its daemons' logs."""
+    """Folder of its configuration, its state and its daemons' logs."""
     nodes: Sequence[str]
 
     @property

@@ -140,7 +140,7 @@ def test_chips_of_a_tpu(machine, monkeypatch):
 
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 4), st.permutations(range(24)))
 def test_a_division_uses_every_device_once(each, count, hosts, order):
-    """Of a law: whatever the order of the processes over the machines."""
+    """Whatever the order of the processes over the machines."""
     names = [f"host{place % hosts}" for place in order if place < count * hosts]
     visible = [str(number) for number in range(each * count)]
     views = [devices.View(name, "", "GPU", visible, len(visible), None, "") for name in names]

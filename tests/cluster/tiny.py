@@ -15,7 +15,7 @@ from transformer.errors import Interrupted
 
 SAVED_AND_LEFT = Interrupted.exit_code
 TOLERANCE = 1e-5
-"""Of a loss, between numbers of processes and devices: sums are added in another order."""
+"""Largest relative difference of a loss between numbers of processes and devices: sums are added in another order."""
 
 
 def environment(devices: int = 1) -> dict[str, str]:

@@ -137,7 +137,7 @@ def test_gathers_with_a_bias_of_any_shape(shape):
 
 @pytest.mark.parametrize("sizes", few([{"sequence": 4}, {"sequence": 2, "tensor": 2}], {"sequence": 2, "tensor": 2}))
 def test_drops_the_probabilities_that_one_device_drops(sizes):
-    """Of heads that `tensor` splits, and of one head that it cannot split."""
+    """Heads that `tensor` splits, and one head that it cannot split."""
     mesh = make_mesh(MeshConfig(**{"data": 1, **sizes}))
     options = {"dropout_rate": 0.25, "dropout_key": jax.random.key(0)}
     for heads in ((H, G), (1, 1)):

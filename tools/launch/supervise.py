@@ -33,7 +33,7 @@ SAME_STEP = 3
 """Starts in a row that may end at the same step."""
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl.h: the signal that a process gets when its parent dies."""
+"""Option of Linux's prctl.h: the signal that a process gets when its parent dies."""
 
 
 @dataclasses.dataclass(frozen=True)

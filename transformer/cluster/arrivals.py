@@ -14,34 +14,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from transformer.cluster.agreement import coordinator_address, own_index, process_count
-from transformer.cluster.config import Deadlines
-from transformer.cluster.deadlines import NO_DEADLINE
 from transformer.errors import Late
 
-_JAX, _MARGIN = 300, 60
-"""Seconds of JAX itself, and those that it is told to wait beyond the deadline, which is this module's to keep."""
+_MARGIN = 60
+"""Seconds that JAX is told to wait beyond the deadline, which is this module's to keep."""
 _PROBE = 2.0
 """Seconds for the leading process to accept a connection."""
 _ESTABLISHED = "01"
 
 
-def patience_of_jax(deadlines: Deadlines | None) -> int:
-    """Returns the seconds that JAX is to wait for all processes, given the command's deadlines, if it has any."""
-    if deadlines is None:
-        return _JAX
-    return int((deadlines.start if deadlines.enabled and deadlines.start else NO_DEADLINE) + _MARGIN)
-
-
 @contextlib.contextmanager
-def awaited(seconds: float | None) -> Iterator[None]:
-    """A context in which this process joins its job; ends the process with exit code 124 if that takes too long.
+def awaited(seconds: float) -> Iterator[int]:
+    """A context in which this process joins its job; ends the process with exit code 124 if that takes `seconds`.
 
-    Args:
-      seconds: the deadline; None: there is none.
+    Gives the seconds that JAX is to wait for all processes: some more.
     """
-    if seconds is None:
-        yield
-        return
 
     def end() -> None:
         message = f"error: {_who_is_missing(seconds)}"
@@ -52,7 +39,7 @@ def awaited(seconds: float | None) -> Iterator[None]:
     timer.daemon = True
     timer.start()
     try:
-        yield
+        yield int(seconds + _MARGIN)
     finally:
         timer.cancel()
 

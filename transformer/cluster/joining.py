@@ -11,7 +11,7 @@ import jax
 
 from transformer.cluster import devices, launchers
 from transformer.cluster.agreement import exchange, own_index, together
-from transformer.cluster.arrivals import awaited, patience_of_jax
+from transformer.cluster.arrivals import awaited
 from transformer.cluster.config import Deadlines
 from transformer.cluster.deadlines import NO_DEADLINE
 from transformer.cluster.devices import View
@@ -55,13 +55,13 @@ def join(
         address = meet(launch, deadline=deadline)
         _bypass_proxies(address)
         jax.config.update("jax_enable_preemption_service", True)  # agrees on the step to stop after
-        with awaited(deadline):
+        with awaited(deadline) as patience:
             jax.distributed.initialize(
                 address,
                 launch.count,
                 launch.index,
                 cluster_detection_method="deactivate",
-                initialization_timeout=patience_of_jax(limits),
+                initialization_timeout=patience,
             )
         follow()
     views = [devices.from_json(each) for each in exchange("devices", dataclasses.asdict(view), deadline=deadline)]

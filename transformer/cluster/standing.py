@@ -41,7 +41,7 @@ class Standing:
 
     process: int
     count: int
-    """Of processes."""
+    """Number of processes."""
     host: str
     pid: int
     phase: str

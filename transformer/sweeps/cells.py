@@ -5,14 +5,22 @@ FOLDER/runs/NAME/              its run, an ordinary one
 FOLDER/logs/NAME.log           what its processes wrote
 """
 
+import json
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
+import cattrs
 from etils import epath
 
+from transformer.checkpoint import to_json, write_atomically
+from transformer.errors import UserError
+from transformer.training import experiment as experiments
+from transformer.training.experiment import Experiment
 from transformer.training.metrics import read_rows
 from transformer.training.run import Run
+
+T = TypeVar("T")
 
 
 class PlannedRun(Protocol):
@@ -55,6 +63,38 @@ class Outcome(NamedTuple):
     training_loss: float
     """Last logged training loss, nats."""
     tokens_per_second: float
+
+
+def read_plan(path: epath.Path, kind: type[T], *, version: int, noun: str, hint: str) -> T:
+    """Returns the record of a planned study or sweep.
+
+    Args:
+      path: its JSON file.
+      kind: the dataclass that it is a record of.
+      version: of the records that this program reads.
+      noun: what it is, for messages: "a study".
+      hint: what to do where there is none.
+
+    Raises:
+      UserError: there is none, or it is one of another version, or no such record.
+    """
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+        if record.get("version") != version:
+            raise UserError(f"{path}: version {record.get('version')} of {noun}, this program reads {version}")
+        return cattrs.Converter(forbid_extra_keys=True).structure(record, kind)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file: {hint}") from None
+    except (ValueError, KeyError, AttributeError, cattrs.BaseValidationError) as error:
+        raise UserError(f"{path}: not {noun}: {' '.join(str(error).split())}") from error
+
+
+def write_experiments(folder: epath.PathLike, cells: Iterable[PlannedRun], planned: Mapping[str, Experiment]) -> None:
+    """Writes the experiments of cells, which `planned` has by name."""
+    (epath.Path(folder) / "experiments").mkdir(parents=True, exist_ok=True)
+    for cell in cells:
+        experiment = experiments.absolute(planned[cell.name])
+        write_atomically(experiment_path(folder, cell), to_json(experiments.to_dict(experiment)))
 
 
 def experiment_path(folder: epath.PathLike, cell: PlannedRun) -> epath.Path:

@@ -8,19 +8,17 @@ SWEEP/runs.csv           a row for each cell
 
 import dataclasses
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import cattrs
 from etils import epath
 
 from transformer.checkpoint import to_json, write_atomically
 from transformer.errors import UserError, choice_hint
 from transformer.paths import check_folder
-from transformer.sweeps.cells import experiment_path, outcome
+from transformer.sweeps.cells import experiment_path, outcome, read_plan, write_experiments
 from transformer.training import experiment as experiments
 from transformer.training.experiment import Experiment
 
@@ -138,11 +136,8 @@ def write(sweep: Sweep, folder: epath.PathLike, planned: Mapping[str, Experiment
     """Writes a sweep, as `joined` returned it, and the experiments of the cells that the folder does not hold yet."""
     place = epath.Path(folder)
     known = [cell.name for cell in read(folder).cells] if (place / "sweep.json").exists() else []
-    (place / "experiments").mkdir(parents=True, exist_ok=True)
     if new := [cell for cell in sweep.cells if cell.name not in known]:
-        for cell in new:
-            record = experiments.to_dict(experiments.absolute(planned[cell.name]))
-            write_atomically(experiment_path(folder, cell), to_json(record))
+        write_experiments(folder, new, planned)
         write_atomically(place / "sweep.json", to_json(dataclasses.asdict(sweep)))
 
 
@@ -174,16 +169,8 @@ def _is_in(field: str, fields: Sequence[str]) -> bool:
 
 def read(folder: epath.PathLike) -> Sweep:
     """Returns a folder's sweep; raises UserError where there is none, or one of another version."""
-    path = epath.Path(folder) / "sweep.json"
-    try:
-        record: dict[str, Any] = json.loads(path.read_text())
-        if record.get("version") != VERSION:
-            raise UserError(f"{path}: version {record.get('version')} of a sweep, this program reads {VERSION}")
-        return cattrs.Converter(forbid_extra_keys=True).structure(record, Sweep)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file: give --vary FIELD VALUE VALUE to begin a sweep") from None
-    except (ValueError, KeyError, AttributeError, cattrs.BaseValidationError) as error:
-        raise UserError(f"{path}: not a sweep: {' '.join(str(error).split())}") from error
+    hint = "give --vary FIELD VALUE VALUE to begin a sweep"
+    return read_plan(epath.Path(folder) / "sweep.json", Sweep, version=VERSION, noun="a sweep", hint=hint)
 
 
 def failure_path(folder: epath.PathLike, cell: Cell) -> epath.Path:

@@ -9,7 +9,8 @@ from transformer.errors import UserError
 from transformer.models import conventions
 from transformer.scaling.studies import simulate
 from transformer.scaling.studies.plan import Request, plan
-from transformer.scaling.studies.study import Study, experiment_path, read, write
+from transformer.scaling.studies.study import Study, read, write
+from transformer.sweeps.cells import experiment_path
 
 BUDGETS = (1e13, 1e14, 1e15)
 

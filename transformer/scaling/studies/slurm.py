@@ -29,7 +29,7 @@ class Wave:
     name: str
     """The job's name."""
     log: Path
-    """Of each task, in Slurm's notation."""
+    """File of each task's output, in Slurm's notation."""
 
 
 def waves(study: Study | Sweep, folder: Path, command: Sequence[str]) -> list[Wave]:

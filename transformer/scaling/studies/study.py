@@ -8,20 +8,16 @@ STUDY/law.json           the fitted laws
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
-from typing import Any
 
-import cattrs
 import numpy as np
 from etils import epath
 
 from transformer.checkpoint import to_json, write_atomically
 from transformer.errors import UserError
 from transformer.scaling.laws.table import RunTable
-from transformer.sweeps.cells import experiment_path, outcome
-from transformer.training import experiment as experiments
+from transformer.sweeps.cells import outcome, read_plan, write_experiments
 from transformer.training.experiment import Experiment
 
 VERSION = 1
@@ -80,26 +76,14 @@ class Study:
 
 def write(study: Study, folder: epath.PathLike, planned: Mapping[str, Experiment]) -> None:
     """Writes a study's folder: its cells and their experiments."""
-    place = epath.Path(folder) / "experiments"
-    place.mkdir(parents=True, exist_ok=True)
-    for cell in study.cells:
-        experiment = experiments.absolute(planned[cell.name])
-        write_atomically(experiment_path(folder, cell), to_json(experiments.to_dict(experiment)))
+    write_experiments(folder, study.cells, planned)
     write_atomically(epath.Path(folder) / "study.json", to_json(dataclasses.asdict(study)))
 
 
 def read(folder: epath.PathLike) -> Study:
     """Returns a folder's study; raises UserError where there is none, or one of another version."""
-    path = epath.Path(folder) / "study.json"
-    try:
-        record: dict[str, Any] = json.loads(path.read_text())
-        if record.get("version") != VERSION:
-            raise UserError(f"{path}: version {record.get('version')} of a study, this program reads {VERSION}")
-        return cattrs.Converter(forbid_extra_keys=True).structure(record, Study)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file: plan a study first, python tools/scaling.py plan {folder}") from None
-    except (ValueError, KeyError, AttributeError, cattrs.BaseValidationError) as error:
-        raise UserError(f"{path}: not a study: {' '.join(str(error).split())}") from error
+    hint = f"plan a study first, python tools/scaling.py plan {folder}"
+    return read_plan(epath.Path(folder) / "study.json", Study, version=VERSION, noun="a study", hint=hint)
 
 
 def table(study: Study, folder: epath.PathLike, *, held_out: bool = False) -> RunTable:
