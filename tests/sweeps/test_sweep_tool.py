@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import configs
@@ -97,6 +97,8 @@ values = st.one_of(st.integers(), st.floats(allow_nan=False), st.booleans(), st.
 
 
 @settings(max_examples=40, deadline=None)
+@example(["", []])
+@example(["a-b", ["a", "b"]])
 @given(st.lists(values, min_size=2, max_size=5, unique_by=str))
 def test_names_are_files_and_differ(several):
     names = [plans.name_of({"data.path": value, "train.seed": 0}) for value in several]

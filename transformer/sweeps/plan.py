@@ -100,9 +100,10 @@ def name_of(values: Mapping[str, Any]) -> str:
 
 def _word(value: Any) -> str:
     """Returns a value as a part of a file's name; what it cannot hold is left out, and told by a digest."""
-    text = "-".join(map(str, value)) if isinstance(value, list) else str(value)
-    word = re.sub(r"[^\w.+-]+", "-", text, flags=re.ASCII)
-    if word == text and len(word) <= _LONGEST:
+    text = str(value)
+    shown = "-".join(map(str, value)) if isinstance(value, list) else text
+    word = re.sub(r"[^\w.+-]+", "-", shown, flags=re.ASCII)
+    if word == text and len(word) <= _LONGEST:  # never a list, which a word could look like
         return word
     return f"{word[-_LONGEST:]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
