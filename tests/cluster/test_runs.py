@@ -8,6 +8,7 @@ import time
 import pytest
 
 from tests import processes
+from transformer.signals import PAIR
 
 SCENES = str(processes.ROOT / "tests" / "cluster" / "scenes.py")
 GONE = ": it was killed or it crashed; the same command goes on from the newest checkpoint"
@@ -132,7 +133,7 @@ def test_a_second_signal_to_one_ends_both_at_once(tmp_path):
                 pass
         both[0].send_signal(signal.SIGSTOP)  # so that the two do not stop in order first
         both[1].send_signal(signal.SIGTERM)
-        time.sleep(1)
+        time.sleep(PAIR + 0.5)  # sooner it would be the same request again
         both[1].send_signal(signal.SIGTERM)
         time.sleep(0.5)
         both[0].send_signal(signal.SIGCONT)
