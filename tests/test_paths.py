@@ -19,7 +19,7 @@ from transformer.data.text.config import TextConfig
 from transformer.data.text.sources import open_path
 from transformer.errors import UserError
 from transformer.tokenizers.raw_bytes import ByteTokenizer
-from transformer.training import lock, opening
+from transformer.training import lock, restoring
 from transformer.training.run import Run
 
 from .processes import ROOT
@@ -282,7 +282,7 @@ class TestFullDisk:
         for name in left:
             json.loads((folder / name).read_text())
         with monkeypatch.context() as patched:  # as far as the same place, which has room now
-            patched.setattr(opening, "start", stop)
+            patched.setattr(restoring, "first_state", stop)
             assert "stopped here" in caller(train.main, capsys)("gpt-text", *flags)[2]
         assert {path.name for path in folder.iterdir()} >= {"experiment.json", "data.json", "tokenizer"}
 

@@ -21,18 +21,18 @@ from transformer.cluster.agreement import alone, own_index
 from transformer.cluster.config import ClusterConfig, Deadlines
 from transformer.errors import UserError
 from transformer.parallel.mesh import MeshConfig
-from transformer.training import loop, opening, program, session
+from transformer.training import beginning, loop, program, restoring, saving, session
 from transformer.training.experiment import TrainConfig
 
 DEADLINE = 4.0
 ACT, PHASE, PROCESS = sys.argv[2], sys.argv[3], int(sys.argv[4])
 PLACES = {
-    "start": (opening, "inspect"),
-    "restore": (opening, "start"),
+    "start": (beginning, "inspect"),
+    "restore": (restoring, "first_state"),
     "compile": (program.Program, "compile_step"),
     "data": (session, "_placed_ahead"),
     "step": (program.Program, "step"),
-    "save": (loop.Saver, "_save"),
+    "save": (saving.Saver, "_save"),
     "evaluation": (session, "evaluate"),
 }
 """Phase -> what to call in it for the process to act first."""

@@ -36,8 +36,8 @@ def evaluations(folder):
 class StopAfter(StopRequest):
     """As if a signal came during step `steps` of this process."""
 
-    def __init__(self, steps):
-        super().__init__()
+    def __init__(self, steps, resume):
+        super().__init__(resume)
         self.left = steps
 
     def check(self):
@@ -52,7 +52,7 @@ def stopped(experiment, folder, monkeypatch, after):
 
     @contextlib.contextmanager
     def stop(*numbers, resume):
-        yield StopAfter(after)
+        yield StopAfter(after, resume)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "stop_on_signal", stop)

@@ -13,7 +13,7 @@ from transformer.data.text.config import TextConfig
 from transformer.data.text.mixture import shares
 from transformer.errors import UserError
 from transformer.objectives.causal_lm import CausalLM
-from transformer.training import corpus_record, opening
+from transformer.training import beginning, corpus_record
 from transformer.training import experiment as experiments
 from transformer.training.lock import RunLock
 from transformer.training.run import Run
@@ -45,9 +45,9 @@ class Starts:
         reading = CausalLM().reading(32)
         with RunLock(Run(self.workdir).folder) as lock:
             run = Run(self.workdir)
-            begun = opening.inspect(run, lock, experiment, said.append)
+            begun = beginning.inspect(run, lock, experiment, said.append)
             prepared = prepare(experiment.data, vocab_size=384, reading=reading)
-            self.record = opening.begin(run, lock, experiment, prepared, begun=begun, report=said.append)
+            self.record = beginning.begin(run, lock, experiment, prepared, begun=begun, report=said.append)
         (self.workdir / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')  # something was learnt
         return said
 

@@ -15,7 +15,7 @@ from tests.training.runs import evaluations, losses, rows
 from tools import crash
 from transformer.checkpoint import CheckpointConfig
 from transformer.parallel.mesh import MeshConfig
-from transformer.training import loop
+from transformer.training import loop, saving
 
 
 class Killed(Exception):
@@ -104,7 +104,7 @@ def test_the_last_step_is_saved_durably_by_the_next_start(experiment, whole, tmp
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Saver, "finish", dies)
+        patch.setattr(saving.Saver, "finish", dies)
         with pytest.raises(Killed):
             train(experiment, run)
     assert disk(tmp_path) == ["process-0-of-1/12"]

@@ -83,7 +83,7 @@ def test_going_on_keeps_the_damaged_file_beside(tmp_path):
     for number in (1, 2):
         run.metrics.write_bytes(damaged)
         said = []
-        with MetricsLog(run, resume_from=4, evaluates_first=False, is_lead=True, report=said.append) as log:
+        with MetricsLog(run, resume_from=4, evaluates_first=False, report=said.append) as log:
             log.write(5, {"loss": 1.0})
         assert read(run.metrics).damaged == []
         assert [row["step"] for row in read(run.metrics).rows] == [1, 2, 3, 4, 5]

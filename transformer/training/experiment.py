@@ -75,6 +75,10 @@ class TrainConfig:
         """Sequences of a microbatch, over all devices."""
         return self.batch_size // self.accumulation
 
+    def evaluates_after(self, step: int) -> bool:
+        """Returns whether the run evaluates after update number `step`."""
+        return step % self.eval_every == 0 or step == self.steps
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:

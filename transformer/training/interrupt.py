@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 _PATIENCE = 0.5
 """Seconds that Python's handler, which waits for a compilation, gets to leave in order before the thread does."""
+_NOTHING_UNSAVED = "; nothing was unsaved"
 
 
 Mode = Literal["busy", "free", "compiling", "waiting"]
@@ -88,6 +89,10 @@ class StopRequest:
         """Waits for a signal, at most `seconds`; returns whether there was one."""
         return self._asked.wait(seconds)
 
+    def interrupted(self, how: str) -> Interrupted:
+        """Returns the error that a run ends with which was stopped; the rest of its line says `how`."""
+        return Interrupted(f"{self.signal}: stopped{how}. {self._resume}")
+
     @contextlib.contextmanager
     def free(self) -> Iterator[None]:
         """A context in which nothing is unsaved: a signal leaves from anywhere, also from a compilation."""
@@ -126,13 +131,10 @@ class StopRequest:
             if jax.process_count() > 1:  # at its end JAX would wait for the others, which wait for this one
                 self._leave_at_once()
             self._has_raised = True
-            raise self._nothing_unsaved()
+            raise self.interrupted(_NOTHING_UNSAVED)
         if self._mode == "waiting":
             self._has_raised = True
             raise Now
-
-    def _nothing_unsaved(self) -> Interrupted:
-        return Interrupted(f"{self.signal}: stopped; nothing was unsaved. {self._resume}")
 
     def _handle(self, number: int, _: object) -> None:
         """Python's signal handler, which runs in the main thread between Python instructions."""
@@ -175,7 +177,7 @@ class StopRequest:
         threading.Timer(_PATIENCE, leave).start()
 
     def _leave_at_once(self) -> NoReturn:
-        stop = self._nothing_unsaved()
+        stop = self.interrupted(_NOTHING_UNSAVED)
         end(stop, f"error: {stop}", stop.exit_code, at_once=True)
 
 

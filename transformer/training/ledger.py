@@ -22,6 +22,7 @@ from etils import epath
 from transformer.checkpoint import write_atomically
 from transformer.checkpoint.seal import is_local
 from transformer.cluster import phases
+from transformer.cluster.agreement import own_index
 from transformer.cluster.phases import PHASES, Phase
 from transformer.training import goodput
 from transformer.training.device_clock import DeviceClock
@@ -81,9 +82,9 @@ class Ledger:
         if self._book is not None:
             self._book.write(self.start())
 
-    def keep(self, folder: epath.Path, *, is_lead: bool) -> None:
+    def keep(self, folder: epath.Path) -> None:
         """Writes this start down in the run's folder `goodput` from now on, if this is the leading process."""
-        if is_lead:
+        if own_index() == 0:
             self._earlier = goodput.read(folder)
             path = goodput.new_place(folder)
             self._about = {

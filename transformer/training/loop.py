@@ -5,35 +5,24 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
 from etils import epath
 
-from transformer.checkpoint import Checkpoints
 from transformer.cluster import failures, fingerprints, standing, watchdog
-from transformer.cluster.agreement import alone, own_index, together, together_do
+from transformer.cluster.agreement import alone, own_index, together_do
 from transformer.cluster.alike import check_alike
-from transformer.cluster.deadlines import allowing
 from transformer.cluster.phases import each, enter, phase
-from transformer.data.workers import check_workers
-from transformer.debugging.capsule import Capsules
-from transformer.errors import Interrupted
 from transformer.training import experiment as experiments
 from transformer.training import opening
-from transformer.training.announcement import announce
-from transformer.training.device_clock import DeviceClock
 from transformer.training.evaluation import Evaluation
 from transformer.training.experiment import Experiment
+from transformer.training.instruments import Instruments, attached
 from transformer.training.interrupt import Now, StopRequest, stop_on_signal
 from transformer.training.ledger import Ledger
-from transformer.training.lock import RunLock
-from transformer.training.metrics import MetricsLog
-from transformer.training.profile import Profiler
+from transformer.training.opening import OpenRun
 from transformer.training.progress import Progress
 from transformer.training.run import Run
-from transformer.training.saving import Saver
 from transformer.training.session import Session
-from transformer.training.state import Batch, TrainState, checkpointables
-from transformer.training.stragglers import Stragglers
+from transformer.training.state import Batch, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,74 +57,29 @@ def train(
       UserError: something about the input is wrong; the message says what.
       Interrupted: SIGINT or SIGTERM came; the state is saved.
     """
-    experiment = experiments.absolute(experiment)
-    is_lead = own_index() == 0
-    report = report if is_lead else lambda line: None
-    run = Run(workdir)
-    resume = f"To go on: python train.py --workdir {run.folder}"
+    experiment, run = experiments.absolute(experiment), Run(workdir)
+    report = report if own_index() == 0 else lambda line: None
     enter("start")
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(watchdog.watching(experiment.cluster.deadlines))
-        stack.enter_context(failures.none_yet())
-        ledger = stack.enter_context(Ledger(whole_process=whole_process))
-        stop = stack.enter_context(stop_on_signal(*experiment.checkpoint.signals, resume=resume))
-        with stop.free():
-            lock = stack.enter_context(RunLock(run.folder, report))
-            begun = opening.inspect(run, lock, experiment, report)
-            check_workers(experiment.data.workers)
-            session = Session(opening.recorded(experiment), tokenizer_dir=run.tokenizer if begun else None)
-            program = session.program  # what the mesh does not divide is refused before a corpus is read
-            with allowing("prepare"):
-                with together("preparing the data"):
-                    dataset = session.dataset
-                record = opening.begin(run, lock, experiment, dataset, begun=begun, report=report)
-            ledger.keep(run.goodput, is_lead=is_lead)
-            stack.enter_context(jax.set_mesh(session.mesh))
-            checkpoints = stack.enter_context(Checkpoints(run.checkpoints, experiment.checkpoint))
-            with phase("restore"):
-                local = stack.enter_context(opening.local_checkpoints(run, experiment, begun=begun))
-                opened = opening.start(session, checkpoints, local, report)
-        checkpoints.prepare(**checkpointables(program.abstract))
-        first = int(opened.state.step)
-        throughput = announce(session, first, run.folder, report)
-        saver = Saver(checkpoints, experiment.checkpoint, record, opened.durable, stop, report, local)
-        clock = DeviceClock(first)
-        ledger.trains(clock)
-        updates = Updates(session, opened.state, saver, stop, clock)
-        standing.count_updates(updates)
-        # A stop came before this evaluation, or in it.
-        evaluates_first = not opened.evaluated and updates.evaluation_is_due
-        del opened  # the first update takes its state's memory
-        capsules = Capsules(run, session, report)
+    with (
+        watchdog.watching(experiment.cluster.deadlines),
+        failures.none_yet(),
+        Ledger(whole_process=whole_process) as ledger,
+        stop_on_signal(*experiment.checkpoint.signals, resume=f"To go on: {run.command}") as stop,
+        opening.opened(run, experiment, ledger, stop, report) as opened,
+    ):
+        updates = Updates(opened, stop)
         with (
-            session.batches(first, workers=experiment.data.workers) as batches,
-            clock,
-            Stragglers(clock, report),
-            MetricsLog(run, resume_from=first, evaluates_first=evaluates_first, is_lead=is_lead, report=report) as log,
-            Progress(
-                log,
-                throughput,
-                experiment.train,
-                first,
-                watch=lambda step, values: capsules.check(step, values, updates.state),
-                account=ledger.account,
-            ) as progress,
-            Profiler(run.folder / "profile" if profile else None, first) as profiler,
+            opened.session.batches(updates.step, workers=experiment.data.workers) as batches,
+            attached(opened, ledger, report, newest=lambda: updates.state, profile=profile) as instruments,
         ):
-            stopped = updates.make(batches, progress, profiler, evaluates_first=evaluates_first)
+            is_stopped = updates.make(batches, instruments)
         enter("exit")
-        saver.summary(updates.step - first)
+        opened.saver.summary(updates.step - opened.first.step)
         report(ledger.account().line())
-        if stopped:
-            raise Interrupted(
-                f"{stop.signal}: stopped after step {updates.step} of {experiment.train.steps}, saved. {resume}"
-            )
-        # Where nothing was left to train, nothing was evaluated.
-        with phase("evaluation"):
-            evaluation = updates.evaluation or session.evaluate(
-                updates.state.params, through=lambda batches: each("evaluation", batches)
-            )
-    return Result(run, session, evaluation, updates.state.params, int(updates.state.step))
+        if is_stopped:
+            raise stop.interrupted(f" after step {updates.step} of {experiment.train.steps}, saved")
+        evaluation = updates.last_evaluation()
+    return Result(run, opened.session, evaluation, updates.state.params, int(updates.state.step))
 
 
 class Updates:
@@ -147,59 +91,60 @@ class Updates:
     evaluation: Evaluation | None
     """The evaluation of this state; None: there was none."""
 
-    def __init__(self, session: Session, state: TrainState, saver: Saver, stop: StopRequest, clock: DeviceClock):
-        self._session, self._saver, self._stop, self._clock = session, saver, stop, clock
-        self.state, self.evaluation = state, None
-        self._first = self.step = int(state.step)
+    def __init__(self, opened: OpenRun, stop: StopRequest):
+        self._session, self._saver, self._stop = opened.session, opened.saver, stop
+        self._first = self.step = opened.first.step
+        self._evaluates_first = opened.evaluates_first
+        self.state, self.evaluation = opened.first.take(), None
+        standing.count_updates(self)
 
-    @property
-    def evaluation_is_due(self) -> bool:
-        """Whether the run evaluates at this step."""
-        train = self._session.experiment.train
-        return self.step % train.eval_every == 0 or self.step == train.steps
-
-    def make(self, batches: Iterator[Batch], progress: Progress, profiler: Profiler, *, evaluates_first: bool) -> bool:
+    def make(self, batches: Iterator[Batch], instruments: Instruments) -> bool:
         """Makes the updates that are left, and saves the last state; returns whether a signal stopped it.
 
         Args:
           batches: the batches of these updates, on the devices.
-          progress: receives their metrics.
-          profiler: traces some of them.
-          evaluates_first: whether to evaluate before the first update.
+          instruments: what reads the updates.
         """
-        stopped = False
+        train, progress, is_stopped = self._session.experiment.train, instruments.progress, False
         try:
-            if evaluates_first:
+            if self._evaluates_first:
                 self._evaluate(progress)
-            while self.step < self._session.experiment.train.steps:
-                self._update(batches, progress, profiler)
-                if self.evaluation_is_due:
+            while self.step < train.steps:
+                self._update(batches, instruments)
+                if train.evaluates_after(self.step):
                     progress.flush()
                     self._evaluate(progress)
                 self._saver.after(self.step, self.state, self.evaluation, pause=progress.flush)
         except Now:
-            stopped = True
+            is_stopped = True
         progress.flush()
         with phase("save"):
             self._saver.finish(self.step, self.state, self.evaluation)
-        return stopped
+        return is_stopped
 
-    def _update(self, batches: Iterator[Batch], progress: Progress, profiler: Profiler) -> None:
+    def last_evaluation(self) -> Evaluation:
+        """Returns the evaluation of the last state; makes it where nothing was left to train, so nothing evaluated."""
+        with phase("evaluation"):
+            return self.evaluation or self._session.evaluate(
+                self.state.params, through=lambda batches: each("evaluation", batches)
+            )
+
+    def _update(self, batches: Iterator[Batch], instruments: Instruments) -> None:
         enter("data")
         with self._stop.waiting():
             batch = next(batches)
         is_first = self.step == self._first
         self.step += 1
-        profiler.before(self.step)
+        instruments.profiler.before(self.step)
         enter("compile" if is_first else "step")
         with self._stop.compiling() if is_first else contextlib.nullcontext():
             if is_first:
                 self._compile_together(batch)
-            self._clock.dispatches()
+            instruments.clock.dispatches()
             self.state, metrics = self._session.program.step(self.state, batch)
-            self._clock.dispatched(self.step, metrics["loss"])
+            instruments.clock.dispatched(self.step, metrics["loss"])
         enter("step")
-        progress.step(self.step, metrics)
+        instruments.progress.step(self.step, metrics)
         self.evaluation = None
         self._stop.check()
 

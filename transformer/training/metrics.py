@@ -10,6 +10,7 @@ from typing import Any
 from etils import epath
 
 from transformer.checkpoint import write_atomically
+from transformer.cluster.agreement import own_index
 from transformer.paths import errors_at
 from transformer.training import uploaded
 from transformer.training.run import Run
@@ -23,11 +24,9 @@ class MetricsLog:
     process of several writes. `report` is called with a line if the file is damaged; its old content is kept beside it.
     """
 
-    def __init__(
-        self, run: Run, resume_from: int, *, evaluates_first: bool, is_lead: bool, report: Callable[[str], None]
-    ):
-        self.is_lead = is_lead
-        if not is_lead:
+    def __init__(self, run: Run, resume_from: int, *, evaluates_first: bool, report: Callable[[str], None]):
+        self.is_lead = own_index() == 0
+        if not self.is_lead:
             return
         # tensorboardX brings protobuf: half a second that `--help` need not wait for.
         from tensorboardX import SummaryWriter

@@ -1,189 +1,81 @@
-"""Beginning a run or going on with one: the leading process inspects its folder and decides for all."""
+"""Opening a run: refused, or this start's alone, ready on today's devices and restored."""
 
 import contextlib
 import dataclasses
-import os
-import time
 from collections.abc import Callable, Iterator
 
-from flax.traverse_util import flatten_dict
+import jax
 
-from transformer.checkpoint import Checkpoints, Damaged, lineage
-from transformer.checkpoint.local import LocalCheckpoints, check_place
-from transformer.cluster import failures, fingerprints
-from transformer.cluster.agreement import from_lead, lead_does, own_index, together
-from transformer.cluster.alike import check_alike
-from transformer.cluster.fingerprints import Fingerprint
-from transformer.data.dataset import Dataset
-from transformer.errors import UserError
-from transformer.models import architecture_to_dict
-from transformer.paths import errors_at
-from transformer.training import corpus_record
-from transformer.training import experiment as experiments
+from transformer.checkpoint import Checkpoints
+from transformer.cluster.agreement import together
+from transformer.cluster.deadlines import allowing
+from transformer.cluster.phases import phase
+from transformer.data.workers import check_workers
+from transformer.training import beginning, restoring
+from transformer.training.announcement import announce
 from transformer.training.experiment import Experiment
+from transformer.training.interrupt import StopRequest
+from transformer.training.ledger import Ledger
 from transformer.training.lock import RunLock
+from transformer.training.restoring import FirstState
 from transformer.training.run import Run
+from transformer.training.saving import Saver
 from transformer.training.session import Session
-from transformer.training.state import TrainState, checkpointables
-
-
-def inspect(run: Run, lock: RunLock, experiment: Experiment, report: Callable[[str], None]) -> bool:
-    """Returns whether the run has begun before; writes nothing. All processes must call it.
-
-    Raises:
-      UserError: the processes differ in what must be the same in all of them, another start of the run is going on, or
-        the folder holds another experiment, or no run at all.
-    """
-    check_alike("how the processes were started", lambda: _of_start(experiment))
-    # Only now, as starting the devices of unlike processes may fail in ways that name nothing.
-    check_alike("the devices", lambda: [fingerprints.devices()])
-    if experiment.checkpoint.local_dir is not None:
-        check_place(experiment.checkpoint.local_dir)
-
-    def decide() -> bool:
-        lock.check_free()
-        for field, (old, new) in _check(run, experiment).items():
-            report(f"{field} is {new!r} from here on (it was {old!r})")
-        return run.begun
-
-    return lead_does("looking at the run folder", decide)
-
-
-def begin(
-    run: Run, lock: RunLock, experiment: Experiment, dataset: Dataset, *, begun: bool, report: Callable[[str], None]
-) -> dict[str, bytes]:
-    """Takes the run's lock, and records the run; returns the files that go into every checkpoint.
-
-    All processes must call it. The leading one writes; the others get no files, as their checkpoints carry none.
-
-    Args:
-      begun: as `inspect` returned it.
-
-    Raises:
-      UserError: the dataset differs from the run's, or between processes; another start took the lock meanwhile; or the
-        processes do not share the folder.
-    """
-    sources = [*dataset.about.identity["sources"].values()]
-    check_alike("the corpus", lambda: [fingerprints.corpus(sources, dataset.fingerprint)])
-
-    def record() -> dict[str, bytes]:
-        notes = _data_notes(run, dataset, experiment) if begun else []
-        run.folder.mkdir(parents=True, exist_ok=True)
-        lock.take()
-        if (failure := failures.taken_from(run.folder)) is not None:
-            report(failure)
-        if run.begun != begun:
-            raise UserError(f"{run.folder}: another start of this run came in between: run the same command again")
-        _check(run, experiment)  # again, now that no other process writes
-        for note in notes:
-            report(note)
-        return run.begin(recorded(experiment), dataset)
-
-    files: dict[str, bytes] = {}
-    with together("beginning the run"):
-        if own_index() == 0:
-            with errors_at(os.fspath(run.folder)):
-                files = record()
-    holder = from_lead("who leads the run", lock.record)
-    with together("finding the run folder"):
-        if own_index() > 0:
-            lock.seen(holder)
-    failures.into(run.folder, lambda: lock.is_others(holder))
-    return files
+from transformer.training.state import checkpointables
+from transformer.training.throughput import Throughput
 
 
 @dataclasses.dataclass(frozen=True)
-class Opened:
-    """The state that a start begins with."""
+class OpenRun:
+    """A run that is ready for its next update."""
 
-    state: TrainState
-    evaluated: bool
-    """Whether an evaluation due at its step was made."""
-    durable: int
-    """Step of the newest durable checkpoint; 0 for none."""
+    run: Run
+    session: Session
+    first: FirstState
+    saver: Saver
+    throughput: Throughput
+
+    @property
+    def evaluates_first(self) -> bool:
+        """Whether an evaluation comes before its next update: a stop came before this evaluation, or in it."""
+        return not self.first.is_evaluated and self.session.experiment.train.evaluates_after(self.first.step)
 
 
 @contextlib.contextmanager
-def local_checkpoints(run: Run, experiment: Experiment, *, begun: bool) -> Iterator[LocalCheckpoints | None]:
-    """Gives the run's local checkpoints, if it is to keep any; if not, none that it has kept counts any more."""
-    place = experiment.checkpoint.local_dir
-    if place is None:
-        lead_does("looking for local checkpoints", lambda: lineage.forget(run.folder))
-        yield None
-        return
-    with LocalCheckpoints(place, run.folder, architecture_to_dict(experiment.model), begun=begun) as local:
-        yield local
+def opened(
+    run: Run, experiment: Experiment, ledger: Ledger, stop: StopRequest, report: Callable[[str], None]
+) -> Iterator[OpenRun]:
+    """A context in which a run is this start's alone, in its session's mesh. All processes must come here.
 
-
-def start(
-    session: Session, checkpoints: Checkpoints, local: LocalCheckpoints | None, report: Callable[[str], None]
-) -> Opened:
-    """Returns the newest checkpoint's state, or the initial one.
-
-    All processes go on from the same state: a checkpoint that one of them sees damaged is damaged for all. A local
-    checkpoint that is newer than the durable ones goes first, if all processes can read theirs.
+    Args:
+      run: begun before, or not.
+      experiment: as it is to go on.
+      ledger: gets its place in the run's folder.
+      stop: may stop this start at any instant of the opening.
+      report: called with lines for people.
 
     Raises:
-      Damaged: the newest checkpoint is damaged, and --checkpoint.fallback is not given.
+      UserError: something about the input is wrong, or another start has the run.
+      Interrupted: a signal came.
     """
-    steps = lead_does("listing the checkpoints", lambda: checkpoints.steps)
-    if local is None:
-        return _durable(session, checkpoints, steps, report)
-    newest = steps[-1] if steps else 0
-    restored = local.restore(newest, report, **checkpointables(session.program.abstract))
-    if restored is None:
-        began = time.perf_counter()
-        opened = _durable(session, checkpoints, steps, report)
-        if opened.durable:
-            report(
-                f"restored step {opened.durable:,} from the durable checkpoint in {time.perf_counter() - began:.1f} s"
-            )
-        local.begin(None)
-        return opened
-    local.begin(restored)
-    report(
-        f"restored step {restored.step:,} from local checkpoints in {restored.seconds:.1f} s "
-        f"({f'durable: step {newest:,}' if newest else 'there is no durable one'})"
-    )
-    return Opened(dataclasses.replace(restored.opt_state, params=restored.params), restored.evaluated, newest)
-
-
-def _durable(session: Session, checkpoints: Checkpoints, steps: list[int], report: Callable[[str], None]) -> Opened:
-    """Returns the newest durable checkpoint's state, or the initial one."""
-    while steps:
-        step = steps.pop()
-        try:
-            params, rest, evaluated = checkpoints.restore(step, **checkpointables(session.program.abstract))
-        except Damaged as error:  # which all processes raise, whichever of them saw it
-            if not session.experiment.checkpoint.fallback:
-                offer = f" To go on from step {steps[-1]}: --checkpoint.fallback True" if steps else ""
-                raise Damaged(f"{error}.{offer}") from error
-            report(f"{error}. It is set aside as {checkpoints.set_aside(step)}")
-            continue
-        return Opened(dataclasses.replace(rest, params=params), evaluated, step)
-    return Opened(session.initial_state(report), True, 0)
-
-
-def recorded(experiment: Experiment) -> Experiment:
-    """Returns the experiment as it is recorded: without the fields that hold for one start alone."""
-    return dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, changed=False))
-
-
-def _check(run: Run, experiment: Experiment) -> dict[str, tuple]:
-    return run.check(recorded(experiment), corpus_changed=experiment.data.changed)
-
-
-def _data_notes(run: Run, dataset: Dataset, experiment: Experiment) -> list[str]:
-    before = run.recorded_data()
-    if before is None:
-        return [f"{run.data} is written now: this run began before corpora were recorded by their content"]
-    notes = corpus_record.check(before, dataset.about.identity, experiment.data)
-    return [f"{note}, as --data.changed says" for note in notes]
-
-
-def _of_start(experiment: Experiment) -> list[Fingerprint]:
-    """Returns what must be the same in all processes of a run before any of them starts its devices."""
-    fields = flatten_dict(experiments.to_dict(experiment), sep=".")
-    places = {f"data.{name}" for name in experiment.data.places} | {"checkpoint.local_dir"}
-    alike = {field: value for field, value in fields.items() if field not in places}  # each machine may have its own
-    return [fingerprints.code(), fingerprints.libraries(), fingerprints.flags(alike), fingerprints.environment()]
+    with contextlib.ExitStack() as stack:
+        with stop.free():
+            lock = stack.enter_context(RunLock(run.folder, report))
+            begun = beginning.inspect(run, lock, experiment, report)
+            check_workers(experiment.data.workers)
+            session = Session(beginning.recorded(experiment), tokenizer_dir=run.tokenizer if begun else None)
+            program = session.program  # what the mesh does not divide is refused before a corpus is read
+            with allowing("prepare"):
+                with together("preparing the data"):
+                    dataset = session.dataset
+                record = beginning.begin(run, lock, experiment, dataset, begun=begun, report=report)
+            ledger.keep(run.goodput)
+            stack.enter_context(jax.set_mesh(session.mesh))
+            checkpoints = stack.enter_context(Checkpoints(run.checkpoints, experiment.checkpoint))
+            with phase("restore"):
+                local = stack.enter_context(restoring.local_checkpoints(run, experiment, begun=begun))
+                first = restoring.first_state(session, checkpoints, local, report)
+        checkpoints.prepare(**checkpointables(program.abstract))
+        throughput = announce(session, first.step, run.folder, report)
+        saver = Saver(checkpoints, experiment.checkpoint, record, first.durable, stop, report, local)
+        yield OpenRun(run, session, first, saver, throughput)

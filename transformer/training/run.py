@@ -33,6 +33,11 @@ class Run:
         self.folder = reachable(epath.Path(folder).expanduser())
 
     @property
+    def command(self) -> str:
+        """The command that goes on with it."""
+        return f"python train.py --workdir {self.folder}"
+
+    @property
     def experiment_path(self) -> epath.Path:
         return self.folder / "experiment.json"
 
@@ -105,7 +110,7 @@ class Run:
             fields = ", ".join(f"{name} was {changed[name][0]!r}, now {changed[name][1]!r}" for name in refused)
             raise UserError(
                 f"{self.folder} holds another experiment: {fields}. Give another --workdir, or go on with the "
-                f"recorded one: python train.py --workdir {self.folder}"
+                f"recorded one: {self.command}"
             )
         return changed
 
