@@ -66,3 +66,36 @@ def test_devices_that_jax_cannot_start_on_are_a_line():
     assert (one.code, one.out) == (2, ""), one.err
     [line] = one.error_lines
     assert line.startswith(f"error: JAX cannot start on the devices of {socket.gethostname()}: ")
+
+
+DIES = """
+import os
+from transformer import command
+from transformer.cluster import joining
+from transformer.cluster.config import Deadlines
+
+meet = joining.meet
+
+def dies(*given, **options):
+    meet(*given, **options)
+    os._exit(9)
+
+if os.environ["JAX_PROCESS_ID"] == "{victim}":
+    joining.meet = dies
+command.end(command.run(lambda: command.start_jax(distributed=True, deadlines=Deadlines(start=10.0))))
+"""
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_dies_between_the_meeting_and_jaxs_service_is_a_line(victim):
+    both = processes.run(["-c", DIES.format(victim=victim)], 2)
+    assert both[victim].code == 9, both[victim].err
+    other = both[1 - victim]
+    assert other.code == 124, other.err
+    [line] = other.error_lines
+    assert line.startswith(
+        "error: JAX's variables: all 2 processes met, but not all joined JAX's service at localhost:"
+    )
+    assert " within 10 s in phase start (--cluster.deadlines.start): one has ended since, or cannot reach it; " in line
+    assert line.endswith(f"this is process {1 - victim} on {socket.gethostname()}")

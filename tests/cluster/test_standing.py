@@ -1,7 +1,6 @@
 """Who is late, from where the processes stand; and when a deadline has passed."""
 
 import dataclasses
-import socket
 import time
 from unittest import mock
 
@@ -10,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transformer.checks import FieldError
-from transformer.cluster import arrivals, deadlines, phases
+from transformer.cluster import deadlines, phases
 from transformer.cluster.config import Deadlines
 from transformer.cluster.standing import Standing, late_of, verdict
 
@@ -173,11 +172,3 @@ def test_this_process_is_not_debugged_until_pdb_holds_it():
         frames = [mock.Mock(**{"f_code.co_filename": "/usr/lib/python3.11/bdb.py"})]
         with mock.patch.object(deadlines, "main_frames", return_value=frames):
             assert deadlines.debugged()
-
-
-def test_who_is_connected_to_a_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        assert arrivals.connected(port) == {}
-        with socket.create_connection(("127.0.0.1", port)), socket.create_connection(("127.0.0.1", port)):
-            assert arrivals.connected(port) == {"127.0.0.1": 2}

@@ -45,11 +45,6 @@ def own_index() -> int:
     return _state().process_id or 0
 
 
-def coordinator_address() -> str | None:
-    """Returns the host and port that all processes join at; None before this one knows."""
-    return _state().coordinator_address
-
-
 def coordinator_host() -> str:
     """Returns the name or address of the leading process's machine, by which all others reach it."""
     return _state().coordinator_address.rsplit(":", 1)[0].strip("[]")

@@ -39,6 +39,16 @@ class Missed:
     """The command line's name of the deadline."""
 
 
+def flag(name: str) -> str:
+    """Returns the command line's name of a deadline, by its field's name."""
+    return f"--cluster.deadlines.{name}"
+
+
+def within_start(seconds: float) -> str:
+    """Returns the words of a line about what did not happen in time while the processes of a job join."""
+    return f"within {seconds:g} s in phase start ({flag('start')})"
+
+
 def use(deadlines: Deadlines) -> None:
     """Makes `deadlines` those of this process."""
     global _deadlines
@@ -88,7 +98,7 @@ def missed() -> Missed | None:
     seconds, most = elapsed(now), limit(name)
     if most is None or seconds < most:
         return None
-    return Missed(now.name, seconds, most, f"--cluster.deadlines.{name}")
+    return Missed(now.name, seconds, most, flag(name))
 
 
 def elapsed(now: Current) -> float:

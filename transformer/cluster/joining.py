@@ -1,26 +1,30 @@
 """Joining: one of several processes finds the others, takes its devices, and says who found it."""
 
+import contextlib
 import dataclasses
 import os
 import socket
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
 
 from transformer.cluster import devices, launchers
 from transformer.cluster.agreement import exchange, own_index, together
-from transformer.cluster.arrivals import awaited
 from transformer.cluster.config import Deadlines
-from transformer.cluster.deadlines import NO_DEADLINE
+from transformer.cluster.deadlines import NO_DEADLINE, within_start
 from transformer.cluster.devices import View
+from transformer.cluster.launchers import Launch
 from transformer.cluster.leaving import follow
 from transformer.cluster.rendezvous import meet
-from transformer.errors import UserError
+from transformer.errors import Late, UserError
 
 _NO_PROXY = "no_grpc_proxy"
 """A variable of gRPC's, which it reads before `no_proxy`."""
+_MARGIN = 60
+"""Seconds past the deadline at which JAX would abort a process that still waits for the others, with a C++ trace."""
 _needs_all = False
 """Whether this process has joined a job that must use every device."""
 
@@ -55,13 +59,13 @@ def join(
         address = meet(launch, deadline=deadline)
         _bypass_proxies(address)
         jax.config.update("jax_enable_preemption_service", True)  # agrees on the step to stop after
-        with awaited(deadline) as patience:
+        with _ended_past(deadline, launch, address):
             jax.distributed.initialize(
                 address,
                 launch.count,
                 launch.index,
                 cluster_detection_method="deactivate",
-                initialization_timeout=patience,
+                initialization_timeout=int(deadline + _MARGIN),
             )
         follow()
     views = [devices.from_json(each) for each in exchange("devices", dataclasses.asdict(view), deadline=deadline)]
@@ -89,6 +93,31 @@ def require_all(used: int) -> None:
             f"{socket.gethostname()}: this job has {jax.device_count()} devices and its mesh uses {used} of them: "
             "raise --mesh.* until it uses all, or say --shared-hosts if the others are not this job's"
         )
+
+
+@contextlib.contextmanager
+def _ended_past(deadline: float, launch: Launch, address: str) -> Iterator[None]:
+    """A context in which this process joins JAX's service, after the meeting; too long a wait ends it with a line.
+
+    The others are not told: the service is what tells them.
+    """
+
+    def end() -> None:
+        line = (
+            f"{launch.name}: all {launch.count} processes met, but not all joined JAX's service at {address} "
+            f"{within_start(deadline)}: one has ended since, or cannot reach it; this is process {launch.index} on "
+            f"{socket.gethostname()}"
+        )
+        print(f"error: {line}", file=sys.stderr, flush=True)
+        os._exit(Late.exit_code)
+
+    timer = threading.Timer(deadline, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _bypass_proxies(address: str) -> None:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from transformer.cluster.deadlines import within_start
 from transformer.cluster.launchers import ADDRESS, COUNT, Launch
 from transformer.errors import Late, UserError
 
@@ -170,8 +171,7 @@ class _Arrivals:
         more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
         return (
             f"{self._launch.name}: process{'es' if len(missing) > 1 else ''} {', '.join(missing[:8])}{more} of "
-            f"{self._launch.count} did not come to {socket.gethostname()} within {deadline:g} s in "
-            "phase start (--cluster.deadlines.start)"
+            f"{self._launch.count} did not come to {socket.gethostname()} {within_start(deadline)}"
         )
 
 
@@ -188,8 +188,7 @@ def _come(launch: Launch, until: float, deadline: float) -> str:
     hosts, ports = " or ".join(launch.hosts) or "no machine", ", ".join(map(str, launch.ports))
     raise Late(
         f"{launch.name}: process {launch.index} of {launch.count} on {socket.gethostname()} did not find process 0 "
-        f"within {deadline:g} s in phase start (--cluster.deadlines.start) at {hosts}, port {ports}; if it runs "
-        f"elsewhere, set {ADDRESS}=HOST:PORT for all"
+        f"{within_start(deadline)} at {hosts}, port {ports}; if it runs elsewhere, set {ADDRESS}=HOST:PORT for all"
     )
 
 

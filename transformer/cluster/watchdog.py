@@ -143,7 +143,7 @@ class _Watchdog:
                 self._done.wait(_PAUSE)
                 looked = time.monotonic()
             elif (silent := self._others.silent()) is not None:
-                why = f", for {deadlines.silence():.0f} s (--cluster.deadlines.silence)"
+                why = f", for {deadlines.silence():.0f} s ({deadlines.flag('silence')})"
                 self._end_silent(silent, why, is_told=silent[0] > 0)
 
     def _ask(self, flag: str) -> None:
