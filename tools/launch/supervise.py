@@ -61,10 +61,7 @@ class Reached:
     logged: int = 0
     """The last row of `metrics.jsonl`, on a disk."""
 
-    def beyond(self, other: "Reached") -> bool:
-        return self.saved > other.saved or self.logged > other.logged
-
-    def furthest(self, other: "Reached") -> "Reached":
+    def or_further(self, other: "Reached") -> "Reached":
         return Reached(max(self.saved, other.saved), max(self.logged, other.logged))
 
 
@@ -180,9 +177,9 @@ def supervise(args: Sequence[str], folder: RunFolder, limits: Limits, report: Ca
             if child.was_signalled or not _comes_back(code):
                 return code
             reached, failure = folder.reached(), folder.failure()
-            at_same_step = 1 if reached.beyond(furthest) else at_same_step + 1
-            unsaved = 0 if reached.saved > furthest.saved else unsaved + 1
-            furthest = reached.furthest(furthest)
+            before, furthest = furthest, reached.or_further(furthest)
+            at_same_step = at_same_step + 1 if furthest == before else 1
+            unsaved = unsaved + 1 if furthest.saved == before.saved else 0
             cause = _cause(code, failure if failure != failure_before else {})
             where = f"step {reached.logged or reached.saved} (the newest checkpoint: {reached.saved or 'none'})"
             if at_same_step == SAME_STEP:
@@ -201,9 +198,9 @@ def supervise(args: Sequence[str], folder: RunFolder, limits: Limits, report: Ca
 
 def main(args: list[str]) -> NoReturn:
     """Runs the command line."""
-    own, separator, started = _split(args)
-    chosen = _parser().parse_args(own)
-    if not separator or not started:
+    end = args.index("--") if "--" in args else len(args)
+    chosen, started = _parser().parse_args(args[:end]), args[end + 1 :]
+    if not started:
         raise UserError("no command: python tools/launch/supervise.py [FLAGS] -- python train.py PRESET --workdir RUN")
     folder = chosen.run or _workdir(started)
     if not folder:
@@ -224,8 +221,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     assert __doc__ is not None
-    usage = "supervise.py [--max-restarts N] [--backoff SECONDS] [--max-backoff SECONDS] [--run FOLDER] -- COMMAND ..."
-    parser = _Parser(usage=usage, description=__doc__, allow_abbrev=False)
+    parser = _Parser(usage="supervise.py [FLAGS] -- COMMAND ...", description=__doc__, allow_abbrev=False)
     parser.add_argument("--max-restarts", type=int, metavar="N", help="by default as many as the run gets on with")
     parser.add_argument(
         "--backoff",
@@ -243,14 +239,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--run", metavar="FOLDER", help="the run folder; by default the command's --workdir")
     return parser
-
-
-def _split(args: list[str]) -> tuple[list[str], bool, list[str]]:
-    """Returns the supervisor's flags, whether there is a `--`, and the command after it."""
-    if "--" not in args:
-        return args, False, []
-    place = args.index("--")
-    return args[:place], True, args[place + 1 :]
 
 
 def _workdir(args: Sequence[str]) -> str | None:
