@@ -109,14 +109,16 @@ def another_folder() -> str:
         return host_named(train(f"own-{own_index()}"))
 
 
+def no_room(module):
+    """A patch of a module, whose writes find no room on their disk."""
+    return mock.patch.object(module, "write_atomically", side_effect=OSError(28, "No space left on device"))
+
+
 def full_folder() -> str:
     """The first process, which records the run, has no room on its disk."""
     from transformer.training import run
 
-    def full(path, content):
-        raise OSError(28, "No space left on device")
-
-    with mock.patch.object(run, "write_atomically", full):
+    with no_room(run):
         return train("full")
 
 
@@ -177,10 +179,7 @@ def capsule_disk() -> str:
     """The first process, which writes, has no room on its disk."""
     from transformer.debugging import capsule
 
-    def full(path, content):
-        raise OSError(28, "No space left on device")
-
-    with mock.patch.object(capsule, "write_atomically", full):
+    with no_room(capsule):
         return train("capsule-disk", **_HOT)
 
 

@@ -12,7 +12,6 @@ import pytest
 
 from tests.cluster import tiny
 
-STEPS = 40
 WHEEL = Path(sys.prefix) / "openmpi5" / "bin" / "mpirun"
 """Open MPI 5, in a folder of its own: Debian has version 4."""
 VERSIONS = {4: shutil.which("mpirun"), 5: str(WHEEL) if WHEEL.exists() else None}
@@ -22,17 +21,6 @@ PATIENCE = "6"
 """Seconds that mpirun waits before its SIGTERM, and before its SIGKILL; by default one, which is no time to save."""
 
 pytestmark = pytest.mark.exhaustive
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("jobs")
-
-
-@pytest.fixture(scope="module")
-def whole(folder):
-    """The losses of one process."""
-    return tiny.trained_alone(folder, steps=STEPS)
 
 
 @pytest.fixture(params=VERSIONS, ids=lambda version: f"openmpi{version}")
@@ -52,7 +40,7 @@ def mpirun(request):
 
 def test_two_processes_train_as_one_does(mpirun, folder, whole):
     name = f"two-{'5' if 'openmpi5' in mpirun[0] else '4'}"
-    args = [*mpirun, *tiny.command(folder, name, "--distributed", steps=STEPS)]
+    args = [*mpirun, *tiny.command(folder, name, "--distributed", steps=tiny.STEPS)]
     environment = tiny.environment() | {"STEP_SECONDS": "0"}
     done = subprocess.run(args, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
@@ -71,7 +59,7 @@ def test_what_stops_mpirun_saves_and_leaves(mpirun, folder, whole, how):
     name = f"{how}-{'5' if 'openmpi5' in mpirun[0] else '4'}"
     run = folder / name
     signals = ("--checkpoint.signal", "USR1") if how == "SIGUSR1" else ()
-    args = [*mpirun, *tiny.command(folder, name, "--distributed", *signals, steps=STEPS)]
+    args = [*mpirun, *tiny.command(folder, name, "--distributed", *signals, steps=tiny.STEPS)]
     log = folder / f"{name}.log"
     environment = tiny.environment() | {"STEP_SECONDS": "0.4"}
     with open(log, "w") as file:

@@ -8,25 +8,12 @@ import pytest
 from tests import processes
 from tests.cluster import slurm, tiny
 
-STEPS = 40
-
 pytestmark = [
     pytest.mark.exhaustive,
     pytest.mark.skipif(slurm.why_not() is not None, reason=str(slurm.why_not())),
 ]
 
 TEMPLATE = processes.ROOT / "tools" / "launch" / "slurm.sbatch"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("jobs")
-
-
-@pytest.fixture(scope="module")
-def whole(folder):
-    """The losses of the uninterrupted run."""
-    return tiny.trained_alone(folder, steps=STEPS)
 
 
 @pytest.fixture
@@ -38,7 +25,7 @@ def cluster(tmp_path):
 
 def test_a_job_comes_back_by_itself_and_then_with_one_node_fewer(cluster, folder, whole):
     run, log = folder / "requeued", cluster.folder / "job.log"
-    args = tiny.command(folder, "requeued", "--distributed", steps=STEPS)
+    args = tiny.command(folder, "requeued", "--distributed", steps=tiny.STEPS)
     job = cluster.submit(TEMPLATE, *args, options=["--nodes=2", f"--output={log}"], **tiny.environment())
     assert cluster.wait(job, {"RUNNING"})["NumNodes"] == "2"
     tiny.until_step(run, 8)
@@ -64,7 +51,7 @@ def test_a_job_comes_back_by_itself_and_then_with_one_node_fewer(cluster, folder
 def test_ctrl_c_at_srun_saves_and_leaves(cluster, folder, whole):
     """Its option -X passes on the first one. A SIGTERM to srun itself makes Slurm kill the step."""
     run = folder / "ctrl-c"
-    args = tiny.command(folder, "ctrl-c", "--distributed", steps=STEPS)
+    args = tiny.command(folder, "ctrl-c", "--distributed", steps=tiny.STEPS)
     environment = cluster.environment | tiny.environment()
     step = ["srun", "-X", "--nodes=2", "--ntasks-per-node=1", "--kill-on-bad-exit=1", *args]
     with subprocess.Popen(step, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as srun:

@@ -13,6 +13,8 @@ from tests.processes import ROOT
 from tools.crash import write_corpus
 from transformer.errors import Interrupted
 
+STEPS = 40
+"""Updates of a training that a launcher's test stops on the way."""
 SAVED_AND_LEFT = Interrupted.exit_code
 TOLERANCE = 1e-5
 """Largest relative difference of a loss between numbers of processes and devices: sums are added in another order."""

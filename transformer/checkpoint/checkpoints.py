@@ -40,26 +40,10 @@ from transformer.checkpoint.keeping import Keeping
 from transformer.checkpoint.orbax_patches import next_operation, quiet_writes
 from transformer.checkpoint.prune import discard, remove, sweep
 from transformer.checkpoint.reading import absolute, little_memory, load, plain_context, root_cause, steps
+from transformer.checkpoint.saved import Saved, next_outcome
 from transformer.checkpoint.seal import entries, is_local, seal, sealed_files, write_seal, writer
-from transformer.cluster.agreement import alone, exchange, from_lead, own_index, process_name, together_do
+from transformer.cluster.agreement import attributed, exchange, from_lead, own_index, together_do
 from transformer.errors import UserError
-
-
-@dataclasses.dataclass(frozen=True)
-class Saved:
-    """What one save cost, or why there is none."""
-
-    step: int
-    blocked: float
-    """Seconds that the caller waited, while arrays were copied from the devices."""
-    seconds: float = 0.0
-    """Seconds until it was complete."""
-    size: int = 0
-    """Bytes written."""
-    failure: str | None = None
-    """Why there is no such checkpoint."""
-    warning: str | None = None
-    """What else went wrong, while the checkpoint is whole."""
 
 
 class Checkpoints:
@@ -143,9 +127,7 @@ class Checkpoints:
 
         Processes of one job get the same outcomes, in the same order, but without `wait` not at the same time.
         """
-        if not self._saving or not (wait or self._saving[0].done()):
-            return None
-        return self._saving.popleft().result()
+        return next_outcome(self._saving, wait=wait)
 
     def restore(self, step: int, *, params: Any, opt_state: Any) -> tuple[Any, Any, bool]:
         """Returns params and opt_state of `step`, laid out as the abstract trees say; and whether it was evaluated.
@@ -297,7 +279,7 @@ def _first(failures: list[Failure | None]) -> str | None:
     if not (failed := first_failure(failures)):
         return None
     index, failure = failed
-    return failure["message"] if alone() else f"{failure['message']} ({process_name(index)})"
+    return attributed(failure["message"], index)
 
 
 def _with_digests(record: Mapping[str, bytes], trees: Mapping[str, Any]) -> Files:

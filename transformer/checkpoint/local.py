@@ -36,25 +36,11 @@ from transformer.checkpoint.halting import PATIENCE
 from transformer.checkpoint.lineage import Lineage
 from transformer.checkpoint.local_folder import LocalFolder, Manifest, manifest_of
 from transformer.checkpoint.reading import absolute, root_cause
+from transformer.checkpoint.saved import Saved, next_outcome
 from transformer.checkpoint.seal import is_local
-from transformer.cluster.agreement import alone, exchange, from_lead, lead_does, own_index, process_name, together
+from transformer.cluster.agreement import attributed, exchange, from_lead, lead_does, own_index, together
 from transformer.errors import UserError
 from transformer.paths import check_folder
-
-
-@dataclasses.dataclass(frozen=True)
-class LocallySaved:
-    """What one local save cost this process, or why there is none."""
-
-    step: int
-    blocked: float
-    """Seconds that the caller waited, while arrays were copied from the devices."""
-    seconds: float = 0.0
-    """Seconds until all processes had theirs."""
-    size: int = 0
-    """Bytes that this process wrote."""
-    failure: str | None = None
-    """Why there is no such checkpoint."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +83,8 @@ class LocalCheckpoints:
         folder = Path(absolute(place)) / self._lineage.run
         self._folder = LocalFolder(folder, own_index(), jax.process_count())
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="local checkpoint")
-        self._saving: collections.deque[Future[LocallySaved]] = collections.deque()
-        self._newest: Future[LocallySaved] | None = None
+        self._saving: collections.deque[Future[Saved]] = collections.deque()
+        self._newest: Future[Saved] | None = None
 
     def __enter__(self) -> "LocalCheckpoints":
         return self
@@ -177,11 +163,9 @@ class LocalCheckpoints:
         self._newest = self._worker.submit(self._complete, manifest, parts, error, began, blocked)
         self._saving.append(self._newest)
 
-    def outcome(self, *, wait: bool = False) -> LocallySaved | None:
+    def outcome(self, *, wait: bool = False) -> Saved | None:
         """Returns how the oldest save ended that was not asked for yet; None if it has not ended, or there is none."""
-        if not self._saving or not (wait or self._saving[0].done()):
-            return None
-        return self._saving.popleft().result()
+        return next_outcome(self._saving, wait=wait)
 
     def drop(self, up_to: int) -> None:
         """Removes, in the background, what is no newer than a durable checkpoint."""
@@ -189,7 +173,7 @@ class LocalCheckpoints:
 
     def _complete(
         self, manifest: Manifest, parts: dict[str, Any], error: Exception | None, began: float, blocked: float
-    ) -> LocallySaved:
+    ) -> Saved:
         """Writes this process's parts, and hears how the others did. In the background; raises nothing."""
         step, size, own = manifest["step"], 0, None
         try:
@@ -202,9 +186,9 @@ class LocalCheckpoints:
         try:
             failure = _first(exchange("a local checkpoint", own, deadline=PATIENCE))
         except Exception as lost:  # of a process that is gone; the next start will see whether all have this step
-            return LocallySaved(step, blocked, failure=root_cause(lost))
+            return Saved(step, blocked, failure=root_cause(lost))
         self._folder.remove((lambda other: other == step) if failure else (lambda other: other < step))
-        return LocallySaved(step, blocked, time.perf_counter() - began, size, failure)
+        return Saved(step, blocked, time.perf_counter() - began, size, failure)
 
     def _read_by_all(
         self, manifest: Manifest, abstract: Mapping[str, Any], report: Callable[[str], None]
@@ -234,7 +218,7 @@ def _first(failures: list[str | None]) -> str | None:
     """Returns the first process's failure, for people."""
     for index, failure in enumerate(failures):
         if failure is not None:
-            return failure if alone() else f"{failure} ({process_name(index)})"
+            return attributed(failure, index)
     return None
 
 
@@ -243,6 +227,5 @@ def _why_none(answers: list[tuple[list[int], dict[int, str]]]) -> str | None:
     newest = max((step for usable, reasons in answers for step in (*usable, *reasons)), default=None)
     for index, (usable, reasons) in enumerate(answers):
         if newest is not None and newest not in usable:
-            why = f"step {newest:,}: {reasons.get(newest, 'it is not there')}"
-            return why if alone() else f"{why} ({process_name(index)})"
+            return attributed(f"step {newest:,}: {reasons.get(newest, 'it is not there')}", index)
     return None

@@ -19,7 +19,7 @@ from transformer.checkpoint.digest import DigestRecord, differing
 from transformer.checkpoint.halting import first_failure, release_others, was_released
 from transformer.checkpoint.orbax_patches import next_operation, pieces_kept, quiet_reads
 from transformer.checkpoint.seal import is_local, seal_problems, strays
-from transformer.cluster.agreement import alone, exchange, own_index, process_name
+from transformer.cluster.agreement import alone, attributed, exchange, own_index
 from transformer.errors import UserError
 from transformer.models import Architecture, architecture_from_dict
 from transformer.parallel.layout import abstract_on
@@ -161,7 +161,7 @@ def _agreed(path: epath.Path, action: Callable[[], T], *, exchanged: bool = True
     answers = exchange("reading a checkpoint", {"value": value if exchanged else None, "failure": failure})
     if failed := first_failure([answer["failure"] for answer in answers]):
         index, first = failed
-        raise Damaged(f"{first['message']} ({process_name(index)})")
+        raise Damaged(attributed(first["message"], index))
     return answers[0]["value"] if exchanged else value  # type: ignore[return-value]
 
 

@@ -65,6 +65,11 @@ def process_name(index: int | None = None) -> str:
     return f"process {own_index() if index is None else index} of {_state().num_processes}"
 
 
+def attributed(line: str, index: int) -> str:
+    """Returns a line about a process, with its name where there are several."""
+    return line if alone() else f"{line} ({process_name(index)})"
+
+
 def exchange(what: str, value: T, *, deadline: float | None = None) -> list[T]:
     """Returns every process's `value`, by process index. All processes must call it, each of them as often.
 

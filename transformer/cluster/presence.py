@@ -18,6 +18,7 @@ from typing import Any
 import jax
 
 from transformer.cluster.agreement import coordination, coordinator_host, own_index, process_name
+from transformer.cluster.rendezvous import listening
 
 _KEY = "transformer/presence"
 _CONNECT = 20.0
@@ -91,9 +92,7 @@ class Peers:
         self._selector.close()
 
     def _listen(self) -> None:
-        both = socket.has_dualstack_ipv6()
-        family = socket.AF_INET6 if both else socket.AF_INET
-        self._server = socket.create_server(("", 0), family=family, dualstack_ipv6=both, backlog=4096)
+        self._server = listening(0)
         self._selector.register(self._server, selectors.EVENT_READ)
         self._token = secrets.token_hex(16)
         record = {"port": self._server.getsockname()[1], "token": self._token, **_own_record()}

@@ -44,7 +44,7 @@ def meet(launch: Launch, *, deadline: float) -> str:
     until = time.monotonic() + deadline
     if launch.index > 0:
         return _come(launch, until, deadline)
-    with _listening(launch, until) as server:
+    with _serving(launch, until) as server:
         arrivals = _Arrivals(launch, server)
         try:
             arrivals.wait(until, deadline)
@@ -56,16 +56,21 @@ def meet(launch: Launch, *, deadline: float) -> str:
     return f"localhost:{port}"
 
 
-@contextlib.contextmanager
-def _listening(launch: Launch, until: float) -> Iterator[socket.socket]:
-    """A context with a server on the first of the job's ports that is free."""
+def listening(port: int) -> socket.socket:
+    """Returns a server on a port of this machine, 0 for any that is free, which thousands may come to at once."""
     both = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both else socket.AF_INET
+    return socket.create_server(("", port), family=family, dualstack_ipv6=both, backlog=4096)
+
+
+@contextlib.contextmanager
+def _serving(launch: Launch, until: float) -> Iterator[socket.socket]:
+    """A context with a server on the first of the job's ports that is free."""
     busy_until = min(until, time.monotonic() + _BUSY)
     while True:
         for port in launch.ports:
             try:
-                server = socket.create_server(("", port), family=family, dualstack_ipv6=both, backlog=4096)
+                server = listening(port)
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise UserError(

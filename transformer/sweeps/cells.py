@@ -14,7 +14,7 @@ import cattrs
 from etils import epath
 
 from transformer.checkpoint import to_json, write_atomically
-from transformer.errors import UserError
+from transformer.errors import UserError, choice_hint
 from transformer.training import experiment as experiments
 from transformer.training.experiment import Experiment
 from transformer.training.metrics import read_rows
@@ -52,6 +52,9 @@ class PlannedRun(Protocol):
         ...
 
 
+Cell = TypeVar("Cell", bound=PlannedRun)
+
+
 class Outcome(NamedTuple):
     """The progress of a run, from its metrics."""
 
@@ -63,6 +66,14 @@ class Outcome(NamedTuple):
     training_loss: float
     """Last logged training loss, nats."""
     tokens_per_second: float
+
+
+def cell_named(cells: Sequence[Cell], name: str, noun: str) -> Cell:
+    """Returns the cell of a name; raises UserError where `noun`, such as "the study", has none."""
+    for cell in cells:
+        if cell.name == name:
+            return cell
+    raise UserError(f"{noun} has no run {name}: {choice_hint(name, [cell.name for cell in cells])}")
 
 
 def read_plan(path: epath.Path, kind: type[T], *, version: int, noun: str, hint: str) -> T:

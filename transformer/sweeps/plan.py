@@ -16,9 +16,9 @@ from typing import Any
 from etils import epath
 
 from transformer.checkpoint import to_json, write_atomically
-from transformer.errors import UserError, choice_hint
+from transformer.errors import UserError
 from transformer.paths import check_folder
-from transformer.sweeps.cells import experiment_path, outcome, read_plan, write_experiments
+from transformer.sweeps.cells import cell_named, experiment_path, outcome, read_plan, write_experiments
 from transformer.training import experiment as experiments
 from transformer.training.experiment import Experiment
 
@@ -64,10 +64,7 @@ class Sweep:
     version: int = VERSION
 
     def __getitem__(self, name: str) -> Cell:
-        for cell in self.cells:
-            if cell.name == name:
-                return cell
-        raise UserError(f"the sweep has no run {name}: {choice_hint(name, [cell.name for cell in self.cells])}")
+        return cell_named(self.cells, name, "the sweep")
 
 
 def plan(preset: str, fields: Sequence[str], combinations: Sequence[tuple[Mapping[str, Any], Experiment]]) -> Sweep:

@@ -8,7 +8,7 @@ import numpy as np
 
 from transformer.checkpoint import CheckpointConfig, Checkpoints, Saved
 from transformer.checkpoint.interval import young_daly
-from transformer.checkpoint.local import LocalCheckpoints, LocallySaved
+from transformer.checkpoint.local import LocalCheckpoints
 from transformer.cluster.agreement import alone, exchange, from_lead
 from transformer.cluster.phases import enter, phase
 from transformer.errors import UserError
@@ -45,7 +45,7 @@ class Saver:
         self._checkpoints, self._config, self._record, self._local = checkpoints, config, record, local
         self._stop, self._report = stop, report
         self._saved: list[Saved] = []
-        self._locally_saved: list[LocallySaved] = []
+        self._locally_saved: list[Saved] = []
         self._newest = first
         self._began = self._tried = self._any_tried = time.monotonic()
 
@@ -163,12 +163,12 @@ class Saver:
             self._report(f"{failed}. The training goes on, and tries again")
 
 
-def _medians(saved: Sequence[Saved | LocallySaved]) -> tuple[float, float]:
+def _medians(saved: Sequence[Saved]) -> tuple[float, float]:
     """Returns the seconds that the training waited for a save, and that the whole took."""
     return float(np.median([save.blocked for save in saved])), float(np.median([save.seconds for save in saved]))
 
 
-def _cost(saved: Sequence[Saved | LocallySaved]) -> str:
+def _cost(saved: Sequence[Saved]) -> str:
     blocked, seconds = _medians(saved)
     return (
         f"{saved[-1].size / 1e6:,.1f} MB each: the training waited {blocked:.2f} s, the whole took {seconds:.2f} s "

@@ -17,7 +17,7 @@ from etils import epath
 from transformer.checkpoint import to_json, write_atomically
 from transformer.errors import UserError
 from transformer.scaling.laws.table import RunTable
-from transformer.sweeps.cells import outcome, read_plan, write_experiments
+from transformer.sweeps.cells import cell_named, outcome, read_plan, write_experiments
 from transformer.training.experiment import Experiment
 
 VERSION = 1
@@ -68,10 +68,7 @@ class Study:
     version: int = VERSION
 
     def __getitem__(self, name: str) -> Cell:
-        for cell in self.cells:
-            if cell.name == name:
-                return cell
-        raise UserError(f"the study has no run {name}; it has: {', '.join(cell.name for cell in self.cells)}")
+        return cell_named(self.cells, name, "the study")
 
 
 def write(study: Study, folder: epath.PathLike, planned: Mapping[str, Experiment]) -> None:
