@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import json
 import shutil
+import weakref
 
 import jax
 import numpy as np
@@ -22,6 +23,7 @@ from transformer.training import experiment as experiments
 from transformer.training import loop
 from transformer.training.experiment import TrainConfig
 from transformer.training.optimizer import OptimizerConfig
+from transformer.training.program import Program
 from transformer.training.saved_evaluation import evaluate_checkpoint
 from transformer.training.session import Session
 
@@ -219,6 +221,22 @@ def test_how_much_an_evaluation_reads(experiment, whole):
     unbounded = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, eval_batches=None))
     assert experiments.from_dict(experiments.to_dict(unbounded), "x").train.eval_batches is None
     assert TrainConfig().eval_batches == 100
+
+
+def test_nothing_holds_a_state_that_an_update_took(experiment, whole, tmp_path, monkeypatch):
+    """Also not the first one, which a start restores before it makes anything else of the run."""
+    folder, step, taken = tmp_path / "run", Program.step, []
+    shutil.copytree(whole[1], folder)
+    shutil.rmtree(folder / "checkpoints" / "12")
+
+    def noted(program, state, batch):
+        assert [ref for ref in taken if ref() is not None] == []
+        taken.append(weakref.ref(state))
+        return step(program, state, batch)
+
+    monkeypatch.setattr(Program, "step", noted)
+    train(experiment, folder)
+    assert len(taken) == 4
 
 
 def test_an_evaluation_that_was_made_up_for_is_not_written_twice(experiment, whole, tmp_path, monkeypatch):
