@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -138,12 +140,11 @@ def test_rows_that_never_find_room_are_said(tmp_path, capsys):
 
 def test_tensorboard_files_are_parts_of_one_folder(path, monkeypatch):
     """TensorBoard reads the event files of a folder in the order of their names; a part's begins with a record."""
-    from tensorboardX import SummaryWriter
     from tensorboardX.proto.event_pb2 import Event
 
     monkeypatch.setattr(uploaded, "PART_BYTES", 200)
     folder = path.parent / "tensorboard"
-    board = SummaryWriter(uploaded.board_folder(folder), flush_secs=0.05)
+    board = uploaded.event_writer(folder, flush_secs=0.05)
     for step in range(20):
         board.add_scalar("loss", 0.5, step)
         time.sleep(0.06)
@@ -159,6 +160,16 @@ def test_tensorboard_files_are_parts_of_one_folder(path, monkeypatch):
             steps += [Event.FromString(content[12 : 12 + size]).step]
             content = content[16 + size :]
     assert steps == [0, *range(20)]
+
+
+def test_what_a_run_imports_leaves_pytorch_to_those_who_ask_for_it(tmp_path):
+    program = (
+        "import sys; from etils import epath; from transformer.training import loop, uploaded; "
+        f"uploaded.event_writer(epath.Path({str(tmp_path / 'board')!r})).close(); "
+        "print({'torch', 'tensorflow', 'transformers'} & {*sys.modules}); import torch; print(torch.ones(2).sum())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\ntensor(2.)\n"
 
 
 class _Full:

@@ -28,15 +28,12 @@ class MetricsLog:
         self.is_lead = own_index() == 0
         if not self.is_lead:
             return
-        # tensorboardX brings protobuf: half a second that `--help` need not wait for.
-        from tensorboardX import SummaryWriter
-
         self._path = run.metrics
         with errors_at(self._path):
             _drop_rows(run.metrics, resume_from, evaluates_first=evaluates_first, report=report)
             self._file = uploaded.opened(run.metrics)
-            board = uploaded.board_folder(run.tensorboard)
-            self._board = SummaryWriter(board, purge_step=resume_from + 1 if resume_from else None)
+            purge_step = resume_from + 1 if resume_from else None
+            self._board = uploaded.event_writer(run.tensorboard, purge_step=purge_step)
 
     def __enter__(self) -> "MetricsLog":
         return self

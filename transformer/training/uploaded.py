@@ -4,12 +4,16 @@ store, where no file can grow.
 
 import contextlib
 import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
 from transformer.checkpoint import parts, write_atomically
 from transformer.checkpoint.seal import is_local
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 PART_BYTES = 2**18
 """Size at which a part of a file in an object store is full. Until then each flush writes the part again."""
@@ -153,14 +157,38 @@ class _LocalEventFiles:
             epath.Path(path.removeprefix(f"{_LOCAL}:")).mkdir(parents=True, exist_ok=True)
 
 
-def board_folder(folder: epath.Path) -> str:
-    """Returns a folder's name for tensorboardX, which then writes its event files there through the classes above."""
-    from tensorboardX import record_writer  # brings protobuf: half a second that reading rows need not wait for
+def event_writer(folder: epath.Path, **options: Any) -> "SummaryWriter":
+    """Returns tensorboardX's writer of event files in a folder, which it writes through the classes above.
+
+    Args:
+      folder: on a disk or in an object store.
+      options: the writer's own.
+    """
+    # Brings protobuf: half a second that reading rows need not wait for.
+    with _without_torch():
+        from tensorboardX import SummaryWriter, record_writer
 
     for scheme in ("gs", "s3"):
         record_writer.register_writer_factory(scheme, _EventFiles)
     record_writer.register_writer_factory(_LOCAL, _LocalEventFiles)
-    return f"{_LOCAL}:{folder}" if is_local(folder) else str(folder)
+    return SummaryWriter(f"{_LOCAL}:{folder}" if is_local(folder) else str(folder), **options)
+
+
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+    """A context in which nothing imports PyTorch.
+
+    tensorboardX does where it is installed, for the name of one type: seconds of each start, and CUDA's libraries
+    beside JAX's own.
+    """
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment] - this is how Python is told that there is none
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
 
 
 def _warn(line: str) -> None:
