@@ -65,7 +65,8 @@ def quiet_log() -> None:
 
 
 def quiet_writes() -> None:
-    """Drops, from now on, what abandoned writes and reads of Orbax print."""
+    """Drops, from now on, what abandoned writes and reads of Orbax print, and what asyncio logs of them."""
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     if not getattr(sys.unraisablehook, "drops_closed_loops", False):
         _drop_closed_loops()
         _ignore_unawaited()
