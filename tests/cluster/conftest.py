@@ -1,3 +1,5 @@
+"""What tests of real jobs share: a folder, and the losses that a job in it should come to."""
+
 import pytest
 
 from tests.cluster import tiny
@@ -5,11 +7,11 @@ from tests.cluster import tiny
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """The folder of the trainings of `tiny`."""
+    """A folder of jobs, with one corpus."""
     return tmp_path_factory.mktemp("jobs")
 
 
 @pytest.fixture(scope="session")
 def whole(folder):
-    """The losses of one process with one device, which nobody interrupts."""
-    return tiny.trained_alone(folder, steps=tiny.STEPS)
+    """The losses of one process that nobody interrupts."""
+    return tiny.trained_alone(folder)

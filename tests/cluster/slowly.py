@@ -1,4 +1,7 @@
-"""train.py with steps that take $STEP_SECONDS more than they need, so that a test finds a tiny run in its middle."""
+"""train.py with steps that take $STEP_SECONDS more than they need, so that a test finds a tiny run in its middle.
+
+What it says at the end, which compiles a program of its own, is left out.
+"""
 
 import os
 import sys
@@ -17,7 +20,7 @@ def main() -> None:
         step(self, number, metrics)
         time.sleep(float(os.environ.get("STEP_SECONDS", "0.1")))
 
-    with mock.patch.object(Progress, "step", slow):
+    with mock.patch.object(Progress, "step", slow), mock.patch.object(train, "report"):
         train.main(sys.argv[1:])
 
 

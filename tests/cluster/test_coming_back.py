@@ -1,4 +1,4 @@
-"""Coming back: two processes, of which one was killed, go on as two, as one with two devices or one, and supervised."""
+"""Coming back: two processes, of which one was killed, go on as one with two devices and, supervised, as two."""
 
 import os
 import random
@@ -7,14 +7,21 @@ import signal
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
-import numpy as np
 import pytest
 
 from tools import crash
 
 pytestmark = pytest.mark.exhaustive
 ROOT = crash.ROOT
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shorter():
+    """Half of the steps are enough saves and evaluations to be killed between."""
+    with mock.patch.object(crash, "STEPS", 60):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -63,19 +70,13 @@ def ended(run):
         assert [process.wait(timeout=180) for process in started] == [0] * len(started), log(run)
 
 
-@pytest.mark.parametrize(("count", "devices"), [(2, 1), (1, 2)])
-def test_it_goes_on_with_other_processes_and_devices(count, devices, folder, killed, whole):
-    run = crash.Run(folder / f"{count}x{devices}", folder / "corpus", count)
+def test_one_process_with_the_devices_of_both_goes_on(folder, killed, whole):
+    """The mesh is the same, whichever processes own its devices."""
+    run = crash.Run(folder / "1x2", folder / "corpus", 1)
     shutil.copytree(killed.folder, run.folder)
-    run.devices = devices
+    run.devices = 2
     ended(run)
-    if count * devices == 2:  # the same mesh, whichever processes own its devices
-        assert crash.differences(run, whole) == []
-        return
-    for name in ("loss", "eval_loss"):
-        ours, theirs = ({row["step"]: row[name] for row in either.rows() if name in row} for either in (run, whole))
-        assert list(ours) == list(theirs)
-        np.testing.assert_allclose(list(ours.values()), list(theirs.values()), atol=1e-5)
+    assert crash.differences(run, whole) == []
 
 
 SUPERVISOR = [sys.executable, str(ROOT / "tools/launch/supervise.py"), "--backoff", "5"]

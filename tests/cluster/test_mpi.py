@@ -40,7 +40,7 @@ def mpirun(request):
 
 def test_two_processes_train_as_one_does(mpirun, folder, whole):
     name = f"two-{'5' if 'openmpi5' in mpirun[0] else '4'}"
-    args = [*mpirun, *tiny.command(folder, name, "--distributed", steps=tiny.STEPS)]
+    args = [*mpirun, *tiny.command(folder, name, "--distributed")]
     environment = tiny.environment() | {"STEP_SECONDS": "0"}
     done = subprocess.run(args, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
@@ -59,7 +59,7 @@ def test_what_stops_mpirun_saves_and_leaves(mpirun, folder, whole, how):
     name = f"{how}-{'5' if 'openmpi5' in mpirun[0] else '4'}"
     run = folder / name
     signals = ("--checkpoint.signal", "USR1") if how == "SIGUSR1" else ()
-    args = [*mpirun, *tiny.command(folder, name, "--distributed", *signals, steps=tiny.STEPS)]
+    args = [*mpirun, *tiny.command(folder, name, "--distributed", *signals)]
     log = folder / f"{name}.log"
     environment = tiny.environment() | {"STEP_SECONDS": "0.4"}
     with open(log, "w") as file:

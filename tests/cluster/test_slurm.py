@@ -25,7 +25,7 @@ def cluster(tmp_path):
 
 def test_a_job_comes_back_by_itself_and_then_with_one_node_fewer(cluster, folder, whole):
     run, log = folder / "requeued", cluster.folder / "job.log"
-    args = tiny.command(folder, "requeued", "--distributed", steps=tiny.STEPS)
+    args = tiny.command(folder, "requeued", "--distributed")
     job = cluster.submit(TEMPLATE, *args, options=["--nodes=2", f"--output={log}"], **tiny.environment())
     assert cluster.wait(job, {"RUNNING"})["NumNodes"] == "2"
     tiny.until_step(run, 8)
@@ -51,7 +51,7 @@ def test_a_job_comes_back_by_itself_and_then_with_one_node_fewer(cluster, folder
 def test_ctrl_c_at_srun_saves_and_leaves(cluster, folder, whole):
     """Its option -X passes on the first one. A SIGTERM to srun itself makes Slurm kill the step."""
     run = folder / "ctrl-c"
-    args = tiny.command(folder, "ctrl-c", "--distributed", steps=tiny.STEPS)
+    args = tiny.command(folder, "ctrl-c", "--distributed")
     environment = cluster.environment | tiny.environment()
     step = ["srun", "-X", "--nodes=2", "--ntasks-per-node=1", "--kill-on-bad-exit=1", *args]
     with subprocess.Popen(step, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as srun:

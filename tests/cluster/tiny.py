@@ -13,9 +13,9 @@ from tests.processes import ROOT
 from tools.crash import write_corpus
 from transformer.errors import Interrupted
 
-STEPS = 40
-"""Updates of a training that a launcher's test stops on the way."""
 SAVED_AND_LEFT = Interrupted.exit_code
+STEPS = 40
+"""Updates of a job that something happens to in its middle."""
 TOLERANCE = 1e-5
 """Largest relative difference of a loss between numbers of processes and devices: sums are added in another order."""
 
@@ -25,7 +25,7 @@ def environment(devices: int = 1) -> dict[str, str]:
     return {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT)}
 
 
-def command(folder: Path, name: str, *more: str, steps: int) -> list[str]:
+def command(folder: Path, name: str, *more: str, steps: int = STEPS) -> list[str]:
     """Returns the command that trains in `folder/name`; what trainings share lies in `folder` too."""
     corpus = folder / "corpus"
     if not corpus.exists():
@@ -65,10 +65,10 @@ def losses(run: Path) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in rows(run) if "loss" in row}
 
 
-def trained_alone(folder: Path, *, steps: int) -> dict[int, float]:
+def trained_alone(folder: Path) -> dict[int, float]:
     """Returns the losses of one process with one device, which nobody interrupts."""
     environment_alone = environment() | {"STEP_SECONDS": "0"}
-    args = command(folder, "alone", steps=steps)
+    args = command(folder, "alone")
     done = subprocess.run(args, env=environment_alone, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return losses(folder / "alone")
