@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tests import processes
 from transformer.checkpoint import lineage, local_folder, shards
-from transformer.checkpoint.local import LocalCheckpoints
+from transformer.checkpoint.local import LocalCheckpoints, check_place
 from transformer.errors import UserError
 
 ARCHITECTURE = {"family": "tiny", "width": 4}
@@ -280,6 +280,15 @@ def test_a_folder_that_cannot_be_made_is_a_failure_of_the_save_alone(tmp_path):
         local.begin(None)
         local.save(4, **state(), evaluated=False)
         assert "Not a directory" in local.outcome(wait=True).failure
+
+
+@pytest.mark.parametrize("place", ["run", "run/local", "link"])
+def test_a_place_in_the_run_folder_is_refused(tmp_path, place):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    with pytest.raises(UserError, match=f"{place} is in the run folder, with the durable checkpoints: name a folder"):
+        check_place(str(tmp_path / place), tmp_path / "run")
+    check_place(str(tmp_path / "runs"), tmp_path / "run")
 
 
 def test_the_run_folder_must_take_the_record(tmp_path, monkeypatch):
