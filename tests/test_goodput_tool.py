@@ -57,6 +57,9 @@ def test_what_it_shows(run, tmp_path, capsys):
 def test_what_it_refuses(run, tmp_path, capsys):
     refused = refuser(caller(goodput.main, capsys))
     assert "no experiment.json is there: is it a run folder?" in refused(tmp_path)
-    assert "not supported" in refused(run, "--plot", tmp_path / "goodput.doc")
+    for place, words in (("goodput.doc", "not supported"), ("nowhere/goodput.png", "no such folder")):
+        line = refused(run, "--plot", tmp_path / place)
+        assert f"--plot {tmp_path / place}: " in line
+        assert words in line
     (run / "goodput").rename(tmp_path / "elsewhere")
     assert "holds no start: " in refused(run)

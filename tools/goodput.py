@@ -46,7 +46,7 @@ class Command:
 def main(args: list[str]) -> None:
     """Runs the command line."""
     flags = command.parse(Command, args, prog="tools/goodput.py")
-    figure = None if flags.plot is None else drawing.new_figure(9, 3, flags.plot)
+    figure = None if flags.plot is None else drawing.new_figure(9, 3, flags.plot, "--plot")
     from transformer.training.goodput import account, read
     from transformer.training.run import Run
 

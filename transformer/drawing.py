@@ -11,12 +11,13 @@ BLUES = ("#c6dbef", "#9ecae1", "#6baed6", "#3182bd", "#08519c")
 """Colours from what is narrow or early to what is wide or late: one hue, told apart by lightness (ColorBrewer)."""
 
 
-def new_figure(width: float, height: float, path: str) -> Any:
-    """Returns an empty matplotlib Figure, in inches; raises UserError where it could not be saved as `path`.
+def new_figure(width: float, height: float, path: str, flag: str = "--out") -> Any:
+    """Returns an empty matplotlib Figure, in inches; raises UserError where it could not be saved as `path`, the value
+    of `flag`.
 
     Called before anything is computed that would be lost without it.
     """
-    check_file(path, "--out")
+    check_file(path, flag)
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -24,7 +25,7 @@ def new_figure(width: float, height: float, path: str) -> Any:
     figure = Figure(figsize=(width, height), layout="constrained")
     ending, known = Path(path).suffix[1:].lower(), figure.canvas.get_supported_filetypes()
     if ending and ending not in known:
-        raise UserError(f"--out {path}: .{ending} is not supported: give {', '.join(f'.{name}' for name in known)}")
+        raise UserError(f"{flag} {path}: .{ending} is not supported: give {', '.join(f'.{name}' for name in known)}")
     return figure
 
 

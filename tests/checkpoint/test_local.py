@@ -23,6 +23,8 @@ from tests.checkpoint.local_scenes import (
     state,
 )
 from transformer.checkpoint import lineage, shards
+from transformer.checkpoint.local import check_place
+from transformer.errors import UserError
 
 DTYPES = ("float32", "bfloat16", "int32", "uint32", "bool", "float8_e4m3fn")
 
@@ -156,3 +158,12 @@ def test_what_is_no_newer_than_a_durable_one_goes(tmp_path):
     with opened(tmp_path) as local:
         local.drop(5)
     assert list((tmp_path / "disk").iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["run", "run/local", "link"])
+def test_a_place_in_the_run_folder_is_refused(tmp_path, place):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    with pytest.raises(UserError, match=f"{place} is in the run folder, with the durable checkpoints: name a folder"):
+        check_place(str(tmp_path / place), tmp_path / "run")
+    check_place(str(tmp_path / "runs"), tmp_path / "run")

@@ -3,6 +3,7 @@
 import pytest
 
 from tests import processes
+from transformer.cluster.agreement import describe
 
 AGREE = """
     import json
@@ -75,6 +76,11 @@ def test_the_others_follow_a_bug_and_the_one_that_has_it_shows_it():
     assert "Traceback" not in others.err
     [line] = others.error_lines
     assert line.startswith("error: a bug (in process 1 of 2 on ")
+
+
+def test_what_xla_repeats_for_each_program_in_flight_is_said_once():
+    message = describe(RuntimeError(f"INTERNAL: {'Error dispatching: ' * 38}Gloo all-reduce: 2: 2 failed"))["message"]
+    assert message.startswith("INTERNAL: Error dispatching: Gloo all-reduce: 2: 2 failed (in ")
 
 
 def test_alone_nothing_is_asked():

@@ -81,6 +81,15 @@ def test_mpirun_gets_one_process_a_host_and_what_is_set(tmp_path):
     assert passed_on == {"PATH", "XLA_PYTHON_CLIENT_MEM_FRACTION", "NCCL_DEBUG", "NCCL_SOCKET_IFNAME"}
 
 
+@pytest.mark.parametrize("words", [["by-hand.sh", "a,b"], ["openmpi.sh"], ["tpu.sh", "slice"], ["slurm.sbatch"]])
+def test_a_template_without_a_command_says_how_it_is_used(words):
+    command = ["bash", str(TEMPLATES / words[0]), *words[1:]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done
+    assert done.stderr.startswith("usage: ")
+    assert done.stderr.endswith(" COMMAND\n")
+
+
 def test_the_templates_are_sound_shell():
     for path in TEMPLATES.iterdir():
         if path.suffix in (".sh", ".sbatch"):

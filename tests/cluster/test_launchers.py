@@ -108,6 +108,8 @@ def test_ports_are_below_those_that_linux_gives_to_connections():
         (BATCH, "in Slurm's job 4711, but not started by srun: put srun before python"),
         ({"JAX_PROCESS_ID": "0"}, "JAX_COORDINATOR_ADDRESS and JAX_NUM_PROCESSES not set"),
         ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "2"}, "in Kubernetes, set JAX_NUM_PROCESSES"),
+        (SLURM | {"SLURM_STEP_RESV_PORTS": "12000-x"}, "SLURM_STEP_RESV_PORTS names port 'x': a port is a number"),
+        (TPU | {"MEGASCALE_NUM_SLICES": "two"}, "MEGASCALE_NUM_SLICES is 'two': it must be a number"),
         (BY_HAND | {"JAX_PROCESS_ID": "one"}, "JAX_PROCESS_ID is 'one': it must be a number"),
         (BY_HAND | {"JAX_PROCESS_ID": "-1"}, "JAX_PROCESS_ID is '-1': it must be a number, from 0 on"),
         (BY_HAND | {"JAX_PROCESS_ID": "2"}, "process 2 of 2, which are numbered from 0 to 1"),

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import re
 import socket
 import threading
 
@@ -89,10 +90,30 @@ def test_a_leading_process_that_does_not_come_is_said():
     [error] = met([launches[3]], deadline=1.0)
     assert isinstance(error, Late)
     who = f"process 3 of 4 on {socket.gethostname()}"
-    assert (
-        f"{who} did not find process 0 within 1 s in phase start (--cluster.deadlines.start) at localhost, port "
-        in str(error)
+    words = (
+        f"{who} did not find process 0 within 1 s in phase start (--cluster.deadlines.start) at localhost "
+        "(connection refused), port "
     )
+    assert words in str(error)
+
+
+def test_why_the_leading_process_was_not_found_is_said():
+    [launch] = [dataclasses.replace(each, hosts=("localhost", "nowhere.invalid")) for each in job(2)[1:]]
+    [error] = met([launch], deadline=1.0)
+    assert re.search(r"at localhost \(connection refused\) or nowhere\.invalid \(.*name.*\), port ", str(error))
+
+
+def test_a_process_that_waits_says_for_whom(monkeypatch, capfd):
+    monkeypatch.setattr("transformer.cluster.rendezvous._SAID", 0.3)
+    launches = job(4)
+    met([launches[0], launches[2]], deadline=1.5)
+    met([launches[3]], deadline=1.5)
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 2
+    host, waits = socket.gethostname(), "within 0.3 s; waits until 1.5 s (--cluster.deadlines.start)"
+    assert lines[0] == f"Slurm: processes 1, 3 of 4 did not come to {host} {waits}"
+    assert lines[1].startswith(f"Slurm: process 3 of 4 on {host} did not find process 0 at localhost (connection ")
+    assert lines[1].endswith(waits)
 
 
 def test_one_that_went_while_it_waited_may_come_again():

@@ -53,6 +53,8 @@ def test_a_line_is_the_median_over_seeds_and_what_was_lost_is_marked():
     assert axes.get_xscale() == "log"
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["width 64", "width 128"]
     medians, dots, lost = axes.lines[:3]
+    # A mark of a median is for where no line shows it.
+    assert [axes.lines[place].get_marker() for place in (0, 3)] == ["", "_"]
     assert (list(medians.get_xdata()), list(medians.get_ydata())) == ([1e-3, 1e-2], [3.5, 2.5])
     assert len(dots.get_xdata()) == 6
     assert len(lost.get_xdata()) == 0

@@ -189,6 +189,23 @@ def test_more_values_add_runs_and_another_sweep_is_refused(pretend, call, refuse
     assert "holds no sweep" in refused(tmp_path / "other", *SMALL, "--vary", "train.seed", "0")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"train.seed": 0', "", "it is of train.seed, and its run seed=0 has values of nothing"),
+        ('"fields"', '"field"', "sweep.json: not a sweep"),
+        ("{", "[", "sweep.json: not a sweep"),
+    ],
+)
+def test_a_record_that_was_damaged_is_a_line(pretend, call, refused, tmp_path, old, new, message):
+    call(str(tmp_path / "sweep"), *SMALL, "--vary", "train.seed", "0")
+    path = tmp_path / "sweep" / "sweep.json"
+    record = json.dumps(json.loads(path.read_text()))
+    assert old in record
+    path.write_text(record.replace(old, new, 1))
+    assert message in refused(str(tmp_path / "sweep"))
+
+
 def test_a_run_that_diverged_has_ended_and_is_called_so(pretend, call, tmp_path):
     folder = tmp_path / "sweep"
     call(folder, *SMALL, "--vary", "train.seed", "0")

@@ -28,6 +28,24 @@ def test_sums_are_divided_once():
     assert found.bits_per_byte == pytest.approx(1 / math.log(2))
 
 
+def test_one_batch_is_dispatched_ahead_and_no_more():
+    """With many programs in flight, processes of several CPU devices each hang in their collectives."""
+    dispatched, unfinished = [], []
+
+    @jax.jit
+    def slow(number):
+        square = jnp.full((400, 400), number)
+        return Sums(number, {"nll": jax.lax.fori_loop(0, 10, lambda _, x: jnp.tanh(x @ x), square).sum()}, {})
+
+    def step(_, batch):
+        unfinished.append(sum(not sums.weight.is_ready() for sums in dispatched))
+        dispatched.append(slow(batch))
+        return dispatched[-1]
+
+    evaluate(step, None, [jnp.float32(1)] * 12)
+    assert max(unfinished) == 1
+
+
 def test_throughput_leaves_out_what_is_not_stepping(monkeypatch):
     now = 0.0
     monkeypatch.setattr(throughput.time, "perf_counter", lambda: now)

@@ -174,9 +174,9 @@ def test_a_full_local_disk_is_a_line_and_the_training_goes_on(experiment, whole,
 
     monkeypatch.setattr(shards, "_write_all", full)
     result, said = train(local(experiment, tmp_path), tmp_path / "run")
-    failures = [line for line in said if "locally" in line]
+    failures = [line for line in said if "could not be saved" in line]
     assert failures == [
-        f"step {step} could not be saved locally: [Errno 28] No space left on device. The training goes on"
+        f"step {step} could not be saved in {tmp_path}/disk: [Errno 28] No space left on device. The training goes on"
         for step in (3, 6, 9, 12)
     ]
     same(result, tmp_path / "run", whole)

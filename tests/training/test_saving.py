@@ -133,10 +133,10 @@ def test_no_local_save_waits_for_the_one_before():
 
 def test_a_failed_local_save_is_said_and_not_tried_before_its_time():
     store, said, local = Store(), [], LocalStore(failures=[1])
-    one = saver(store, said, every=100, local_every=2, local_every_minutes=None, local=local)
+    one = saver(store, said, every=100, local_dir="/local", local_every=2, local_every_minutes=None, local=local)
     run(one, range(1, 6))
     assert local.asked == [2, 4]
-    assert said == ["step 2 could not be saved locally: no room. The training goes on"]
+    assert said == ["step 2 could not be saved in /local: no room. The training goes on"]
     assert store.asked == []
 
 

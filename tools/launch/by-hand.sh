@@ -5,6 +5,7 @@
 #
 # Every host has this folder at the same place, the same Python, and keys for ssh. The first one leads. Ctrl-C stops all.
 set -u
+(($# >= 2)) || { echo "usage: tools/launch/by-hand.sh HOST,HOST,... COMMAND" >&2 && exit 2; }
 IFS=, read -ra hosts <<<"$1"
 shift
 

@@ -5,6 +5,7 @@
 #
 # In an allocation of Slurm, PBS or LSF, `mpirun` knows the hosts: say `-` for them. PROCESSES=8 makes eight a host.
 set -eu
+(($# >= 2)) || { echo "usage: tools/launch/openmpi.sh HOST,HOST,...|- COMMAND" >&2 && exit 2; }
 hosts=$1
 shift
 

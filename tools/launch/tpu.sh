@@ -11,6 +11,7 @@
 #
 # It ends with the code of gcloud, which is not that of the processes: their last lines say why they left.
 set -eu
+(($# >= 2)) || { echo "usage: ZONE=... tools/launch/tpu.sh SLICE COMMAND" >&2 && exit 2; }
 name=$1
 shift
 exec gcloud compute tpus tpu-vm ssh "$name" --zone="${ZONE:?is where the slice is}" --worker=all \

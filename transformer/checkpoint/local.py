@@ -57,11 +57,18 @@ class Restored:
     seconds: float
 
 
-def check_place(place: str) -> None:
-    """Raises UserError, on all processes, where a folder of local checkpoints cannot be made on one of them."""
+def check_place(place: str, run: epath.PathLike) -> None:
+    """Raises UserError, on all processes, where a folder of local checkpoints cannot be made on one of them, or lies
+    where the durable ones are.
+    """
     with together("looking at the folder of local checkpoints"):
         if not is_local(epath.Path(place)):
             raise UserError(f"--checkpoint.local-dir {place}: name a folder on each node's own disk, no object store")
+        if Path(absolute(place)).resolve().is_relative_to(Path(absolute(run)).resolve()):
+            raise UserError(
+                f"--checkpoint.local-dir {place} is in the run folder, with the durable checkpoints: name a folder on "
+                "each node's own disk"
+            )
         check_folder(place)
 
 

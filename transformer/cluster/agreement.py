@@ -10,6 +10,7 @@ A single process exchanges nothing, and pays nothing.
 import collections
 import contextlib
 import json
+import re
 import socket
 import threading
 import traceback
@@ -31,6 +32,8 @@ _rounds: collections.Counter[str] = collections.Counter()
 _ORIGIN = ("process", "host", "phase", "step", "traceback")
 _TRACEBACK = 16_000
 """Characters of a traceback, from its end, that the others are told."""
+_REPEATED = re.compile(r"([^:]+: )\1+")
+"""What an error of XLA's says once for each program that waited for the one that failed."""
 _waiting: str | None = None
 """What the main thread waits for the others in."""
 
@@ -150,6 +153,7 @@ def _agree_on(what: str, error: Exception | None, deadline: float | None) -> Non
 def describe(error: BaseException) -> dict[str, Any]:
     """Returns an error as JSON values, for `raise_again` on another process."""
     message = " ".join(str(error).split()) if str(error).strip() else type(error).__name__
+    message = _REPEATED.sub(r"\1", message)
     if isinstance(error, Exception) and (line := explain(error)) is not None:
         return {"message": line, "exit_code": UserError.exit_code} | _origin(error, None)
     if isinstance(error, UserError):

@@ -155,7 +155,8 @@ def _gke_tpu(environ: Mapping[str, str]) -> Launch | None:
         return None
     hosts = [worker.partition(":")[0] for worker in workers.split(",")]
     slices, own = (
-        int(environ.get(f"MEGASCALE_{name}") or default) for name, default in (("NUM_SLICES", 1), ("SLICE_ID", 0))
+        _number(environ, variable) if environ.get(variable) else default
+        for variable, default in (("MEGASCALE_NUM_SLICES", 1), ("MEGASCALE_SLICE_ID", 0))
     )
     first = (environ.get("MEGASCALE_COORDINATOR_ADDRESS") or hosts[0]).partition(":")[0]
     job = f"TPU {first}"
@@ -206,10 +207,10 @@ def first_host(nodes: str) -> str:
 
 def _reserved(environ: Mapping[str, str]) -> tuple[int, ...]:
     """Returns the ports that Slurm reserved for the step, where it does (`MpiParams=ports=...`)."""
-    ports: list[int] = []
-    for part in filter(None, environ.get("SLURM_STEP_RESV_PORTS", "").split(",")):
+    variable, ports = "SLURM_STEP_RESV_PORTS", list[int]()
+    for part in filter(None, environ.get(variable, "").split(",")):
         first, _, last = part.partition("-")
-        ports += range(int(first), int(last or first) + 1)
+        ports += range(_port(variable, first), _port(variable, last or first) + 1)
     return tuple(ports[:_PORTS])
 
 

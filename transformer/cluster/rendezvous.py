@@ -14,11 +14,12 @@ import json
 import os
 import selectors
 import socket
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from transformer.cluster.deadlines import within_start
+from transformer.cluster.deadlines import NO_DEADLINE, flag, within_start
 from transformer.cluster.launchers import ADDRESS, COUNT, Launch
 from transformer.errors import Late, UserError
 
@@ -26,6 +27,8 @@ _CONNECT, _WELCOME, _AGAIN = 3.0, 3.0, 0.25
 """Seconds to wait for a connection, for the first answer on it, and before the next look."""
 _BUSY = 15.0
 """Seconds that a port which was given may be busy, as it is while an earlier attempt ends."""
+_SAID = 30.0
+"""Seconds after which a process that still waits says for whom."""
 _WORD = 10.0
 """Seconds past the deadline in which the leading process names who is missing."""
 
@@ -110,11 +113,15 @@ class _Arrivals:
 
     def wait(self, until: float, deadline: float) -> None:
         """Waits until all have come; raises `Late`, which names those that have not."""
+        say_at = time.monotonic() + _SAID
         while len(self._there) < self._launch.count - 1:
-            left = until - time.monotonic()
-            if left <= 0:
-                raise Late(self._missing(deadline))
-            for key, _ in self._selector.select(left):
+            now = time.monotonic()
+            if now >= until:
+                raise Late(f"{self._missing()} {within_start(deadline)}")
+            if now >= say_at:
+                _say_waiting(self._missing(), deadline)
+                say_at = until
+            for key, _ in self._selector.select(min(until, say_at) - now):
                 if key.fileobj is self._server:
                     self._accept()
                 else:
@@ -171,30 +178,50 @@ class _Arrivals:
         if visitor.index is not None:
             del self._there[visitor.index]
 
-    def _missing(self, deadline: float) -> str:
+    def _missing(self) -> str:
         missing = [str(index) for index in range(1, self._launch.count) if index not in self._there]
         more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
         return (
             f"{self._launch.name}: process{'es' if len(missing) > 1 else ''} {', '.join(missing[:8])}{more} of "
-            f"{self._launch.count} did not come to {socket.gethostname()} {within_start(deadline)}"
+            f"{self._launch.count} did not come to {socket.gethostname()}"
         )
 
 
 def _come(launch: Launch, until: float, deadline: float) -> str:
     """Finds the leading process, and waits there for the others; returns its address."""
     hello = _line({"job": launch.job, "index": launch.index, "count": launch.count, "name": _own_name()})
+    own = f"{launch.name}: process {launch.index} of {launch.count} on {socket.gethostname()} did not find process 0"
+    ports, refused = ", ".join(map(str, launch.ports)), dict[str, str]()
+    say_at = time.monotonic() + _SAID
     while time.monotonic() < until:
         for host, port in itertools.product(launch.hosts, launch.ports):
-            with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=_CONNECT) as connection:
-                connection.sendall(hello)
-                if _waited(connection, launch.job, until):
-                    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            try:
+                with socket.create_connection((host, port), timeout=_CONNECT) as connection:
+                    refused.pop(host, None)
+                    connection.sendall(hello)
+                    if _waited(connection, launch.job, until):
+                        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            except OSError as error:
+                refused[host] = (error.strerror or str(error)).lower()
+        if time.monotonic() >= say_at:
+            _say_waiting(f"{own} at {_places(launch.hosts, refused)}, port {ports}", deadline)
+            say_at = until
         time.sleep(_AGAIN)
-    hosts, ports = " or ".join(launch.hosts) or "no machine", ", ".join(map(str, launch.ports))
     raise Late(
-        f"{launch.name}: process {launch.index} of {launch.count} on {socket.gethostname()} did not find process 0 "
-        f"{within_start(deadline)} at {hosts}, port {ports}; if it runs elsewhere, set {ADDRESS}=HOST:PORT for all"
+        f"{own} {within_start(deadline)} at {_places(launch.hosts, refused)}, port {ports}; if it runs elsewhere, set "
+        f"{ADDRESS}=HOST:PORT for all"
     )
+
+
+def _places(hosts: Sequence[str], refused: Mapping[str, str]) -> str:
+    """Returns where the leading process was looked for, and what the last look met."""
+    places = (f"{host} ({refused[host]})" if host in refused else host for host in hosts)
+    return " or ".join(places) or "no machine"
+
+
+def _say_waiting(who: str, deadline: float) -> None:
+    until = "waits on" if deadline >= NO_DEADLINE else f"waits until {deadline:g} s ({flag('start')})"
+    print(f"{who} within {_SAID:g} s; {until}", file=sys.stderr, flush=True)
 
 
 def _waited(connection: socket.socket, job: str, until: float) -> bool:

@@ -166,9 +166,14 @@ def _is_in(field: str, fields: Sequence[str]) -> bool:
 
 
 def read(folder: epath.PathLike) -> Sweep:
-    """Returns a folder's sweep; raises UserError where there is none, or one of another version."""
-    hint = "give --vary FIELD VALUE VALUE to begin a sweep"
-    return read_plan(epath.Path(folder) / "sweep.json", Sweep, version=VERSION, noun="a sweep", hint=hint)
+    """Returns a folder's sweep; raises UserError where there is none, one of another version, or a damaged one."""
+    path, hint = epath.Path(folder) / "sweep.json", "give --vary FIELD VALUE VALUE to begin a sweep"
+    sweep = read_plan(path, Sweep, version=VERSION, noun="a sweep", hint=hint)
+    for cell in sweep.cells:
+        if set(cell.values) != set(sweep.fields):
+            fields, values = ", ".join(sweep.fields), ", ".join(cell.values) or "nothing"
+            raise UserError(f"{path}: not a sweep: it is of {fields}, and its run {cell.name} has values of {values}")
+    return sweep
 
 
 def failure_path(folder: epath.PathLike, cell: Cell) -> epath.Path:

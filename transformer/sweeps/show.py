@@ -84,7 +84,15 @@ def draw(axes: Any, rows: Sequence[Row], fields: Sequence[str]) -> None:
         medians = [float(np.median([row.eval_loss for row in finite if place(row) == x])) for x in places]
         label = ", ".join(f"{_end(field)} {word}" for field, word in zip(others, combination, strict=True))
         colour, style = f"C{number % 10}", _LINES[number // 10 % len(_LINES)]
-        axes.plot(places, medians, color=colour, linestyle=style if numeric else "none", marker="_", label=label)
+        joined = numeric and len(places) > 1
+        axes.plot(
+            places,
+            medians,
+            color=colour,
+            linestyle=style if joined else "none",
+            marker="" if joined else "_",
+            label=label,
+        )
         axes.plot(
             [place(row) for row in finite],
             [row.eval_loss for row in finite],

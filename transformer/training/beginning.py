@@ -32,7 +32,7 @@ def inspect(run: Run, lock: RunLock, experiment: Experiment, report: Callable[[s
     # Only now, as starting the devices of unlike processes may fail in ways that name nothing.
     check_alike("the devices", lambda: [fingerprints.devices()])
     if experiment.checkpoint.local_dir is not None:
-        check_place(experiment.checkpoint.local_dir)
+        check_place(experiment.checkpoint.local_dir, run.folder)
 
     def decide() -> bool:
         lock.check_free()

@@ -51,6 +51,10 @@ class Evaluation:
 def evaluate(step: Callable[[Any, Batch], Sums], params: Any, batches: Iterable[Batch]) -> Evaluation:
     """Adds up the sums of all batches on the device, and divides once.
 
+    One batch is dispatched before the sums of the one before are there, as in training, and no more: several processes
+    of several CPU devices each hang within seconds where many programs with collectives are queued, and a deadline
+    could not tell a batch that is stuck from one that waits.
+
     Args:
       step: (params, batch) -> sums over the batch, the metric `nll` among them.
       params: the weights.
@@ -59,6 +63,7 @@ def evaluate(step: Callable[[Any, Batch], Sums], params: Any, batches: Iterable[
     total = None
     for batch in batches:
         sums = step(params, batch)
+        jax.block_until_ready(total)
         total = sums if total is None else jax.tree.map(lambda a, b: a + b, total, sums)
     if total is None:
         raise ValueError("no batch to evaluate")

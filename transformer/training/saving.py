@@ -148,7 +148,10 @@ class Saver:
         while self._local is not None and (local := self._local.outcome(wait=wait)) is not None:
             self._locally_saved.append(local)
             if local.failure is not None:
-                self._report(f"step {local.step} could not be saved locally: {local.failure}. The training goes on")
+                self._report(
+                    f"step {local.step} could not be saved in {self._config.local_dir}: {local.failure}. "
+                    "The training goes on"
+                )
         while (saved := self._checkpoints.outcome(wait=wait)) is not None:
             self._saved.append(saved)
             if saved.failure is None:
