@@ -237,6 +237,16 @@ def test_an_unknown_data_set(refuse):
     assert "python_stdlib" in refuse(*TINY, "--data.tfds", "python_stdlb")
 
 
+def test_a_run_in_a_pipeline_ends_well_without_a_continuation(corpus, tmp_path, capsys):
+    """Decoding has no pipeline, of which the end of a long run is no time to hear."""
+    flags = [*TINY, "--data.path", corpus, "--data.cache-dir", tmp_path / "cache", "--workdir", tmp_path / "run"]
+    mesh = ["--model.num-layers", "2", "--mesh.pipeline", "2", "--mesh.data", "1", "--train.eval-batches", "1"]
+    assert command.run(lambda: train.main(["gpt-text", *map(str, flags), *mesh])) == 0
+    said = capsys.readouterr().out
+    assert "continuation" not in said
+    assert f"continue text  python tools/generate.py {tmp_path / 'run'}" in said
+
+
 def test_a_run_goes_from_the_command_line_to_generated_text(corpus, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = Path("runs/relative")
