@@ -95,8 +95,9 @@ def report(result: "Result") -> None:
 
     evaluation, session, run = result.evaluation, result.session, result.run
     text = session.dataset if isinstance(session.dataset, TextDataset) else None
-    # A model of text goes on with a text.
-    continued = sampled_continuation(result, text) if text and session.experiment.objective.scores_text else None
+    goes_on = text is not None and session.experiment.objective.scores_text  # as a model of text does with a text
+    decodes = session.mesh.shape["pipeline"] == 1  # a cache has no pipeline; tools/generate.py needs none
+    continued = sampled_continuation(result, text) if text and goes_on and decodes else None
     if jax.process_index() > 0:
         return
     trivial = baseline(session, text) if text else None
@@ -118,7 +119,7 @@ def report(result: "Result") -> None:
     print(f"\nrun folder     {run.folder}")
     print(f"metrics        {run.metrics}  (tensorboard --logdir {run.tensorboard})")
     print(f"checkpoint     {run.checkpoints / str(result.step)}")
-    if continued:
+    if goes_on:
         print(f'continue text  python tools/generate.py {run.folder} --prompt "..."')
 
 

@@ -113,6 +113,33 @@ def test_a_rule_that_is_broken_names_its_flags(refuse, flags, line):
     assert line in refuse(*flags, preset="gpt-python")
 
 
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--model.experts.experts-per-token", "9"], "9: a token can reach 8 of --model.experts.num-experts 8"),
+        (["--model.experts.groups", "3"], "--model.experts.groups 3 does not divide --model.experts.num-experts 8"),
+    ],
+)
+def test_a_rule_of_a_familys_own_part_names_its_flags(refuse, flags, line):
+    assert line in refuse(*flags, preset="moe-python-tiny")
+
+
+@pytest.mark.parametrize(
+    ("args", "width"),
+    [
+        (["moe-python-tiny", "--model.experts.mlp-width", "48", "--train.steps", "3"], 48),
+        (["llama-python", "model.experts:experts-config", "--train.steps", "3", "--model.experts.mlp-width", "48"], 48),
+        (["llama-python", "--train.steps", "3", "model.experts:experts-config", "--model.experts.mlp-width", "48"], 48),
+        (["moe-python-tiny", "model.experts:none", "--train.steps", "3"], None),
+    ],
+)
+def test_flags_of_experts_stand_in_any_order(args, width):
+    experiment = train.parse(args).experiment
+    assert experiment.train.steps == 3
+    routing = experiment.model.routing
+    assert (routing and routing.mlp_width) == width
+
+
 def test_unknown_flag_offers_the_nearest(refuse):
     line = refuse("--train.stepz", "3")
     assert "Unrecognized options: --train.stepz" in line
@@ -208,6 +235,16 @@ def test_an_impossible_objective(refuse):
 
 def test_an_unknown_data_set(refuse):
     assert "python_stdlib" in refuse(*TINY, "--data.tfds", "python_stdlb")
+
+
+def test_a_run_in_a_pipeline_ends_well_without_a_continuation(corpus, tmp_path, capsys):
+    """Decoding has no pipeline, of which the end of a long run is no time to hear."""
+    flags = [*TINY, "--data.path", corpus, "--data.cache-dir", tmp_path / "cache", "--workdir", tmp_path / "run"]
+    mesh = ["--model.num-layers", "2", "--mesh.pipeline", "2", "--mesh.data", "1", "--train.eval-batches", "1"]
+    assert command.run(lambda: train.main(["gpt-text", *map(str, flags), *mesh])) == 0
+    said = capsys.readouterr().out
+    assert "continuation" not in said
+    assert f"continue text  python tools/generate.py {tmp_path / 'run'}" in said
 
 
 def test_a_run_goes_from_the_command_line_to_generated_text(corpus, tmp_path, capsys, monkeypatch):

@@ -74,8 +74,11 @@ def parse(cls: type, args: Sequence[str], *, prog: str, **options: Any) -> Any:
     for arg in args:
         if (new := _RENAMED.get(arg.partition("=")[0].replace("_", "-"))) is not None:
             raise UserError(f"{arg.partition('=')[0]} has another name now: {new}")
+    # Optional parts of a config (a model's experts) are tyro's subcommands: with the second, flags may stand in any
+    # order around them, and a preset's own parts need not be named to be changed.
+    settings = (tyro.conf.FlagCreatePairsOff, tyro.conf.CascadeSubcommandArgs)
     with _one_line(), flags_named(cls):
-        return tyro.cli(cls, args=args, prog=prog, config=(tyro.conf.FlagCreatePairsOff,), **options)
+        return tyro.cli(cls, args=args, prog=prog, config=settings, **options)
 
 
 def parse_over(cls: type, args: Sequence[str], *, first: type, default: Callable[[Any], Any], prog: str) -> Any:
@@ -122,7 +125,10 @@ def _flag(cls: Any, config: type, field: str) -> str:
 
 
 def _configs(kind: Any, prefix: str = "") -> Iterator[tuple[type, str]]:
-    """Yields the dataclasses that a command is made of, itself first, each with what its flags begin with."""
+    """Yields the dataclasses that a command is made of, itself first, each with what its flags begin with.
+
+    A part may be of any class that derives from the one that is named: a family's config, with parts of its own.
+    """
     if not isinstance(kind, type):  # subcommands, an annotated or an optional field
         for part in typing.get_args(kind):
             yield from _configs(part, prefix)
@@ -131,6 +137,8 @@ def _configs(kind: Any, prefix: str = "") -> Iterator[tuple[type, str]]:
         for field, hint in typing.get_type_hints(kind, include_extras=True).items():
             name = _name(field, hint)
             yield from _configs(hint, f"{prefix}{name}." if name else prefix)
+        for derived in kind.__subclasses__():
+            yield from _configs(derived, prefix)
 
 
 def _name(field: str, hint: Any) -> str:

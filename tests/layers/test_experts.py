@@ -289,7 +289,7 @@ def test_metrics_of_an_even_and_of_one_sided_routing():
     [
         ({"experts_per_token": 9}, "experts_per_token is 9: a token can reach 8"),
         ({"groups": 3}, "groups 3 does not divide num_experts 8"),
-        ({"groups": 2, "groups_per_token": 3}, "groups_per_token 3 of groups 2"),
+        ({"groups": 2, "groups_per_token": 3}, "groups_per_token 3 is more than groups 2"),
         ({"capacity_factor": 0.0}, "capacity_factor is 0.0"),
         ({"balance_loss": -1.0}, "balance_loss is -1.0"),
     ],

@@ -148,6 +148,24 @@ def test_a_kernel_that_the_devices_do_not_have_is_one_line():
         mesh_for(experiment)
 
 
+@pytest.mark.parametrize(
+    ("model", "changes", "attention", "lacking"),
+    [
+        ("llama", {"attention_dropout": 0.1}, "auto", "dropout of attention probabilities"),
+        ("t5", {}, "auto", "a bias of its scores"),
+        ("gpt", {}, "reference", "the attention implementation 'reference'"),
+    ],
+    ids=str,
+)
+def test_what_a_ring_lacks_is_one_line_before_data_are_read(model, changes, attention, lacking):
+    execution = Execution(context="ring", attention=attention)
+    architecture = dataclasses.replace(TINY[model], **changes)
+    experiment = experiment_of(architecture, execution=execution)
+    with pytest.raises(UserError, match=f"--execution.context ring does not support {lacking}.*: choose .* gather"):
+        mesh_for(dataclasses.replace(experiment, mesh=MeshConfig(1, sequence=2, fsdp=2)))
+    mesh_for(dataclasses.replace(experiment, mesh=MeshConfig(1, fsdp=2)))  # nothing goes round
+
+
 @pytest.mark.parametrize(("fsdp", "fits"), [(2, True), (-1, True), (16, False)])
 def test_a_replay_takes_the_mesh_if_there_are_devices(fsdp, fits):
     config = MeshConfig(fsdp=fsdp, nodes=2, zero1=True)

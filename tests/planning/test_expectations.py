@@ -115,3 +115,30 @@ def test_state_under_fsdp_8_is_an_eighth_of_a_copy():
     whole, split = (llama(*mesh).memory for mesh in (["--mesh.data", "64"], ["--mesh.data", "8", "--mesh.fsdp", "8"]))
     for part in ("state", "arguments"):
         assert split[part] == pytest.approx(whole[part] / 8, rel=0.1), part
+
+
+def test_experts_gather_tokens_and_scatter_sums_once_a_layer_each_way():
+    """A mixture of Mixtral's widths, its matrices gathered over fsdp as a dense layer's are."""
+    layers, mlp_width = 4, 14_336
+    shape = ["--model.num-layers", str(layers), "--train.batch-size", "8", "--train.seq-len", str(LENGTH)]
+    execution = ["--execution.attention", "xla", "--execution.remat", "full"]
+    mesh = ["--mesh.expert", "4", "--mesh.fsdp", "2"]
+    step = compiled("mixtral-8x7b", "--chips", "h100:8", *shape, *execution, *mesh)
+
+    tokens, matrix = 8 // 2 * LENGTH * WIDTH, 8 // 4 * WIDTH * mlp_width
+
+    def a_layer(kind: str, axis: str, size: int, *, backward: bool) -> float:
+        """How often a layer sends an array of a size; the compiler peels a turn off a loop over layers."""
+        sent = [one for one in step.over(axis, kind=kind) if one.backward == backward]
+        return sum(one.times * sizes([one]).count(size) for one in sent) / layers
+
+    # Tokens are gathered anew for what remat computes again; what else comes backward is the sums' gradients.
+    assert a_layer("all-gather", "expert", tokens, backward=False) == 1
+    assert a_layer("all-gather", "expert", tokens, backward=True) == 2
+    for backward in (False, True):
+        assert a_layer("reduce-scatter", "expert", tokens, backward=backward) == 1
+        assert a_layer("all-gather", "fsdp", matrix, backward=backward) == 3
+    assert a_layer("reduce-scatter", "fsdp", matrix, backward=True) == 3
+    over_fsdp = step.over("fsdp")
+    assert {dtype for one in over_fsdp if one.kind == "reduce-scatter" for dtype, _ in one.arrays} == {"f32"}
+    assert max(sizes([*step.over("expert"), *over_fsdp])) == matrix, "a stack, or other devices' experts"

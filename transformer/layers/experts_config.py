@@ -47,7 +47,8 @@ class ExpertsConfig:
         checks.above(self, 0, "scale", "capacity_factor")
         checks.divides(self, "groups", "num_experts")
         grouped = self.groups_per_token <= self.groups
-        checks.require(self, grouped, f"`groups_per_token` {self.groups_per_token} of `groups` {self.groups}")
+        more = f"`groups_per_token` {self.groups_per_token} is more than `groups` {self.groups}"
+        checks.require(self, grouped, more)
         reached = self.num_experts // self.groups * self.groups_per_token
         fits = self.experts_per_token <= reached
         checks.rule(self, "experts_per_token", fits, f"a token can reach {reached} of `num_experts` {self.num_experts}")

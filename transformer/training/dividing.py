@@ -1,5 +1,9 @@
 """Whether a mesh serves an experiment: divides its rows, lengths and parameters, has its kernels. If not: a line."""
 
+from typing import Any
+
+import flax.linen as nn
+import jax
 from jax.sharding import AbstractMesh, Mesh
 
 from transformer.errors import UserError
@@ -43,6 +47,24 @@ def check_kernels(experiment: Experiment, mesh: Mesh) -> None:
             f"--execution.attention cudnn runs on NVIDIA GPUs alone, and these devices are of the platform {platform}: "
             "choose auto or xla"
         )
+
+
+def check_attention(experiment: Experiment, mesh: Mesh) -> None:
+    """Raises UserError where a ring along `sequence` lacks what the model's attention has.
+
+    Attention itself says so, as it is traced: here on a few tokens, before data are read and anything is written.
+    """
+    sequence, model = mesh.shape["sequence"], experiment.model
+    if experiment.execution.context != "ring" or sequence == 1:
+        return
+    inputs = model.example_inputs(experiment.train.microbatch_size, sequence)
+
+    def forward(params: Any, key: jax.Array) -> Any:
+        module = model.build(experiment.execution)
+        return module.apply({"params": params}, **inputs, deterministic=False, rngs={"dropout": key})
+
+    with jax.set_mesh(mesh):
+        jax.eval_shape(forward, nn.meta.unbox(model.abstract_params()), jax.eval_shape(lambda: jax.random.key(0)))
 
 
 def check_parameters(experiment: Experiment, mesh: Mesh | AbstractMesh) -> None:

@@ -27,7 +27,7 @@ from transformer.parallel.layout import BatchLayout
 from transformer.parallel.mesh import make_mesh
 from transformer.parallel.pipeline import Pipeline, pipeline_on
 from transformer.tokenizers.kinds import load_tokenizer
-from transformer.training.dividing import check_batch, check_kernels
+from transformer.training.dividing import check_attention, check_batch, check_kernels
 from transformer.training.evaluation import Evaluation, evaluate
 from transformer.training.experiment import Experiment
 from transformer.training.program import Program
@@ -204,13 +204,14 @@ def mesh_for(experiment: Experiment, devices: Sequence[Any] | None = None) -> Me
 
     Raises:
       UserError: there are too few, or some are left over in a job of several processes; they do not divide rows and
-        lengths, or lack a kernel that was chosen by name.
+        lengths, lack a kernel that was chosen by name, or split attention that cannot be.
     """
     mesh = make_mesh(experiment.mesh, devices)
     if devices is None:
         require_all(mesh.size)
     check_kernels(experiment, mesh)
     check_batch(experiment, mesh)
+    check_attention(experiment, mesh)
     return mesh
 
 
