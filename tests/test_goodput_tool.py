@@ -54,6 +54,16 @@ def test_what_it_shows(run, tmp_path, capsys):
     assert sum(start["wall_seconds"] for start in record["starts"]) == pytest.approx(record["wall_seconds"])
 
 
+def test_a_damaged_record_is_named_and_the_others_count(run, capsys):
+    path = run / "goodput" / "2.json"
+    path.write_bytes(path.read_bytes()[:40])
+    code, out, err = caller(goodput.main, capsys)(run)
+    assert (code, err.splitlines()) == (
+        0, [f"{path} is damaged: this start is left out, and what it spent between others counts as down"]
+    )  # fmt: skip
+    assert "of 4,633 s in 3 starts" in " ".join(out.split())
+
+
 def test_what_it_refuses(run, tmp_path, capsys):
     refused = refuser(caller(goodput.main, capsys))
     assert "no experiment.json is there: is it a run folder?" in refused(tmp_path)

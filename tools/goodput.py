@@ -47,13 +47,18 @@ def main(args: list[str]) -> None:
     """Runs the command line."""
     flags = command.parse(Command, args, prog="tools/goodput.py")
     figure = None if flags.plot is None else drawing.new_figure(9, 3, flags.plot, "--plot")
-    from transformer.training.goodput import account, read
+    from transformer.training.goodput import account, damaged, read
     from transformer.training.run import Run
 
     run = Run(flags.run)
     if not run.experiment_path.exists():
         raise UserError(f"{run.folder}: no experiment.json is there: is it a run folder?")
     starts = read(run.goodput)
+    for path in damaged(run.goodput, starts):
+        print(
+            f"{path} is damaged: this start is left out, and what it spent between others counts as down",
+            file=sys.stderr,
+        )
     if not starts:
         raise UserError(
             f"{run.goodput} holds no start: the run is of an older version, or none came as far as its first state"

@@ -161,10 +161,15 @@ def account(starts: Sequence[Start]) -> Account:
 
 
 def read(folder: epath.Path) -> list[Start]:
-    """Returns the starts that a run's folder `goodput` holds, in order; what cannot be read is left out."""
+    """Returns the starts that a run's folder `goodput` holds, in order; those of `damaged` files are left out."""
     with concurrent.futures.ThreadPoolExecutor(16) as pool:  # a store answers each in some 50 ms
         starts = pool.map(lambda number: _read(_place(folder, number)), _numbers(folder))
         return [start for start in starts if start is not None]
+
+
+def damaged(folder: epath.Path, starts: Sequence[Start]) -> list[epath.Path]:
+    """Returns the files of a run's folder `goodput` of which `read` made none of these starts."""
+    return [_place(folder, number) for number in _numbers(folder) if number not in {start.number for start in starts}]
 
 
 def new_place(folder: epath.Path) -> epath.Path:
