@@ -1,6 +1,7 @@
 """A strict set-up: eight fake CPU devices, no silent rank or dtype promotion; pyproject.toml makes warnings errors."""
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,10 @@ os.environ |= {
 }
 # NumPy's BLAS threads only wait for each other over small matrices: with two, fits of laws take twice the time.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# What a shell starts in its background ignores SIGINT, and so does all that it starts: no test could send one.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import copy
 import gc
