@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 
-from transformer.cluster import devices, launchers
+from transformer.cluster import devices, launchers, watchdog
 from transformer.cluster.agreement import exchange, own_index, together
 from transformer.cluster.config import Deadlines
 from transformer.cluster.deadlines import NO_DEADLINE, within_start
@@ -68,7 +68,10 @@ def join(
                 initialization_timeout=int(deadline + _MARGIN),
             )
         follow()
-    views = [devices.from_json(each) for each in exchange("devices", dataclasses.asdict(view), deadline=deadline)]
+    own_record = {"devices": dataclasses.asdict(view), "standing": watchdog.own_standing().to_json()}
+    records = exchange("the processes", own_record, deadline=deadline)
+    watchdog.all_joined([record["standing"] for record in records])
+    views = [devices.from_json(record["devices"]) for record in records]
     own = devices.divide(views)
     if not shared_hosts:
         devices.refuse_unused(views, own)

@@ -115,7 +115,7 @@ def verdict(own: Standing, flag: str, answers: Mapping[int, Standing], last: Map
       own: the standing of the one that passed it.
       flag: the deadline's name.
       answers: process -> its standing of now; without those that gave no sign of life.
-      last: process -> the newest standing that it published, if it did.
+      last: process -> the newest standing that it told, at the latest as it joined.
     """
     waited = f"{own.seconds:.0f} s, past {flag} {own.limit:g}" if own.limit else f"{own.seconds:.0f} s"
     silent = [index for index in range(own.count) if index not in answers and index != own.process]
@@ -142,33 +142,22 @@ def verdict(own: Standing, flag: str, answers: Mapping[int, Standing], last: Map
     return Verdict(message, first, waits_on=in_time)
 
 
-def silent_verdict(
-    own: Standing, silent: Sequence[int], last: Mapping[int, Standing], why: str, *, address: str | None = None
-) -> Verdict:
+def silent_verdict(own: Standing, silent: Sequence[int], last: Mapping[int, Standing], why: str) -> Verdict:
     """Returns a verdict on processes that give no sign of life.
 
     Args:
       own: the standing of the one that noticed.
       silent: their indices.
-      last: process -> the newest standing that it published, if it did.
+      last: process -> the newest standing that it told, at the latest as it joined.
       why: the rest of the line.
-      address: of the machine of the first of them.
     """
-    at = "" if address is None or silent[0] in last else f" ({address})"
-    first = last.get(silent[0]) or dataclasses.replace(
-        own, process=silent[0], host=address or "", pid=0, update=None, at=""
+    first = last[silent[0]]
+    more, verb = (f" and {len(silent) - 1} more", "give") if len(silent) > 1 else ("", "gives")
+    message = (
+        f"{first.name} (pid {first.pid}){more} {verb} no sign of life, last seen in {first.where}: stopped, or the "
+        f"machine or its network hangs{why}"
     )
-    return Verdict(f"{_silent_line(silent, own.count, last)}{at}{why}", first)
-
-
-def _silent_line(silent: Sequence[int], count: int, last: Mapping[int, Standing]) -> str:
-    """Returns a clause about processes that give no sign of life."""
-    first = last.get(silent[0])
-    name = f"process {silent[0]} of {count}" if first is None else f"{first.name} (pid {first.pid})"
-    more = f" and {len(silent) - 1} more" if len(silent) > 1 else ""
-    seen = "" if first is None else f", last seen in {first.where}"
-    verb = "give" if more else "gives"
-    return f"{name}{more} {verb} no sign of life{seen}: stopped, or the machine or its network hangs"
+    return Verdict(message, first)
 
 
 def late_of(standings: Sequence[Standing]) -> list[Standing]:

@@ -15,7 +15,7 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 
@@ -24,7 +24,6 @@ from transformer.cluster.agreement import (
     STANDINGS,
     alone,
     coordination,
-    coordinator_host,
     own_index,
     process_count,
     waiting,
@@ -56,6 +55,8 @@ _JOINT = ("/jax/", "/jaxlib/", "/orbax/")
 """Folders of what all processes do together, and wait for each other in."""
 
 _watchdog: "_Watchdog | None" = None
+_joined: dict[int, Standing] = {}
+"""Process -> where it was when it joined the job. Once the leading process is stopped, nobody can ask for more."""
 
 
 def begin(limits: Deadlines) -> None:
@@ -114,6 +115,12 @@ def own_standing(beat: int = 0) -> Standing:
     )
 
 
+def all_joined(standings: Sequence[str]) -> None:
+    """Takes note of where the processes of the job are as they join it, by process index: `Standing` as JSON."""
+    global _joined
+    _joined = dict(enumerate(map(Standing.parsed, standings)))
+
+
 class _Watchdog:
     """The threads."""
 
@@ -166,8 +173,8 @@ class _Watchdog:
 
     def _end_silent(self, silent: list[int], why: str, *, is_told: bool) -> None:
         """Ends all processes of the job but those that give no sign of life."""
-        own, address = own_standing(), coordinator_host() if silent[0] == 0 else None
-        self._end(silent_verdict(own, silent, self._others.last, why, address=address), own, is_told=is_told)
+        own = own_standing()
+        self._end(silent_verdict(own, silent, self._others.last, why), own, is_told=is_told)
 
     def _end(self, found: Verdict, own: Standing, *, is_told: bool = True) -> None:
         place = deadlines.bounded(_DISK, lambda: failures.write_stacks(own.process, found.message))
@@ -193,7 +200,7 @@ class _Others:
 
     def __init__(self, done: threading.Event):
         self.last: dict[int, Standing] = {}
-        """Process -> the newest standing that it published."""
+        """Process -> the newest standing that it told."""
         self._done, self._begun = done, False
         self._changed: dict[int, float] = {}
         """Process -> when its standing was last seen to change."""
@@ -205,6 +212,7 @@ class _Others:
         """Starts the thread, once this process has joined a job."""
         if not self._begun and not alone():
             self._begun, self._heard = True, time.monotonic()
+            self.last = dict(_joined)
             threading.Thread(target=self._run, daemon=True, name="standing").start()
 
     def was_stopped(self) -> None:
@@ -240,8 +248,7 @@ class _Others:
         while not self._done.wait(_LOOK):
             with contextlib.suppress(jax.errors.JaxRuntimeError, AttributeError):  # the service ends before the thread
                 self._answer()
-                # Until the leading process has told its host's name: once it is stopped, nobody can ask for it.
-                if time.monotonic() - told >= (_BEAT if 0 in self.last else _LOOK):
+                if time.monotonic() - told >= _BEAT:
                     told = time.monotonic()
                     self._beat()
                 self._heard = time.monotonic()
