@@ -304,6 +304,8 @@ def _wrong(cell: Cell, ended: Sequence[processes.Ended]) -> Iterator[str]:
         names["host"] = rf"\bprocess {cell.victim}\b" if unknown else rf"\bhost{cell.victim}\b"
         if cell.fault == "stop":  # the others know the phase of its last sign of life
             names["phase"] = r"last seen in phase \w+"
+        elif cell.fault == "kill":  # it said nothing: the phase is that of the one that misses it
+            names["phase"] = r"is gone, in phase \w+"
         elif cell.fault in FAULTS:
             names["phase"] = rf"\bphase {cell.phase}\b"
     for what, pattern in names.items():

@@ -171,3 +171,10 @@ def test_this_process_is_not_debugged_until_pdb_holds_it():
         frames = [mock.Mock(**{"f_code.co_filename": "/usr/lib/python3.11/bdb.py"})]
         with mock.patch.object(deadlines, "main_frames", return_value=frames):
             assert deadlines.debugged()
+
+
+@pytest.mark.parametrize("silence", [2.0, 6.0, 60.0, None])
+def test_several_signs_of_life_come_before_silence_counts(silence, monkeypatch):
+    """With one in five seconds and a limit of six, a process that was busy for a moment was taken for a stopped one."""
+    monkeypatch.setattr(deadlines, "_deadlines", Deadlines(silence=silence))
+    assert deadlines.between_signs() <= min(5.0, (silence or 100.0) / 4)

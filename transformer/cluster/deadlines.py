@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import re
 import sys
 import threading
@@ -16,6 +17,8 @@ from transformer.cluster.phases import Current, Phase, current, phase
 
 T = TypeVar("T")
 
+_SIGN, _SIGNS = 5.0, 4
+"""Seconds between signs of life, and how many there are at least before silence counts."""
 NO_DEADLINE = 7 * 24 * 3600.0
 """Seconds that stand for no deadline, where a library wants a number."""
 _DEBUGGERS = re.compile(r"(/(bdb|pdb|ipdb)\.py|/(pydevd|debugpy|_pydevd_bundle)/)")
@@ -69,6 +72,11 @@ def allowing(name: str) -> Iterator[None]:
             yield
         finally:
             _allowed = before
+
+
+def between_signs() -> float:
+    """Returns the seconds between a process's signs of life: several come within the time that counts as silence."""
+    return min(_SIGN, (silence() or math.inf) / _SIGNS)
 
 
 def silence() -> float | None:

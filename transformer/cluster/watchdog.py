@@ -39,8 +39,6 @@ _LOOK = 0.5
 """Seconds between looks at the clock, and at the service for a call."""
 _ANSWER = 4.0
 """Seconds that the others get to answer a call."""
-_BEAT = 5.0
-"""Seconds between signs of life."""
 _PAUSE = 5.0
 """Seconds between calls, where the one that is late has time left."""
 _DISK = 2.0
@@ -248,7 +246,7 @@ class _Others:
         while not self._done.wait(_LOOK):
             with contextlib.suppress(jax.errors.JaxRuntimeError, AttributeError):  # the service ends before the thread
                 self._answer()
-                if time.monotonic() - told >= _BEAT:
+                if time.monotonic() - told >= deadlines.between_signs():
                     told = time.monotonic()
                     self._beat()
                 self._heard = time.monotonic()
