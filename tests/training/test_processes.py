@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from tests import processes
-from tests.exhaustive import few
 from tools.crash import write_corpus
 
 AXES = ("data", "fsdp", "tensor", "sequence")
@@ -64,19 +63,16 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize(("mesh", "first", "second"), few(ROWS), ids=["fsdp sequence", "tensor", "data"])
-def test_two_processes_that_share_rows_train_on_the_same(folder, alone, mesh, first, second, tmp_path):
+@pytest.mark.exhaustive
+def test_every_pair_of_axes_over_two_processes(folder, alone, tmp_path):
     """Two processes of two devices: along `tensor` and `sequence` both need all rows, along `data` half of them, which
     need not lie together.
     """
-    found = over(folder, [mesh], 2, devices=2, runs=tmp_path)
+    meshes = [*PAIRS, *(mesh for mesh, *_ in ROWS if mesh not in PAIRS)]
+    found = over(folder, meshes, 2, devices=2, runs=tmp_path)
     check(found, alone)
-    assert [record["rows"] for [record] in found] == [first, second]
-
-
-@pytest.mark.exhaustive
-def test_every_pair_of_axes_over_two_processes(folder, alone, tmp_path):
-    check(over(folder, PAIRS, 2, devices=2, runs=tmp_path), alone)
+    for mesh, *rows in ROWS:
+        assert [records[meshes.index(mesh)]["rows"] for records in found] == rows
 
 
 @pytest.mark.exhaustive
