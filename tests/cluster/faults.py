@@ -299,6 +299,8 @@ def _wrong(cell: Cell, ended: Sequence[processes.Ended]) -> Iterator[str]:
     names = {"cause": CAUSES[cell.fault]}
     if cell.fault == "fill":  # which is no host's: the disk is shared
         names["folder"] = r"/cell-\d+\b"
+    elif cell.fault == "data" and cell.victim == 0:  # the run's own record refuses what the leading process asks for
+        names["folder"] = r"/cell-\d+ holds another experiment"
     else:
         unknown = cell.fault == "never" and cell.phase == "start"  # it has told nobody where it is
         names["host"] = rf"\bprocess {cell.victim}\b" if unknown else rf"\bhost{cell.victim}\b"
