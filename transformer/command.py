@@ -199,7 +199,7 @@ def start_jax(*, distributed: bool = False, shared_hosts: bool = False, deadline
         if deadlines is not None:
             from transformer.cluster.watchdog import begin
 
-            begin(deadlines)
+            begin(deadlines, with_others=True)
 
 
 def _output_closed() -> bool:

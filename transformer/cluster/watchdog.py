@@ -15,7 +15,7 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 
@@ -57,12 +57,17 @@ _joined: dict[int, Standing] = {}
 """Process -> where it was when it joined the job. Once the leading process is stopped, nobody can ask for more."""
 
 
-def begin(limits: Deadlines) -> None:
-    """Watches this process from now to its end."""
+def begin(limits: Deadlines, *, with_others: bool = False) -> None:
+    """Watches this process from now to its end.
+
+    Args:
+      limits: the deadlines.
+      with_others: whether all processes of the job begin now, so that one is missed which never gives a sign of life.
+    """
     global _watchdog
     deadlines.use(limits)
     if _watchdog is None:
-        _watchdog = _Watchdog()
+        _watchdog = _Watchdog(_joined if with_others else ())
         when_all_ended(stop)  # before JAX's service closes
 
 
@@ -122,9 +127,9 @@ def all_joined(standings: Sequence[str]) -> None:
 class _Watchdog:
     """The threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, expected: Iterable[int]) -> None:
         self._done = threading.Event()
-        self._others = _Others(self._done)
+        self._others = _Others(self._done, expected)
         self._thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
         self._thread.start()
 
@@ -196,11 +201,11 @@ class _Watchdog:
 class _Others:
     """What this process knows of the others of its job, and tells them: a thread, since the service may hang."""
 
-    def __init__(self, done: threading.Event):
+    def __init__(self, done: threading.Event, expected: Iterable[int]):
         self.last: dict[int, Standing] = {}
         """Process -> the newest standing that it told."""
         self._done, self._begun = done, False
-        self._changed: dict[int, float] = {}
+        self._changed = dict.fromkeys(expected, time.monotonic())
         """Process -> when its standing was last seen to change."""
         self._heard = time.monotonic()
         self._answered = 0
