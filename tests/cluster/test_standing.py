@@ -64,6 +64,7 @@ def test_one_that_is_silent_is_named_by_what_it_last_said():
     found = verdict(USUAL, "--cluster.deadlines.step", answers, {1: dataclasses.replace(silent, update=7)})
     assert found.message.startswith("process 1 of 3 on b (pid 7) gives no sign of life, last seen in phase step (update 7): ")  # fmt: skip # noqa: E501
     assert found.failure(USUAL, 124).items() >= {"process": 1, "host": "b", "step": 7, "exit_code": 124}.items()
+    assert verdict(USUAL, "", answers, {}).message.startswith("process 1 of 3 gives no sign of life: ")
 
 
 def test_where_nothing_tells_them_apart_nobody_is_named():

@@ -115,7 +115,7 @@ def verdict(own: Standing, flag: str, answers: Mapping[int, Standing], last: Map
       own: the standing of the one that passed it.
       flag: the deadline's name.
       answers: process -> its standing of now; without those that gave no sign of life.
-      last: process -> the newest standing that it told, at the latest as it joined.
+      last: process -> the newest standing that it told, if it did; `joining` has each tell one.
     """
     waited = f"{own.seconds:.0f} s, past {flag} {own.limit:g}" if own.limit else f"{own.seconds:.0f} s"
     silent = [index for index in range(own.count) if index not in answers and index != own.process]
@@ -148,15 +148,17 @@ def silent_verdict(own: Standing, silent: Sequence[int], last: Mapping[int, Stan
     Args:
       own: the standing of the one that noticed.
       silent: their indices.
-      last: process -> the newest standing that it told, at the latest as it joined.
+      last: process -> the newest standing that it told, if it did; `joining` has each tell one.
       why: the rest of the line.
     """
-    first = last[silent[0]]
     more, verb = (f" and {len(silent) - 1} more", "give") if len(silent) > 1 else ("", "gives")
-    message = (
-        f"{first.name} (pid {first.pid}){more} {verb} no sign of life, last seen in {first.where}: stopped, or the "
-        f"machine or its network hangs{why}"
-    )
+    first = last.get(silent[0])
+    if first is None:  # a program joined its processes by JAX alone
+        name, seen = f"process {silent[0]} of {own.count}", ""
+        first = dataclasses.replace(own, process=silent[0], host="", pid=0, update=None, at="")
+    else:
+        name, seen = f"{first.name} (pid {first.pid})", f", last seen in {first.where}"
+    message = f"{name}{more} {verb} no sign of life{seen}: stopped, or the machine or its network hangs{why}"
     return Verdict(message, first)
 
 
