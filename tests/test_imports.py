@@ -40,6 +40,7 @@ NEUTRAL_DATA, *DATA_KINDS, DATA_ENTRY = [
         *("transformer.data.pipeline", "transformer.data.generators", "transformer.data.selection"),
         *("transformer.data.shuffle", "transformer.data.worker", "transformer.data.workers", "transformer.data.bar"),
     },
+    {"transformer.data.tokenized"},
     {"transformer.data.text"},
     {"transformer.data.pairs"},
     {"transformer.data.prepare", "transformer.data.kinds"},

@@ -91,8 +91,7 @@ class Step:
         from transformer.training.session import Session
 
         self.session = Session(experiment)
-        seq_len = experiment.train.seq_len
-        self.tokens = experiment.train.batch_size * (seq_len + experiment.objective.target_length(seq_len))
+        self.tokens = experiment.train.batch_size * experiment.lengths.total
         with jax.set_mesh(self.session.mesh):
             self._batch = self.session.batch(1)
             self._state, self._step = self.session.program.init(), self.session.program.step

@@ -176,8 +176,8 @@ def flops(flags: Flops) -> None:
     from transformer.scaling.commands import account
 
     preset = configs.get(flags.preset)
-    length = preset.train.seq_len if flags.length is None else flags.length
-    targets = preset.objective.target_length(length) if flags.target_length is None else flags.target_length
+    length = preset.lengths.input if flags.length is None else flags.length
+    targets = preset.lengths.target if flags.target_length is None else flags.target_length
     if length < 1 or targets < 0:
         raise UserError(f"--length {length}, --target-length {targets}: an example has at least one token")
     if targets and preset.model.kind != "encoder_decoder":

@@ -72,7 +72,7 @@ class VectorConfig(DataConfig):
         return f"data.count {self.count}"
 
 
-def open_vectors(config, reading, *, vocab_size, tokenizer, whole) -> Dataset:
+def open_vectors(config, reading, *, vocab_size, input_size, tokenizer, whole) -> Dataset:
     assert vocab_size is None
     assert tokenizer is None
     return Dataset(

@@ -86,6 +86,12 @@ class Dataset:
     """A hash of all records: changes if a resumed run would see other data."""
     about: About
 
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """Name -> content of what travels with every checkpoint, a tokenizer apart: what whoever restores a model needs
+        to read an input as it was read here."""
+        return {}
+
     def show(self, record: Record) -> tuple[str, ...]:
         """Returns what a person can read of a record; nothing by default."""
         del record

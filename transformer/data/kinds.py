@@ -32,6 +32,7 @@ def open_dataset(
     reading: Reading,
     *,
     vocab_size: int | None,
+    input_size: tuple[int, ...] = (),
     tokenizer: Tokenizer | None = None,
     whole: bool = False,
 ) -> Dataset:
@@ -41,6 +42,7 @@ def open_dataset(
       config: of any kind.
       reading: which records the objective reads.
       vocab_size: the model's; None: it reads no tokens.
+      input_size: what else the model reads (`Architecture.input_size`); empty: tokens alone.
       tokenizer: what a resumed run, or the weights that a run starts from, have; None: the dataset decides.
       whole: all of the dataset is to validate on, and there is nothing to train on.
 
@@ -52,4 +54,4 @@ def open_dataset(
         raise UserError(
             f"the objective reads no {config.kind}, which --data is: choose a preset whose data the objective reads"
         )
-    return kind.open(config, reading, vocab_size=vocab_size, tokenizer=tokenizer, whole=whole)
+    return kind.open(config, reading, vocab_size=vocab_size, input_size=input_size, tokenizer=tokenizer, whole=whole)

@@ -44,6 +44,7 @@ def prepare(
     reading: Reading,
     *,
     vocab_size: int | None,
+    input_size: tuple[int, ...] = (),
     tokenizer: Tokenizer | None = None,
     whole: bool = False,
     maker: Maker | None = None,
@@ -57,6 +58,7 @@ def prepare(
       config: names the sources.
       reading: which records the objective reads, a `TextReading` or a `PairReading`.
       vocab_size: the model's; a tokenizer may have fewer pieces, not more.
+      input_size: what else the model reads, which must be nothing.
       tokenizer: a resumed run's own; without it the config decides.
       whole: all of the corpus is validation text, and there is none to train on: to evaluate on; needs a tokenizer.
       maker: who reads the corpora and makes the stores, where they are not there; by default this process.
@@ -65,8 +67,10 @@ def prepare(
     Raises:
       UserError: anything about the corpus, the tokenizer or the disk that a person can mend.
     """
-    if vocab_size is None:
-        raise UserError("--data is text and the model reads no tokens: choose a preset of another model or other data")
+    if vocab_size is None or input_size:
+        raise UserError(
+            "--data is text and the model reads other things than text: choose a preset of another model or other data"
+        )
     corpora = open_corpora(config, reading, whole=whole)
     if maker is not None:
         for corpus in corpora:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from transformer.layers.execution import Execution
 from transformer.layers.experts_config import ExpertsConfig
-from transformer.models.counting import Counts
+from transformer.models.counting import Counts, Places, TokenPlaces
 from transformer.params import Parameter, parameters
 
 
@@ -101,6 +101,23 @@ class Architecture(abc.ABC):
         """How many tokens back a causal layer's queries see, themselves included; None: all. Layers take turns."""
         return (None,)
 
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """What the arrays that it reads beside tokens, or in their place, are in size: (height, width, channels) of an
+        image, (frames, bins) of a spectrogram; empty where it reads tokens alone."""
+        return ()
+
+    @property
+    def fixed_length(self) -> int | None:
+        """Places that its first stack always has, of inputs whose size is fixed: patches and what joins them, frames;
+        None: as many as it is given."""
+        return None
+
+    @property
+    def places(self) -> Places:
+        """How many places of an example meet what, for counting FLOPs."""
+        return TokenPlaces(self.kind, self.head, self.attention_windows)
+
     def example_inputs(self, batch: int = 1, length: int = 1) -> dict[str, Any]:
         """Returns inputs of the model, all zeros: what its `init` needs. A family that reads no tokens has others."""
         tokens = jnp.zeros((batch, length), jnp.int32)
@@ -157,9 +174,8 @@ def _counts(architecture: Architecture) -> Counts:
     arrays, routing = tuple(architecture.parameters.values()), architecture.routing
     return Counts(
         arrays,
-        architecture.kind,
         architecture.head,
         architecture.stacks,
-        architecture.attention_windows,
+        architecture.places,
         1.0 if routing is None else routing.experts_per_token / routing.num_experts,
     )

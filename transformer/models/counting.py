@@ -10,6 +10,7 @@ Shape letters: S length of the encoder's sequence, T of the decoder's or the onl
 width, V vocabulary, E embedding width.
 """
 
+import abc
 import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -33,7 +34,7 @@ _BACKBONE = {
     "cross_attention": "attention",
     "mlp": "mlp",
 }
-"""Module -> what its parameters are for, its norms apart."""
+"""Module, or an array of the backbone's own -> what its parameters are for, its norms apart."""
 
 _WORD_HEADS = ("language_model", "masked_lm", "pretraining")
 """The heads that end with a product with the words' vectors."""
@@ -48,7 +49,7 @@ def kind_of(parameter: Parameter) -> str:
         return "head"
     if any(module.endswith("norm") for module in parameter.modules):
         return "norms"
-    for module in parameter.modules:
+    for module in parameter.path.split("/"):
         if module in _BACKBONE:
             return _BACKBONE[module]
     raise KeyError(f"{parameter.path}: give one of its modules a kind in {__name__}")
@@ -64,17 +65,73 @@ class AttentionCount(NamedTuple):
     """Pairs of a query and a key, added up over the layers."""
 
 
+class Places(abc.ABC):
+    """How many places of an example (tokens, patches, frames) meet what. Lengths are as `Counts.flops_by_kind`'s."""
+
+    @abc.abstractmethod
+    def met(self, parameter: Parameter, length: int, target_length: int) -> float:
+        """Returns how many places of an example meet a weight."""
+
+    @abc.abstractmethod
+    def pairs(self, query: Parameter, length: int, target_length: int, *, causal: bool) -> float:
+        """Returns the pairs of places that one layer's attention multiplies, on average over layers that differ.
+
+        Args:
+          query: the kernel of its queries.
+          length: as `Counts.flops_by_kind`'s.
+          target_length: likewise.
+          causal: whether to count only pairs that are seen.
+        """
+
+    def words(self, length: int, target_length: int) -> int:
+        """Returns how many places get the scores of words."""
+        del target_length
+        return length
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenPlaces(Places):
+    """The places of a model that reads tokens."""
+
+    kind: str
+    head: str
+    windows: tuple[int | None, ...] = (None,)
+    """How many tokens back a causal layer's queries see, themselves included; None: all. Layers take turns."""
+
+    def met(self, parameter: Parameter, length: int, target_length: int) -> int:
+        modules = parameter.modules
+        if modules[0] in ("pooler", "sentence") or (modules[0] == "head" and self.head in _ROW_HEADS):
+            return 1
+        if self.kind != "encoder_decoder" or "encoder" in modules:
+            return length
+        of_source = "cross_attention" in modules and modules[-1] in ("key", "value")
+        return length if of_source else target_length
+
+    def pairs(self, query: Parameter, length: int, target_length: int, *, causal: bool) -> float:
+        if "cross_attention" in query.modules:
+            return target_length * length
+        if self.kind == "encoder" or "encoder" in query.modules:
+            return length**2
+        tokens = self.words(length, target_length)
+        reaches = [tokens if window is None else min(tokens, window) for window in self.windows]
+        # Of the first W tokens the t-th sees t, of the others each W.
+        seen = [reach * (tokens - reach) + reach * (reach + 1) / 2 if causal else tokens * reach for reach in reaches]
+        return sum(seen) / len(seen)
+
+    def words(self, length: int, target_length: int) -> int:
+        return target_length if self.kind == "encoder_decoder" else length
+
+
 @dataclasses.dataclass(frozen=True)
 class Counts:
     """What a model has and what it costs: its parameters, and what their tree does not say. `Architecture.counts`."""
 
     parameters: tuple[Parameter, ...]
-    kind: str
     head: str
     stacks: Mapping[str, int]
     """Module that holds a stack of layers -> how many."""
-    windows: tuple[int | None, ...]
-    """How many tokens back a causal layer's queries see, themselves included; None: all. Layers take turns."""
+    places: Places
+    """How many places of an example meet what."""
     expert_share: float = 1.0
     """K / E: the share of tokens that an expert meets."""
 
@@ -93,7 +150,7 @@ class Counts:
         what rematerialisation computes again. A masked language model's head is counted for every token.
 
         Args:
-          length: S in an encoder-decoder, else T.
+          length: S in an encoder-decoder, else T; of a model with a `fixed_length` that.
           target_length: T in an encoder-decoder.
           causal: whether to count only pairs that are seen, which a kernel that skips masked blocks computes; else all,
             or a window's at each token, as if nothing were masked.
@@ -101,10 +158,9 @@ class Counts:
         counts = dict.fromkeys(FLOP_KINDS, 0.0)
         for parameter in self.parameters:
             if name_of(parameter.path) == "kernel":
-                met = self._tokens(parameter, length, target_length) * self._runs(parameter) * self.share(parameter)
+                met = self.places.met(parameter, length, target_length) * self._runs(parameter) * self.share(parameter)
                 counts[kind_of(parameter)] += 6.0 * parameter.size * met
-        tokens = target_length if self.kind == "encoder_decoder" else length
-        counts["head"] += 6.0 * self._tied_products() * tokens
+        counts["head"] += 6.0 * self._tied_products() * self.places.words(length, target_length)
         for attention in self.attentions(length, target_length, causal=causal):
             counts["scores"] += 12.0 * attention.heads * attention.head_width * attention.pairs
         return counts
@@ -118,7 +174,7 @@ class Counts:
                 value_width = out_shapes[parameter.path.replace("/query/", "/out/")][-2]
                 head_width = key_width if key_width == value_width else (key_width + value_width) / 2
                 layers = parameter.layers * self._runs(parameter)
-                pairs = layers * self._pairs(parameter, length, target_length, causal=causal)
+                pairs = layers * self.places.pairs(parameter, length, target_length, causal=causal)
                 yield AttentionCount(heads, head_width, pairs)
 
     def share(self, parameter: Parameter) -> float:
@@ -135,28 +191,6 @@ class Counts:
         if is_stacked(parameter.names) or "layers" not in parameter.modules:
             return 1
         return next(layers for module, layers in self.stacks.items() if module in parameter.modules)
-
-    def _pairs(self, query: Parameter, length: int, target_length: int, *, causal: bool) -> float:
-        """Returns the pairs that one layer's attention multiplies, on average over layers of different windows."""
-        if "cross_attention" in query.modules:
-            return target_length * length
-        if self.kind == "encoder" or "encoder" in query.modules:
-            return length**2
-        tokens = target_length if self.kind == "encoder_decoder" else length
-        reaches = [tokens if window is None else min(tokens, window) for window in self.windows]
-        # Of the first W tokens the t-th sees t, of the others each W.
-        seen = [reach * (tokens - reach) + reach * (reach + 1) / 2 if causal else tokens * reach for reach in reaches]
-        return sum(seen) / len(seen)
-
-    def _tokens(self, parameter: Parameter, length: int, target_length: int) -> int:
-        """Returns how many tokens of an example meet a weight."""
-        modules = parameter.modules
-        if modules[0] in ("pooler", "sentence") or (modules[0] == "head" and self.head in _ROW_HEADS):
-            return 1
-        if self.kind != "encoder_decoder" or "encoder" in modules:
-            return length
-        of_source = "cross_attention" in modules and modules[-1] in ("key", "value")
-        return length if of_source else target_length
 
     def _tied_products(self) -> int:
         """Returns the weights of products with the words' own table, which no kernel stands for."""

@@ -3,17 +3,30 @@
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from transformer import checks
 from transformer.data.dataset import Dataset
 from transformer.data.records import Reading, Record, stack
-from transformer.data.text.dataset import TextDataset
+from transformer.data.tokenized import TokenizedDataset
 from transformer.errors import UserError
 from transformer.ops.cross_entropy import cross_entropy
 from transformer.tokenizers.vocabulary import Vocabulary
+
+
+class ModelInputs(Protocol):
+    """What examples depend on of the model that they are made for: of an `Architecture`."""
+
+    @property
+    def first_decoder_token(self) -> int | None: ...
+
+    @property
+    def input_size(self) -> tuple[int, ...]: ...
+
+    @property
+    def num_labels(self) -> int: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +55,9 @@ class Objective(abc.ABC):
     """The name under which `transformer.objectives.OBJECTIVES` and an experiment.json know it."""
     kind: ClassVar[str]
     """The models that it trains (`Architecture.kind`)."""
+    sums_over_examples: ClassVar[bool] = True
+    """Whether its loss is a sum over examples, which microbatches add up to; not where examples are told from each
+    other: such a loss is of the whole batch, and accumulation is refused."""
     scores_text: ClassVar[bool] = False
     """Whether it scores every token of a text, given those before: only then is there a loss per byte."""
 
@@ -71,7 +87,7 @@ class Objective(abc.ABC):
         return Reading()
 
     def input_length(self, seq_len: int) -> int:
-        """Returns the tokens, or other places, that the model (its encoder, where it has one) reads of an example."""
+        """Returns the tokens that the model (its encoder, where it has one) reads of an example."""
         del seq_len
         return 1
 
@@ -80,9 +96,11 @@ class Objective(abc.ABC):
         del seq_len
         return 0
 
-    def setting(self, dataset: Dataset, seq_len: int, decoder_start_id: int | None) -> Any:
-        """Returns what `example` needs besides a record, None by default; UserError where the dataset lacks it."""
-        del dataset, seq_len, decoder_start_id
+    def setting(self, dataset: Dataset, seq_len: int, model: ModelInputs) -> Any:
+        """Returns what `example` needs besides a record, None by default; UserError where the dataset lacks it, or has
+        what the model cannot tell.
+        """
+        del dataset, seq_len, model
 
     @abc.abstractmethod
     def example(self, record: Record, rng: np.random.Generator, setting: Any) -> dict[str, Any]:
@@ -137,10 +155,10 @@ class TokenObjective(Objective):
     def input_length(self, seq_len: int) -> int:
         return seq_len
 
-    def setting(self, dataset: Dataset, seq_len: int, decoder_start_id: int | None) -> Setting:
-        if not isinstance(dataset, TextDataset):
+    def setting(self, dataset: Dataset, seq_len: int, model: ModelInputs) -> Setting:
+        if not isinstance(dataset, TokenizedDataset):
             raise UserError(f"the objective {self.name} predicts tokens, and --data has none: choose another preset")
-        setting = Setting(dataset.vocabulary, seq_len, decoder_start_id)
+        setting = Setting(dataset.vocabulary, seq_len, model.first_decoder_token)
         self.check(setting)
         return setting
 

@@ -53,9 +53,8 @@ def _row(folder: epath.PathLike, cell: Cell) -> Row:
     experiment = experiments.read(cells.experiment_path(folder, cell))
     metrics = cells.rows_of(folder, cell)
     end = cells.reached(cell, metrics)
-    length = experiment.objective.input_length(experiment.train.seq_len)
-    target_length = experiment.objective.target_length(experiment.train.seq_len)
-    tokens = end.step * experiment.train.batch_size * (length + target_length)
+    length, target_length = experiment.lengths
+    tokens = end.step * experiment.train.batch_size * experiment.lengths.total
     state = "ended" if end.ended else "failed" if failure(folder, cell) else "begun" if metrics else "waits"
     return Row(
         name=cell.name,

@@ -19,9 +19,8 @@ def announce(session: Session, first: int, folder: epath.Path, report: Callable[
     """
     experiment, about, mesh = session.experiment, session.dataset.about, session.mesh
     model, train = experiment.model, experiment.train
-    length = experiment.objective.input_length(train.seq_len)
-    target_length = experiment.objective.target_length(train.seq_len)
-    tokens = train.batch_size * (length + target_length)
+    length, target_length = experiment.lengths
+    tokens = train.batch_size * experiment.lengths.total
     flops = model.flops_per_token(length, target_length)
     peak, source = peak_flops(list(mesh.devices.flat))
     axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)

@@ -17,7 +17,7 @@ def check_batch(experiment: Experiment, mesh: Mesh | AbstractMesh) -> None:
     """Raises UserError where the mesh does not divide the rows of a microbatch, accumulation's or a pipeline's, or the
     lengths of sequences.
     """
-    train, objective = experiment.train, experiment.objective
+    train = experiment.train
     rows, parts = train.microbatch_size, batch_divisor(mesh)
     if rows % parts:
         cut = f" / accumulation {train.accumulation}" if train.accumulation > 1 else ""
@@ -29,8 +29,8 @@ def check_batch(experiment: Experiment, mesh: Mesh | AbstractMesh) -> None:
     pipeline_on(mesh, experiment.execution.microbatches, rows)
     sequence = mesh.shape["sequence"]
     lengths = {
-        f"of --train.seq-len {train.seq_len}": objective.input_length(train.seq_len),
-        "of the objective's targets": objective.target_length(train.seq_len),
+        f"of --train.seq-len {train.seq_len}": experiment.objective.input_length(train.seq_len),
+        "of the objective's targets": experiment.lengths.target,
     }
     for what, length in lengths.items():
         if length % sequence:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import cattrs
 from cattrs.gen import make_dict_structure_fn
@@ -37,9 +37,10 @@ class TrainConfig:
     steps: int = 1000
     """Updates in all."""
     batch_size: int = 32
-    """Sequences an update, over all devices."""
+    """Sequences (images, pairs) an update, over all devices."""
     seq_len: int = 256
-    """Tokens a sequence; of the encoder, where there are two."""
+    """Tokens a sequence; of the encoder, where there are two; of the text, where another input goes with it. A model
+    that reads no tokens has no use for it."""
     seed: int = 0
     """Seed of the parameters, the order of the data, and dropout."""
     accumulation: int = 1
@@ -78,6 +79,19 @@ class TrainConfig:
     def evaluates_after(self, step: int) -> bool:
         """Returns whether the run evaluates after update number `step`."""
         return step % self.eval_every == 0 or step == self.steps
+
+
+class Lengths(NamedTuple):
+    """The places of an example that a model reads: tokens, or patches, or frames."""
+
+    input: int
+    """Of its first stack, or its only one."""
+    target: int
+    """Of the decoder, or of the second of two towers; 0: there is none."""
+
+    @property
+    def total(self) -> int:
+        return sum(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +152,21 @@ class Experiment:
             f"the objective's targets of {targets} tokens are longer than the model's context of {context}: raise "
             "`model.context_length` or lower the targets' length",
         )
+        checks.require(
+            self,
+            objective.sums_over_examples or self.train.accumulation == 1,
+            f"`train.accumulation` {self.train.accumulation}: the objective {objective.name} tells the examples of a "
+            "whole batch from each other, which no microbatch holds: make it 1, and save memory with `execution.remat` "
+            "or more devices",
+        )
+
+    @property
+    def lengths(self) -> Lengths:
+        """The places of an example that the model reads."""
+        seq_len = self.train.seq_len
+        fixed = self.model.fixed_length
+        read = self.objective.input_length(seq_len) if fixed is None else fixed
+        return Lengths(read, self.objective.target_length(seq_len))
 
 
 def _a(kind: str) -> str:

@@ -9,7 +9,7 @@ from transformer.checkpoint import provenance, to_json, write_atomically
 from transformer.checkpoint.compare import read_json
 from transformer.checkpoint.reading import reachable, steps
 from transformer.data.dataset import Dataset
-from transformer.data.text.dataset import TextDataset
+from transformer.data.tokenized import TokenizedDataset
 from transformer.errors import UserError
 from transformer.models import architecture_to_dict
 from transformer.paths import check_folder
@@ -132,13 +132,14 @@ class Run:
             "experiment.json": to_json(experiments.to_dict(experiment)),
             "architecture.json": to_json(architecture_to_dict(experiment.model)),
             corpus_record.NAME: to_json(dataset.about.identity),
+            **dataset.files,
         }
         for name, content in record.items():
             write_atomically(self.folder / name, content)
         if not self.begun and self.tokenizer.exists():
             self.tokenizer.rmtree()
         record[provenance.NAME] = provenance.written_by("train.py")
-        if not isinstance(dataset, TextDataset):
+        if not isinstance(dataset, TokenizedDataset):
             return record
         if not self.tokenizer.exists():
             try:

@@ -95,6 +95,7 @@ class Session:
             experiment.data,
             experiment.objective.reading(experiment.train.seq_len),
             vocab_size=experiment.model.vocab_size,
+            input_size=experiment.model.input_size,
             tokenizer=self._tokenizer(),
             whole=self._whole,
         )
@@ -195,7 +196,7 @@ class Session:
 
     def _example(self, dataset: Dataset) -> ExampleMaker:
         objective, model = self.experiment.objective, self.experiment.model
-        setting = objective.setting(dataset, self.experiment.train.seq_len, model.first_decoder_token)
+        setting = objective.setting(dataset, self.experiment.train.seq_len, model)
         return ExampleMaker(objective, setting)
 
 

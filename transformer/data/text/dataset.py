@@ -3,12 +3,10 @@
 import dataclasses
 from collections.abc import Sequence
 
-from transformer.data.dataset import Dataset
 from transformer.data.records import Record
 from transformer.data.text.records import TextRecords
 from transformer.data.text.store import TokenStore
-from transformer.tokenizers.tokenizer import Tokenizer
-from transformer.tokenizers.vocabulary import Vocabulary
+from transformer.data.tokenized import TokenizedDataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +39,10 @@ class TextFigures:
 
 
 @dataclasses.dataclass(frozen=True)
-class TextDataset(Dataset):
+class TextDataset(TokenizedDataset):
     """A dataset of text, or of pairs of texts, as tokens."""
 
     train: tuple[TextRecords, ...]
-    tokenizer: Tokenizer
-    vocabulary: Vocabulary
-    """The tokenizer's."""
     figures: TextFigures
     """The validation text's; that of its targets, where it is pairs."""
 

@@ -80,8 +80,7 @@ def plan(base: Experiment, request: Request, shaping: Shaping = Shaping()) -> Pl
       UserError: a budget too small or too large for any shape, or an experiment that does not fit one.
     """
     budgets = sorted(request.budgets)
-    length = base.train.seq_len
-    targets = base.objective.target_length(length)
+    length, targets = base.lengths
     notes: list[str] = []
     chosen = _ladder(base.model, request, budgets, length, targets, shaping, notes)
     held = set(budgets[len(budgets) - request.hold_out :])
