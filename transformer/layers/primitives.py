@@ -109,6 +109,18 @@ class RMSNorm(nn.Module):
         return _rms_norm(x, _vector(self, "scale", 1.0, x), self.epsilon).astype(self.dtype)
 
 
+class LayerScale(nn.Module):
+    """x * scale, a factor a channel: Touvron et al. 2021, "Going deeper with image Transformers", equation 4."""
+
+    initial: float
+    """What every factor starts at."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns `x` [..., D], scaled, in its dtype."""
+        return (x * _vector(self, "scale", self.initial, x)).astype(x.dtype)
+
+
 class Dropout(nn.Module):
     """Zeroes elements with probability `rate` in training."""
 

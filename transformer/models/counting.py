@@ -31,8 +31,10 @@ _BACKBONE = {
     "position_embedding": "positions",
     "relative_bias": "positions",
     "attention": "attention",
+    "attention_scale": "attention",
     "cross_attention": "attention",
     "mlp": "mlp",
+    "mlp_scale": "mlp",
 }
 """Module, or an array of the backbone's own -> what its parameters are for, its norms apart."""
 
