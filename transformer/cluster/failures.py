@@ -71,8 +71,10 @@ def taken_from(folder: epath.Path) -> str | None:
     return f"the start before failed{where}: {record.get('message')}"
 
 
-def write(failure: Mapping[str, Any], *, error: BaseException | None = None) -> None:
+def write(failure: Mapping[str, Any], *, error: BaseException | None = None) -> dict[str, Any] | None:
     """Writes a failure into the run folder, if the run has begun and no other failure is there.
+
+    Returns the failure that is on record then, another process's where that came first; None where there is none.
 
     Args:
       failure: `message`, `exit_code`, `process`, `host`, `phase`, `step`, of a bug its `traceback`.
@@ -81,12 +83,17 @@ def write(failure: Mapping[str, Any], *, error: BaseException | None = None) -> 
     folder, code = _folder, failure["exit_code"]
     is_stopped = isinstance(error, KeyboardInterrupt) or code == Interrupted.exit_code or code >= _SIGNALS
     if folder is None or is_stopped:
-        return
+        return None
     if (error is not None and not _running and not hasattr(error, "ended_run")) or _is_others():
-        return
+        return None
     time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     record = {"time": time} | {name: failure.get(name) for name in _FIELDS}
     _create(folder / NAME, (json.dumps(record, indent=2) + "\n").encode())
+    try:
+        on_record = json.loads((folder / NAME).read_text())
+    except (OSError, ValueError):
+        return None
+    return dict(failure) | on_record if isinstance(on_record, dict) else None
 
 
 def write_stacks(process: int, line: str) -> str:

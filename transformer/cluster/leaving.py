@@ -116,9 +116,10 @@ def end_all(failure: dict[str, Any], *, is_told: bool = True) -> NoReturn:
       is_told: whether the others are told; not where the service does not answer.
     """
     first = deadlines.bounded(_TELL, lambda: _tell(failure)) if is_told and not alone() else None
-    if first is None or first == failure:
-        deadlines.bounded(_DISK, lambda: failures.write(failure))
     known = first or failure
+    if first is None or first == failure:
+        # Where the service answers nobody, all find it silent at once: the run's folder says who was first.
+        known = deadlines.bounded(_DISK, lambda: failures.write(failure)) or failure
     _end(_line(known), known["exit_code"], _farewell(known) if first else 0.0)
 
 
