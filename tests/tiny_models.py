@@ -11,6 +11,7 @@ from transformer.models.albert import AlbertConfig
 from transformer.models.bart import BartConfig
 from transformer.models.bert import BertConfig
 from transformer.models.deepseek import DeepseekConfig
+from transformer.models.dinov2 import Dinov2Config
 from transformer.models.distilbert import DistilBertConfig
 from transformer.models.gpt import GPTConfig
 from transformer.models.gpt1 import GPT1Config
@@ -21,6 +22,7 @@ from transformer.models.roberta import RobertaConfig
 from transformer.models.spanbert import SpanBertConfig
 from transformer.models.t5 import T5Config
 from transformer.models.transformer import TransformerConfig
+from transformer.models.vit import ViTConfig
 
 _DECODER = {"vocab_size": 32, "context_length": 16, "width": 16, "num_layers": 2, "num_heads": 4}
 _ENCODER = {**_DECODER, "mlp_width": 32, "dropout": 0.0, "attention_dropout": 0.0}
@@ -36,6 +38,10 @@ _POST_NORM = {
     "dropout": 0.0,
     "decoder_start_id": 2,
 }
+_IMAGES = {
+    "image_size": 8, "patch_size": 2, "channels": 3, "width": 16, "num_layers": 2, "num_heads": 4, "mlp_width": 32,
+    "num_labels": 5,
+}  # fmt: skip
 _EXPERTS = ExpertsConfig(num_experts=4, experts_per_token=2, mlp_width=8)
 TINY = {
     "gpt": GPTConfig(**_DECODER, dropout=0.0, band=4),
@@ -61,6 +67,8 @@ TINY = {
     "bart": BartConfig(**_POST_NORM, context_length=16, attention_dropout=0.0, mlp_dropout=0.0),
     "marian": MarianConfig(**_POST_NORM, context_length=16),
     "transformer": TransformerConfig(**_POST_NORM),
+    "vit": ViTConfig(**_IMAGES, norm_epsilon=1e-6, class_token=False, pooling="attention", registers=0),
+    "dinov2": Dinov2Config(**_IMAGES, registers=3, layer_scale=0.5),
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from transformer.interop.flax_names import FlaxClasses
 from transformer.interop.hf_config import Field
 from transformer.models.architecture import Architecture
 
-LABELLED = ("sequence_classification", "token_classification")
+LABELLED = ("sequence_classification", "token_classification", "image_classification")
 """Heads whose number of classes is a user's choice."""
 
 _CLASSES = {
@@ -28,6 +28,7 @@ _CLASSES = {
     "token_classification": "ForTokenClassification",
     "question_answering": "ForQuestionAnswering",
     "multiple_choice": "ForMultipleChoice",
+    "image_classification": "ForImageClassification",
     "none": "Model",
     "unpooled": "Model",
 }

@@ -51,7 +51,7 @@ def torch_names(arrays: Mapping[str, np.ndarray]) -> LazyArrays:
 
     def read(path: str) -> np.ndarray:
         array = arrays[path]
-        return array.T if name_of(path) == "kernel" and array.ndim == 2 else array
+        return _turned(array) if name_of(path) == "kernel" else array
 
     return LazyArrays(paths, read)
 
@@ -73,9 +73,19 @@ def stream(
         if rule is None and name not in classes.constants:
             continue
         leaf = name_of(rule.ours[0]) if rule else ""
-        yield _flax_path(name, classes.scale if leaf == "scale" else leaf), array.T if leaf == "kernel" else array
+        turned = _turned(array) if leaf == "kernel" else array
+        yield _flax_path(name, classes.scale if leaf == "scale" else leaf), turned
         if name in copies:
             yield _flax_path(copies[name], "kernel"), array.T
+
+
+def _turned(kernel: np.ndarray) -> np.ndarray:
+    """Returns a kernel with its axes in the other library's order, either way.
+
+    A matrix is [inputs, outputs] in Flax and [outputs, inputs] in PyTorch; a convolution, [places, inputs, outputs] and
+    [outputs, inputs, places], whose places may have several axes.
+    """
+    return kernel if kernel.ndim == 1 else np.moveaxis(kernel, (0, 1), (-1, -2))
 
 
 def _torch_name(path: str) -> str:

@@ -20,6 +20,7 @@ ACTIVATIONS = {
     "gelu": "gelu",
     "relu": "relu",
     "silu": "silu",
+    "quick_gelu": "quick_gelu",
     "swish": "silu",
 }
 """Their names of activations -> ours; the first of several names is the one written."""

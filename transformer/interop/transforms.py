@@ -37,6 +37,35 @@ FLAT = Transform(
 )
 """Between a bias of theirs, [H * K], and ours, [H, K]."""
 
+FIRST_OF_ONE = Transform(
+    their_shape=lambda shapes: (1, *_only(shapes)),
+    load=lambda array, shapes: [array.reshape(_only(shapes))],
+    save=lambda arrays: _only(arrays)[None],
+)
+"""Between an array of theirs with a first axis of one, a batch's, and ours without it."""
+
+
+def patches(size: int) -> Transform:
+    """Returns the transform between a convolution over patches, [D, channels, rows, columns], and the kernel of ours,
+    [rows * columns * channels, D].
+
+    Args:
+      size: rows, and columns, of a patch.
+    """
+
+    def their_shape(shapes):
+        pixels, width = _only(shapes)
+        return width, pixels // size**2, size, size
+
+    def load(array, shapes):
+        return [array.transpose(2, 3, 1, 0).reshape(_only(shapes))]
+
+    def save(arrays):
+        kernel = _only(arrays)
+        return kernel.reshape(size, size, -1, kernel.shape[-1]).transpose(3, 2, 0, 1)
+
+    return Transform(their_shape, load, save)
+
 
 def kernel(inputs: int = 1, *, transposed: bool) -> Transform:
     """Returns the transform between a matrix of theirs and a kernel of ours, [*inputs, *outputs].

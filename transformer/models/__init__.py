@@ -12,6 +12,7 @@ from transformer.models.architecture import Architecture
 from transformer.models.bart import BartConfig
 from transformer.models.bert import BertConfig
 from transformer.models.deepseek import DeepseekConfig
+from transformer.models.dinov2 import Dinov2Config
 from transformer.models.distilbert import DistilBertConfig
 from transformer.models.gpt import GPTConfig
 from transformer.models.gpt1 import GPT1Config
@@ -22,6 +23,7 @@ from transformer.models.roberta import RobertaConfig
 from transformer.models.spanbert import SpanBertConfig
 from transformer.models.t5 import T5Config
 from transformer.models.transformer import TransformerConfig
+from transformer.models.vit import ViTConfig
 
 FAMILIES: dict[str, type[Architecture]] = {
     config.family: config
@@ -40,6 +42,8 @@ FAMILIES: dict[str, type[Architecture]] = {
         T5Config,
         BartConfig,
         MarianConfig,
+        ViTConfig,
+        Dinov2Config,
     )
 }
 """Family name, as in a checkpoint's architecture.json -> its config class."""

@@ -26,6 +26,11 @@ FLOP_KINDS: tuple[str, ...] = ("embedding", "attention", "scores", "mlp", "head"
 
 _BACKBONE = {
     "token_embedding": "embedding",
+    "patch_embedding": "embedding",
+    "class_token": "embedding",
+    "register_tokens": "embedding",
+    "distillation_token": "embedding",
+    "mask_token": "embedding",
     "type_embedding": "embedding",
     "projection": "embedding",
     "position_embedding": "positions",
@@ -125,6 +130,51 @@ class TokenPlaces(Places):
 
 
 @dataclasses.dataclass(frozen=True)
+class ImagePlaces(Places):
+    """The places of a model that reads images, whose lengths are its own."""
+
+    patches: int
+    """Patches of an image."""
+    tokens: int
+    """What the blocks read: patches, and what joins them."""
+
+    def met(self, parameter: Parameter, length: int, target_length: int) -> int:
+        del length, target_length
+        modules = parameter.modules
+        if "patch_embedding" in modules:
+            return self.patches
+        reads_all = modules[0] == "backbone" or modules[-1] in ("key", "value")  # the pooling attention's
+        return self.tokens if reads_all else 1
+
+    def pairs(self, query: Parameter, length: int, target_length: int, *, causal: bool) -> float:
+        del length, target_length, causal
+        return self.tokens * (self.tokens if query.modules[0] == "backbone" else 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedImagePlaces(ImagePlaces):
+    """The places of a masked autoencoder: its encoder reads some patches, its decoder all."""
+
+    decoded: int
+    """What the decoder's blocks read."""
+
+    def met(self, parameter: Parameter, length: int, target_length: int) -> int:
+        match parameter.modules[0]:
+            case "backbone":
+                return super().met(parameter, length, target_length)
+            case "widen":
+                return self.tokens
+            case "decoder":
+                return self.decoded
+            case _:  # pixels
+                return self.patches
+
+    def pairs(self, query: Parameter, length: int, target_length: int, *, causal: bool) -> float:
+        del length, target_length, causal
+        return (self.tokens if query.modules[0] == "backbone" else self.decoded) ** 2
+
+
+@dataclasses.dataclass(frozen=True)
 class Counts:
     """What a model has and what it costs: its parameters, and what their tree does not say. `Architecture.counts`."""
 
@@ -185,8 +235,8 @@ class Counts:
 
     @property
     def embedding_table(self) -> int:
-        """V E, the size of the words' table."""
-        return next(each.size for each in self.parameters if each.modules[1:] == ["token_embedding"])
+        """V E, the size of the words' table; 0 where no words are read."""
+        return next((each.size for each in self.parameters if each.modules[1:] == ["token_embedding"]), 0)
 
     def _runs(self, parameter: Parameter) -> int:
         """Returns how often a token meets the weights: more than once only where layers share them (ALBERT)."""

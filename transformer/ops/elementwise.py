@@ -27,6 +27,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu_tanh": _keep_input(functools.partial(jax.nn.gelu, approximate=True)),  # its tanh approximation: GPT, GPT-2
     "relu": _keep_input(jax.nn.relu),
     "silu": _keep_input(jax.nn.silu),
+    "quick_gelu": _keep_input(lambda x: x * jax.nn.sigmoid(1.702 * x)),  # Hendrycks and Gimpel 2016, section 2: CLIP
     "tanh": _keep_input(jnp.tanh),
 }
 
