@@ -20,13 +20,14 @@ from configs import (
     spanbert,
     t5,
     transformer,
+    vit,
 )
 from configs.recipe import Preset
 from transformer.errors import UserError
 from transformer.training.experiment import Experiment
 
 _DECODERS = (gpt, gpt1, llama, moe, mixtral, olmoe, deepseek)
-_FAMILIES = (*_DECODERS, bert, roberta, albert, distilbert, spanbert, transformer, t5, bart, marian)
+_FAMILIES = (*_DECODERS, bert, roberta, albert, distilbert, spanbert, transformer, t5, bart, marian, vit)
 PRESETS: dict[str, Preset] = {
     preset.name: preset for family in _FAMILIES for preset in vars(family).values() if isinstance(preset, Preset)
 }

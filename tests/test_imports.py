@@ -38,11 +38,18 @@ NEUTRAL_DATA, *DATA_KINDS, DATA_ENTRY = [
     {
         *("transformer.data", "transformer.data.dataset", "transformer.data.records", "transformer.data.receipts"),
         *("transformer.data.pipeline", "transformer.data.generators", "transformer.data.selection"),
-        *("transformer.data.shuffle", "transformer.data.worker", "transformer.data.workers", "transformer.data.bar"),
+        *(
+            "transformer.data.shuffle",
+            "transformer.data.worker",
+            "transformer.data.workers",
+            "transformer.data.bar",
+            "transformer.data.tfds_datasets",
+        ),
     },
     {"transformer.data.tokenized"},
     {"transformer.data.text"},
     {"transformer.data.pairs"},
+    {"transformer.data.images"},
     {"transformer.data.prepare", "transformer.data.kinds"},
 ]
 # What a room must never import, beyond the floors.

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.corpus import documents, join_documents
-from transformer.data.text import tfds_source
+from transformer.data import tfds_datasets
 from transformer.data.text.config import TextConfig
 from transformer.data.text.mixture import open_sources
 from transformer.data.text.pieces import PIECE_CHARS, cut_document
@@ -144,4 +144,4 @@ def test_bad_mixtures_are_named(tmp_path):
 
 @pytest.mark.parametrize("name", ["wikipedia/20230601.en", "c4/en", "c4/multilingual", "wmt14_translate/de-en"])
 def test_the_published_presets_corpora_are_known_to_tfds(name, tmp_path):
-    assert tfds_source._builder(name, tmp_path).info.full_name.startswith(name.split("/")[0])
+    assert tfds_datasets.builder_of(name, tmp_path).info.full_name.startswith(name.split("/")[0])

@@ -33,7 +33,6 @@ def pair(request):
     return images.make_pair(VIT, CASES[request.param], request.param.split(",")[0])
 
 
-
 def test_outputs_are_transformers(pair):
     images.assert_outputs(pair, images.images(pair.config))
 

@@ -1,9 +1,11 @@
 """Kinds of data, listed here by hand: a config each, how it may be read, and the function that opens it."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from transformer.data.dataset import DataConfig, Dataset
+from transformer.data.images.config import ImagesConfig
+from transformer.data.images.records import ImageReading
 from transformer.data.pairs.rows import PairReading
 from transformer.data.prepare import prepare
 from transformer.data.records import Reading
@@ -23,7 +25,19 @@ class Kind(NamedTuple):
     """Called with what `open_dataset` is called with."""
 
 
-KINDS: dict[str, Kind] = {kind.config.kind: kind for kind in (Kind(TextConfig, (TextReading, PairReading), prepare),)}
+def _open_images(*args: Any, **options: Any) -> Dataset:
+    from transformer.data.images.dataset import open_images  # Pillow loads only where images are read
+
+    return open_images(*args, **options)
+
+
+KINDS: dict[str, Kind] = {
+    kind.config.kind: kind
+    for kind in (
+        Kind(TextConfig, (TextReading, PairReading), prepare),
+        Kind(ImagesConfig, (ImageReading,), _open_images),
+    )
+}
 """Name, as in an experiment.json -> the kind."""
 
 

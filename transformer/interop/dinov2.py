@@ -96,8 +96,18 @@ def _family(model_type: str, name: str, *fields: Field, registers: bool, **pinne
 
 
 FAMILIES = (
-    _family("dinov2", "Dinov2", Field("patch_size", "patch_size", 14), Field("use_mask_token", "mask_token", True), registers=False),
     _family(
-        "dinov2_with_registers", "Dinov2WithRegisters", Field("patch_size", "patch_size", 16), Field("num_register_tokens", "registers", 4), registers=True
+        "dinov2",
+        "Dinov2",
+        Field("patch_size", "patch_size", 14),
+        Field("use_mask_token", "mask_token", True),
+        registers=False,
+    ),
+    _family(
+        "dinov2_with_registers",
+        "Dinov2WithRegisters",
+        Field("patch_size", "patch_size", 16),
+        Field("num_register_tokens", "registers", 4),
+        registers=True,
     ),
 )

@@ -2,7 +2,9 @@
 
 from transformer.objectives.causal_lm import CausalLM
 from transformer.objectives.denoising import Denoising
+from transformer.objectives.image_classification import ImageClassification
 from transformer.objectives.masked_lm import MaskedLM
+from transformer.objectives.masked_pixels import MaskedPixels
 from transformer.objectives.objective import Objective
 from transformer.objectives.prefix_lm import PrefixLM
 from transformer.objectives.seq2seq import Seq2Seq
@@ -10,6 +12,17 @@ from transformer.objectives.span_corruption import SpanCorruption
 from transformer.objectives.ul2 import UL2
 
 OBJECTIVES: dict[str, type[Objective]] = {
-    objective.name: objective for objective in (CausalLM, PrefixLM, MaskedLM, SpanCorruption, UL2, Denoising, Seq2Seq)
+    objective.name: objective
+    for objective in (
+        CausalLM,
+        PrefixLM,
+        MaskedLM,
+        SpanCorruption,
+        UL2,
+        Denoising,
+        Seq2Seq,
+        ImageClassification,
+        MaskedPixels,
+    )
 }
 """Name, as in an experiment.json -> its class."""

@@ -1,0 +1,1 @@
+"""Images to train on: folders by class, captions, shards, and what is drawn here."""

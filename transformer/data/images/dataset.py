@@ -1,0 +1,130 @@
+"""Datasets of images: with classes, or with captions and a tokenizer."""
+
+import dataclasses
+import functools
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformer.checks import FieldError
+from transformer.data.dataset import About, Dataset
+from transformer.data.images.augmentation import Augmentation
+from transformer.data.images.config import ImagesConfig
+from transformer.data.images.preprocessing import Preprocessing
+from transformer.data.images.records import Damaged, ImageReading, ImageRecords
+from transformer.data.images.source import ImageSource, digest
+from transformer.data.images.sources import open_sources
+from transformer.data.records import JoinedRecords
+from transformer.data.tokenized import TokenizedDataset
+from transformer.errors import UserError
+from transformer.tokenizers.kinds import check_vocabulary, make_tokenizer
+from transformer.tokenizers.tokenizer import Tokenizer
+from transformer.tokenizers.training_text import TrainingText
+from transformer.tokenizers.vocabulary import Vocabulary
+
+PREPROCESSING = "preprocessing.json"
+"""File with how a run's images became arrays, and what its classes are called."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageDataset(Dataset):
+    """Images with classes."""
+
+    preprocessing: Preprocessing
+    labels: tuple[str, ...]
+    """Names of the classes."""
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        return {PREPROCESSING: _json(self.preprocessing, self.labels)}
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionDataset(TokenizedDataset):
+    """Images with captions."""
+
+    preprocessing: Preprocessing
+    captions: tuple[str, ...]
+    """What is said of the validation images, each caption once."""
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        return {PREPROCESSING: _json(self.preprocessing, ())}
+
+
+def open_images(
+    config: ImagesConfig,
+    reading: ImageReading,
+    *,
+    vocab_size: int | None,
+    input_size: tuple[int, ...] = (),
+    tokenizer: Tokenizer | None = None,
+    whole: bool = False,
+) -> ImageDataset | CaptionDataset:
+    """Opens the images that a config names; arguments and errors as `kinds.open_dataset`'s."""
+    if len(input_size) != 3:
+        raise UserError("--data is images and the model reads none: choose a preset of another model or other data")
+    if reading.captions != (vocab_size is not None):
+        raise UserError("the objective and the model differ in whether they read captions: choose a whole preset")
+    preprocessing = preprocessing_of(config, input_size)
+    train, validation = open_sources(config, whole=whole)
+    damaged = Damaged(skip=config.skip_damaged)
+    source = validation if train is None else train
+    if reading.captions and tokenizer is None:
+        assert vocab_size is not None
+        said = TrainingText(lambda: [source.fingerprint], lambda size: _up_to(size, source.captions()))
+        tokenizer = make_tokenizer(config.tokenizer, vocab_size, said, Path(config.cache_dir).expanduser())
+    if tokenizer is not None and vocab_size is not None:
+        check_vocabulary(tokenizer, vocab_size)
+    make = functools.partial(
+        ImageRecords, preprocessing=preprocessing, reading=reading, damaged=damaged, tokenizer=tokenizer
+    )
+    records = () if train is None else (make(train, augmentation=Augmentation(config, preprocessing)),)
+    contents = [*([] if train is None else [train.fingerprint]), validation.fingerprint]
+    own = {} if tokenizer is None else {"tokenizer": tokenizer.fingerprint}
+    [name] = config.sources
+    identity = {"sources": {name: digest(contents)}, "validation_fraction": config.validation_fraction, **own}
+    shared: dict[str, Any] = {
+        "train": records,
+        "weights": (1.0,) * len(records),
+        "validation": JoinedRecords([make(validation)]),
+        "fingerprint": digest([*contents, *own.values()]),
+        "about": About(identity, _summary(train, validation), notes=source.notes),
+        "preprocessing": preprocessing,
+    }
+    if not reading.captions:
+        if not source.labels:
+            raise UserError(f"--{config.flag(name)}: these images have captions and no classes")
+        return ImageDataset(labels=source.labels, **shared)
+    assert tokenizer is not None
+    captions = tuple(dict.fromkeys(validation.captions()))
+    return CaptionDataset(tokenizer=tokenizer, vocabulary=Vocabulary.of(tokenizer), captions=captions, **shared)
+
+
+def preprocessing_of(config: ImagesConfig, input_size: tuple[int, ...]) -> Preprocessing:
+    """Returns how images become what a model reads; UserError where the config does not fit the model."""
+    size, _, channels = input_size
+    try:
+        return Preprocessing(
+            size, channels, config.resize, config.edge, config.resample, tuple(config.mean), tuple(config.std)
+        )
+    except FieldError as error:
+        raise FieldError(ImagesConfig, str(error)) from error
+
+
+def _summary(train: ImageSource | None, validation: ImageSource) -> str:
+    classes = f" of {len(validation.labels)} classes" if validation.labels else " with captions"
+    of_training = "" if train is None else f"{len(train):,} images to train on, "
+    return f"{of_training}{len(validation):,} to validate{classes}"
+
+
+def _json(preprocessing: Preprocessing, labels: tuple[str, ...]) -> bytes:
+    return (json.dumps({**preprocessing.to_dict(), "labels": labels}, indent=2) + "\n").encode()
+
+
+def _up_to(size: int, texts: Sequence[str]) -> list[str]:
+    """Returns texts of about so many bytes in all, from the front."""
+    ends = itertools.accumulate(len(text.encode()) for text in texts)
+    return [text for text, end in zip(texts, ends, strict=True) if end <= size]

@@ -1,0 +1,158 @@
+"""Images in folders: a folder a class, or a file that lists pictures and captions."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformer.data.images.source import ImageSource, Picture, digest
+from transformer.errors import UserError
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
+SPLITS = {"train": ("train", "training"), "validation": ("validation", "val", "valid", "test")}
+"""Split -> what its folder may be called, the first that is there."""
+_PICTURE = ("image", "path", "file", "filename", "filepath", "file_name")
+_CAPTION = ("caption", "text", "title")
+
+
+class ClassFolders(ImageSource):
+    """A folder with a folder of images for each class; in the order of their paths."""
+
+    def __init__(self, folder: Path, labels: Sequence[str] | None = None):
+        """Lists the files; none is opened.
+
+        Args:
+          folder: it has a folder a class.
+          labels: the classes of the training images; None: those that the folder has.
+
+        Raises:
+          UserError: it has no images, fewer than two classes, or a class beyond `labels`.
+        """
+        self.folder = folder
+        found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        self.labels = tuple(found if labels is None else labels)
+        if len(self.labels) < 2:
+            which = f"one class, {self.labels[0]}" if self.labels else "no folders of classes"
+            raise UserError(f"{folder} has {which}: put images into a folder for each of at least two classes")
+        if unknown := sorted({*found} - {*self.labels}):
+            raise UserError(f"{folder / unknown[0]}: a class that the training images do not have ({len(self.labels)})")
+        self._files = [
+            (path.relative_to(folder).as_posix(), self.labels.index(name), path.stat().st_size)
+            for name in found
+            for path in sorted((folder / name).rglob("*"))
+            if path.suffix.lower() in ENDINGS
+        ]
+        if not self._files:
+            raise UserError(f"{folder} has no images ({', '.join(ENDINGS)}) in its folders")
+        there = {label for _, label, _ in self._files}
+        self.notes = tuple(
+            f"{folder / name} has no images" for label, name in enumerate(self.labels) if label not in there
+        )
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> Picture:
+        name, label, _ = self._files[index]
+        return Picture(read(self.folder / name), str(self.folder / name), label)
+
+    @property
+    def keys(self) -> list[str]:
+        """The pictures' paths below the folder."""
+        return [name for name, _, _ in self._files]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of paths and sizes: contents are not read for it."""
+        return digest([*self.labels, *(f"{name} {size}" for name, _, size in self._files)])
+
+
+class CaptionFile(ImageSource):
+    """A .tsv or .jsonl file whose rows name a picture and what is said of it; paths are from the file's folder."""
+
+    def __init__(self, path: Path):
+        """Reads the rows, and looks whether each picture is there.
+
+        Raises:
+          UserError: a row that lacks something, or names no file; no rows.
+        """
+        self.path = path
+        rows = list(_json_rows(path) if path.suffix == ".jsonl" else _table_rows(path))
+        if not rows:
+            raise UserError(f"{path} has no rows")
+        self._rows = []
+        for number, name, caption in rows:
+            picture = path.parent / name
+            if not picture.is_file():
+                raise UserError(f"{path}, line {number}: {picture} is no file: put the image there or mend its path")
+            self._rows.append((name, caption, picture.stat().st_size))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Picture:
+        name, caption, _ = self._rows[index]
+        return Picture(read(self.path.parent / name), str(self.path.parent / name), caption=caption)
+
+    @property
+    def keys(self) -> list[str]:
+        """The pictures' paths, each of which may have several captions."""
+        return [name for name, _, _ in self._rows]
+
+    @property
+    def fingerprint(self) -> str:
+        return digest([f"{name}\t{caption}\t{size}" for name, caption, size in self._rows])
+
+    def captions(self) -> list[str]:
+        return [caption for _, caption, _ in self._rows]
+
+
+def read(path: Path) -> bytes:
+    """Returns a file's content; raises UserError naming it."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+
+
+def _json_rows(path: Path):
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}: not a JSON object")
+        picture, caption = (_named(row, names, f"{path}, line {number}") for names in (_PICTURE, _CAPTION))
+        yield number, picture, caption
+
+
+def _table_rows(path: Path):
+    rows = list(csv.reader(_lines(path), delimiter="\t", quoting=csv.QUOTE_NONE))
+    header = [cell.strip().lower() for cell in rows[0]] if rows else []
+    named = not {*header}.isdisjoint(_PICTURE) and not {*header}.isdisjoint(_CAPTION)
+    for number, cells in enumerate(rows[named:], 1 + named):
+        if not any(cells):
+            continue
+        where = f"{path}, line {number}"
+        row = dict(zip(header if named else ("image", "caption"), cells, strict=False))
+        yield number, *(_named(row, names, where) for names in (_PICTURE, _CAPTION))
+
+
+def _named(row: dict, names: tuple[str, ...], where: str) -> str:
+    """Returns the first of some fields that a row has."""
+    value = next((row[name] for name in names if row.get(name)), None)
+    if not isinstance(value, str):
+        raise UserError(f"{where}: it has no {names[0]} (a field or column {', '.join(names)})")
+    return value
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error

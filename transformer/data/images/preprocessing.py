@@ -1,0 +1,83 @@
+"""Preprocessing: from a picture of any size to the numbers that a model reads, as Hugging Face's PIL processors do it.
+
+Shape letters: H height, W width, C channels.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from transformer import checks
+
+RESAMPLES = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes an array, when nothing is random."""
+
+    size: int
+    """Pixels of a side of what the model reads."""
+    channels: int = 3
+    """3 of colour, 1 of grey."""
+    resize: Literal["crop", "squash"] = "crop"
+    """Whether the shorter side is resized and the middle cut out, or both sides are resized."""
+    edge: int | None = None
+    """Pixels that the shorter side is resized to; None: `size`."""
+    resample: str = "bicubic"
+    """How pixels are resized: one of `RESAMPLES`."""
+    mean: tuple[float, ...] = (0.5,)
+    """What is taken from each channel, which run from 0 to 1; one number stands for all."""
+    std: tuple[float, ...] = (0.5,)
+    """What each channel is divided by then."""
+
+    def __post_init__(self) -> None:
+        checks.at_least(self, 1, "size", "edge")
+        checks.choice(self, "resample", RESAMPLES)
+        for name in ("mean", "std"):
+            count = len(getattr(self, name))
+            told = f"{count} numbers for {self.channels} channels"
+            checks.rule(self, name, count in (1, self.channels), told)
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """Returns float32 [size, size, C] of an image in the mode `L` or `RGB`."""
+        return self.normalised(self.cut(image))
+
+    def cut(self, image: Image.Image) -> np.ndarray:
+        """Returns uint8 [size, size, C]: the image, resized and cut."""
+        resample = RESAMPLES[self.resample]
+        if self.resize == "squash":
+            return pixels_of(resized(image, (self.size, self.size), resample))
+        edge, (width, height) = self.edge or self.size, image.size
+        shorter = min(width, height)
+        # The longer side is cut off, not rounded, as Transformers' `get_resize_output_image_size` has it.
+        image = resized(image, (edge * width // shorter, edge * height // shorter), resample)
+        left, top = (image.width - self.size) // 2, (image.height - self.size) // 2
+        return pixels_of(image.crop((left, top, left + self.size, top + self.size)))
+
+    def normalised(self, pixels: np.ndarray) -> np.ndarray:
+        """Returns float32 [H, W, C] of uint8 pixels: from 0 to 1, minus the mean, over the deviation."""
+        scaled = pixels.astype(np.float32) * np.float32(1 / 255)
+        return (scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return dataclasses.asdict(self)
+
+
+def resized(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+    """Returns an image at (width, height)."""
+    return image if image.size == size else image.resize(size, resample)
+
+
+def pixels_of(image: Image.Image) -> np.ndarray:
+    """Returns uint8 [H, W, C]."""
+    array = np.asarray(image, np.uint8)
+    return array[:, :, None] if array.ndim == 2 else array

@@ -1,0 +1,139 @@
+"""Records of images: decoded, varied in training, cut to size and normalised."""
+
+import dataclasses
+import sys
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from transformer.data.images.augmentation import Augmentation
+from transformer.data.images.decoding import DamagedImage, decode, with_channels
+from transformer.data.images.preprocessing import Preprocessing
+from transformer.data.images.source import ImageSource, Picture
+from transformer.data.records import Reading, Record, Records
+from transformer.tokenizers.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageReading(Reading):
+    """How an objective reads images."""
+
+    captions: bool = False
+    """Whether it reads what is said of each."""
+    length: int = 0
+    """T: tokens of a caption, at most; longer ones are cut, and keep their end."""
+
+
+class Damaged:
+    """Pictures that could not be read and are left out, each named once."""
+
+    def __init__(self, *, skip: bool):
+        self.skip = skip
+        self._names: set[str] = set()
+
+    def note(self, error: DamagedImage, name: str) -> None:
+        """Takes note of a picture that cannot be read; raises the error where none may be left out."""
+        if not self.skip:
+            raise error
+        if name not in self._names:
+            self._names.add(name)
+            print(f"\nleft out ({len(self._names)} so far): {error}", file=sys.stderr, flush=True)
+
+
+class ImageRecords(Records):
+    """Record i: `image` float32 [size, size, C], `there` (1; 0 where it is left out), and its class or caption.
+
+    Of classes `label` and `other_label`, int32, and `share`, float32: what of the image is of the first. Of captions
+    `tokens` and `segment_ids`, int32[T].
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        preprocessing: Preprocessing,
+        reading: ImageReading,
+        damaged: Damaged,
+        *,
+        augmentation: Augmentation | None = None,
+        tokenizer: Tokenizer | None = None,
+    ):
+        """Records of a source.
+
+        Args:
+          source: the pictures.
+          preprocessing: what makes arrays of them.
+          reading: what an objective reads.
+          damaged: what happens to pictures that cannot be read.
+          augmentation: how they are varied; None: not at all.
+          tokenizer: of captions.
+        """
+        self._source, self._preprocessing, self._reading = source, preprocessing, reading
+        self._damaged, self._augmentation, self._tokenizer = damaged, augmentation, tokenizer
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Record:
+        picture = self._source[index]
+        image = self._decoded(picture)
+        return self._record(picture, None if image is None else self._preprocessing(image))
+
+    def draw(self, index: int, rng: np.random.Generator) -> Record:
+        """Returns record `index`, varied, and perhaps mixed with another that the generator chooses."""
+        if self._augmentation is None:
+            return self[index]
+        picture = self._source[index]
+        record = self._record(picture, self._varied(picture, rng))
+        if not self._augmentation.mixes or self._reading.captions or not record["there"]:
+            return record
+        other = self._source[int(rng.integers(len(self)))]
+        pixels = self._varied(other, rng)
+        if pixels is None:
+            return record
+        image, share = self._augmentation.mixed(record["image"], pixels, rng)
+        mixed = {"image": image, "other_label": np.int32(other.label), "share": np.float32(share)}
+        return record | {name: np.asarray(value) for name, value in mixed.items()}
+
+    def _varied(self, picture: Picture, rng: np.random.Generator) -> np.ndarray | None:
+        assert self._augmentation is not None
+        image = self._decoded(picture)
+        return None if image is None else self._preprocessing.normalised(self._augmentation(image, rng))
+
+    def _decoded(self, picture: Picture) -> Image.Image | None:
+        """Returns the picture; None where it cannot be read and is left out."""
+        channels = self._preprocessing.channels
+        if isinstance(picture.content, np.ndarray):
+            content = picture.content
+            return with_channels(Image.fromarray(content[..., 0] if content.shape[2:] == (1,) else content), channels)
+        try:
+            return decode(picture.content, picture.name, channels)
+        except DamagedImage as error:
+            self._damaged.note(error, picture.name)
+            return None
+
+    def _record(self, picture: Picture, pixels: np.ndarray | None) -> Record:
+        size, channels = self._preprocessing.size, self._preprocessing.channels
+        record: dict[str, Any] = {
+            "image": np.zeros((size, size, channels), np.float32) if pixels is None else pixels,
+            "there": np.float32(pixels is not None),
+        }
+        if self._reading.captions:
+            assert self._tokenizer is not None  # who reads captions has one
+            record |= tokens_of(picture.caption, self._tokenizer, self._reading.length)
+        else:
+            record |= {"label": np.int32(picture.label), "other_label": np.int32(0), "share": np.float32(1)}
+        return {name: np.asarray(value) for name, value in record.items()}
+
+
+def tokens_of(text: str, tokenizer: Tokenizer, length: int) -> dict[str, np.ndarray]:
+    """Returns `tokens` and `segment_ids`, int32[length], of a text between what begins and ends one.
+
+    A tokenizer with a template of its own, such as CLIP's, says what that is; others have <s> and </s>.
+    """
+    before, after = tokenizer.template()
+    before, after = (before, after) if after else ([tokenizer.bos_id], [tokenizer.eos_id])
+    ids = [*before, *tokenizer.encode(text)][: length - len(after)] + after
+    tokens, segment_ids = np.full(length, tokenizer.pad_id, np.int32), np.zeros(length, np.int32)
+    tokens[: len(ids)], segment_ids[: len(ids)] = ids, 1
+    return {"tokens": tokens, "segment_ids": segment_ids}
