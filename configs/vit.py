@@ -30,9 +30,9 @@ def vit_digits() -> Experiment:
 @Preset
 def vit_fashion() -> Experiment:
     """A small ViT on Fashion-MNIST (--data.path, a folder with its idx files): some twenty minutes on a CPU."""
-    model = ViTConfig(**_FASHION, width=96, num_layers=6, num_heads=6, mlp_width=384, class_token=False, pooling="mean")
+    model = ViTConfig(**_FASHION, width=64, num_layers=5, num_heads=4, mlp_width=256, class_token=False, pooling="mean")
     data = ImagesConfig(path="fashion-mnist", shift=2, flip=0.5)
-    return _small(model, ImageClassification(label_smoothing=0.1), data, steps=6000, batch_size=64)
+    return _small(model, ImageClassification(label_smoothing=0.1), data, steps=12_000, batch_size=64)
 
 
 @Preset

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from transformer.objectives.causal_lm import CausalLM
+from transformer.objectives.image_classification import ImageClassification
 from transformer.objectives.masked_lm import MaskedLM
 from transformer.objectives.seq2seq import Seq2Seq
 from transformer.training.experiment import Experiment, TrainConfig
@@ -24,6 +25,7 @@ def experiment_of(model, *, objective=None, optimizer=None, execution=None, **tr
         "decoder": CausalLM(),
         "encoder": _ENCODERS.get(model.family, MaskedLM()),
         "encoder_decoder": Seq2Seq(target_len=TARGETS),
+        "image_encoder": ImageClassification(label_smoothing=0.1),
     }
     return Experiment(
         "tiny",
@@ -38,6 +40,10 @@ def experiment_of(model, *, objective=None, optimizer=None, execution=None, **tr
 def batch_of(model, seed=0, *, rows=ROWS, length=LENGTH, prefix=False):
     """Returns a batch of the family's objective: weights differ from row to row, and so do the documents' ends."""
     rng = np.random.default_rng(seed)
+    if model.kind == "image_encoder":
+        images = rng.normal(size=(rows, *model.input_size)).astype(np.float32)
+        targets = rng.dirichlet(np.ones(model.num_labels), rows).astype(np.float32)
+        return {"inputs": {"images": images}, "targets": targets, "weights": np.linspace(0, 1, rows, dtype=np.float32)}
     index = np.arange(length)[None]
     cut, end = rng.integers(2, length - 4, (rows, 1)), rng.integers(length - 4, length + 1, (rows, 1))
     segments = np.where(index < cut, 1, np.where(index < end, 2, 0)).astype(np.int32)

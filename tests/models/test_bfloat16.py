@@ -17,6 +17,7 @@ from tests.tiny_models import TINY
 from transformer.layers.execution import Execution
 from transformer.objectives import MaskedLM
 from transformer.objectives.causal_lm import CausalLM
+from transformer.objectives.image_classification import ImageClassification
 
 ROWS, LENGTH, PLACES = 512, 16, 8
 
@@ -55,6 +56,10 @@ FAMILIES = TINY | MIXTURES | {"deepseek": DEEPSEEK, "t5": T5}
 
 def make_batch(config, rng):
     """Rows of one document each. Positions are left out, as where a model is used: all rows then share them."""
+    if config.kind == "image_encoder":
+        targets = np.eye(config.num_labels, dtype=np.float32)[(4 * rng.random(ROWS) ** 2).astype(int)]
+        images = rng.normal(size=(ROWS, *config.input_size)).astype(np.float32) + targets[:, None, None, :3]
+        return {"inputs": {"images": images}, "targets": targets, "weights": np.ones(ROWS, np.float32)}
     odds = 1 / np.arange(1, config.vocab_size + 1)
 
     def words(*shape):
@@ -103,6 +108,8 @@ def objective_of(config):
         return MaskedLM(choose="spans", boundary=True)
     if config.family in ("bert", "albert"):
         return MaskedLM(sentence="sop")
+    if config.kind == "image_encoder":
+        return ImageClassification()
     return MaskedLM() if config.kind == "encoder" else CausalLM()
 
 
@@ -128,10 +135,9 @@ def by_layer(config, tree):
 
 
 def distances(have, want):
-    """Returns path -> the length of the difference over that of what is wanted; experts' biases have no gradient."""
-    lengths = {
-        path: np.linalg.norm(array) for path, array in want.items() if not path.split("[")[0].endswith("router/bias")
-    }
+    """Returns path -> the length of the difference over that of what is wanted, of all that has a gradient."""
+    without = ("router/bias", "mask_token/table/embedding")  # of experts; of patches, none of which is hidden here
+    lengths = {path: np.linalg.norm(array) for path, array in want.items() if not path.split("[")[0].endswith(without)}
     return {path: np.linalg.norm(have[path] - want[path]) / length for path, length in lengths.items()}
 
 

@@ -45,6 +45,8 @@ def traced_products(jaxpr, times=1, outer=""):
 
 
 def kind_of(where):
+    if "/pooler/" in where:
+        return "scores" if "->" in where else "head"
     if "/attention" in where or "/cross_attention" in where:
         return "scores" if "->" in where else "attention"
     return "mlp" if "/mlp/" in where else "embedding" if "/projection" in where else "head"

@@ -14,6 +14,7 @@ from transformer.models import FAMILIES
 from transformer.models.architecture import Architecture
 from transformer.models.conventions import num_params
 from transformer.models.deepseek import DeepseekConfig
+from transformer.models.dinov2 import Dinov2Config
 from transformer.models.distilbert import DistilBertConfig
 from transformer.models.gpt1 import GPT1Config
 from transformer.models.llama import LlamaConfig
@@ -43,6 +44,8 @@ BASES: dict[str, Architecture] = {
     "distilbert": DistilBertConfig(),
     "spanbert": SpanBertConfig(),
     "transformer": TransformerConfig(),
+    "vit": configs.get("vit-b16").model,
+    "dinov2": Dinov2Config(),
 }
 
 
@@ -82,7 +85,8 @@ def test_every_family_has_shapes():
 @given(st.sampled_from(sorted(BASES)), st.integers(1, 40), st.none() | st.integers(1, 9), st.sampled_from([1, 2, 4]))
 def test_shapes_can_be_laid_out_on_a_mesh(name, steps, depth, tensor):
     """Every parameter is split by the mesh's axes without a rest; words are what the preset has, padded to 4."""
-    base = dataclasses.replace(BASES[name], vocab_size=512, **({"decoder_start_id": 0} if name == "marian" else {}))
+    words = {} if BASES[name].vocab_size is None else {"vocab_size": 512}
+    base = dataclasses.replace(BASES[name], **words, **({"decoder_start_id": 0} if name == "marian" else {}))
     try:
         architecture = scaled(base, 16 * steps, depth, shaping=Shaping(tensor=tensor))
     except UserError as error:

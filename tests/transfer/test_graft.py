@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from flax.traverse_util import flatten_dict
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from tests.tiny_models import TINY
 from transformer.errors import UserError
 from transformer.transfer.config import InitConfig
-from transformer.transfer.extend import Extension
+from transformer.transfer.extend import Extension, extend
 from transformer.transfer.graft import graft, plan
 
 BERT = TINY["bert"]
@@ -70,8 +71,8 @@ def test_no_rule_cuts_or_extends_what_is_no_table(family, fields):
         plan(TINY[family], dataclasses.replace(TINY[family], **fields), init(None, "mean", "repeat"))
 
 
-@pytest.mark.parametrize("family", TINY)
-def test_every_family_grows(family):
+@pytest.mark.parametrize("family", [name for name, model in TINY.items() if model.vocab_size is not None])
+def test_every_family_of_words_grows(family):
     """Every array that follows the vocabulary, the head's too; and learned positions, where the family has them."""
     source = TINY[family]
     fields = {field.name for field in dataclasses.fields(source)}
@@ -145,3 +146,36 @@ def test_a_longer_array_is_laid_out_as_the_initial_one(mesh_2x2x2):
     assert tree["d"] is fresh
     assert tree["b"]["c"].sharding == sharding
     np.testing.assert_allclose(tree["b"]["c"], np.concatenate([old, np.tile(old.mean(0), (3, 1))]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [4, 12])
+@pytest.mark.parametrize("family", ["vit", "dinov2"])
+def test_the_places_of_patches_are_resized_as_a_grid(family, size):
+    source, target = TINY[family], dataclasses.replace(TINY[family], image_size=size)
+    with pytest.raises(UserError, match="give --init.positions interpolate"):
+        plan(source, target)
+    with pytest.raises(UserError, match="give --init.positions interpolate"):
+        plan(source, target, init(None, None, "repeat"))
+    made = plan(source, target, init(None, None, "interpolate"))
+    [path] = made.extended
+    assert path == "backbone/position_embedding/table/embedding"
+    before = int(source.class_token)
+    old = np.random.default_rng(0).normal(size=source.parameters[path].shape).astype(np.float32)
+    fresh = np.zeros(target.parameters[path].shape, np.float32)
+    have = np.asarray(extend(old, fresh, made.extended[path]))
+    grid = torch.tensor(old[before:]).double().reshape(1, 4, 4, -1).permute(0, 3, 1, 2)
+    side = size // source.patch_size
+    want = torch.nn.functional.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
+    np.testing.assert_array_equal(have[:before], old[:before])
+    np.testing.assert_allclose(have[before:], want[0].permute(1, 2, 0).reshape(side**2, -1).numpy(), atol=1e-6)
+
+
+def test_a_masked_autoencoders_backbone_begins_a_classifier():
+    classifier = TINY["vit"]
+    source = dataclasses.replace(
+        classifier, head="masked_pixels", kept_patches=4, decoder_width=8, decoder_layers=1, decoder_heads=2
+    )
+    made = plan(source, classifier)
+    assert {path.split("/")[0] for path in made.new} == {"head", "pooler"}
+    assert all(path.startswith("backbone/") for path in made.taken)
+    assert {path.split("/")[0] for path in made.left} == {"widen", "mask_token", "decoder", "decoder_norm", "pixels"}

@@ -55,7 +55,7 @@ class LearnedTokens(nn.Module):
     init: Initializer = nn.initializers.normal(0.02)
 
     def setup(self):
-        self.table = Embedding(self.count, self.width, ("positions", "embed"), self.dtype, self.init)
+        self.table = Embedding(self.count, self.width, ("learned", "embed"), self.dtype, self.init)
 
     def __call__(self, batch: int) -> jax.Array:
         """Returns [batch, count, D]."""
@@ -77,7 +77,7 @@ class PatchPositions(nn.Module):
 
     def setup(self):
         count = self.before + self.side**2
-        self.table = Embedding(count, self.width, ("positions", "embed"), jnp.float32, self.init)
+        self.table = Embedding(count, self.width, ("grid", "embed"), jnp.float32, self.init)
 
     def __call__(self, rows: int, columns: int) -> jax.Array:
         """Returns float32 [before + rows * columns, D]."""

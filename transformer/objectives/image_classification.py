@@ -75,8 +75,8 @@ class ImageClassification(Objective):
         loss_B = (1 - smooth) * nll_B - smooth * logs_BC.mean(axis=-1)
         score_B1 = jnp.take_along_axis(logs_BC, targets_BC.argmax(axis=-1)[:, None], axis=-1)
         better_B = (logs_BC > score_B1).sum(axis=-1)  # classes that are told before the right one
-        metrics = {"nll": nll_B, "accuracy": better_B == 0}
+        metrics = {"nll": nll_B, "accuracy": (better_B == 0).astype(jnp.float32)}
         if logs_BC.shape[-1] > _TOP:
-            metrics["top5"] = better_B < _TOP
+            metrics["top5"] = (better_B < _TOP).astype(jnp.float32)
         sums = {name: (values * weights_B).sum() for name, values in metrics.items()}
         return (loss_B * weights_B).sum(), weights_B.sum(), sums

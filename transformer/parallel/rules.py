@@ -31,6 +31,8 @@ RULES: dict[str, tuple[str, ...]] = {
     "positions": (),
     "distances": (),
     "types": (),
+    "grid": (),
+    "learned": (),
     "pixels": (),
     "taps": (),
     "channels": (),

@@ -4,11 +4,14 @@ Shape letters: R rows of the old table, M rows of the longer one.
 """
 
 import dataclasses
+import math
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from transformer.ops.resize import resized_grid
 
 VocabularyRule = Literal["fresh", "mean"]
 """fresh: newly initialised rows. mean: each is the mean of the old rows (Hewitt 2021, "Initializing New Word Embeddings
@@ -17,15 +20,16 @@ for Pretrained Language Models"), so that no old token's probability falls below
 PositionRule = Literal["fresh", "repeat", "interpolate"]
 """fresh: newly initialised rows. repeat: the old rows over and over (Beltagy et al. 2020, Longformer, section 5).
 interpolate: all rows anew, linearly between the old ones, of which the first and the last stay at the ends (Dosovitskiy
-et al. 2020, ViT, section 3.2; its released code: `scipy.ndimage.zoom` of order 1)."""
+et al. 2020, ViT, section 3.2; its released code: `scipy.ndimage.zoom` of order 1). The places of an image's patches are
+a grid, which is interpolated in both directions (`ops.resize`), and by no other rule."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Extension:
     """How one array becomes longer."""
 
-    name: Literal["vocab", "positions"]
-    """Name of the axis that grows."""
+    name: Literal["vocab", "positions", "grid"]
+    """Name of the axis that grows; a grid of an image's patches may shrink too."""
     axis: int
     """The axis's number."""
     rule: VocabularyRule | PositionRule
@@ -49,10 +53,19 @@ def extend(old: jax.Array, fresh: jax.Array, how: Extension) -> jax.Array:
     if how.rule == "mean":
         added = jnp.repeat(jnp.mean(old, axis=how.axis, keepdims=True), wanted - rows, axis=how.axis)
         return jnp.concatenate([old, added], axis=how.axis)
+    if how.name == "grid":
+        return _resized(old, wanted, how.first)
     before = jax.lax.slice_in_dim(old, 0, how.first, axis=how.axis)
     positions = jax.lax.slice_in_dim(old, how.first, rows, axis=how.axis)
     stretch = _repeated if how.rule == "repeat" else _interpolated
     return jnp.concatenate([before, stretch(positions, how.axis, wanted - how.first)], axis=how.axis)
+
+
+def _resized(table: jax.Array, wanted: int, first: int) -> jax.Array:
+    """Returns a table of a square grid's positions, [wanted, D], for another square grid."""
+    old, new = math.isqrt(table.shape[0] - first), math.isqrt(wanted - first)
+    grid = resized_grid(table[first:].reshape(old, old, -1), new, new)
+    return jnp.concatenate([table[:first], grid.reshape(wanted - first, -1)])
 
 
 def _repeated(positions: jax.Array, axis: int, count: int) -> jax.Array:

@@ -3,7 +3,9 @@
 import dataclasses
 import difflib
 import functools
+import math
 import re
+from collections.abc import Collection
 from typing import Any, get_args
 
 import flax.linen as nn
@@ -76,8 +78,8 @@ def plan(source: Architecture, target: Architecture, init: InitConfig = InitConf
     if not taken and not extended:
         problems = sorted(have.keys() & want.keys() & chosen)
         raise UserError(f"no weights would be taken: {_differences(problems, source, target)}")
-    _check_used("--init.vocabulary", init.vocabulary, "vocab", extended)
-    _check_used("--init.positions", init.positions, "positions", extended)
+    _check_used("--init.vocabulary", init.vocabulary, ("vocab",), extended)
+    _check_used("--init.positions", init.positions, ("positions", "grid"), extended)
     return Graft(taken, extended, new, left)
 
 
@@ -115,7 +117,7 @@ def _differing_axis(old: Parameter, wanted: Parameter) -> tuple[str, int] | None
         return None
     sizes = enumerate(zip(old.shape, wanted.shape, strict=True))
     match [(axis, wanted.names[axis]) for axis, (before, now) in sizes if before != now]:
-        case [(axis, "vocab" | "positions" as name)]:
+        case [(axis, "vocab" | "positions" | "grid" as name)]:
             return name, axis
     return None
 
@@ -127,11 +129,18 @@ def _extension(old: Parameter, wanted: Parameter, init: InitConfig, first_positi
             return Extension("vocab", axis, init.vocabulary)
         case "positions", axis if init.positions and old.shape[axis] < wanted.shape[axis]:
             return Extension("positions", axis, init.positions, first_position)
+        case "grid", axis if init.positions == "interpolate" and _before_grid(old) == _before_grid(wanted):
+            return Extension("grid", axis, init.positions, _before_grid(old))
     return None
 
 
-def _check_used(flag: str, rule: str | None, name: str, extended: dict[str, Extension]) -> None:
-    if rule is not None and all(how.name != name for how in extended.values()):
+def _before_grid(table: Parameter) -> int:
+    """Returns how many rows a table of an image's positions has before those of its square grid."""
+    return table.shape[0] - math.isqrt(table.shape[0]) ** 2
+
+
+def _check_used(flag: str, rule: str | None, names: Collection[str], extended: dict[str, Extension]) -> None:
+    if rule is not None and all(how.name not in names for how in extended.values()):
         raise UserError(f"{flag} {rule} has nothing to extend: no table that is taken is too short. Leave it out")
 
 
@@ -157,6 +166,8 @@ def _remedy(old: Parameter, wanted: Parameter, source: Architecture, target: Arc
         case "positions", axis if old.shape[axis] < wanted.shape[axis]:
             *others, last = get_args(PositionRule)
             return f"to extend the positions give --init.positions {', '.join(others)} or {last}"
+        case "grid", _:
+            return "for patches of other images give --init.positions interpolate"
         case "positions", axis:
             context = old.shape[axis] - source.first_position
             return f"positions are never cut: keep --model.context-length {context} and lower --train.seq-len"

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformer.checks import FieldError
 from transformer.data.dataset import About, Dataset
 from transformer.data.images.augmentation import Augmentation
 from transformer.data.images.config import ImagesConfig
@@ -106,12 +105,15 @@ def open_images(
 def preprocessing_of(config: ImagesConfig, input_size: tuple[int, ...]) -> Preprocessing:
     """Returns how images become what a model reads; UserError where the config does not fit the model."""
     size, _, channels = input_size
-    try:
-        return Preprocessing(
-            size, channels, config.resize, config.edge, config.resample, tuple(config.mean), tuple(config.std)
-        )
-    except FieldError as error:
-        raise FieldError(ImagesConfig, str(error)) from error
+    for name in ("mean", "std"):
+        values = getattr(config, name)
+        if len(values) not in (1, channels):
+            raise UserError(
+                f"--data.{name} has {len(values)} numbers, and an image {channels} channels: give 1 or {channels}"
+            )
+    return Preprocessing(
+        size, channels, config.resize, config.edge, config.resample, tuple(config.mean), tuple(config.std)
+    )
 
 
 def _summary(train: ImageSource | None, validation: ImageSource) -> str:
