@@ -99,3 +99,40 @@ def test_a_process_that_dies_between_the_meeting_and_jaxs_service_is_a_line(vict
     )
     assert " within 10 s in phase start (--cluster.deadlines.start): one has ended since, or cannot reach it; " in line
     assert line.endswith(f"this is process {1 - victim} on {socket.gethostname()}")
+
+
+STOPS = """
+import os, signal, subprocess, time
+from transformer import command
+from transformer.cluster import agreement, joining
+from transformer.cluster.config import Deadlines
+
+meet = agreement._meet
+
+def stops(views):
+    subprocess.Popen(["sh", "-c", f"sleep 30; kill -9 {os.getpid()}"])
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+def asks_later(*given):
+    folder = meet(*given)
+    time.sleep(2)
+    return folder
+
+if os.environ["JAX_PROCESS_ID"] == "0":
+    joining.devices.divide = stops
+else:
+    agreement._meet = asks_later
+command.end(command.run(lambda: command.start_jax(distributed=True, deadlines=Deadlines(start=10.0))))
+"""
+
+
+@pytest.mark.exhaustive
+def test_a_leading_process_that_is_stopped_while_it_is_asked_is_a_line():
+    """A question to its service has no deadline, and JAX would abort the process that asks without one of our lines."""
+    _, other = processes.run(["-c", STOPS], 2)
+    assert other.code == 124, other.err
+    [line] = other.error_lines
+    assert line.startswith(
+        "error: JAX's variables: the leading process does not answer within 10 s in phase start (--cluster.deadlines."
+    )
+    assert line.endswith(f"this is process 1 on {socket.gethostname()}")

@@ -25,6 +25,8 @@ _NO_PROXY = "no_grpc_proxy"
 """A variable of gRPC's, which it reads before `no_proxy`."""
 _MARGIN = 60
 """Seconds past the deadline at which JAX would abort a process that still waits for the others, with a C++ trace."""
+_ANSWER = 5
+"""Seconds past the deadline that the leading process's service gets to answer."""
 _needs_all = False
 """Whether this process has joined a job that must use every device."""
 
@@ -59,7 +61,11 @@ def join(
         address = meet(launch, deadline=deadline)
         _bypass_proxies(address)
         jax.config.update("jax_enable_preemption_service", True)  # agrees on the step to stop after
-        with _ended_past(deadline, launch, address):
+        with _ended_past(
+            deadline,
+            f"{launch.name}: all {launch.count} processes met, but not all joined JAX's service at "
+            f"{address} {within_start(deadline)}: one has ended since, or cannot reach it; {_this(launch)}",
+        ):
             jax.distributed.initialize(
                 address,
                 launch.count,
@@ -69,7 +75,8 @@ def join(
             )
         follow()
     own_record = {"devices": dataclasses.asdict(view), "standing": watchdog.own_standing().to_json()}
-    records = exchange("the processes", own_record, deadline=deadline)
+    with _answered(launch, deadline):
+        records = exchange("the processes", own_record, deadline=deadline)
     watchdog.all_joined([record["standing"] for record in records])
     views = [devices.from_json(record["devices"]) for record in records]
     own = devices.divide(views)
@@ -78,7 +85,7 @@ def join(
     if view.kind == "GPU":
         numbers = ",".join(map(str, devices.local_ids(view, own[launch.index])))
         jax.config.update("jax_cuda_visible_devices", numbers)
-    with together("starting the devices", deadline=deadline):
+    with _answered(launch, deadline), together("starting the devices", deadline=deadline):
         _check_started(view, len(own[launch.index]))
     _needs_all = not shared_hosts
     if own_index() == 0:
@@ -99,28 +106,42 @@ def require_all(used: int) -> None:
 
 
 @contextlib.contextmanager
-def _ended_past(deadline: float, launch: Launch, address: str) -> Iterator[None]:
-    """A context in which this process joins JAX's service, after the meeting; too long a wait ends it with a line.
+def _ended_past(seconds: float, line: str) -> Iterator[None]:
+    """A context in which this process waits for JAX's service; after so many seconds it ends with a line.
 
     The others are not told: the service is what tells them.
     """
 
     def end() -> None:
-        line = (
-            f"{launch.name}: all {launch.count} processes met, but not all joined JAX's service at {address} "
-            f"{within_start(deadline)}: one has ended since, or cannot reach it; this is process {launch.index} on "
-            f"{socket.gethostname()}"
-        )
         print(f"error: {line}", file=sys.stderr, flush=True)
         os._exit(Late.exit_code)
 
-    timer = threading.Timer(deadline, end)
+    timer = threading.Timer(seconds, end)
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
+
+
+def _answered(launch: Launch, deadline: float) -> contextlib.AbstractContextManager[None]:
+    """A context of questions to JAX's service, which may be stopped; who is late in answering is named by them, before.
+
+    A question that is answered from the service alone has no deadline of its own, and no watchdog looks on yet.
+    """
+    if launch.count == 1:
+        return contextlib.nullcontext()
+    line = (
+        f"{launch.name}: the leading process does not answer {within_start(deadline)}: it was stopped, or the machine "
+        f"or its network hangs; {_this(launch)}"
+    )
+    return _ended_past(deadline + _ANSWER, line)
+
+
+def _this(launch: Launch) -> str:
+    """Returns which process this is, in words."""
+    return f"this is process {launch.index} on {socket.gethostname()}"
 
 
 def _bypass_proxies(address: str) -> None:
