@@ -51,7 +51,7 @@ def torch_names(arrays: Mapping[str, np.ndarray]) -> LazyArrays:
 
     def read(path: str) -> np.ndarray:
         array = arrays[path]
-        return array.T if name_of(path) == "kernel" and array.ndim == 2 else array
+        return array.T if name_of(path) == "kernel" and array.ndim in (2, 3) else array
 
     return LazyArrays(paths, read)
 

@@ -22,6 +22,7 @@ from transformer.models.roberta import RobertaConfig
 from transformer.models.spanbert import SpanBertConfig
 from transformer.models.t5 import T5Config
 from transformer.models.transformer import TransformerConfig
+from transformer.models.whisper import WhisperConfig
 
 FAMILIES: dict[str, type[Architecture]] = {
     config.family: config
@@ -40,6 +41,7 @@ FAMILIES: dict[str, type[Architecture]] = {
         T5Config,
         BartConfig,
         MarianConfig,
+        WhisperConfig,
     )
 }
 """Family name, as in a checkpoint's architecture.json -> its config class."""
