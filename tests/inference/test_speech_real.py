@@ -91,3 +91,26 @@ def test_tokens_of_times_are_transformers(speech):
     for transcript, clip in zip(ours, samples, strict=False):
         want = _their_tokens(theirs, processor, clip, language, return_timestamps=True)
         assert transcript.tokens == want, transcript.text
+
+
+def test_words_have_times_in_their_order(speech):
+    transcriber, _, _, samples, _, language, _ = speech
+    for transcript, clip in zip(transcriber(samples[-2:], language=language, words=True), samples[-2:], strict=True):
+        assert "".join(word.text for word in transcript.words).strip() == transcript.text
+        times = [time for word in transcript.words for time in (word.start, word.end)]
+        assert times == sorted(times)
+        assert 0 <= times[0] < times[-1] <= len(clip) / 16000
+        assert all(word.end - word.start < 2 for word in transcript.words)
+
+
+def test_a_long_recording_is_heard_to_its_end(speech):
+    """All clips twice, with silence between them, as one recording of more than two windows: nothing is lost."""
+    transcriber, _, _, samples, truths, language, _ = speech
+    gap = np.zeros(8000, np.float32)
+    [transcript] = transcriber(
+        [np.concatenate([part for clip in samples * 2 for part in (clip, gap)])], language=language
+    )
+    whole = _spelled(" ".join(truths * 2))
+    assert len(transcript.segments) > 4
+    assert transcript.segments == sorted(transcript.segments, key=lambda segment: segment.start)
+    assert _edits(_spelled(transcript.text), whole) < len(whole) / 4

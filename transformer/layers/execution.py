@@ -135,9 +135,10 @@ class Stack(nn.Module):
             # computed again is known, and keep it.
             policy = REMAT_POLICIES[self.execution.remat]
             layer = nn.remat(layer, policy=policy, prevent_cse=unroll >= self.num_layers)
+        sown = {"intermediates": 0, "attended": 0}
         scan = nn.scan(
             layer,
-            variable_axes={"intermediates": 0} if self.shared else {"params": 0, "intermediates": 0},
+            variable_axes=sown if self.shared else {"params": 0, **sown},
             variable_broadcast="params" if self.shared else False,
             split_rngs={"params": not self.shared, "dropout": True},
             in_axes=(0, nn.broadcast),  # type: ignore[arg-type]

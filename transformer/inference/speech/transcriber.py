@@ -11,6 +11,7 @@ from transformer.inference.restored import Restored
 from transformer.inference.speech.segments import FRAMES_A_TIME, Segment, cut
 from transformer.inference.speech.vocabulary import SECONDS_A_TIME
 from transformer.inference.speech.windows import Fallback, Window, WindowDecoder
+from transformer.inference.speech.words import Word, word_times
 
 RATE = 16_000
 """Samples a second."""
@@ -32,6 +33,8 @@ class Transcript:
     """One for all where no times were asked for."""
     tokens: list[int]
     """All that was said, without prompts and stop tokens."""
+    words: list[Word]
+    """Empty where they were not asked for."""
 
 
 @dataclasses.dataclass
@@ -40,10 +43,13 @@ class _Recording:
 
     features: np.ndarray
     """float32 [frames, bins]."""
+    sounding: int
+    """Frames before the silence that a short recording is filled up with."""
     language: str | None
     seek: int = 0
     """Frames that are done."""
     segments: list[Segment] = dataclasses.field(default_factory=list)
+    words: list[Word] = dataclasses.field(default_factory=list)
     earlier: list[int] = dataclasses.field(default_factory=list)
     """Tokens that a window may be conditioned on."""
 
@@ -72,6 +78,7 @@ class Transcriber:
         language: str | None = None,
         task: str = "transcribe",
         times: bool = False,
+        words: bool = False,
         condition: bool = False,
         most: int | None = None,
         fallback: Fallback = Fallback(),
@@ -86,6 +93,7 @@ class Transcriber:
           task: "transcribe", or "translate" to English.
           times: whether segments are found. A recording longer than a window needs times to be cut well, and has them
             said whatever is asked.
+          words: whether the words' own times are found, in one more pass of the decoder over each window.
           condition: whether a window is told what was said before it: better in a long text, but errors spread.
           most: the most tokens of a window.
           fallback: when a window is decoded again.
@@ -93,7 +101,9 @@ class Transcriber:
           progress: whether to show a progress bar, of seconds.
         """
         self.decoder.vocabulary.check(language, task)
-        all_done = [_Recording(self._spectrogram(samples), language) for samples in recordings]
+        if words and not self.decoder.vocabulary.alignment_heads:
+            raise UserError("this model's folder names no alignment_heads: give --timestamps segment")
+        all_done = [_Recording(self._spectrogram(each), len(each) // HOP, language) for each in recordings]
         timed = [times or len(recording.features) > self._frames for recording in all_done]
         if any(timed):
             _ = self.decoder.vocabulary.first_time  # raises where the model has no times
@@ -103,7 +113,8 @@ class Transcriber:
                 queue = [recording for recording, each in zip(all_done, timed, strict=True) if each == with_times]
                 while queue := [recording for recording in queue if not recording.is_done]:
                     chosen, before = queue[:batch_size], sum(recording.seek for recording in queue[:batch_size])
-                    self._advance(chosen, min(batch_size, len(all_done)), task, with_times, condition, most, fallback)
+                    rows = min(batch_size, len(all_done))
+                    self._advance(chosen, rows, task, with_times, words, condition, most, fallback)
                     bar.update((sum(recording.seek for recording in chosen) - before) * HOP / RATE)
         return [self._transcript(recording) for recording in all_done]
 
@@ -119,6 +130,7 @@ class Transcriber:
         rows: int,
         task: str,
         times: bool,
+        words: bool,
         condition: bool,
         most: int | None,
         fallback: Fallback,
@@ -138,15 +150,27 @@ class Transcriber:
                 prefix = [vocabulary.previous, *recording.earlier[-room:], *prefix]
             prompts.append(prefix)
         windows = self.decoder(memory_BSD, prompts, times=times, most=most, fallback=fallback)
-        for recording, window in zip(recordings, windows, strict=False):
-            self._take(recording, window, times)
+        for row, (recording, window) in enumerate(zip(recordings, windows, strict=False)):
+            begin = recording.seek
+            segments = self._take(recording, window, times)
+            if words:
+                recording.words += word_times(
+                    self.decoder,
+                    memory_BSD[row : row + 1],
+                    segments,
+                    vocabulary.prefix(recording.language, task, times=False),
+                    language=recording.language,
+                    offset=begin * HOP / RATE,
+                    places=max(min(self._frames, recording.sounding - begin) // FRAMES_A_TIME, 1),
+                )
 
     def _window(self, recording: _Recording) -> np.ndarray:
         """Returns the next frames, [frames, bins], zeros behind the last."""
         part = recording.features[recording.seek : recording.seek + self._frames]
         return np.pad(part, ((0, self._frames - len(part)), (0, 0)))
 
-    def _take(self, recording: _Recording, window: Window, times: bool) -> None:
+    def _take(self, recording: _Recording, window: Window, times: bool) -> list[Segment]:
+        """Adds a window's segments to its recording and moves on; returns them."""
         frames = min(self._frames, len(recording.features) - recording.seek)
         offset = recording.seek * HOP / RATE
         if times:
@@ -162,8 +186,9 @@ class Transcriber:
             text = self.decoder.text(segment.tokens)
             if text.strip():
                 recording.segments.append(dataclasses.replace(segment, text=text))
+        return segments
 
     def _transcript(self, recording: _Recording) -> Transcript:
         text = "".join(segment.text for segment in recording.segments).strip()
         tokens = [token for segment in recording.segments for token in segment.tokens]
-        return Transcript(text, recording.language, recording.segments, tokens)
+        return Transcript(text, recording.language, recording.segments, tokens, recording.words)
