@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from transformer.errors import UserError
+from transformer.interop import flax_names
 from transformer.interop.whisper import WHISPER
 from transformer.layers.execution import Execution
 from transformer.models.whisper import WhisperConfig
@@ -210,3 +211,14 @@ def test_unsupported_config_fields_are_refused_by_name(field, value, message):
 
 def test_another_epsilon_is_not_exported():
     assert not WHISPER.fits(dataclasses.replace(SHAPES["none"], norm_epsilon=1e-6))
+
+
+def test_flax_names_there_and_back(pair):
+    """The names and axes of FlaxWhisper's parameters: a convolution's kernel is [taps, inputs, outputs]."""
+    table = WHISPER.table(pair.config)
+    flax = dict(flax_names.stream(table, WHISPER.flax, pair.params))
+    encoder = f"{table.prefix.replace('.', '/')}encoder"
+    assert flax[f"{encoder}/conv1/kernel"].shape == (3, pair.config.bins, pair.config.width)
+    assert f"{encoder}/embed_positions/embedding" in flax
+    back = WHISPER.from_hf(flax_names.torch_names(flax), pair.config)
+    jax.tree.map(np.testing.assert_array_equal, back, pair.params)

@@ -73,6 +73,7 @@ def stream(
         if rule is None and name not in classes.constants:
             continue
         leaf = name_of(rule.ours[0]) if rule else ""
+        leaf = "embedding" if leaf == "sinusoids" else leaf  # a table in Flax, though nothing trains it
         yield _flax_path(name, classes.scale if leaf == "scale" else leaf), array.T if leaf == "kernel" else array
         if name in copies:
             yield _flax_path(copies[name], "kernel"), array.T
