@@ -82,6 +82,8 @@ def main(args: list[str]) -> None:
     restored = restore(flags.run, Execution(dtype=flags.dtype))
     kind = restored.architecture.kind
     [wanted] = kinds or ["prompt"]
+    if kind not in _TAKES:
+        raise UserError(f"{restored.checkpoint} is a {restored.architecture.family} model: it reads no text")
     if wanted != (takes := _TAKES[kind]):
         raise UserError(f"{restored.checkpoint} is a {restored.architecture.family} model: give it --{takes} TEXT")
     if flags.mask:

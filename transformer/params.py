@@ -18,7 +18,7 @@ Names = tuple[str | None, ...]
 
 STACKING = frozenset({"layers", "experts"})
 """Axes along which parameters of the same kind lie one behind another: no axis of any one of them."""
-_VECTORS = frozenset({"bias", "scale"})
+_VECTORS = frozenset({"bias", "scale", "sinusoids"})
 """Arrays that are added to activations or scale them. All others multiply activations as matrices do."""
 
 

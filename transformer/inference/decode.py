@@ -154,12 +154,12 @@ def _generate(
         search = {"new": new, "how": how, "stop_ids": stop_ids, "processors": processors}
         said_BML, scores_BM = beam_search(model, params, inputs, **search)
         return said_BML[:, :num], scores_BM[:, :num]
-    said_RL = _draw(model, params, inputs, keys_B, processors, new, how, num, stop_ids)
+    said_RL, _ = draw(model, params, inputs, keys_B, processors, new, how, num, stop_ids)
     batch = inputs["prompt"].shape[0]
     return said_RL.reshape(batch, num, new), jnp.full((batch, num), jnp.nan, jnp.float32)
 
 
-def _draw(
+def draw(
     model: nn.Module,
     params: Any,
     inputs: incremental.Inputs,
@@ -169,8 +169,12 @@ def _draw(
     sampling: Sampling,
     num: int,
     stop_ids: tuple[int, ...],
-) -> jax.Array:
-    """Returns int32 [R, new], `NOTHING` from a row's stop token on."""
+) -> tuple[jax.Array, jax.Array]:
+    """Returns tokens, int32 [R, new], `NOTHING` from a row's stop token on, and their log-probability, float32 [R].
+
+    That counts a stop token too, and is of the scores after all rules, before the temperature. A caller that has no use
+    for it pays nothing: the compiler drops it.
+    """
     history_BP = jnp.where(inputs["prompt_segment_ids"] > 0, inputs["prompt"], NOTHING)
     history_RP = jnp.repeat(history_BP, num, axis=0)
     processors = processors.repeat(num)
@@ -178,32 +182,36 @@ def _draw(
     each = jax.vmap(jax.random.fold_in, (None, 0))
     keys_R = jax.vmap(each, (0, None))(keys_B, jnp.arange(num)).reshape(-1)
 
-    def choose(index: jax.Array, logits_RV: jax.Array, said_RL: jax.Array, done_R: jax.Array):
+    def choose(index: jax.Array, logits_RV: jax.Array, said_RL: jax.Array, total_R: jax.Array, done_R: jax.Array):
         history_RL = jnp.concatenate([history_RP, said_RL], axis=1)
         keys_now_R = jax.vmap(jax.random.fold_in, (0, None))(keys_R, index)
         scores_RV = processors(logits_RV, history_RL, index, history_RP.shape[1] + index)
         token_R = sample(keys_now_R, scores_RV, sampling)
+        chosen_R = jnp.take_along_axis(jax.nn.log_softmax(scores_RV), token_R[:, None], axis=1)[:, 0]
+        total_R = jnp.where(done_R, total_R, total_R + chosen_R)
         done_R = done_R | jnp.isin(token_R, stops) if stop_ids else done_R
         said_R = jnp.where(done_R, NOTHING, token_R)
         said_RL = jax.lax.dynamic_update_slice(said_RL, said_R[:, None], (0, index))
-        return token_R, said_RL, done_R | (index + 1 >= processors.max_new_R)
+        return token_R, said_RL, total_R, done_R | (index + 1 >= processors.max_new_R)
 
     def unfinished(carry):
         index, *_, done_R = carry
         return (index < new) & ~jnp.all(done_R)
 
     def step(carry):
-        index, last_R, position_R, cache, said_RL, done_R = carry
+        index, last_R, position_R, cache, *so_far = carry
         logits_RV, cache = incremental.advance(model, params, last_R, position_R, cache)
-        last_R, said_RL, done_R = choose(index, logits_RV, said_RL, done_R)
-        return index + 1, last_R, position_R + 1, cache, said_RL, done_R
+        last_R, *so_far = choose(index, logits_RV, *so_far)
+        return index + 1, last_R, position_R + 1, cache, *so_far
 
     logits_BV, cache, position_B = incremental.start(model, params, inputs, inputs["prompt"].shape[1] + new)
     logits_RV, position_R, cache = jnp.repeat(logits_BV, num, axis=0), jnp.repeat(position_B, num), cache.repeat(num)
     rows = logits_RV.shape[0]
     said_RL = jnp.full((rows, new), NOTHING, jnp.int32)
-    last_R, said_RL, done_R = choose(jnp.int32(0), logits_RV, said_RL, jnp.zeros((rows,), bool))
-    return jax.lax.while_loop(unfinished, step, (jnp.int32(1), last_R, position_R, cache, said_RL, done_R))[4]
+    nothing = jnp.zeros((rows,), jnp.float32), jnp.zeros((rows,), bool)
+    last_R, *so_far = choose(jnp.int32(0), logits_RV, said_RL, *nothing)
+    *_, said_RL, total_R, _ = jax.lax.while_loop(unfinished, step, (jnp.int32(1), last_R, position_R, cache, *so_far))
+    return said_RL, total_R
 
 
 def _generated(tokens: list[int], score: float) -> Generated:

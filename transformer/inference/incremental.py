@@ -15,7 +15,8 @@ from transformer.layers.heads import LanguageModelOutput
 Inputs = dict[str, jax.Array]
 """`prompt` and `prompt_segment_ids`, int32 [B, P], padded (segment 0) on the left, and for a prefix language model its
 `prefix`, as in `Decoder.__call__`; of an encoder-decoder, whose prompt its decoder reads, also `source` and
-`source_segment_ids`, int32 [B, S], padded on the right."""
+`source_segment_ids`, int32 [B, S], padded on the right; of a speech model `features` or `memory`, as in
+`Whisper.__call__`."""
 
 
 def start(model: Any, params: Any, inputs: Inputs, slots: int) -> tuple[jax.Array, Any, jax.Array]:
@@ -31,6 +32,9 @@ def start(model: Any, params: Any, inputs: Inputs, slots: int) -> tuple[jax.Arra
     segment_ids_BP = inputs["prompt_segment_ids"]
     positions_BP = jnp.maximum(jnp.cumsum(segment_ids_BP, axis=1) - 1, 0)
     further: dict[str, Any] = {"prefix": inputs["prefix"]} if "prefix" in inputs else {}
+    for name in ("features", "memory"):
+        if name in inputs:
+            further[name] = inputs[name]
     if "source" in inputs:
         further |= {"tokens": inputs["source"], "segment_ids": inputs["source_segment_ids"]}
     cache = model.init_cache(segment_ids_BP.shape[0], slots)
@@ -52,7 +56,7 @@ def advance(model: Any, params: Any, tokens_R: jax.Array, positions_R: jax.Array
 
 
 def _read(model: Any, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array) -> dict[str, Any]:
-    side = "decoder_" if model.config.kind == "encoder_decoder" else ""
+    side = "" if model.config.first_decoder_token is None else "decoder_"
     return {f"{side}tokens": tokens, f"{side}positions": positions, f"{side}segment_ids": segment_ids}
 
 

@@ -9,7 +9,7 @@ up to C tokens, E stop tokens.
 """
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +67,8 @@ class Processors(struct.PyTreeNode):
     encoder_ngram_size: int = struct.field(pytree_node=False)
     removes_invalid: bool = struct.field(pytree_node=False)
     renormalizes: bool = struct.field(pytree_node=False)
+    further: Any = None
+    """A rule of one family's own, applied after the others: called as `Processors` is."""
 
     @classmethod
     def of(
@@ -162,6 +164,8 @@ class Processors(struct.PyTreeNode):
             # After a token that was forced to be first, the next one counts as the first.
             first_R = jnp.where(starts_alone_R, 0 if self.forced_first is None else 1, 0)
             scores_RV = ban(scores_RV, self.suppressed_first, index == first_R)
+        if self.further is not None:
+            scores_RV = self.further(scores_RV, history_RL, index, end)
         return jax.nn.log_softmax(scores_RV, axis=-1) if self.renormalizes else scores_RV
 
 

@@ -51,7 +51,7 @@ def torch_names(arrays: Mapping[str, np.ndarray]) -> LazyArrays:
 
     def read(path: str) -> np.ndarray:
         array = arrays[path]
-        return _turned(array) if name_of(path) == "kernel" else array
+        return np.moveaxis(array, (-1, -2), (0, 1)) if name_of(path) == "kernel" else array
 
     return LazyArrays(paths, read)
 
@@ -73,19 +73,20 @@ def stream(
         if rule is None and name not in classes.constants:
             continue
         leaf = name_of(rule.ours[0]) if rule else ""
-        turned = _turned(array) if leaf == "kernel" else array
+        leaf = "embedding" if leaf == "sinusoids" else leaf  # a table in Flax, though nothing trains it
+        turned = _flax_kernel(array) if leaf == "kernel" else array
         yield _flax_path(name, classes.scale if leaf == "scale" else leaf), turned
         if name in copies:
-            yield _flax_path(copies[name], "kernel"), array.T
+            yield _flax_path(copies[name], "kernel"), _flax_kernel(array)
 
 
-def _turned(kernel: np.ndarray) -> np.ndarray:
-    """Returns a kernel with its axes in the other library's order, either way.
+def _flax_kernel(kernel: np.ndarray) -> np.ndarray:
+    """Returns a kernel with its axes in Flax's order: [inputs, outputs], where PyTorch's Linear has the other.
 
-    A matrix is [inputs, outputs] in Flax and [outputs, inputs] in PyTorch; a convolution, [places, inputs, outputs] and
-    [outputs, inputs, places], whose places may have several axes.
+    A convolution is [places, inputs, outputs] there and [outputs, inputs, places] in PyTorch; its places may have
+    several axes.
     """
-    return kernel if kernel.ndim == 1 else np.moveaxis(kernel, (0, 1), (-1, -2))
+    return np.moveaxis(kernel, (0, 1), (-1, -2))
 
 
 def _torch_name(path: str) -> str:

@@ -186,6 +186,14 @@ _HARMLESS = frozenset(
         "continuous_batching_config",
         "prefill_chunk_size",
         "low_memory",
+        # What `inference.speech` reads itself.
+        "alignment_heads",
+        "is_multilingual",
+        "lang_to_id",
+        "max_initial_timestamp_index",
+        "no_timestamps_token_id",
+        "prev_sot_token_id",
+        "task_to_id",
         # How the same tokens are found sooner.
         "is_assistant",
         "num_assistant_tokens",

@@ -20,7 +20,7 @@ from transformer.tokenizers.marian import FILES, MarianTokenizer
 from transformer.tokenizers.tokenizer import Tokenizer
 from transformer.tokenizers.vocabulary import Vocabulary
 
-# Files that Transformers' tokenizers read, and the defaults of generation.
+# Files that Transformers' tokenizers and feature extractors read, and the defaults of generation.
 _KEPT = (
     JSON,
     "tokenizer.model",
@@ -30,6 +30,7 @@ _KEPT = (
     "added_tokens.json",
     "chat_template.jinja",
     "generation_config.json",
+    "preprocessor_config.json",
     "vocab.txt",
     "vocab.json",
     "merges.txt",

@@ -122,6 +122,10 @@ class Attention(nn.Module):
         query_BTHK = self.projected("query", x_BTD)
         if self.rotary is not None:
             query_BTHK = self.rotary(query_BTHK, _needed(positions_BT))
+        # For whoever asks what is attended to, by making the collection mutable; for all others nothing.
+        if not self.is_initializing():
+            self.sow("attended", "queries", query_BTHK, reduce_fn=_last, init_fn=_nothing)
+            self.sow("attended", "keys", keys_values[0], reduce_fn=_last, init_fn=_nothing)
         rate = 0.0 if deterministic else self.dropout
         out_BTHK = attend_on_mesh(
             self.execution,
@@ -148,3 +152,12 @@ def _needed(positions: jax.Array | None) -> jax.Array:
     if positions is None:
         raise ValueError("rotary attention needs positions")
     return positions
+
+
+def _last(before: Any, new: jax.Array) -> jax.Array:
+    del before
+    return new
+
+
+def _nothing() -> None:
+    return None

@@ -135,9 +135,10 @@ class Stack(nn.Module):
             # computed again is known, and keep it.
             policy = REMAT_POLICIES[self.execution.remat]
             layer = nn.remat(layer, policy=policy, prevent_cse=unroll >= self.num_layers)
+        axes: dict[Any, Any] = {"intermediates": 0, "attended": 0} | ({} if self.shared else {"params": 0})
         scan = nn.scan(
             layer,
-            variable_axes={"intermediates": 0} if self.shared else {"params": 0, "intermediates": 0},
+            variable_axes=axes,
             variable_broadcast="params" if self.shared else False,
             split_rngs={"params": not self.shared, "dropout": True},
             in_axes=(0, nn.broadcast),  # type: ignore[arg-type]

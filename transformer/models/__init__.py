@@ -24,6 +24,7 @@ from transformer.models.spanbert import SpanBertConfig
 from transformer.models.t5 import T5Config
 from transformer.models.transformer import TransformerConfig
 from transformer.models.vit import ViTConfig
+from transformer.models.whisper import WhisperConfig
 
 FAMILIES: dict[str, type[Architecture]] = {
     config.family: config
@@ -44,6 +45,7 @@ FAMILIES: dict[str, type[Architecture]] = {
         MarianConfig,
         ViTConfig,
         Dinov2Config,
+        WhisperConfig,
     )
 }
 """Family name, as in a checkpoint's architecture.json -> its config class."""

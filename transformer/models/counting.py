@@ -35,6 +35,8 @@ _BACKBONE = {
     "projection": "embedding",
     "position_embedding": "positions",
     "relative_bias": "positions",
+    "sinusoids": "positions",
+    "stem": "embedding",
     "attention": "attention",
     "attention_scale": "attention",
     "cross_attention": "attention",

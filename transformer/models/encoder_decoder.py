@@ -1,5 +1,8 @@
 """An encoder-decoder: two stacks over one embedding, under a head (Vaswani et al. 2017, figure 1).
 
+The side that answers (`AnsweringBackbone`, `AnsweringModel`) does not know what the encoder reads: a family whose
+source is no text has a module and a backbone of its own, which encode it.
+
 Shape letters: B batch, S length of the encoder's sequence (the source), T of the decoder's (the target), D model width.
 """
 
@@ -37,7 +40,7 @@ class EncoderDecoderConfig(Architecture):
     A family gives its two sides, and this the rest.
     """
 
-    kind: ClassVar[Literal["encoder_decoder"]] = "encoder_decoder"
+    kind: ClassVar[str] = "encoder_decoder"
 
     vocab_size: int
     width: int = 512
@@ -83,11 +86,11 @@ class EncoderDecoderConfig(Architecture):
         """Returns the head of classes: of sequences, or of an answer's start and end."""
         return ClassificationHead(2 if self.head == "question_answering" else self.num_labels, dtype)
 
-    def build(self, execution: Execution) -> "EncoderDecoder":
+    def build(self, execution: Execution) -> "AnsweringModel":
         """Returns the module: the model without its weights."""
         return EncoderDecoder(self, execution)
 
-    def backbone(self, execution: Execution) -> "EncoderDecoderBackbone":
+    def backbone(self, execution: Execution) -> "AnsweringBackbone":
         """Returns the model below its head."""
         return EncoderDecoderBackbone(self, execution)
 
@@ -108,8 +111,8 @@ class EncoderDecoderConfig(Architecture):
         checks.require(self, inside, told)
 
 
-class EncoderDecoderBackbone(nn.Module):
-    """Both sides and the embedding that they share: tokens in, the decoder's hidden states out."""
+class AnsweringBackbone(nn.Module):
+    """Both sides and the embedding of words: the encoder's output and tokens in, the decoder's hidden states out."""
 
     config: EncoderDecoderConfig
     execution: Execution
@@ -120,15 +123,6 @@ class EncoderDecoderBackbone(nn.Module):
         self.token_embedding = Embedding(config.vocab_size, config.width, names, dtype, config.embedding_init)
         self.encoder = config.encoder(self.execution)
         self.decoder = config.decoder(self.execution)
-
-    def encode(
-        self, tokens_BS: jax.Array, positions_BS: jax.Array, segment_ids_BS: jax.Array | None, *, deterministic: bool
-    ) -> tuple[jax.Array, Routers]:
-        """Returns [B, S, D], what the decoder attends to, and the sums of experts' routers."""
-        mask = Mask.self_attention(segment_ids_BS, causal=False)
-        x_BSD = self.token_embedding(tokens_BS)
-        x_BSD, output = self.encoder(x_BSD, positions_BS, positions_BS, None, mask, deterministic=deterministic)
-        return x_BSD, output.routers
 
     def decode(
         self,
@@ -145,7 +139,7 @@ class EncoderDecoderBackbone(nn.Module):
 
         That then has the new tokens and the encoder's output.
 
-        Args as `EncoderDecoder.__call__`'s, and:
+        Args as `EncoderDecoder.__call__`'s of the target, and:
           memory_BSD: the encoder's output; None: the cache holds what the decoder makes of it.
           memory_segment_ids_BS: int32, None exactly if `segment_ids_BT` is.
         """
@@ -165,19 +159,85 @@ class EncoderDecoderBackbone(nn.Module):
         return x_BTD, EncoderDecoderCache(own.write(*new_own), memory, memory_segment_ids_BS), output.routers
 
 
-class EncoderDecoder(nn.Module):
-    """Two sequences of tokens in; the second one's next words, classes, or hidden states out."""
+class EncoderDecoderBackbone(AnsweringBackbone):
+    """Both sides and the embedding that they share: tokens in, the decoder's hidden states out."""
+
+    def encode(
+        self, tokens_BS: jax.Array, positions_BS: jax.Array, segment_ids_BS: jax.Array | None, *, deterministic: bool
+    ) -> tuple[jax.Array, Routers]:
+        """Returns [B, S, D], what the decoder attends to, and the sums of experts' routers."""
+        mask = Mask.self_attention(segment_ids_BS, causal=False)
+        x_BSD = self.token_embedding(tokens_BS)
+        x_BSD, output = self.encoder(x_BSD, positions_BS, positions_BS, None, mask, deterministic=deterministic)
+        return x_BSD, output.routers
+
+
+class AnsweringModel(nn.Module):
+    """A backbone whose decoder answers, and its head; a subclass's `__call__` encodes what it reads."""
 
     config: EncoderDecoderConfig
     execution: Execution
 
     def setup(self):
         config = self.config
-        self.backbone = config.backbone(self.execution)
+        self.backbone: Any = config.backbone(self.execution)
         if config.head == "language_model":
             self.head: Any = config.language_model_head()
         elif config.head != "none":
             self.head = config.classification_head(self.execution.compute_dtype)
+
+    def answer(
+        self,
+        memory_BSD: jax.Array | None,
+        memory_segment_ids: jax.Array | None,
+        routers: Routers,
+        decoder_tokens: jax.Array,
+        decoder_positions: jax.Array | None,
+        decoder_segment_ids: jax.Array | None,
+        *,
+        cache: EncoderDecoderCache | None,
+        deterministic: bool,
+    ) -> LanguageModelOutput | ClassificationOutput | BackboneOutput:
+        """Returns what the head makes of the decoder's hidden states.
+
+        Args as `EncoderDecoder.__call__`'s of the target, and:
+          memory_BSD: the encoder's output; None: the cache holds what the decoder makes of it.
+          memory_segment_ids: int32 [B, S]; without a cache, None exactly if `decoder_segment_ids` is.
+          routers: the sums of the encoder's experts' routers.
+        """
+        if cache is not None and decoder_positions is None:
+            raise ValueError("a cache needs decoder_positions")
+        if cache is not None and decoder_segment_ids is None:
+            decoder_segment_ids = jnp.ones_like(decoder_tokens)
+        hidden_BTD, cache, of_decoder = self.backbone.decode(
+            decoder_tokens,
+            _indices(decoder_positions, decoder_tokens),
+            decoder_segment_ids,
+            memory_BSD,
+            memory_segment_ids,
+            cache=cache,
+            deterministic=deterministic,
+        )
+        routers = routers | of_decoder
+        if self.config.head == "none":
+            return BackboneOutput(hidden_BTD, cache=cache, routers=routers)
+        if self.config.head == "language_model":
+            words = self.head(hidden_BTD, self.backbone.token_embedding.embedding, cache)
+            return words.replace(routers=routers)
+        if self.config.head == "sequence_classification":
+            hidden_BTD = last_token(hidden_BTD, decoder_segment_ids)
+        return ClassificationOutput(self.head(hidden_BTD, deterministic=deterministic), routers)
+
+    @nn.nowrap
+    def init_cache(self, batch: int, length: int) -> EncoderDecoderCache:
+        """Returns an empty cache of `length` target tokens for `batch` rows, in the compute dtype."""
+        heads, head_width = self.config.decoder_heads
+        layers, dtype = self.config.num_decoder_layers, self.execution.compute_dtype
+        return EncoderDecoderCache(KVCache.empty(layers, batch, length, heads, head_width, dtype))
+
+
+class EncoderDecoder(AnsweringModel):
+    """Two sequences of tokens in; the second one's next words, classes, or hidden states out."""
 
     def __call__(
         self,
@@ -208,8 +268,6 @@ class EncoderDecoder(nn.Module):
         """
         if decoder_tokens is None:
             raise ValueError("an encoder-decoder needs decoder_tokens")
-        if cache is not None and decoder_positions is None:
-            raise ValueError("a cache needs decoder_positions")
         routers: Routers = {}
         if tokens is not None:
             positions = _indices(positions, tokens)
@@ -221,24 +279,16 @@ class EncoderDecoder(nn.Module):
         if cache is not None or (segment_ids is None) != (decoder_segment_ids is None):
             segment_ids = _given(segment_ids, tokens)
             decoder_segment_ids = _given(decoder_segment_ids, decoder_tokens)
-        hidden_BTD, cache, of_decoder = self.backbone.decode(
-            decoder_tokens,
-            _indices(decoder_positions, decoder_tokens),
-            decoder_segment_ids,
+        return self.answer(
             memory_BSD,
             segment_ids,
+            routers,
+            decoder_tokens,
+            decoder_positions,
+            decoder_segment_ids,
             cache=cache,
             deterministic=deterministic,
         )
-        routers |= of_decoder
-        if self.config.head == "none":
-            return BackboneOutput(hidden_BTD, cache=cache, routers=routers)
-        if self.config.head == "language_model":
-            words = self.head(hidden_BTD, self.backbone.token_embedding.embedding, cache)
-            return words.replace(routers=routers)
-        if self.config.head == "sequence_classification":
-            hidden_BTD = last_token(hidden_BTD, decoder_segment_ids)
-        return ClassificationOutput(self.head(hidden_BTD, deterministic=deterministic), routers)
 
     def encode(
         self,
@@ -250,13 +300,6 @@ class EncoderDecoder(nn.Module):
     ) -> jax.Array:
         """Returns [B, S, D]: the encoder's hidden states. Arguments as `__call__`'s."""
         return self.backbone.encode(tokens, _indices(positions, tokens), segment_ids, deterministic=deterministic)[0]
-
-    @nn.nowrap
-    def init_cache(self, batch: int, length: int) -> EncoderDecoderCache:
-        """Returns an empty cache of `length` target tokens for `batch` rows, in the compute dtype."""
-        heads, head_width = self.config.decoder_heads
-        layers, dtype = self.config.num_decoder_layers, self.execution.compute_dtype
-        return EncoderDecoderCache(KVCache.empty(layers, batch, length, heads, head_width, dtype))
 
 
 def _indices(positions_BT: jax.Array | None, tokens_BT: jax.Array) -> jax.Array:

@@ -1,0 +1,116 @@
+"""Real speech by real weights against Transformers: the same tokens, and no more errors."""
+
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from transformer.inference.restored import restore
+from transformer.inference.speech.transcriber import Transcriber
+from transformer.inference.speech.windows import GREEDY
+from transformer.interop import convert
+
+WEIGHTS = Path.home() / ".cache" / "real-weights"
+SPEECH = WEIGHTS / "speech"
+
+
+def _samples(path):
+    with wave.open(str(path)) as file:
+        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (16000, 1, 2)
+        return np.frombuffer(file.readframes(file.getnframes()), np.int16).astype(np.float32) / 32768
+
+
+def _spelled(text):
+    """Lower case, hyphens as spaces, letters and apostrophes alone."""
+    kept = [letter for letter in text.lower().replace("-", " ") if letter in "abcdefghijklmnopqrstuvwxyz' "]
+    return "".join(kept).split()
+
+
+def _edits(have, want):
+    row = list(range(len(want) + 1))
+    for place, word in enumerate(have, start=1):
+        before, row[0] = row[0], place
+        for other, wanted in enumerate(want, start=1):
+            before, row[other] = row[other], min(row[other] + 1, row[other - 1] + 1, before + (word != wanted))
+    return row[-1]
+
+
+@pytest.fixture(scope="module", params=[("whisper-tiny.en", None, 11), ("whisper-base", "en", 12)], ids=lambda p: p[0])
+def speech(request, tmp_path_factory):
+    """The model here, in Transformers, the clips' samples and transcripts, the language and Transformers' errors."""
+    name, language, errors = request.param
+    for needed in (WEIGHTS / name, SPEECH):
+        if not needed.exists():
+            pytest.skip(f"{needed} is not there")
+    transformers = pytest.importorskip("transformers")
+    run = tmp_path_factory.mktemp(name) / "run"
+    convert.save(convert.import_folder(WEIGHTS / name), WEIGHTS / name, run)
+    processor = transformers.WhisperProcessor.from_pretrained(WEIGHTS / name)
+    theirs = transformers.WhisperForConditionalGeneration.from_pretrained(WEIGHTS / name, dtype="float32").eval()
+
+    def log_mel(samples, bins):
+        extractor = processor.feature_extractor
+        options = {"sampling_rate": 16000, "return_tensors": "np", "padding": False, "truncation": False}
+        return extractor(samples, **options).input_features[0].T
+
+    lines = [line.split("\t") for line in (SPEECH / "transcripts.tsv").read_text().splitlines()]
+    texts = {line[0].removesuffix(".wav"): line[-1] for line in lines}
+    paths = sorted(SPEECH.glob("*.wav"))
+    samples = [_samples(path) for path in paths]
+    truths = [texts[path.stem] for path in paths]
+    return Transcriber(restore(run), log_mel), theirs, processor, samples, truths, language, errors
+
+
+def _their_tokens(theirs, processor, samples, language, **options):
+    import torch
+
+    features = processor(samples, sampling_rate=16000, return_tensors="pt").input_features
+    named = {"language": language, "task": "transcribe"} if language else {}
+    with torch.no_grad():
+        said = theirs.generate(features, do_sample=False, num_beams=1, max_new_tokens=60, **named, **options)
+    special = {*theirs.generation_config.suppress_tokens[-6:], theirs.generation_config.eos_token_id}
+    special |= set((getattr(theirs.generation_config, "lang_to_id", None) or {}).values())
+    special |= {theirs.generation_config.decoder_start_token_id, theirs.generation_config.no_timestamps_token_id}
+    return [token for token in said[0].tolist() if token not in special]
+
+
+def test_greedy_tokens_are_transformers_and_errors_no_more(speech):
+    transcriber, theirs, processor, samples, truths, language, errors = speech
+    ours = transcriber(samples, language=language, most=60, fallback=GREEDY, batch_size=5)
+    for transcript, clip in zip(ours, samples, strict=True):
+        assert transcript.tokens == _their_tokens(theirs, processor, clip, language), transcript.text
+    wrong = sum(_edits(_spelled(have.text), _spelled(want)) for have, want in zip(ours, truths, strict=True))
+    assert sum(len(_spelled(want)) for want in truths) == 92
+    assert wrong <= errors
+
+
+def test_tokens_of_times_are_transformers(speech):
+    transcriber, theirs, processor, samples, _, language, _ = speech
+    ours = transcriber(samples[:4], language=language, times=True, most=60, fallback=GREEDY, batch_size=4)
+    for transcript, clip in zip(ours, samples, strict=False):
+        want = _their_tokens(theirs, processor, clip, language, return_timestamps=True)
+        assert transcript.tokens == want, transcript.text
+
+
+def test_words_have_times_in_their_order(speech):
+    transcriber, _, _, samples, _, language, _ = speech
+    for transcript, clip in zip(transcriber(samples[-2:], language=language, words=True), samples[-2:], strict=True):
+        assert "".join(word.text for word in transcript.words).strip() == transcript.text
+        times = [time for word in transcript.words for time in (word.start, word.end)]
+        assert times == sorted(times)
+        assert 0 <= times[0] < times[-1] <= len(clip) / 16000
+        assert all(word.end - word.start < 2 for word in transcript.words)
+
+
+def test_a_long_recording_is_heard_to_its_end(speech):
+    """All clips twice, with silence between them, as one recording of more than two windows: nothing is lost."""
+    transcriber, _, _, samples, truths, language, _ = speech
+    gap = np.zeros(8000, np.float32)
+    [transcript] = transcriber(
+        [np.concatenate([part for clip in samples * 2 for part in (clip, gap)])], language=language
+    )
+    whole = _spelled(" ".join(truths * 2))
+    assert len(transcript.segments) > 4
+    assert transcript.segments == sorted(transcript.segments, key=lambda segment: segment.start)
+    assert _edits(_spelled(transcript.text), whole) < len(whole) / 4
