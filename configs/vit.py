@@ -32,7 +32,7 @@ def vit_fashion() -> Experiment:
     """A small ViT on Fashion-MNIST (--data.path, a folder with its idx files): some twenty minutes on a CPU."""
     model = ViTConfig(**_FASHION, width=64, num_layers=5, num_heads=4, mlp_width=256, class_token=False, pooling="mean")
     data = ImagesConfig(path="fashion-mnist", shift=2, flip=0.5)
-    return _small(model, ImageClassification(label_smoothing=0.1), data, steps=12_000, batch_size=64)
+    return _small(model, ImageClassification(label_smoothing=0.1), data, steps=9000, batch_size=64, eval_every=1500)
 
 
 @Preset
@@ -95,7 +95,9 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's."""
 
 
-def _small(model: ViTConfig, objective: Objective, data: ImagesConfig, *, steps: int, batch_size: int) -> Experiment:
+def _small(
+    model: ViTConfig, objective: Objective, data: ImagesConfig, *, steps: int, batch_size: int, eval_every: int = 500
+) -> Experiment:
     """A model that trains in minutes on a CPU: Muon, and a rate that falls to 0."""
     return Experiment(
         name="",  # the preset's
@@ -105,8 +107,8 @@ def _small(model: ViTConfig, objective: Objective, data: ImagesConfig, *, steps:
         optimizer=OptimizerConfig(
             name="muon", learning_rate=5e-3, warmup_steps=50, schedule="linear", final_fraction=0.0
         ),
-        train=TrainConfig(steps=steps, batch_size=batch_size, eval_every=500, eval_batches=None),
-        checkpoint=CheckpointConfig(every=500),
+        train=TrainConfig(steps=steps, batch_size=batch_size, eval_every=eval_every, eval_batches=None),
+        checkpoint=CheckpointConfig(every=eval_every),
         execution=Execution(unroll=0),
     )
 
