@@ -50,6 +50,7 @@ NEUTRAL_DATA, *DATA_KINDS, DATA_ENTRY = [
     {"transformer.data.text"},
     {"transformer.data.pairs"},
     {"transformer.data.images"},
+    {"transformer.data.audio"},
     {"transformer.data.prepare", "transformer.data.kinds"},
 ]
 # What a room must never import, beyond the floors.

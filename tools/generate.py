@@ -1,4 +1,4 @@
-"""Generate text with a run: python tools/generate.py RUN --prompt "def " (or --source TEXT, or --mask "a <mask> b")."""
+"""Generate text with a run: python tools/generate.py RUN --prompt "def " (or --source, --mask "a <mask> b", --audio FILE)."""
 
 import dataclasses
 import sys
@@ -11,6 +11,7 @@ from transformer.errors import UserError
 
 if TYPE_CHECKING:  # these take a second to import, after the flags are known to be good
     from transformer.inference.beam_search import BeamSearch
+    from transformer.inference.restored import Restored
     from transformer.inference.rules import DecodingRules
     from transformer.inference.sampling import Sampling
     from transformer.inference.settings import Settings
@@ -20,8 +21,9 @@ if TYPE_CHECKING:  # these take a second to import, after the flags are known to
 class Command:
     """Generate text with the newest checkpoint of a run.
 
-    A decoder continues each --prompt, an encoder-decoder answers each --source, an encoder fills in each --mask. An
-    imported model generates as its generation_config.json (or config.json) declares, where no flag says otherwise.
+    A decoder continues each --prompt, an encoder-decoder answers each --source, an encoder fills in each --mask, a
+    speech model writes down each --audio. An imported model generates as its generation_config.json (or config.json)
+    declares, where no flag says otherwise.
     """
 
     run: tyro.conf.Positional[str]
@@ -32,6 +34,16 @@ class Command:
     """Texts to answer (to translate, to sum up), by an encoder-decoder; `-`: the lines of standard input."""
     mask: tuple[str, ...] = ()
     """Texts with a <mask> (or [MASK]) to fill in, by an encoder."""
+    audio: tuple[str, ...] = ()
+    """Sound files to write down, by a speech model: wav, flac and what else libsndfile reads, of any length."""
+    language: str | None = None
+    """With --audio, the code of the language that is spoken, such as en; by default the likeliest."""
+    task: Literal["transcribe", "translate"] = "transcribe"
+    """With --audio: write down what is said, or say it in English."""
+    timestamps: Literal["segment", "word"] | None = None
+    """With --audio, say when each segment, or each word, begins and ends; by default the text alone."""
+    batch_size: int = 8
+    """With --audio, windows of 30 s that are decoded together."""
     num: int | None = None
     """Texts for each prompt or source, 1 by default; guesses for each mask, 5 by default."""
     max_new_tokens: int | None = None
@@ -69,7 +81,7 @@ class Command:
 def main(args: list[str]) -> None:
     """Runs the command line."""
     flags = command.parse(Command, args, prog="tools/generate.py")
-    kinds = [name for name in ("prompt", "source", "mask") if getattr(flags, name)]
+    kinds = [name for name in ("prompt", "source", "mask", "audio") if getattr(flags, name)]
     if len(kinds) > 1:
         raise UserError(f"--{kinds[0]} and --{kinds[1]}: give one, as a model does one of these")
     command.start_jax()
@@ -85,7 +97,11 @@ def main(args: list[str]) -> None:
     if kind not in _TAKES:
         raise UserError(f"{restored.checkpoint} is a {restored.architecture.family} model: it reads no text")
     if wanted != (takes := _TAKES[kind]):
-        raise UserError(f"{restored.checkpoint} is a {restored.architecture.family} model: give it --{takes} TEXT")
+        what = "FILE" if takes == "audio" else "TEXT"
+        raise UserError(f"{restored.checkpoint} is a {restored.architecture.family} model: give it --{takes} {what}")
+    if flags.audio:
+        transcribe(restored, flags)
+        return
     if flags.mask:
         from transformer.inference.fill_mask import MaskFiller
 
@@ -127,7 +143,34 @@ def main(args: list[str]) -> None:
         print(answer.text if flags.source else text + answer.text)
 
 
-_TAKES = {"decoder": "prompt", "encoder_decoder": "source", "encoder": "mask"}
+_TAKES = {"decoder": "prompt", "encoder_decoder": "source", "encoder": "mask", "speech": "audio"}
+
+
+def transcribe(restored: "Restored", flags: Command) -> None:
+    """Prints what is said in each recording, and when where that is asked."""
+    from transformer.data.audio.log_mel import log_mel
+    from transformer.data.audio.sound import load
+    from transformer.inference.speech.transcriber import Transcriber
+    from transformer.paths import expanded
+
+    recordings = [load(expanded(file)) for file in flags.audio]  # a wrong one is named before any is heard
+    told = Transcriber(restored, log_mel)(
+        recordings,
+        language=flags.language,
+        task=flags.task,
+        times=flags.timestamps is not None,
+        words=flags.timestamps == "word",
+        batch_size=flags.batch_size,
+        progress=sys.stderr.isatty(),
+    )
+    for file, transcript in zip(flags.audio, told, strict=True):
+        if len(flags.audio) > 1:
+            print(f"--- {file} ---")
+        parts: Any = transcript.words if flags.timestamps == "word" else transcript.segments
+        if flags.timestamps is None:
+            print(transcript.text.strip())
+        for part in parts if flags.timestamps else ():
+            print(f"[{part.start:7.2f} -> {part.end:7.2f}] {part.text.strip()}")
 
 
 @command.flags_named(Command)

@@ -1,0 +1,61 @@
+"""Log-mel spectrograms, as Whisper's authors make them (Radford et al. 2023, section 2.2; their `audio.py`).
+
+Shape letters: S samples, F frames, M mel bins, K frequencies of a Fourier transform.
+"""
+
+import functools
+
+import numpy as np
+
+RATE = 16_000
+"""Samples a second."""
+WINDOW, HOP = 400, 160
+"""Samples of a frame (25 ms), and from one to the next (10 ms)."""
+_BREAK, _LINEAR = 1000.0, 200 / 3
+"""Hertz from which on Slaney's mels are logarithmic, and hertz a mel below."""
+_STEP = np.log(6.4) / 27
+"""Logarithm of the factor that a mel is above."""
+
+
+def log_mel(samples: np.ndarray, bins: int) -> np.ndarray:
+    """Returns float32 [F, M]: the logarithms of a sound's energies by mel bins, 10 ms a frame, about from -1 to 1.5.
+
+    The ends are reflected, Hann's window is periodic, the last frame is dropped, and what is more than 8 (80 dB) below
+    the loudest is raised to that.
+
+    Args:
+      samples: float [S], `RATE` a second, from -1 to 1; at least 201.
+      bins: M, 80 or 128.
+    """
+    # In float64: what is far below the loudest would else be the rounding of what is loud.
+    padded = np.pad(samples.astype(np.float64), WINDOW // 2, mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP][:-1]
+    spectrum = np.fft.rfft(frames * _hann(), axis=-1)
+    energies = (spectrum.real**2 + spectrum.imag**2) @ filters(bins)
+    logs = np.log10(np.maximum(energies, 1e-10))
+    return ((np.maximum(logs, logs.max() - 8.0) + 4.0) / 4.0).astype(np.float32)
+
+
+@functools.cache
+def _hann() -> np.ndarray:
+    return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)
+
+
+@functools.cache
+def filters(bins: int) -> np.ndarray:
+    """Returns float64 [K, M]: Slaney's triangular filters of equal area (his Auditory Toolbox, 1998), 0 to 8,000 Hz."""
+    frequencies = np.linspace(0, RATE / 2, WINDOW // 2 + 1)
+    edges = _hertz(np.linspace(0, _mel(RATE / 2), bins + 2))
+    rising = (frequencies[:, None] - edges[None, :-2]) / np.diff(edges)[None, :-1]
+    falling = (edges[None, 2:] - frequencies[:, None]) / np.diff(edges)[None, 1:]
+    triangles = np.maximum(0, np.minimum(rising, falling))
+    return triangles * (2 / (edges[2:] - edges[:-2]))
+
+
+def _mel(hertz: float) -> float:
+    return hertz / _LINEAR if hertz < _BREAK else _BREAK / _LINEAR + np.log(hertz / _BREAK) / _STEP
+
+
+def _hertz(mels: np.ndarray) -> np.ndarray:
+    first = _BREAK / _LINEAR
+    return np.where(mels < first, mels * _LINEAR, _BREAK * np.exp((mels - first) * _STEP))
