@@ -1,4 +1,4 @@
-"""Generate text with a run: python tools/generate.py RUN --prompt "def " (or --source, --mask "a <mask> b", --audio FILE)."""
+"""Generate text with a run: python tools/generate.py RUN --prompt "def " (or --source, --mask, --audio FILE)."""
 
 import dataclasses
 import sys

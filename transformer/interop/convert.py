@@ -12,8 +12,9 @@ from transformer import checkpoint
 from transformer.checkpoint import provenance
 from transformer.checkpoint.files import check_new
 from transformer.checkpoint.seal import sealed_files
+from transformer.data.images.preprocessing import PREPROCESSING, from_json
 from transformer.errors import UserError
-from transformer.interop import engine, families, folder, sentence_transformers, tokenizers, weights
+from transformer.interop import engine, families, folder, preprocessing, sentence_transformers, tokenizers, weights
 from transformer.interop.family import Family, count_labels
 from transformer.models import Architecture, architecture_to_dict
 from transformer.parallel.mesh import MeshConfig, make_mesh
@@ -104,10 +105,15 @@ def save(imported: Imported, path: Path, run: epath.PathLike) -> tuple[epath.Pat
     record[f"{ORIGIN}/{folder.CONFIG}"] = (path / folder.CONFIG).read_bytes()
     record[DTYPES] = checkpoint.to_json(imported.dtypes)
     record[provenance.NAME] = provenance.written_by("tools/convert.py import", [path])
-    tokenizer, notes = tokenizers.read(path, imported.architecture.vocab_size)
-    record |= {f"tokenizer/{name}": content for name, content in tokenizer.items()}
-    lines = [f"tokenizer   {line}" for line in notes]
-    if not imported.new:  # a model with a new head is no longer a model of sentences
+    if imported.architecture.vocab_size is None:
+        lines = _of_images(record, imported.architecture, json.loads((path / folder.CONFIG).read_bytes()))
+    else:
+        tokenizer, notes = tokenizers.read(path, imported.architecture.vocab_size)
+        record |= {f"tokenizer/{name}": content for name, content in tokenizer.items()}
+        lines = [f"tokenizer   {line}" for line in notes]
+    if (
+        not imported.new and imported.architecture.vocab_size is not None
+    ):  # a model with a new head is no longer a model of sentences
         kept, sentences = sentence_transformers.read(path, dataclasses.asdict(imported.architecture)["width"])
         record |= {f"{ORIGIN}/{name}": content for name, content in kept.items()}
         lines += [f"sentences   {sentences}"] if sentences else []
@@ -118,6 +124,19 @@ def save(imported: Imported, path: Path, run: epath.PathLike) -> tuple[epath.Pat
         run.rmtree(missing_ok=True)  # the folder is new, and nothing half-written may stay
         raise
     return checkpoint_dir, lines
+
+
+def _of_images(record: dict[str, bytes], architecture: Architecture, config: dict[str, Any]) -> list[str]:
+    """Adds to a record how an imported model's images are cut to size, and returns lines about that."""
+    content = record.get(f"{ORIGIN}/{preprocessing.FILE}")
+    if content is None:
+        return [f"images      the folder has no {preprocessing.FILE}: tools/classify.py cannot tell how to cut them"]
+    cut = preprocessing.read(content, architecture.input_size[2])
+    names = config.get("id2label") or {}
+    labels = [str(names.get(str(number), number)) for number in range(architecture.num_labels)]
+    labels = labels if architecture.head == "image_classification" else []
+    record[PREPROCESSING] = checkpoint.to_json(cut.to_dict() | {"labels": labels})
+    return [f"images      {cut}"]
 
 
 def export(
@@ -154,6 +173,12 @@ def export(
         files, ids = tokenizers.export(record / "tokenizer")
         family = families.of_architecture(architecture)
         config = {**ids, **family.write_config(architecture), "dtype": dtype or "float32"}
+        if (record / PREPROCESSING).exists():
+            cut, labels = from_json((record / PREPROCESSING).read_text())
+            files[preprocessing.FILE] = preprocessing.write(cut, architecture.family)
+            if len(labels) == architecture.num_labels:
+                config["id2label"] = {str(number): label for number, label in enumerate(labels)}
+                config["label2id"] = {label: number for number, label in enumerate(labels)}
     if flax:
         family.flax_classes(architecture)  # refused before anything is read
     _, params = checkpoint.restore_model(checkpoint_dir, make_mesh(MeshConfig(data=1)))

@@ -68,6 +68,7 @@ def verify(
         theirs = cls.from_pretrained(path, dtype=torch.float32, **plain).eval()
     pad, eos = (_word(architecture, getattr(theirs.config, name, None)) for name in ("pad_token_id", "eos_token_id"))
     inputs = random_inputs(architecture, num_tokens, pad=pad, eos=eos)
+    what = "random images" if "images" in inputs else "random frames" if "features" in inputs else "random tokens"
     model = architecture.build(Execution(attention="reference"))
 
     @jax.jit
@@ -75,13 +76,14 @@ def verify(
         return model.apply({"params": params}, mutable=["intermediates"], **dict[str, Any](inputs))
 
     ours, intermediates = run(imported.params)
-    named = {name: torch.tensor(array).long() for name, array in their_inputs(inputs).items()}
+    named = {name: torch.tensor(array) for name, array in their_inputs(inputs).items()}
+    named = {name: array if array.is_floating_point() else array.long() for name, array in named.items()}
     with torch.no_grad(), _their_failures(path):
         outputs = theirs(**named, output_hidden_states=True)
 
-    rows, num_tokens = inputs["tokens"].shape
-    report(f"{cls.__name__}, {architecture.num_params():,} parameters, {rows} x {num_tokens} random tokens, float32")
-    real = inputs.get("decoder_segment_ids", inputs["segment_ids"]) > 0
+    shape = " x ".join(map(str, next(iter(inputs.values())).shape))
+    report(f"{cls.__name__}, {architecture.num_params():,} parameters, {shape} {what}, float32")
+    real = _real(inputs, "decoder" if "decoder_segment_ids" in inputs else "")
     worst = 0.0
     for name, have, want in compared(ours, outputs):
         difference, size = _difference(have, want, real)
@@ -161,8 +163,10 @@ def random_inputs(
     id of </s>: so these ids stand where they belong, and nowhere else. Such a classifier without an id for padding
     reads one row, unpadded.
     """
-    assert architecture.vocab_size is not None, "every family of weights reads words so far"
     rng = np.random.default_rng(seed)
+    if architecture.kind == "image_encoder":
+        return {"images": rng.normal(size=(_ROWS, *architecture.input_size)).astype(np.float32)}
+    assert architecture.vocab_size is not None  # what reads no images reads words
     num_tokens = min(num_tokens, getattr(architecture, "context_length", num_tokens))
     words = np.setdiff1d(
         np.arange(architecture.vocab_size, dtype=np.int32), [special for special in (pad, eos) if special is not None]
@@ -170,7 +174,10 @@ def random_inputs(
     finds_padding = architecture.head == "sequence_classification" and architecture.kind == "decoder"
     rows, padded = (1, 0) if finds_padding and pad is None else (_ROWS, min(_PADDED, num_tokens - 1))
     inputs = {}
-    for prefix in ("", "decoder_") if architecture.kind == "encoder_decoder" else ("",):
+    prefixes = {"encoder_decoder": ("", "decoder_"), "speech": ("decoder_",)}.get(architecture.kind, ("",))
+    if architecture.kind == "speech":
+        inputs["features"] = rng.normal(size=(rows, *architecture.input_size)).astype(np.float32)
+    for prefix in prefixes:
         tokens = rng.choice(words, (rows, num_tokens))
         segments = np.ones_like(tokens)
         segments[1:, num_tokens - padded :] = 0
@@ -185,7 +192,12 @@ def random_inputs(
 
 def their_inputs(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns the same inputs by Transformers' names."""
-    named = {"input_ids": inputs["tokens"], "attention_mask": inputs["segment_ids"]}
+    if "images" in inputs:
+        return {"pixel_values": np.ascontiguousarray(inputs["images"].transpose(0, 3, 1, 2))}
+    if "features" in inputs:
+        named = {"input_features": np.ascontiguousarray(inputs["features"].transpose(0, 2, 1))}
+    else:
+        named = {"input_ids": inputs["tokens"], "attention_mask": inputs["segment_ids"]}
     if "decoder_tokens" in inputs:
         named |= {
             "decoder_input_ids": inputs["decoder_tokens"],
@@ -221,7 +233,7 @@ def layers(
     Transformers' last hidden state comes after the last norm, where there is one: the last layer is then left out.
     """
     pairs = {"": "hidden_states"}
-    if architecture.kind == "encoder_decoder":
+    if architecture.kind in ("encoder_decoder", "speech"):
         pairs = {"encoder": "encoder_hidden_states", "decoder": "decoder_hidden_states"}
     backbone = architecture.abstract_params()["backbone"]
     for prefix, name in pairs.items():
@@ -231,10 +243,18 @@ def layers(
         ours = [stacks[0]["embedded"], *(state for stack in stacks for state in stack["layers"]["hidden"])]
         group = (len(states) - 1) // (len(ours) - 1)  # layers that a step of the stack runs
         states = states[::group]
-        mask = inputs["decoder_segment_ids" if prefix == "decoder" else "segment_ids"] > 0
+        mask = _real(inputs, prefix)
         for index, (have, want) in enumerate(list(zip(ours, states, strict=True))[: -1 if last_norm else None]):
             label = "embeddings" if index == 0 else f"layer {index * group - 1}"
             yield f"{prefix} {label}".strip(), np.asarray(have), want, mask
+
+
+def _real(inputs: Mapping[str, np.ndarray], side: str) -> np.ndarray:
+    """Returns bool [B, T]: which tokens of a side are no padding; of images and frames [B, 1], all of them."""
+    segment_ids = inputs.get("decoder_segment_ids" if side == "decoder" else "segment_ids")
+    if segment_ids is None:
+        return np.ones((len(next(iter(inputs.values()))), 1), bool)
+    return segment_ids > 0
 
 
 def _stack_states(tree: Any, prefix: str) -> list[Any]:
@@ -250,7 +270,7 @@ def _difference(have: np.ndarray, want: np.ndarray, real: np.ndarray) -> tuple[f
     """Returns the largest difference relative to the largest absolute value, and that value, over real tokens."""
     if have.shape != want.shape:
         raise UserError(f"ours has shape {have.shape}, Transformers' {want.shape}: not the same model")
-    mask = real if want.shape[:2] == real.shape else ...
+    mask = real if want.shape[:2] == real.shape and real.shape[1] > 1 else ...
     size = float(np.abs(want[mask]).max())
     largest = float(np.abs(have[mask].astype(np.float64) - want[mask]).max())
     return largest / size if size else largest, size

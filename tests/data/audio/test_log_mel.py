@@ -16,7 +16,7 @@ SPEECH = Path("~/.cache/real-weights/speech").expanduser()
 def theirs(samples, bins):
     """Returns the padded samples and Hugging Face's spectrogram by NumPy, in float64.
 
-    Where PyTorch is there it takes that instead, whose float32 is up to 4e-5 from this; ours is as near to it as this is.
+    Where PyTorch is there it takes that instead, whose float32 is up to 4e-5 from this, and from ours.
     """
     extractor = WhisperFeatureExtractor(feature_size=bins)
     seconds = extractor.n_samples

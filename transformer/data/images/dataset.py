@@ -11,7 +11,7 @@ from typing import Any
 from transformer.data.dataset import About, Dataset
 from transformer.data.images.augmentation import Augmentation
 from transformer.data.images.config import ImagesConfig
-from transformer.data.images.preprocessing import Preprocessing
+from transformer.data.images.preprocessing import PREPROCESSING, Preprocessing
 from transformer.data.images.records import Damaged, ImageReading, ImageRecords
 from transformer.data.images.source import ImageSource, digest
 from transformer.data.images.sources import open_sources
@@ -22,9 +22,6 @@ from transformer.tokenizers.kinds import check_vocabulary, make_tokenizer
 from transformer.tokenizers.tokenizer import Tokenizer
 from transformer.tokenizers.training_text import TrainingText
 from transformer.tokenizers.vocabulary import Vocabulary
-
-PREPROCESSING = "preprocessing.json"
-"""File with how a run's images became arrays, and what its classes are called."""
 
 
 @dataclasses.dataclass(frozen=True)

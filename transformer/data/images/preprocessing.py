@@ -4,6 +4,7 @@ Shape letters: H height, W width, C channels.
 """
 
 import dataclasses
+import json
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,10 @@ RESAMPLES = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+
+PREPROCESSING = "preprocessing.json"
+"""File of a checkpoint's record: how images become arrays, and what the classes are called."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +75,13 @@ class Preprocessing:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""
         return dataclasses.asdict(self)
+
+
+def from_json(content: str) -> tuple[Preprocessing, tuple[str, ...]]:
+    """Returns what `PREPROCESSING` holds: how images become arrays, and the names of the classes, if there are any."""
+    record = json.loads(content)
+    labels = tuple(record.pop("labels"))
+    return Preprocessing(**record | {name: tuple(record[name]) for name in ("mean", "std")}), labels
 
 
 def resized(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
