@@ -35,6 +35,12 @@ def their_outputs(pair: parity.Pair, batch: np.ndarray, model: Any = None, **opt
     return [out.last_hidden_state, *([] if out.get("pooler_output") is None else [out.pooler_output])]
 
 
+def attentions(pair: parity.Pair, batch: np.ndarray) -> tuple[torch.Tensor, ...]:
+    """Returns what each place attends to in Transformers' model, [B, H, T, T] a layer."""
+    with torch.no_grad():
+        return pair.theirs(pixel_values=pixels(batch), output_attentions=True).attentions
+
+
 def our_outputs(out: Any) -> list[jax.Array]:
     """Returns our model's outputs, likewise."""
     if hasattr(out, "logits"):

@@ -8,6 +8,7 @@ import torch
 
 from tests.exhaustive import few
 from transformer.errors import UserError
+from transformer.inference.image_classifier import attention_of
 from transformer.interop import families
 from transformer.interop.vit import VIT
 from transformer.layers.execution import Execution
@@ -43,6 +44,15 @@ def test_images_of_another_size_have_resized_positions(pair):
     have = images.our_outputs(pair.apply({"images": batch}))
     want = images.their_outputs(pair, batch, interpolate_pos_encoding=True)
     parity.assert_near(have[0], want[0])
+
+
+def test_attention_is_transformers(pair):
+    batch = images.images(pair.config)
+    have = attention_of(pair.config.build(Execution()), pair.params, batch)
+    want = images.attentions(pair, batch)
+    assert len(have) == len(want) == pair.config.num_layers
+    for ours, theirs in zip(have, want, strict=True):
+        parity.assert_near(ours, theirs)
 
 
 def test_gradients_are_transformers(pair):
