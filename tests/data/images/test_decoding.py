@@ -5,7 +5,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.data.images.pictures import encoded, picture
-from transformer.data.images.decoding import DamagedImage, decode
+from transformer.data.images.decoding import DamagedImage, decode, from_array
+from transformer.errors import UserError
 
 
 def pixels(image):
@@ -60,6 +61,10 @@ def test_the_orientation_of_exif_is_applied(turned):
         (encoded(picture(size=(60, 60)))[:-3000], "a.png: the picture is damaged"),
         (encoded(picture(size=(60, 60)), "JPEG")[:600], "a.png: the picture is damaged"),
         (encoded(Image.fromarray(np.ones((3, 3), np.float32)), "TIFF"), "a.png: its pixels are of floating point"),
+        (
+            encoded(Image.fromarray(np.array([[-5, 70_000]], np.int32)), "TIFF"),
+            "its pixels run from -5 to 70000, beyond",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_named(content, words):
@@ -67,3 +72,22 @@ def test_what_cannot_be_read_is_named(content, words):
         decode(content, "a.png", 3)
     assert "\n" not in str(caught.value)
     assert "--data.skip-damaged" in str(caught.value)
+
+
+def test_arrays_of_sixteen_bits_are_scaled():
+    deep = np.array([[[0, 257, 65535]]], np.uint16)
+    assert pixels(from_array(deep, "a", 3)).tolist() == [[[0, 1, 255]]]
+    assert pixels(from_array(deep[..., 2:], "a", 1)).tolist() == [[255]]
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.ones((2, 2, 3), np.float32), "a, image 3: its pixels are float32"),
+        (np.ones((2, 2, 2), np.uint8), r"a, image 3: its array is \[2, 2, 2\]"),
+        (np.ones(2, np.uint8), r"a, image 3: its array is \[2\]"),
+    ],
+)
+def test_arrays_that_are_no_pictures_are_named(array, words):
+    with pytest.raises(UserError, match=words):
+        from_array(array, "a, image 3", 3)

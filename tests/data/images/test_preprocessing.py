@@ -57,3 +57,10 @@ def test_a_longer_edge_is_dinov2s(photograph):
 def test_siglips(photograph):
     want = theirs("SiglipImageProcessor", photograph, size={"height": 96, "width": 96})
     assert_same(Preprocessing(96, resize="squash"), photograph, want)
+
+
+@pytest.mark.parametrize(("edge", "crop"), [(200, 224), (75, 224), (99, 100)])
+def test_an_edge_below_the_cut_is_padded_as_theirs(edge, crop, photograph):
+    settings = {"size": {"shortest_edge": edge}, "crop_size": {"height": crop, "width": crop}}
+    want = theirs("BitImageProcessor", photograph, **settings, image_mean=MEAN, image_std=STD)
+    assert_same(Preprocessing(crop, edge=edge, mean=MEAN, std=STD), photograph, want)

@@ -72,21 +72,45 @@ def test_the_embedded_digits_are_pinned():
     assert found.validation[3]["image"].min() == -1
 
 
-def test_a_damaged_picture_stops_or_is_left_out_where_that_is_asked(root, capfd):
+def damage(root):
     for path in sorted((root / "cat").glob("*.png"))[:6]:
         path.write_bytes(path.read_bytes()[:-60])
+
+
+def test_a_damaged_picture_stops_or_is_left_out_where_that_is_asked(root, tmp_path, capfd):
+    damage(root)
     stopped = classes(root)
     with pytest.raises(DamagedImage, match=r"cat/\d+.png: the picture is damaged"):
         [stopped.train[0][index] for index in range(len(stopped.train[0]))]
-    dataset = classes(root, skip_damaged=True)
+    dataset = classes(root, skip_damaged=True, cache_dir=str(tmp_path / "cache"))
     there = [float(dataset.train[0][index]["there"]) for index in range(len(dataset.train[0]))] * 2
     assert 0 < there.count(0.0) <= 12
     said = capfd.readouterr().err
     assert said.count("left out (") == there.count(0.0) / 2  # each once
-    assert "(1 so far)" in said
+    [listed] = (tmp_path / "cache" / "left-out").iterdir()
+    assert f"left out (1 so far, listed in {listed}): " in said
+    assert len(listed.read_text().splitlines()) == there.count(0.0) / 2
     lost = dataset.train[0][there.index(0.0)]
     example = ImageClassification().example(lost, np.random.default_rng(0), 2)
     assert (example["weights"], np.abs(example["inputs"]["images"]).max()) == (0, 0)
+
+
+def test_workers_name_a_damaged_picture_once_for_all(root, tmp_path, capfd):
+    damage(root)
+    dataset = classes(root, skip_damaged=True, cache_dir=str(tmp_path / "cache"))
+    maker = ExampleMaker(ImageClassification(), len(dataset.labels))
+    batches = pipeline.train_batches(dataset.train, dataset.weights, example=maker, batch_size=12, seed=3)
+    iterator = pipeline.iterate(batches, 0, workers=2)
+    for _ in range(8):
+        next(iterator)
+    iterator.close()
+    [listed] = (tmp_path / "cache" / "left-out").iterdir()
+    names = listed.read_text().splitlines()
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("left out (")]
+    assert len(names) == len({*names}) == len(said) > 1
+    assert f"({len(said)} so far, " in said[-1]
+    again = classes(root, skip_damaged=True, cache_dir=str(tmp_path / "cache"))
+    assert again.about.notes[-1].startswith(f"{len(names)} image(s) could not be read before")
 
 
 def test_captions_are_tokens_between_their_ends(tmp_path):

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import pickle
 import tarfile
 
@@ -65,6 +66,26 @@ def test_folders_that_will_not_do_are_refused(folders, words, tmp_path):
         opened(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["val", "test"])
+def test_a_split_to_validate_on_alone_is_refused(name, tmp_path):
+    class_folders(tmp_path / "splits" / name, {"cat": 2, "dog": 2})
+    with pytest.raises(UserError, match=f"has a folder {name} and no folder train: "):
+        opened(tmp_path / "splits")
+    assert opened(class_folders(tmp_path / "classes", {name: 2, "other": 2}))[0].labels == tuple(
+        sorted([name, "other"])
+    )
+
+
+def test_a_folder_named_as_a_picture_is_none_and_a_broken_link_is_named(tmp_path):
+    root = class_folders(tmp_path / "a", {"cat": 3, "dog": 3})
+    (root / "cat" / "x.jpg").mkdir()
+    (root / "cat" / "x.jpg" / "y.png").write_bytes(encoded(picture()))
+    assert sum(map(len, opened(root))) == 7
+    (root / "dog" / "z.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(UserError, match=r"dog/z.png: a link to a file that is not there"):
+        opened(root)
+
+
 def test_an_empty_class_is_noted(tmp_path):
     train, _ = opened(class_folders(tmp_path / "a", {"cat": 5, "dog": 0, "fox": 5}))
     assert train.notes == (f"{tmp_path / 'a' / 'dog'} has no images",)
@@ -100,6 +121,7 @@ def test_captions_are_read(name, rows, tmp_path):
         ("c.tsv", [""], "has no rows"),
         ("c.jsonl", ['{"image": "0.png"}'], "line 1: it has no caption"),
         ("c.jsonl", ["{"], "line 1: not JSON"),
+        ("c.tsv", ["0.png\tone", "1.png\t" + 200_000 * "x"], "c.tsv, line 2: no row of a table"),
     ],
 )
 def test_captions_that_will_not_do_are_refused_with_their_line(name, rows, words, tmp_path):
@@ -136,6 +158,74 @@ def test_parquet_that_will_not_do_is_refused(tmp_path):
         opened(tmp_path / "a.parquet")
 
 
+def hub_parquet(path, labels, names):
+    """Writes a file as `datasets` does for the Hub: classes are numbers, and the schema has their names."""
+    images = [{"bytes": encoded(picture(n)), "path": None} for n in range(len(labels))]
+    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+    about = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(pa.table({"image": images, "label": labels}).replace_schema_metadata(about), path)
+
+
+def test_the_hubs_names_of_classes_are_taken(tmp_path):
+    hub_parquet(tmp_path / "train-0.parquet", [2, 0, 0], ["fox", "ant", "bee"])
+    hub_parquet(tmp_path / "test-0.parquet", [1, 0], ["ant", "bee"])  # of another order: names count
+    train, validation = opened(tmp_path)
+    assert train.labels == validation.labels == ("fox", "ant", "bee")
+    assert [train[i].label for i in range(3)] == [2, 0, 0]
+    assert [validation[i].label for i in range(2)] == [2, 1]
+    hub_parquet(tmp_path / "test-0.parquet", [0, -1], ["ant", "bee"])
+    with pytest.raises(UserError, match=r"test-0.parquet, row 1: the class -1 is none of the 2 that the file names"):
+        opened(tmp_path)
+
+
+def test_rows_are_named_as_the_file_numbers_them(tmp_path):
+    for number in range(2):
+        write_parquet(tmp_path / f"{number}.parquet", ["a", "b", "a", "b"])
+    train, validation = opened(tmp_path, validation_fraction=0.3)
+    names = {name for name, *_ in contents(train) | contents(validation)}
+    assert names == {f"{tmp_path / str(number)}.parquet, row {row}" for number in range(2) for row in range(4)}
+    write_parquet(tmp_path / "train-0.parquet", ["a", "b"])
+    write_parquet(tmp_path / "validation-0.parquet", ["a", "b"])
+    write_parquet(tmp_path / "validation-1.parquet", ["a", "c"])
+    with pytest.raises(UserError, match=r"validation-1.parquet, row 1: the class 'c' is none"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("column", ["label", "caption"])
+def test_equal_pictures_of_parquet_are_of_one_split(column, tmp_path):
+    images = [encoded(picture(n % 6)) for n in range(24)]
+    pq.write_table(pa.table({"image": images, column: [f"{n % 4}" for n in range(24)]}), tmp_path / "a.parquet")
+    for fraction in (0.01, 0.4, 0.99):  # the first holds out but what it must
+        train, validation = opened(tmp_path / "a.parquet", validation_fraction=fraction)
+        bytes_of = [{part[i].content for i in range(len(part))} for part in (train, validation)]
+        assert bytes_of[0].isdisjoint(bytes_of[1])
+        assert len(train) + len(validation) == 24
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "words"),
+    [
+        ("label", [0, 1, 0, None, 1], r"b.parquet, row 3: its label is null"),
+        ("label", [[0], [1]], r"b.parquet, row 0: its label is no number or name"),
+        ("caption", ["x", None], r"b.parquet, row 1: its caption is null"),
+        ("caption", [["x"], ["y", "z"]], r"b.parquet, row 0: its caption is no text"),
+    ],
+)
+def test_a_row_without_a_value_is_refused(column, values, words, tmp_path):
+    write_parquet(tmp_path / "a.parquet", [0, 1] if column == "label" else ["x", "y"], column)
+    write_parquet(tmp_path / "b.parquet", values, column)
+    with pytest.raises(UserError, match=words):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("a.parquet", "b.parquet"), ("train-a.parquet", "test-b.parquet")])
+def test_classes_and_captions_do_not_mix(names, tmp_path):
+    write_parquet(tmp_path / names[0], [0, 1])
+    write_parquet(tmp_path / names[1], ["x", "y"], "caption")
+    with pytest.raises(UserError, match=rf"{names[1]}: it has .*caption.*{names[0]} has .*: give files"):
+        opened(tmp_path)
+
+
 def write_shard(path, members):
     with tarfile.open(path, "w") as shard:
         for name, content in members:
@@ -164,7 +254,12 @@ def test_webdataset_shards_are_read_at_random(tmp_path):
         ([("a.png", b"x")], "a.tar: a.png: it has neither a class"),
         ([("a.txt", b"x")], "holds no images"),
         ([("a.png", b"x"), ("a.json", b"{")], "its .json is damaged"),
-        ([("a.png", b"x"), ("a.cls", b"1"), ("b.png", b"x"), ("b.txt", b"hi")], "some of its images have a class"),
+        ([("a.png", b"x"), ("a.json", b'{"label": null}')], "a.tar: a.png: it has neither a class"),
+        ([("a.png", b"x"), ("a.json", b'{"label": [1]}')], "a.tar: a.png: it has neither a class"),
+        (
+            [("a.png", b"x"), ("a.cls", b"1"), ("b.png", b"x"), ("b.txt", b"hi")],
+            "a.tar: b.png: some of the images have a class",
+        ),
     ],
 )
 def test_shards_that_will_not_do_are_refused(members, words, tmp_path):

@@ -61,11 +61,12 @@ class ImagesConfig(DataConfig):
     """Of captions: `unigram` or `bpe` (SentencePiece, trained on them), `bytes`, or the path of a Hugging Face
     tokenizer.json or of a SentencePiece .model."""
     skip_damaged: bool = False
-    """Leave out images that cannot be read, in place of stopping: each is named once."""
+    """Leave out images that cannot be read, in place of stopping: each is named once, and listed in a file below
+    `cache_dir`/left-out."""
     changed: bool = False
     """The images are meant to be others than those that the run began with. Not recorded: it holds for one start."""
     cache_dir: str = "~/.cache/transformer"
-    """The folder that keeps prepared TFDS data and trained tokenizers; safe to delete."""
+    """The folder that keeps prepared TFDS data, trained tokenizers and lists of images left out; safe to delete."""
     workers: int = 0
     """Processes of each host that make training batches; 0: a thread of the training process. The batches are the
     same."""

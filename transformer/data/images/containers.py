@@ -1,13 +1,14 @@
 """Images in containers: Parquet, WebDataset's tar shards, MNIST's idx files, TFDS; read by index, none unpacked."""
 
 import bisect
+import contextlib
 import functools
 import gzip
 import itertools
 import json
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,57 +40,72 @@ class Parquet(ImageSource):
         """Reads the columns beside the images.
 
         Raises:
-          UserError: a file that is no Parquet, or lacks a column.
+          UserError: a file that is no Parquet, lacks a column, or has others than the first; a row without a value.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         self._paths = list(paths)
-        values: list[Any] = []
+        self._column = ""
+        said: list[Any] = []
+        names: tuple[str, ...] = ()
         self._places: list[tuple[int, int]] = []
         self._ends: list[int] = []
-        self._column = ""
+        self._starts: list[int] = []
         for number, path in enumerate(self._paths):
-            try:
-                file = pq.ParquetFile(path)
-            except (pa.ArrowException, OSError) as error:
-                raise UserError(f"{path}: not a Parquet file: {error}") from error
-            columns = [name for name in ("label", "caption", "text") if name in file.schema_arrow.names]
-            if "image" not in file.schema_arrow.names or not columns:
-                raise UserError(f"{path}: it needs the columns image, and label or caption")
-            self._column = columns[0]
-            values += file.read([self._column]).column(0).to_pylist()
-            for group in range(file.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
-                self._places.append((number, group))
-                self._ends.append((self._ends[-1] if self._ends else 0) + rows)
-        self._values, self._groups = values, functools.lru_cache(_GROUPS)(self._group)
-        self._captions = [] if self._column == "label" else [value or "" for value in values]
+            with _parquet(path) as file:
+                columns = [name for name in ("label", "caption", "text") if name in file.schema_arrow.names]
+                if "image" not in file.schema_arrow.names or not columns:
+                    raise UserError(f"{path}: it needs the columns image, and label or caption")
+                self._column = self._column or columns[0]
+                if self._column not in columns:
+                    raise UserError(
+                        f"{path}: it has the column {columns[0]}, and {self._paths[0]} has {self._column}: give files "
+                        "with the same columns"
+                    )
+                values = file.read([self._column]).column(0).to_pylist()
+                if self._column == "label":
+                    own = _hub_names(file.schema_arrow.metadata)
+                    names = names or own
+                    said += [_named_class(value, own, f"{path}, row {row}") for row, value in enumerate(values)]
+                else:
+                    said += [_caption(value, f"{path}, row {row}") for row, value in enumerate(values)]
+                self._starts.append(self._ends[-1] if self._ends else 0)
+                for group in range(file.num_row_groups):
+                    rows = file.metadata.row_group(group).num_rows
+                    self._places.append((number, group))
+                    self._ends.append((self._ends[-1] if self._ends else 0) + rows)
+        if not said:
+            raise UserError(f"{self._paths[0]} has no rows")
+        self._groups = functools.lru_cache(_GROUPS)(self._group)
+        self._values: list[Any] = said
         if self._column == "label":
-            self.labels = tuple(labels) if labels is not None else _class_names({*values})
-            self._values = [_class_of(value, self.labels, str(self._paths[0])) for value in values]
+            self.labels = tuple(labels) if labels is not None else names or _class_names({*said})
+            numbers = _numbers(self.labels)
+            self._values = [_class_of(value, numbers, self._where(index)) for index, value in enumerate(said)]
 
     def __len__(self) -> int:
         return len(self._values)
 
     def __getitem__(self, index: int) -> Picture:
+        content, name, value = self._content(index), self._where(index), self._values[index]
+        return Picture(content, name, label=value) if self.labels else Picture(content, name, caption=value)
+
+    def _content(self, index: int) -> bytes:
         place = bisect.bisect_right(self._ends, index)
         row = index - (self._ends[place - 1] if place else 0)
-        number, _ = self._places[place]
         image = self._groups(place)[row].as_py()
         content = image.get("bytes") if isinstance(image, dict) else image
-        name = f"{self._paths[number]}, row {index}"
         if not isinstance(content, bytes):
-            raise UserError(f"{name}: the column image holds no bytes of a picture")
-        if self.labels:
-            return Picture(content, name, label=self._values[index])
-        return Picture(content, name, caption=self._captions[index])
+            raise UserError(f"{self._where(index)}: the column image holds no bytes of a picture")
+        return content
+
+    def _where(self, index: int) -> str:
+        """Returns the file and the row in it, from 0."""
+        number = bisect.bisect_right(self._starts, index) - 1
+        return f"{self._paths[number]}, row {index - self._starts[number]}"
 
     def _group(self, place: int) -> Any:
-        import pyarrow.parquet as pq
-
         number, group = self._places[place]
-        return pq.ParquetFile(self._paths[number]).read_row_group(group, ["image"]).column(0).combine_chunks()
+        with _parquet(self._paths[number]) as file:
+            return file.read_row_group(group, ["image"]).column(0).combine_chunks()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_groups"}
@@ -100,15 +116,58 @@ class Parquet(ImageSource):
 
     @property
     def keys(self) -> list[str]:
-        """The rows' numbers."""
-        return [str(index) for index in range(len(self))]
+        """Hashes of the pictures' bytes, all of which are read for it: a picture may have several rows."""
+        import xxhash
+
+        return [xxhash.xxh3_128_hexdigest(self._content(index)) for index in range(len(self))]
 
     @property
     def fingerprint(self) -> str:
         return digest([*_sizes(self._paths), *self.labels, *map(str, self._values)])
 
     def captions(self) -> Sequence[str]:
-        return super().captions() if self.labels else self._captions
+        return super().captions() if self.labels else self._values
+
+
+@contextlib.contextmanager
+def _parquet(path: Path) -> Iterator[Any]:
+    """Opens a Parquet file; raises UserError naming it where it, or what is read of it, is damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a Parquet file: {' '.join(str(error).split())}") from error
+
+
+def _hub_names(metadata: dict[bytes, bytes] | None) -> tuple[str, ...]:
+    """Returns what the Hub's description of a file calls the numbers of its classes; empty where it has none."""
+    try:
+        names = json.loads((metadata or {})[b"huggingface"])["info"]["features"]["label"]["names"]
+        return tuple(map(str, names))
+    except (KeyError, TypeError, ValueError):
+        return ()
+
+
+def _named_class(value: Any, names: tuple[str, ...], where: str) -> Any:
+    """Returns a row's class, by its name where its number has one."""
+    if not isinstance(value, int | str):
+        what = "null" if value is None else f"no number or name of a class ({type(value).__name__})"
+        raise UserError(f"{where}: its label is {what}: give it a class or remove the row")
+    if not names or isinstance(value, str):
+        return value
+    if not 0 <= value < len(names):
+        raise UserError(f"{where}: the class {value} is none of the {len(names)} that the file names")
+    return names[value]
+
+
+def _caption(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        what = "null" if value is None else f"no text ({type(value).__name__})"
+        raise UserError(f"{where}: its caption is {what}: give it one or remove the row")
+    return value
 
 
 class WebDataset(ImageSource):
@@ -143,9 +202,11 @@ class WebDataset(ImageSource):
         self._captions = [caption for _, caption in said]
         if None not in classes:
             self.labels = tuple(labels) if labels is not None else _class_names({*classes})
-            self._labels = [_class_of(label, self.labels, str(self._paths[0])) for label in classes]
+            numbers = _numbers(self.labels)
+            self._labels = [_class_of(label, numbers, self._samples[i][3]) for i, label in enumerate(classes)]
         elif any(label is not None for label in classes):
-            raise UserError(f"{self._paths[0]}: some of its images have a class (.cls) and others have none")
+            where = self._samples[classes.index(None)][3]
+            raise UserError(f"{where}: some of the images have a class (.cls) and it has none")
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -193,7 +254,7 @@ def _said(path: Path, parts: dict[str, tarfile.TarInfo], where: str) -> tuple[An
 
     if "cls" in parts:
         label = text("cls")
-        return int(label) if label.isdigit() else label, ""
+        return int(label) if label.isdecimal() else label, ""
     if "txt" in parts:
         return None, text("txt")
     if "json" in parts:
@@ -201,7 +262,7 @@ def _said(path: Path, parts: dict[str, tarfile.TarInfo], where: str) -> tuple[An
             row = json.loads(text("json"))
         except ValueError as error:
             raise UserError(f"{where}: its .json is damaged ({error})") from error
-        if isinstance(row, dict) and "label" in row:
+        if isinstance(row, dict) and isinstance(row.get("label"), int | str):
             return row["label"], ""
         if isinstance(row, dict) and isinstance(row.get("caption"), str):
             return None, row["caption"]
@@ -210,11 +271,16 @@ def _said(path: Path, parts: dict[str, tarfile.TarInfo], where: str) -> tuple[An
     )
 
 
-def _class_of(value: Any, labels: tuple[str, ...], where: str) -> int:
+def _numbers(labels: Sequence[str]) -> dict[str, int]:
+    return {name: number for number, name in enumerate(labels)}
+
+
+def _class_of(value: Any, numbers: Mapping[str, int], where: str) -> int:
     """Returns the number of a class; raises UserError for one that the training images do not have."""
-    if str(value) not in labels:
-        raise UserError(f"{where}: the class {value!r} is none of the training images' {len(labels)}")
-    return labels.index(str(value))
+    number = numbers.get(str(value))
+    if number is None:
+        raise UserError(f"{where}: the class {value!r} is none of the training images' {len(numbers)}")
+    return number
 
 
 class IdxFiles(ImageSource):

@@ -66,19 +66,20 @@ def open_images(
         raise UserError("the objective and the model differ in whether they read captions: choose a whole preset")
     preprocessing = preprocessing_of(config, input_size)
     train, validation = open_sources(config, whole=whole)
-    damaged = Damaged(skip=config.skip_damaged)
     source = validation if train is None else train
+    cache_dir = Path(config.cache_dir).expanduser()
+    contents = [*([] if train is None else [train.fingerprint]), validation.fingerprint]
+    damaged = Damaged(cache_dir / "left-out" / f"{digest(contents)}.txt" if config.skip_damaged else None)
     if reading.captions and tokenizer is None:
         assert vocab_size is not None
         said = TrainingText(lambda: [source.fingerprint], lambda size: _up_to(size, source.captions()))
-        tokenizer = make_tokenizer(config.tokenizer, vocab_size, said, Path(config.cache_dir).expanduser())
+        tokenizer = make_tokenizer(config.tokenizer, vocab_size, said, cache_dir)
     if tokenizer is not None and vocab_size is not None:
         check_vocabulary(tokenizer, vocab_size)
     make = functools.partial(
         ImageRecords, preprocessing=preprocessing, reading=reading, damaged=damaged, tokenizer=tokenizer
     )
     records = () if train is None else (make(train, augmentation=Augmentation(config, preprocessing)),)
-    contents = [*([] if train is None else [train.fingerprint]), validation.fingerprint]
     own = {} if tokenizer is None else {"tokenizer": tokenizer.fingerprint}
     [name] = config.sources
     identity = {"sources": {name: digest(contents)}, "validation_fraction": config.validation_fraction, **own}
@@ -87,7 +88,7 @@ def open_images(
         "weights": (1.0,) * len(records),
         "validation": JoinedRecords([make(validation)]),
         "fingerprint": digest([*contents, *own.values()]),
-        "about": About(identity, _summary(train, validation), notes=source.notes),
+        "about": About(identity, _summary(train, validation), notes=(*source.notes, *damaged.notes)),
         "preprocessing": preprocessing,
     }
     if not reading.captions:

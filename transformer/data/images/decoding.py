@@ -43,16 +43,37 @@ def decode(content: bytes, name: str, channels: int) -> Image.Image:
         raise DamagedImage(f"{name}: the picture is damaged ({error}){_HINT}") from error
     if image.mode == "F":
         raise DamagedImage(f"{name}: its pixels are of floating point, which are no brightness{_HINT}")
-    return with_channels(image, channels)
+    if image.mode == "I":
+        pixels = np.asarray(image)
+        least, most = int(pixels.min()), int(pixels.max())
+        if least < 0 or most >= 2**16:
+            raise DamagedImage(f"{name}: its pixels run from {least} to {most}, beyond sixteen bits{_HINT}")
+    return _with_channels(image, channels)
+
+
+def from_array(pixels: np.ndarray, name: str, channels: int) -> Image.Image:
+    """Returns an image, as `decode` does, of uint8 or uint16 [H, W] or [H, W, 1, 3 or 4]; others raise UserError."""
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise UserError(f"{name}: its pixels are {pixels.dtype}, and images are read as uint8 or uint16")
+    if pixels.shape[2:] not in ((), (1,), (3,), (4,)) or pixels.ndim < 2:
+        raise UserError(f"{name}: its array is {list(pixels.shape)}, and images are [H, W] or [H, W, 1, 3 or 4]")
+    if pixels.dtype == np.uint16:
+        pixels = _eight_bits(pixels)
+    return _with_channels(Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels), channels)
 
 
 _HINT = ": mend or remove it, or give --data.skip-damaged True to leave such images out"
 
 
-def with_channels(image: Image.Image, channels: int) -> Image.Image:
+def _eight_bits(pixels: np.ndarray) -> np.ndarray:
+    """Returns uint8 of pixels that run from 0 to 65,535, in proportion."""
+    return (pixels.astype(np.float64) / 257 + 0.5).astype(np.uint8)
+
+
+def _with_channels(image: Image.Image, channels: int) -> Image.Image:
     """Returns an image in the mode `RGB`, or `L` for one channel."""
     if image.mode in _SIXTEEN_BITS:
-        image = Image.fromarray((np.asarray(image).astype(np.float64) / 257 + 0.5).astype(np.uint8))
+        image = Image.fromarray(_eight_bits(np.asarray(image)))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # which Pillow wants named, before the transparency is dropped
     mode = "L" if channels == 1 else "RGB"

@@ -36,11 +36,12 @@ class ClassFolders(ImageSource):
             raise UserError(f"{folder} has {which}: put images into a folder for each of at least two classes")
         if unknown := sorted({*found} - {*self.labels}):
             raise UserError(f"{folder / unknown[0]}: a class that the training images do not have ({len(self.labels)})")
+        numbers = {name: number for number, name in enumerate(self.labels)}
         self._files = [
-            (path.relative_to(folder).as_posix(), self.labels.index(name), path.stat().st_size)
+            (path.relative_to(folder).as_posix(), numbers[name], size_of(path))
             for name in found
             for path in sorted((folder / name).rglob("*"))
-            if path.suffix.lower() in ENDINGS
+            if path.suffix.lower() in ENDINGS and not path.is_dir()
         ]
         if not self._files:
             raise UserError(f"{folder} has no images ({', '.join(ENDINGS)}) in its folders")
@@ -115,6 +116,15 @@ def read(path: Path) -> bytes:
         raise UserError(f"{path}: {error.strerror or error}") from error
 
 
+def size_of(path: Path) -> int:
+    """Returns a file's size; raises UserError naming one that is not there, such as the target of a broken link."""
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        what = "a link to a file that is not there" if path.is_symlink() else error.strerror or str(error)
+        raise UserError(f"{path}: {what}: mend or remove it") from error
+
+
 def _json_rows(path: Path):
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
@@ -130,7 +140,11 @@ def _json_rows(path: Path):
 
 
 def _table_rows(path: Path):
-    rows = list(csv.reader(_lines(path), delimiter="\t", quoting=csv.QUOTE_NONE))
+    reader = csv.reader(_lines(path), delimiter="\t", quoting=csv.QUOTE_NONE)
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: no row of a table ({error})") from error
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
     named = not {*header}.isdisjoint(_PICTURE) and not {*header}.isdisjoint(_CAPTION)
     for number, cells in enumerate(rows[named:], 1 + named):

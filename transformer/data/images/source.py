@@ -91,6 +91,6 @@ def held_out(keys: Sequence[str], fraction: float) -> np.ndarray:
     hashes = np.array([xxhash.xxh3_64_intdigest(key.encode()) for key in keys], np.uint64)
     held = hashes < np.uint64(fraction * (2**64 - 1))
     if len(held) > 1 and fraction > 0:
-        held[np.argmin(hashes)] = True
-        held[np.argmax(hashes)] = False
+        held[hashes == hashes.min()] = True
+        held[hashes == hashes.max()] = False
     return held

@@ -73,6 +73,12 @@ def _of_path(path: Path) -> tuple[ImageSource, ImageSource | None]:
     if folders["train"] is not None and folders["validation"] is not None:
         train = ClassFolders(folders["train"])
         return train, ClassFolders(folders["validation"], train.labels)
+    held = folders["validation"]
+    if folders["train"] is None and held is not None and any(inside.is_dir() for inside in held.iterdir()):
+        raise UserError(
+            f"{path} has a folder {held.name} and no folder train: put the training images into {path / 'train'}, or "
+            f"give --data.path {held} alone"
+        )
     return ClassFolders(path if folders["train"] is None else folders["train"]), None
 
 
@@ -87,7 +93,11 @@ def _of_shards(files: Sequence[Path]) -> tuple[ImageSource, ImageSource | None]:
     if not (train and validation):
         return _of_files(files, None), None
     source = _of_files(train, None)
-    return source, _of_files(validation, source.labels or None)
+    held = _of_files(validation, source.labels or None)
+    if bool(source.labels) != bool(held.labels):
+        which = ("classes", "captions") if source.labels else ("captions", "classes")
+        raise UserError(f"{validation[0]}: it has {which[1]}, and {train[0]} has {which[0]}: give files of one kind")
+    return source, held
 
 
 def _of_files(files: Sequence[Path], labels: Sequence[str] | None) -> ImageSource:
