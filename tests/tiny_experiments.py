@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from transformer.objectives.causal_lm import CausalLM
+from transformer.objectives.contrastive import Contrastive
 from transformer.objectives.image_classification import ImageClassification
 from transformer.objectives.masked_lm import MaskedLM
 from transformer.objectives.seq2seq import Seq2Seq
@@ -26,6 +27,7 @@ def experiment_of(model, *, objective=None, optimizer=None, execution=None, **tr
         "encoder": _ENCODERS.get(model.family, MaskedLM()),
         "encoder_decoder": Seq2Seq(target_len=TARGETS),
         "image_encoder": ImageClassification(label_smoothing=0.1),
+        "two_towers": Contrastive(),
     }
     return Experiment(
         "tiny",
@@ -44,6 +46,15 @@ def batch_of(model, seed=0, *, rows=ROWS, length=LENGTH, prefix=False):
         images = rng.normal(size=(rows, *model.input_size)).astype(np.float32)
         targets = rng.dirichlet(np.ones(model.num_labels), rows).astype(np.float32)
         return {"inputs": {"images": images}, "targets": targets, "weights": np.linspace(0, 1, rows, dtype=np.float32)}
+    if model.kind == "two_towers":
+        images = rng.normal(size=(rows, *model.input_size)).astype(np.float32)
+        ends = rng.integers(2, length, (rows, 1))
+        segments = (np.arange(length)[None] <= ends).astype(np.int32)
+        tokens = np.where(segments, rng.integers(0, WORDS - 1, (rows, length)), 0).astype(np.int32)
+        np.put_along_axis(tokens, ends, WORDS - 1, axis=1)
+        inputs = {"images": images, "tokens": tokens, "segment_ids": segments}
+        there = (np.arange(rows) < rows - 1).astype(np.float32)
+        return {"inputs": inputs, "targets": np.zeros(rows, np.int32), "weights": there}
     index = np.arange(length)[None]
     cut, end = rng.integers(2, length - 4, (rows, 1)), rng.integers(length - 4, length + 1, (rows, 1))
     segments = np.where(index < cut, 1, np.where(index < end, 2, 0)).astype(np.int32)

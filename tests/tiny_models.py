@@ -10,6 +10,7 @@ from transformer.layers.experts_config import ExpertsConfig
 from transformer.models.albert import AlbertConfig
 from transformer.models.bart import BartConfig
 from transformer.models.bert import BertConfig
+from transformer.models.clip import ClipConfig
 from transformer.models.deepseek import DeepseekConfig
 from transformer.models.dinov2 import Dinov2Config
 from transformer.models.distilbert import DistilBertConfig
@@ -42,6 +43,10 @@ _IMAGES = {
     "image_size": 8, "patch_size": 2, "channels": 3, "width": 16, "num_layers": 2, "num_heads": 4, "mlp_width": 32,
     "num_labels": 5,
 }  # fmt: skip
+_TOWERS = {
+    **{name: size for name, size in _IMAGES.items() if name != "num_labels"}, "vocab_size": 32, "context_length": 16,
+    "text_width": 8, "text_layers": 2, "text_heads": 2, "text_mlp_width": 16, "initial_scale": 1.0,
+}  # fmt: skip
 _EXPERTS = ExpertsConfig(num_experts=4, experts_per_token=2, mlp_width=8)
 TINY = {
     "gpt": GPTConfig(**_DECODER, dropout=0.0, band=4),
@@ -69,6 +74,7 @@ TINY = {
     "transformer": TransformerConfig(**_POST_NORM),
     "vit": ViTConfig(**_IMAGES, norm_epsilon=1e-6, class_token=False, pooling="attention", registers=0),
     "dinov2": Dinov2Config(**_IMAGES, registers=3, layer_scale=0.5),
+    "clip": ClipConfig(**_TOWERS, projection_width=8, end_id=31),
 }  # fmt: skip
 
 

@@ -13,13 +13,16 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from tests.exhaustive import few
+from tests.tiny_experiments import batch_of
 from tests.tiny_models import TINY
 from transformer.layers.execution import Execution
 from transformer.objectives import MaskedLM
 from transformer.objectives.causal_lm import CausalLM
+from transformer.objectives.contrastive import Contrastive
 from transformer.objectives.image_classification import ImageClassification
 
 ROWS, LENGTH, PLACES = 512, 16, 8
+TOWER_ROWS = 64
 
 LLAMA = dataclasses.replace(TINY["llama"], head_norms=False, window=None)
 VARIANTS = {
@@ -60,6 +63,11 @@ def make_batch(config, rng):
         targets = np.eye(config.num_labels, dtype=np.float32)[(4 * rng.random(ROWS) ** 2).astype(int)]
         images = rng.normal(size=(ROWS, *config.input_size)).astype(np.float32) + targets[:, None, None, :3]
         return {"inputs": {"images": images}, "targets": targets, "weights": np.ones(ROWS, np.float32)}
+    if config.kind == "two_towers":
+        batch = batch_of(config, rows=TOWER_ROWS, length=LENGTH)
+        kinds = (4 * rng.random(TOWER_ROWS) ** 2).astype(int)
+        batch["inputs"]["images"] += np.eye(4)[kinds][:, None, None, :3].astype(np.float32)
+        return batch
     odds = 1 / np.arange(1, config.vocab_size + 1)
 
     def words(*shape):
@@ -110,6 +118,8 @@ def objective_of(config):
         return MaskedLM(sentence="sop")
     if config.kind == "image_encoder":
         return ImageClassification()
+    if config.kind == "two_towers":
+        return Contrastive()
     return MaskedLM() if config.kind == "encoder" else CausalLM()
 
 

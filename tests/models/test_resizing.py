@@ -13,6 +13,7 @@ from transformer.errors import UserError
 from transformer.models import FAMILIES
 from transformer.models.architecture import Architecture
 from transformer.models.conventions import num_params
+from transformer.models.clip import ClipConfig
 from transformer.models.deepseek import DeepseekConfig
 from transformer.models.dinov2 import Dinov2Config
 from transformer.models.distilbert import DistilBertConfig
@@ -46,6 +47,7 @@ BASES: dict[str, Architecture] = {
     "transformer": TransformerConfig(),
     "vit": configs.get("vit-b16").model,
     "dinov2": Dinov2Config(),
+    "clip": ClipConfig(),
 }
 
 

@@ -179,7 +179,7 @@ def stream(table: Table, params: Any, dtypes: Mapping[str, Any] = MappingProxyTy
             name = name.removeprefix(table.prefix) if table.bare else name
             tensor = rule.transform.save([part[index] for part in parts])
             dtype = stored if isinstance(stored, str) else stored[number]
-            yield Written(name, np.ascontiguousarray(tensor.astype(np.dtype(dtype), copy=False)), rule)
+            yield Written(name, np.asarray(tensor.astype(np.dtype(dtype), copy=False), order="C"), rule)
     for name, constant in table.constants.items():
         yield Written(name, constant().astype(np.dtype(dtypes.get(name, "float32")), copy=False), None)
 

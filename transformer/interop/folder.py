@@ -90,7 +90,7 @@ def _write(
             filling.clear()
 
     for name, array in tensors:
-        converted = np.ascontiguousarray(array if dtype is None else _cast(name, array, dtype))
+        converted = np.asarray(array if dtype is None else _cast(name, array, dtype), order="C")
         if sum(held.nbytes for held in filling.values()) + converted.nbytes > shard_bytes:
             flush()
         filling[name] = converted

@@ -11,6 +11,7 @@ from transformer.models.albert import AlbertConfig
 from transformer.models.architecture import Architecture
 from transformer.models.bart import BartConfig
 from transformer.models.bert import BertConfig
+from transformer.models.clip import ClipConfig
 from transformer.models.deepseek import DeepseekConfig
 from transformer.models.dinov2 import Dinov2Config
 from transformer.models.distilbert import DistilBertConfig
@@ -45,6 +46,7 @@ FAMILIES: dict[str, type[Architecture]] = {
         MarianConfig,
         ViTConfig,
         Dinov2Config,
+        ClipConfig,
         WhisperConfig,
     )
 }

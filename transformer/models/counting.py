@@ -177,6 +177,26 @@ class MaskedImagePlaces(ImagePlaces):
 
 
 @dataclasses.dataclass(frozen=True)
+class TwoTowersPlaces(Places):
+    """The places of a model that reads an image and its caption apart; `length` is the caption's."""
+
+    images: ImagePlaces
+    """Those of the image."""
+    causal_text: bool
+    """Whether a token of the caption sees only those before it."""
+
+    def met(self, parameter: Parameter, length: int, target_length: int) -> int:
+        if "text" in parameter.modules:
+            return length
+        return self.images.met(parameter, length, target_length)
+
+    def pairs(self, query: Parameter, length: int, target_length: int, *, causal: bool) -> float:
+        if "text" not in query.modules:
+            return self.images.pairs(query, length, target_length, causal=causal)
+        return length * (length + 1) / 2 if causal and self.causal_text else length**2
+
+
+@dataclasses.dataclass(frozen=True)
 class Counts:
     """What a model has and what it costs: its parameters, and what their tree does not say. `Architecture.counts`."""
 

@@ -49,6 +49,10 @@ class ImageEncoderConfig(Architecture):
     pooled_heads: ClassVar[frozenset[str]] = frozenset()
     """The heads that come with a pooler."""
     poolings: ClassVar[tuple[Pooling, ...]] = ("class_token", "mean", "attention")
+    patch_bias: ClassVar[bool] = True
+    """Whether the projection of patches has a bias."""
+    embedding_norm: ClassVar[bool] = False
+    """Whether the first block's input is normed (CLIP)."""
 
     image_size: int = 224
     """Pixels of a side of the images that positions are learnt for."""
@@ -182,13 +186,15 @@ class ImageBackbone(nn.Module):
     def setup(self):
         config, dtype = self.config, self.execution.compute_dtype
         width, init = config.width, config.initializer
-        self.patch_embedding = PatchEmbedding(width, config.patch_size, dtype, kernel_init=init)
+        self.patch_embedding = PatchEmbedding(width, config.patch_size, dtype, config.patch_bias, init)
         if config.class_token:
             self.class_token = LearnedTokens(1, width, jnp.float32, init)
         if config.registers:
             self.register_tokens = LearnedTokens(config.registers, width, jnp.float32, init)
         before = len(self.placed_tokens())
         self.position_embedding = PatchPositions(config.side, before, width, config.antialiased, init)
+        if config.embedding_norm:
+            self.embedding_norm = LayerNorm(config.norm_epsilon, dtype)
         self.embedding_dropout = Dropout(config.dropout)
         block = functools.partial(NormFirstBlock, config.block, self.execution)
         self.stack = Stack(block, config.num_layers, self.execution)
@@ -203,6 +209,8 @@ class ImageBackbone(nn.Module):
           deterministic: no dropout.
         """
         x_BTD = self.embed(images, kept_BK)
+        if self.config.embedding_norm:
+            x_BTD = self.embedding_norm(x_BTD)
         x_BTD = constrain(self.embedding_dropout(x_BTD, deterministic=deterministic), *RESIDUAL)
         x_BTD, _ = self.stack(x_BTD, None, Mask(), deterministic=deterministic)
         return self.final_norm(x_BTD)

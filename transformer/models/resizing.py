@@ -19,9 +19,9 @@ from transformer.models.architecture import Architecture
 
 A = TypeVar("A", bound=Architecture)
 
-_LAYERS = ("num_layers", "num_encoder_layers", "num_decoder_layers")
+_LAYERS = ("num_layers", "num_encoder_layers", "num_decoder_layers", "text_layers")
 _HEADS = ("num_heads", "num_encoder_heads", "num_decoder_heads")
-_MLP_WIDTHS = ("mlp_width", "encoder_mlp_width", "decoder_mlp_width")
+_WIDTHS = ("mlp_width", "encoder_mlp_width", "decoder_mlp_width", "text_mlp_width", "projection_width")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,10 +97,12 @@ def scaled(
     old = _fields(base)
     new: dict[str, Any] = {"width": width}
     new |= {field: rule.layers(old[field]) for field in _LAYERS if field in old}
-    new |= {field: rule.mlp_width(old[field]) for field in _MLP_WIDTHS if old.get(field) is not None}
+    new |= {field: rule.mlp_width(old[field]) for field in _WIDTHS if old.get(field) is not None}
     for field in _HEADS:
         if field in old:
             new |= rule.heads(field, old)
+    if "text_width" in old:
+        new |= rule.text(old)
     if base.routing is not None:
         new["experts"] = dataclasses.replace(base.routing, mlp_width=rule.mlp_width(base.routing.mlp_width))
     if shaping is not None and "embedding_width" in old:
@@ -150,6 +152,12 @@ class _Exact:
             new["num_kv_heads"] = self._whole(old["num_kv_heads"] * new[field], old[field], "num_kv_heads")
         return new
 
+    def text(self, old: dict[str, Any]) -> dict[str, int]:
+        """Returns the sizes of a second tower, in the first one's proportion."""
+        text_width = self._whole(old["text_width"] * self.width, self.base.width, "text_width")
+        head_width = self.wanted_head_width or old["text_width"] // old["text_heads"]
+        return {"text_width": text_width, "text_heads": self._whole(text_width, head_width, "text_heads")}
+
     def _whole(self, dividend: int, divisor: int, what: str) -> int:
         if dividend % divisor or dividend < divisor:
             raise UserError(
@@ -196,3 +204,11 @@ class _Rounded:
         if "num_kv_heads" in old:
             new["num_kv_heads"] = count // group
         return new
+
+    def text(self, old: dict[str, Any]) -> dict[str, int]:
+        """Returns the sizes of a second tower, next to the first one's proportion."""
+        wanted = old["text_width"] * self.width / self.base.width
+        head_width = self.shaping.head_width(wanted)
+        step = math.lcm(head_width * self.shaping.tensor, self.shaping.step(self.width))
+        text_width = max(round(wanted / step), 1) * step
+        return {"text_width": text_width, "text_heads": text_width // head_width}

@@ -1,6 +1,7 @@
 """Objectives: how an example becomes a batch, and how a batch becomes a loss. One file each; the table names them."""
 
 from transformer.objectives.causal_lm import CausalLM
+from transformer.objectives.contrastive import Contrastive
 from transformer.objectives.denoising import Denoising
 from transformer.objectives.image_classification import ImageClassification
 from transformer.objectives.masked_lm import MaskedLM
@@ -23,6 +24,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         Seq2Seq,
         ImageClassification,
         MaskedPixels,
+        Contrastive,
     )
 }
 """Name, as in an experiment.json -> its class."""

@@ -1,0 +1,88 @@
+"""CLIP in Transformers: `CLIPModel`."""
+
+from typing import Any
+
+from transformer.interop import two_towers
+from transformer.interop.engine import Rule, Table
+from transformer.interop.family import Family
+from transformer.interop.hf_config import Field
+from transformer.interop.images import patch_projection
+from transformer.interop.rules import dense, embedding, norm, under
+from transformer.interop.transforms import FLAT
+from transformer.models.clip import ClipConfig
+
+
+def _table(config: ClipConfig) -> Table:
+    """Returns the names of an architecture's weights."""
+    vision = {
+        "embeddings.patch_embedding": patch_projection("patch_embedding", config.patch_size, bias=False),
+        "embeddings.position_embedding": embedding("position_embedding/table"),
+        "pre_layrnorm": norm("embedding_norm"),
+        "post_layernorm": norm("final_norm"),
+    }
+    text = {
+        "embeddings.token_embedding": embedding("token_embedding"),
+        "embeddings.position_embedding": embedding("position_embedding"),
+        "final_layer_norm": norm("final_norm"),
+    }
+    layers = "encoder.layers.{layer}."
+    projections = {
+        "visual_projection": dense("image_projection", bias=False),
+        "text_projection": dense("text_projection", bias=False),
+    }
+    return Table(
+        rules=(
+            Rule("vision_model.embeddings.class_embedding", ("backbone/vision/class_token/table/embedding",), FLAT),
+            *under("vision_model.", "backbone/vision/", vision),
+            *under(f"vision_model.{layers}", "backbone/vision/stack/layers/", two_towers.BLOCK),
+            *under("text_model.", "backbone/text/", text),
+            *under(f"text_model.{layers}", "backbone/text/stack/layers/", two_towers.BLOCK),
+            *under("", "", projections),
+            Rule("logit_scale", ("similarity/scale",)),
+        ),
+        ignored=(r"(text|vision)_model\.embeddings\.position_ids",),
+    )
+
+
+_DEFAULTS = ClipConfig()
+_END = Field("text_config.eos_token_id", "end_id", _DEFAULTS.end_id)
+_FIELDS = (
+    *two_towers.tower_fields(vars(_DEFAULTS)),
+    Field("projection_dim", "projection_width", 512),
+    Field("logit_scale_init_value", "initial_scale", 2.6592),
+    _END,
+)
+_OLD_END = 2
+"""What older files have as the end of a text: their model then reads the text's vector at the highest id."""
+_unnested = two_towers.nested(_FIELDS, ("initializer_factor", "projection_dim", "dropout"))
+
+
+def _normalise(config: dict[str, Any]) -> dict[str, Any]:
+    config = _unnested(config)
+    if config.get(_END.theirs) == _OLD_END:
+        config[_END.theirs] = None
+    return config
+
+
+def _denormalise(config: dict[str, Any]) -> dict[str, Any]:
+    end = config[_END.theirs]
+    # The towers' own classes project too, to a width of their own field.
+    widths = {f"{tower}_config.projection_dim": config["projection_dim"] for tower in two_towers.TOWERS}
+    special = {"text_config.bos_token_id": None, "text_config.pad_token_id": None}
+    return two_towers.split({**config, **widths, **special, _END.theirs: _OLD_END if end is None else end})
+
+
+FAMILIES = (
+    Family(
+        model_type="clip",
+        config=ClipConfig,
+        fields=_FIELDS,
+        heads={"contrastive": "CLIPModel"},
+        table=_table,
+        harmless=("initializer_factor",),
+        spelled=two_towers.SPELLED,
+        normalise=_normalise,
+        denormalise=_denormalise,
+        fits=lambda config: config.end_id != _OLD_END,
+    ),
+)
