@@ -22,7 +22,7 @@ from transformer.layers.norm_first import NormFirstBlock, NormFirstSizes
 from transformer.layers.patches import LearnedTokens, PatchEmbedding, PatchPositions, joined
 from transformer.layers.primitives import Dropout, Initializer, LayerNorm
 from transformer.models.architecture import Architecture
-from transformer.models.counting import ImagePlaces, Places
+from transformer.models.counting import ImagePlaces
 from transformer.ops.attention import Mask
 from transformer.ops.elementwise import ACTIVATIONS
 from transformer.parallel.rules import RESIDUAL, constrain
@@ -129,7 +129,7 @@ class ImageEncoderConfig(Architecture):
         return self.extra_tokens + self.side**2
 
     @property
-    def places(self) -> Places:
+    def places(self) -> ImagePlaces:
         return ImagePlaces(patches=self.side**2, tokens=self.fixed_length)
 
     @property

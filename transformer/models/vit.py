@@ -24,7 +24,7 @@ from transformer.layers.heads import BackboneOutput, ClassificationHead, Classif
 from transformer.layers.norm_first import NormFirstBlock
 from transformer.layers.patches import LearnedTokens, joined
 from transformer.layers.primitives import LayerNorm, Linear
-from transformer.models.counting import MaskedImagePlaces, Places
+from transformer.models.counting import ImagePlaces, MaskedImagePlaces
 from transformer.models.image_encoder import ImageBackbone, ImageEncoder, ImageEncoderConfig, ImageHead
 from transformer.ops.attention import Mask
 from transformer.parallel.rules import RESIDUAL, constrain
@@ -71,7 +71,7 @@ class ViTConfig(ImageEncoderConfig):
         return self.extra_tokens + patches
 
     @property
-    def places(self) -> Places:
+    def places(self) -> ImagePlaces:
         if self.head != "masked_pixels":
             return super().places
         return MaskedImagePlaces(self.side**2, self.fixed_length, decoded=int(self.class_token) + self.side**2)
