@@ -9,6 +9,7 @@ from transformer.objectives.objective import Objective
 from transformer.objectives.prefix_lm import PrefixLM
 from transformer.objectives.seq2seq import Seq2Seq
 from transformer.objectives.span_corruption import SpanCorruption
+from transformer.objectives.transcription import Transcription
 from transformer.objectives.ul2 import UL2
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -23,6 +24,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         Seq2Seq,
         ImageClassification,
         MaskedPixels,
+        Transcription,
     )
 }
 """Name, as in an experiment.json -> its class."""

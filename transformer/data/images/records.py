@@ -1,12 +1,12 @@
 """Records of images: decoded, varied in training, cut to size and normalised."""
 
 import dataclasses
-import sys
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from transformer.data.damaged import Damaged
 from transformer.data.images.augmentation import Augmentation
 from transformer.data.images.decoding import DamagedImage, decode, with_channels
 from transformer.data.images.preprocessing import Preprocessing
@@ -23,22 +23,6 @@ class ImageReading(Reading):
     """Whether it reads what is said of each."""
     length: int = 0
     """T: tokens of a caption, at most; longer ones are cut, and keep their end."""
-
-
-class Damaged:
-    """Pictures that could not be read and are left out, each named once."""
-
-    def __init__(self, *, skip: bool):
-        self.skip = skip
-        self._names: set[str] = set()
-
-    def note(self, error: DamagedImage, name: str) -> None:
-        """Takes note of a picture that cannot be read; raises the error where none may be left out."""
-        if not self.skip:
-            raise error
-        if name not in self._names:
-            self._names.add(name)
-            print(f"\nleft out ({len(self._names)} so far): {error}", file=sys.stderr, flush=True)
 
 
 class ImageRecords(Records):
