@@ -39,7 +39,10 @@ NEUTRAL_DATA, *DATA_KINDS, DATA_ENTRY = [
         *("transformer.data", "transformer.data.dataset", "transformer.data.records", "transformer.data.receipts"),
         *("transformer.data.pipeline", "transformer.data.generators", "transformer.data.selection"),
         *(
+            "transformer.data.damaged",
+            "transformer.data.listed",
             "transformer.data.shuffle",
+            "transformer.data.splits",
             "transformer.data.worker",
             "transformer.data.workers",
             "transformer.data.bar",

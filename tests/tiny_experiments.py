@@ -9,6 +9,7 @@ from transformer.objectives.contrastive import Contrastive
 from transformer.objectives.image_classification import ImageClassification
 from transformer.objectives.masked_lm import MaskedLM
 from transformer.objectives.seq2seq import Seq2Seq
+from transformer.objectives.transcription import Transcription
 from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.optimizer import OptimizerConfig
 
@@ -26,6 +27,7 @@ def experiment_of(model, *, objective=None, optimizer=None, execution=None, **tr
         "decoder": CausalLM(),
         "encoder": _ENCODERS.get(model.family, MaskedLM()),
         "encoder_decoder": Seq2Seq(target_len=TARGETS),
+        "speech": Transcription(),
         "image_encoder": ImageClassification(label_smoothing=0.1),
         "two_towers": Contrastive(),
     }
@@ -46,6 +48,17 @@ def batch_of(model, seed=0, *, rows=ROWS, length=LENGTH, prefix=False):
         images = rng.normal(size=(rows, *model.input_size)).astype(np.float32)
         targets = rng.dirichlet(np.ones(model.num_labels), rows).astype(np.float32)
         return {"inputs": {"images": images}, "targets": targets, "weights": np.linspace(0, 1, rows, dtype=np.float32)}
+    if model.kind == "speech":
+        ends = rng.integers(2, length, (rows, 1))
+        segments = (np.arange(length)[None] <= ends).astype(np.int32)
+        inputs = {
+            "features": rng.normal(size=(rows, *model.input_size)).astype(np.float32),
+            "decoder_tokens": rng.integers(0, WORDS, (rows, length)).astype(np.int32),
+            "decoder_positions": np.arange(length, dtype=np.int32) * segments,
+            "decoder_segment_ids": segments,
+        }
+        targets = rng.integers(0, WORDS, (rows, length)).astype(np.int32)
+        return {"inputs": inputs, "targets": targets, "weights": segments.astype(np.float32)}
     if model.kind == "two_towers":
         images = rng.normal(size=(rows, *model.input_size)).astype(np.float32)
         ends = rng.integers(2, length, (rows, 1))

@@ -24,6 +24,7 @@ from transformer.models.spanbert import SpanBertConfig
 from transformer.models.t5 import T5Config
 from transformer.models.transformer import TransformerConfig
 from transformer.models.vit import ViTConfig
+from transformer.models.whisper import WhisperConfig
 
 _DECODER = {"vocab_size": 32, "context_length": 16, "width": 16, "num_layers": 2, "num_heads": 4}
 _ENCODER = {**_DECODER, "mlp_width": 32, "dropout": 0.0, "attention_dropout": 0.0}
@@ -73,6 +74,10 @@ TINY = {
     "marian": MarianConfig(**_POST_NORM, context_length=16),
     "transformer": TransformerConfig(**_POST_NORM),
     "vit": ViTConfig(**_IMAGES, norm_epsilon=1e-6, class_token=False, pooling="attention", registers=0),
+    "whisper": WhisperConfig(
+        vocab_size=32, width=16, num_encoder_layers=2, num_decoder_layers=1, num_encoder_heads=4, num_decoder_heads=2,
+        encoder_mlp_width=32, decoder_mlp_width=24, decoder_start_id=2, bins=6, encoder_places=8, context_length=16,
+    ),
     "dinov2": Dinov2Config(**_IMAGES, registers=3, layer_scale=0.5),
     "clip": ClipConfig(**_TOWERS, projection_width=8, end_id=31),
 }  # fmt: skip

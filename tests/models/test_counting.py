@@ -25,6 +25,8 @@ from transformer.scaling.commands.account import describe
 
 
 def lengths(config, source=7, target=5):
+    if config.kind == "speech":
+        return config.fixed_length, target
     return (source, target) if config.kind == "encoder_decoder" else (source, 0)
 
 

@@ -25,6 +25,7 @@ from transformer.models.resizing import Shaping, scaled, shallowest
 from transformer.models.roberta import RobertaConfig
 from transformer.models.spanbert import SpanBertConfig
 from transformer.models.transformer import TransformerConfig
+from transformer.models.whisper import WhisperConfig
 from transformer.parallel.rules import resolve
 from transformer.params import param_names
 
@@ -48,6 +49,7 @@ BASES: dict[str, Architecture] = {
     "vit": configs.get("vit-b16").model,
     "dinov2": Dinov2Config(),
     "clip": ClipConfig(),
+    "whisper": WhisperConfig(num_decoder_layers=2),
 }
 
 

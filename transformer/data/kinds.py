@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from transformer.data.audio.config import AudioConfig
+from transformer.data.audio.records import SpeechReading
 from transformer.data.dataset import DataConfig, Dataset
 from transformer.data.images.config import ImagesConfig
 from transformer.data.images.records import ImageReading
@@ -31,11 +33,18 @@ def _open_images(*args: Any, **options: Any) -> Dataset:
     return open_images(*args, **options)
 
 
+def _open_audio(*args: Any, **options: Any) -> Dataset:
+    from transformer.data.audio.dataset import open_audio
+
+    return open_audio(*args, **options)
+
+
 KINDS: dict[str, Kind] = {
     kind.config.kind: kind
     for kind in (
         Kind(TextConfig, (TextReading, PairReading), prepare),
         Kind(ImagesConfig, (ImageReading,), _open_images),
+        Kind(AudioConfig, (SpeechReading,), _open_audio),
     )
 }
 """Name, as in an experiment.json -> the kind."""

@@ -10,6 +10,7 @@ from transformer.objectives.objective import Objective
 from transformer.objectives.prefix_lm import PrefixLM
 from transformer.objectives.seq2seq import Seq2Seq
 from transformer.objectives.span_corruption import SpanCorruption
+from transformer.objectives.transcription import Transcription
 from transformer.objectives.ul2 import UL2
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -25,6 +26,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         ImageClassification,
         MaskedPixels,
         Contrastive,
+        Transcription,
     )
 }
 """Name, as in an experiment.json -> its class."""

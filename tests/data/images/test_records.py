@@ -110,7 +110,7 @@ def test_workers_name_a_damaged_picture_once_for_all(root, tmp_path, capfd):
     assert len(names) == len({*names}) == len(said) > 1
     assert f"({len(said)} so far, " in said[-1]
     again = classes(root, skip_damaged=True, cache_dir=str(tmp_path / "cache"))
-    assert again.about.notes[-1].startswith(f"{len(names)} image(s) could not be read before")
+    assert again.about.notes[-1].startswith(f"{len(names)} sample(s) could not be read before")
 
 
 def test_captions_are_tokens_between_their_ends(tmp_path):

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from transformer.data.images.folders import ENDINGS
-from transformer.data.images.source import ImageSource, Picture, digest
+from transformer.data.images.source import ImageSource, Picture
+from transformer.data.splits import digest
 from transformer.errors import UserError
 
 _GROUPS = 4

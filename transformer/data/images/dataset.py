@@ -8,14 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from transformer.data.damaged import Damaged
 from transformer.data.dataset import About, Dataset
 from transformer.data.images.augmentation import Augmentation
 from transformer.data.images.config import ImagesConfig
 from transformer.data.images.preprocessing import PREPROCESSING, Preprocessing
-from transformer.data.images.records import Damaged, ImageReading, ImageRecords
-from transformer.data.images.source import ImageSource, digest
+from transformer.data.images.records import ImageReading, ImageRecords
+from transformer.data.images.source import ImageSource
 from transformer.data.images.sources import open_sources
 from transformer.data.records import JoinedRecords
+from transformer.data.splits import digest
 from transformer.data.tokenized import TokenizedDataset
 from transformer.errors import UserError
 from transformer.tokenizers.kinds import check_vocabulary, make_tokenizer

@@ -9,7 +9,8 @@ import numpy as np
 import xxhash
 from PIL import Image, ImageDraw
 
-from transformer.data.images.source import ImageSource, Picture, Split, digest, held_out
+from transformer.data.images.source import ImageSource, Picture
+from transformer.data.splits import Split, digest, held_out
 
 SIDE = 32
 """Pixels of a side of a drawn image."""

@@ -1,11 +1,11 @@
 """Images in folders: a folder a class, or a file that lists pictures and captions."""
 
-import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformer.data.images.source import ImageSource, Picture, digest
+from transformer.data.images.source import ImageSource, Picture
+from transformer.data.listed import listed
+from transformer.data.splits import digest
 from transformer.errors import UserError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
@@ -78,7 +78,7 @@ class CaptionFile(ImageSource):
           UserError: a row that lacks something, or names no file; no rows.
         """
         self.path = path
-        rows = list(_json_rows(path) if path.suffix == ".jsonl" else _table_rows(path))
+        rows = list(listed(path, _PICTURE, _CAPTION))
         if not rows:
             raise UserError(f"{path} has no rows")
         self._rows = []
@@ -123,50 +123,3 @@ def size_of(path: Path) -> int:
     except OSError as error:
         what = "a link to a file that is not there" if path.is_symlink() else error.strerror or str(error)
         raise UserError(f"{path}: {what}: mend or remove it") from error
-
-
-def _json_rows(path: Path):
-    for number, line in enumerate(_lines(path), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: not a JSON object")
-        picture, caption = (_named(row, names, f"{path}, line {number}") for names in (_PICTURE, _CAPTION))
-        yield number, picture, caption
-
-
-def _table_rows(path: Path):
-    reader = csv.reader(_lines(path), delimiter="\t", quoting=csv.QUOTE_NONE)
-    try:
-        rows = list(reader)
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: no row of a table ({error})") from error
-    header = [cell.strip().lower() for cell in rows[0]] if rows else []
-    named = not {*header}.isdisjoint(_PICTURE) and not {*header}.isdisjoint(_CAPTION)
-    for number, cells in enumerate(rows[named:], 1 + named):
-        if not any(cells):
-            continue
-        where = f"{path}, line {number}"
-        row = dict(zip(header if named else ("image", "caption"), cells, strict=False))
-        yield number, *(_named(row, names, where) for names in (_PICTURE, _CAPTION))
-
-
-def _named(row: dict, names: tuple[str, ...], where: str) -> str:
-    """Returns the first of some fields that a row has."""
-    value = next((row[name] for name in names if row.get(name)), None)
-    if not isinstance(value, str):
-        raise UserError(f"{where}: it has no {names[0]} (a field or column {', '.join(names)})")
-    return value
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text: {error}") from error
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error

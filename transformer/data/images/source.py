@@ -3,14 +3,12 @@
 import abc
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import xxhash
 
+from transformer.data.splits import digest
 from transformer.errors import UserError
-
-Split = Literal["train", "validation"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,26 +69,3 @@ class Part(ImageSource):
     def captions(self) -> Sequence[str]:
         captions = list(self._source.captions())
         return [captions[index] for index in self._indices.tolist()]
-
-
-def digest(parts: Sequence[str]) -> str:
-    """Returns a hash of some strings, whose order and borders count."""
-    hashed = xxhash.xxh3_128()
-    for part in parts:
-        content = part.encode()
-        hashed.update(len(content).to_bytes(8, "little"))
-        hashed.update(content)
-    return hashed.hexdigest()
-
-
-def held_out(keys: Sequence[str], fraction: float) -> np.ndarray:
-    """Returns bool[n]: whether each picture is for validation, by a hash of its key: so it stays when others come.
-
-    Where chance holds out none, or all, the first or the last by the hash is.
-    """
-    hashes = np.array([xxhash.xxh3_64_intdigest(key.encode()) for key in keys], np.uint64)
-    held = hashes < np.uint64(fraction * (2**64 - 1))
-    if len(held) > 1 and fraction > 0:
-        held[hashes == hashes.min()] = True
-        held[hashes == hashes.max()] = False
-    return held

@@ -12,7 +12,8 @@ from transformer.data.images.config import ImagesConfig
 from transformer.data.images.containers import IdxFiles, Parquet, TfdsImages, WebDataset, idx_pair
 from transformer.data.images.embedded import Digits, Shapes
 from transformer.data.images.folders import SPLITS, CaptionFile, ClassFolders
-from transformer.data.images.source import ImageSource, Part, held_out
+from transformer.data.images.source import ImageSource, Part
+from transformer.data.splits import held_out
 from transformer.errors import UserError
 
 _FILES: dict[str, Callable[..., Any]] = {".parquet": Parquet, ".tar": WebDataset}

@@ -1,0 +1,32 @@
+"""Splits of samples that have none of their own: a hash of each sample's name decides, so it stays when others come."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import xxhash
+
+Split = Literal["train", "validation"]
+
+
+def digest(parts: Sequence[str]) -> str:
+    """Returns a hash of some strings, whose order and borders count."""
+    hashed = xxhash.xxh3_128()
+    for part in parts:
+        content = part.encode()
+        hashed.update(len(content).to_bytes(8, "little"))
+        hashed.update(content)
+    return hashed.hexdigest()
+
+
+def held_out(keys: Sequence[str], fraction: float) -> np.ndarray:
+    """Returns bool[n]: whether each sample is for validation, by a hash of its key: so it stays when others come.
+
+    Where chance holds out none, or all, the first or the last by the hash is.
+    """
+    hashes = np.array([xxhash.xxh3_64_intdigest(key.encode()) for key in keys], np.uint64)
+    held = hashes < np.uint64(fraction * (2**64 - 1))
+    if len(held) > 1 and fraction > 0:
+        held[hashes == hashes.min()] = True
+        held[hashes == hashes.max()] = False
+    return held
