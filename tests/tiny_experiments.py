@@ -27,7 +27,7 @@ def experiment_of(model, *, objective=None, optimizer=None, execution=None, **tr
         "encoder": _ENCODERS.get(model.family, MaskedLM()),
         "encoder_decoder": Seq2Seq(target_len=TARGETS),
         "image_encoder": ImageClassification(label_smoothing=0.1),
-        "two_towers": Contrastive(),
+        "two_towers": Contrastive("sigmoid", chunk=3),
     }
     return Experiment(
         "tiny",

@@ -12,8 +12,8 @@ from tests.tiny_models import TINY
 from transformer.errors import UserError
 from transformer.models import FAMILIES
 from transformer.models.architecture import Architecture
-from transformer.models.conventions import num_params
 from transformer.models.clip import ClipConfig
+from transformer.models.conventions import num_params
 from transformer.models.deepseek import DeepseekConfig
 from transformer.models.dinov2 import Dinov2Config
 from transformer.models.distilbert import DistilBertConfig

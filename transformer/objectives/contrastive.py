@@ -71,7 +71,7 @@ class Contrastive(Objective):
         return seq_len
 
     def setting(self, dataset: Dataset, seq_len: int, model: ModelInputs) -> None:
-        """Raises UserError where the data are no captions, or end in another token than the one that the model reads."""
+        """Raises UserError where the data are no captions, or do not end in the token that the model reads."""
         del seq_len
         if not isinstance(dataset, CaptionDataset):
             raise UserError(f"the objective {self.name} reads captions, and --data has none: choose another preset")
