@@ -7,6 +7,7 @@ from configs import (
     albert,
     bart,
     bert,
+    clip,
     deepseek,
     distilbert,
     gpt,
@@ -28,7 +29,7 @@ from transformer.errors import UserError
 from transformer.training.experiment import Experiment
 
 _DECODERS = (gpt, gpt1, llama, moe, mixtral, olmoe, deepseek)
-_FAMILIES = (*_DECODERS, bert, roberta, albert, distilbert, spanbert, transformer, t5, bart, marian, vit, whisper)
+_FAMILIES = (*_DECODERS, bert, roberta, albert, distilbert, spanbert, transformer, t5, bart, marian, vit, whisper, clip)
 PRESETS: dict[str, Preset] = {
     preset.name: preset for family in _FAMILIES for preset in vars(family).values() if isinstance(preset, Preset)
 }

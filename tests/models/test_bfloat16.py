@@ -101,7 +101,7 @@ def make_batch(config, rng):
 def make_params(config, rng):
     """Parameters as most families draw them, biases zero, T5's larger, DeepSeek's such as bfloat16 holds; by NumPy, so
     that nothing is compiled for it."""
-    std = 0.1 if config.family == "t5" else 0.02
+    std = 0.1 if config.family in ("t5", "clip") else 0.02
 
     def draw(path, leaf):
         start = {"scale": 1.0, "bias": 0.0}.get(path[-1].key)
@@ -119,7 +119,7 @@ def objective_of(config):
     if config.kind == "image_encoder":
         return ImageClassification()
     if config.kind == "two_towers":
-        return Contrastive()
+        return Contrastive("sigmoid")
     return MaskedLM() if config.kind == "encoder" else CausalLM()
 
 

@@ -180,7 +180,7 @@ class MaskedImagePlaces(ImagePlaces):
 class TwoTowersPlaces(Places):
     """The places of a model that reads an image and its caption apart; `length` is the caption's."""
 
-    images: ImagePlaces
+    images: Places
     """Those of the image."""
     causal_text: bool
     """Whether a token of the caption sees only those before it."""
