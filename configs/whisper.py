@@ -25,8 +25,8 @@ def whisper_tones() -> Experiment:
         optimizer=OptimizerConfig(
             name="muon", learning_rate=5e-3, warmup_steps=50, schedule="linear", final_fraction=0.0
         ),
-        train=TrainConfig(steps=1500, batch_size=32, seq_len=8, eval_every=500, eval_batches=None),
-        checkpoint=CheckpointConfig(every=500),
+        train=TrainConfig(steps=1000, batch_size=32, seq_len=8, eval_every=250, eval_batches=None),
+        checkpoint=CheckpointConfig(every=250),
         execution=Execution(unroll=0),
     )
 

@@ -26,12 +26,14 @@ class Command:
 
     run: tyro.conf.Positional[str]
     """A run folder, or one of its checkpoints (RUN/checkpoints/STEP)."""
-    metric: tuple[Literal["loss", "bleu", "chrf"], ...] = ("loss",)
+    metric: tuple[Literal["loss", "bleu", "chrf", "cer"], ...] = ("loss",)
     """loss: the objective's own, with its accuracies. bleu, chrf: of an encoder-decoder's answers to the sources,
-    against the targets, by sacrebleu (BLEU detokenised, cased)."""
+    against the targets, by sacrebleu (BLEU detokenised, cased). cer: the character error rate of a speech model's
+    transcripts, decoded greedily, as they are written."""
     path: Annotated[str | None, tyro.conf.arg(aliases=["--data.path"])] = None
-    """Other data of the same kind, such as a test set: all of it is evaluated on. Of pairs: a file, a folder with
-    test.en and test.de (or else val, or train), or the beginning of two parallel files' names (DATA/newstest)."""
+    """Other text or recordings, as the run's are, such as a test set: all of it is evaluated on. Of pairs: a file, a
+    folder with test.en and test.de (or else val, or train), or the beginning of two parallel files' names
+    (DATA/newstest)."""
     fields: Annotated[tuple[str, str] | None, tyro.conf.arg(name="data.fields")] = None
     """What --path calls source and target; None: as in training."""
     text_field: Annotated[str | None, tyro.conf.arg(name="data.text-field")] = None
@@ -44,7 +46,7 @@ class Command:
     """How BLEU cuts text into words, by sacrebleu's names: zh for Chinese, ja-mecab for Japanese, ko-mecab for Korean,
     char or flores200 where words are not set apart by spaces."""
     limit: int | None = None
-    """Pairs to answer, from the front; None: all."""
+    """Pairs to answer, or recordings to transcribe, from the front; None: all."""
     beams: int = 4
     """The beam search's width; 1 is greedy."""
     length_penalty: float = 1.0
@@ -52,9 +54,9 @@ class Command:
     max_new_tokens: int = 128
     """Tokens of an answer, at most."""
     batch_size: int = 64
-    """Sources that are read together."""
+    """Sources or recordings that are read together."""
     out: str | None = None
-    """A file that gets the answers, a line each, in the order of the sources."""
+    """A file that gets the answers, a line each, in the order of the sources or recordings."""
 
 
 def main(args: list[str]) -> None:
@@ -78,23 +80,35 @@ def main(args: list[str]) -> None:
     if others := [metric for metric in flags.metric if metric != "loss"]:
         from transformer.inference.restored import restore
 
-        score_answers(restore(source, experiment.execution), experiment, others, flags)
+        restored = restore(source, experiment.execution)
+        if "cer" in others:
+            score_transcripts(restored, experiment, flags)
+        if texts := [metric for metric in others if metric != "cer"]:
+            score_answers(restored, experiment, texts, flags)
 
 
 @command.flags_named(Command)
 def data_of(flags: Command, recorded: "DataConfig") -> "DataConfig":
     """Returns what to evaluate on: the data of the run, or other data, which is named as flags say."""
+    from transformer.data.audio.config import AudioConfig
     from transformer.data.text.config import TextConfig
 
     names = ("fields", "text_field", "header")
     named = {name: value for name in names if (value := getattr(flags, name)) is not None}
     if named and flags.path is None:
         raise UserError(f"--data.{next(iter(named)).replace('_', '-')} is of --path, which is not given")
-    if not isinstance(recorded, TextConfig):
+    if not isinstance(recorded, (TextConfig, AudioConfig)):
         if flags.path is not None or flags.cache_dir is not None:
-            raise UserError("--path and --data.cache-dir are of text, and the run's data are none")
+            raise UserError("--path and --data.cache-dir are of text and recordings, and the run's data are neither")
         return recorded
     cache_dir = recorded.cache_dir if flags.cache_dir is None else flags.cache_dir
+    if isinstance(recorded, AudioConfig):
+        if named:
+            raise UserError(
+                f"--data.{next(iter(named)).replace('_', '-')} is of text, and the run's data are recordings"
+            )
+        path = recorded.path if flags.path is None else flags.path
+        return dataclasses.replace(recorded, path=path, cache_dir=cache_dir)
     if flags.path is None:
         return dataclasses.replace(recorded, cache_dir=cache_dir)
     other = dataclasses.replace(recorded, path=flags.path, tfds=None, mixture=(), header=None, cache_dir=cache_dir)
@@ -171,6 +185,38 @@ def score_answers(restored: "Restored", experiment: "Experiment", metrics: list[
     print()
     for scorer in scorers.values():
         print(f"{scorer.corpus_score(answers, [targets])}  ({len(pairs):,} pairs; {scorer.get_signature()})")
+
+
+def score_transcripts(restored: "Restored", experiment: "Experiment", flags: Command) -> None:
+    """Transcribes the validation recordings, prints the character error rate, and a few transcripts to look at."""
+    from transformer.data.audio.dataset import SpeechDataset
+    from transformer.data.kinds import open_dataset
+    from transformer.inference.speech.errors import character_errors, transcribed
+
+    model, reading = experiment.model, experiment.objective.reading(experiment.train.seq_len)
+    dataset = open_dataset(
+        experiment.data,
+        reading,
+        vocab_size=model.vocab_size,
+        input_size=model.input_size,
+        tokenizer=restored.own_tokenizer,
+        whole=flags.path is not None,
+    )
+    if not isinstance(dataset, SpeechDataset):
+        raise UserError(
+            f"--metric cer compares transcripts of recordings, and the objective {experiment.objective.name} has none: "
+            "use --metric loss"
+        )
+    limits = {"limit": flags.limit, "batch_size": flags.batch_size}
+    pairs = list(transcribed(restored, dataset, **limits, progress=True))
+    if flags.out is not None:
+        write_file(flags.out, "".join(f"{' '.join(pair.answer.split())}\n" for pair in pairs))
+    for pair in pairs[:SAMPLES]:
+        print(f"\nsaid   {pair.transcript}\nheard  {pair.answer}")
+    whole = sum(pair.errors == 0 for pair in pairs)
+    print(
+        f"\ncharacter error rate {100 * character_errors(pairs):.2f} %  ({whole:,} of {len(pairs):,} without an error)"
+    )
 
 
 def _reads_pairs(experiment: "Experiment") -> bool:

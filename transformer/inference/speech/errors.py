@@ -1,0 +1,72 @@
+"""Character errors: how far what a speech model says, greedily, is from the transcripts of a dataset."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from transformer.data.audio.dataset import SpeechDataset
+from transformer.inference.restored import Restored
+from transformer.inference.speech.windows import GREEDY, WindowDecoder
+
+
+@dataclasses.dataclass(frozen=True)
+class Transcribed:
+    """What is said in a recording, and what a model heard."""
+
+    transcript: str
+    answer: str
+
+    @property
+    def errors(self) -> int:
+        """Characters to insert, delete or replace, at least, to come from one to the other."""
+        return edit_distance(self.transcript, self.answer)
+
+
+def transcribed(
+    restored: Restored,
+    dataset: SpeechDataset,
+    *,
+    limit: int | None = None,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> Iterator[Transcribed]:
+    """Yields the validation recordings of a dataset, one after the other, decoded greedily in one window each.
+
+    Args:
+      restored: a speech model.
+      dataset: opened for it, with its tokenizer.
+      limit: recordings, from the front; None: all.
+      batch_size: recordings that are decoded together.
+      progress: whether to show a progress bar.
+    """
+    decoder = WindowDecoder(restored)
+    before, after = restored.tokenizer.template()
+    prompt = before if after else [decoder.vocabulary.start]  # as in training: `SpeechRecords`
+    records = dataset.validation
+    indices = range(len(records))[:limit]
+    for start in tqdm(range(0, len(indices), batch_size), desc="transcribe", disable=not progress):
+        batch = [records[index] for index in indices[start : start + batch_size]]
+        # The last batch is filled up, so that it shares the others' program.
+        rows = (batch * batch_size)[: max(len(batch), min(batch_size, len(indices)))]
+        memory_BSD = decoder.encode(np.stack([record["features"] for record in rows]))
+        windows = decoder(memory_BSD, [prompt] * len(rows), times=False, most=len(batch[0]["tokens"]), fallback=GREEDY)
+        for record, window in zip(batch, windows, strict=False):
+            if record["there"]:
+                yield Transcribed(dataset.transcript(record), restored.tokenizer.decode(window.tokens))
+
+
+def character_errors(pairs: Sequence[Transcribed]) -> float:
+    """Returns the errors of all together, for each character of the transcripts: 0 where there is none."""
+    return sum(pair.errors for pair in pairs) / max(1, sum(len(pair.transcript) for pair in pairs))
+
+
+def edit_distance(one: str, other: str) -> int:
+    """Returns the fewest characters to insert, delete or replace (Levenshtein 1966)."""
+    row = list(range(len(other) + 1))
+    for i, mine in enumerate(one, 1):
+        diagonal, row[0] = row[0], i
+        for j, theirs in enumerate(other, 1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (mine != theirs))
+    return row[-1]
