@@ -185,7 +185,7 @@ class TwoTowersPlaces(Places):
     causal_text: bool
     """Whether a token of the caption sees only those before it."""
 
-    def met(self, parameter: Parameter, length: int, target_length: int) -> int:
+    def met(self, parameter: Parameter, length: int, target_length: int) -> float:
         if "text" in parameter.modules:
             return length
         return self.images.met(parameter, length, target_length)
