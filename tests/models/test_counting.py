@@ -51,7 +51,8 @@ def kind_of(where):
         return "scores" if "->" in where else "head"
     if "/attention" in where or "/cross_attention" in where:
         return "scores" if "->" in where else "attention"
-    return "mlp" if "/mlp/" in where else "embedding" if "/projection" in where else "head"
+    embeds = "/projection" in where or "/stem/" in where
+    return "mlp" if "/mlp/" in where else "embedding" if embeds else "head"
 
 
 def products(config, length, target_length):

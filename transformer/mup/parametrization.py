@@ -197,7 +197,7 @@ class _Rules:
         spread, rate = (1.0, 1.0) if reads else (fan_in**-0.5, 1 / fan_in)
         if self.muon and muon_axes(path, names) is not None:
             rate = (fan_out / fan_in / (_longest(names, shape) / _longest(names, base))) ** 0.5
-        multiplier = 1 / fan_in if reads else self._multiplier(path, ratios[max(ratios)])
+        multiplier = 1 / fan_in if reads else self._multiplier(path, ratios[max(ratios)] if ratios else 1.0)
         if _module(path) in ("out", "down"):
             multiplier /= layers  # of the base's, hence 1 but in pre-norm families, and 1 outside of the blocks
         if is_stacked(names) and self._tied(path):  # of all blocks' norms the last is the one that is read
