@@ -33,37 +33,37 @@ def whisper_tones() -> Experiment:
 
 @Preset
 def whisper_tiny() -> Experiment:
-    """Whisper tiny, 38M parameters, on LibriSpeech."""
+    """Whisper tiny, 38M parameters, on LibriSpeech listed in a file (--data.path)."""
     return _published(width=384, num_layers=4, num_heads=6, learning_rate=1.5e-3)
 
 
 @Preset
 def whisper_base() -> Experiment:
-    """Whisper base, 73M parameters, on LibriSpeech."""
+    """Whisper base, 73M parameters, on LibriSpeech listed in a file (--data.path)."""
     return _published(width=512, num_layers=6, num_heads=8, learning_rate=1e-3)
 
 
 @Preset
 def whisper_small() -> Experiment:
-    """Whisper small, 242M parameters, on LibriSpeech."""
+    """Whisper small, 242M parameters, on LibriSpeech listed in a file (--data.path)."""
     return _published(width=768, num_layers=12, num_heads=12, learning_rate=5e-4)
 
 
 @Preset
 def whisper_medium() -> Experiment:
-    """Whisper medium, 764M parameters, on LibriSpeech."""
+    """Whisper medium, 764M parameters, on LibriSpeech listed in a file (--data.path)."""
     return _published(width=1024, num_layers=24, num_heads=16, learning_rate=2.5e-4)
 
 
 @Preset
 def whisper_large() -> Experiment:
-    """Whisper large, 1.54B parameters, on LibriSpeech."""
+    """Whisper large, 1.54B parameters, on LibriSpeech listed in a file (--data.path)."""
     return _published(width=1280, num_layers=32, num_heads=20, learning_rate=1.75e-4)
 
 
 @Preset
 def whisper_large_v3() -> Experiment:
-    """Whisper large-v3, 1.54B parameters, of 128 mel bins, on LibriSpeech."""
+    """Whisper large-v3, 1.54B parameters, of 128 mel bins, on LibriSpeech listed in a file (--data.path)."""
     return _published(width=1280, num_layers=32, num_heads=20, learning_rate=1.75e-4, bins=128, vocab_size=51866)
 
 
@@ -81,7 +81,7 @@ def _published(
         name="",  # the preset's
         model=model,
         objective=Transcription(),
-        data=AudioConfig(tfds="librispeech", skip_damaged=True, workers=8),
+        data=AudioConfig(path="librispeech.tsv", skip_damaged=True, workers=8),
         optimizer=OptimizerConfig(
             learning_rate=learning_rate, warmup_steps=2048, b2=0.98, epsilon=1e-6, weight_decay=0.1,
             schedule="linear", final_fraction=0.0,

@@ -4,10 +4,15 @@ import dataclasses
 
 import numpy as np
 import pytest
+import soundfile
 
 import configs
+from tests.tool_calls import caller, refuser
 from tests.training import runs
+from tools import evaluate
+from transformer import command
 from transformer.data.audio.dataset import SpeechDataset
+from transformer.data.audio.tones import Tones
 from transformer.data.records import stack
 from transformer.data.text.config import TextConfig
 from transformer.errors import UserError
@@ -64,9 +69,16 @@ def test_padding_weighs_nothing():
     assert losses[0][1] == record["segment_ids"].sum()
 
 
-def test_a_run_is_trained_resumed_and_transcribes(tmp_path, monkeypatch):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    runs.train(SMALL, whole)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of a few steps."""
+    folder = tmp_path_factory.mktemp("transcription") / "run"
+    runs.train(SMALL, folder)
+    return folder
+
+
+def test_a_run_is_trained_resumed_and_transcribes(whole, tmp_path, monkeypatch):
+    cut = tmp_path / "cut"
     losses = runs.losses(whole)
     assert losses[12] < losses[1] - 1
     runs.stopped(SMALL, cut, monkeypatch, after=5)
@@ -79,6 +91,29 @@ def test_a_run_is_trained_resumed_and_transcribes(tmp_path, monkeypatch):
     assert [pair.transcript for pair in pairs] == [dataset.show(dataset.validation[i])[0] for i in range(5)]
     assert pairs == list(transcribed(restore(whole), dataset, limit=5, batch_size=5))
     assert character_errors(pairs) > 0
+
+
+def test_a_run_is_evaluated_on_its_own_and_on_other_recordings(whole, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "start_jax", lambda **_: None)
+    call = caller(evaluate.main, capsys)
+    code, said, _ = call(whole, "--metric", "cer", "--limit", 4, "--batch-size", 4)
+    assert (code, said.count("\nheard ")) == (0, 3)
+    assert "of 4 without an error" in said
+    clips = [Tones("train")[index] for index in range(3)]
+    for number, clip in enumerate(clips):
+        soundfile.write(tmp_path / f"{number}.wav", clip.samples(), 16000)
+    rows = [f"{number}.wav\t{clip.transcript}" for number, clip in enumerate(clips)]
+    (tmp_path / "others.tsv").write_text("\n".join(rows) + "\n")
+    others = ["--path", tmp_path / "others.tsv", "--batch-size", 4]
+    _, said, _ = call(whole, "--metric", "loss", "cer", *others, "--out", tmp_path / "heard.txt")
+    assert f"loss on {tmp_path / 'others.tsv'}, {sum(len(clip.transcript) + 1 for clip in clips)} targets" in said
+    heard = (tmp_path / "heard.txt").read_text().splitlines()
+    errors = sum(edit_distance(clip.transcript, answer) for clip, answer in zip(clips, heard, strict=True))
+    rate = 100 * errors / sum(len(clip.transcript) for clip in clips)
+    assert f"character error rate {rate:.2f} %" in said
+    refused = refuser(call)
+    assert "--metric bleu compares answers with targets" in refused(whole, "--metric", "bleu")
+    assert "--data.text-field is of text, and the run's" in refused(whole, *others, "--data.text-field", "words")
 
 
 @pytest.mark.parametrize(

@@ -13,20 +13,17 @@ class AudioConfig(DataConfig):
     """Recordings with their transcripts."""
 
     kind: ClassVar[str] = "audio"
-    identity: ClassVar[tuple[str, ...]] = ("path", "tfds", "embedded")
+    identity: ClassVar[tuple[str, ...]] = ("path", "embedded")
     paths: ClassVar[tuple[str, ...]] = ("path", "tokenizer")
-    places: ClassVar[tuple[str, ...]] = (*paths, "tfds", "cache_dir")
+    places: ClassVar[tuple[str, ...]] = (*paths, "cache_dir")
 
     path: str | None = None
     """A .tsv or .jsonl file whose rows have the path of a sound file (audio, path or file), from the file's own folder,
-    and what is said in it (text or transcript). Overrides `tfds` and `embedded`."""
-    tfds: str | None = None
-    """A TFDS dataset, NAME or NAME/CONFIG, with the features speech and text, such as librispeech. Overrides
-    `embedded`."""
+    and what is said in it (text or transcript). Overrides `embedded`."""
     embedded: Literal["tones"] = "tones"
     """What needs no files: `tones`, two to six digits, each a chord of two tones, in noise."""
     validation_fraction: float = 0.05
-    """The part of the recordings (0 to 1) held out for validation, where they have no validation split of their own."""
+    """The part of the recordings (0 to 1) of `path` that are held out for validation."""
     tokenizer: str = "bytes"
     """Of transcripts: `unigram` or `bpe` (SentencePiece, trained on them), `bytes`, or the path of a Hugging Face
     tokenizer.json or of a SentencePiece .model."""
@@ -37,7 +34,7 @@ class AudioConfig(DataConfig):
     """The recordings are meant to be others than those that the run began with. Not recorded: it holds for one
     start."""
     cache_dir: str = "~/.cache/transformer"
-    """The folder that keeps prepared TFDS data and trained tokenizers; safe to delete."""
+    """The folder that keeps trained tokenizers; safe to delete."""
     workers: int = 0
     """Processes of each host that make training batches; 0: a thread of the training process. The batches are the
     same."""
@@ -48,14 +45,10 @@ class AudioConfig(DataConfig):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        if self.path is not None:
-            return (self.path,)
-        return (f"tfds:{self.tfds}" if self.tfds is not None else self.embedded,)
+        return (self.embedded if self.path is None else self.path,)
 
     def flag(self, source: str) -> str:
-        if self.path is not None:
-            return f"data.path {source}"
-        return f"data.tfds {self.tfds}" if self.tfds is not None else f"data.embedded {source}"
+        return f"data.embedded {source}" if self.path is None else f"data.path {source}"
 
     def absolute(self) -> Self:
         return dataclasses.replace(self, path=None if self.path is None else absolute(self.path))

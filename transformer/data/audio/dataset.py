@@ -1,8 +1,7 @@
 """Datasets of recordings with transcripts, and a tokenizer."""
 
 import dataclasses
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from transformer.data.audio.config import AudioConfig
@@ -53,16 +52,16 @@ def open_audio(
         )
     train, validation = open_sources(config, whole=whole)
     if tokenizer is None:
-        sources = train or validation
-        said = TrainingText(lambda: [source.fingerprint for source in sources], lambda size: _up_to(size, sources))
+        source = validation if train is None else train
+        said = TrainingText(lambda: [source.fingerprint], lambda size: _up_to(size, source))
         tokenizer = make_tokenizer(config.tokenizer, vocab_size, said, Path(config.cache_dir).expanduser())
     check_vocabulary(tokenizer, vocab_size)
-    contents = [source.fingerprint for source in (*train, *validation)]
+    contents = [source.fingerprint for source in (train, validation) if source is not None]
     left_out = Path(config.cache_dir).expanduser() / "left-out" / f"{digest(contents)}.txt"
     damaged = Damaged(left_out if config.skip_damaged else None)
 
-    def records(sources: Sequence[SoundSource]) -> JoinedRecords:
-        return JoinedRecords([SpeechRecords(source, (frames, bins), reading, damaged, tokenizer) for source in sources])
+    def records(source: SoundSource) -> SpeechRecords:
+        return SpeechRecords(source, (frames, bins), reading, damaged, tokenizer)
 
     [name] = config.sources
     identity = {
@@ -71,9 +70,9 @@ def open_audio(
         "tokenizer": tokenizer.fingerprint,
     }
     return SpeechDataset(
-        train=(records(train),) if train else (),
-        weights=(1.0,) if train else (),
-        validation=records(validation),
+        train=() if train is None else (records(train),),
+        weights=() if train is None else (1.0,),
+        validation=JoinedRecords([records(validation)]),
         fingerprint=digest([*contents, tokenizer.fingerprint]),
         about=About(identity, _summary(train, validation), notes=damaged.notes),
         tokenizer=tokenizer,
@@ -81,14 +80,14 @@ def open_audio(
     )
 
 
-def _summary(train: Sequence[SoundSource], validation: Sequence[SoundSource]) -> str:
-    of_training = f"{sum(map(len, train)):,} recordings to train on, " if train else ""
-    return f"{of_training}{sum(map(len, validation)):,} to validate"
+def _summary(train: SoundSource | None, validation: SoundSource) -> str:
+    of_training = "" if train is None else f"{len(train):,} recordings to train on, "
+    return f"{of_training}{len(validation):,} to validate"
 
 
-def _up_to(size: int, sources: Sequence[SoundSource]) -> Iterator[str]:
+def _up_to(size: int, source: SoundSource) -> Iterator[str]:
     """Yields transcripts of about so many bytes in all, from the front."""
-    for transcript in itertools.chain.from_iterable(source.transcripts() for source in sources):
+    for transcript in source.transcripts():
         size -= len(transcript.encode())
         if size < 0:
             return
