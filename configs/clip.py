@@ -12,7 +12,7 @@ from transformer.training.optimizer import OptimizerConfig
 
 @Preset
 def clip_shapes() -> Experiment:
-    """A small CLIP on drawn shapes with captions, some combinations held out: some ten minutes on a CPU."""
+    """A small CLIP on drawn shapes with captions, some combinations held out."""
     model = ClipConfig(
         image_size=32, patch_size=4, width=64, num_layers=4, num_heads=4, mlp_width=256, vocab_size=384,
         context_length=56, text_width=64, text_layers=3, text_heads=4, text_mlp_width=256, projection_width=64,

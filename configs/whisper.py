@@ -12,7 +12,7 @@ from transformer.training.optimizer import OptimizerConfig
 
 @Preset
 def whisper_tones() -> Experiment:
-    """A small Whisper that hears digits as chords of two tones: a few minutes on a CPU."""
+    """A small Whisper that hears digits as chords of two tones."""
     model = WhisperConfig(
         **both_sides(width=64, num_layers=2, num_heads=4), vocab_size=384, decoder_start_id=1, encoder_places=60,
         context_length=16,

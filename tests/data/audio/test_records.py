@@ -91,7 +91,7 @@ def test_what_cannot_be_read_stops_or_is_left_out(change, words, tmp_path, capsy
     records = opened(path=path, length=length, whole=True, skip_damaged=True).validation
     for _ in range(2):
         assert not any(values.any() for values in records[0].values())
-    assert capsys.readouterr().err.count("left out (1 so far)") == 1
+    assert capsys.readouterr().err.count("left out (1 so far, listed in ") == 1
 
 
 def test_tones_need_room():
