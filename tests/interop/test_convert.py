@@ -282,6 +282,11 @@ KINDS = {
     "mt5": dataclasses.replace(TINY["t5"], activation="gelu_tanh"),
     "bart": TINY["bart"],
     "marian": TINY["marian"],
+    "vit": dataclasses.replace(TINY["vit"], class_token=True, pooling="class_token"),
+    "dinov2": dataclasses.replace(TINY["dinov2"], registers=0, mlp_width=64),
+    "dinov2_with_registers": dataclasses.replace(TINY["dinov2"], mlp_width=64),
+    "clip": dataclasses.replace(TINY["clip"], end_id=None),
+    "whisper": TINY["whisper"],
 }
 
 

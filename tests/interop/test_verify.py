@@ -108,7 +108,7 @@ def test_float64_is_meant_throughout_and_is_the_same_equation(kind):
     """All outputs in float64, though models ask for float32 here and there; float32's are its roundings."""
     pair = parity.make_pair(family_of(kind), KINDS[kind])
     inputs = verify.random_inputs(pair.config, 9, pad=None, eos=None)
-    named = {name: torch.tensor(array).long() for name, array in verify.their_inputs(inputs).items()}
+    named = {name: parity.tensor(array) for name, array in verify.their_inputs(inputs).items()}
     with torch.no_grad():
         narrow = pair.theirs(**named)
     wide = in_float64(pair.theirs, named)

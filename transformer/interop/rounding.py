@@ -27,5 +27,6 @@ def in_float64(model: Any, inputs: Mapping[str, torch.Tensor]) -> Any:
       inputs: its keyword arguments.
     """
     model.double()  # in place, a parameter at a time: twice the memory of float32, not three times
+    wide = {name: array.double() if array.is_floating_point() else array for name, array in inputs.items()}
     with torch.no_grad(), _Widened():
-        return model(**inputs)
+        return model(**wide)

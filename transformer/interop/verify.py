@@ -16,6 +16,7 @@ from transformer.interop import convert
 from transformer.layers.execution import Execution
 from transformer.layers.heads import BackboneOutput, ClassificationOutput, PretrainingOutput
 from transformer.models.architecture import Architecture
+from transformer.models.two_towers import TowersOutput
 
 TOLERANCE = 1e-5
 """Largest difference allowed, relative to an output's largest value: some 80 roundings of float32."""
@@ -167,6 +168,12 @@ def random_inputs(
     if architecture.kind == "image_encoder":
         return {"images": rng.normal(size=(_ROWS, *architecture.input_size)).astype(np.float32)}
     assert architecture.vocab_size is not None  # what reads no images reads words
+    if architecture.kind == "two_towers":
+        images = rng.normal(size=(_ROWS, *architecture.input_size)).astype(np.float32)
+        shape = (_ROWS, min(num_tokens, architecture.longest_input or num_tokens))
+        tokens = rng.integers(0, architecture.vocab_size, shape)
+        tokens[:, -1] = architecture.vocab_size - 1 if eos is None else eos
+        return {"images": images, "tokens": tokens.astype(np.int32), "segment_ids": np.ones_like(tokens, np.int32)}
     num_tokens = min(num_tokens, getattr(architecture, "context_length", num_tokens))
     words = np.setdiff1d(
         np.arange(architecture.vocab_size, dtype=np.int32), [special for special in (pad, eos) if special is not None]
@@ -193,7 +200,9 @@ def random_inputs(
 def their_inputs(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns the same inputs by Transformers' names."""
     if "images" in inputs:
-        return {"pixel_values": np.ascontiguousarray(inputs["images"].transpose(0, 3, 1, 2))}
+        pixels = {"pixel_values": np.ascontiguousarray(inputs["images"].transpose(0, 3, 1, 2))}
+        texts = {"input_ids": inputs.get("tokens"), "attention_mask": inputs.get("segment_ids")}
+        return pixels | {name: array for name, array in texts.items() if array is not None}
     if "features" in inputs:
         named = {"input_features": np.ascontiguousarray(inputs["features"].transpose(0, 2, 1))}
     else:
@@ -208,7 +217,10 @@ def their_inputs(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def compared(ours: Any, theirs: Any) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Yields each output that both have: its name, ours and theirs."""
-    if isinstance(ours, ClassificationOutput):
+    if isinstance(ours, TowersOutput):
+        yield "vectors of images", np.asarray(ours.images_BP), theirs["image_embeds"].numpy()
+        yield "vectors of texts", np.asarray(ours.texts_NP), theirs["text_embeds"].numpy()
+    elif isinstance(ours, ClassificationOutput):
         if "start_logits" in theirs:
             spans = np.stack([theirs["start_logits"].numpy(), theirs["end_logits"].numpy()], axis=-1)
             yield "start and end logits", np.asarray(ours.logits), spans
@@ -233,6 +245,8 @@ def layers(
     Transformers' last hidden state comes after the last norm, where there is one: the last layer is then left out.
     """
     pairs = {"": "hidden_states"}
+    if architecture.kind == "two_towers":
+        return  # Transformers hands out the layers of each tower alone
     if architecture.kind in ("encoder_decoder", "speech"):
         pairs = {"encoder": "encoder_hidden_states", "decoder": "decoder_hidden_states"}
     backbone = architecture.abstract_params()["backbone"]

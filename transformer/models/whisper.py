@@ -254,7 +254,7 @@ class WhisperEncoder(nn.Module):
         x_BSD = Stem(config.width, execution.compute_dtype, config.embedding_init, name="stem")(features_BFC)
         # A parameter, as files store it, and not as it would be computed here; but no gradient ever reaches it.
         shape = (config.encoder_places, config.width)
-        positions_SD = jax.lax.stop_gradient(parameter(self, "sinusoids", _sinusoids, ("positions", "embed"), shape))
+        positions_SD = jax.lax.stop_gradient(parameter(self, "sinusoids", _sinusoids, ("frames", "embed"), shape))
         x_BSD = (x_BSD.astype(jnp.float32) + positions_SD[None]).astype(execution.compute_dtype)
         x_BSD = constrain(Dropout(config.dropout)(x_BSD, deterministic=deterministic), *RESIDUAL)
         sizes = config.block_sizes(config.num_encoder_heads, config.encoder_mlp_width)

@@ -31,6 +31,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "positions": (),
     "distances": (),
     "types": (),
+    "frames": (),
     "grid": (),
     "learned": (),
     "pixels": (),
