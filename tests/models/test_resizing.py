@@ -90,7 +90,8 @@ def test_every_family_has_shapes():
 def test_shapes_can_be_laid_out_on_a_mesh(name, steps, depth, tensor):
     """Every parameter is split by the mesh's axes without a rest; words are what the preset has, padded to 4."""
     words = {} if BASES[name].vocab_size is None else {"vocab_size": 512}
-    base = dataclasses.replace(BASES[name], **words, **({"decoder_start_id": 0} if name == "marian" else {}))
+    token = {"marian": "decoder_start_id", "whisper": "decoder_start_id", "clip": "end_id"}
+    base = dataclasses.replace(BASES[name], **words, **({token[name]: 0} if name in token else {}))
     try:
         architecture = scaled(base, 16 * steps, depth, shaping=Shaping(tensor=tensor))
     except UserError as error:

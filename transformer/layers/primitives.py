@@ -118,7 +118,8 @@ class LayerScale(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `x` [..., D], scaled, in its dtype."""
-        return (x * _vector(self, "scale", self.initial, x)).astype(x.dtype)
+        # In float32: a gradient of a factor is a sum over all tokens.
+        return (x.astype(jnp.float32) * _vector(self, "scale", self.initial, x)).astype(x.dtype)
 
 
 class Dropout(nn.Module):
