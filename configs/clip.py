@@ -1,6 +1,6 @@
 """CLIP (Radford et al. 2021): a small one that trains on a CPU, and the published sizes."""
 
-from configs.recipe import Preset
+from configs.recipe import Preset, small
 from transformer.checkpoint import CheckpointConfig
 from transformer.data.images.config import ImagesConfig
 from transformer.layers.execution import Execution
@@ -18,18 +18,8 @@ def clip_shapes() -> Experiment:
         context_length=56, text_width=64, text_layers=3, text_heads=4, text_mlp_width=256, projection_width=64,
         end_id=2,  # </s>
     )  # fmt: skip
-    return Experiment(
-        name="",  # the preset's
-        model=model,
-        objective=Contrastive(),
-        data=ImagesConfig(embedded="shapes"),
-        optimizer=OptimizerConfig(
-            name="muon", learning_rate=5e-3, warmup_steps=50, schedule="linear", final_fraction=0.0
-        ),
-        train=TrainConfig(steps=1000, batch_size=128, seq_len=56, eval_every=250, eval_batches=None),
-        checkpoint=CheckpointConfig(every=250),
-        execution=Execution(unroll=0),
-    )
+    data = ImagesConfig(embedded="shapes")
+    return small(model, Contrastive(), data=data, learning_rate=5e-3, batch_size=128, seq_len=56, eval_batches=None)
 
 
 @Preset

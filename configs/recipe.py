@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from transformer.checkpoint import CheckpointConfig
+from transformer.data.dataset import DataConfig
 from transformer.data.text.config import TextConfig
 from transformer.layers.execution import Execution
 from transformer.models.architecture import Architecture
@@ -77,11 +78,13 @@ def small(
     model: Architecture,
     objective: Objective,
     *,
-    data: TextConfig = TextConfig(tfds="python_stdlib", tokenizer="bpe"),
+    data: DataConfig = TextConfig(tfds="python_stdlib", tokenizer="bpe"),
     learning_rate: float = 1e-2,
     steps: int = 1000,
     batch_size: int = 8,
     seq_len: int = 256,
+    eval_every: int = 250,
+    eval_batches: int | None = 100,
 ) -> Experiment:
     """A model that trains in minutes on a CPU, by default on the source of Python's standard library."""
     return Experiment(
@@ -92,8 +95,10 @@ def small(
         optimizer=OptimizerConfig(
             name="muon", learning_rate=learning_rate, warmup_steps=50, schedule="linear", final_fraction=0.0
         ),
-        train=TrainConfig(steps=steps, batch_size=batch_size, seq_len=seq_len, eval_every=250),
-        checkpoint=CheckpointConfig(every=250),
+        train=TrainConfig(
+            steps=steps, batch_size=batch_size, seq_len=seq_len, eval_every=eval_every, eval_batches=eval_batches
+        ),
+        checkpoint=CheckpointConfig(every=eval_every),
         execution=Execution(unroll=0),
     )
 

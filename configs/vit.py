@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from configs.recipe import Preset
+from configs.recipe import Preset, small
 from transformer.checkpoint import CheckpointConfig
 from transformer.data.images.config import ImagesConfig
 from transformer.layers.execution import Execution
@@ -98,19 +98,11 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def _small(
     model: ViTConfig, objective: Objective, data: ImagesConfig, *, steps: int, batch_size: int, eval_every: int = 500
 ) -> Experiment:
-    """A model that trains in minutes on a CPU: Muon, and a rate that falls to 0."""
-    return Experiment(
-        name="",  # the preset's
-        model=model,
-        objective=objective,
-        data=data,
-        optimizer=OptimizerConfig(
-            name="muon", learning_rate=5e-3, warmup_steps=50, schedule="linear", final_fraction=0.0
-        ),
-        train=TrainConfig(steps=steps, batch_size=batch_size, eval_every=eval_every, eval_batches=None),
-        checkpoint=CheckpointConfig(every=eval_every),
-        execution=Execution(unroll=0),
-    )
+    """A small one of `recipe.small`, which evaluates on all validation images."""
+    return small(
+        model, objective, data=data, learning_rate=5e-3, steps=steps, batch_size=batch_size, eval_every=eval_every,
+        eval_batches=None,
+    )  # fmt: skip
 
 
 def _published(*, width: int, num_layers: int, num_heads: int, patch_size: int = 16) -> Experiment:

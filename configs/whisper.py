@@ -1,6 +1,6 @@
 """Whisper (Radford et al. 2022): a small one that hears dialled digits on a CPU, and the published sizes."""
 
-from configs.recipe import Preset, both_sides
+from configs.recipe import Preset, both_sides, small
 from transformer.checkpoint import CheckpointConfig
 from transformer.data.audio.config import AudioConfig
 from transformer.layers.execution import Execution
@@ -17,17 +17,8 @@ def whisper_tones() -> Experiment:
         **both_sides(width=64, num_layers=2, num_heads=4), vocab_size=384, decoder_start_id=1, encoder_places=60,
         context_length=16,
     )  # fmt: skip
-    return Experiment(
-        name="",  # the preset's
-        model=model,
-        objective=Transcription(),
-        data=AudioConfig(),
-        optimizer=OptimizerConfig(
-            name="muon", learning_rate=5e-3, warmup_steps=50, schedule="linear", final_fraction=0.0
-        ),
-        train=TrainConfig(steps=1000, batch_size=32, seq_len=8, eval_every=250, eval_batches=None),
-        checkpoint=CheckpointConfig(every=250),
-        execution=Execution(unroll=0),
+    return small(
+        model, Transcription(), data=AudioConfig(), learning_rate=5e-3, batch_size=32, seq_len=8, eval_batches=None
     )
 
 

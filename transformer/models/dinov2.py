@@ -60,7 +60,7 @@ class Dinov2Config(ImageEncoderConfig):
 
 
 class Dinov2Backbone(ImageBackbone):
-    """A DINOv2 below its head; hidden patches are replaced before they get their positions."""
+    """A DINOv2 below its head; the vector that stands for hidden patches is kept for its file, as nothing hides any."""
 
     config: Any
 
@@ -69,11 +69,10 @@ class Dinov2Backbone(ImageBackbone):
         if self.config.mask_token:
             self.mask_token = LearnedTokens(1, self.config.width, jnp.float32, nn.initializers.zeros_init())
 
-    def extended(self, patches_BPD: jax.Array, hidden_BP: jax.Array | None = None) -> jax.Array:
-        if not self.config.mask_token:
-            return patches_BPD
-        token_B1D = self.mask_token(patches_BPD.shape[0]).astype(patches_BPD.dtype)
-        return patches_BPD if hidden_BP is None else jnp.where(hidden_BP[:, :, None], token_B1D, patches_BPD)
+    def extended(self, patches_BPD: jax.Array) -> jax.Array:
+        if self.config.mask_token:
+            self.mask_token(1)
+        return patches_BPD
 
 
 class Dinov2(ImageEncoder):

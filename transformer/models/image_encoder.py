@@ -159,11 +159,6 @@ class ImageEncoderConfig(Architecture):
             init=self.initializer,
         )
 
-    @property
-    def head_width(self) -> int:
-        """Width of what the classifier reads."""
-        return self.width * (2 if self.pooling == "class_and_mean" else 1)
-
     def backbone(self, execution: Execution) -> "ImageBackbone":
         """Returns the model below its head."""
         return ImageBackbone(self, execution)

@@ -211,7 +211,7 @@ class Similarity(nn.Module):
         return TowersOutput(_of_length_1(images_BP), _of_length_1(texts_NP), jnp.exp(scale), bias)
 
 
-class TwoTowers(nn.Module):
+class TwoTowers(nn.Module, abc.ABC):
     """Images and texts in; a vector each out. A family says how each tower becomes a vector."""
 
     config: Any
@@ -246,13 +246,13 @@ class TwoTowers(nn.Module):
             texts_NP = self.text_vectors(tokens, segment_ids, deterministic)
         return self.similarity(images_BP, texts_NP)
 
+    @abc.abstractmethod
     def image_vectors(self, images: jax.Array, deterministic: bool) -> jax.Array:
         """Returns [B, P], of any length."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def text_vectors(self, tokens: jax.Array, segment_ids: jax.Array | None, deterministic: bool) -> jax.Array:
         """Returns [N, P], of any length."""
-        raise NotImplementedError
 
 
 def _of_length_1(x: jax.Array | None) -> jax.Array | None:

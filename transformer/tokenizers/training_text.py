@@ -1,6 +1,6 @@
 """The text that a tokenizer is trained on."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 
@@ -11,3 +11,12 @@ class TrainingText(NamedTuple):
     """Returns plain values that tell the text from any other: a tokenizer of equal ones is kept."""
     sample: Callable[[int], Iterable[str]]
     """Returns about so many bytes of the text, in strings whose words are few enough for a list in memory."""
+
+
+def up_to(size: int, texts: Iterable[str]) -> Iterator[str]:
+    """Yields texts of about so many bytes in all, from the front."""
+    for text in texts:
+        size -= len(text.encode())
+        if size < 0:
+            return
+        yield text

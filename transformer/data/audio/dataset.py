@@ -1,7 +1,6 @@
 """Datasets of recordings with transcripts, and a tokenizer."""
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 from transformer.data.audio.config import AudioConfig
@@ -17,7 +16,7 @@ from transformer.data.tokenized import TokenizedDataset
 from transformer.errors import UserError
 from transformer.tokenizers.kinds import check_vocabulary, make_tokenizer
 from transformer.tokenizers.tokenizer import Tokenizer
-from transformer.tokenizers.training_text import TrainingText
+from transformer.tokenizers.training_text import TrainingText, up_to
 from transformer.tokenizers.vocabulary import Vocabulary
 
 
@@ -53,7 +52,7 @@ def open_audio(
     train, validation = open_sources(config, whole=whole)
     if tokenizer is None:
         source = validation if train is None else train
-        said = TrainingText(lambda: [source.fingerprint], lambda size: _up_to(size, source))
+        said = TrainingText(lambda: [source.fingerprint], lambda size: up_to(size, source.transcripts()))
         tokenizer = make_tokenizer(config.tokenizer, vocab_size, said, Path(config.cache_dir).expanduser())
     check_vocabulary(tokenizer, vocab_size)
     contents = [source.fingerprint for source in (train, validation) if source is not None]
@@ -83,12 +82,3 @@ def open_audio(
 def _summary(train: SoundSource | None, validation: SoundSource) -> str:
     of_training = "" if train is None else f"{len(train):,} recordings to train on, "
     return f"{of_training}{len(validation):,} to validate"
-
-
-def _up_to(size: int, source: SoundSource) -> Iterator[str]:
-    """Yields transcripts of about so many bytes in all, from the front."""
-    for transcript in source.transcripts():
-        size -= len(transcript.encode())
-        if size < 0:
-            return
-        yield transcript

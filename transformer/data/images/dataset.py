@@ -2,9 +2,8 @@
 
 import dataclasses
 import functools
-import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from transformer.data.tokenized import TokenizedDataset
 from transformer.errors import UserError
 from transformer.tokenizers.kinds import check_vocabulary, make_tokenizer
 from transformer.tokenizers.tokenizer import Tokenizer
-from transformer.tokenizers.training_text import TrainingText
+from transformer.tokenizers.training_text import TrainingText, up_to
 from transformer.tokenizers.vocabulary import Vocabulary
 
 
@@ -74,7 +73,7 @@ def open_images(
     damaged = Damaged(cache_dir / "left-out" / f"{digest(contents)}.txt" if config.skip_damaged else None)
     if reading.captions and tokenizer is None:
         assert vocab_size is not None
-        said = TrainingText(lambda: [source.fingerprint], lambda size: _up_to(size, source.captions()))
+        said = TrainingText(lambda: [source.fingerprint], lambda size: up_to(size, source.captions()))
         tokenizer = make_tokenizer(config.tokenizer, vocab_size, said, cache_dir)
     if tokenizer is not None and vocab_size is not None:
         check_vocabulary(tokenizer, vocab_size)
@@ -124,9 +123,3 @@ def _summary(train: ImageSource | None, validation: ImageSource) -> str:
 
 def _json(preprocessing: Preprocessing, labels: tuple[str, ...]) -> bytes:
     return (json.dumps({**preprocessing.to_dict(), "labels": labels}, indent=2) + "\n").encode()
-
-
-def _up_to(size: int, texts: Sequence[str]) -> list[str]:
-    """Returns texts of about so many bytes in all, from the front."""
-    ends = itertools.accumulate(len(text.encode()) for text in texts)
-    return [text for text, end in zip(texts, ends, strict=True) if end <= size]
