@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.exhaustive import few
 from tools import convert as tool
 from transformer.errors import UserError
-from transformer.interop import families
+from transformer.interop import families, verify
 from transformer.interop.harmless import HARMLESS
 
 from . import parity
@@ -61,12 +61,17 @@ def head_of(kind):
     return KINDS[kind].head
 
 
+def read(kind, config):
+    """Returns the architecture of a config.json, with the head and the number of labels of the kind's tiny model."""
+    return family_of(kind).read_config(config, head_of(kind), KINDS[kind].num_labels)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_accepted_changes_none_of_transformers_outputs(kind):
     """Bit for bit; and it goes out as it came."""
     family, added = family_of(kind), {**WILD, **OWN.get(kind, {})}
     written = family.write_config(KINDS[kind])
-    assert family.read_config(written | added, head_of(kind)) == KINDS[kind]
+    assert read(kind, written | added) == KINDS[kind]
     assert set(family.bookkeeping(written | added)) >= added.keys() - REWRITTEN
 
     assert_same_outputs(parity.make_pair(family, KINDS[kind]), added)
@@ -81,14 +86,14 @@ def assert_same_outputs(pair, added):
     changed._attn_implementation = "eager"
     model = getattr(transformers, cls)(changed).eval()
     model.load_state_dict(pair.theirs.state_dict())
-    tokens = torch.arange(2, 9)[None]
-    named = {"decoder_input_ids": tokens} if pair.config.kind == "encoder_decoder" else {}
+    inputs = verify.their_inputs(verify.random_inputs(pair.config, 7, pad=None, eos=None))
+    named = {name: parity.tensor(array) for name, array in inputs.items()}
     with torch.no_grad():
-        have, want = model(tokens, **named), pair.theirs(tokens, **named)
-    for name in ("logits", "prediction_logits"):
-        if name in want:
-            np.testing.assert_array_equal(have[name].numpy(), want[name].numpy())
-    assert {"logits", "prediction_logits"} & set(want)
+        have, want = model(**named), pair.theirs(**named)
+    compared = {"logits", "prediction_logits", "logits_per_image"} & set(want)
+    for name in compared:
+        np.testing.assert_array_equal(have[name].numpy(), want[name].numpy())
+    assert compared
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -139,7 +144,7 @@ def test_null_is_accepted_where_it_is_transformers_default(kind):
     theirs = transformers.AutoConfig.for_model(kind).to_dict()
     mapped = {field.theirs for field in family.fields} | family.spelled.keys()
     for name in (name for name, value in theirs.items() if value is None and name not in mapped):
-        assert family.read_config(base | {name: None}, head_of(kind)) == KINDS[kind], name
+        assert read(kind, base | {name: None}) == KINDS[kind], name
 
 
 @pytest.mark.parametrize(
@@ -186,12 +191,20 @@ _JSON = st.one_of(
 )
 
 
-def wrong(value, right):
+SIGNED = {"logit_scale_init_value", "layerscale_value"}
+"""Numbers that may be negative: where a logarithm and a factor start."""
+
+
+def wrong(value, right, *, signed=False):
     """Whether a value is surely none for a field that may be `right`."""
     if isinstance(right, bool) or right is None:
         return right is not None and not isinstance(value, bool)
     if isinstance(right, float):
-        return isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e308
+        return (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not (-1e308 if signed else 0) <= value <= 1e308
+        )
     if isinstance(right, int):
         return type(value) is not int or value < 0
     return isinstance(right, str) and not isinstance(value, str)
@@ -231,7 +244,7 @@ def test_a_bad_value_of_any_field_is_one_line_that_names_it(kind, data):
     name = data.draw(st.sampled_from(sorted(names)))
     value = data.draw(_JSON)
     message = refusal(family, base | {name: value}, head_of(kind))
-    if name in base and wrong(value, base[name]) and not (value is None and name in NULLABLE):
+    if name in base and wrong(value, base[name], signed=name in SIGNED) and not (value is None and name in NULLABLE):
         assert message is not None
         assert name in message
     assert "\n" not in (message or "")

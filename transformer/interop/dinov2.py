@@ -52,6 +52,8 @@ def _table(config: Dinov2Config) -> Table:
 def _normalise(config: dict[str, Any]) -> dict[str, Any]:
     """Returns the config with the feed-forward layers' width, which Transformers gives as a multiple of the width."""
     ratio, width = config.pop("mlp_ratio", 4), config.get("hidden_size", 768)
+    if ratio is None or ratio <= 0:
+        raise UserError(f"config.json: mlp_ratio = {ratio} is not a number above 0")
     if ratio * width != int(ratio * width):
         raise UserError(f"config.json: mlp_ratio = {ratio}: {ratio} x hidden_size {width} is no whole number")
     return config | {"intermediate_size": int(ratio * width)}
