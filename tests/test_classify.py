@@ -10,7 +10,8 @@ from PIL import Image
 import configs
 from tests.data.images.pictures import encoded, picture
 from tests.tool_calls import caller, refuser
-from tools import classify
+from tools import classify, evaluate
+from transformer import command
 from transformer.data.images.config import ImagesConfig
 from transformer.inference.image_classifier import ImageClassifier, rollout
 from transformer.inference.restored import restore
@@ -92,3 +93,17 @@ def test_the_command_prints_classes_and_draws(trained, files, tmp_path, capsys):
 )
 def test_what_will_not_do_is_a_line(flags, words, trained, capsys):
     assert words in refuser(caller(classify.main, capsys))(trained, *flags)
+
+
+def test_the_encoder_of_a_run_is_probed(trained, monkeypatch, capsys):
+    monkeypatch.setattr(command, "start_jax", lambda **_: None)
+    call = caller(evaluate.main, capsys)
+    code, said, _ = call(trained, "--metric", "probe", "--per-class", 4)
+    first, *rows = said.splitlines()
+    assert (code, first.split(", ")[0]) == (0, "linear probe: 40 images to learn from")
+    found = {row.split(" accuracy ")[0].strip(): float(row.split(" accuracy ")[1]) for row in rows}
+    assert found.keys() == {"its features", "an untrained one's", "pixels"}
+    assert found["pixels"] > 0.6
+    refused = refuser(call)
+    assert "--per-class is for --metric probe" in refused(trained, "--per-class", 4)
+    assert "only a model of images and texts" in refused(trained, "--metric", "retrieval")

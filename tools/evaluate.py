@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -26,10 +26,12 @@ class Command:
 
     run: tyro.conf.Positional[str]
     """A run folder, or one of its checkpoints (RUN/checkpoints/STEP)."""
-    metric: tuple[Literal["loss", "bleu", "chrf", "cer"], ...] = ("loss",)
+    metric: tuple[Literal["loss", "bleu", "chrf", "cer", "probe", "retrieval"], ...] = ("loss",)
     """loss: the objective's own, with its accuracies. bleu, chrf: of an encoder-decoder's answers to the sources,
     against the targets, by sacrebleu (BLEU detokenised, cased). cer: the character error rate of a speech model's
-    transcripts, decoded greedily, as they are written."""
+    transcripts, decoded greedily, as they are written. probe: how well logistic regression tells the classes of the
+    run's images by what its encoder makes of them, beside the same of an untrained encoder and of pixels.
+    retrieval: how often an image finds its caption, and a caption an image of it, among all of the validation split."""
     path: Annotated[str | None, tyro.conf.arg(aliases=["--data.path"])] = None
     """Other text or recordings, as the run's are, such as a test set: all of it is evaluated on. Of pairs: a file, a
     folder with test.en and test.de (or else val, or train), or the beginning of two parallel files' names
@@ -47,6 +49,8 @@ class Command:
     char or flores200 where words are not set apart by spaces."""
     limit: int | None = None
     """Pairs to answer, or recordings to transcribe, from the front; None: all."""
+    per_class: int | None = None
+    """Images of each class that a probe learns from, chosen by a fixed seed; None: all."""
     beams: int = 4
     """The beam search's width; 1 is greedy."""
     length_penalty: float = 1.0
@@ -63,9 +67,11 @@ def main(args: list[str]) -> None:
     """Runs the command line."""
     flags = command.parse(Command, args, prog="tools/evaluate.py")
     with command.flags_named(Command):
-        checks.at_least(flags, 1, "limit", "batch_size", "max_new_tokens")
+        checks.at_least(flags, 1, "limit", "batch_size", "max_new_tokens", "per_class")
     if flags.bleu_tokenize != "13a" and "bleu" not in flags.metric:
         raise UserError(f"--bleu-tokenize {flags.bleu_tokenize} is for --metric bleu")
+    if flags.per_class is not None and "probe" not in flags.metric:
+        raise UserError("--per-class is for --metric probe")
     if flags.out is not None:
         check_file(flags.out, "--out")
     command.start_jax()
@@ -83,7 +89,11 @@ def main(args: list[str]) -> None:
         restored = restore(source, experiment.execution)
         if "cer" in others:
             score_transcripts(restored, experiment, flags)
-        if texts := [metric for metric in others if metric != "cer"]:
+        if "probe" in others:
+            score_probe(restored, experiment, flags)
+        if "retrieval" in others:
+            score_retrieval(restored, experiment)
+        if texts := [metric for metric in others if metric in ("bleu", "chrf")]:
             score_answers(restored, experiment, texts, flags)
 
 
@@ -217,6 +227,55 @@ def score_transcripts(restored: "Restored", experiment: "Experiment", flags: Com
     print(
         f"\ncharacter error rate {100 * character_errors(pairs):.2f} %  ({whole:,} of {len(pairs):,} without an error)"
     )
+
+
+def score_probe(restored: "Restored", experiment: "Experiment", flags: Command) -> None:
+    """Prints how well the classes of the run's images are told by its encoder, by an untrained one, and by pixels."""
+    import jax
+
+    from transformer.data.images.config import ImagesConfig
+    from transformer.data.images.records import ImageReading
+    from transformer.data.kinds import open_dataset
+    from transformer.inference import probe
+
+    model: Any = experiment.model
+    if model.kind != "image_encoder" or not isinstance(experiment.data, ImagesConfig):
+        raise UserError(f"--metric probe is of encoders of images, and the run is a {model.family} model")
+    dataset = open_dataset(experiment.data, ImageReading(), vocab_size=None, input_size=model.input_size)
+    train = probe.Sample.of(dataset.train, progress=True)
+    test = probe.Sample.of([dataset.validation], progress=True)
+    train = train if flags.per_class is None else train.few(flags.per_class)
+    inputs = model.example_inputs()
+    untrained = restored.model.init({name: jax.random.key(0) for name in ("params", "kept")}, **inputs)["params"]
+    vectors = {
+        "its features": lambda images: probe.features(model, restored.model, restored.params, images),
+        "an untrained one's": lambda images: probe.features(model, restored.model, untrained, images),
+        "pixels": lambda images: images.reshape(len(images), -1),
+    }
+    print(f"linear probe: {len(train.labels):,} images to learn from, {len(test.labels):,} to tell")
+    for name, of in vectors.items():
+        right = probe.accuracy(of(train.images), train.labels, of(test.images), test.labels)
+        print(f"{name:20} accuracy {right:.4f}")
+
+
+def score_retrieval(restored: "Restored", experiment: "Experiment") -> None:
+    """Prints how well the images and captions of the validation split find each other."""
+    from transformer.data.kinds import open_dataset
+    from transformer.inference.zero_shot import TwoTowersReader, retrieval
+
+    model, reading = experiment.model, experiment.objective.reading(experiment.train.seq_len)
+    reader = TwoTowersReader(restored)  # refuses other models
+    dataset = open_dataset(
+        experiment.data,
+        reading,
+        vocab_size=model.vocab_size,
+        input_size=model.input_size,
+        tokenizer=restored.own_tokenizer,
+    )
+    found = retrieval(reader, dataset.validation)
+    print(f"retrieval: {found.images:,} images, {found.texts:,} different captions")
+    for name, shares in {"captions of images": found.texts_found, "images of captions": found.images_found}.items():
+        print(f"{name:20} " + ", ".join(f"recall@{k} {share:.4f}" for k, share in shares.items()))
 
 
 def _reads_pairs(experiment: "Experiment") -> bool:

@@ -12,7 +12,7 @@ from tests.tiny_models import TINY, random_params
 from transformer.data.images.records import tokens_of
 from transformer.errors import UserError
 from transformer.inference.restored import Restored
-from transformer.inference.zero_shot import TwoTowersReader, recall
+from transformer.inference.zero_shot import TwoTowersReader, recall, retrieval
 from transformer.layers.execution import Execution
 from transformer.tokenizers.raw_bytes import ByteTokenizer
 
@@ -67,3 +67,32 @@ def test_what_cannot_be_read_is_refused(reader):
         reader.images([np.zeros((4, 4, 3), np.float32)])
     with pytest.raises(UserError, match="run is a bert model: only a model of images and texts"):
         TwoTowersReader(restored(TINY["bert"]))
+
+
+def captioned(texts, length=16):
+    """Returns records of random images with these captions; None: one that is left out."""
+    rows = [tokens_of(text or "", ByteTokenizer(), length) for text in texts]
+    there = [np.float32(text is not None) for text in texts]
+    made = zip(images(len(texts)), rows, there, strict=True)
+    return [{"image": image, "there": known, **row} for image, row, known in made]
+
+
+def test_retrieval_ranks_each_image_among_the_different_captions(reader):
+    texts = ["a cat", "a dog", "a cat", None, "a bird"]
+    found = retrieval(reader, captioned(texts), ks=(1, 2, 3))
+    assert (found.images, found.texts) == (4, 3)
+    names = ["a cat", "a dog", "a bird"]
+    kept = [image for image, text in zip(images(5), texts, strict=True) if text]
+    own = np.array([0, 1, 0, 2])
+    scores = reader.scores(reader.images(kept), reader.labels(names))
+    ranks = (scores > scores[np.arange(4), own][:, None]).sum(axis=1)
+    assert found.texts_found == {k: (ranks < k).mean() for k in (1, 2, 3)}
+    assert found.texts_found[3] == 1
+    best = [max(scores[own == text, text]) for text in range(3)]
+    of_text = np.array([(scores[:, text] > best[text]).sum() for text in range(3)])
+    assert found.images_found == {k: (of_text < k).mean() for k in (1, 2, 3)}
+
+
+def test_retrieval_without_images_is_refused(reader):
+    with pytest.raises(UserError, match="retrieval needs images with captions"):
+        retrieval(reader, captioned([None]))

@@ -5,13 +5,15 @@ Radford et al. 2021, section 3.1: a class is the mean of the vectors of the text
 Shape letters: B batch of images, N texts, L labels, P width of the vectors.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from transformer.data.images.records import tokens_of
+from transformer.data.records import Records
 from transformer.errors import UserError
 from transformer.inference.restored import Restored
 from transformer.inference.rows import batches
@@ -57,9 +59,13 @@ class TwoTowersReader:
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """Returns float32 [N, P], of length 1."""
-        rows = [tokens_of(text, self._tokenizer, self._length or 0) for text in texts]
+        return self.rows([tokens_of(text, self._tokenizer, self._length or 0) for text in texts])
+
+    def rows(self, rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+        """Returns float32 [N, P], of length 1, of texts as `tokens` and `segment_ids`, int32 [T] each."""
+        names = ("tokens", "segment_ids")
         return self._vectors(
-            rows, "texts_NP", lambda chosen: {name: np.stack([row[name] for row in chosen]) for name in rows[0]}
+            rows, "texts_NP", lambda chosen: {name: np.stack([row[name] for row in chosen]) for name in names}
         )
 
     def labels(self, labels: Sequence[str], templates: Sequence[str] = PLAIN) -> np.ndarray:
@@ -113,6 +119,47 @@ def recall(scores_BN: np.ndarray, right_B: np.ndarray, k: int) -> float:
     own_B1 = scores_BN[np.arange(len(right_B)), right_B][:, None]
     above_B = (scores_BN > own_B1).sum(axis=1) + (np.sum(scores_BN == own_B1, axis=1) - 1) / 2
     return float((above_B < k).mean())
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrieval:
+    """How well images and their texts find each other among all of a split."""
+
+    images: int
+    texts: int
+    """Different ones."""
+    texts_found: dict[int, float]
+    """k -> the share of images whose text is among the k that fit best."""
+    images_found: dict[int, float]
+    """k -> the share of texts of which an image is among the k that fit best."""
+
+
+def retrieval(reader: TwoTowersReader, records: Records, *, ks: Sequence[int] = (1, 5)) -> Retrieval:
+    """Returns how well all images and texts of some records, such as a validation split's, find each other.
+
+    Args:
+      reader: a model.
+      records: images and captions, of the length that the model was trained with; those left out do not count.
+      ks: of recall at k.
+
+    Raises:
+      UserError: there is none.
+    """
+    there = [record for record in (records[index] for index in range(len(records))) if record["there"]]
+    if not there:
+        raise UserError("retrieval needs images with captions, and there are none")
+    numbers: dict[bytes, int] = {}
+    text_of = np.array([numbers.setdefault(record["tokens"].tobytes(), len(numbers)) for record in there])
+    firsts = [there[row] for row in np.unique(text_of, return_index=True)[1]]
+    scores_BN = reader.scores(reader.images([record["image"] for record in there]), reader.rows(firsts))
+    own_BN = text_of[:, None] == np.arange(len(firsts))
+    best_N = np.where(own_BN, scores_BN, -np.inf).argmax(axis=0)
+    return Retrieval(
+        len(there),
+        len(firsts),
+        {k: recall(scores_BN, text_of, k) for k in ks},
+        {k: recall(scores_BN.T, best_N, k) for k in ks},
+    )
 
 
 def _of_length_1(x: np.ndarray) -> np.ndarray:

@@ -276,10 +276,20 @@ class ImageEncoder(nn.Module):
 
     def pooled(self, hidden_BTD: jax.Array, deterministic: bool) -> jax.Array:
         """Returns what the classifier reads of each image, [B, D] or [B, 2 D]."""
-        pooling = self.config.pooling
-        if pooling == "attention":
+        if self.config.pooling == "attention":
             return self.pooler(hidden_BTD, deterministic=deterministic)
-        if pooling == "class_token":
-            return hidden_BTD[:, 0]
-        mean_BD = hidden_BTD[:, self.config.extra_tokens :].astype(jnp.float32).mean(axis=1).astype(hidden_BTD.dtype)
-        return mean_BD if pooling == "mean" else jnp.concatenate([hidden_BTD[:, 0], mean_BD], axis=-1)
+        return read_off(hidden_BTD, self.config.pooling, self.config.extra_tokens)
+
+
+def read_off(hidden_BTD: jax.Array, pooling: Pooling, extra_tokens: int) -> jax.Array:
+    """Returns what a classifier without weights of its own reads of each image, [B, D] or [B, 2 D].
+
+    Args:
+      hidden_BTD: learned tokens, then patches.
+      pooling: what is read; not "attention".
+      extra_tokens: learned tokens before the patches.
+    """
+    if pooling == "class_token":
+        return hidden_BTD[:, 0]
+    mean_BD = hidden_BTD[:, extra_tokens:].astype(jnp.float32).mean(axis=1).astype(hidden_BTD.dtype)
+    return mean_BD if pooling == "mean" else jnp.concatenate([hidden_BTD[:, 0], mean_BD], axis=-1)
