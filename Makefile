@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test test-all test-published check bench crash faults cluster-test-packages study-gpt study-bert clean
+.PHONY: train test test-all test-published check bench crash faults cluster-test-packages study-gpt study-bert study-vit clean
 .DELETE_ON_ERROR:
 
 # Pinned installs: pyproject.toml says what is needed, constraints.txt which versions.
@@ -81,8 +81,9 @@ crash: $(VENV)/.installed
 faults: $(VENV)/.installed-test
 	$(BIN)/python -m tests.cluster.faults $(ARGS)
 
-# A scaling study from the plan to the page, some 25 minutes on two cores: studies/gpt, studies/bert. Again: goes on.
-study-gpt study-bert: study-%: $(VENV)/.installed-plot
+# A scaling study from the plan to the page, some 25 minutes on two cores: studies/gpt, studies/bert, studies/vit, which
+# reads a folder with Fashion-MNIST's idx files: make study-vit FASHION=FOLDER. Again: goes on.
+study-gpt study-bert study-vit: study-%: $(VENV)/.installed-plot
 	test -e studies/$*/study.json || $(BIN)/python tools/scaling.py plan studies/$* --preset $*-scaling --jobs 2 $(PLAN-$*)
 	$(BIN)/python tools/scaling.py run studies/$* --jobs 2
 	$(BIN)/python tools/scaling.py fit studies/$*
@@ -91,6 +92,9 @@ study-gpt study-bert: study-%: $(VENV)/.installed-plot
 SIZES := --sizes 6 --shape.layers 2 --shape.head-widths 8 --shape.multiple 8
 PLAN-gpt := --budgets 5e11 1.25e12 3.2e12 8e12 --tokens-per-param 30 --span 3 $(SIZES)
 PLAN-bert := --budgets 4e11 8e11 1.6e12 3.2e12 --tokens-per-param 30 --span 2.8 $(SIZES)
+FASHION := fashion-mnist
+PLAN-vit := --data.path $(FASHION) --budgets 1.5e11 3e11 6e11 1.2e12 --tokens-per-param 300 --span 3 --sizes 6 \
+	--shape.layers 2 --shape.head-widths 4 --shape.multiple 4
 
 clean:
 	rm -rf $(VENV) build *.egg-info
