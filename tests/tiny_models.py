@@ -20,6 +20,7 @@ from transformer.models.llama import LlamaConfig
 from transformer.models.marian import MarianConfig
 from transformer.models.olmoe import OlmoeConfig
 from transformer.models.roberta import RobertaConfig
+from transformer.models.siglip import SiglipConfig
 from transformer.models.spanbert import SpanBertConfig
 from transformer.models.t5 import T5Config
 from transformer.models.transformer import TransformerConfig
@@ -80,6 +81,7 @@ TINY = {
     ),
     "dinov2": Dinov2Config(**_IMAGES, registers=3, layer_scale=0.5),
     "clip": ClipConfig(**_TOWERS, projection_width=8, end_id=31),
+    "siglip": SiglipConfig(**_TOWERS),
 }  # fmt: skip
 
 

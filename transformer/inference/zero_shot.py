@@ -29,7 +29,7 @@ class TwoTowersReader:
       length: tokens of a text; longer ones are cut. None: as many as the model has positions for.
 
     Raises:
-      UserError: it is another model.
+      UserError: it is another model, or reads texts of another length.
     """
 
     def __init__(self, restored: Restored, *, batch: int = 64, length: int | None = None):
@@ -40,7 +40,10 @@ class TwoTowersReader:
                 "CLIP, tells images among texts"
             )
         self._params, self._batch, self._tokenizer = restored.params, batch, restored.tokenizer
-        self._length = architecture.longest_input if length is None else length
+        context = architecture.longest_input
+        self._length = context if length is None else length
+        if self._length != context and getattr(architecture, "reads_padding", False):
+            raise UserError(f"texts of {length} tokens, for a model that reads {context}, padding or not")
         self._size = architecture.input_size
         self._apply = jax.jit(restored.model.apply)
 
