@@ -5,6 +5,7 @@ from typing import Any
 from transformer.interop import two_towers
 from transformer.interop.engine import Rule, Table
 from transformer.interop.family import Family
+from transformer.interop.flax_names import FlaxClasses
 from transformer.interop.hf_config import Field
 from transformer.interop.images import patch_projection
 from transformer.interop.rules import dense, embedding, norm, under
@@ -75,5 +76,6 @@ FAMILIES = (
         normalise=_normalise,
         denormalise=_denormalise,
         fits=lambda config: config.end_id != _OLD_END,
+        flax=FlaxClasses(heads=("contrastive",)),
     ),
 )
