@@ -18,6 +18,7 @@ from configs import (
     moe,
     olmoe,
     roberta,
+    siglip,
     spanbert,
     t5,
     transformer,
@@ -29,7 +30,8 @@ from transformer.errors import UserError
 from transformer.training.experiment import Experiment
 
 _DECODERS = (gpt, gpt1, llama, moe, mixtral, olmoe, deepseek)
-_FAMILIES = (*_DECODERS, bert, roberta, albert, distilbert, spanbert, transformer, t5, bart, marian, vit, whisper, clip)
+_ENCODERS = (bert, roberta, albert, distilbert, spanbert, vit, clip, siglip)
+_FAMILIES = (*_DECODERS, *_ENCODERS, transformer, t5, bart, marian, whisper)
 PRESETS: dict[str, Preset] = {
     preset.name: preset for family in _FAMILIES for preset in vars(family).values() if isinstance(preset, Preset)
 }

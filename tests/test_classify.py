@@ -1,4 +1,4 @@
-"""tools/classify.py: classes of pictures by a run, where a model looks, and what is refused."""
+"""tools/classify.py: classes of pictures by a run, or labels; where a model looks, and what is refused."""
 
 import dataclasses
 
@@ -14,7 +14,9 @@ from tools import classify, evaluate
 from transformer import command
 from transformer.data.images.config import ImagesConfig
 from transformer.inference.image_classifier import ImageClassifier, rollout
+from transformer.inference.pictures import preprocessing_of
 from transformer.inference.restored import restore
+from transformer.inference.zero_shot import TwoTowersReader
 from transformer.parallel.mesh import MeshConfig
 from transformer.training import loop
 
@@ -92,7 +94,62 @@ def test_the_command_prints_classes_and_draws(trained, files, tmp_path, capsys):
     ],
 )
 def test_what_will_not_do_is_a_line(flags, words, trained, capsys):
-    assert words in refuser(caller(classify.main, capsys))(trained, *flags)
+    line = refuser(caller(classify.main, capsys))(trained, *flags)
+    assert words in line
+    assert "--data" not in line  # a flag of training
+
+
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory):
+    """A small CLIP, after an update on drawn shapes."""
+    experiment = configs.get("clip-shapes")
+    model = dataclasses.replace(
+        experiment.model, width=16, num_layers=1, num_heads=2, mlp_width=16, text_width=16, text_layers=1, text_heads=2,
+        text_mlp_width=16, projection_width=8,
+    )  # fmt: skip
+    train = dataclasses.replace(experiment.train, steps=1, batch_size=8, eval_batches=1)
+    folder = tmp_path_factory.mktemp("towers") / "run"
+    experiment = dataclasses.replace(experiment, model=model, train=train, mesh=MeshConfig(data=1))
+    loop.train(experiment, folder, report=lambda line: None)
+    return folder
+
+
+def test_labels_are_told_apart_by_a_model_of_images_and_texts(towers, files, capsys):
+    call = caller(classify.main, capsys)
+    labels = ["a red circle", "a blue square", "a cat"]
+    code, shown, said = call(towers, "--image", *files[:2], "--labels", *labels, "--template", "{}.", "this is {}")
+    assert code in (0, None), said
+    blocks = shown.split("--- ")[1:]
+    assert [block.splitlines()[0] for block in blocks] == [f"{file} ---" for file in files[:2]]
+    restored = restore(towers)
+    preprocessing, _ = preprocessing_of(restored)
+    images = [preprocessing(Image.open(file).convert("RGB")) for file in files[:2]]
+    want = TwoTowersReader(restored).probabilities(images, labels, ["{}.", "this is {}"])
+    for block, row in zip(blocks, want, strict=True):
+        lines = [line.split(maxsplit=1) for line in block.splitlines()[1:]]
+        assert {label: float(probability) for probability, label in lines} == pytest.approx(
+            dict(zip(labels, row.tolist(), strict=True)), abs=1e-4
+        )
+        assert [label for _, label in lines] == [labels[number] for number in np.argsort(-row)]
+    assert len(call(towers, "--image", files[0], "--labels", *labels, "--top", 2)[1].splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], 'a clip model, which has no classes of its own: give --labels "a cat" "a dog"'),
+        (["--labels", "a cat", "--template", "a photo"], "template 'a photo' has no {}"),
+        (["--labels", "a cat", "--attention", "a.png"], "--attention: "),
+    ],
+)
+def test_what_will_not_do_of_images_and_texts_is_a_line(flags, words, towers, files, capsys):
+    assert words in refuser(caller(classify.main, capsys))(towers, "--image", files[0], *flags)
+
+
+def test_labels_are_refused_by_a_model_that_reads_no_texts(trained, files, capsys):
+    refused = refuser(caller(classify.main, capsys))
+    assert "--labels: " in refused(trained, "--image", files[0], "--labels", "a cat")
+    assert "which reads no texts" in refused(trained, "--image", files[0], "--template", "a {}")
 
 
 def test_the_encoder_of_a_run_is_probed(trained, monkeypatch, capsys):

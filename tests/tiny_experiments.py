@@ -29,7 +29,7 @@ def experiment_of(model, *, objective=None, optimizer=None, execution=None, **tr
         "encoder_decoder": Seq2Seq(target_len=TARGETS),
         "speech": Transcription(),
         "image_encoder": ImageClassification(label_smoothing=0.1),
-        "two_towers": Contrastive("sigmoid", chunk=3),
+        "two_towers": Contrastive("sigmoid" if model.family == "siglip" else "softmax", chunk=3),
     }
     return Experiment(
         "tiny",

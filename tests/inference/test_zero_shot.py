@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,8 @@ from transformer.inference.zero_shot import TwoTowersReader, recall, retrieval
 from transformer.layers.execution import Execution
 from transformer.tokenizers.raw_bytes import ByteTokenizer
 
-CONFIG = dataclasses.replace(TINY["clip"], vocab_size=384, end_id=2)
+CLIP = dataclasses.replace(TINY["clip"], vocab_size=384, end_id=2)
+SIGLIP = dataclasses.replace(TINY["siglip"], vocab_size=384)
 LABELS = ("cat", "dog", "a bird")
 
 
@@ -27,21 +29,24 @@ def restored(config):
 
 @pytest.fixture(scope="module")
 def reader():
-    return TwoTowersReader(restored(CONFIG), batch=2)
+    return TwoTowersReader(restored(CLIP), batch=2)
 
 
 def images(count=3):
-    return list(np.random.default_rng(0).normal(size=(count, *CONFIG.input_size)).astype(np.float32))
+    return list(np.random.default_rng(0).normal(size=(count, *CLIP.input_size)).astype(np.float32))
 
 
-def test_probabilities_are_the_models_own(reader):
+@pytest.mark.parametrize("config", [CLIP, SIGLIP], ids=lambda config: config.family)
+def test_probabilities_are_the_models_own(config):
     rows = [tokens_of(label, ByteTokenizer(), 16) for label in LABELS]
     tokens, segments = (np.stack([row[name] for row in rows]) for name in ("tokens", "segment_ids"))
-    case = restored(CONFIG)
-    out = case.model.apply({"params": case.params}, jnp.stack(images()), tokens, segments)
+    case = restored(config)
+    out: Any = case.model.apply({"params": case.params}, jnp.stack(images()), tokens, segments)
     scores = np.exp(out.logits)
-    have = reader.probabilities(images(), LABELS)
-    np.testing.assert_allclose(have, scores / scores.sum(axis=1, keepdims=True), atol=1e-5)
+    # SigLIP learnt of each pair by itself whether it is one.
+    want = scores / (1 + scores) if config is SIGLIP else scores / scores.sum(axis=1, keepdims=True)
+    have = TwoTowersReader(case, batch=2).probabilities(images(), LABELS)
+    np.testing.assert_allclose(have, want, atol=1e-5)
 
 
 def test_a_label_is_the_mean_over_templates(reader):
@@ -67,6 +72,9 @@ def test_what_cannot_be_read_is_refused(reader):
         reader.images([np.zeros((4, 4, 3), np.float32)])
     with pytest.raises(UserError, match="run is a bert model: only a model of images and texts"):
         TwoTowersReader(restored(TINY["bert"]))
+    with pytest.raises(UserError, match="texts of 8 tokens, for a model that reads 16, padding or not"):
+        TwoTowersReader(restored(SIGLIP), length=8)
+    TwoTowersReader(restored(CLIP), length=8)
 
 
 def captioned(texts, length=16):

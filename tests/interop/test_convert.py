@@ -21,6 +21,7 @@ from transformer.errors import UserError
 from transformer.interop import convert, families, folder, weights
 from transformer.interop.gpt import GPT2
 from transformer.models.gpt import GPTConfig
+from transformer.models.siglip import SiglipConfig
 
 from . import parity
 
@@ -286,6 +287,7 @@ KINDS = {
     "dinov2": dataclasses.replace(TINY["dinov2"], registers=0, mlp_width=64),
     "dinov2_with_registers": dataclasses.replace(TINY["dinov2"], mlp_width=64),
     "clip": dataclasses.replace(TINY["clip"], end_id=None),
+    "siglip": dataclasses.replace(TINY["siglip"], initial_scale=SiglipConfig().initial_scale),
     "whisper": TINY["whisper"],
 }
 

@@ -80,9 +80,15 @@ def _arrays(path):
 def _inputs(stored, config):
     """Returns our inputs, and the number of choices where the rows are choices."""
     names = {"input_ids": "tokens", "attention_mask": "segment_ids", "token_type_ids": "token_types"}
-    flat = {name: stored[name].reshape(-1, stored[name].shape[-1]) for name in stored.files if name[:4] != "out_"}
+    images = {"images": stored["pixel_values"].transpose(0, 2, 3, 1)} if "pixel_values" in stored.files else {}
+    if config.kind == "image_encoder":
+        return images
+    read = [name for name in stored.files if name[:4] != "out_" and name != "pixel_values"]
+    flat = {name: stored[name].reshape(-1, stored[name].shape[-1]) for name in read}
     ours = {names[name.removeprefix("decoder_")]: array for name, array in flat.items() if name in names}
     ours |= {f"decoder_{names[name[8:]]}": array for name, array in flat.items() if name.startswith("decoder_")}
+    if config.kind == "two_towers":
+        return ours | images
     for prefix in ("", "decoder_") if config.kind == "encoder_decoder" else ("",):
         tokens = ours[f"{prefix}tokens"]
         ours[f"{prefix}positions"] = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
@@ -103,7 +109,7 @@ def test_parameters_are_the_pytorch_files_and_outputs_are_flax_ones(case, folder
     inputs = _inputs(stored, imported.architecture)
     outputs = jax.jit(imported.architecture.build(Execution()).apply)({"params": imported.params}, **inputs)
     theirs = {name[4:]: _Array(stored[name]) for name in stored.files if name.startswith("out_")}
-    real = inputs.get("decoder_segment_ids", inputs["segment_ids"]) > 0
+    real = inputs.get("decoder_segment_ids", inputs.get("segment_ids", np.ones((2, 1)))) > 0
     count = 0
     for name, have, want in compared(outputs, theirs):
         have = have.reshape(want.shape) if imported.architecture.head == "multiple_choice" else have

@@ -55,7 +55,12 @@ MIXTURES = {name: smooth(config) for name, config in TINY.items() if config.rout
 # gradient is 0.9 % off. So the latent is wider here, and the weights are exact (`make_params`): 0.6 %.
 DEEPSEEK = dataclasses.replace(MIXTURES["deepseek"], query_rank=32)
 T5 = dataclasses.replace(TINY["t5"], activation="gelu_tanh")  # T5 1.1 and mT5
-FAMILIES = TINY | MIXTURES | {"deepseek": DEEPSEEK, "t5": T5}
+# Nor is it a sum in two towers: with TINY's widths, and a text's vector of 8 numbers, the worst of CLIP's gradients is
+# 1.3 % off (the last queries of its text, read at one token a row) and of SigLIP's 1.2 %. More rows leave others as far
+# off; widths of twice as many numbers, whose rounding evens out, leave 0.8 and 0.9 %. So the towers are wider here.
+CLIP = dataclasses.replace(TINY["clip"], text_width=16, text_heads=4, projection_width=16)
+SIGLIP = dataclasses.replace(TINY["siglip"], width=32, mlp_width=32, text_width=32, text_heads=4)
+FAMILIES = TINY | MIXTURES | {"deepseek": DEEPSEEK, "t5": T5, "clip": CLIP, "siglip": SIGLIP}
 
 
 def make_batch(config, rng):
@@ -179,9 +184,7 @@ def check(config, most=0.01):
 
 @pytest.mark.parametrize("family", few(FAMILIES, "gpt"))
 def test_gradients_in_bfloat16(family):
-    # CLIP tells vectors from each other that start almost alike: its gradients are small differences, and a text's last
-    # queries, read at one token a row, are off by 1.3 %. With more rows others are off as much: it is no sum.
-    check(FAMILIES[family], most=0.015 if family == "clip" else 0.01)
+    check(FAMILIES[family])
 
 
 @pytest.mark.exhaustive

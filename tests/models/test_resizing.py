@@ -23,6 +23,7 @@ from transformer.models.marian import MarianConfig
 from transformer.models.olmoe import OlmoeConfig
 from transformer.models.resizing import Shaping, scaled, shallowest
 from transformer.models.roberta import RobertaConfig
+from transformer.models.siglip import SiglipConfig
 from transformer.models.spanbert import SpanBertConfig
 from transformer.models.transformer import TransformerConfig
 from transformer.models.whisper import WhisperConfig
@@ -49,6 +50,7 @@ BASES: dict[str, Architecture] = {
     "vit": configs.get("vit-b16").model,
     "dinov2": Dinov2Config(),
     "clip": ClipConfig(),
+    "siglip": SiglipConfig(),
     "whisper": WhisperConfig(num_decoder_layers=2),
 }
 

@@ -156,6 +156,13 @@ def test_texts_that_end_otherwise_are_refused(end_id):
         Contrastive().setting(shapes(CLIP), 56, dataclasses.replace(CLIP, end_id=end_id))
 
 
+def test_texts_of_another_length_than_a_model_that_reads_padding_are_refused():
+    siglip = dataclasses.replace(TINY["siglip"], vocab_size=384, context_length=64, image_size=32)
+    with pytest.raises(UserError, match=r"--train.seq-len 56: .*: give the 64 of --model.context-length"):
+        Contrastive("sigmoid").setting(shapes(siglip), 56, siglip)
+    Contrastive("sigmoid").setting(shapes(siglip), 64, siglip)
+
+
 def test_data_without_captions_are_refused():
     with pytest.raises(UserError, match="the objective contrastive reads captions"):
         Contrastive().setting(SimpleNamespace(), 56, CLIP)

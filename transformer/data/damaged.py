@@ -20,9 +20,9 @@ class Damaged:
         self._noted: set[str] = set()
 
     def note(self, error: UserError, name: str) -> None:
-        """Takes note of a sample that cannot be read; raises the error where none may be left out."""
+        """Takes note of a sample that cannot be read; raises UserError where none may be left out."""
         if self.path is None:
-            raise error
+            raise UserError(f"{error}; --data.skip-damaged True leaves such samples out") from error
         if name in self._noted:
             return
         self._noted.add(name)

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from transformer.data.images.preprocessing import PREPROCESSING, from_json
 from transformer.errors import UserError
+from transformer.inference.pictures import preprocessing_of
 from transformer.inference.restored import Restored
 
 
@@ -24,6 +24,12 @@ class Guess:
 
     label: str
     probability: float
+
+
+def likeliest(probabilities: np.ndarray, labels: Sequence[str], top: int) -> list[Guess]:
+    """Returns the `top` classes of the highest probabilities, the likeliest first."""
+    order = np.argsort(-probabilities, kind="stable")[:top]
+    return [Guess(labels[number], float(probabilities[number])) for number in map(int, order)]
 
 
 class ImageClassifier:
@@ -43,14 +49,9 @@ class ImageClassifier:
                 f"{restored.checkpoint} is a {architecture.family} model with the head {architecture.head}: it tells "
                 "no classes of images"
             )
-        path = restored.checkpoint / "record" / PREPROCESSING
-        if not path.exists():
-            raise UserError(
-                f"{restored.checkpoint} does not say how images are cut to size ({PREPROCESSING} is missing): import "
-                "it from a folder with its preprocessor_config.json"
-            )
-        self.preprocessing, labels = from_json(path.read_text())
-        self.labels = labels or tuple(map(str, range(architecture.num_labels)))
+        self.preprocessing, labels = preprocessing_of(restored)
+        unnamed = map(str, range(len(labels), architecture.num_labels))
+        self.labels = (*labels, *unnamed)
         self._architecture, self._model, self._params = architecture, restored.model, restored.params
 
         @jax.jit
@@ -79,9 +80,7 @@ class ImageClassifier:
                 rows = min(batch_size, len(pictures))  # the last batch is filled up: one shape, compiled once
                 filled = np.pad(images, ((0, rows - len(images)), (0, 0), (0, 0), (0, 0)))
                 probabilities = np.asarray(jax.nn.softmax(self._logits(self._params, filled)))[: len(images)]
-                for row in probabilities:
-                    order = np.argsort(-row, kind="stable")[:top]
-                    guesses.append([Guess(self._name(number), float(row[number])) for number in order])
+                guesses += [likeliest(row, self.labels, top) for row in probabilities]
                 bar.update(len(chosen))
         return guesses
 
@@ -101,9 +100,6 @@ class ImageClassifier:
         config = self._architecture
         rows = attention[..., 0, :] if config.pooling.startswith("class") else attention.mean(axis=-2)
         return rows[..., config.extra_tokens :].reshape(*rows.shape[:-1], config.side, config.side)
-
-    def _name(self, number: int) -> str:
-        return self.labels[number] if number < len(self.labels) else str(number)
 
 
 def attention_of(model: Any, params: Any, images: np.ndarray) -> jax.Array:

@@ -31,19 +31,23 @@ class TwoTowersReader:
       length: tokens of a text; longer ones are cut. None: as many as the model has positions for.
 
     Raises:
-      UserError: it is another model.
+      UserError: it is another model, or reads texts of another length.
     """
 
     def __init__(self, restored: Restored, *, batch: int = 64, length: int | None = None):
-        architecture = restored.architecture
+        architecture: Any = restored.architecture
         if architecture.kind != "two_towers":
             raise UserError(
                 f"{restored.checkpoint} is a {architecture.family} model: only a model of images and texts, such as "
                 "CLIP, tells images among texts"
             )
         self._params, self._batch, self._tokenizer = restored.params, batch, restored.tokenizer
-        self._length = architecture.longest_input if length is None else length
+        context = architecture.longest_input
+        self._length = context if length is None else length
+        if self._length != context and getattr(architecture, "reads_padding", False):
+            raise UserError(f"texts of {length} tokens, for a model that reads {context}, padding or not")
         self._size = architecture.input_size
+        self._each_alone = architecture.similarity_bias
         self._apply = jax.jit(restored.model.apply)
 
     def images(self, images: Sequence[np.ndarray]) -> np.ndarray:
@@ -94,8 +98,13 @@ class TwoTowersReader:
     def probabilities(
         self, images: Sequence[np.ndarray], labels: Sequence[str], templates: Sequence[str] = PLAIN
     ) -> np.ndarray:
-        """Returns float32 [B, L]: of each image, which of the labels it shows; arguments as above."""
-        return np.asarray(jax.nn.softmax(self.scores(self.images(images), self.labels(labels, templates)), axis=-1))
+        """Returns float32 [B, L]: of each image, which of the labels it shows; arguments as above.
+
+        They add up to 1, but of a model that learnt of each pair by itself whether it is one (SigLIP): its tell of
+        each label alone whether the image shows it.
+        """
+        scores_BL = self.scores(self.images(images), self.labels(labels, templates))
+        return np.asarray(jax.nn.sigmoid(scores_BL) if self._each_alone else jax.nn.softmax(scores_BL, axis=-1))
 
     def _vectors(self, items: Sequence[Any], name: str, inputs: Any) -> np.ndarray:
         """Returns a vector an item, a batch at a time."""

@@ -5,6 +5,7 @@ from typing import Any
 from transformer.interop import two_towers
 from transformer.interop.engine import Rule, Table
 from transformer.interop.family import Family
+from transformer.interop.flax_names import FlaxClasses
 from transformer.interop.hf_config import Field
 from transformer.interop.images import patch_projection
 from transformer.interop.rules import dense, embedding, norm, under
@@ -20,12 +21,6 @@ def _table(config: ClipConfig) -> Table:
         "pre_layrnorm": norm("embedding_norm"),
         "post_layernorm": norm("final_norm"),
     }
-    text = {
-        "embeddings.token_embedding": embedding("token_embedding"),
-        "embeddings.position_embedding": embedding("position_embedding"),
-        "final_layer_norm": norm("final_norm"),
-    }
-    layers = "encoder.layers.{layer}."
     projections = {
         "visual_projection": dense("image_projection", bias=False),
         "text_projection": dense("text_projection", bias=False),
@@ -33,14 +28,11 @@ def _table(config: ClipConfig) -> Table:
     return Table(
         rules=(
             Rule("vision_model.embeddings.class_embedding", ("backbone/vision/class_token/table/embedding",), FLAT),
-            *under("vision_model.", "backbone/vision/", vision),
-            *under(f"vision_model.{layers}", "backbone/vision/stack/layers/", two_towers.BLOCK),
-            *under("text_model.", "backbone/text/", text),
-            *under(f"text_model.{layers}", "backbone/text/stack/layers/", two_towers.BLOCK),
+            *two_towers.tower_rules(vision),
             *under("", "", projections),
             Rule("logit_scale", ("similarity/scale",)),
         ),
-        ignored=(r"(text|vision)_model\.embeddings\.position_ids",),
+        ignored=two_towers.IGNORED,
     )
 
 
@@ -84,5 +76,6 @@ FAMILIES = (
         normalise=_normalise,
         denormalise=_denormalise,
         fits=lambda config: config.end_id != _OLD_END,
+        flax=FlaxClasses(heads=("contrastive",)),
     ),
 )

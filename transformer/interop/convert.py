@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,12 +106,14 @@ def save(imported: Imported, path: Path, run: epath.PathLike) -> tuple[epath.Pat
     record[f"{ORIGIN}/{folder.CONFIG}"] = (path / folder.CONFIG).read_bytes()
     record[DTYPES] = checkpoint.to_json(imported.dtypes)
     record[provenance.NAME] = provenance.written_by("tools/convert.py import", [path])
-    if imported.architecture.vocab_size is None:
-        lines = _of_images(record, imported.architecture, json.loads((path / folder.CONFIG).read_bytes()))
-    else:
+    lines = []
+    if len(imported.architecture.input_size) == 3:
+        config = json.loads((path / folder.CONFIG).read_bytes())
+        lines += _of_images(record, kept, imported.architecture, config)
+    if imported.architecture.vocab_size is not None:
         tokenizer, notes = tokenizers.read(path, imported.architecture.vocab_size)
         record |= {f"tokenizer/{name}": content for name, content in tokenizer.items()}
-        lines = [f"tokenizer   {line}" for line in notes]
+        lines += [f"tokenizer   {line}" for line in notes]
     if (
         not imported.new and imported.architecture.vocab_size is not None
     ):  # a model with a new head is no longer a model of sentences
@@ -126,12 +129,13 @@ def save(imported: Imported, path: Path, run: epath.PathLike) -> tuple[epath.Pat
     return checkpoint_dir, lines
 
 
-def _of_images(record: dict[str, bytes], architecture: Architecture, config: dict[str, Any]) -> list[str]:
+def _of_images(
+    record: dict[str, bytes], files: Mapping[str, bytes], architecture: Architecture, config: dict[str, Any]
+) -> list[str]:
     """Adds to a record how an imported model's images are cut to size, and returns lines about that."""
-    content = record.get(f"{ORIGIN}/{preprocessing.FILE}")
-    if content is None:
+    cut = preprocessing.read(files, architecture.input_size[2])
+    if cut is None:
         return [f"images      the folder has no {preprocessing.FILE}: tools/classify.py cannot tell how to cut them"]
-    cut = preprocessing.read(content, architecture.input_size[2])
     names = config.get("id2label") or {}
     labels = [str(names.get(str(number), number)) for number in range(architecture.num_labels)]
     labels = labels if architecture.head == "image_classification" else []

@@ -8,6 +8,8 @@ from transformer.data.images.preprocessing import Preprocessing
 from transformer.errors import UserError
 
 FILE = "preprocessor_config.json"
+_WHOLE = "processor_config.json"
+"""Where Transformers 5 keeps the same beside a tokenizer's, of models of images and texts; it comes first there."""
 
 _RESAMPLES = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers -> our names."""
@@ -32,20 +34,19 @@ _KINDS = {"vit": "ViTImageProcessor", "dinov2": "BitImageProcessor", "clip": "CL
 """Family -> the processor that its models come with."""
 
 
-def read(content: bytes, channels: int) -> Preprocessing:
-    """Returns how a folder's processor makes arrays of pictures.
+def read(files: Mapping[str, bytes], channels: int) -> Preprocessing | None:
+    """Returns how a folder's processor makes arrays of pictures; None: the folder has none.
 
     Args:
-      content: preprocessor_config.json.
+      files: the folder's, by name.
       channels: the model's.
 
     Raises:
       UserError: a field that would change the numbers and is not supported, by name.
     """
-    try:
-        config = json.loads(content)
-    except ValueError as error:
-        raise UserError(f"{FILE}: not JSON ({error})") from error
+    config = _object(files, _WHOLE).get("image_processor") or _object(files, FILE)
+    if not config:
+        return None
     name = config.get("image_processor_type") or config.get("feature_extractor_type") or ""
     known = next((values for begin, values in _DEFAULTS.items() if name.startswith(begin)), None)
     if known is None:
@@ -75,9 +76,9 @@ def read(content: bytes, channels: int) -> Preprocessing:
 
 def write(preprocessing: Preprocessing, family: str) -> bytes:
     """Returns the preprocessor_config.json of how pictures are cut, for a family's processor."""
-    kind = "CLIPImageProcessor" if preprocessing.resize == "crop" and family == "vit" else _KINDS[family]
-    side = {"height": preprocessing.size, "width": preprocessing.size}
     crops = preprocessing.resize == "crop"
+    kind = "CLIPImageProcessor" if crops and family in ("vit", "siglip") else _KINDS[family]
+    side = {"height": preprocessing.size, "width": preprocessing.size}
     config = {
         "image_processor_type": kind,
         "do_resize": True,
@@ -92,6 +93,17 @@ def write(preprocessing: Preprocessing, family: str) -> bytes:
         "image_std": _each(preprocessing.std, preprocessing.channels),
     }
     return (json.dumps(config, indent=2) + "\n").encode()
+
+
+def _object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    """Returns the JSON object of a file, empty where there is no such file."""
+    try:
+        content = json.loads(files.get(name, b"{}"))
+    except ValueError as error:
+        raise UserError(f"{name}: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{name}: not a JSON object")
+    return content
 
 
 def _side(size: Any, field: str) -> int:

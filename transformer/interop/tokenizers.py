@@ -31,6 +31,7 @@ _KEPT = (
     "chat_template.jinja",
     "generation_config.json",
     "preprocessor_config.json",
+    "processor_config.json",
     "vocab.txt",
     "vocab.json",
     "merges.txt",

@@ -5,14 +5,15 @@ from typing import Any
 
 from transformer.errors import UserError
 from transformer.interop import hf_config
+from transformer.interop.engine import Rule
 from transformer.interop.hf_config import ACTIVATIONS, Field
-from transformer.interop.rules import Part, dense, norm
+from transformer.interop.rules import Part, dense, embedding, norm, under
 
 TOWERS = ("text", "vision")
 SPELLED = {f"{tower}_config{ending}": dict for tower in TOWERS for ending in ("", "_dict")}
 """Fields of config.json that `nested` takes apart; `_dict`: what older files have beside the other."""
 
-BLOCK: dict[str, Part] = {
+_BLOCK: dict[str, Part] = {
     **{
         f"self_attn.{theirs}": dense(f"attention/{ours}", inputs=2 if ours == "out" else 1)
         for theirs, ours in {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "out"}.items()
@@ -23,6 +24,24 @@ BLOCK: dict[str, Part] = {
     "layer_norm2": norm("mlp_norm"),
 }
 """The modules of a layer, in both towers."""
+_TEXT: dict[str, Part] = {
+    "embeddings.token_embedding": embedding("token_embedding"),
+    "embeddings.position_embedding": embedding("position_embedding"),
+    "final_layer_norm": norm("final_norm"),
+}
+IGNORED = (r"(text|vision)_model\.embeddings\.position_ids",)
+"""`Table.ignored`: buffers of older files."""
+
+
+def tower_rules(vision: Mapping[str, Part]) -> tuple[Rule, ...]:
+    """Returns the rules of both towers; the argument is the tower of images beside its layers."""
+    layers = "encoder.layers.{layer}."
+    return (
+        *under("vision_model.", "backbone/vision/", vision),
+        *under(f"vision_model.{layers}", "backbone/vision/stack/layers/", _BLOCK),
+        *under("text_model.", "backbone/text/", _TEXT),
+        *under(f"text_model.{layers}", "backbone/text/stack/layers/", _BLOCK),
+    )
 
 
 def tower_fields(defaults: Mapping[str, Any]) -> tuple[Field, ...]:

@@ -21,6 +21,7 @@ from transformer.models.llama import LlamaConfig
 from transformer.models.marian import MarianConfig
 from transformer.models.olmoe import OlmoeConfig
 from transformer.models.roberta import RobertaConfig
+from transformer.models.siglip import SiglipConfig
 from transformer.models.spanbert import SpanBertConfig
 from transformer.models.t5 import T5Config
 from transformer.models.transformer import TransformerConfig
@@ -47,6 +48,7 @@ FAMILIES: dict[str, type[Architecture]] = {
         ViTConfig,
         Dinov2Config,
         ClipConfig,
+        SiglipConfig,
         WhisperConfig,
     )
 }

@@ -37,6 +37,8 @@ class TwoTowersConfig(Architecture):
     """Whether a token of the text sees only those before it."""
     similarity_bias: ClassVar[bool]
     """Whether a learned number is added to all similarities."""
+    reads_padding: ClassVar[bool] = False
+    """Whether padding is read like any token: all texts are then padded to `context_length`."""
 
     image_size: int
     """Pixels of a side of the images that positions are learnt for."""

@@ -71,10 +71,14 @@ class Contrastive(Objective):
         return seq_len
 
     def setting(self, dataset: Dataset, seq_len: int, model: ModelInputs) -> None:
-        """Raises UserError where the data are no captions, or end in another token than the model reads."""
-        del seq_len
+        """Raises UserError where the data are no captions, or end in another token or place than the model reads."""
         if not isinstance(dataset, CaptionDataset):
             raise UserError(f"the objective {self.name} reads captions, and --data has none: choose another preset")
+        if getattr(model, "reads_padding", False) and seq_len != (context := getattr(model, "context_length")):  # noqa: B009
+            raise UserError(
+                f"--train.seq-len {seq_len}: the model reads a text at its last place, padding or not, which is the "
+                f"same wherever it is used: give the {context} of --model.context-length"
+            )
         if not hasattr(model, "end_id"):
             return
         _, after = dataset.tokenizer.template()

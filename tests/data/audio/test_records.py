@@ -76,7 +76,10 @@ def test_rows_that_will_not_do_are_refused_with_their_line(name, rows, words, tm
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"seconds": 1.3}, "0.wav: 1.30 seconds, and the model hears 1.2 at once: cut it"),
+        (
+            {"seconds": 1.3},
+            "0.wav: 1.30 seconds, and the model hears 1.2 at once: cut it; --data.skip-damaged True leaves",
+        ),
         ({"length": 5}, "0.wav: a transcript of 6 tokens, and --train.seq-len is 5: raise it"),
         ({"damage": True}, "0.wav: no sound that can be read"),
     ],

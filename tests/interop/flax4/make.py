@@ -95,6 +95,13 @@ BART = {
     "forced_eos_token_id": END,
     **SPECIALS,
 }
+TOWER = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20}
+CLIP = {
+    "text_config": {"vocab_size": VOCABULARY, "max_position_embeddings": 16, **TOWER, **SPECIALS},
+    "vision_config": {"image_size": 12, "patch_size": 4, **TOWER},
+    "projection_dim": 10,
+}
+VIT = {**TOWER, "image_size": 12, "patch_size": 4}
 
 ENCODER_HEADS = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 ENCODER_HEADS += ("ForMultipleChoice", "Model")
@@ -132,6 +139,9 @@ CASES |= {
     "LlamaForCausalLM-biases": ("LlamaForCausalLM", {**LLAMA, "attention_bias": True}, {}),
     "LlamaForCausalLM-tied": ("LlamaForCausalLM", {**LLAMA, "tie_word_embeddings": True}, {}),
     "T5ForConditionalGeneration-v1.1": ("T5ForConditionalGeneration", T5_V11, {}),
+    "CLIPModel": ("CLIPModel", CLIP, {}),
+    "ViTForImageClassification": ("ViTForImageClassification", VIT, {}),
+    "ViTModel": ("ViTModel", VIT, {}),
 }
 
 
@@ -153,6 +163,9 @@ def fill(params, seed, *, tied, zero_bias):
 def inputs_of(cls):
     """Returns the same inputs for every class of a kind: two rows, the second padded on the right."""
     random = np.random.RandomState(0)
+    pixels = random.standard_normal((2, 3, 12, 12)).astype(np.float32) if cls.startswith(("CLIP", "ViT")) else None
+    if cls.startswith("ViT"):
+        return {"pixel_values": pixels}
 
     def rows(length, padded):
         tokens, mask = random.randint(3, VOCABULARY, (2, length)), np.ones((2, length), int)
@@ -170,7 +183,8 @@ def inputs_of(cls):
     if cls.startswith(("T5", "MT5", "Bart", "Marian")):
         targets, target_mask = (tokens, mask) if "SequenceClass" in cls else rows(TARGET_LENGTH, 1)
         inputs |= {"decoder_input_ids": targets, "decoder_attention_mask": target_mask}
-    return {name: array.astype(np.int32) for name, array in inputs.items()}
+    inputs = {name: array.astype(np.int32) for name, array in inputs.items()}
+    return inputs if pixels is None else inputs | {"pixel_values": pixels}
 
 
 def run(model, inputs):
@@ -179,6 +193,12 @@ def run(model, inputs):
         inputs = {**inputs, "position_ids": np.tile(np.arange(LENGTH, dtype=np.int32), (2, 1))}
     outputs = model(**inputs)
     return {name: np.asarray(array, np.float32) for name, array in outputs.items() if hasattr(array, "shape")}
+
+
+def tensor(array):
+    """Returns PyTorch's tensor; integers as int64."""
+    out = torch.tensor(array)
+    return out if out.is_floating_point() else out.long()
 
 
 def largest(have, want):
@@ -192,7 +212,7 @@ def write(out):
     for seed, (case, (cls, fields, told)) in enumerate(CASES.items()):
         told, folder = dict(told), out / case
         how = told.pop("save", "float32")
-        labels = {"num_labels": LABELS} if "SequenceClass" in cls or "TokenClass" in cls else {}
+        labels = {"num_labels": LABELS} if "Classification" in cls else {}
         config_class = getattr(transformers, cls).config_class
         config = config_class(**fields, **labels)
         config.torch_dtype = None
@@ -219,7 +239,7 @@ def write(out):
         if fields.get("tie_word_embeddings") is False and "MaskedLM" in cls:
             add_decoder_bias(folder / "pytorch" / "model.safetensors")
         with torch.no_grad():
-            theirs = torch_model(**{name: torch.tensor(array).long() for name, array in inputs.items()})
+            theirs = torch_model(**{name: tensor(array) for name, array in inputs.items()})
         theirs = {name: theirs[name].numpy() for name in outputs}
         np.savez(folder / "flax.npz", **inputs, **{f"out_{name}": array for name, array in outputs.items()})
         size = sum(leaf.size for leaf in jax.tree_util.tree_leaves(params))

@@ -73,7 +73,7 @@ class SpeechRecords(Records):
         if len(samples) > frames * HOP:
             raise UserError(
                 f"{clip.name}: {len(samples) / RATE:.2f} seconds, and the model hears {frames * HOP / RATE:g} at once: "
-                "cut it, or leave such recordings out with --data.skip-damaged"
+                "cut it"
             )
         return log_mel(np.pad(samples, (0, frames * HOP - len(samples))), bins)
 
@@ -85,6 +85,6 @@ class SpeechRecords(Records):
         if len(ids) > self._reading.length:
             raise UserError(
                 f"{clip.name}: a transcript of {len(ids)} tokens, and --train.seq-len is {self._reading.length}: raise "
-                "it, or leave such recordings out with --data.skip-damaged"
+                "it"
             )
         return ids

@@ -38,16 +38,16 @@ def decode(content: bytes, name: str, channels: int) -> Image.Image:
             image = ImageOps.exif_transpose(image)
     except Image.UnidentifiedImageError:
         what = "it is empty" if not content else "it is no picture of a format that Pillow reads"
-        raise DamagedImage(f"{name}: {what}{_HINT}") from None
+        raise DamagedImage(f"{name}: {what}") from None
     except Exception as error:  # each format of Pillow's raises its own where a file is damaged
-        raise DamagedImage(f"{name}: the picture is damaged ({error}){_HINT}") from error
+        raise DamagedImage(f"{name}: the picture is damaged ({error})") from error
     if image.mode == "F":
-        raise DamagedImage(f"{name}: its pixels are of floating point, which are no brightness{_HINT}")
+        raise DamagedImage(f"{name}: its pixels are of floating point, which are no brightness")
     if image.mode == "I":
         pixels = np.asarray(image)
         least, most = int(pixels.min()), int(pixels.max())
         if least < 0 or most >= 2**16:
-            raise DamagedImage(f"{name}: its pixels run from {least} to {most}, beyond sixteen bits{_HINT}")
+            raise DamagedImage(f"{name}: its pixels run from {least} to {most}, beyond sixteen bits")
     return _with_channels(image, channels)
 
 
@@ -60,9 +60,6 @@ def from_array(pixels: np.ndarray, name: str, channels: int) -> Image.Image:
     if pixels.dtype == np.uint16:
         pixels = _eight_bits(pixels)
     return _with_channels(Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels), channels)
-
-
-_HINT = ": mend or remove it, or give --data.skip-damaged True to leave such images out"
 
 
 def _eight_bits(pixels: np.ndarray) -> np.ndarray:
