@@ -10,7 +10,9 @@ import pytest
 import train as command
 from tests import processes
 from tests.training.runs import evaluations, losses, rows, stopped, train
+from transformer.debugging.replay import replay
 from transformer.parallel.mesh import MeshConfig
+from transformer.training.run import Run
 
 STEPS, SAVED = 12, 4
 # Of every update a row, three evaluations and three checkpoints.
@@ -56,6 +58,15 @@ def test_a_stopped_run_goes_on_exactly(whole, tmp_path, monkeypatch):
     assert evaluations(tmp_path / "run") == evaluations(folder)
     assert len(rows(tmp_path / "run")) == len(rows(folder))
     jax.tree.map(np.testing.assert_array_equal, again.params, result.params)
+
+
+def test_a_replay_tells_the_loss_of_rows_that_have_one(whole):
+    """A row of two towers, alone, would have a loss of 0: there is nothing to tell it from."""
+    experiment, _, folder = whole
+    found = replay(Run(folder), 6, alone=False, report=lambda _: None)
+    assert found.metrics["loss"] == pytest.approx(losses(folder)[6], rel=1e-6)
+    have = {row.loss is not None for row in found.rows}
+    assert have == {experiment.objective.sums_over_examples}
 
 
 @pytest.mark.exhaustive
