@@ -38,7 +38,8 @@ class Command:
     devices: int = 8
     """Devices, made up, that the meshes are of."""
     shrink: bool = False
-    """Scale the model down to a few layers, heads and words, keeping its structure, and make up short text for it."""
+    """Scale the model down to a few layers, heads and words, keeping its structure, and make up short
+    text, small images or tones for it."""
     updates: int = 1
     """Updates: of each the loss is compared, of the first the gradients and what it changes."""
 
@@ -105,7 +106,8 @@ def check(flags: Command, folder: Path) -> Iterator["Verdict"]:
     batches = [rows[number] for number in range(flags.updates)]
     meshes = list(parallel_check.meshes(experiment, flags.devices))
     model, train = experiment.model, experiment.train
-    print(f"{experiment.name}: {model.num_params():,} parameters, {train.batch_size} rows of {train.seq_len}, float32")
+    size = " x ".join(f"{length:,}" for length in model.input_size or [train.seq_len])
+    print(f"{experiment.name}: {model.num_params():,} parameters, {train.batch_size} rows of {size}, float32")
     with tqdm(total=1 + sum(not mesh.refusal for mesh in meshes), unit="mesh", dynamic_ncols=True, leave=False) as bar:
         bar.set_description("one device")
         reference = parallel_check.Reference(experiment, batches)

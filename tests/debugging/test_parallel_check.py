@@ -10,7 +10,6 @@ from tests.exhaustive import few
 from tests.tiny_experiments import experiment_of
 from tests.tiny_models import TINY
 from tools import parallel_check as tool
-from transformer.data.text.config import TextConfig
 from transformer.debugging import parallel_check
 from transformer.debugging.parallel_check import Difference
 from transformer.debugging.shrunk_experiment import shrunk_experiment
@@ -90,14 +89,14 @@ def test_bad_input_is_one_line(args, words, call):
 
 
 # The last preset of each family: mostly its largest.
-SHRINKABLE = {
-    experiment.model.family: name
-    for name in configs.PRESETS
-    if isinstance((experiment := configs.get(name)).data, TextConfig)
-} | {"llama": "llama3-8b", "bart": "bart-large", "mixtral": "mixtral-8x7b", "qwen3": "qwen3-30b-a3b"}
+SHRINKABLE = {configs.get(name).model.family: name for name in configs.PRESETS}
+SHRINKABLE |= {"llama": "llama3-8b", "bart": "bart-large", "mixtral": "mixtral-8x7b", "qwen3": "qwen3-30b-a3b"}
+
+READERS = ("vit-b16", "mae-b16", "clip-b32", "whisper-large-v3")
+"""Presets of images and of speech."""
 
 
-@pytest.mark.parametrize("name", few(SHRINKABLE.values(), "llama3-8b", "bart-large"))
+@pytest.mark.parametrize("name", few(sorted({*SHRINKABLE.values(), *READERS}), "llama3-8b", "bart-large", *READERS))
 def test_shrinking_keeps_the_structure(name, tmp_path):
     preset = configs.get(name)
     small = shrunk_experiment(preset, tmp_path, devices=8)
@@ -120,7 +119,7 @@ def test_shrinking_keeps_the_structure(name, tmp_path):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("name", ["gpt-prefix-python"])
+@pytest.mark.parametrize("name", ["gpt-prefix-python", "mae-b16", "clip-b32", "whisper-tiny"])
 def test_a_preset_is_computed(name, call):
     code, out, _ = call(name, "--shrink", "--devices", "2")
     assert code == 0, out

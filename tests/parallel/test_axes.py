@@ -129,6 +129,18 @@ def test_neighbours_lie_along_tensor():
     [
         (MeshConfig(1, sequence=3), "gpt", "--mesh.sequence 3 does not divide the 16 places of --train.seq-len 16"),
         (MeshConfig(1, sequence=8), "t5", "--mesh.sequence 8 does not divide the 12 places of the objective's targets"),
+        (
+            MeshConfig(1, sequence=8),
+            "dinov2",
+            r"--mesh.sequence 8 does not divide the 20 places of an image, 16 patches and 4 learned tokens: change it, "
+            r"or --model.image-size or --model.patch-size or --model.class-token or --model.registers",
+        ),
+        (MeshConfig(1, sequence=2), "clip", "divide the 17 places of an image, 16 patches and 1 learned token: .*size"),
+        (
+            MeshConfig(1, sequence=3),
+            "whisper",
+            "divide the 8 places of a spectrogram, 16 frames, two a place: ",
+        ),
         (MeshConfig(3, expert=2), "gpt", r"8 rows are not divided by .*data x expert = 6 .*--mesh.data, --mesh.expert"),
         (MeshConfig(1, tensor=8), "gpt", r"heads' dimension of 4 is not divided by tensor = 8 .*--mesh.tensor"),
         (MeshConfig(1, pipeline=4), "llama", r"'layers' dimension of 2 is not divided by .*--mesh.pipeline"),

@@ -9,12 +9,19 @@ import numpy as np
 import pytest
 
 from tests.exhaustive import few
+from tests.tiny_experiments import ROWS, experiment_of
+from tests.tiny_experiments import batch_of as a_batch
 from tests.tiny_models import TINY, random_params
+from transformer.data.records import stack
+from transformer.debugging.parallel_check import Reference
 from transformer.errors import UserError
 from transformer.layers.execution import Execution
+from transformer.models.vit import ViTConfig
 from transformer.objectives.causal_lm import CausalLM
 from transformer.objectives.masked_lm import MaskedLM
+from transformer.objectives.masked_pixels import MaskedPixels
 from transformer.objectives.span_corruption import SpanCorruption
+from transformer.parallel.context import CONTEXTS
 from transformer.parallel.mesh import MeshConfig, make_mesh
 from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.program import Program
@@ -93,6 +100,52 @@ CASES = [
 def test_a_step_over_a_split_sequence_is_that_of_one_device(family, context):
     have = gradients(family, {"data": 1, "sequence": 4}, context=context)
     assert_equal(have, gradients(family, ONE))
+
+
+# Models of images and of speech whose lengths 2 divides: of two towers both, and of a masked autoencoder.
+READERS = {
+    "vit": TINY["vit"],
+    "mae": dataclasses.replace(
+        TINY["vit"], head="masked_pixels", pooling="mean", kept_patches=4, decoder_width=8, decoder_layers=1,
+        decoder_heads=2,
+    ),
+    "dinov2": TINY["dinov2"],
+    "clip": dataclasses.replace(TINY["clip"], image_size=6),
+    "whisper": TINY["whisper"],
+}  # fmt: skip
+
+
+def masked(model: ViTConfig, objective: MaskedPixels) -> dict:
+    """A batch of a masked autoencoder."""
+    rng = np.random.default_rng(0)
+    records = [{"image": rng.normal(size=model.input_size), "there": np.float32(1)} for _ in range(ROWS)]
+    records = [record | {"image": record["image"].astype(np.float32)} for record in records]
+    return stack([objective.example(record, rng, objective.bare_setting(0, model)) for record in records])
+
+
+@pytest.mark.parametrize(
+    ("name", "context"), few([(name, context) for name in READERS for context in CONTEXTS], ("whisper", "ring"))
+)
+def test_a_step_over_split_patches_or_frames_is_that_of_one_device(name, context):
+    model = READERS[name]
+    objective = MaskedPixels() if name == "mae" else None
+    experiment = experiment_of(model, objective=objective, execution=Execution(dtype="float32", context=context))
+    batch = masked(model, experiment.objective) if isinstance(experiment.objective, MaskedPixels) else a_batch(model)
+    reference = Reference(experiment, [batch], random_params(model))
+    assert reference.compare(MeshConfig(data=2, sequence=2)).first is None
+
+
+@pytest.mark.parametrize(("context", "collective"), [("gather", "all_gather"), ("ring", "ppermute")])
+@pytest.mark.parametrize("name", READERS)
+def test_patches_and_frames_are_split(name, context, collective):
+    model = READERS[name]
+    params = nn.meta.unbox(model.abstract_params())
+    with jax.set_mesh(make_mesh(MeshConfig(data=1, sequence=2))):
+        module = model.build(Execution(context=context))
+        jaxpr = jax.make_jaxpr(lambda params, inputs: module.apply({"params": params}, **inputs))
+        traced = str(jaxpr(params, model.example_inputs(B, 2)))
+    # Of both towers, of an encoder and of what answers it: each stack's.
+    assert traced.count(f"= {collective}[") >= 2 * len(model.stacks)
 
 
 @pytest.mark.parametrize(("context", "collective"), [("gather", "all_gather"), ("ring", "ppermute")])

@@ -117,6 +117,14 @@ def test_state_under_fsdp_8_is_an_eighth_of_a_copy():
         assert split[part] == pytest.approx(whole[part] / 8, rel=0.1), part
 
 
+def test_an_odd_number_of_places_compiles():
+    """Of an image's 197 places and 8 rows a device, Triton has no product, which XLA finds out too late."""
+    shape = ["--model.num-layers", "1", "--train.batch-size", "64", "--execution.attention", "xla"]
+    step = compiled("vit-b16", "--chips", "h100:8", *shape)
+    assert {one.kind for one in step.over("data")} == {"all-reduce"}
+    assert step.memory["peak"] > step.memory["state"] > 0
+
+
 def test_experts_gather_tokens_and_scatter_sums_once_a_layer_each_way():
     """A mixture of Mixtral's widths, its matrices gathered over fsdp as a dense layer's are."""
     layers, mlp_width = 4, 14_336

@@ -17,12 +17,13 @@ from transformer.parallel.collectives import Collective
 from transformer.parallel.hlo import Array
 from transformer.parallel.layout import batch_sharding
 from transformer.parallel.mesh import MeshConfig, make_mesh
-from transformer.planning import absent, report
+from transformer.planning import absent, report, step
 from transformer.planning.batch import abstract_batch
 from transformer.planning.chips import CHIPS, topology_of
 from transformer.planning.step import CompiledStep, Memory, bytes_of
 from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.program import Program
+from transformer.training.session import Session
 
 
 @pytest.mark.parametrize(
@@ -60,16 +61,62 @@ def test_a_compiler_that_is_not_installed_is_one_line(capsys, monkeypatch):
         assert f"pip install -c constraints.txt -e '.[{extra}]'" in line
 
 
+def test_cudnn_that_is_missing_where_a_program_is_made_is_one_line(monkeypatch):
+    """A model whose own examples have an even number of places needs it there already."""
+
+    def without(*_):
+        raise RuntimeError("cuDNN not found.")
+
+    monkeypatch.setattr(step, "devices_of", lambda _: jax.devices())
+    monkeypatch.setattr(step, "Program", without)
+    with pytest.raises(UserError, match="nvidia-cudnn-cu13, or choose --execution.attention xla"):
+        step.compile_step(EXPERIMENT, topology_of("h100:8"))
+
+
 @pytest.mark.parametrize(
     "preset",
-    few(sorted(configs.PRESETS), "gpt-prefix-python", "bert-python", "t5-python", "bart-python", "marian-python"),
-)
+    few(
+        sorted(configs.PRESETS), "gpt-prefix-python", "bert-python", "t5-python", "bart-python", "marian-python",
+        "vit-b16", "mae-b16", "clip-b32", "whisper-tiny",
+    ),
+)  # fmt: skip
 def test_a_preset_has_a_batch(preset):
     """The batch is its own objective's; its rows are those of the preset's update."""
     experiment = configs.get(preset)
+    model, train = experiment.model, experiment.train
     batch = abstract_batch(experiment, make_mesh(MeshConfig()))
-    assert {leaf.shape[0] for leaf in jax.tree.leaves(batch)} == {experiment.train.batch_size}
-    assert batch["inputs"]["tokens"].shape[1] == experiment.objective.input_length(experiment.train.seq_len)
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(batch)} == {train.batch_size}
+    of_whole_size = [leaf for name, leaf in batch["inputs"].items() if name in ("images", "features")]
+    assert [leaf.shape[1:] for leaf in of_whole_size] == [model.input_size] * bool(model.input_size)
+    if "tokens" in batch["inputs"]:
+        assert batch["inputs"]["tokens"].shape[1] == experiment.objective.input_length(train.seq_len)
+
+
+@pytest.mark.parametrize("preset", ["vit-digits", "mae-digits", "clip-shapes", "whisper-tones"])
+def test_a_planned_batch_has_the_shapes_and_dtypes_of_real_data(preset, tmp_path):
+    experiment = configs.get(preset)
+    data = dataclasses.replace(experiment.data, cache_dir=str(tmp_path))
+    experiment = dataclasses.replace(
+        experiment, data=data, train=dataclasses.replace(experiment.train, batch_size=8), mesh=MeshConfig(data=1)
+    )
+    planned = abstract_batch(experiment, make_mesh(MeshConfig(data=1)))
+    real = Session(experiment).training_rows[0]
+    sizes = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), batch) for batch in (planned, real)]
+    assert sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize(
+    ("preset", "line"),
+    [
+        ("gpt2-small", "gpt2-small: 512 rows of 1,024 tokens, packed"),
+        ("vit-b16", "vit-b16: 1,024 images of 224 x 224 x 3"),
+        ("clip-b32", "clip-b32: 32,768 images of 224 x 224 x 3 with 77 tokens"),
+        ("whisper-tiny", "whisper-tiny: 256 spectrograms of 3,000 x 80 with 448 tokens"),
+    ],
+)
+def test_a_report_says_what_a_step_reads(preset, line):
+    compiled = CompiledStep(make_mesh(MeshConfig(data=1)), Memory(0, 0, 0, 0, 0), [])
+    assert f"step       {line}" in report.summary(compiled, configs.get(preset), capacity=1)
 
 
 MODEL = GPTConfig(vocab_size=64, context_length=32, width=64, num_layers=2, num_heads=4, dropout=0.0)
@@ -130,12 +177,12 @@ def test_gathers_that_became_all_reduces_are_told(kinds, advised):
         return Collective(kind, ("fsdp",), False, 8, times, True, (array,), "", "")
 
     found = [over_fsdp(kind, times) for kind, times in kinds.items()]
-    step = CompiledStep(make_mesh(MeshConfig(data=1, fsdp=8)), Memory(0, 0, 0, 0, 0), found)
+    compiled = CompiledStep(make_mesh(MeshConfig(data=1, fsdp=8)), Memory(0, 0, 0, 0, 0), found)
     experiment = configs.get("gpt2-small")
-    lines = list(report.advice(step, experiment))
+    lines = list(report.advice(compiled, experiment))
     assert len(lines) == advised
     assert all("--mesh.data 4 --mesh.fsdp 2" in line for line in lines)
     train = dataclasses.replace(experiment.train, accumulation=2)
-    *same, note = report.advice(step, dataclasses.replace(experiment, train=train))
+    *same, note = report.advice(compiled, dataclasses.replace(experiment, train=train))
     assert same == lines
     assert "each of the 2 microbatches" in note

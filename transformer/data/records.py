@@ -9,12 +9,25 @@ from typing import Any
 
 import numpy as np
 
+from transformer.errors import UserError
+
 Record = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
     """Which records an objective reads of a dataset. Each kind of data has its own; this one leaves no choice."""
+
+    def padding(self, input_size: tuple[int, ...]) -> Record:
+        """Returns a record that is all padding: its arrays have the shapes and dtypes of every other's.
+
+        Args:
+          input_size: of the arrays that the model reads beside tokens, or in their place (`Architecture.input_size`).
+
+        Raises:
+          UserError: these shapes follow from the data alone.
+        """
+        raise UserError("the shapes of these records are not known before the data are read")
 
 
 class Records(abc.ABC):

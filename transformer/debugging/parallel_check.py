@@ -48,6 +48,12 @@ _LEAST = {"loss": 0.0, "metrics": 1e-3, "gradients": 1e-2, "update": 0.0}
 A gradient that is zero but for rounding (of a bias of keys, say) has no size of its own."""
 
 
+_LARGER = 4.0
+"""By how much weights are larger than an experiment's own beginning where examples are told from each other. A model
+that has learnt nothing makes nearly one vector of all of them, and the gradients of what tells them apart are
+differences of almost equal numbers: rounding, which one device changes too if it reads the rows in another order."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """What some updates came to on one mesh, on the host."""
@@ -107,7 +113,7 @@ class Reference:
       experiment: what is computed; its mesh is left aside.
       batches: one an update, global, in numpy.
       params: the parameters to begin with, in numpy, and an optimizer that remembers nothing; None: the experiment's
-        own beginning.
+        own beginning (`_LARGER`, where examples are told from each other).
     """
 
     def __init__(self, experiment: Experiment, batches: Sequence[Mapping[str, Any]], params: Any = None):
@@ -118,6 +124,11 @@ class Reference:
         if params is None:
             with jax.set_mesh(self._mesh):
                 self._state: TrainState = jax.tree.map(np.asarray, self._program.init())
+            if not experiment.objective.sums_over_examples:
+                larger = jax.tree.map(
+                    lambda leaf: leaf * np.float32(_LARGER) if leaf.ndim > 1 else leaf, self._state.params
+                )
+                self._state = dataclasses.replace(self._state, params=larger)
         else:
             zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), self._program.abstract)
             self._state = dataclasses.replace(zeros, params=params)

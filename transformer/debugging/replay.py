@@ -39,7 +39,7 @@ class Sample:
     skipped: bool
     """Whether the run left it out."""
     loss: float | None
-    """Loss without dropout, nats a target; None for a row without targets."""
+    """Loss without dropout, nats a target; None for a row without targets, or where only a whole batch has a loss."""
     texts: tuple[str, ...]
     """Texts of the record: one, or source and target."""
 
@@ -163,9 +163,11 @@ def _rows(session: Session, params: Any, step: int) -> list[Sample]:
     training_rows: Any = session.training_rows
     batch = dict(training_rows[step - 1])
     for number, sample in enumerate(samples_of(session, step)):
-        row = jax.tree.map(lambda x, at=number: x[at : at + 1], batch)
-        sums = jax.device_get(session.program.evaluate(params, row))
-        loss = float(sums.metrics["nll"] / sums.weight) if sums.weight else None
+        loss = None
+        if experiment.objective.sums_over_examples:
+            row = jax.tree.map(lambda x, at=number: x[at : at + 1], batch)
+            sums = jax.device_get(session.program.evaluate(params, row))
+            loss = float(sums.metrics["nll"] / sums.weight) if sums.weight else None
         texts = dataset.show(dataset.train[sample["corpus"]][sample["record"]])
         rows.append(Sample(**{**sample, "corpus": _name(experiment, sample["corpus"]), "loss": loss, "texts": texts}))
     return sorted(rows, key=lambda row: (row.loss is None, -math.inf if _bad(row.loss) else -(row.loss or 0)))

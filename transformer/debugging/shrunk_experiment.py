@@ -1,15 +1,22 @@
-"""An experiment made so small that it runs in seconds, on made-up text: what a check of meshes computes with."""
+"""An experiment made so small that it runs in seconds, on made-up data: what a check of meshes computes with."""
 
 import dataclasses
 import json
 import random
 from pathlib import Path
 
+from transformer.data.audio.config import AudioConfig
+from transformer.data.dataset import DataConfig
+from transformer.data.images.config import ImagesConfig
+from transformer.data.images.embedded import Digits
+from transformer.data.images.records import ImageReading
 from transformer.data.pairs.rows import PairReading
+from transformer.data.records import Reading
 from transformer.data.text.config import TextConfig
 from transformer.errors import UserError
 from transformer.models.shrinking import shrunk
 from transformer.mup.parametrization import MupConfig
+from transformer.tokenizers.raw_bytes import ByteTokenizer
 from transformer.training.experiment import Experiment
 from transformer.transfer.config import InitConfig
 
@@ -18,40 +25,57 @@ _SYLLABLES = ("ba", "de", "fi", "go", "lu", "ma", "ne", "pi", "ro", "su", "ta", 
 
 
 def shrunk_experiment(experiment: Experiment, folder: Path, *, devices: int) -> Experiment:
-    """Returns the experiment with a small model, short rows and a made-up corpus of bytes; its structure stays.
+    """Returns the experiment with a small model, short rows and made-up data; its structure stays.
+
+    Text is a corpus of bytes; images are drawn shapes with captions, or digits; speech is tones.
 
     Args:
-      experiment: of any model that reads tokens.
+      experiment: of any model.
       folder: where the corpus and what is made of it go.
       devices: two rows each are in a microbatch.
 
     Raises:
-      UserError: the data are no text, or the model's heads have no small size.
+      UserError: there are no made-up data of this kind, or the model's heads have no small size.
     """
-    if not isinstance(experiment.data, TextConfig):
-        raise UserError("--shrink makes up text, and this experiment's data are none: leave --shrink out")
     train, objective = experiment.train, experiment.objective
-    length = min(train.seq_len, LENGTH)
+    length, rows = min(train.seq_len, LENGTH), 2 * devices * train.accumulation
+    # Of tokens a row; of a loss over the whole batch, of its rows.
+    new, old = (length, train.seq_len) if objective.sums_over_examples else (rows, train.batch_size)
     shorter = {
-        "chunk": lambda chunk: max(chunk * length // train.seq_len, 1),
+        "chunk": lambda chunk: max(chunk * new // old, 1),
         "target_len": lambda target_len: min(target_len, length),
     }
     values = {name: getattr(objective, name, None) for name in shorter}
     objective = dataclasses.replace(
         objective, **{name: shorter[name](value) for name, value in values.items() if value is not None}
     )
-    pairs = isinstance(objective.reading(length), PairReading)
     return dataclasses.replace(
         experiment,
-        model=shrunk(experiment.model, vocab_size=WORDS, length=length, old_length=train.seq_len),
-        objective=objective,
-        data=TextConfig(path=str(_corpus(folder, pairs=pairs)), tokenizer="bytes", cache_dir=str(folder / "cache")),
-        mup=MupConfig(),
-        train=dataclasses.replace(
-            train, seq_len=length, batch_size=2 * devices * train.accumulation, skip_samples=(), steps=8
+        model=shrunk(
+            experiment.model, vocab_size=WORDS, length=length, old_length=train.seq_len, end_id=ByteTokenizer().eos_id,
+            classes=len(Digits.labels) if isinstance(experiment.data, ImagesConfig) else None,
         ),
+        objective=objective,
+        data=_data(experiment.data, objective.reading(length), folder),
+        mup=MupConfig(),
+        train=dataclasses.replace(train, seq_len=length, batch_size=rows, skip_samples=(), steps=8),
         init=InitConfig(),
-    )
+    )  # fmt: skip
+
+
+def _data(config: DataConfig, reading: Reading, folder: Path) -> DataConfig:
+    """Returns made-up data of the same kind."""
+    cache_dir = str(folder / "cache")
+    if isinstance(config, TextConfig):
+        path = str(_corpus(folder, pairs=isinstance(reading, PairReading)))
+        return TextConfig(path=path, tokenizer="bytes", cache_dir=cache_dir)
+    nothing = {"path": None, "tokenizer": "bytes", "cache_dir": cache_dir, "workers": 0}
+    if isinstance(config, ImagesConfig):
+        embedded = "shapes" if isinstance(reading, ImageReading) and reading.captions else "digits"
+        return dataclasses.replace(config, tfds=None, embedded=embedded, edge=None, **nothing)
+    if isinstance(config, AudioConfig):
+        return dataclasses.replace(config, **nothing)
+    raise UserError(f"--shrink makes up no {config.kind}, which this experiment's data are: leave --shrink out")
 
 
 def _corpus(folder: Path, *, pairs: bool) -> Path:

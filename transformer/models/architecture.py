@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import functools
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,6 +13,16 @@ from transformer.layers.execution import Execution
 from transformer.layers.experts_config import ExpertsConfig
 from transformer.models.counting import Counts, Places, TokenPlaces
 from transformer.params import Parameter, parameters
+
+
+class FixedLength(NamedTuple):
+    """The places of a stack that reads inputs of a fixed size."""
+
+    places: int
+    what: str
+    """What they are, in words."""
+    fields: tuple[str, ...]
+    """Fields of the config that change their number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +122,12 @@ class Architecture(abc.ABC):
         """Places that its first stack always has, of inputs whose size is fixed: patches and what joins them, frames;
         None: as many as it is given."""
         return None
+
+    @property
+    def fixed_lengths(self) -> tuple[FixedLength, ...]:
+        """The lengths that its stacks always have, of inputs whose size is fixed; that of a tower beside another, and
+        of a decoder of pixels, too."""
+        return ()
 
     @property
     def places(self) -> Places:

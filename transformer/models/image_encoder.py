@@ -21,7 +21,7 @@ from transformer.layers.heads import BackboneOutput, ClassificationHead, Classif
 from transformer.layers.norm_first import NormFirstBlock, NormFirstSizes
 from transformer.layers.patches import LearnedTokens, PatchEmbedding, PatchPositions, joined
 from transformer.layers.primitives import Dropout, Initializer, LayerNorm
-from transformer.models.architecture import Architecture
+from transformer.models.architecture import Architecture, FixedLength
 from transformer.models.counting import ImagePlaces
 from transformer.ops.attention import Mask
 from transformer.ops.elementwise import ACTIVATIONS
@@ -129,6 +129,11 @@ class ImageEncoderConfig(Architecture):
         return self.extra_tokens + self.side**2
 
     @property
+    def fixed_lengths(self) -> tuple[FixedLength, ...]:
+        fields = ("image_size", "patch_size", "class_token", "registers")
+        return (FixedLength(self.fixed_length, of_image(self.side**2, self.extra_tokens), fields),)
+
+    @property
     def places(self) -> ImagePlaces:
         return ImagePlaces(patches=self.side**2, tokens=self.fixed_length)
 
@@ -170,6 +175,12 @@ class ImageEncoderConfig(Architecture):
         """Returns inputs of the model, all zeros; the length of an image is fixed."""
         del length
         return {"images": jnp.zeros((batch, *self.input_size))}
+
+
+def of_image(patches: int, learned: int) -> str:
+    """Returns what the places of an image are, in words."""
+    tokens = f" and {learned} learned token{'s'[: learned > 1]}" if learned else ""
+    return f"an image, {patches} patches{tokens}"
 
 
 class ImageBackbone(nn.Module):

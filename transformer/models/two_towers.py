@@ -17,7 +17,7 @@ from transformer import checks
 from transformer.layers.execution import Execution, Stack
 from transformer.layers.norm_first import NormFirstBlock, NormFirstSizes
 from transformer.layers.primitives import Embedding, Initializer, LayerNorm, parameter
-from transformer.models.architecture import Architecture
+from transformer.models.architecture import Architecture, FixedLength
 from transformer.models.counting import Places, TwoTowersPlaces
 from transformer.models.image_encoder import ImageBackbone, ImageEncoderConfig
 from transformer.ops.attention import Mask
@@ -126,6 +126,10 @@ class TwoTowersConfig(Architecture):
     @property
     def input_size(self) -> tuple[int, int, int]:
         return self.vision.input_size
+
+    @property
+    def fixed_lengths(self) -> tuple[FixedLength, ...]:
+        return tuple(each._replace(fields=("image_size", "patch_size")) for each in self.vision.fixed_lengths)
 
     @property
     def places(self) -> Places:

@@ -24,8 +24,9 @@ from transformer.layers.heads import BackboneOutput, ClassificationHead, Classif
 from transformer.layers.norm_first import NormFirstBlock
 from transformer.layers.patches import LearnedTokens, joined
 from transformer.layers.primitives import LayerNorm, Linear
+from transformer.models.architecture import FixedLength
 from transformer.models.counting import ImagePlaces, MaskedImagePlaces
-from transformer.models.image_encoder import ImageBackbone, ImageEncoder, ImageEncoderConfig, ImageHead
+from transformer.models.image_encoder import ImageBackbone, ImageEncoder, ImageEncoderConfig, ImageHead, of_image
 from transformer.ops.attention import Mask
 from transformer.parallel.rules import RESIDUAL, constrain
 
@@ -69,6 +70,21 @@ class ViTConfig(ImageEncoderConfig):
     def fixed_length(self) -> int:
         patches = self.kept_patches if self.head == "masked_pixels" else self.side**2
         return self.extra_tokens + patches
+
+    @property
+    def fixed_lengths(self) -> tuple[FixedLength, ...]:
+        if self.head != "masked_pixels":
+            return super().fixed_lengths
+        read = of_image(self.kept_patches, self.extra_tokens)
+        told = of_image(self.side**2, int(self.class_token))
+        return (
+            FixedLength(self.fixed_length, f"{read}, that the encoder reads", ("kept_patches", "class_token")),
+            FixedLength(
+                int(self.class_token) + self.side**2,
+                f"{told}, that the decoder tells",
+                ("image_size", "patch_size", "class_token"),
+            ),
+        )
 
     @property
     def places(self) -> ImagePlaces:

@@ -21,6 +21,7 @@ from transformer.layers.execution import Execution, LayerOutput, Stack
 from transformer.layers.heads import BackboneOutput, ClassificationOutput, LanguageModelOutput
 from transformer.layers.norm_first import NormFirstBlock, NormFirstDecoderBlock, NormFirstSizes
 from transformer.layers.primitives import Dropout, Embedding, Initializer, LayerNorm, Linear, parameter
+from transformer.models.architecture import FixedLength
 from transformer.models.counting import TokenPlaces
 from transformer.models.encoder_decoder import AnsweringBackbone, AnsweringModel, EncoderDecoderConfig
 from transformer.ops.attention import Mask
@@ -110,6 +111,12 @@ class WhisperConfig(EncoderDecoderConfig):
     def fixed_length(self) -> int | None:
         """Places of the encoder."""
         return self.encoder_places
+
+    @property
+    def fixed_lengths(self) -> tuple[FixedLength, ...]:
+        """The length of the encoder's stack."""
+        what = f"a spectrogram, {self.frames:,} frames, two a place"
+        return (FixedLength(self.encoder_places, what, ("encoder_places",)),)
 
     @property
     def places(self) -> "SpeechPlaces":

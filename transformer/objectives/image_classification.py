@@ -52,6 +52,10 @@ class ImageClassification(Objective):
             )
         return model.num_labels
 
+    def bare_setting(self, seq_len: int, model: ModelInputs) -> int:
+        del seq_len
+        return model.num_labels
+
     def example(self, record: Record, rng: np.random.Generator, setting: int) -> dict[str, Any]:
         """Returns an image and the share of each class in it.
 

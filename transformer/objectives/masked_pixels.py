@@ -49,9 +49,12 @@ class MaskedPixels(Objective):
         return ImageReading()
 
     def setting(self, dataset: Dataset, seq_len: int, model: ModelInputs) -> _Patches:
-        del seq_len
         if not isinstance(dataset, ImageDataset):
             raise UserError(f"the objective {self.name} reads images, and --data has none: choose another preset")
+        return self.bare_setting(seq_len, model)
+
+    def bare_setting(self, seq_len: int, model: ModelInputs) -> _Patches:
+        del seq_len
         return _Patches(getattr(model, "patch_size"), getattr(model, "kept_patches"))  # noqa: B009 - of its models alone
 
     def example(self, record: Record, rng: np.random.Generator, setting: _Patches) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from transformer.data.records import Reading, Record, stack
 from transformer.data.tokenized import TokenizedDataset
 from transformer.errors import UserError
 from transformer.ops.cross_entropy import cross_entropy
+from transformer.tokenizers.raw_bytes import ByteTokenizer
 from transformer.tokenizers.vocabulary import Vocabulary
 
 
@@ -102,6 +103,19 @@ class Objective(abc.ABC):
         """
         del dataset, seq_len, model
 
+    def bare_setting(self, seq_len: int, model: ModelInputs) -> Any:
+        """Returns what `example` needs where there is no dataset: shapes of examples follow from it, and no values."""
+        del seq_len, model
+
+    def padding(self, seq_len: int, model: ModelInputs) -> dict[str, Any]:
+        """Returns an example of a record that is all padding, which has every example's shapes and dtypes.
+
+        Raises:
+          UserError: they follow from the data alone.
+        """
+        record = self.reading(seq_len).padding(model.input_size)
+        return self.example(record, np.random.default_rng(0), self.bare_setting(seq_len, model))
+
     @abc.abstractmethod
     def example(self, record: Record, rng: np.random.Generator, setting: Any) -> dict[str, Any]:
         """Returns `inputs` (the model's keyword arguments), `targets` and `weights` (float32), in numpy.
@@ -161,6 +175,9 @@ class TokenObjective(Objective):
         setting = Setting(dataset.vocabulary, seq_len, model.first_decoder_token)
         self.check(setting)
         return setting
+
+    def bare_setting(self, seq_len: int, model: ModelInputs) -> Setting:
+        return Setting(Vocabulary.of(ByteTokenizer()), seq_len, model.first_decoder_token)
 
     def check(self, setting: Setting) -> None:
         """Raises UserError where the tokenizer lacks what the examples need."""

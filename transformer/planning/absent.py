@@ -13,6 +13,9 @@ PACKAGES = {
     "tpu": ("libtpu",),
 }
 """Platform -> what compiles for it: the compiler, and for GPUs ptxas and libdevice."""
+OPTIONS = {"cuda": {"xla_gpu_enable_triton_gemm": False}, "tpu": {}}
+"""Platform -> what its compiler is told. With no GPU to try kernels on, XLA takes Triton's for any product, and for
+some there is none: of rows times an odd number of places, such as a ViT's 197. On a GPU it tries cuBLAS's, too."""
 _EXTRAS = {"cuda": "aot", "tpu": "tpu"}
 
 

@@ -22,7 +22,7 @@ def summary(step: CompiledStep, experiment: Experiment, capacity: int) -> Iterat
     yield f"devices    {step.mesh.size} x {step.mesh.devices.flat[0].device_kind}, {hosts} host{'s'[: hosts > 1]}"
     yield f"mesh       {described(step.mesh.shape)}"
     cut = f", in {train.accumulation} microbatches" if train.accumulation > 1 else ""
-    yield f"step       {experiment.name}: {train.batch_size:,} rows of {train.seq_len:,} tokens{cut}, packed"
+    yield f"step       {experiment.name}: {train.batch_size:,} {_rows(experiment)}{cut}"
     yield (
         f"memory     GiB a device: arguments {memory.arguments / GIB:.3f} (state {memory.state / GIB:.3f}, of which "
         f"parameters {memory.params / GIB:.3f}), temporaries {memory.temporaries / GIB:.3f}, "
@@ -33,6 +33,16 @@ def summary(step: CompiledStep, experiment: Experiment, capacity: int) -> Iterat
     else:
         share = memory.peak / capacity
         yield f"           {share:.0%} of the {capacity / GIB:.1f} GiB that a device has; libraries take some, too"
+
+
+def _rows(experiment: Experiment) -> str:
+    """Returns what an update reads so many of: `rows of 1,024 tokens, packed`."""
+    model, seq_len = experiment.model, experiment.train.seq_len
+    if not model.input_size:
+        return f"rows of {seq_len:,} tokens, packed"
+    images = len(model.input_size) == 3
+    what = f"{'images' if images else 'spectrograms'} of {' x '.join(f'{size:,}' for size in model.input_size)}"
+    return what if model.vocab_size is None else f"{what} with {seq_len:,} tokens"
 
 
 def advice(step: CompiledStep, experiment: Experiment) -> Iterator[str]:

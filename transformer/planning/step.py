@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from transformer.errors import UserError
 from transformer.parallel.collectives import Collective, read
-from transformer.planning.absent import devices_of
+from transformer.planning.absent import OPTIONS, devices_of
 from transformer.planning.batch import abstract_batch
 from transformer.planning.chips import Topology
 from transformer.training.experiment import Experiment
@@ -51,9 +51,10 @@ def compile_step(experiment: Experiment, topology: Topology) -> CompiledStep:
     """
     mesh = mesh_for(experiment, devices_of(topology))
     with jax.set_mesh(mesh):
-        program = Program(experiment, mesh)
         try:
-            compiled = program.lower(abstract_batch(experiment, mesh)).compile()
+            program = Program(experiment, mesh)
+            lowered = program.lower(abstract_batch(experiment, mesh))
+            compiled = lowered.compile(compiler_options=OPTIONS[topology.platform])
         except (JaxRuntimeError, RuntimeError) as error:
             raise _explained(error) from error
     stats, text = compiled.memory_analysis(), compiled.as_text()

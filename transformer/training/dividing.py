@@ -27,16 +27,24 @@ def check_batch(experiment: Experiment, mesh: Mesh | AbstractMesh) -> None:
             f"{' x '.join(axes)} = {parts} devices: change one of them (--mesh.{', --mesh.'.join(axes)})"
         )
     pipeline_on(mesh, experiment.execution.microbatches, rows)
-    sequence = mesh.shape["sequence"]
-    lengths = {
-        f"of --train.seq-len {train.seq_len}": experiment.objective.input_length(train.seq_len),
-        "of the objective's targets": experiment.lengths.target,
-    }
-    for what, length in lengths.items():
-        if length % sequence:
-            raise UserError(
-                f"--mesh.sequence {sequence} does not divide the {length} places {what}: change one of them"
-            )
+    _check_lengths(experiment, mesh.shape["sequence"])
+
+
+def _check_lengths(experiment: Experiment, sequence: int) -> None:
+    """Raises UserError where so many devices do not divide the places of each of the model's stacks."""
+    model, train, refused = experiment.model, experiment.train, f"--mesh.sequence {sequence} does not divide"
+    for places, what, fields in model.fixed_lengths:
+        if places % sequence:
+            flags = " or ".join(f"--model.{field.replace('_', '-')}" for field in fields)
+            raise UserError(f"{refused} the {places:,} places of {what}: change it, or {flags}")
+    tokens, targets = experiment.lengths
+    of_tokens, of_targets = f"of --train.seq-len {train.seq_len}", "of the objective's targets"
+    for places, what in (
+        (0 if model.fixed_length is not None else tokens, of_tokens),
+        (targets, of_tokens if targets == train.seq_len else of_targets),
+    ):
+        if places % sequence:
+            raise UserError(f"{refused} the {places} places {what}: change one of them")
 
 
 def check_kernels(experiment: Experiment, mesh: Mesh) -> None:

@@ -133,6 +133,7 @@ def test_captions_are_tokens_between_their_ends(tmp_path):
     [
         ({"mean": (0.1, 0.2)}, (8, 8, 3), "--data.mean has 2 numbers, and an image 3 channels"),
         ({}, (), "the model reads none"),
+        ({}, (8, 8, 2), r"--model.channels 2: images are read in grey \(1\) or in colours \(3\)"),
         ({"embedded": "shapes"}, (8, 8, 3), "captions and no classes"),
     ],
 )

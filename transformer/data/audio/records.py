@@ -19,6 +19,14 @@ class SpeechReading(Reading):
     length: int
     """T: tokens of a transcript, at most, with what frames it."""
 
+    def padding(self, input_size: tuple[int, ...]) -> Record:
+        return {
+            "features": np.zeros(input_size, np.float32),
+            "tokens": np.zeros(self.length, np.int32),
+            "segment_ids": np.zeros(self.length, np.int32),
+            "there": np.zeros((), np.float32),
+        }
+
 
 class SpeechRecords(Records):
     """Record i: `features` float32 [frames, bins], `tokens` and `segment_ids` int32[T], `there` (0: it is left out).

@@ -104,6 +104,8 @@ def open_images(
 def preprocessing_of(config: ImagesConfig, input_size: tuple[int, ...]) -> Preprocessing:
     """Returns how images become what a model reads; UserError where the config does not fit the model."""
     size, _, channels = input_size
+    if channels not in (1, 3):
+        raise UserError(f"--model.channels {channels}: images are read in grey (1) or in colours (3)")
     for name in ("mean", "std"):
         values = getattr(config, name)
         if len(values) not in (1, channels):

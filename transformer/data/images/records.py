@@ -24,6 +24,14 @@ class ImageReading(Reading):
     length: int = 0
     """T: tokens of a caption, at most; longer ones are cut, and keep their end."""
 
+    def padding(self, input_size: tuple[int, ...]) -> Record:
+        if self.captions:
+            said = {name: np.zeros(self.length, np.int32) for name in ("tokens", "segment_ids")}
+        else:
+            said = {"label": np.int32(0), "other_label": np.int32(0), "share": np.float32(0)}
+        record = {"image": np.zeros(input_size, np.float32), "there": np.float32(0), **said}
+        return {name: np.asarray(value) for name, value in record.items()}
+
 
 class ImageRecords(Records):
     """Record i: `image` float32 [size, size, C], `there` (1; 0 where it is left out), and its class or caption.

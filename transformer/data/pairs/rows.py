@@ -27,6 +27,11 @@ class PairReading(Reading):
     begin: bool = False
     """Whether each text begins with <s>."""
 
+    def padding(self, input_size: tuple[int, ...]) -> Record:
+        del input_size
+        sides, names = {"": self.length, "target_": self.target_length}, ("tokens", "positions", "segment_ids")
+        return {f"{side}{name}": np.zeros(length, np.int32) for side, length in sides.items() for name in names}
+
 
 class PairRows(TextRecords):
     """Rows of pairs from one part of the corpus, up to S tokens of sources and T of targets.

@@ -3,7 +3,9 @@
 import dataclasses
 from typing import Literal
 
-from transformer.data.records import Reading, Records
+import numpy as np
+
+from transformer.data.records import Reading, Record, Records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +20,13 @@ class TextReading(Reading):
     """Tokens that a window shares with the next."""
     others: bool = False
     """Whether a part of a document comes with a part of another document."""
+
+    def padding(self, input_size: tuple[int, ...]) -> Record:
+        del input_size
+        names = ["tokens", "segment_ids", *(["positions"] if self.kind == "windows" else [])]
+        if self.others:
+            names += [f"other_{name}" for name in names]
+        return {name: np.zeros(self.length, np.int32) for name in names}
 
 
 class TextRecords(Records):
