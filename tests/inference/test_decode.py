@@ -19,7 +19,8 @@ from transformer.inference.decode import Generated, generate
 from transformer.inference.processors import penalize
 from transformer.inference.rules import DecodingRules
 from transformer.inference.sampling import Sampling
-from transformer.inference.unstacked import for_decoding
+from transformer.inference.unstacked import for_decoding, restack_memory, unstack_memory
+from transformer.layers.cache import EncoderDecoderCache, KVCache
 from transformer.layers.execution import Execution
 
 GREEDY = Sampling(temperature=0)
@@ -107,6 +108,21 @@ def test_unstacked_layers_say_the_same(model):
     rules = DecodingRules(repetition_penalty=5.0)
     said = generate(module, params, TEXTS, max_new_tokens=NEW, how=GREEDY, rules=rules)
     assert said == model.generate(rules=rules)
+    found = generate(module, params, TEXTS, max_new_tokens=NEW, how=BeamSearch(beams=3))
+    expected = model.generate(how=BeamSearch(beams=3))
+    assert [each.tokens for [each] in found] == [each.tokens for [each] in expected]
+
+
+def test_an_unstacked_memory_is_stacked_again_as_it_was():
+    params = {"kernel": (jnp.ones(2), jnp.ones(2))}
+    keys = jnp.arange(2 * 3 * 5 * 4 * 7.0).reshape(2, 3, 5, 4, 7)
+    memory = keys, keys + 1
+    cache = EncoderDecoderCache(KVCache.empty(2, 3, 8, 4, 7, jnp.float32), memory, jnp.ones((3, 5), jnp.int32))
+    turned = unstack_memory(params, cache)
+    assert [leaf.shape for leaf in jax.tree.leaves(turned.memory)] == [(3, 4, 7, 5)] * 2 + [(3, 4, 5, 7)] * 2
+    for have, want in zip(restack_memory(turned).memory, memory, strict=True):
+        np.testing.assert_array_equal(have, want)
+    assert unstack_memory({"kernel": jnp.ones(2)}, cache) is cache is restack_memory(cache)
 
 
 def test_a_beam_of_one_is_greedy(model):

@@ -6,15 +6,18 @@ import logging
 import pytest
 import torch
 import transformers
+from etils import epath
 
+from tests.tiny_models import TINY
 from tools import convert, generate
 from transformer import command
 from transformer.errors import UserError
 from transformer.inference.beam_search import BeamSearch
-from transformer.inference.restored import restore
+from transformer.inference.restored import Restored, restore
 from transformer.inference.sampling import Sampling
 from transformer.inference.settings import Settings
 from transformer.inference.text_generator import TextGenerator
+from transformer.layers.execution import Execution
 
 SUMMARY = {"num_beams": 4, "length_penalty": 2.0, "early_stopping": True, "no_repeat_ngram_size": 3, "min_length": 5}
 """Settings in the config.json of BART for summaries, which has no generation_config.json."""
@@ -150,3 +153,10 @@ def test_flags_go_first(saved, tmp_path, capsys):
     assert "generation_config.json: beam search (beams 3" in capsys.readouterr().err
     with pytest.raises(UserError, match="greedy, every text would be the same"):
         generate.main([str(tmp_path / "run"), "--prompt", "w2", "--temperature", "0", "--num", "2"])
+
+
+def test_a_speech_model_says_that_it_reads_no_text():
+    config = TINY["whisper"]
+    restored = Restored(config, config.build(Execution()), {}, Execution(), None, None, epath.Path("runs/heard"))
+    with pytest.raises(UserError, match=r"runs/heard is a whisper model: it writes down sound and reads no text"):
+        TextGenerator(restored)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from transformer.inference.unstacked import restack
+from transformer.inference.unstacked import has_unstacked_memory, restack, restack_memory
 from transformer.layers.heads import LanguageModelOutput
 
 Inputs = dict[str, jax.Array]
@@ -48,11 +48,18 @@ def start(model: Any, params: Any, inputs: Inputs, slots: int) -> tuple[jax.Arra
 
 
 def advance(model: Any, params: Any, tokens_R: jax.Array, positions_R: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
-    """Returns the logits of the tokens after these, float32 [R, V], and the cache with these."""
+    """Returns the logits of the tokens after these, float32 [R, V], and the cache with these.
+
+    Args:
+      model, params: as `start`'s.
+      tokens_R: the newest token of each row; `positions_R`: its position.
+      cache: from `start` or an earlier step; its memory may be unstacked (`unstacked.unstack_memory`), and stays so.
+    """
     segment_ids_R1 = jnp.ones((tokens_R.shape[0], 1), jnp.int32)
     inputs = _read(model, tokens_R[:, None], positions_R[:, None], segment_ids_R1)
-    outputs: Any = model.apply({"params": restack(model.config, params)}, **inputs, cache=cache)
-    return _last_logits(outputs), outputs.cache
+    outputs: Any = model.apply({"params": restack(model.config, params)}, **inputs, cache=restack_memory(cache))
+    advanced = outputs.cache.replace(memory=cache.memory) if has_unstacked_memory(cache) else outputs.cache
+    return _last_logits(outputs), advanced
 
 
 def _read(model: Any, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array) -> dict[str, Any]:

@@ -46,6 +46,11 @@ class TextGenerator:
 
     def __init__(self, restored: Restored):
         architecture = restored.architecture
+        if architecture.kind == "speech":
+            raise UserError(
+                f"{restored.checkpoint} is a {architecture.family} model: it writes down sound and reads no text; use "
+                "Transcriber, or tools/generate.py --audio FILE"
+            )
         if architecture.kind == "encoder" or architecture.head != "language_model":
             raise UserError(
                 f"{restored.checkpoint} is a {architecture.family} model with the head {architecture.head}: only "
