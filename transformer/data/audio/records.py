@@ -75,7 +75,9 @@ class SpeechRecords(Records):
                 f"{clip.name}: {len(samples) / RATE:.2f} seconds, and the model hears {frames * HOP / RATE:g} at once: "
                 "cut it, or leave such recordings out with --data.skip-damaged"
             )
-        return log_mel(np.pad(samples, (0, frames * HOP - len(samples))), bins)
+        window = np.zeros(frames * HOP, samples.dtype)
+        window[: len(samples)] = samples
+        return log_mel(window, bins)
 
     def _ids(self, clip: Clip) -> list[int]:
         before, after = self._tokenizer.template()
