@@ -121,7 +121,7 @@ def test_captions_are_tokens_between_their_ends(tmp_path):
     record = found.train[0][5]
     real = record["tokens"][record["segment_ids"] > 0].tolist()
     assert (real[0], real[-1]) == (found.tokenizer.bos_id, found.tokenizer.eos_id)
-    assert found.tokenizer.decode(real) in found.train[0]._source.captions()
+    assert found.tokenizer.decode(real) in found.train[0]._source.texts()
     short = open_dataset(
         ImagesConfig(embedded="shapes"), ImageReading(captions=True, length=9), vocab_size=384, input_size=(32, 32, 3)
     ).train[0][5]

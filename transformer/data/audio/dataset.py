@@ -52,7 +52,7 @@ def open_audio(
     train, validation = open_sources(config, whole=whole)
     if tokenizer is None:
         source = validation if train is None else train
-        said = TrainingText(lambda: [source.fingerprint], lambda size: up_to(size, source.transcripts()))
+        said = TrainingText(lambda: [source.fingerprint], lambda size: up_to(size, source.texts()))
         tokenizer = make_tokenizer(config.tokenizer, vocab_size, said, Path(config.cache_dir).expanduser())
     check_vocabulary(tokenizer, vocab_size)
     contents = [source.fingerprint for source in (train, validation) if source is not None]

@@ -1,5 +1,7 @@
 """Digits as chords of two tones, as telephones dial them: speech that needs no files, and that a tiny model learns."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import xxhash
 
@@ -49,6 +51,10 @@ class Tones(SoundSource):
     @property
     def fingerprint(self) -> str:
         return digest(["tones", self._split, str(len(self))])
+
+    def texts(self) -> Sequence[str]:
+        split = self._split == "validation"
+        return [self._digits(np.random.default_rng((index, split))) for index in range(len(self))]
 
     def _digits(self, rng: np.random.Generator) -> str:
         while True:

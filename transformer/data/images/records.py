@@ -10,8 +10,9 @@ from transformer.data.damaged import Damaged
 from transformer.data.images.augmentation import Augmentation
 from transformer.data.images.decoding import DamagedImage, decode, from_array
 from transformer.data.images.preprocessing import Preprocessing
-from transformer.data.images.source import ImageSource, Picture
+from transformer.data.images.source import Picture
 from transformer.data.records import Reading, Record, Records
+from transformer.data.source import Source
 from transformer.tokenizers.tokenizer import Tokenizer
 
 
@@ -34,7 +35,7 @@ class ImageRecords(Records):
 
     def __init__(
         self,
-        source: ImageSource,
+        source: Source[Picture],
         preprocessing: Preprocessing,
         reading: ImageReading,
         damaged: Damaged,
