@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from transformer.data.images.records import tokens_of
+from transformer.data.tokenized import tokens_of
 from transformer.errors import UserError
 from transformer.inference.restored import Restored
 from transformer.inference.rows import batches

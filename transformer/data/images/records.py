@@ -13,6 +13,7 @@ from transformer.data.images.preprocessing import Preprocessing
 from transformer.data.images.source import Picture
 from transformer.data.records import Reading, Record, Records
 from transformer.data.source import Source
+from transformer.data.tokenized import tokens_of
 from transformer.tokenizers.tokenizer import Tokenizer
 
 
@@ -119,16 +120,3 @@ class ImageRecords(Records):
         else:
             record |= {"label": np.int32(picture.label), "other_label": np.int32(0), "share": np.float32(1)}
         return {name: np.asarray(value) for name, value in record.items()}
-
-
-def tokens_of(text: str, tokenizer: Tokenizer, length: int) -> dict[str, np.ndarray]:
-    """Returns `tokens` and `segment_ids`, int32[length], of a text between what begins and ends one.
-
-    A tokenizer with a template of its own, such as CLIP's, says what that is; others have <s> and </s>.
-    """
-    before, after = tokenizer.template()
-    before, after = (before, after) if after else ([tokenizer.bos_id], [tokenizer.eos_id])
-    ids = [*before, *tokenizer.encode(text)][: length - len(after)] + after
-    tokens, segment_ids = np.full(length, tokenizer.pad_id, np.int32), np.zeros(length, np.int32)
-    tokens[: len(ids)], segment_ids[: len(ids)] = ids, 1
-    return {"tokens": tokens, "segment_ids": segment_ids}
