@@ -64,7 +64,7 @@ def test_every_width_is_as_likely_and_every_place_of_it(length, widest):
 
 
 def test_as_much_is_hidden_as_the_closed_form_says():
-    # One band of 0 to W of M bins hides W / 2 of them on average; two draws of a cell are independent.
+    # One band of 0 to W of M bins hides W / 2 of them on average.
     before, widest, bins = noisy(8, 40), 20, 40
     shares = [
         (masked(before, 8, s, frequency_masks=1, frequency_mask_bins=widest) != before).mean() for s in range(3000)
@@ -76,7 +76,9 @@ def test_as_much_is_hidden_as_the_closed_form_says():
 def test_without_masks_nothing_is_drawn_and_nothing_copied():
     before, rng = noisy(), np.random.default_rng(0)
     assert Augmentation(AudioConfig()).spectrogram(before, 10, rng) is before
-    assert Augmentation(AudioConfig()).sound(before[0], 100, rng) is before[0] or rng.random() == 0.6369616873214543
+    sound = before[0]
+    assert Augmentation(AudioConfig()).sound(sound, 100, rng) is sound
+    assert rng.random() == np.random.default_rng(0).random()
 
 
 @given(SEEDS, st.floats(-20, 60), st.integers(100, 20_000))
@@ -142,11 +144,9 @@ def test_a_batch_depends_on_its_step_alone():
 
 
 def test_validation_is_not_varied():
-    for index in range(4):
-        np.testing.assert_array_equal(
-            opened(**ALL).validation[index]["features"], opened().validation[index]["features"]
-        )
     varied, plain = opened(**ALL), opened()
+    for index in range(4):
+        np.testing.assert_array_equal(varied.validation[index]["features"], plain.validation[index]["features"])
     assert varied.about.identity == plain.about.identity
     rng = np.random.default_rng(0)
     np.testing.assert_array_equal(varied.validation.draw(1, rng)["features"], plain.validation[1]["features"])
@@ -155,8 +155,9 @@ def test_validation_is_not_varied():
 @pytest.mark.parametrize(
     "fields",
     [
-        {"speeds": (0.4,)}, {"speeds": (0.905,)}, {"speeds": (float("nan"),)}, {"noise": 1.5}, {"noise_snr": (3.0, 1.0)},
-        {"noise_snr": (0.0, float("inf"))}, {"frequency_masks": -1}, {"frequency_mask_bins": -1}, {"time_masks": -1},
+        {"speeds": (0.4,)}, {"speeds": (0.905,)}, {"speeds": (float("nan"),)}, {"noise": 1.5},
+        {"noise_snr": (3.0, 1.0)}, {"noise_snr": (0.0, float("inf"))},
+        {"frequency_masks": -1}, {"frequency_mask_bins": -1}, {"time_masks": -1}, 
         {"time_mask_frames": -1}, {"time_mask_share": 1.1},
     ],
 )  # fmt: skip

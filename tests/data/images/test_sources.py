@@ -248,6 +248,26 @@ def test_webdataset_shards_are_read_at_random(tmp_path):
     assert (five.content, five.label) == (encoded(picture(5)), 1)
 
 
+def test_pictures_of_shards_are_split_by_their_names(tmp_path):
+    def write(names, shard):
+        write_shard(tmp_path / shard, [(f"{n}.{e}", c) for n in names for e, c in (("png", b"x"), ("txt", b"it"))])
+
+    def held():
+        _, validation = opened(tmp_path, validation_fraction=0.3)
+        return {validation[i].name.rpartition(": ")[2] for i in range(len(validation))}
+
+    write(range(40), "a.tar")
+    before = held()
+    assert 4 <= len(before) <= 20
+    write(range(20, 60), "b.tar")
+    after = held()
+    assert {name for name in after if int(name.removesuffix(".png")) < 40} == before
+    train, validation = opened(tmp_path, validation_fraction=0.3)
+    names = [{part[i].name.rpartition(": ")[2] for i in range(len(part))} for part in (train, validation)]
+    assert names[0].isdisjoint(names[1])  # those of both shards too
+    assert len(train) + len(validation) == 80
+
+
 @pytest.mark.parametrize(
     ("members", "words"),
     [
