@@ -157,7 +157,7 @@ def test_validation_is_not_varied():
     [
         {"speeds": (0.4,)}, {"speeds": (0.905,)}, {"speeds": (float("nan"),)}, {"noise": 1.5},
         {"noise_snr": (3.0, 1.0)}, {"noise_snr": (0.0, float("inf"))},
-        {"frequency_masks": -1}, {"frequency_mask_bins": -1}, {"time_masks": -1}, 
+        {"frequency_masks": -1}, {"frequency_mask_bins": -1}, {"time_masks": -1},
         {"time_mask_frames": -1}, {"time_mask_share": 1.1},
     ],
 )  # fmt: skip
