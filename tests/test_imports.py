@@ -41,7 +41,9 @@ NEUTRAL_DATA, *DATA_KINDS, DATA_ENTRY = [
         *(
             "transformer.data.damaged",
             "transformer.data.listed",
+            "transformer.data.listing",
             "transformer.data.shuffle",
+            "transformer.data.source",
             "transformer.data.splits",
             "transformer.data.worker",
             "transformer.data.workers",

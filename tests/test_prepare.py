@@ -6,6 +6,7 @@ import os
 import pytest
 
 import train
+from tests.data.images.pictures import class_folders
 from tests.tool_calls import caller, refuser
 from tools import prepare
 from transformer.data.text import build
@@ -67,3 +68,17 @@ def test_mistakes_are_one_line(capsys, call, flags):
     assert "--runner=DirectRunner" in refused(*flags, "--", "--runner=DirectRunner")
     assert "no-such" in refused("no-such", *flags[1:])
     assert "--model.widht" in refused(*flags, "--model.widht", "3")
+
+
+def test_images_are_listed(call, tmp_path):
+    root = class_folders(tmp_path / "data", {"cat": 6, "dog": 6})
+    for path in (root, *root.iterdir()):
+        os.utime(path, (10**9, 10**9))
+    flags = ["vit-digits", "--data.path", str(root), "--data.cache-dir", str(tmp_path / "cache")]
+    code, out, err = call(*flags)
+    assert (code, err) == (0, "")
+    assert "to validate of 2 classes; listed in " in out
+    assert len([path for path in (tmp_path / "cache" / "listings").iterdir() if path.is_dir()]) == 1
+    refused = refuser(call)
+    assert "are for text" in refused(*flags, "--verify")
+    assert "vit-digits reads no files" in refused("vit-digits", "--data.cache-dir", str(tmp_path / "cache"))

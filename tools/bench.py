@@ -4,8 +4,10 @@ Each figure is the median over rounds in which the contenders take turns, so tha
 both the same weather; what to quote is the ratio.
 """
 
+import atexit
 import dataclasses
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -13,13 +15,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Self
 
 import tyro
 from etils import epath
 
 import configs
 from transformer import command
+from transformer.data.audio.log_mel import HOP, RATE
+from transformer.data.images.config import ImagesConfig
 from transformer.data.text.config import TextConfig
 from transformer.errors import UserError
 from transformer.models.gpt import GPTConfig
@@ -39,9 +43,9 @@ class Command:
     """Measure the training system on this machine; nothing else should be running."""
 
     parts: tyro.conf.Positional[tuple[Part, ...]] = ("loop", "pipeline", "pytorch", "start")
-    """loop: the whole loop against its bare compiled step. pipeline: the input alone. pytorch: the step against
-    Transformers' GPT-2 in PyTorch. decode: greedy decoding against its `generate`, of 1 and of 8 rows. start: from the
-    shell to the first step, the second time."""
+    """loop: the whole loop against its bare compiled step. pipeline: the input alone, by one worker. pytorch: the step
+    against Transformers' GPT-2 in PyTorch. decode: greedy decoding against its `generate`, of 1 and of 8 rows. start:
+    from the shell to the first step, the second time."""
     preset: str = configs.DEFAULT
     """The experiment whose shapes are measured."""
     batch_size: int | None = None
@@ -50,6 +54,8 @@ class Command:
     """In place of the preset's."""
     steps: int = 30
     """Steps a round."""
+    seconds: float = 1.0
+    """Length of a turn in `pipeline`."""
     rounds: int = 5
     """Turns that each contender takes."""
 
@@ -62,7 +68,7 @@ def main(args: list[str]) -> None:
     import jax
 
     device = jax.devices()[0]
-    print(f"{experiment.name}: batch {experiment.train.batch_size} x {experiment.train.seq_len}, ", end="")
+    print(f"{experiment.name}: batch {Amount.of(experiment).shown}, ", end="")
     print(f"{experiment.execution.dtype}, {device.device_kind}, {os.cpu_count()} cores")
     functions = {"loop": loop, "pipeline": pipeline, "pytorch": pytorch, "decode": decode, "start": start}
     for part in flags.parts:
@@ -70,7 +76,10 @@ def main(args: list[str]) -> None:
 
 
 def shape(flags: Command) -> Experiment:
-    """Returns the preset as the command line changes it, on the embedded corpus if it names no text."""
+    """Returns the preset as the command line changes it, on the embedded corpus if it names no text.
+
+    Images whose folder is not there are noise of the model's size in MNIST's format: as dear to read as any of it.
+    """
     experiment = configs.get(flags.preset)
     train, execution, data = experiment.train, experiment.execution, experiment.data
     if flags.batch_size:
@@ -79,7 +88,47 @@ def shape(flags: Command) -> Experiment:
         execution = dataclasses.replace(execution, dtype=flags.dtype)
     if isinstance(data, TextConfig) and not (data.path or data.tfds or data.mixture):
         data = dataclasses.replace(data, tfds="python_stdlib")
+    if isinstance(data, ImagesConfig) and data.path is not None and not Path(data.path).expanduser().exists():
+        data = dataclasses.replace(data, path=str(noise(experiment.model.input_size)))
     return dataclasses.replace(experiment, train=train, execution=execution, data=data, mesh=MeshConfig(data=1))
+
+
+def noise(input_size: tuple[int, ...]) -> Path:
+    """Writes idx files of grey noise into a folder that lasts as long as the process, and returns it."""
+    import numpy as np
+
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 10_000), ("t10k", 1_000)):
+        images = rng.integers(0, 256, (count, *input_size[:2]), np.uint8)
+        for name, array in (("images-idx3", images), ("labels-idx1", rng.integers(0, 10, count, np.uint8))):
+            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+            (Path(folder) / f"{split}-{name}-ubyte").write_bytes(header + array.tobytes())
+    return Path(folder)
+
+
+class Amount(NamedTuple):
+    """How much a batch is."""
+
+    size: float
+    unit: str
+    shown: str
+    """As people read it."""
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Self:
+        """Returns what a preset's batch is in what its data are counted in: images, seconds of audio or tokens."""
+        rows = experiment.train.batch_size
+        match experiment.data.kind:
+            case "images":
+                side, _, _ = experiment.model.input_size
+                return cls(rows, "images", f"{rows} images of {side} x {side}")
+            case "audio":
+                seconds = experiment.model.input_size[0] * HOP / RATE
+                return cls(rows * seconds, "s of audio", f"{rows} x {seconds:g} s of audio")
+        length = experiment.lengths.total
+        return cls(rows * length, "tokens", f"{rows} x {length} tokens")
 
 
 class Step:
@@ -91,14 +140,14 @@ class Step:
         from transformer.training.session import Session
 
         self.session = Session(experiment)
-        self.tokens = experiment.train.batch_size * experiment.lengths.total
+        self.amount = Amount.of(experiment)
         with jax.set_mesh(self.session.mesh):
             self._batch = self.session.batch(1)
             self._state, self._step = self.session.program.init(), self.session.program.step
         self.run(3)
 
     def run(self, steps: int) -> float:
-        """Returns tokens per second over `steps` steps."""
+        """Returns how much a second `steps` steps train on."""
         import jax
 
         with jax.set_mesh(self.session.mesh):
@@ -106,7 +155,20 @@ class Step:
             for _ in range(steps):
                 self._state, metrics = self._step(self._state, self._batch)
             jax.block_until_ready(metrics)
-            return steps * self.tokens / (time.perf_counter() - begun)
+            return steps * self.amount.size / (time.perf_counter() - begun)
+
+    def during(self, seconds: float) -> float:
+        """Returns how much a second is trained on, in a turn of so many seconds."""
+        return rate(lambda: self.run(1), self.amount, seconds)
+
+
+def rate(make: Callable[[], object], amount: Amount, seconds: float) -> float:
+    """Returns how much a second is made in a turn, a batch a call."""
+    begun, made = time.perf_counter(), 0
+    while time.perf_counter() - begun < seconds:
+        make()
+        made += 1
+    return made * amount.size / (time.perf_counter() - begun)
 
 
 def loop(experiment: Experiment, flags: Command) -> None:
@@ -125,9 +187,9 @@ def loop(experiment: Experiment, flags: Command) -> None:
             rows = read_rows(epath.Path(folder) / "run" / "metrics.jsonl")
         # The first rows still warm up; the mean over the rest is the round's figure.
         seconds = [row["step_seconds"] for row in rows if "step_seconds" in row and row["step"] > 5]
-        return bare.tokens / statistics.mean(seconds)
+        return bare.amount.size / statistics.mean(seconds)
 
-    compare("loop", whole, "bare step", lambda: bare.run(flags.steps), flags.rounds)
+    compare("loop", whole, "bare step", lambda: bare.run(flags.steps), flags.rounds, bare.amount.unit)
 
 
 def pipeline(experiment: Experiment, flags: Command) -> None:
@@ -139,12 +201,9 @@ def pipeline(experiment: Experiment, flags: Command) -> None:
     def alone() -> float:
         with iterate(bare.session.training_rows, 0) as batches:
             next(batches)
-            begun = time.perf_counter()
-            for _ in range(200):
-                next(batches)
-            return 200 * bare.tokens / (time.perf_counter() - begun)
+            return rate(lambda: next(batches), bare.amount, flags.seconds)
 
-    compare("pipeline", alone, "bare step", lambda: bare.run(flags.steps), flags.rounds)
+    compare("pipeline", alone, "bare step", lambda: bare.during(flags.seconds), flags.rounds, bare.amount.unit)
 
 
 def pytorch(experiment: Experiment, flags: Command) -> None:
@@ -286,13 +345,15 @@ def done(metrics: Path, step: int) -> bool:
     return metrics.exists() and any(f'"step": {step},' in line for line in metrics.read_text().splitlines())
 
 
-def compare(a: str, run_a: Callable[[], float], b: str, run_b: Callable[[], float], rounds: int) -> None:
+def compare(
+    a: str, run_a: Callable[[], float], b: str, run_b: Callable[[], float], rounds: int, unit: str = "tokens"
+) -> None:
     """Prints the medians of both, and of the ratio of each round."""
     pairs = [(run_a(), run_b()) for _ in range(rounds)]
     ratios = [x / y for x, y in pairs]
     ours, theirs, ratio = (statistics.median(values) for values in (*zip(*pairs, strict=True), ratios))
     spread = f"from {min(ratios):.3f} to {max(ratios):.3f}, {rounds} rounds"
-    print(f"{a} {ours:,.0f} tokens/s, {b} {theirs:,.0f} tokens/s, ratio {ratio:.3f} ({spread})")
+    print(f"{a} {ours:,.0f} {unit}/s, {b} {theirs:,.0f} {unit}/s, ratio {ratio:.3f} ({spread})")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Make a preset's tokenizer and token stores before it trains: python tools/prepare.py [PRESET] [--workers N | --beam].
+"""Make what a preset reads before it trains: its tokenizer and token stores, or the listing of its images or sounds:
+python tools/prepare.py [PRESET] [--workers N | --beam].
 
 It takes the flags of train.py. With --beam, what follows a bare -- is Beam's own: `... --beam -- --runner=FlinkRunner`.
 """
@@ -29,8 +30,10 @@ def main(args: list[str]) -> None:
     if beam_options and not chosen.beam:
         raise UserError(f"what follows -- is for Beam ({' '.join(beam_options)}): it needs --beam")
     if chosen.experiment.data.kind != "text":
-        raise UserError(f"{chosen.experiment.name} reads no text: nothing is prepared for it")
-    if chosen.verify:
+        if chosen.verify or chosen.beam or chosen.workers > 1:
+            raise UserError("--workers, --beam and --verify are for text: other data are listed anew each time")
+        prepare_files(chosen.experiment)
+    elif chosen.verify:
         verify(chosen.experiment, chosen.workers)
     else:
         prepare(chosen.experiment, maker_of(chosen.workers, beam_options or [] if chosen.beam else None))
@@ -48,7 +51,8 @@ def parse(args: list[str]) -> Any:
 
     @dataclasses.dataclass(frozen=True)
     class Command:
-        """Make the tokenizer and the token stores of a preset, with any of its fields overridden.
+        """Make the tokenizer and the token stores of a preset, with any of its fields overridden; of one that reads
+        images or recordings, list its files.
 
         A run of the same preset and fields then begins at once, here and on every machine that shares --data.cache-dir.
         Finished shards are kept when this stops: the same command goes on with the others.
@@ -109,6 +113,24 @@ def prepare(experiment: Any, maker: "Maker") -> "TextDataset":
     print(f"tokenizer {experiment.data.tokenizer}: {dataset.tokenizer.vocab_size:,} pieces; ", end="")
     print(f"{records:,} training records; {time.perf_counter() - begun:.1f} s in all")
     return dataset
+
+
+def prepare_files(experiment: Any) -> None:
+    """Lists the images or the recordings that a run of an experiment reads, anew, and says what there is."""
+    from transformer.data.kinds import list_files, open_dataset
+
+    begun = time.perf_counter()
+    if not list_files(experiment.data):
+        raise UserError(f"{experiment.name} reads no files that could be listed: nothing is prepared for it")
+    dataset = open_dataset(
+        experiment.data,
+        experiment.objective.reading(experiment.train.seq_len),
+        vocab_size=experiment.model.vocab_size,
+        input_size=experiment.model.input_size,
+    )
+    for note in dataset.about.notes:
+        print(note)
+    print(f"{dataset.about.summary}; listed in {experiment.data.cache_dir}; {time.perf_counter() - begun:.1f} s in all")
 
 
 def verify(experiment: Any, workers: int) -> None:

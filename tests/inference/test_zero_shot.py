@@ -10,7 +10,7 @@ import pytest
 from etils import epath
 
 from tests.tiny_models import TINY, random_params
-from transformer.data.images.records import tokens_of
+from transformer.data.tokenized import tokens_of
 from transformer.errors import UserError
 from transformer.inference.restored import Restored
 from transformer.inference.zero_shot import TwoTowersReader, recall, retrieval

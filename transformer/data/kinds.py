@@ -8,6 +8,7 @@ from transformer.data.audio.records import SpeechReading
 from transformer.data.dataset import DataConfig, Dataset
 from transformer.data.images.config import ImagesConfig
 from transformer.data.images.records import ImageReading
+from transformer.data.listing import Listings
 from transformer.data.pairs.rows import PairReading
 from transformer.data.prepare import prepare
 from transformer.data.records import Reading
@@ -25,12 +26,26 @@ class Kind(NamedTuple):
     """The classes of what `Objective.reading` returns that it can answer."""
     open: Callable[..., Dataset]
     """Called with what `open_dataset` is called with."""
+    list_files: Callable[[Any, Listings], object] | None = None
+    """Opens a config's sources, whose files are listed; None: its files are read otherwise."""
 
 
 def _open_images(*args: Any, **options: Any) -> Dataset:
     from transformer.data.images.dataset import open_images  # Pillow loads only where images are read
 
     return open_images(*args, **options)
+
+
+def _list_images(config: ImagesConfig, listings: Listings) -> object:
+    from transformer.data.images.sources import open_sources
+
+    return open_sources(config, whole=True, listings=listings)
+
+
+def _list_audio(config: AudioConfig, listings: Listings) -> object:
+    from transformer.data.audio.sources import open_sources
+
+    return open_sources(config, whole=True, listings=listings)
 
 
 def _open_audio(*args: Any, **options: Any) -> Dataset:
@@ -43,11 +58,24 @@ KINDS: dict[str, Kind] = {
     kind.config.kind: kind
     for kind in (
         Kind(TextConfig, (TextReading, PairReading), prepare),
-        Kind(ImagesConfig, (ImageReading,), _open_images),
-        Kind(AudioConfig, (SpeechReading,), _open_audio),
+        Kind(ImagesConfig, (ImageReading,), _open_images, _list_images),
+        Kind(AudioConfig, (SpeechReading,), _open_audio, _list_audio),
     )
 }
 """Name, as in an experiment.json -> the kind."""
+
+
+def list_files(config: DataConfig) -> bool:
+    """Lists the files that a config names, so that no start has to; returns whether there are any to be listed.
+
+    Raises:
+      UserError: anything about them that a person can mend.
+    """
+    listings, read = Listings(config.cache_dir, writes=True), KINDS[config.kind].list_files
+    if read is None:
+        return False
+    read(config, listings)
+    return listings.written > 0
 
 
 def open_dataset(

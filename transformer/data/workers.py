@@ -142,6 +142,8 @@ def _start(dataset: grain.MapDataset, start: int, workers: int) -> list[subproce
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     # They import JAX, for objectives do, but never start it: no accelerator, no cluster. One thread each.
     environment |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    # As in the training process, glibc keeps what is freed for the next batch: mapping it anew takes as long as using.
+    environment |= {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
     environment |= {
         "OPENBLAS_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),

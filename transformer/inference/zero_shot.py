@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from transformer.data.images.records import tokens_of
 from transformer.data.records import Records
+from transformer.data.tokenized import tokens_of
 from transformer.errors import UserError
 from transformer.inference.restored import Restored
 from transformer.inference.rows import batches

@@ -1,7 +1,7 @@
 """Tell what an image shows: classes, as Dosovitskiy et al. 2021 and Touvron et al. 2021 train for them."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -64,11 +64,15 @@ class ImageClassification(Objective):
           rng: not used.
           setting: C.
         """
-        del rng
-        targets = np.zeros(setting, np.float32)
-        targets[record["other_label"]] += 1 - record["share"]
-        targets[record["label"]] += record["share"]
-        return {"inputs": {"images": record["image"]}, "targets": targets, "weights": record["there"]}
+        batch = self.examples({name: value[None] for name, value in record.items()}, [rng], setting)
+        return {"inputs": {"images": record["image"]}, "targets": batch["targets"][0], "weights": record["there"]}
+
+    def examples(self, records: Record, rngs: Sequence[np.random.Generator], setting: int) -> dict[str, Any]:
+        rows = np.arange(len(rngs))
+        targets = np.zeros((len(rngs), setting), np.float32)
+        targets[rows, records["other_label"]] += 1 - records["share"]
+        targets[rows, records["label"]] += records["share"]
+        return {"inputs": {"images": records["image"]}, "targets": targets, "weights": records["there"]}
 
     def loss(self, outputs: Any, batch: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
         """Returns the sums over images; `nll` is the loss without smoothing. `top5` is there from six classes on."""

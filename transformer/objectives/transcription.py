@@ -1,6 +1,7 @@
 """Say what is said in a recording (Radford et al. 2022): Whisper's objective."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,15 +34,25 @@ class Transcription(TokenObjective):
           setting: gives the id that begins the decoder's input.
         """
         del rng
-        tokens, segment_ids = record["tokens"], record["segment_ids"]
-        shifted = np.concatenate([np.array([setting.decoder_start], np.int32), tokens[:-1]])
-        return {
-            "inputs": {
-                "features": record["features"],
-                "decoder_tokens": np.where(segment_ids > 0, shifted, np.int32(setting.vocabulary.pad)),
-                "decoder_positions": np.arange(len(tokens), dtype=np.int32) * (segment_ids > 0),
-                "decoder_segment_ids": segment_ids,
-            },
-            "targets": tokens,
-            "weights": (segment_ids > 0).astype(np.float32) * record["there"],
-        }
+        return _shifted(record, setting)
+
+    def examples(self, records: Record, rngs: Sequence[np.random.Generator], setting: Setting) -> dict[str, Any]:
+        del rngs
+        return _shifted(records, setting)
+
+
+def _shifted(record: Record, setting: Setting) -> dict[str, Any]:
+    """Returns the example of a record, or of many: the last axis of tokens is the text's."""
+    tokens, there = record["tokens"], record["segment_ids"] > 0
+    shifted = np.roll(tokens, 1, axis=-1)
+    shifted[..., 0] = setting.decoder_start
+    return {
+        "inputs": {
+            "features": record["features"],
+            "decoder_tokens": np.where(there, shifted, np.int32(setting.vocabulary.pad)),
+            "decoder_positions": np.arange(tokens.shape[-1], dtype=np.int32) * there,
+            "decoder_segment_ids": record["segment_ids"],
+        },
+        "targets": tokens,
+        "weights": there.astype(np.float32) * record["there"][..., None],
+    }

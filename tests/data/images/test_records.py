@@ -13,6 +13,7 @@ from transformer.data import pipeline
 from transformer.data.images.augmentation import Augmentation, crop_box, randaugment, shifted
 from transformer.data.images.config import ImagesConfig
 from transformer.data.images.dataset import CaptionDataset, ImageDataset
+from transformer.data.images.decoding import from_array
 from transformer.data.images.preprocessing import Preprocessing
 from transformer.data.images.records import ImageReading
 from transformer.data.kinds import open_dataset
@@ -120,7 +121,7 @@ def test_captions_are_tokens_between_their_ends(tmp_path):
     record = found.train[0][5]
     real = record["tokens"][record["segment_ids"] > 0].tolist()
     assert (real[0], real[-1]) == (found.tokenizer.bos_id, found.tokenizer.eos_id)
-    assert found.tokenizer.decode(real) in found.train[0]._source.captions()
+    assert found.tokenizer.decode(real) in found.train[0]._source.texts()
     short = open_dataset(
         ImagesConfig(embedded="shapes"), ImageReading(captions=True, length=9), vocab_size=384, input_size=(32, 32, 3)
     ).train[0][5]
@@ -199,3 +200,28 @@ def test_a_picture_of_any_format_is_read(root):
     images = [part[i]["image"] for part in (dataset.train[0], dataset.validation) for i in range(len(part))]
     assert {image.shape for image in images} == {(8, 8, 3)}
     assert len(images) == 27
+
+
+@pytest.mark.parametrize("fields", [{}, {"shift": 2}, {"flip": 0.5}, {"shift": 1, "flip": 0.5}])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_arrays_of_the_models_size_are_what_pillow_would_make_of_them(channels, fields):
+    preprocessing = Preprocessing(8, channels, mean=(0.4, 0.5, 0.6)[:channels], std=(0.2, 0.3, 0.4)[:channels])
+    augmentation = Augmentation(ImagesConfig(**fields), preprocessing)
+    for seed in range(8):
+        array = np.random.default_rng(seed).integers(0, 256, (8, 8, channels), np.uint8)
+        assert preprocessing.keeps(array)
+        assert augmentation.moves_alone
+        image = from_array(array, "it", channels)
+        np.testing.assert_array_equal(preprocessing.cut(image), array)
+        moved, want = augmentation.moved(array, rng := np.random.default_rng(seed)), np.random.default_rng(seed)
+        np.testing.assert_array_equal(moved, augmentation(image, want))
+        assert rng.random() == want.random()  # both drew as much
+
+
+@pytest.mark.parametrize(
+    ("array", "edge"),
+    [(np.zeros((8, 9), np.uint8), None), (np.zeros((8, 8, 3), np.uint8), None), (np.zeros((8, 8), np.uint16), None),
+     (np.zeros((8, 8), np.uint8), 10)],
+)  # fmt: skip
+def test_other_arrays_go_through_pillow(array, edge):
+    assert not Preprocessing(8, 1, edge=edge).keeps(array)

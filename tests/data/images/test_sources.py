@@ -108,9 +108,9 @@ def captions(tmp_path, rows, name="captions.tsv"):
 )
 def test_captions_are_read(name, rows, tmp_path):
     train, validation = opened(captions(tmp_path, rows, name), validation_fraction=0.3)
-    said = sorted([*train.captions(), *validation.captions()])
+    said = sorted([*train.texts(), *validation.texts()])
     assert said == [f"picture {n}" for n in range(4)]
-    assert {train[i].caption for i in range(len(train))} == {*train.captions()}
+    assert {train[i].caption for i in range(len(train))} == {*train.texts()}
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_parquet_is_read_by_row_group(tmp_path):
         assert pickle.loads(pickle.dumps(train))[index].content == train[index].content
     write_parquet(tmp_path / "captions.parquet", ["a", "b", "c"], "caption")
     said = opened(tmp_path / "captions.parquet", validation_fraction=0.4)
-    assert sorted([*said[0].captions(), *said[1].captions()]) == ["a", "b", "c"]
+    assert sorted([*said[0].texts(), *said[1].texts()]) == ["a", "b", "c"]
 
 
 def test_parquet_that_will_not_do_is_refused(tmp_path):
@@ -248,6 +248,26 @@ def test_webdataset_shards_are_read_at_random(tmp_path):
     assert (five.content, five.label) == (encoded(picture(5)), 1)
 
 
+def test_pictures_of_shards_are_split_by_their_names(tmp_path):
+    def write(names, shard):
+        write_shard(tmp_path / shard, [(f"{n}.{e}", c) for n in names for e, c in (("png", b"x"), ("txt", b"it"))])
+
+    def held():
+        _, validation = opened(tmp_path, validation_fraction=0.3)
+        return {validation[i].name.rpartition(": ")[2] for i in range(len(validation))}
+
+    write(range(40), "a.tar")
+    before = held()
+    assert 4 <= len(before) <= 20
+    write(range(20, 60), "b.tar")
+    after = held()
+    assert {name for name in after if int(name.removesuffix(".png")) < 40} == before
+    train, validation = opened(tmp_path, validation_fraction=0.3)
+    names = [{part[i].name.rpartition(": ")[2] for i in range(len(part))} for part in (train, validation)]
+    assert names[0].isdisjoint(names[1])  # those of both shards too
+    assert len(train) + len(validation) == 80
+
+
 @pytest.mark.parametrize(
     ("members", "words"),
     [
@@ -300,8 +320,8 @@ def test_no_scene_of_validation_is_trained_on():
     train, validation = open_sources(ImagesConfig(embedded="shapes"))
     assert {*map(caption_of, scenes("train"))}.isdisjoint(map(caption_of, scenes("validation")))
     assert len(scenes("train")) + len(scenes("validation")) == len(all_scenes()) == 264
-    assert {*validation.captions()} == {*map(caption_of, scenes("validation"))}
-    assert train[3].caption == train.captions()[3]
+    assert {*validation.texts()} == {*map(caption_of, scenes("validation"))}
+    assert train[3].caption == train.texts()[3]
     np.testing.assert_array_equal(train[3].content, open_sources(ImagesConfig(embedded="shapes"))[0][3].content)
     assert (train[3].content != train[3 + len(scenes("train"))].content).any()  # one scene, drawn anew
 

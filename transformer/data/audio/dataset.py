@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from transformer.data.audio.augmentation import Augmentation
 from transformer.data.audio.config import AudioConfig
 from transformer.data.audio.records import SpeechReading, SpeechRecords
 from transformer.data.audio.source import SoundSource
@@ -52,15 +53,15 @@ def open_audio(
     train, validation = open_sources(config, whole=whole)
     if tokenizer is None:
         source = validation if train is None else train
-        said = TrainingText(lambda: [source.fingerprint], lambda size: up_to(size, source.transcripts()))
+        said = TrainingText(lambda: [source.fingerprint], lambda size: up_to(size, source.texts()))
         tokenizer = make_tokenizer(config.tokenizer, vocab_size, said, Path(config.cache_dir).expanduser())
     check_vocabulary(tokenizer, vocab_size)
     contents = [source.fingerprint for source in (train, validation) if source is not None]
     left_out = Path(config.cache_dir).expanduser() / "left-out" / f"{digest(contents)}.txt"
     damaged = Damaged(left_out if config.skip_damaged else None)
 
-    def records(source: SoundSource) -> SpeechRecords:
-        return SpeechRecords(source, (frames, bins), reading, damaged, tokenizer)
+    def records(source: SoundSource, augmentation: Augmentation | None = None) -> SpeechRecords:
+        return SpeechRecords(source, (frames, bins), reading, damaged, tokenizer, augmentation=augmentation)
 
     [name] = config.sources
     identity = {
@@ -69,7 +70,7 @@ def open_audio(
         "tokenizer": tokenizer.fingerprint,
     }
     return SpeechDataset(
-        train=() if train is None else (records(train),),
+        train=() if train is None else (records(train, Augmentation(config)),),
         weights=() if train is None else (1.0,),
         validation=JoinedRecords([records(validation)]),
         fingerprint=digest([*contents, tokenizer.fingerprint]),

@@ -4,10 +4,12 @@ import dataclasses
 
 import numpy as np
 
+from transformer.data.audio.augmentation import Augmentation
 from transformer.data.audio.log_mel import HOP, RATE, log_mel
 from transformer.data.audio.source import Clip, SoundSource
 from transformer.data.damaged import Damaged
 from transformer.data.records import Reading, Record, Records
+from transformer.data.tokenized import framed, padded
 from transformer.errors import UserError
 from transformer.tokenizers.tokenizer import Tokenizer
 
@@ -42,6 +44,8 @@ class SpeechRecords(Records):
         reading: SpeechReading,
         damaged: Damaged,
         tokenizer: Tokenizer,
+        *,
+        augmentation: Augmentation | None = None,
     ):
         """Records of a source.
 
@@ -51,30 +55,33 @@ class SpeechRecords(Records):
           reading: what an objective reads.
           damaged: what happens to recordings that cannot be read, or are too long.
           tokenizer: of transcripts.
+          augmentation: how they are varied; None: not at all.
         """
         self._source, self._input_size, self._reading = source, input_size, reading
-        self._damaged, self._tokenizer = damaged, tokenizer
+        self._damaged, self._tokenizer, self._augmentation = damaged, tokenizer, augmentation
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index: int) -> Record:
+        return self._record(index, None)
+
+    def draw(self, index: int, rng: np.random.Generator) -> Record:
+        """Returns record `index`, varied by the generator."""
+        return self._record(index, rng)
+
+    def _record(self, index: int, rng: np.random.Generator | None) -> Record:
         clip, length = self._source[index], self._reading.length
-        features = np.zeros(self._input_size, np.float32)
-        tokens, segment_ids = np.zeros(length, np.int32), np.zeros(length, np.int32)
         try:
-            features, ids = self._features(clip), self._ids(clip)
+            features, ids = self._features(clip, rng), self._ids(clip)
         except UserError as error:
             self._damaged.note(error, clip.name)
-            there = np.float32(0)
-        else:
-            tokens[:] = self._tokenizer.pad_id
-            tokens[: len(ids)], segment_ids[: len(ids)] = ids, 1
-            there = np.float32(1)
-        record = {"features": features * there, "tokens": tokens, "segment_ids": segment_ids, "there": there}
-        return {name: np.asarray(value) for name, value in record.items()}
+            zeros = np.zeros(length, np.int32)
+            record = {"features": np.zeros(self._input_size, np.float32), "tokens": zeros, "segment_ids": zeros}
+            return record | {"there": np.asarray(np.float32(0))}
+        return {"features": features, **padded(ids, length, self._tokenizer), "there": np.asarray(np.float32(1))}
 
-    def _features(self, clip: Clip) -> np.ndarray:
+    def _features(self, clip: Clip, rng: np.random.Generator | None) -> np.ndarray:
         """Returns a recording's spectrogram, silence behind it, as Whisper's authors fill up windows."""
         frames, bins = self._input_size
         samples = clip.samples()
@@ -83,13 +90,19 @@ class SpeechRecords(Records):
                 f"{clip.name}: {len(samples) / RATE:.2f} seconds, and the model hears {frames * HOP / RATE:g} at once: "
                 "cut it"
             )
-        return log_mel(np.pad(samples, (0, frames * HOP - len(samples))), bins)
+        augmentation = self._augmentation
+        if augmentation is not None and rng is not None:
+            samples = augmentation.sound(samples, frames * HOP, rng)
+        window = np.zeros(frames * HOP, samples.dtype)
+        window[: len(samples)] = samples
+        features = log_mel(window, bins)
+        if augmentation is not None and rng is not None:
+            features = augmentation.spectrogram(features, -(-len(samples) // HOP), rng)
+        return features
 
     def _ids(self, clip: Clip) -> list[int]:
-        before, after = self._tokenizer.template()
-        # A tokenizer that frames a text at both ends has a speech model's prefix, whose first is the start token.
-        before, after = (before[1:], after) if after else ([], [self._tokenizer.eos_id])
-        ids = [*before, *self._tokenizer.encode(clip.transcript), *after]
+        before, own, after = framed(clip.transcript, self._tokenizer)
+        ids = [*before[1:], *own, *after]  # the first is the start token
         if len(ids) > self._reading.length:
             raise UserError(
                 f"{clip.name}: a transcript of {len(ids)} tokens, and --train.seq-len is {self._reading.length}: raise "

@@ -1,17 +1,15 @@
 """What a source of recordings is: clips by index, with their transcripts; a file that lists sound files is one."""
 
-import abc
 import dataclasses
-from collections.abc import Iterator
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import xxhash
 
 from transformer.data.audio.sound import load
-from transformer.data.listed import listed
-from transformer.data.splits import digest
-from transformer.errors import UserError
+from transformer.data.listing import Listings, of_rows
+from transformer.data.source import Source
 
 _SOUND = ("audio", "path", "file")
 _TRANSCRIPT = ("text", "transcript")
@@ -32,74 +30,38 @@ class Clip:
         return load(self.content) if isinstance(self.content, Path) else self.content
 
 
-class SoundSource(abc.ABC):
-    """Random access to the recordings of a split."""
-
-    @abc.abstractmethod
-    def __len__(self) -> int: ...
-
-    @abc.abstractmethod
-    def __getitem__(self, index: int) -> Clip: ...
-
-    @property
-    @abc.abstractmethod
-    def fingerprint(self) -> str:
-        """A hash of what tells its recordings from others'."""
-
-    def transcripts(self) -> Iterator[str]:
-        """Yields what is said in each recording, in order."""
-        return (self[index].transcript for index in range(len(self)))
+SoundSource = Source[Clip]
 
 
 class Manifest(SoundSource):
     """A .tsv or .jsonl file whose rows name a sound file and what is said in it; paths are from the file's folder."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, listings: Listings):
         """Reads the rows, and looks whether each sound file is there; none is opened.
 
         Raises:
           UserError: a row that lacks something, or names no file; no rows.
         """
         self._folder = path.parent
-        self._rows = []
-        for number, name, transcript in listed(path, _SOUND, _TRANSCRIPT):
-            sound = self._folder / name
-            if not sound.is_file():
-                raise UserError(f"{path}, line {number}: {sound} is no file: put the sound there or mend its path")
-            self._rows.append((name, transcript, sound.stat().st_size))
-        if not self._rows:
-            raise UserError(f"{path} has no rows")
+        read = of_rows(path, _SOUND, _TRANSCRIPT, "sound")
+        self._listing = listings.get(("recordings", os.path.abspath(path)), read)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._listing.names)
 
     def __getitem__(self, index: int) -> Clip:
-        name, transcript, _ = self._rows[index]
-        return Clip(self._folder / name, str(self._folder / name), transcript)
+        path = self._folder / self._listing.names[index]
+        return Clip(path, str(path), self._listing.values[index])
 
     @property
-    def keys(self) -> list[str]:
-        """The sound files' paths."""
-        return [name for name, _, _ in self._rows]
+    def hashes(self) -> np.ndarray:
+        """Of the sound files' paths."""
+        return self._listing.hashes
 
     @property
     def fingerprint(self) -> str:
         """A hash of rows and sizes: contents are not read for it."""
-        return digest([f"{name}\t{transcript}\t{size}" for name, transcript, size in self._rows])
+        return self._listing.fingerprint
 
-
-class Part(SoundSource):
-    """Some recordings of another source."""
-
-    def __init__(self, source: SoundSource, indices: np.ndarray):
-        self._source, self._indices = source, indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: int) -> Clip:
-        return self._source[int(self._indices[index])]
-
-    @property
-    def fingerprint(self) -> str:
-        return digest([self._source.fingerprint, xxhash.xxh3_128_hexdigest(self._indices.astype(np.int64).tobytes())])
+    def texts(self) -> Sequence[str]:
+        return self._listing.values

@@ -1,5 +1,7 @@
 """Digits as chords of two tones, as telephones dial them: speech that needs no files, and that a tiny model learns."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import xxhash
 
@@ -50,6 +52,10 @@ class Tones(SoundSource):
     def fingerprint(self) -> str:
         return digest(["tones", self._split, str(len(self))])
 
+    def texts(self) -> Sequence[str]:
+        split = self._split == "validation"
+        return [self._digits(np.random.default_rng((index, split))) for index in range(len(self))]
+
     def _digits(self, rng: np.random.Generator) -> str:
         while True:
             digits = "".join(map(str, rng.integers(10, size=rng.integers(FEWEST, MOST + 1))))
@@ -59,13 +65,17 @@ class Tones(SoundSource):
 
 def sounded(digits: str, rng: np.random.Generator) -> np.ndarray:
     """Returns float32 [samples] of some digits: tempo, gaps, loudness, phases and noise are drawn at random."""
-    tempo = rng.uniform(*_LENGTH)
-    pieces = [np.zeros(round(rng.uniform(*_BEFORE) * RATE))]
-    for digit in digits:
-        time = np.arange(round(tempo * RATE)) / RATE
-        ramp = np.minimum(1, np.minimum(time, time[::-1]) / _RAMP)
-        chord = sum(np.sin(2 * np.pi * (hertz * time + rng.uniform())) for hertz in CHORDS[digit])
-        pieces += [rng.uniform(0.5, 1) * ramp * chord, np.zeros(round(rng.uniform(*_GAP) * RATE))]
+    time = np.arange(round(rng.uniform(*_LENGTH) * RATE)) / RATE
+    before = rng.uniform(*_BEFORE)
+    drawn = rng.random((len(digits), 4))
+    phases, loudness, gaps = drawn[:, :2], 0.5 + 0.5 * drawn[:, 2], _GAP[0] + (_GAP[1] - _GAP[0]) * drawn[:, 3]
+    hertz = np.array([CHORDS[digit] for digit in digits])
+    chords = np.sin(2 * np.pi * (hertz[:, :, None] * time + phases[:, :, None])).sum(axis=1)
+    ramp = np.minimum(1, np.minimum(time, time[::-1]) / _RAMP)
+    tones = loudness[:, None] * ramp * chords
+    pieces = [np.zeros(round(before * RATE))]
+    for tone, gap in zip(tones, gaps.tolist(), strict=True):
+        pieces += [tone, np.zeros(round(gap * RATE))]
     sound = rng.uniform(0.1, 0.4) * np.concatenate(pieces)
     noise = rng.normal(0, rng.uniform(0.002, 0.03), len(sound))
     assert len(sound) <= FRAMES * HOP

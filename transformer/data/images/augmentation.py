@@ -1,6 +1,7 @@
 """Augmentation: how training images are varied, by a generator of each sample's own."""
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -33,6 +34,18 @@ class Augmentation:
             image = randaugment(image, config.randaugment_magnitude, rng)
         pixels = pixels_of(image) if config.crop is not None else self.preprocessing.cut(image)
         return shifted(pixels, config.shift, rng) if config.shift else pixels
+
+    @property
+    def moves_alone(self) -> bool:
+        """Whether an image that has the model's size keeps its pixels' values: it is mirrored or moved, at most."""
+        return self.config.crop is None and not self.config.randaugment
+
+    def moved(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Returns what `__call__` makes of an image of the model's size, uint8 [size, size, C], where it is moved
+        alone."""
+        if self.config.flip and rng.random() < self.config.flip:
+            pixels = pixels[:, ::-1]
+        return shifted(pixels, self.config.shift, rng) if self.config.shift else pixels
 
     @property
     def mixes(self) -> bool:
@@ -84,11 +97,15 @@ def crop_box(
 
 def shifted(pixels: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
     """Returns an image [H, W, C], moved by up to `most` pixels each way; its edge fills what comes in."""
-    down, right = rng.integers(-most, most + 1, 2)
+    down, right = rng.integers(-most, most + 1, 2).tolist()
     height, width = pixels.shape[:2]
-    rows = np.clip(np.arange(height) - down, 0, height - 1)
-    columns = np.clip(np.arange(width) - right, 0, width - 1)
-    return pixels[rows[:, None], columns]
+    return pixels.take(_places(height, down), axis=0).take(_places(width, right), axis=1)
+
+
+@functools.cache
+def _places(length: int, by: int) -> np.ndarray:
+    """Returns where each place of a moved axis comes from."""
+    return np.clip(np.arange(length) - by, 0, length - 1)
 
 
 def randaugment(image: Image.Image, magnitude: int, rng: np.random.Generator) -> Image.Image:

@@ -13,9 +13,10 @@ from transformer.data.images.augmentation import Augmentation
 from transformer.data.images.config import ImagesConfig
 from transformer.data.images.preprocessing import PREPROCESSING, Preprocessing
 from transformer.data.images.records import ImageReading, ImageRecords
-from transformer.data.images.source import ImageSource
+from transformer.data.images.source import Picture
 from transformer.data.images.sources import open_sources
 from transformer.data.records import JoinedRecords
+from transformer.data.source import Source
 from transformer.data.splits import digest
 from transformer.data.tokenized import TokenizedDataset
 from transformer.errors import UserError
@@ -73,7 +74,7 @@ def open_images(
     damaged = Damaged(cache_dir / "left-out" / f"{digest(contents)}.txt" if config.skip_damaged else None)
     if reading.captions and tokenizer is None:
         assert vocab_size is not None
-        said = TrainingText(lambda: [source.fingerprint], lambda size: up_to(size, source.captions()))
+        said = TrainingText(lambda: [source.fingerprint], lambda size: up_to(size, source.texts()))
         tokenizer = make_tokenizer(config.tokenizer, vocab_size, said, cache_dir)
     if tokenizer is not None and vocab_size is not None:
         check_vocabulary(tokenizer, vocab_size)
@@ -97,7 +98,7 @@ def open_images(
             raise UserError(f"--{config.flag(name)}: these images have captions and no classes")
         return ImageDataset(labels=source.labels, **shared)
     assert tokenizer is not None
-    captions = tuple(dict.fromkeys(validation.captions()))
+    captions = tuple(dict.fromkeys(validation.texts()))
     return CaptionDataset(tokenizer=tokenizer, vocabulary=Vocabulary.of(tokenizer), captions=captions, **shared)
 
 
@@ -117,7 +118,7 @@ def preprocessing_of(config: ImagesConfig, input_size: tuple[int, ...]) -> Prepr
     )
 
 
-def _summary(train: ImageSource | None, validation: ImageSource) -> str:
+def _summary(train: Source[Picture] | None, validation: Source[Picture]) -> str:
     classes = f" of {len(validation.labels)} classes" if validation.labels else " with captions"
     of_training = "" if train is None else f"{len(train):,} images to train on, "
     return f"{of_training}{len(validation):,} to validate{classes}"

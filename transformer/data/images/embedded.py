@@ -10,7 +10,7 @@ import xxhash
 from PIL import Image, ImageDraw
 
 from transformer.data.images.source import ImageSource, Picture
-from transformer.data.splits import Split, digest, held_out
+from transformer.data.splits import Split, digest, held_out, key_hashes
 
 SIDE = 32
 """Pixels of a side of a drawn image."""
@@ -43,11 +43,6 @@ class Digits(ImageSource):
         return Picture(images[index], f"digit {index}", int(labels[index]))
 
     @property
-    def keys(self) -> list[str]:
-        """The images' numbers."""
-        return [str(index) for index in range(len(self))]
-
-    @property
     def fingerprint(self) -> str:
         images, _ = self._arrays
         return digest(["digits", xxhash.xxh3_128_hexdigest(images.tobytes())])
@@ -62,7 +57,7 @@ def all_scenes() -> list[tuple[str, str, str]]:
 def scenes(split: Split) -> list[tuple[str, str, str]]:
     """Returns the scenes of a split; no scene is in both."""
     every = all_scenes()
-    held = held_out([" ".join(scene) for scene in every], _HELD_OUT)
+    held = held_out(key_hashes(" ".join(scene) for scene in every), _HELD_OUT)
     return [scene for scene, is_held in zip(every, held, strict=True) if is_held == (split == "validation")]
 
 
@@ -91,7 +86,7 @@ class Shapes(ImageSource):
     def fingerprint(self) -> str:
         return digest(["shapes", self._split, str(len(self)), *map(caption_of, self._scenes)])
 
-    def captions(self) -> Sequence[str]:
+    def texts(self) -> Sequence[str]:
         said = [caption_of(scene) for scene in self._scenes]
         return [said[index % len(said)] for index in range(len(self))]
 

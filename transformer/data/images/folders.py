@@ -1,10 +1,13 @@
 """Images in folders: a folder a class, or a file that lists pictures and captions."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from transformer.data.images.source import ImageSource, Picture
-from transformer.data.listed import listed
+from transformer.data.listing import Listing, Listings, of_rows
 from transformer.data.splits import digest
 from transformer.errors import UserError
 
@@ -18,11 +21,12 @@ _CAPTION = ("caption", "text", "title")
 class ClassFolders(ImageSource):
     """A folder with a folder of images for each class; in the order of their paths."""
 
-    def __init__(self, folder: Path, labels: Sequence[str] | None = None):
+    def __init__(self, folder: Path, listings: Listings, labels: Sequence[str] | None = None):
         """Lists the files; none is opened.
 
         Args:
           folder: it has a folder a class.
+          listings: where its files may be listed already.
           labels: the classes of the training images; None: those that the folder has.
 
         Raises:
@@ -36,76 +40,84 @@ class ClassFolders(ImageSource):
             raise UserError(f"{folder} has {which}: put images into a folder for each of at least two classes")
         if unknown := sorted({*found} - {*self.labels}):
             raise UserError(f"{folder / unknown[0]}: a class that the training images do not have ({len(self.labels)})")
-        numbers = {name: number for number, name in enumerate(self.labels)}
-        self._files = [
-            (path.relative_to(folder).as_posix(), numbers[name], size_of(path))
-            for name in found
-            for path in sorted((folder / name).rglob("*"))
-            if path.suffix.lower() in ENDINGS and not path.is_dir()
-        ]
-        if not self._files:
-            raise UserError(f"{folder} has no images ({', '.join(ENDINGS)}) in its folders")
-        there = {label for _, label, _ in self._files}
+        self._listing = listings.get(class_folders(folder, labels), lambda: self._list(found))
+        there = np.bincount(self._listing.values, minlength=len(self.labels))
         self.notes = tuple(
-            f"{folder / name} has no images" for label, name in enumerate(self.labels) if label not in there
+            f"{folder / name} has no images" for name, count in zip(self.labels, there, strict=True) if not count
         )
 
+    def _list(self, found: Sequence[str]) -> tuple[Listing, list[str]]:
+        """Returns the images of some classes, and all folders that they lie in."""
+        names: list[str] = []
+        classes, content, watched = [], [], [os.path.abspath(self.folder)]
+        for name in found:
+            files: list[tuple[str, ...]] = []
+            for folder, _, inside in os.walk(self.folder / name):
+                watched.append(os.path.abspath(folder))
+                at = Path(folder).relative_to(self.folder).parts
+                files += [(*at, file) for file in inside if os.path.splitext(file)[1].lower() in ENDINGS]
+            names += ["/".join(parts) for parts in sorted(files)]
+            classes += [self.labels.index(name)] * len(files)
+        if not names:
+            raise UserError(f"{self.folder} has no images ({', '.join(ENDINGS)}) in its folders")
+        content = [f"{name} {size_of(self.folder / name)}" for name in names]
+        return Listing.of(names, np.array(classes, np.int32), digest([*self.labels, *content])), watched
+
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._listing.names)
 
     def __getitem__(self, index: int) -> Picture:
-        name, label, _ = self._files[index]
-        return Picture(read(self.folder / name), str(self.folder / name), label)
+        path = self.folder / self._listing.names[index]
+        return Picture(read(path), str(path), int(self._listing.values[index]))
 
     @property
-    def keys(self) -> list[str]:
-        """The pictures' paths below the folder."""
-        return [name for name, _, _ in self._files]
+    def hashes(self) -> np.ndarray:
+        """Of the pictures' paths below the folder."""
+        return self._listing.hashes
 
     @property
     def fingerprint(self) -> str:
         """A hash of paths and sizes: contents are not read for it."""
-        return digest([*self.labels, *(f"{name} {size}" for name, _, size in self._files)])
+        return self._listing.fingerprint
+
+
+def class_folders(folder: Path, labels: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Returns the key of a listing of folders of classes; the arguments are `ClassFolders`'."""
+    return "classes", os.path.abspath(folder), *(() if labels is None else labels)
 
 
 class CaptionFile(ImageSource):
     """A .tsv or .jsonl file whose rows name a picture and what is said of it; paths are from the file's folder."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, listings: Listings):
         """Reads the rows, and looks whether each picture is there.
 
         Raises:
           UserError: a row that lacks something, or names no file; no rows.
         """
-        self.path = path
-        rows = list(listed(path, _PICTURE, _CAPTION))
-        if not rows:
-            raise UserError(f"{path} has no rows")
-        self._rows = []
-        for number, name, caption in rows:
-            picture = path.parent / name
-            if not picture.is_file():
-                raise UserError(f"{path}, line {number}: {picture} is no file: put the image there or mend its path")
-            self._rows.append((name, caption, picture.stat().st_size))
+        self._folder = path.parent
+        read = of_rows(path, _PICTURE, _CAPTION, "image")
+        self._listing = listings.get(("captions", os.path.abspath(path)), read)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._listing.names)
 
     def __getitem__(self, index: int) -> Picture:
-        name, caption, _ = self._rows[index]
-        return Picture(read(self.path.parent / name), str(self.path.parent / name), caption=caption)
+        path = self._folder / self._listing.names[index]
+        return Picture(read(path), str(path), caption=self._listing.values[index])
 
     @property
-    def keys(self) -> list[str]:
-        """The pictures' paths, each of which may have several captions."""
-        return [name for name, _, _ in self._rows]
+    def hashes(self) -> np.ndarray:
+        """Of the pictures' paths, each of which may have several captions."""
+        return self._listing.hashes
 
     @property
     def fingerprint(self) -> str:
-        return digest([f"{name}\t{caption}\t{size}" for name, caption, size in self._rows])
+        """A hash of rows and sizes: contents are not read for it."""
+        return self._listing.fingerprint
 
-    def captions(self) -> list[str]:
-        return [caption for _, caption, _ in self._rows]
+    def texts(self) -> Sequence[str]:
+        return self._listing.values
 
 
 def read(path: Path) -> bytes:

@@ -4,6 +4,7 @@ Shape letters: H height, W width, C channels.
 """
 
 import dataclasses
+import functools
 import json
 from typing import Any, Literal
 
@@ -67,10 +68,22 @@ class Preprocessing:
         left, top = (image.width - self.size) // 2, (image.height - self.size) // 2
         return pixels_of(image.crop((left, top, left + self.size, top + self.size)))
 
+    def keeps(self, pixels: np.ndarray) -> bool:
+        """Whether an image [H, W] or [H, W, C] is what the model reads already: `cut` would return it as it is."""
+        at_size = pixels.shape[:2] == (self.size, self.size) and self.edge in (None, self.size)
+        return at_size and pixels.dtype == np.uint8 and (*pixels.shape[2:], 1)[0] == self.channels
+
     def normalised(self, pixels: np.ndarray) -> np.ndarray:
         """Returns float32 [H, W, C] of uint8 pixels: from 0 to 1, minus the mean, over the deviation."""
-        scaled = pixels.astype(np.float32) * np.float32(1 / 255)
-        return (scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        scaled = np.multiply(pixels, np.float32(1 / 255), dtype=np.float32)
+        mean, std = self._mean_and_std
+        scaled -= mean
+        scaled /= std
+        return scaled
+
+    @functools.cached_property
+    def _mean_and_std(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.array(self.mean, np.float32), np.array(self.std, np.float32)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""

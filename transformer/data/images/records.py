@@ -10,8 +10,10 @@ from transformer.data.damaged import Damaged
 from transformer.data.images.augmentation import Augmentation
 from transformer.data.images.decoding import DamagedImage, decode, from_array
 from transformer.data.images.preprocessing import Preprocessing
-from transformer.data.images.source import ImageSource, Picture
+from transformer.data.images.source import Picture
 from transformer.data.records import Reading, Record, Records
+from transformer.data.source import Source
+from transformer.data.tokenized import tokens_of
 from transformer.tokenizers.tokenizer import Tokenizer
 
 
@@ -42,7 +44,7 @@ class ImageRecords(Records):
 
     def __init__(
         self,
-        source: ImageSource,
+        source: Source[Picture],
         preprocessing: Preprocessing,
         reading: ImageReading,
         damaged: Damaged,
@@ -68,29 +70,40 @@ class ImageRecords(Records):
 
     def __getitem__(self, index: int) -> Record:
         picture = self._source[index]
-        image = self._decoded(picture)
-        return self._record(picture, None if image is None else self._preprocessing(image))
+        return self._record(picture, self._read(picture, None))
 
     def draw(self, index: int, rng: np.random.Generator) -> Record:
         """Returns record `index`, varied, and perhaps mixed with another that the generator chooses."""
         if self._augmentation is None:
             return self[index]
         picture = self._source[index]
-        record = self._record(picture, self._varied(picture, rng))
+        record = self._record(picture, self._read(picture, rng))
         if not self._augmentation.mixes or self._reading.captions or not record["there"]:
             return record
         other = self._source[int(rng.integers(len(self)))]
-        pixels = self._varied(other, rng)
+        pixels = self._read(other, rng)
         if pixels is None:
             return record
         image, share = self._augmentation.mixed(record["image"], pixels, rng)
         mixed = {"image": image, "other_label": np.int32(other.label), "share": np.float32(share)}
         return record | {name: np.asarray(value) for name, value in mixed.items()}
 
-    def _varied(self, picture: Picture, rng: np.random.Generator) -> np.ndarray | None:
-        assert self._augmentation is not None
+    def _read(self, picture: Picture, rng: np.random.Generator | None) -> np.ndarray | None:
+        """Returns a picture as the model reads it, varied where there is a generator; None where it is left out."""
+        augmentation, content = self._augmentation, picture.content
+        if isinstance(content, np.ndarray) and self._preprocessing.keeps(content):
+            # Pillow, which tiny images would spend most of their time in, has nothing to do here.
+            pixels = content.reshape(*content.shape[:2], -1)
+            if rng is None or augmentation is None:
+                return self._preprocessing.normalised(pixels)
+            if augmentation.moves_alone:
+                return self._preprocessing.normalised(augmentation.moved(pixels, rng))
         image = self._decoded(picture)
-        return None if image is None else self._preprocessing.normalised(self._augmentation(image, rng))
+        if image is None:
+            return None
+        if rng is None or augmentation is None:
+            return self._preprocessing(image)
+        return self._preprocessing.normalised(augmentation(image, rng))
 
     def _decoded(self, picture: Picture) -> Image.Image | None:
         """Returns the picture; None where it cannot be read and is left out."""
@@ -115,16 +128,3 @@ class ImageRecords(Records):
         else:
             record |= {"label": np.int32(picture.label), "other_label": np.int32(0), "share": np.float32(1)}
         return {name: np.asarray(value) for name, value in record.items()}
-
-
-def tokens_of(text: str, tokenizer: Tokenizer, length: int) -> dict[str, np.ndarray]:
-    """Returns `tokens` and `segment_ids`, int32[length], of a text between what begins and ends one.
-
-    A tokenizer with a template of its own, such as CLIP's, says what that is; others have <s> and </s>.
-    """
-    before, after = tokenizer.template()
-    before, after = (before, after) if after else ([tokenizer.bos_id], [tokenizer.eos_id])
-    ids = [*before, *tokenizer.encode(text)][: length - len(after)] + after
-    tokens, segment_ids = np.full(length, tokenizer.pad_id, np.int32), np.zeros(length, np.int32)
-    tokens[: len(ids)], segment_ids[: len(ids)] = ids, 1
-    return {"tokens": tokens, "segment_ids": segment_ids}

@@ -5,33 +5,36 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from transformer.data import tfds_datasets
+from transformer.data.images.arrays import IdxFiles, TfdsImages, idx_pair
 from transformer.data.images.config import ImagesConfig
-from transformer.data.images.containers import IdxFiles, Parquet, TfdsImages, WebDataset, idx_pair
 from transformer.data.images.embedded import Digits, Shapes
-from transformer.data.images.folders import SPLITS, CaptionFile, ClassFolders
-from transformer.data.images.source import ImageSource, Part
-from transformer.data.splits import held_out
+from transformer.data.images.folders import SPLITS, CaptionFile, ClassFolders, class_folders
+from transformer.data.images.shards import Parquet, WebDataset
+from transformer.data.images.source import ImageSource, Picture
+from transformer.data.listing import Listings
+from transformer.data.source import Source, divided
 from transformer.errors import UserError
 
 _FILES: dict[str, Callable[..., Any]] = {".parquet": Parquet, ".tar": WebDataset}
 _IDX = {"train": "train", "validation": "t10k"}
 
 
-def open_sources(config: ImagesConfig, *, whole: bool = False) -> tuple[ImageSource | None, ImageSource]:
+def open_sources(
+    config: ImagesConfig, *, whole: bool = False, listings: Listings | None = None
+) -> tuple[Source[Picture] | None, Source[Picture]]:
     """Returns the training pictures and the validation pictures.
 
     Args:
       config: names them.
       whole: all are to validate on, and there are none to train on.
+      listings: those of its cache; None: they are read there.
 
     Raises:
       UserError: there are none, or something about them that a person can mend.
     """
     if config.path is not None:
-        train, validation = _of_path(Path(config.path).expanduser())
+        train, validation = _of_path(Path(config.path).expanduser(), listings or Listings(config.cache_dir))
     elif config.tfds is not None:
         train, validation = _of_tfds(config.tfds, config.cache_dir)
     elif config.embedded == "shapes":
@@ -41,46 +44,40 @@ def open_sources(config: ImagesConfig, *, whole: bool = False) -> tuple[ImageSou
     if whole:
         return None, train if validation is None else validation
     if validation is None:
-        train, validation = _split(train, config.validation_fraction)
+        return divided(train, config.validation_fraction, "images")
     return train, validation
 
 
-def _split(source: Any, fraction: float) -> tuple[ImageSource, ImageSource]:
-    """Returns two parts of a source without a split of its own: pictures of one key are in the same part."""
-    held = held_out(source.keys, fraction)
-    if not held.any() or held.all():
-        raise UserError(
-            f"{len(source)} image(s), and --data.validation-fraction {fraction:g} of them leave none to train on or "
-            "none to validate on: give more images, another fraction, or folders train and validation"
-        )
-    return Part(source, np.flatnonzero(~held)), Part(source, np.flatnonzero(held))
-
-
-def _of_path(path: Path) -> tuple[ImageSource, ImageSource | None]:
+def _of_path(path: Path, listings: Listings) -> tuple[ImageSource, ImageSource | None]:
     """Returns the pictures at a path, and its validation pictures; None: it has no such split."""
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     if path.is_file():
+        if path.suffix.lower() in (".tsv", ".jsonl"):
+            return CaptionFile(path, listings), None
         return _of_files([path], None), None
     if pair := idx_pair(path, _IDX["train"]):
         train = IdxFiles(*pair)
         held = idx_pair(path, _IDX["validation"])
         return train, IdxFiles(*held, names=train.labels) if held else None
-    for ending in _FILES:
-        if files := sorted(path.rglob(f"*{ending}")):
-            return _of_shards(files)
     folders = {split: next((path / name for name in names if (path / name).is_dir()), None)
                for split, names in SPLITS.items()}  # fmt: skip
+    of_training = path if folders["train"] is None else folders["train"]
+    # Where a listing is kept there is nothing else to look for, which would list all folders.
+    endings = () if listings.kept(class_folders(of_training)) else _FILES
+    for ending in endings:
+        if files := sorted(path.rglob(f"*{ending}")):
+            return _of_shards(files)
     if folders["train"] is not None and folders["validation"] is not None:
-        train = ClassFolders(folders["train"])
-        return train, ClassFolders(folders["validation"], train.labels)
+        train = ClassFolders(of_training, listings)
+        return train, ClassFolders(folders["validation"], listings, train.labels)
     held = folders["validation"]
     if folders["train"] is None and held is not None and any(inside.is_dir() for inside in held.iterdir()):
         raise UserError(
             f"{path} has a folder {held.name} and no folder train: put the training images into {path / 'train'}, or "
             f"give --data.path {held} alone"
         )
-    return ClassFolders(path if folders["train"] is None else folders["train"]), None
+    return ClassFolders(of_training, listings), None
 
 
 def _of_shards(files: Sequence[Path]) -> tuple[ImageSource, ImageSource | None]:
@@ -103,8 +100,6 @@ def _of_shards(files: Sequence[Path]) -> tuple[ImageSource, ImageSource | None]:
 
 def _of_files(files: Sequence[Path], labels: Sequence[str] | None) -> ImageSource:
     ending = files[0].suffix.lower()
-    if ending in (".tsv", ".jsonl"):
-        return CaptionFile(files[0])
     if ending not in _FILES:
         known = ", ".join([*_FILES, ".tsv", ".jsonl"])
         raise UserError(
