@@ -180,7 +180,7 @@ def flops(flags: Flops) -> None:
     targets = preset.lengths.target if flags.target_length is None else flags.target_length
     if length < 1 or targets < 0:
         raise UserError(f"--length {length}, --target-length {targets}: an example has at least one token")
-    if targets and preset.model.kind != "encoder_decoder":
+    if targets and not preset.lengths.target:
         raise UserError(f"--target-length {targets}: {flags.preset} has one sequence, give --length alone")
     print("\n".join(account.describe(preset.model, length, targets)))
 

@@ -273,6 +273,8 @@ def test_an_account_names_its_conventions():
 def test_the_command_counts_a_preset(capsys):
     scaling.main(["flops", "--preset", "t5-small"])
     assert capsys.readouterr().out.splitlines() == describe(configs.get("t5-small").model, 512, 114)
+    scaling.main(["flops", "--preset", "whisper-tiny"])
+    assert capsys.readouterr().out.splitlines() == describe(configs.get("whisper-tiny").model, 1500, 448)
     with pytest.raises(UserError, match="--target-length 3: gpt2-small has one sequence, give --length alone"):
         scaling.main(["flops", "--preset", "gpt2-small", "--target-length", "3"])
     with pytest.raises(UserError, match="--length 0, --target-length 0: an example has at least one token"):

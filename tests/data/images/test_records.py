@@ -122,9 +122,12 @@ def test_captions_are_tokens_between_their_ends(tmp_path):
     real = record["tokens"][record["segment_ids"] > 0].tolist()
     assert (real[0], real[-1]) == (found.tokenizer.bos_id, found.tokenizer.eos_id)
     assert found.tokenizer.decode(real) in found.train[0]._source.texts()
-    short = open_dataset(
+    assert not found.about.notes
+    cut = open_dataset(
         ImagesConfig(embedded="shapes"), ImageReading(captions=True, length=9), vocab_size=384, input_size=(32, 32, 3)
-    ).train[0][5]
+    )
+    assert cut.about.notes[-1].startswith("100 of 100 captions looked at are longer than the 9 tokens of")
+    short = cut.train[0][5]
     assert short["segment_ids"].all()
     assert short["tokens"][-1] == found.tokenizer.eos_id
 

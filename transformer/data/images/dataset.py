@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from transformer.data.damaged import Damaged
 from transformer.data.dataset import About, Dataset
 from transformer.data.images.augmentation import Augmentation
@@ -18,12 +20,14 @@ from transformer.data.images.sources import open_sources
 from transformer.data.records import JoinedRecords
 from transformer.data.source import Source
 from transformer.data.splits import digest
-from transformer.data.tokenized import TokenizedDataset
+from transformer.data.tokenized import TokenizedDataset, framed
 from transformer.errors import UserError
 from transformer.tokenizers.kinds import check_vocabulary, make_tokenizer
 from transformer.tokenizers.tokenizer import Tokenizer
 from transformer.tokenizers.training_text import TrainingText, up_to
 from transformer.tokenizers.vocabulary import Vocabulary
+
+_LOOKED_AT = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +48,6 @@ class CaptionDataset(TokenizedDataset):
     """Images with captions."""
 
     preprocessing: Preprocessing
-    captions: tuple[str, ...]
-    """What is said of the validation images, each caption once."""
 
     @property
     def files(self) -> Mapping[str, bytes]:
@@ -98,8 +100,10 @@ def open_images(
             raise UserError(f"--{config.flag(name)}: these images have captions and no classes")
         return ImageDataset(labels=source.labels, **shared)
     assert tokenizer is not None
-    captions = tuple(dict.fromkeys(validation.texts()))
-    return CaptionDataset(tokenizer=tokenizer, vocabulary=Vocabulary.of(tokenizer), captions=captions, **shared)
+    shared["about"] = dataclasses.replace(
+        shared["about"], notes=(*shared["about"].notes, *_cut(source, tokenizer, reading.length))
+    )
+    return CaptionDataset(tokenizer=tokenizer, vocabulary=Vocabulary.of(tokenizer), **shared)
 
 
 def preprocessing_of(config: ImagesConfig, input_size: tuple[int, ...]) -> Preprocessing:
@@ -115,6 +119,18 @@ def preprocessing_of(config: ImagesConfig, input_size: tuple[int, ...]) -> Prepr
             )
     return Preprocessing(
         size, channels, config.resize, config.edge, config.resample, tuple(config.mean), tuple(config.std)
+    )
+
+
+def _cut(source: Source[Picture], tokenizer: Tokenizer, length: int) -> tuple[str, ...]:
+    """Returns a note where captions are longer than a row: a look at some is enough to tell a length chosen wrongly."""
+    looked = np.unique(np.linspace(0, len(source) - 1, min(_LOOKED_AT, len(source))).astype(int))
+    longer = sum(sum(map(len, framed(source[int(index)].caption, tokenizer))) > length for index in looked)
+    if not longer:
+        return ()
+    return (
+        f"{longer} of {len(looked)} captions looked at are longer than the {length} tokens of --train.seq-len: the "
+        "rest of them is not read",
     )
 
 
