@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from transformer import command
+from transformer import checks, command
 from transformer.errors import UserError
 
 if TYPE_CHECKING:  # these take a second to import, after the flags are known to be good
@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # these take a second to import, after the flags are known to
     from transformer.inference.rules import DecodingRules
     from transformer.inference.sampling import Sampling
     from transformer.inference.settings import Settings
+    from transformer.inference.speech.chunks import Chunking
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +43,13 @@ class Command:
     """With --audio: write down what is said, or say it in English."""
     timestamps: Literal["segment", "word"] | None = None
     """With --audio, say when each segment, or each word, begins and ends; by default the text alone."""
+    chunk: float | None = None
+    """With --audio, cut recordings in overlapping chunks of so many seconds, which are decoded together and joined; by
+    default each window starts where the speech of the last one ended. Sooner done, but without times."""
+    stride: float | None = None
+    """With --chunk, seconds at each edge that the next chunk hears too; by default a sixth of the chunk."""
     batch_size: int = 8
-    """With --audio, windows of 30 s that are decoded together."""
+    """With --audio, windows of 30 s (or chunks) that are decoded together."""
     num: int | None = None
     """Texts for each prompt or source, 1 by default; guesses for each mask, 5 by default."""
     max_new_tokens: int | None = None
@@ -91,6 +97,9 @@ def main(args: list[str]) -> None:
     if not flags.mask:  # what no model could do is refused before one is read
         strategy(flags)
         rules(flags)
+    chunking(flags)
+    with command.flags_named(Command):
+        checks.at_least(flags, 1, "batch_size")
     restored = restore(flags.run, Execution(dtype=flags.dtype))
     kind = restored.architecture.kind
     [wanted] = kinds or ["prompt"]
@@ -146,6 +155,7 @@ def main(args: list[str]) -> None:
 _TAKES = {"decoder": "prompt", "encoder_decoder": "source", "encoder": "mask", "speech": "audio"}
 
 
+@command.flags_named(Command)
 def transcribe(restored: "Restored", flags: Command) -> None:
     """Prints what is said in each recording, and when where that is asked."""
     from transformer.data.audio.log_mel import log_mel
@@ -154,15 +164,18 @@ def transcribe(restored: "Restored", flags: Command) -> None:
     from transformer.paths import expanded
 
     recordings = [load(expanded(file)) for file in flags.audio]  # a wrong one is named before any is heard
-    told = Transcriber(restored, log_mel)(
-        recordings,
-        language=flags.language,
-        task=flags.task,
-        times=flags.timestamps is not None,
-        words=flags.timestamps == "word",
-        batch_size=flags.batch_size,
-        progress=sys.stderr.isatty(),
-    )
+    options: dict[str, Any] = {
+        "language": flags.language,
+        "task": flags.task,
+        "batch_size": flags.batch_size,
+        "progress": sys.stderr.isatty(),
+    }
+    transcriber, how = Transcriber(restored, log_mel), chunking(flags)
+    if how is None:
+        times, words = flags.timestamps is not None, flags.timestamps == "word"
+        told = transcriber(recordings, times=times, words=words, **options)
+    else:
+        told = transcriber.in_chunks(recordings, how, **options)
     for file, transcript in zip(flags.audio, told, strict=True):
         if len(flags.audio) > 1:
             print(f"--- {file} ---")
@@ -171,6 +184,27 @@ def transcribe(restored: "Restored", flags: Command) -> None:
             print(transcript.text.strip())
         for part in parts if flags.timestamps else ():
             print(f"[{part.start:7.2f} -> {part.end:7.2f}] {part.text.strip()}")
+
+
+@command.flags_named(Command)
+def chunking(flags: Command) -> "Chunking | None":
+    """Returns how recordings are cut in chunks, or None where they are not.
+
+    Raises:
+      UserError: there are no recordings, or times are asked for, which chunks do not have.
+    """
+    from transformer.inference.speech.chunks import Chunking
+
+    name = "chunk" if flags.chunk is not None else "stride"
+    if flags.chunk is None and flags.stride is None:
+        return None
+    if not flags.audio:
+        raise UserError(f"--{name} is of recordings: give --audio FILE")
+    if flags.chunk is None:
+        raise UserError("--stride is how far chunks overlap: give --chunk SECONDS")
+    if flags.timestamps is not None:
+        raise UserError(f"--timestamps {flags.timestamps}: chunks have no times: leave --chunk out, or --timestamps")
+    return Chunking(flags.chunk, flags.stride)
 
 
 @command.flags_named(Command)

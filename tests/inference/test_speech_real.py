@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from transformer.errors import UserError
 from transformer.inference.restored import restore
+from transformer.inference.speech.chunks import Chunking
 from transformer.inference.speech.transcriber import Transcriber
 from transformer.inference.speech.windows import GREEDY
 from transformer.interop import convert
@@ -34,6 +36,11 @@ def _edits(have, want):
         for other, wanted in enumerate(want, start=1):
             before, row[other] = row[other], min(row[other] + 1, row[other - 1] + 1, before + (word != wanted))
     return row[-1]
+
+
+def _joined(samples):
+    """One recording of all, half a second of silence behind each."""
+    return np.concatenate([part for clip in samples for part in (clip, np.zeros(8000, np.float32))])
 
 
 @pytest.fixture(scope="module", params=[("whisper-tiny.en", None, 11), ("whisper-base", "en", 12)], ids=lambda p: p[0])
@@ -106,11 +113,42 @@ def test_words_have_times_in_their_order(speech):
 def test_a_long_recording_is_heard_to_its_end(speech):
     """All clips twice, with silence between them, as one recording of more than two windows: nothing is lost."""
     transcriber, _, _, samples, truths, language, _ = speech
-    gap = np.zeros(8000, np.float32)
-    [transcript] = transcriber(
-        [np.concatenate([part for clip in samples * 2 for part in (clip, gap)])], language=language
-    )
+    [transcript] = transcriber([_joined(samples * 2)], language=language)
     whole = _spelled(" ".join(truths * 2))
     assert len(transcript.segments) > 4
     assert transcript.segments == sorted(transcript.segments, key=lambda segment: segment.start)
     assert _edits(_spelled(transcript.text), whole) < len(whole) / 4
+
+
+@pytest.mark.parametrize("seconds", [(12.0, None), (20.0, 3.0)], ids=["12", "20-3"])
+def test_chunks_are_those_of_transformers_pipeline(speech, seconds):
+    transcriber, theirs, processor, samples, truths, language, _ = speech
+    transformers = pytest.importorskip("transformers")
+    recordings = [_joined(samples), samples[5]]
+    pipeline = transformers.pipeline(
+        "automatic-speech-recognition",
+        model=theirs,
+        tokenizer=processor.tokenizer,
+        feature_extractor=processor.feature_extractor,
+    )
+    named = {"language": language, "task": "transcribe"} if language else {}
+    options = {"do_sample": False, "num_beams": 1, "max_new_tokens": 60, **named}
+    chunk, stride = seconds
+    want = [
+        pipeline(recording.copy(), chunk_length_s=chunk, stride_length_s=stride, generate_kwargs=options)["text"]
+        for recording in recordings
+    ]
+    ours = transcriber.in_chunks(
+        recordings, Chunking(chunk, stride), language=language, most=60, fallback=GREEDY, batch_size=3
+    )
+    for transcript, text in zip(ours, want, strict=True):
+        assert transcript.text == text.strip()
+        assert "".join(segment.text for segment in transcript.segments).strip() == transcript.text
+    whole = _spelled(" ".join(truths))
+    assert _edits(_spelled(ours[0].text), whole) < len(whole) / 4
+
+
+def test_a_chunk_longer_than_the_window_is_refused(speech):
+    transcriber, _, _, samples, *_ = speech
+    with pytest.raises(UserError, match="chunk is 31: the model hears at most 30 s at a time"):
+        transcriber.in_chunks(samples[:1], Chunking(31))

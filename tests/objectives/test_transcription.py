@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 import soundfile
@@ -9,15 +10,19 @@ import soundfile
 import configs
 from tests.tool_calls import caller, refuser
 from tests.training import runs
-from tools import evaluate
+from tools import evaluate, generate
 from transformer import command
 from transformer.data.audio.dataset import SpeechDataset
+from transformer.data.audio.log_mel import log_mel
 from transformer.data.audio.tones import Tones
 from transformer.data.records import stack
 from transformer.data.text.config import TextConfig
 from transformer.errors import UserError
 from transformer.inference.restored import restore
+from transformer.inference.speech.chunks import Chunking, merged
 from transformer.inference.speech.errors import Transcribed, character_errors, edit_distance, transcribed
+from transformer.inference.speech.transcriber import Transcriber
+from transformer.inference.speech.windows import GREEDY
 from transformer.objectives.causal_lm import CausalLM
 from transformer.training.session import Session
 
@@ -114,6 +119,37 @@ def test_a_run_is_evaluated_on_its_own_and_on_other_recordings(whole, tmp_path, 
     refused = refuser(call)
     assert "--metric bleu compares answers with targets" in refused(whole, "--metric", "bleu")
     assert "--data.text-field is of text, and the run's" in refused(whole, *others, "--data.text-field", "words")
+
+
+def test_chunks_are_heard_as_if_alone_and_joined(whole, tmp_path, monkeypatch, capsys):
+    """Recordings of many chunks, of one and of silence: the same whatever is heard together, and from a command."""
+    restored, rng = restore(whole), np.random.default_rng(0)
+    # After a few steps a model says nothing yet; one of random parameters says as much as it may.
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), restored.params)
+    restored = dataclasses.replace(restored, params=params)
+    transcriber, chunking = Transcriber(restored, log_mel), Chunking(1.1, 0.3)
+    long = np.concatenate([Tones("train")[index].samples() for index in range(6)])
+    recordings = [long, Tones("train")[7].samples(), np.zeros(16_000, np.float32)]
+    want = []
+    for samples in recordings:
+        chunks = [samples[begin:end] for begin, end in chunking.spans(len(samples), 16_000)]
+        want.append(merged([heard.tokens for heard in transcriber(chunks, fallback=GREEDY)]))
+    assert want[0] != want[1]
+    for batch_size in (1, 4, 20):
+        heard = transcriber.in_chunks(recordings, chunking, fallback=GREEDY, batch_size=batch_size)
+        assert [transcript.tokens for transcript in heard] == want
+    assert [segment.end for segment in heard[0].segments] == [len(long) / 16_000]
+
+    monkeypatch.setattr(command, "start_jax", lambda **_: None)
+    monkeypatch.setattr("transformer.inference.restored.restore", lambda *_: restored)
+    soundfile.write(tmp_path / "long.wav", long, 16_000, subtype="FLOAT")
+    call = caller(generate.main, capsys)
+    asked = ["run", "--audio", tmp_path / "long.wav", "--chunk"]
+    [transcript] = transcriber.in_chunks([long], chunking)
+    assert call(*asked, 1.1, "--stride", 0.3)[:2] == (0, f"{transcript.text}\n")
+    assert "--chunk is 1.5: the model hears at most 1.2 s at a time" in refuser(call)(*asked, 1.5)
+    with pytest.raises(UserError, match="a recording has no samples"):
+        transcriber.in_chunks([long[:0]], chunking)
 
 
 @pytest.mark.parametrize(

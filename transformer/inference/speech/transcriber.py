@@ -1,4 +1,7 @@
-"""Transcription of recordings of any length: window after window, each moved to where the last one's speech ended."""
+"""Transcription of recordings of any length: window after window, each moved to where the last one's speech ended.
+
+Or in overlapping chunks, many at a time, whose tokens are joined: sooner done, but without times.
+"""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -6,8 +9,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from tqdm import tqdm
 
+from transformer import checks
 from transformer.errors import UserError
 from transformer.inference.restored import Restored
+from transformer.inference.speech.chunks import Chunking, merged
 from transformer.inference.speech.segments import FRAMES_A_TIME, Segment, cut
 from transformer.inference.speech.vocabulary import SECONDS_A_TIME
 from transformer.inference.speech.windows import Fallback, Window, WindowDecoder
@@ -117,6 +122,62 @@ class Transcriber:
                     self._advance(chosen, rows, task, with_times, words, condition, most, fallback)
                     bar.update((sum(recording.seek for recording in chosen) - before) * HOP / RATE)
         return [self._transcript(recording) for recording in all_done]
+
+    def in_chunks(
+        self,
+        recordings: Sequence[np.ndarray],
+        chunking: Chunking,
+        *,
+        language: str | None = None,
+        task: str = "transcribe",
+        most: int | None = None,
+        fallback: Fallback = Fallback(),
+        batch_size: int = 8,
+        progress: bool = False,
+    ) -> list[Transcript]:
+        """Returns the transcript of each recording from chunks that are heard together, whosever they are, in no order.
+
+        Args:
+          recordings: as `__call__`'s, and so are the others.
+          chunking: how they are cut.
+          language: None: the likeliest in the first chunk.
+          task: "transcribe" or "translate".
+          most: the most tokens of a chunk.
+          fallback: when a chunk is decoded again.
+          batch_size: chunks that are decoded together.
+          progress: whether to show a progress bar, of batches.
+        """
+        vocabulary, window = self.decoder.vocabulary, self._frames * HOP / RATE
+        vocabulary.check(language, task)
+        checks.rule(chunking, "chunk", chunking.chunk <= window, f"the model hears at most {window:g} s at a time")
+        parts = [
+            (number, samples[begin:end])
+            for number, samples in enumerate(recordings)
+            for begin, end in chunking.spans(len(samples), RATE)
+        ]
+        rows = min(batch_size, len(parts))
+        languages = [language] * len(recordings)
+        said: list[list[list[int]]] = [[] for _ in recordings]
+        for start in tqdm(range(0, len(parts), batch_size), desc="transcribe", disable=not progress):
+            batch = parts[start : start + batch_size]
+            features = [self._spectrogram(samples) for _, samples in batch]
+            memory_BSD = self.decoder.encode(np.stack((features * rows)[:rows]))
+            if vocabulary.languages and any(languages[number] is None for number, _ in batch):
+                # A recording's first chunk comes before its others.
+                for (number, _), found in zip(batch, self.decoder.languages(memory_BSD), strict=False):
+                    languages[number] = languages[number] or found
+            prompts = [vocabulary.prefix(languages[number], task, times=False) for number, _ in batch]
+            prompts = (prompts * rows)[:rows]
+            windows = self.decoder(memory_BSD, prompts, times=False, most=most, fallback=fallback)
+            for (number, _), heard in zip(batch, windows, strict=False):
+                said[number].append(heard.tokens)
+        transcripts = []
+        for samples, code, chunks in zip(recordings, languages, said, strict=True):
+            tokens = merged(chunks)
+            text = self.decoder.text(tokens)
+            segments = [Segment(0.0, len(samples) / RATE, tokens, text)] if text.strip() else []
+            transcripts.append(Transcript(text.strip(), code, segments, tokens if segments else [], []))
+        return transcripts
 
     def _spectrogram(self, samples: np.ndarray) -> np.ndarray:
         """Returns a recording's frames: of a short one a whole window's, silence behind it."""
