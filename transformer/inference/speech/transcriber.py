@@ -179,13 +179,14 @@ class Transcriber:
             end = offset + frames / FRAMES_A_TIME * SECONDS_A_TIME
             segments, moved = [Segment(offset, end, window.tokens)], frames
         recording.seek += moved
-        # A drawn text may be wrong: what follows is not to be led by it.
-        said = [token for segment in segments for token in segment.tokens]
-        recording.earlier = [*recording.earlier, *said] if window.temperature <= 0.5 else []
-        for segment in segments:
-            text = self.decoder.text(segment.tokens)
-            if text.strip():
-                recording.segments.append(dataclasses.replace(segment, text=text))
+        texts = [self.decoder.text(segment.tokens) for segment in segments]
+        pairs = zip(segments, texts, strict=True)
+        heard = [dataclasses.replace(segment, text=text) for segment, text in pairs if text.strip()]
+        recording.segments += heard
+        if not window.silent:
+            # A drawn text may be wrong: what follows is not to be led by it.
+            said = [token for segment in heard for token in segment.tokens]
+            recording.earlier = [*recording.earlier, *said] if window.temperature <= 0.5 else []
         return segments
 
     def _transcript(self, recording: _Recording) -> Transcript:
