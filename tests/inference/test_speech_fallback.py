@@ -226,3 +226,14 @@ def test_a_blank_segment_is_told_to_nobody(monkeypatch):
     scripted = Scripted([window(said("one")), window(said(" ")), window(said("three"))])
     assert transcribed(monkeypatch, scripted, 3, condition=True).text == "onethree"
     assert scripted.prompts[-1] == [PREVIOUS, *said("one"), START]
+
+
+def test_a_recording_without_any_sound_says_nothing(monkeypatch):
+    """Whatever the model thinks of it: trained on what is said at the end of videos, it thinks "you" likely."""
+    monkeypatch.setattr(transcriber, "WindowDecoder", lambda _: Scripted([window(said("you"))] * 2))
+    hears: Any = Transcriber
+    silence = [np.zeros(2 * FRAMES * HOP, np.float32)]
+    [transcript] = hears(None, loudness)(silence, times=True)
+    assert (transcript.text, transcript.tokens, transcript.segments) == ("", [], [])
+    [transcript] = hears(None, loudness)(silence, times=True, fallback=GREEDY)
+    assert transcript.text == "youyou"

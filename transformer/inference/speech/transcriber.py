@@ -152,6 +152,8 @@ class Transcriber:
         windows = self.decoder(memory_BSD, prompts, times=times, most=most, fallback=fallback)
         for row, (recording, window) in enumerate(zip(recordings, windows, strict=False)):
             begin = recording.seek
+            if fallback.no_speech is not None and not self._sounds(recording):
+                window = Window([], 0.0, 0.0, silent=True)
             segments = self._take(recording, window, times)
             if words:
                 recording.words += word_times(
@@ -168,6 +170,10 @@ class Transcriber:
         """Returns the next frames, [frames, bins], zeros behind the last."""
         part = recording.features[recording.seek : recording.seek + self._frames]
         return np.pad(part, ((0, self._frames - len(part)), (0, 0)))
+
+    def _sounds(self, recording: _Recording) -> bool:
+        """Returns whether anything is heard in the next frames: by its own rules, Whisper says "you" to zeros."""
+        return bool(np.ptp(recording.features[recording.seek : recording.seek + self._frames]) > 0)
 
     def _take(self, recording: _Recording, window: Window, times: bool) -> list[Segment]:
         """Adds a window's segments to its recording and moves on; returns them."""
