@@ -26,12 +26,13 @@ class Command:
 
     run: tyro.conf.Positional[str]
     """A run folder, or one of its checkpoints (RUN/checkpoints/STEP)."""
-    metric: tuple[Literal["loss", "bleu", "chrf", "cer", "probe", "retrieval"], ...] = ("loss",)
+    metric: tuple[Literal["loss", "bleu", "chrf", "cer", "wer", "probe", "retrieval"], ...] = ("loss",)
     """loss: the objective's own, with its accuracies. bleu, chrf: of an encoder-decoder's answers to the sources,
-    against the targets, by sacrebleu (BLEU detokenised, cased). cer: the character error rate of a speech model's
-    transcripts, decoded greedily, as they are written. probe: how well logistic regression tells the classes of the
-    run's images by what its encoder makes of them, beside the same of an untrained encoder and of pixels.
-    retrieval: how often an image finds its caption, and a caption an image of it, among all of the validation split."""
+    against the targets, by sacrebleu (BLEU detokenised, cased). cer, wer: the error rates of a speech model's
+    transcripts, in characters and in words, decoded greedily, as they are written. probe: how well logistic regression
+    tells the classes of the run's images by what its encoder makes of them, beside the same of an untrained encoder
+    and of pixels. retrieval: how often an image finds its caption, and a caption an image of it, among all of the
+    validation split."""
     path: Annotated[str | None, tyro.conf.arg(aliases=["--data.path"])] = None
     """Other text or recordings, as the run's are, such as a test set: all of it is evaluated on. Of pairs: a file, a
     folder with test.en and test.de (or else val, or train), or the beginning of two parallel files' names
@@ -87,8 +88,8 @@ def main(args: list[str]) -> None:
         from transformer.inference.restored import restore
 
         restored = restore(source, experiment.execution)
-        if "cer" in others:
-            score_transcripts(restored, experiment, flags)
+        if rates := [metric for metric in others if metric in ("cer", "wer")]:
+            score_transcripts(restored, experiment, rates, flags)
         if "probe" in others:
             score_probe(restored, experiment, flags)
         if "retrieval" in others:
@@ -197,11 +198,11 @@ def score_answers(restored: "Restored", experiment: "Experiment", metrics: list[
         print(f"{scorer.corpus_score(answers, [targets])}  ({len(pairs):,} pairs; {scorer.get_signature()})")
 
 
-def score_transcripts(restored: "Restored", experiment: "Experiment", flags: Command) -> None:
-    """Transcribes the validation recordings, prints the character error rate, and a few transcripts to look at."""
+def score_transcripts(restored: "Restored", experiment: "Experiment", metrics: list[str], flags: Command) -> None:
+    """Transcribes the validation recordings, prints the error rates, and a few transcripts to look at."""
     from transformer.data.audio.dataset import SpeechDataset
     from transformer.data.kinds import open_dataset
-    from transformer.inference.speech.errors import character_errors, transcribed
+    from transformer.inference.speech.errors import character_error_rate, transcribed, word_error_rate
 
     model, reading = experiment.model, experiment.objective.reading(experiment.train.seq_len)
     dataset = open_dataset(
@@ -214,8 +215,8 @@ def score_transcripts(restored: "Restored", experiment: "Experiment", flags: Com
     )
     if not isinstance(dataset, SpeechDataset):
         raise UserError(
-            f"--metric cer compares transcripts of recordings, and the objective {experiment.objective.name} has none: "
-            "use --metric loss"
+            f"--metric {metrics[0]} compares transcripts of recordings, and the objective "
+            f"{experiment.objective.name} has none: use --metric loss"
         )
     limits = {"limit": flags.limit, "batch_size": flags.batch_size}
     pairs = list(transcribed(restored, dataset, **limits, progress=True))
@@ -223,10 +224,14 @@ def score_transcripts(restored: "Restored", experiment: "Experiment", flags: Com
         write_file(flags.out, "".join(f"{' '.join(pair.answer.split())}\n" for pair in pairs))
     for pair in pairs[:SAMPLES]:
         print(f"\nsaid   {pair.transcript}\nheard  {pair.answer}")
-    whole = sum(pair.errors == 0 for pair in pairs)
-    print(
-        f"\ncharacter error rate {100 * character_errors(pairs):.2f} %  ({whole:,} of {len(pairs):,} without an error)"
-    )
+    print()
+    for metric in metrics:
+        if metric == "cer":
+            rate, right = character_error_rate(pairs), sum(pair.character_errors == 0 for pair in pairs)
+        else:
+            rate, right = word_error_rate(pairs), sum(pair.word_errors == 0 for pair in pairs)
+        name = {"cer": "character", "wer": "word"}[metric]
+        print(f"{name} error rate {100 * rate:.2f} %  ({right:,} of {len(pairs):,} without an error)")
 
 
 def score_probe(restored: "Restored", experiment: "Experiment", flags: Command) -> None:

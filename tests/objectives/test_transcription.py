@@ -20,7 +20,13 @@ from transformer.data.text.config import TextConfig
 from transformer.errors import UserError
 from transformer.inference.restored import restore
 from transformer.inference.speech.chunks import Chunking, merged
-from transformer.inference.speech.errors import Transcribed, character_errors, edit_distance, transcribed
+from transformer.inference.speech.errors import (
+    Transcribed,
+    character_error_rate,
+    edit_distance,
+    transcribed,
+    word_error_rate,
+)
 from transformer.inference.speech.transcriber import Transcriber
 from transformer.inference.speech.windows import GREEDY
 from transformer.objectives.causal_lm import CausalLM
@@ -95,7 +101,7 @@ def test_a_run_is_trained_resumed_and_transcribes(whole, tmp_path, monkeypatch):
     pairs = list(transcribed(restore(whole), dataset, limit=5, batch_size=2))
     assert [pair.transcript for pair in pairs] == [dataset.show(dataset.validation[i])[0] for i in range(5)]
     assert pairs == list(transcribed(restore(whole), dataset, limit=5, batch_size=5))
-    assert character_errors(pairs) > 0
+    assert character_error_rate(pairs) > 0
 
 
 def test_a_run_is_evaluated_on_its_own_and_on_other_recordings(whole, tmp_path, monkeypatch, capsys):
@@ -110,12 +116,14 @@ def test_a_run_is_evaluated_on_its_own_and_on_other_recordings(whole, tmp_path, 
     rows = [f"{number}.wav\t{clip.transcript}" for number, clip in enumerate(clips)]
     (tmp_path / "others.tsv").write_text("\n".join(rows) + "\n")
     others = ["--path", tmp_path / "others.tsv", "--batch-size", 4]
-    _, said, _ = call(whole, "--metric", "loss", "cer", *others, "--out", tmp_path / "heard.txt")
+    _, said, _ = call(whole, "--metric", "loss", "cer", "wer", *others, "--out", tmp_path / "heard.txt")
     assert f"loss on {tmp_path / 'others.tsv'}, {sum(len(clip.transcript) + 1 for clip in clips)} targets" in said
     heard = (tmp_path / "heard.txt").read_text().splitlines()
     errors = sum(edit_distance(clip.transcript, answer) for clip, answer in zip(clips, heard, strict=True))
     rate = 100 * errors / sum(len(clip.transcript) for clip in clips)
     assert f"character error rate {rate:.2f} %" in said
+    errors = sum(edit_distance([clip.transcript], answer.split()) for clip, answer in zip(clips, heard, strict=True))
+    assert f"word error rate {100 * errors / len(clips):.2f} %  (0 of 3 without an error)" in said
     refused = refuser(call)
     assert "--metric bleu compares answers with targets" in refused(whole, "--metric", "bleu")
     assert "--data.text-field is of text, and the run's" in refused(whole, *others, "--data.text-field", "words")
@@ -173,4 +181,12 @@ def test_edits_are_counted(one, other, distance):
 
 
 def test_errors_are_of_all_characters_together():
-    assert character_errors([Transcribed("1234", "1234"), Transcribed("12", "9")]) == pytest.approx(2 / 6)
+    assert character_error_rate([Transcribed("1234", "1234"), Transcribed("12", "9")]) == pytest.approx(2 / 6)
+
+
+def test_word_errors_are_of_all_words_together():
+    """One replaced, two inserted; however long a word and the space between two are."""
+    pairs = [Transcribed("ten of  clubs", "ten off clubs "), Transcribed("five", "a five\tno")]
+    assert [pair.word_errors for pair in pairs] == [1, 2]
+    assert word_error_rate(pairs) == pytest.approx(3 / 4)
+    assert word_error_rate([Transcribed("", "")]) == 0

@@ -1,4 +1,4 @@
-"""Character errors: how far what a speech model says, greedily, is from the transcripts of a dataset."""
+"""Errors of characters and of words: how far what a speech model says, greedily, is from a dataset's transcripts."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -19,9 +19,14 @@ class Transcribed:
     answer: str
 
     @property
-    def errors(self) -> int:
+    def character_errors(self) -> int:
         """Characters to insert, delete or replace, at least, to come from one to the other."""
         return edit_distance(self.transcript, self.answer)
+
+    @property
+    def word_errors(self) -> int:
+        """The same of words, which white space sets apart."""
+        return edit_distance(self.transcript.split(), self.answer.split())
 
 
 def transcribed(
@@ -57,13 +62,18 @@ def transcribed(
                 yield Transcribed(dataset.transcript(record), restored.tokenizer.decode(window.tokens))
 
 
-def character_errors(pairs: Sequence[Transcribed]) -> float:
-    """Returns the errors of all together, for each character of the transcripts: 0 where there is none."""
-    return sum(pair.errors for pair in pairs) / max(1, sum(len(pair.transcript) for pair in pairs))
+def character_error_rate(pairs: Sequence[Transcribed]) -> float:
+    """Returns the errors of all together, for each character of the transcripts: of none, for one."""
+    return sum(pair.character_errors for pair in pairs) / max(1, sum(len(pair.transcript) for pair in pairs))
 
 
-def edit_distance(one: str, other: str) -> int:
-    """Returns the fewest characters to insert, delete or replace (Levenshtein 1966)."""
+def word_error_rate(pairs: Sequence[Transcribed]) -> float:
+    """Returns the errors of all together, for each word of the transcripts: of none, for one."""
+    return sum(pair.word_errors for pair in pairs) / max(1, sum(len(pair.transcript.split()) for pair in pairs))
+
+
+def edit_distance(one: Sequence[str], other: Sequence[str]) -> int:
+    """Returns the fewest characters, or words of lists, to insert, delete or replace (Levenshtein 1966)."""
     row = list(range(len(other) + 1))
     for i, mine in enumerate(one, 1):
         diagonal, row[0] = row[0], i

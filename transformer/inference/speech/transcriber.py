@@ -1,6 +1,6 @@
 """Transcription of recordings of any length: window after window, each moved to where the last one's speech ended.
 
-Or in overlapping chunks, many at a time, whose tokens are joined: sooner done, but without times.
+Or in overlapping chunks, many at a time, whose tokens are joined: batches for an accelerator, but no times.
 """
 
 import dataclasses
@@ -213,6 +213,8 @@ class Transcriber:
         windows = self.decoder(memory_BSD, prompts, times=times, most=most, fallback=fallback)
         for row, (recording, window) in enumerate(zip(recordings, windows, strict=False)):
             begin = recording.seek
+            if fallback.no_speech is not None and not self._sounds(recording):
+                window = Window([], 0.0, 0.0, silent=True)
             segments = self._take(recording, window, times)
             if words:
                 recording.words += word_times(
@@ -230,6 +232,10 @@ class Transcriber:
         part = recording.features[recording.seek : recording.seek + self._frames]
         return np.pad(part, ((0, self._frames - len(part)), (0, 0)))
 
+    def _sounds(self, recording: _Recording) -> bool:
+        """Returns whether anything is heard in the next frames: by its own rules, Whisper says "you" to zeros."""
+        return bool(np.ptp(recording.features[recording.seek : recording.seek + self._frames]) > 0)
+
     def _take(self, recording: _Recording, window: Window, times: bool) -> list[Segment]:
         """Adds a window's segments to its recording and moves on; returns them."""
         frames = min(self._frames, len(recording.features) - recording.seek)
@@ -240,13 +246,14 @@ class Transcriber:
             end = offset + frames / FRAMES_A_TIME * SECONDS_A_TIME
             segments, moved = [Segment(offset, end, window.tokens)], frames
         recording.seek += moved
-        # A drawn text may be wrong: what follows is not to be led by it.
-        said = [token for segment in segments for token in segment.tokens]
-        recording.earlier = [*recording.earlier, *said] if window.temperature <= 0.5 else []
-        for segment in segments:
-            text = self.decoder.text(segment.tokens)
-            if text.strip():
-                recording.segments.append(dataclasses.replace(segment, text=text))
+        texts = [self.decoder.text(segment.tokens) for segment in segments]
+        pairs = zip(segments, texts, strict=True)
+        heard = [dataclasses.replace(segment, text=text) for segment, text in pairs if text.strip()]
+        recording.segments += heard
+        if not window.silent:
+            # A drawn text may be wrong: what follows is not to be led by it.
+            said = [token for segment in heard for token in segment.tokens]
+            recording.earlier = [*recording.earlier, *said] if window.temperature <= 0.5 else []
         return segments
 
     def _transcript(self, recording: _Recording) -> Transcript:

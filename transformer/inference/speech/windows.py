@@ -58,6 +58,8 @@ class Window:
     temperature: float
     no_speech: float | None = None
     """Probability of no speech, where it was asked for."""
+    silent: bool = False
+    """Whether it was found that nothing is said, whatever the decoder made of it."""
 
 
 class WindowDecoder:
@@ -83,9 +85,17 @@ class WindowDecoder:
         """Returns [B, S, D], what the decoder attends to."""
         return _encode(self.model, self.params, jnp.asarray(features_BFC))
 
-    def after_start(self, memory_BSD: jax.Array) -> np.ndarray:
-        """Returns the probabilities of the tokens after the start alone, [B, V]: of languages, and of no speech."""
-        return np.asarray(_after_start(self.model, self.params, memory_BSD, self.vocabulary.start))
+    def after_start(self, memory_BSD: jax.Array, prompts: Sequence[Sequence[int]] | None = None) -> np.ndarray:
+        """Returns the probabilities of the tokens after the start, [B, V]: of languages, and of no speech.
+
+        Args:
+          memory_BSD: from `encode`.
+          prompts: what the decoder reads, of which what follows the start token is left out; None: that token alone.
+        """
+        start = self.vocabulary.start
+        given = [[start]] * len(memory_BSD) if prompts is None else prompts
+        prompt, segment_ids = padded([[*row[: row.index(start)], start] for row in given], _width(given), left=True)
+        return np.asarray(_after_start(self.model, self.params, memory_BSD, prompt, segment_ids))
 
     def languages(self, memory_BSD: jax.Array) -> list[str]:
         """Returns the likeliest language of each window."""
@@ -120,18 +130,19 @@ class WindowDecoder:
             # Rows are filled up, so that those that are left share the program of all.
             rows = (left * len(prompts))[: len(prompts)]
             memory = memory_BSD if rows == list(range(len(prompts))) else memory_BSD[np.asarray(rows)]
-            drawn = self._draw(memory, [prompts[row] for row in rows], times, most, temperature, seed + number)
+            read = [prompts[row] for row in rows]
+            drawn = self._draw(memory, read, times, most, temperature, seed + number)
             silence = None
             again = []
             for place, row in enumerate(left):
                 window = drawn[place]
                 unlikely = fallback.log_probability is not None and window.log_probability < fallback.log_probability
                 if unlikely and fallback.no_speech is not None and self.vocabulary.no_speech is not None:
-                    silence = self.after_start(memory) if silence is None else silence
+                    silence = self.after_start(memory, read) if silence is None else silence
                     no_speech = float(silence[place, self.vocabulary.no_speech])
                     window = dataclasses.replace(window, no_speech=no_speech)
                     if no_speech > fallback.no_speech:
-                        windows[row] = dataclasses.replace(window, tokens=[])
+                        windows[row] = dataclasses.replace(window, tokens=[], silent=True)
                         continue
                 windows[row] = window
                 if temperature != last and (unlikely or self._repeats(window, fallback)):
@@ -147,7 +158,7 @@ class WindowDecoder:
         return self.tokenizer.decode([token for token in tokens if no_times is None or token < no_times])
 
     def _repeats(self, window: Window, fallback: Fallback) -> bool:
-        text = self.text(window.tokens).encode()
+        text = self.text(window.tokens).strip().encode()
         ratio = fallback.compression_ratio
         return ratio is not None and len(text) / max(len(zlib.compress(text)), 1) > ratio
 
@@ -161,8 +172,7 @@ class WindowDecoder:
         seed: int,
     ) -> list[Window]:
         vocabulary, context = self.vocabulary, self.architecture.context_length
-        longest = max(map(len, prompts))
-        width = round_up(longest, _PROMPT_MULTIPLE) if longest <= 2 * _PROMPT_MULTIPLE else round_up(longest)
+        longest, width = max(map(len, prompts)), _width(prompts)
         new = min(context // 2 if most is None else most, context - longest)
         if new < 1:
             raise UserError(f"a prompt of {longest} tokens leaves no room in the model's context of {context}")
@@ -190,17 +200,23 @@ class WindowDecoder:
         return windows
 
 
+def _width(prompts: Sequence[Sequence[int]]) -> int:
+    longest = max(map(len, prompts))
+    return round_up(longest, _PROMPT_MULTIPLE) if longest <= 2 * _PROMPT_MULTIPLE else round_up(longest)
+
+
 @functools.partial(jax.jit, static_argnames="model")
 def _encode(model: nn.Module, params: Any, features_BFC: jax.Array) -> jax.Array:
     unboxed: Any = model
     return unboxed.apply({"params": restack(unboxed.config, params)}, features_BFC, method="encode")
 
 
-@functools.partial(jax.jit, static_argnames=("model", "start"))
-def _after_start(model: nn.Module, params: Any, memory_BSD: jax.Array, start: int) -> jax.Array:
-    prompt = jnp.full((memory_BSD.shape[0], 1), start, jnp.int32)
-    inputs = {"prompt": prompt, "prompt_segment_ids": jnp.ones_like(prompt), "memory": memory_BSD}
-    return jax.nn.softmax(incremental.start(model, params, inputs, 1)[0], axis=-1)
+@functools.partial(jax.jit, static_argnames="model")
+def _after_start(
+    model: nn.Module, params: Any, memory_BSD: jax.Array, prompt_BP: jax.Array, prompt_segment_ids_BP: jax.Array
+) -> jax.Array:
+    inputs = {"prompt": prompt_BP, "prompt_segment_ids": prompt_segment_ids_BP, "memory": memory_BSD}
+    return jax.nn.softmax(incremental.start(model, params, inputs, prompt_BP.shape[1])[0], axis=-1)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "new", "sampling", "stops"))
