@@ -44,8 +44,8 @@ class Command:
     timestamps: Literal["segment", "word"] | None = None
     """With --audio, say when each segment, or each word, begins and ends; by default the text alone."""
     chunk: float | None = None
-    """With --audio, cut recordings in overlapping chunks of so many seconds, which are decoded together and joined; by
-    default each window starts where the speech of the last one ended. Sooner done, but without times."""
+    """With --audio, cut recordings in overlapping chunks of so many seconds, which are decoded together and joined,
+    without times: batches for an accelerator. By default each window starts where the speech of the last one ended."""
     stride: float | None = None
     """With --chunk, seconds at each edge that the next chunk hears too; by default a sixth of the chunk."""
     batch_size: int = 8
