@@ -49,7 +49,7 @@ def mae_digits() -> Experiment:
 @Preset
 def vit_scaling(width: int = 64) -> Experiment:
     """A ViT of a scaling study, of any width in multiples of 16, on Fashion-MNIST (--data.path): minutes on a CPU."""
-    patches = _FASHION | {"patch_size": 7}  # few, so that a budget buys many images
+    patches: dict[str, Any] = {**_FASHION, "patch_size": 7}  # few, so that a budget buys many images
     base = ViTConfig(**patches, width=64, num_layers=4, num_heads=4, mlp_width=256, class_token=False, pooling="mean")
     data = ImagesConfig(path="fashion-mnist", shift=2, flip=0.5)
     experiment = _small(scaled(base, width, shaping=Shaping()), ImageClassification(), data, steps=1000, batch_size=64)

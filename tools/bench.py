@@ -312,7 +312,8 @@ def decode(experiment: Experiment, flags: Command) -> None:
             network.generate(tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=NEW, do_sample=False)
             return len(tokens) * NEW / (time.perf_counter() - begun)
 
-        ours(), theirs()
+        ours()
+        theirs()
         compare(f"decoding, {rows} rows:", ours, "Transformers", theirs, flags.rounds)
 
 

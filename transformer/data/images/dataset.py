@@ -74,6 +74,8 @@ def open_images(
     cache_dir = Path(config.cache_dir).expanduser()
     contents = [*([] if train is None else [train.fingerprint]), validation.fingerprint]
     damaged = Damaged(cache_dir / "left-out" / f"{digest(contents)}.txt" if config.skip_damaged else None)
+    if reading.captions and source.labels:
+        raise UserError(f"--{config.flag(config.sources[0])}: these images have classes and no captions")
     if reading.captions and tokenizer is None:
         assert vocab_size is not None
         said = TrainingText(lambda: [source.fingerprint], lambda size: up_to(size, source.texts()))
