@@ -63,18 +63,18 @@ def test_the_decoder_reads_the_transcript_shifted_right():
 
 
 def test_padding_weighs_nothing():
-    session = Session(TONES)
+    session = Session(SMALL)
     record = session.dataset.validation[0]
     empty = {name: np.zeros_like(values) for name, values in record.items()}
     rng = np.random.default_rng(0)
     example = session.example(empty, rng)
     assert not example["weights"].any()
     params = session.initial_state().params
-    losses, model = [], TONES.model.build(TONES.execution)
+    losses, model = [], SMALL.model.build(SMALL.execution)
     for rows in ([record], [record, empty]):
         batch = stack([session.example(row, rng) for row in rows])
         outputs = model.apply({"params": params}, **batch["inputs"])
-        loss, weight, _ = TONES.objective.loss(outputs, batch)
+        loss, weight, _ = SMALL.objective.loss(outputs, batch)
         losses.append((float(loss), float(weight)))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert losses[0][1] == record["segment_ids"].sum()

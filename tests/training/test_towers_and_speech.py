@@ -9,6 +9,7 @@ import pytest
 
 import train as command
 from tests import processes
+from tests.exhaustive import few
 from tests.training.runs import evaluations, losses, rows, stopped, train
 from transformer.debugging.replay import replay
 from transformer.parallel.mesh import MeshConfig
@@ -41,7 +42,7 @@ def flags(name, folder, mesh):
     ]  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=PRESETS)
+@pytest.fixture(scope="module", params=few(PRESETS, "clip-shapes"))
 def whole(request, tmp_path_factory):
     """Name -> a run on one device that nothing stopped: its experiment, what it came to, and its folder."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -49,6 +49,7 @@ def losses(folder, root, count):
     return [value for row in rows for name, value in sorted(row.items()) if name.endswith("loss")]
 
 
+@pytest.mark.exhaustive
 def test_two_processes_train_as_one(root, tmp_path):
     alone, both = losses(tmp_path, root, 1), losses(tmp_path, root, 2)
     assert len(alone) >= 5
