@@ -7,7 +7,7 @@ from transformer.interop.engine import Rule, Table
 from transformer.interop.family import Family
 from transformer.interop.flax_names import FlaxClasses
 from transformer.interop.hf_config import Field
-from transformer.interop.images import patch_projection
+from transformer.interop.images import WORDLESS, patch_projection
 from transformer.interop.rules import dense, embedding, norm, under
 from transformer.interop.transforms import FLAT
 from transformer.models.clip import ClipConfig
@@ -46,7 +46,8 @@ _FIELDS = (
 )
 _OLD_END = 2
 """What older files have as the end of a text: their model then reads the text's vector at the highest id."""
-_unnested = two_towers.nested(_FIELDS, ("initializer_factor", "projection_dim", "dropout"))
+_HARMLESS = (*WORDLESS, "initializer_factor")
+_unnested = two_towers.nested(_FIELDS, (*_HARMLESS, "projection_dim", "dropout"))
 
 
 def _normalise(config: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +72,7 @@ FAMILIES = (
         fields=_FIELDS,
         heads={"contrastive": "CLIPModel"},
         table=_table,
-        harmless=("initializer_factor",),
+        harmless=_HARMLESS,
         spelled=two_towers.SPELLED,
         normalise=_normalise,
         denormalise=_denormalise,

@@ -6,7 +6,7 @@ from transformer.errors import UserError
 from transformer.interop.engine import Rule, Table
 from transformer.interop.family import Family, classes
 from transformer.interop.hf_config import Field
-from transformer.interop.images import CLASSIFIER, image_fields, learned_tokens, patch_projection
+from transformer.interop.images import CLASSIFIER, WORDLESS, image_fields, learned_tokens, patch_projection
 from transformer.interop.rules import LAYERS, Part, dense, norm, under
 from transformer.interop.vit import VIT_BLOCK
 from transformer.models.dinov2 import Dinov2Config
@@ -87,7 +87,7 @@ def _family(model_type: str, name: str, *fields: Field, registers: bool, **pinne
         table=_table,
         pinned=_PINNED | pinned,
         inert={"drop_path_rate": (0.0, 0)},
-        harmless=_BACKBONE,
+        harmless=(*WORDLESS, *_BACKBONE),
         spelled={"mlp_ratio": float},
         normalise=_normalise,
         denormalise=_denormalise,

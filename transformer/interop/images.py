@@ -33,4 +33,7 @@ def learned_tokens(theirs: str, ours: str) -> Rule:
     return Rule(theirs, (f"{ours}/table/embedding",), FIRST_OF_ONE)
 
 
+WORDLESS = ("tie_word_embeddings",)
+"""Fields that change nothing where no head has a table of words."""
+
 CLASSIFIER: dict[str, Part] = {"classifier": dense("head/out")}

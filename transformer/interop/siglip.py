@@ -6,7 +6,7 @@ from transformer.interop import two_towers
 from transformer.interop.engine import Rule, Table
 from transformer.interop.family import Family
 from transformer.interop.hf_config import Same
-from transformer.interop.images import patch_projection
+from transformer.interop.images import WORDLESS, patch_projection
 from transformer.interop.rules import dense, embedding, norm, under
 from transformer.interop.transforms import FIRST_OF_ONE, FLAT, fused, kernel
 from transformer.models.siglip import SiglipConfig
@@ -52,7 +52,8 @@ def _table(config: SiglipConfig) -> Table:
 _TANH = "gelu_pytorch_tanh"
 _FIELDS = two_towers.tower_fields(vars(SiglipConfig()) | {"activation": _TANH, "text_activation": _TANH})
 _TEXT_VECTOR = "text_config.projection_size"
-_unnested = two_towers.nested(_FIELDS, ("initializer_factor",))
+_HARMLESS = (*WORDLESS, "initializer_factor")
+_unnested = two_towers.nested(_FIELDS, _HARMLESS)
 
 
 def _normalise(config: dict[str, Any]) -> dict[str, Any]:
@@ -76,7 +77,7 @@ FAMILIES = (
         table=_table,
         pinned={"vision_config.vision_use_head": True},
         inert={_TEXT_VECTOR: (Same("vision_config.hidden_size"),)},
-        harmless=("initializer_factor",),
+        harmless=_HARMLESS,
         spelled=two_towers.SPELLED,
         normalise=_normalise,
         denormalise=_denormalise,

@@ -4,7 +4,7 @@ from transformer.interop.engine import Table
 from transformer.interop.family import Family, classes
 from transformer.interop.flax_names import FlaxClasses
 from transformer.interop.hf_config import Field, Same
-from transformer.interop.images import CLASSIFIER, image_fields, learned_tokens, patch_projection
+from transformer.interop.images import CLASSIFIER, WORDLESS, image_fields, learned_tokens, patch_projection
 from transformer.interop.rules import LAYERS, Part, attention, dense, norm, under
 from transformer.models.vit import ViTConfig
 
@@ -54,8 +54,7 @@ def _fits(config: ViTConfig) -> bool:
 
 _FIELDS = (*image_fields(1e-12), Field("patch_size", "patch_size", 16), Field("intermediate_size", "mlp_width", 3072))
 _INERT = {"pooler_output_size": (Same("hidden_size"), None)}
-_HARMLESS = ("encoder_stride",)
-"""Of the head for masked images in Transformers, which is another one than ours."""
+_HARMLESS = (*WORDLESS, "encoder_stride")  # the latter of Transformers' head for masked images, another than ours
 _HEADS = ("image_classification", "none", "unpooled")
 
 VIT = Family(
