@@ -12,7 +12,7 @@ from transformer.inference.scoring import BleuTokenizer
 from transformer.paths import check_file, write_file
 
 if TYPE_CHECKING:  # these take a second to import, after the flags are known to be good
-    from transformer.data.dataset import DataConfig
+    from transformer.data.dataset import DataConfig, Dataset
     from transformer.inference.restored import Restored
     from transformer.training.experiment import Experiment
 
@@ -201,18 +201,9 @@ def score_answers(restored: "Restored", experiment: "Experiment", metrics: list[
 def score_transcripts(restored: "Restored", experiment: "Experiment", metrics: list[str], flags: Command) -> None:
     """Transcribes the validation recordings, prints the error rates, and a few transcripts to look at."""
     from transformer.data.audio.dataset import SpeechDataset
-    from transformer.data.kinds import open_dataset
     from transformer.inference.speech.errors import character_error_rate, transcribed, word_error_rate
 
-    model, reading = experiment.model, experiment.objective.reading(experiment.train.seq_len)
-    dataset = open_dataset(
-        experiment.data,
-        reading,
-        vocab_size=model.vocab_size,
-        input_size=model.input_size,
-        tokenizer=restored.own_tokenizer,
-        whole=flags.path is not None,
-    )
+    dataset = _opened(restored, experiment, whole=flags.path is not None)
     if not isinstance(dataset, SpeechDataset):
         raise UserError(
             f"--metric {metrics[0]} compares transcripts of recordings, and the objective "
@@ -265,22 +256,27 @@ def score_probe(restored: "Restored", experiment: "Experiment", flags: Command) 
 
 def score_retrieval(restored: "Restored", experiment: "Experiment") -> None:
     """Prints how well the images and captions of the validation split find each other."""
-    from transformer.data.kinds import open_dataset
     from transformer.inference.zero_shot import TwoTowersReader, retrieval
 
-    model, reading = experiment.model, experiment.objective.reading(experiment.train.seq_len)
     reader = TwoTowersReader(restored)  # refuses other models
-    dataset = open_dataset(
-        experiment.data,
-        reading,
-        vocab_size=model.vocab_size,
-        input_size=model.input_size,
-        tokenizer=restored.own_tokenizer,
-    )
-    found = retrieval(reader, dataset.validation)
+    found = retrieval(reader, _opened(restored, experiment).validation)
     print(f"retrieval: {found.images:,} images, {found.texts:,} different captions")
     for name, shares in {"captions of images": found.texts_found, "images of captions": found.images_found}.items():
         print(f"{name:20} " + ", ".join(f"recall@{k} {share:.4f}" for k, share in shares.items()))
+
+
+def _opened(restored: "Restored", experiment: "Experiment", *, whole: bool = False) -> "Dataset":
+    """Returns the data of an experiment as its objective reads them, with the tokenizer that came with the weights."""
+    from transformer.data.kinds import open_dataset
+
+    return open_dataset(
+        experiment.data,
+        experiment.objective.reading(experiment.train.seq_len),
+        vocab_size=experiment.model.vocab_size,
+        input_size=experiment.model.input_size,
+        tokenizer=restored.own_tokenizer,
+        whole=whole,
+    )
 
 
 def _reads_pairs(experiment: "Experiment") -> bool:

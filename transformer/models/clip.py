@@ -6,33 +6,22 @@ Shape letters: as in `two_towers`.
 import dataclasses
 from typing import Any, ClassVar, Literal
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from transformer import checks
 from transformer.layers.execution import Execution
-from transformer.layers.primitives import Initializer, Linear
-from transformer.models.image_encoder import ImageEncoder, ImageEncoderConfig, ImageHead
-from transformer.models.two_towers import TwoTowers, TwoTowersConfig
+from transformer.layers.primitives import Linear
+from transformer.models.two_towers import TwoTowers, TwoTowersConfig, VisionTowerConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipVisionConfig(ImageEncoderConfig):
+class ClipVisionConfig(VisionTowerConfig):
     """The tower of images: a ViT whose patches have no bias, and whose first block's input is normed."""
 
     family: ClassVar[str] = "clip_vision"
-    heads: ClassVar[tuple[ImageHead, ...]] = ("unpooled",)
     patch_bias: ClassVar[bool] = False
     embedding_norm: ClassVar[bool] = True
-
-    @property
-    def initializer(self) -> Initializer:
-        return nn.initializers.normal(0.02)
-
-    def build(self, execution: Execution) -> nn.Module:
-        """Returns the module: the model without its weights."""
-        return ImageEncoder(self, execution)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,19 +65,7 @@ class ClipConfig(TwoTowersConfig):
 
     @property
     def vision(self) -> ClipVisionConfig:
-        return ClipVisionConfig(
-            image_size=self.image_size,
-            patch_size=self.patch_size,
-            channels=self.channels,
-            width=self.width,
-            num_layers=self.num_layers,
-            num_heads=self.num_heads,
-            mlp_width=self.mlp_width,
-            activation=self.activation,
-            norm_epsilon=self.norm_epsilon,
-            attention_dropout=self.attention_dropout,
-            head="unpooled",
-        )
+        return ClipVisionConfig(**self.vision_fields)
 
     def build(self, execution: Execution) -> "Clip":
         """Returns the module: the model without its weights."""

@@ -7,30 +7,19 @@ import dataclasses
 import math
 from typing import Any, ClassVar, Literal
 
-import flax.linen as nn
 import jax
 
 from transformer.layers.attention_pool import AttentionPool
 from transformer.layers.execution import Execution
-from transformer.layers.primitives import Initializer, Linear
-from transformer.models.image_encoder import ImageEncoder, ImageEncoderConfig, ImageHead
-from transformer.models.two_towers import TwoTowers, TwoTowersConfig
+from transformer.layers.primitives import Linear
+from transformer.models.two_towers import TwoTowers, TwoTowersConfig, VisionTowerConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class SiglipVisionConfig(ImageEncoderConfig):
+class SiglipVisionConfig(VisionTowerConfig):
     """The tower of images: a ViT without a class token."""
 
     family: ClassVar[str] = "siglip_vision"
-    heads: ClassVar[tuple[ImageHead, ...]] = ("unpooled",)
-
-    @property
-    def initializer(self) -> Initializer:
-        return nn.initializers.normal(0.02)
-
-    def build(self, execution: Execution) -> nn.Module:
-        """Returns the module: the model without its weights."""
-        return ImageEncoder(self, execution)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,21 +53,7 @@ class SiglipConfig(TwoTowersConfig):
 
     @property
     def vision(self) -> SiglipVisionConfig:
-        return SiglipVisionConfig(
-            image_size=self.image_size,
-            patch_size=self.patch_size,
-            channels=self.channels,
-            width=self.width,
-            num_layers=self.num_layers,
-            num_heads=self.num_heads,
-            mlp_width=self.mlp_width,
-            activation=self.activation,
-            norm_epsilon=self.norm_epsilon,
-            attention_dropout=self.attention_dropout,
-            class_token=False,
-            pooling="attention",
-            head="unpooled",
-        )
+        return SiglipVisionConfig(**self.vision_fields, class_token=False, pooling="attention")
 
     def build(self, execution: Execution) -> "Siglip":
         """Returns the module: the model without its weights."""

@@ -19,10 +19,32 @@ from transformer.layers.norm_first import NormFirstBlock, NormFirstSizes
 from transformer.layers.primitives import Embedding, Initializer, LayerNorm, parameter
 from transformer.models.architecture import Architecture, FixedLength
 from transformer.models.counting import Places, TwoTowersPlaces
-from transformer.models.image_encoder import ImageBackbone, ImageEncoderConfig
+from transformer.models.image_encoder import ImageBackbone, ImageEncoder, ImageEncoderConfig, ImageHead
 from transformer.ops.attention import Mask
 from transformer.ops.elementwise import ACTIVATIONS
 from transformer.parallel.rules import RESIDUAL, constrain
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionTowerConfig(ImageEncoderConfig):
+    """The tower of images, as an encoder of its own."""
+
+    heads: ClassVar[tuple[ImageHead, ...]] = ("unpooled",)
+
+    @property
+    def initializer(self) -> Initializer:
+        return nn.initializers.normal(0.02)
+
+    def build(self, execution: Execution) -> nn.Module:
+        """Returns the module: the model without its weights."""
+        return ImageEncoder(self, execution)
+
+
+_VISION = (
+    "image_size", "patch_size", "channels", "width", "num_layers", "num_heads", "mlp_width", "activation",
+    "norm_epsilon", "attention_dropout",
+)  # fmt: skip
+"""Fields of the tower of images, which is called likewise as an encoder of its own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +116,13 @@ class TwoTowersConfig(Architecture):
 
     @property
     @abc.abstractmethod
-    def vision(self) -> ImageEncoderConfig:
+    def vision(self) -> VisionTowerConfig:
         """The tower of images, as an encoder of its own."""
+
+    @property
+    def vision_fields(self) -> dict[str, Any]:
+        """The tower of images' fields, by name."""
+        return {"head": "unpooled", **{name: getattr(self, name) for name in _VISION}}
 
     @property
     def text_block(self) -> NormFirstSizes:
