@@ -50,8 +50,8 @@ class ImageClassifier:
                 "no classes of images"
             )
         self.preprocessing, labels = preprocessing_of(restored)
-        unnamed = map(str, range(len(labels), architecture.num_labels))
-        self.labels = (*labels, *unnamed)
+        labels = architecture.labels or labels  # of a run they lie beside its preprocessing
+        self.labels = (*labels, *architecture.class_names[len(labels) :])
         self._architecture, self._model, self._params = architecture, restored.model, restored.params
 
         @jax.jit

@@ -73,7 +73,11 @@ def import_folder(
     params = _to_jax(loaded.params)
     if head is None and num_labels is None:
         return Imported(family, architecture, params, [], left, loaded.dtypes)
-    wanted = dataclasses.replace(architecture, head=head or own_head, num_labels=num_labels or labels)
+    wanted = dataclasses.replace(
+        architecture, head=head or own_head, num_labels=num_labels or labels, labels=(), problem_type=None
+    )
+    if (wanted.head, wanted.num_labels) == (own_head, labels):
+        wanted = architecture
     params, new, dropped = graft(architecture, wanted, params)
     dtypes = {path: dtype for path, dtype in loaded.dtypes.items() if path not in {*new, *dropped}}
     return Imported(family, wanted, params, new, [*left, *dropped], dtypes)
@@ -108,8 +112,7 @@ def save(imported: Imported, path: Path, run: epath.PathLike) -> tuple[epath.Pat
     record[provenance.NAME] = provenance.written_by("tools/convert.py import", [path])
     lines = []
     if len(imported.architecture.input_size) == 3:
-        config = json.loads((path / folder.CONFIG).read_bytes())
-        lines += _of_images(record, kept, imported.architecture, config)
+        lines += _of_images(record, kept, imported.architecture)
     if imported.architecture.vocab_size is not None:
         tokenizer, notes = tokenizers.read(path, imported.architecture.vocab_size)
         record |= {f"tokenizer/{name}": content for name, content in tokenizer.items()}
@@ -129,17 +132,12 @@ def save(imported: Imported, path: Path, run: epath.PathLike) -> tuple[epath.Pat
     return checkpoint_dir, lines
 
 
-def _of_images(
-    record: dict[str, bytes], files: Mapping[str, bytes], architecture: Architecture, config: dict[str, Any]
-) -> list[str]:
+def _of_images(record: dict[str, bytes], files: Mapping[str, bytes], architecture: Architecture) -> list[str]:
     """Adds to a record how an imported model's images are cut to size, and returns lines about that."""
     cut = preprocessing.read(files, architecture.input_size[2])
     if cut is None:
         return [f"images      the folder has no {preprocessing.FILE}: tools/classify.py cannot tell how to cut them"]
-    names = config.get("id2label") or {}
-    labels = [str(names.get(str(number), number)) for number in range(architecture.num_labels)]
-    labels = labels if architecture.head == "image_classification" else []
-    record[PREPROCESSING] = checkpoint.to_json(cut.to_dict() | {"labels": labels})
+    record[PREPROCESSING] = checkpoint.to_json(cut.to_dict() | {"labels": architecture.labels})
     return [f"images      {cut}"]
 
 

@@ -14,7 +14,7 @@ from transformer.interop import engine, flax_names, hf_config
 from transformer.interop.engine import Table
 from transformer.interop.flax_names import FlaxClasses
 from transformer.interop.hf_config import Field
-from transformer.models.architecture import Architecture
+from transformer.models.architecture import Architecture, ProblemType, unnamed_labels
 
 LABELLED = ("sequence_classification", "token_classification", "image_classification")
 """Heads whose number of classes is a user's choice."""
@@ -46,6 +46,15 @@ def count_labels(config: Mapping[str, Any]) -> int:
     if number is not None and (not isinstance(number, int) or number < 1):
         raise UserError(f"config.json: num_labels = {number!r} is not a number of labels")
     return len(labels) if labels else number or 2
+
+
+def labels_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the names of a classifier's classes in a config.json; none where they are its numbers, or not of all."""
+    names = {str(number): str(name) for number, name in (config.get("id2label") or {}).items()}
+    if names.keys() != {str(number) for number in range(len(names))}:
+        return ()
+    labels = tuple(names[str(number)] for number in range(len(names)))
+    return () if labels == unnamed_labels(len(labels)) else labels
 
 
 def classes(name: str, heads: Collection[str], **others: str) -> dict[str, str]:
@@ -105,7 +114,15 @@ class Family:
         rules = self._field_rules
         hf_config.check_kinds(config, rules)
         values = hf_config.read(self.normalise(dict(config)), rules)
-        labels = {"num_labels": num_labels} if head in LABELLED else {}
+        labels: dict[str, Any] = {}
+        if head in LABELLED:
+            names, problem = labels_of(config), config.get("problem_type")
+            if problem is not None and problem not in typing.get_args(ProblemType):
+                raise UserError(
+                    f"config.json: problem_type = {problem!r}; known: {', '.join(typing.get_args(ProblemType))}"
+                )
+            labels = {"num_labels": num_labels, "problem_type": problem}
+            labels["labels"] = names if len(names) == num_labels else ()
         try:
             return self.config(**values, head=head, **labels)
         except FieldError as error:  # it names our fields
@@ -117,8 +134,10 @@ class Family:
         values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
         theirs = self.denormalise({**self.pinned, **hf_config.write(values, self.fields)})
         if values["head"] in LABELLED:
-            labels = {str(label): f"LABEL_{label}" for label in range(values["num_labels"])}
-            theirs |= {"id2label": labels, "label2id": {name: int(label) for label, name in labels.items()}}
+            names = config.class_names
+            theirs |= {"id2label": {str(number): name for number, name in enumerate(names)}}
+            theirs |= {"label2id": {name: number for number, name in enumerate(names)}}
+            theirs |= {} if config.problem_type is None else {"problem_type": config.problem_type}
         return {"model_type": self.model_type, "architectures": [self.heads[values["head"]]], **theirs}
 
     def rewrite_config(self, config: Architecture, before: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,7 +151,7 @@ class Family:
         ours = {"architectures", "model_type", *self.pinned, *(field.theirs for field in self.fields)}
         kept = {name: before[name] for name in self.bookkeeping(before) if name not in ours}
         num_labels = _num_labels(config)
-        if num_labels == count_labels(before):
+        if num_labels == count_labels(before) and config.labels in ((), labels_of(before)):
             written = {name: value for name, value in written.items() if name not in _LABELS}
         elif num_labels:
             kept = {name: value for name, value in kept.items() if name not in _LABELS}

@@ -3,16 +3,25 @@
 import abc
 import dataclasses
 import functools
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer import checks
 from transformer.layers.execution import Execution
 from transformer.layers.experts_config import ExpertsConfig
 from transformer.models.counting import Counts, Places, TokenPlaces
 from transformer.params import Parameter, parameters
+
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+"""What the scores of a classification head are: one of the classes is right; each class is right or not; numbers."""
+
+
+def unnamed_labels(count: int) -> tuple[str, ...]:
+    """Returns what Hugging Face Transformers calls classes without names."""
+    return tuple(f"LABEL_{number}" for number in range(count))
 
 
 class FixedLength(NamedTuple):
@@ -50,6 +59,28 @@ class Architecture(abc.ABC):
     """Classes of a classification head."""
     width: int
     """D: model width, of the residual stream or streams."""
+    labels: tuple[str, ...] = ()
+    """Names of the classes of a classification head, in order; empty: they have none."""
+    problem_type: ProblemType | None = None
+    """What the scores of a classification head are; None: of one class alone a number, of more one is right."""
+
+    def check_labels(self) -> None:
+        """Raises `FieldError` where the classes are not counted, or named, as they should be."""
+        checks.at_least(self, 1, "num_labels")
+        named = not self.labels or len(self.labels) == self.num_labels
+        checks.rule(self, "num_labels", named, f"`labels` names {len(self.labels)} classes, from {self.labels[:1]}")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; LABEL_0, LABEL_1, ... where they have none."""
+        return self.labels or unnamed_labels(self.num_labels)
+
+    @property
+    def problem(self) -> ProblemType:
+        """What the scores of its classification head are."""
+        if self.problem_type is not None:
+            return self.problem_type
+        return "regression" if self.num_labels == 1 else "single_label_classification"
 
     @abc.abstractmethod
     def build(self, execution: Execution) -> nn.Module:

@@ -58,7 +58,8 @@ class DecoderConfig(Architecture):
     """Classes of a classification head."""
 
     def __post_init__(self):
-        checks.at_least(self, 1, "vocab_size", "context_length", "width", "num_layers", "num_heads", "num_labels")
+        checks.at_least(self, 1, "vocab_size", "context_length", "width", "num_layers", "num_heads")
+        self.check_labels()
         checks.above(self, 0, "norm_epsilon")
         checks.choice(self, "activation", ACTIVATIONS)
 

@@ -88,7 +88,7 @@ class EncoderConfig(Architecture):
 
     def __post_init__(self):
         checks.at_least(self, 1, "vocab_size", "context_length", "width", "num_layers", "num_heads", "mlp_width")
-        checks.at_least(self, 1, "num_labels")
+        self.check_labels()
         checks.divides(self, "num_heads", "width")
         checks.within(self, "[0, 1)", "dropout", "attention_dropout")
         checks.above(self, 0, "norm_epsilon")

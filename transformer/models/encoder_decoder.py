@@ -105,7 +105,8 @@ class EncoderDecoderConfig(Architecture):
 
     def check(self) -> None:
         """Raises `UserError` where a field that all families have is impossible."""
-        checks.at_least(self, 1, "vocab_size", "width", "num_encoder_layers", "num_decoder_layers", "num_labels")
+        checks.at_least(self, 1, "vocab_size", "width", "num_encoder_layers", "num_decoder_layers")
+        self.check_labels()
         inside = 0 <= self.decoder_start_id < self.vocab_size
         told = f"`decoder_start_id` {self.decoder_start_id} is no token: `vocab_size` is {self.vocab_size}"
         checks.require(self, inside, told)

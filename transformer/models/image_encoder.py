@@ -93,7 +93,8 @@ class ImageEncoderConfig(Architecture):
 
     def __post_init__(self):
         checks.at_least(self, 1, "image_size", "patch_size", "channels", "width", "num_layers", "num_heads")
-        checks.at_least(self, 1, "mlp_width", "num_labels")
+        checks.at_least(self, 1, "mlp_width")
+        self.check_labels()
         checks.at_least(self, 0, "registers")
         checks.divides(self, "patch_size", "image_size")
         checks.divides(self, "num_heads", "width")

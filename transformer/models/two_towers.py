@@ -55,6 +55,8 @@ class TwoTowersConfig(Architecture):
     pre_norm: ClassVar[bool] = True
     tied_norms: ClassVar[tuple[str, ...]] = ()
     num_labels: ClassVar[int] = 2
+    labels: ClassVar[tuple[str, ...]] = ()
+    problem_type: ClassVar[None] = None
     causal_text: ClassVar[bool]
     """Whether a token of the text sees only those before it."""
     similarity_bias: ClassVar[bool]
