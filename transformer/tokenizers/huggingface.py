@@ -178,13 +178,15 @@ class HuggingFaceTokenizer:
         return [], []
 
     def encode_framed(self, text: str) -> list[int]:
-        reading = self._tokenizer if self._settings.get("split_special_tokens") else self._reading_specials
-        return reading.encode(text).ids
+        return self.framing.encode(text).ids
 
     @functools.cached_property
-    def _reading_specials(self) -> Any:
-        """The same tokenizer, for which text that spells a special is the special."""
-        return _parsed(self._data, self._name)
+    def framing(self) -> Any:
+        """The library's tokenizer that frames what a person gives an imported model: text and pairs of texts.
+
+        Text that spells a special is the special, unless the folder says `split_special_tokens`.
+        """
+        return self._tokenizer if self._settings.get("split_special_tokens") else _parsed(self._data, self._name)
 
     def name_of(self, token: int) -> str | None:
         return self._tokenizer.id_to_token(token)
