@@ -11,13 +11,14 @@ from tokenizers import Tokenizer as Library
 
 from transformer.checkpoint import to_json
 from transformer.errors import UserError
+from transformer.interop.files import read_json
 from transformer.interop.tokenizer_build import build
-from transformer.interop.tokenizer_declared import JSON, Declared, read_declared
+from transformer.interop.tokenizer_declared import JSON, TOKENIZER, Declared, read_declared
 from transformer.interop.tokenizer_marian import marian_settings
 from transformer.tokenizers.huggingface import HuggingFaceTokenizer
 from transformer.tokenizers.kinds import AS_IMPORTED, check_vocabulary, load_tokenizer
 from transformer.tokenizers.marian import FILES, MarianTokenizer
-from transformer.tokenizers.tokenizer import Tokenizer
+from transformer.tokenizers.tokenizer import CHAT_TEMPLATE, Tokenizer
 from transformer.tokenizers.vocabulary import Vocabulary
 
 # Files that Transformers' tokenizers and feature extractors read, and the defaults of generation.
@@ -28,7 +29,7 @@ _KEPT = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "chat_template.jinja",
+    CHAT_TEMPLATE,
     "generation_config.json",
     "preprocessor_config.json",
     "processor_config.json",
@@ -56,6 +57,7 @@ def read(folder: Path, vocab_size: int | None = None) -> tuple[dict[str, bytes],
     """
     try:
         tokenizer, notes = _made(folder)
+        tokenizer.chat_template = chat_template(folder)
     except UserError as error:
         return {}, [f"left out: {error}"]
     try:
@@ -65,6 +67,25 @@ def read(folder: Path, vocab_size: int | None = None) -> tuple[dict[str, bytes],
     with tempfile.TemporaryDirectory() as saved:
         tokenizer.save(saved)
         return {file.name: file.read_bytes() for file in Path(saved).iterdir()}, notes
+
+
+def chat_template(folder: Path) -> str | None:
+    """Returns the chat template of a folder: its file, else the one that tokenizer_config.json holds or calls default.
+
+    Raises:
+      UserError: tokenizer_config.json has what is no template.
+    """
+    if (file := folder / CHAT_TEMPLATE).exists():
+        return file.read_text(encoding="utf-8")
+    held = read_json(folder / TOKENIZER).get("chat_template") if (folder / TOKENIZER).exists() else None
+    if isinstance(held, list):
+        try:
+            held = {item["name"]: item["template"] for item in held}.get("default")
+        except (TypeError, KeyError):
+            raise UserError(f"{folder / TOKENIZER}: chat_template is a list of other things than templates") from None
+    if not isinstance(held, str | None):
+        raise UserError(f"{folder / TOKENIZER}: chat_template is no text")
+    return held
 
 
 def export(folder: epath.Path) -> tuple[dict[str, bytes], dict[str, Any]]:

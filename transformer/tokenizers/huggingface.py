@@ -51,6 +51,8 @@ class HuggingFaceTokenizer:
         special is looked for by the names that published ones have.
     """
 
+    chat_template: str | None = None
+
     def __init__(self, data: bytes, name: str, settings: Mapping[str, Any] | None = None):
         self._tokenizer = tokenizer = _parsed(data, name)
         tokenizer.encode_special_tokens = True
@@ -109,9 +111,7 @@ class HuggingFaceTokenizer:
     def encode_spans(self, texts: Sequence[str]) -> list[Spans]:
         spans = []
         for row in self._tokenizer.encode_batch(list(texts), add_special_tokens=False):
-            places = np.asarray(row.offsets, np.int64).reshape(-1, 2)
-            words = np.array([-1 if word is None else word for word in row.word_ids], np.int64)
-            spans.append(Spans(np.asarray(row.ids, np.int32), places[:, 0], places[:, 1], words))
+            spans.append(_spans(row))
         return spans
 
     @property
@@ -180,6 +180,9 @@ class HuggingFaceTokenizer:
     def encode_framed(self, text: str) -> list[int]:
         return self.framing.encode(text).ids
 
+    def encode_spelled(self, text: str) -> Spans:
+        return _spans(self.framing.encode(text, add_special_tokens=False))
+
     @functools.cached_property
     def framing(self) -> Any:
         """The library's tokenizer that frames what a person gives an imported model: text and pairs of texts.
@@ -188,11 +191,17 @@ class HuggingFaceTokenizer:
         """
         return self._tokenizer if self._settings.get("split_special_tokens") else _parsed(self._data, self._name)
 
+    @property
+    def special_names(self) -> dict[str, str]:
+        guessed = {role: self._tokenizer.id_to_token(i) for role, i in self._guessed().items()}
+        declared = {role: name for role, name in self._settings.items() if isinstance(name, str)}
+        return declared or guessed
+
     def name_of(self, token: int) -> str | None:
         return self._tokenizer.id_to_token(token)
 
     def save(self, folder: epath.PathLike) -> None:
-        place = write_kind(folder, "huggingface")
+        place = write_kind(folder, "huggingface", self.chat_template)
         (place / _FILE).write_bytes(self._data)
         write_settings(place, self._settings)
 
@@ -216,6 +225,13 @@ def _parsed(data: bytes, name: str) -> Any:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def _spans(row: Any) -> Spans:
+    """Returns the tokens of an `Encoding` of the library, with their places."""
+    places = np.asarray(row.offsets, np.int64).reshape(-1, 2)
+    words = np.array([-1 if word is None else word for word in row.word_ids], np.int64)
+    return Spans(np.asarray(row.ids, np.int32), places[:, 0], places[:, 1], words)
 
 
 def _from_byte_level(piece: str) -> str:

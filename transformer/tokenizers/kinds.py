@@ -6,7 +6,7 @@ from pathlib import Path
 from etils import epath
 
 from transformer.errors import UserError
-from transformer.tokenizers.tokenizer import KIND_FILE, Tokenizer, read_tokenizer_file
+from transformer.tokenizers.tokenizer import CHAT_TEMPLATE, KIND_FILE, Tokenizer, read_tokenizer_file
 from transformer.tokenizers.training_text import TrainingText
 
 _HUGGING_FACE, _SENTENCEPIECE = ".json", ".model"
@@ -21,10 +21,20 @@ def load_tokenizer(folder: epath.PathLike) -> Tokenizer:
         raise UserError(f"{folder} holds no tokenizer ({KIND_FILE} is missing).") from None
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged. Restore it, or train again in a new run folder.") from None
+    tokenizer = _read(kind, epath.Path(folder))
+    if tokenizer is None:
+        raise UserError(f"{path}: unknown kind of tokenizer {kind!r}. A newer version may have written it.")
+    if (template := path.parent / CHAT_TEMPLATE).exists():
+        tokenizer.chat_template = template.read_text()
+    return tokenizer
+
+
+def _read(kind: str, folder: epath.Path) -> Tokenizer | None:
+    """Returns the tokenizer of a kind in a folder; None for an unknown kind."""
     if kind == "bytes":
         return _bytes()
     if kind == "sentencepiece":
-        return _sentencepiece(epath.Path(folder) / "tokenizer.model")
+        return _sentencepiece(folder / "tokenizer.model")
     if kind == "huggingface":
         from transformer.tokenizers.huggingface import HuggingFaceTokenizer
 
@@ -32,8 +42,8 @@ def load_tokenizer(folder: epath.PathLike) -> Tokenizer:
     if kind == "marian":
         from transformer.tokenizers.marian import MarianTokenizer
 
-        return MarianTokenizer.read(epath.Path(folder))
-    raise UserError(f"{path}: unknown kind of tokenizer {kind!r}. A newer version may have written it.")
+        return MarianTokenizer.read(folder)
+    return None
 
 
 def make_tokenizer(name: str, vocab_size: int, text: TrainingText, cache: Path) -> Tokenizer:

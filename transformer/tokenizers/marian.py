@@ -41,6 +41,8 @@ class MarianTokenizer:
         spells, but for `encode_framed`.
     """
 
+    chat_template: str | None = None
+
     def __init__(self, files: dict[str, bytes], name: str, settings: Mapping[str, Any] | None = None):
         import sentencepiece
 
@@ -94,6 +96,13 @@ class MarianTokenizer:
 
     def encode_framed(self, text: str) -> list[int]:
         return [*self._encode_parts(text, self._everything, codes=True).ids.tolist(), self.eos_id]
+
+    def encode_spelled(self, text: str) -> Spans:
+        return self._encode_parts(text, self._everything, codes=True)
+
+    @property
+    def special_names(self) -> dict[str, str]:
+        return {role: self._settings.get(role, name) for role, name in _ROLES.items()}
 
     def _is_plain(self, text: str) -> bool:
         """Whether a text is of SentencePiece's pieces alone."""
@@ -157,7 +166,7 @@ class MarianTokenizer:
         return self._ids[name]
 
     def save(self, folder: epath.PathLike) -> None:
-        place = write_kind(folder, "marian")
+        place = write_kind(folder, "marian", self.chat_template)
         write_settings(place, self._settings)
         for file, content in self._files.items():
             (place / file).write_bytes(content)

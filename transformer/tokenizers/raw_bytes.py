@@ -6,6 +6,7 @@ import numpy as np
 from etils import epath
 
 from transformer.errors import UserError
+from transformer.tokenizers.spelled import reserved_names, spelled_spans
 from transformer.tokenizers.tokenizer import RESERVED, Spans, hash_bytes, write_kind
 
 _FIRST = len(RESERVED)
@@ -16,6 +17,7 @@ class ByteTokenizer:
 
     vocab_size = _FIRST + 256
     pad_id, bos_id, eos_id = 0, 1, 2
+    chat_template: str | None = None
     sums_scores = False
     fingerprint = hash_bytes("bytes", repr(RESERVED).encode())
 
@@ -62,5 +64,12 @@ class ByteTokenizer:
     def encode_framed(self, text: str) -> list[int]:
         return [self.bos_id, *self.encode(text)]
 
+    def encode_spelled(self, text: str) -> Spans:
+        return spelled_spans(self, {name: i for i, name in enumerate(RESERVED)}, text)
+
+    @property
+    def special_names(self) -> dict[str, str]:
+        return reserved_names(self)
+
     def save(self, folder: epath.PathLike) -> None:
-        write_kind(folder, "bytes")
+        write_kind(folder, "bytes", self.chat_template)

@@ -9,6 +9,7 @@ from etils import epath
 
 from transformer.errors import UserError
 from transformer.tokenizers.sentencepiece_model import read_spec
+from transformer.tokenizers.spelled import reserved_names, spelled_spans
 from transformer.tokenizers.tokenizer import Dividing, Spans, hash_bytes, read_tokenizer_file, write_kind
 
 # SentencePiece writes a space as this character, so the character itself would come back as a space: it is encoded as
@@ -22,6 +23,8 @@ class SentencePieceTokenizer:
     Lossless (`decode(encode(x)) == x` for every text) if the model was trained here: identity normalisation, no dummy
     prefix, byte fallback. A model from elsewhere may normalise: its ids are the library's.
     """
+
+    chat_template: str | None = None
 
     def __init__(self, model: bytes, name: str):
         import sentencepiece
@@ -132,8 +135,15 @@ class SentencePieceTokenizer:
         begin, end = self.template()
         return [*begin, *self.encode(text), *end]
 
+    def encode_spelled(self, text: str) -> Spans:
+        return spelled_spans(self, {self._processor.id_to_piece(i): i for i in self._specials}, text)
+
+    @property
+    def special_names(self) -> dict[str, str]:
+        return reserved_names(self)
+
     def save(self, folder: epath.PathLike) -> None:
-        (write_kind(folder, "sentencepiece") / "tokenizer.model").write_bytes(self._model)
+        (write_kind(folder, "sentencepiece", self.chat_template) / "tokenizer.model").write_bytes(self._model)
 
 
 def spans_of(ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> Spans:

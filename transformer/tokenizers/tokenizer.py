@@ -20,6 +20,8 @@ RESERVED = ("<pad>", "<s>", "</s>", "<unk>", "<mask>", "<sep>", "<cls>", *(f"<ex
 """The pieces at ids 0, 1, 2, ...: control symbols, which no text encodes to, even text that spells them."""
 
 KIND_FILE = "kind.json"
+CHAT_TEMPLATE = "chat_template.jinja"
+"""File of a tokenizer's folder, here as in the Hugging Face format: how a conversation becomes text."""
 _SETTINGS = "settings.json"
 
 
@@ -68,6 +70,9 @@ class Tokenizer(Protocol):
     bos_id: int
     eos_id: int
     pad_id: int
+    chat_template: str | None
+    """Jinja source of its chat template (`transformer.tokenizers.chat`), which decides no ids of a plain text; None: it
+    has none."""
 
     @property
     def sums_scores(self) -> bool:
@@ -129,6 +134,15 @@ class Tokenizer(Protocol):
         """Returns the ids of a text that a person gives an imported model: framed, with the specials that it spells."""
         ...
 
+    def encode_spelled(self, text: str) -> Spans:
+        """Returns the ids of a text with the specials that it spells, without a frame: of a rendered conversation."""
+        ...
+
+    @property
+    def special_names(self) -> dict[str, str]:
+        """How the specials that have a role are spelled, by Transformers' names of roles: bos_token, eos_token, ..."""
+        ...
+
     def save(self, folder: epath.PathLike) -> None:
         """Writes what `load_tokenizer` reads."""
         ...
@@ -157,11 +171,13 @@ def hash_bytes(kind: str, data: bytes) -> str:
     return hashlib.blake2b(kind.encode() + b"\0" + data, digest_size=20).hexdigest()
 
 
-def write_kind(folder: epath.PathLike, kind: str) -> epath.Path:
-    """Makes `folder` and notes the kind of tokenizer in it; returns the folder."""
+def write_kind(folder: epath.PathLike, kind: str, chat_template: str | None) -> epath.Path:
+    """Makes `folder` and notes the kind of tokenizer in it, and its chat template if any; returns the folder."""
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / KIND_FILE).write_text(json.dumps({"kind": kind}) + "\n")
+    if chat_template is not None:
+        (folder / CHAT_TEMPLATE).write_text(chat_template)
     return folder
 
 
