@@ -77,7 +77,7 @@ def gradients(family: str, sizes: dict[str, int], places: int = 5, chunk: int | 
         program = Program(experiment, mesh)
         state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), program.abstract)
         state = dataclasses.replace(state, params=jax.tree.map(jnp.asarray, random_params(model)))
-        loss, metrics, grads = jax.jit(program.gradients)(state, batch_of(model.kind, places))
+        loss, metrics, grads = jax.jit(program.gradients)(state, batch_of(model.kind, places), {})
     return jax.device_get({"loss": loss, "metrics": metrics, "gradients": grads})
 
 

@@ -75,7 +75,7 @@ def three_steps(mesh_config, dropout, accumulation=1, **execution):
         state, losses = program.init(), []
         batches = [jax.device_put(make_batch(seed), batch_sharding(mesh)) for seed in range(3)]
         weights_alone = dataclasses.replace(state, opt_state=None)
-        gradients = jax.tree.map(np.asarray, jax.jit(program.gradients)(weights_alone, batches[0])[2])
+        gradients = jax.tree.map(np.asarray, jax.jit(program.gradients)(weights_alone, batches[0], {})[2])
         for batch in batches:
             state, metrics = program.step(state, batch)
             losses.append(float(metrics["loss"]))

@@ -292,7 +292,7 @@ def test_accumulation_reduces_over_devices_once_a_step():
     program, mesh = program_of(MeshConfig(data=2), accumulation=4)
     with jax.set_mesh(mesh):
         batch = jax.device_put(make_batch(0), batch_sharding(mesh))
-        text = program._jit_step.lower(program.abstract, batch, program._placed).compile().as_text()
+        text = program.lower_step(program.abstract, batch).compile().as_text()
     reductions = re.compile(r" all-reduce(?:-start)?\(")
     in_entry = reductions.findall(text[text.index("\nENTRY ") :])
     assert in_entry

@@ -22,6 +22,7 @@ from transformer.data import pipeline
 from transformer.debugging.spike import Spike, SpikeDetector
 from transformer.params import Names, flatten, layer_axes, param_names
 from transformer.training import experiment as experiments
+from transformer.training.frozen import Frozen
 from transformer.training.run import Run
 from transformer.training.session import Session
 from transformer.training.state import Batch, TrainState, step_key
@@ -89,7 +90,7 @@ class Capsules:
         """
         compute, batch = together_do("the batch of a step that spiked", lambda: self._prepared(spike.step, state))
         try:
-            return jax.device_get(compute(state.params, spike.step - 1, batch))
+            return jax.device_get(compute(state.params, spike.step - 1, batch, self._session.frozen))
         except Exception as error:
             if alone():
                 raise
@@ -101,7 +102,7 @@ class Capsules:
         compute = self._compute
         if compute is None:
             jitted = make_compute(self._session)
-            compute = self._compute = jitted.lower(state.params, step - 1, batch).compile()
+            compute = self._compute = jitted.lower(state.params, step - 1, batch, self._session.frozen).compile()
         return compute, batch
 
     def _write(self, spike: Spike, before: list[dict[str, Any]], state: TrainState, computed: dict[str, Any]) -> None:
@@ -143,18 +144,18 @@ def samples_of(session: Session, step: int) -> list[dict[str, Any]]:
 
 
 def make_compute(session: Session) -> Any:
-    """Returns a jitted function (params, updates before, batch) -> `key`, `parameter_norms` and `gradient_norms`.
+    """Returns a jitted function (params, updates before, batch, frozen) -> `key`, `parameter_norms`, `gradient_norms`.
 
-    These are the key's data, uint32, and dicts from a parameter's path to its Frobenius norm, or to its layers' norms.
-    The gradients are computed as in the batch's step, with its dropout and its microbatches. All processes must call
-    it, in one place.
+    `frozen` are the program's frozen arrays. The results are the key's data, uint32, and dicts from a parameter's path
+    to its Frobenius norm, or to its layers' norms. The gradients are computed as in the batch's step, with its dropout
+    and its microbatches. All processes must call it, in one place.
     """
     experiment, program = session.experiment, session.program
     names = param_names(experiment.model.abstract_params())
     replicated = NamedSharding(session.mesh, PartitionSpec())
 
-    def compute(params: Any, updates: jax.Array, batch: Batch) -> dict[str, Any]:
-        _, _, grads = program.gradients(TrainState(updates, params, None, None), batch)
+    def compute(params: Any, updates: jax.Array, batch: Batch, frozen: Frozen) -> dict[str, Any]:
+        _, _, grads = program.gradients(TrainState(updates, params, None, None), batch, frozen)
         both = {"parameter_norms": params, "gradient_norms": grads}
         norms = {name: norms_by_layer(tree, names) for name, tree in both.items()}
         key = jax.random.key_data(step_key(experiment.train.seed, updates))

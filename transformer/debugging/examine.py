@@ -19,6 +19,7 @@ from transformer.ops.elementwise import numbered
 from transformer.parallel.context import balanced
 from transformer.params import flatten, is_names, layer_axes, modules_of, param_names
 from transformer.training.experiment import Experiment
+from transformer.training.frozen import Frozen
 from transformer.training.session import Session
 from transformer.training.state import Batch, TrainState, step_key
 
@@ -89,12 +90,13 @@ def examine(session: Session, state: TrainState, batch: Batch) -> Examination:
     place = functools.partial(_place, {(entry.name, entry.layer): at for at, entry in enumerate(forward)})
 
     @jax.jit
-    def backward(state: TrainState, batch: Batch) -> tuple[Any, ...]:
-        loss_sum, sums, grads = program.gradients(state, batch)
+    def backward(state: TrainState, batch: Batch, frozen: Frozen) -> tuple[Any, ...]:
+        loss_sum, sums, grads = program.gradients(state, batch, frozen)
         means = {"loss": loss_sum / jnp.maximum(sums.weight, 1.0), **sums.means()}
         return _tree_stats(means, None), _tree_stats(state.params, names), _tree_stats(grads, names)
 
-    loss, params, grads = jax.device_get(backward(dataclasses.replace(state, opt_state=None), batch))
+    without_moments = dataclasses.replace(state, opt_state=None)
+    loss, params, grads = jax.device_get(backward(without_moments, batch, program.frozen))
     return Examination(
         parameters=sorted(_entries(params), key=place),
         forward=forward,

@@ -27,6 +27,7 @@ from transformer.parallel.mesh import MESH_AXES, MeshConfig, described, make_mes
 from transformer.params import flatten
 from transformer.training.dividing import check_batch, check_parameters
 from transformer.training.experiment import Experiment
+from transformer.training.frozen import Frozen
 from transformer.training.program import Program
 from transformer.training.state import TrainState
 
@@ -157,15 +158,15 @@ class Reference:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, program.abstract)
         losses, metrics, first = {}, {}, None
 
-        def step(state: TrainState, batch: Any) -> tuple[Any, ...]:
-            loss_sum, sums, grads = program.gradients(state, batch)
+        def step(state: TrainState, batch: Any, frozen: Frozen) -> tuple[Any, ...]:
+            loss_sum, sums, grads = program.gradients(state, batch, frozen)
             return *program.update(state, loss_sum, sums, grads), (loss_sum, sums, grads)
 
         with jax.set_mesh(mesh):
             jitted = jax.jit(step, out_shardings=(shardings, None, (None, None, shardings.params)))
             state = jax.device_put(self._state, shardings)
             for number, batch in enumerate(self._batches, 1):
-                state, values, sums = jitted(state, layout.place(batch))
+                state, values, sums = jitted(state, layout.place(batch), program.frozen)
                 first = first or (jax.device_get(sums), _updated(state))
                 values = {name: float(value) for name, value in values.items()}
                 losses[f"update {number}"] = values.pop("loss")

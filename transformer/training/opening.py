@@ -74,6 +74,7 @@ def opened(
             checkpoints = stack.enter_context(Checkpoints(run.checkpoints, experiment.checkpoint))
             with phase("restore"):
                 local = stack.enter_context(restoring.local_checkpoints(run, experiment, begun=begun))
+                _ = session.frozen  # by all processes, before the first update asks for them
                 first = restoring.first_state(session, checkpoints, local, report)
         checkpoints.prepare(**checkpointables(program.abstract))
         throughput = announce(session, first.step, run.folder, report)

@@ -23,6 +23,7 @@ from transformer.params import param_names
 from transformer.training.accumulation import added_up, with_row_numbers
 from transformer.training.balance import rebalanced
 from transformer.training.experiment import Experiment
+from transformer.training.frozen import Frozen, FrozenArrays, frozen_of
 from transformer.training.optimizer import make_optimizer, make_schedule
 from transformer.training.schedule import Rates, Schedule
 from transformer.training.state import Batch, TrainState, moment_shardings, state_shardings, step_key
@@ -66,13 +67,20 @@ class Program:
     abstract: TrainState
     """The state as ShapeDtypeStructs with shardings, onto which checkpoints are restored."""
 
-    def __init__(self, experiment: Experiment, mesh: Mesh, architecture: Architecture | None = None):
+    def __init__(
+        self,
+        experiment: Experiment,
+        mesh: Mesh,
+        architecture: Architecture | None = None,
+        frozen: FrozenArrays | None = None,
+    ):
         """Makes the program of an experiment on `mesh`, in place of the experiment's own mesh.
 
         Args:
           experiment: the experiment.
           mesh: today's devices, or an abstract mesh.
           architecture: the model; None: the experiment's own.
+          frozen: what it reads and never changes; None: what the experiment asks for.
 
         Raises:
           UserError: the mesh does not divide a parameter.
@@ -87,6 +95,8 @@ class Program:
         self._names = param_names(boxed)
         seed = np.asarray(np.int64(experiment.train.seed)).astype(np.int32)
         self._traced = TracedHyperparameters(seed, make_schedule(experiment.optimizer, experiment.train.steps))
+
+        self._frozen = frozen_of(experiment, self._architecture, mesh) if frozen is None else frozen
 
         # ZeRO-1: an update is computed where its moments are, on a part of what `data` copies.
         self._moments = moment_shardings(boxed, mesh, zero1=experiment.mesh.zero1)
@@ -117,11 +127,11 @@ class Program:
 
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """Returns the state after an update, to which `state` is donated, and the update's metrics."""
-        return (self._compiled_step or self._jit_step)(state, batch, self._placed)
+        return (self._compiled_step or self._jit_step)(state, batch, self.frozen, self._placed)
 
     def lower_step(self, state: TrainState, batch: Batch) -> jax.stages.Lowered:
         """Returns the program of `step` for such arguments, not compiled yet."""
-        return self._jit_step.lower(state, batch, self._placed)
+        return self._jit_step.lower(state, batch, self.frozen, self._placed)
 
     def compile_step(self, lowered: jax.stages.Lowered) -> None:
         """Compiles what `lower_step` returned without running it, so that processes begin the first step together."""
@@ -141,23 +151,28 @@ class Program:
             dtype = jax.dtypes.canonicalize_dtype(array.dtype)
             return jax.ShapeDtypeStruct(array.shape, dtype, sharding=self._replicated)
 
-        return self._jit_step.lower(self.abstract, batch, jax.tree.map(abstract, self._traced))
+        return self._jit_step.lower(self.abstract, batch, self._frozen.abstract, jax.tree.map(abstract, self._traced))
 
     def evaluate(self, params: Any, batch: Batch) -> Sums:
         """Returns sums over the batch, without dropout."""
-        return self._jit_evaluate(params, batch)
+        return self._jit_evaluate(params, batch, self.frozen)
 
-    def gradients(self, state: TrainState, batch: Batch) -> tuple[jax.Array, Sums, Any]:
+    def gradients(self, state: TrainState, batch: Batch, frozen: Frozen) -> tuple[jax.Array, Sums, Any]:
         """Returns the sum of losses, the other sums, and the gradients of the mean loss, as `step` computes them; not
-        compiled by itself.
+        compiled by itself. `frozen` is the program's own, an argument of what the caller compiles.
         """
-        return self._mean_gradients(state, batch, self._traced.seed)
+        return self._mean_gradients(state, batch, frozen, self._traced.seed)
 
     def update(self, state: TrainState, loss_sum: jax.Array, sums: Sums, grads: Any) -> tuple[TrainState, Metrics]:
         """Returns the state after an update by what `gradients` returned, and its metrics, as `step` computes them; not
         compiled by itself.
         """
         return self._updated(state, loss_sum, sums, grads, self._traced.schedule)
+
+    @property
+    def frozen(self) -> Frozen:
+        """The arrays that it reads and never changes. All processes must ask for them in one place, the first time."""
+        return self._frozen.arrays
 
     @functools.cached_property
     def _placed(self) -> TracedHyperparameters:
@@ -179,7 +194,7 @@ class Program:
         return TrainState(step=zero, params=params, opt_state=opt_state, skipped=zero)
 
     def _loss(
-        self, params: Any, batch: Batch, key: jax.Array | None, whole: Sums | None = None
+        self, params: Any, batch: Batch, frozen: Frozen, key: jax.Array | None, whole: Sums | None = None
     ) -> tuple[jax.Array, Sums]:
         """Returns the sum of losses and the other sums over the batch; without a key there is no dropout.
 
@@ -189,9 +204,11 @@ class Program:
         Args:
           params: the weights.
           batch: the batch, or a microbatch of it.
+          frozen: what is read and never changes.
           key: dropout's.
           whole: the sums of the whole batch, where that has several microbatches; None: this is the whole batch.
         """
+        del frozen
         batch = balanced(batch, self._context, self._architecture.kind)
         rngs = {} if key is None else {"dropout": key}
         with numbered(batch.get("rows")):
@@ -214,30 +231,36 @@ class Program:
         routing = self._architecture.routing
         return routing is not None and (routing.balance_loss > 0 or routing.z_loss > 0)
 
-    def _evaluate(self, params: Any, batch: Batch) -> Sums:
-        return self._loss(params, batch, None)[1]
+    def _evaluate(self, params: Any, batch: Batch, frozen: Frozen) -> Sums:
+        return self._loss(params, batch, frozen, None)[1]
 
-    def _summed_gradients(self, params: Any, batch: Batch, key: jax.Array) -> tuple[tuple[jax.Array, Sums], Any]:
+    def _summed_gradients(
+        self, params: Any, batch: Batch, frozen: Frozen, key: jax.Array
+    ) -> tuple[tuple[jax.Array, Sums], Any]:
         """Returns sums over the batch, (loss_sum, the others), and the gradient of loss_sum."""
         value_and_grad: Callable[..., Any] = jax.value_and_grad(self._loss, has_aux=True)
         parts = self._accumulation
         if parts == 1:
-            return value_and_grad(params, batch, key)
+            return value_and_grad(params, batch, frozen, key)
         batch = with_row_numbers(batch)
         if not self._balances:
-            return added_up(value_and_grad, parts)(params, batch, key)
+            return added_up(value_and_grad, parts)(params, batch, frozen, key)
         # A microbatch's share of the balance loss has a factor that only the whole batch tells: how many tokens chose
         # each expert. So the layers run forward once more, before; of the head, only the targets' weights are left.
-        whole = added_up(lambda *args: self._loss(*args)[1]._replace(metrics={}), parts)(params, batch, key)
-        return added_up(value_and_grad, parts)(params, batch, key, whole)
+        whole = added_up(lambda *args: self._loss(*args)[1]._replace(metrics={}), parts)(params, batch, frozen, key)
+        return added_up(value_and_grad, parts)(params, batch, frozen, key, whole)
 
-    def _mean_gradients(self, state: TrainState, batch: Batch, seed: Any) -> tuple[jax.Array, Sums, Any]:
-        (loss_sum, sums), grads = self._summed_gradients(state.params, batch, step_key(seed, state.step))
+    def _mean_gradients(
+        self, state: TrainState, batch: Batch, frozen: Frozen, seed: Any
+    ) -> tuple[jax.Array, Sums, Any]:
+        (loss_sum, sums), grads = self._summed_gradients(state.params, batch, frozen, step_key(seed, state.step))
         weight = jnp.maximum(sums.weight, 1.0)
         return loss_sum, sums, jax.tree.map(lambda g: g / weight.astype(g.dtype), grads)
 
-    def _step(self, state: TrainState, batch: Batch, traced: TracedHyperparameters) -> tuple[TrainState, Metrics]:
-        return self._updated(state, *self._mean_gradients(state, batch, traced.seed), traced.schedule)
+    def _step(
+        self, state: TrainState, batch: Batch, frozen: Frozen, traced: TracedHyperparameters
+    ) -> tuple[TrainState, Metrics]:
+        return self._updated(state, *self._mean_gradients(state, batch, frozen, traced.seed), traced.schedule)
 
     def _updated(
         self, state: TrainState, loss_sum: jax.Array, sums: Sums, grads: Any, schedule: Schedule

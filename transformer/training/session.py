@@ -30,6 +30,7 @@ from transformer.tokenizers.kinds import load_tokenizer
 from transformer.training.dividing import check_attention, check_batch, check_kernels
 from transformer.training.evaluation import Evaluation, evaluate
 from transformer.training.experiment import Experiment
+from transformer.training.frozen import Frozen
 from transformer.training.program import Program
 from transformer.training.state import Batch, TrainState
 from transformer.transfer import weights as transfer
@@ -86,6 +87,11 @@ class Session:
     def program(self) -> Program:
         """What the experiment computes; raises UserError for a parameter that the mesh does not divide."""
         return Program(self.experiment, self.mesh)
+
+    @property
+    def frozen(self) -> Frozen:
+        """What the program reads and never changes, loaded when it is first asked for; in no checkpoint of the run."""
+        return self.program.frozen
 
     @functools.cached_property
     def dataset(self) -> Dataset:

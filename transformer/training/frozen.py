@@ -1,0 +1,55 @@
+"""Frozen arrays: what a program reads and never changes, such as other weights; no checkpoint of the run holds them.
+
+They are arguments of the compiled functions, never constants in them, and each has its sharding on today's mesh. Every
+start of a run loads them anew.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from jax.sharding import Mesh
+
+from transformer.models import Architecture
+from transformer.training.experiment import Experiment
+
+Frozen = Mapping[str, Any]
+"""Name -> a tree of arrays, or of `ShapeDtypeStruct`s with shardings."""
+
+
+class Part(NamedTuple):
+    """A tree of frozen arrays."""
+
+    abstract: Any
+    """The tree of `ShapeDtypeStruct`s with shardings, as `parallel.layout.abstract_on` makes it."""
+    load: Callable[[], Any]
+    """Returns the tree of arrays, laid out so; all processes call it. Raises UserError where it cannot be had."""
+
+
+class FrozenArrays:
+    """The frozen arrays of a program: known by shape from the start, loaded when they are first asked for."""
+
+    def __init__(self, parts: Mapping[str, Part]):
+        self._parts = dict(parts)
+
+    @functools.cached_property
+    def abstract(self) -> Frozen:
+        """The `ShapeDtypeStruct`s, with shardings."""
+        return {name: part.abstract for name, part in self._parts.items()}
+
+    @functools.cached_property
+    def arrays(self) -> Frozen:
+        """The arrays on the devices. All processes must ask for them in one place."""
+        return {name: part.load() for name, part in self._parts.items()}
+
+
+def frozen_of(experiment: Experiment, architecture: Architecture, mesh: Mesh) -> FrozenArrays:
+    """Returns what the program of an experiment reads beside its state and its batches.
+
+    Args:
+      experiment: the experiment.
+      architecture: the model.
+      mesh: today's devices, or an abstract mesh.
+    """
+    del experiment, architecture, mesh  # no experiment has any yet
+    return FrozenArrays({})
