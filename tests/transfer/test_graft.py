@@ -44,7 +44,8 @@ def test_the_backbone_is_taken_and_the_rest_is_named(head):
         (
             "bert",
             {"num_layers": 3},
-            r"backbone/stack/layers/attention/key/bias \(2, 4, 4\), needed \(3, 4, 4\); .* and 11 more$",
+            r"backbone/stack/layers/attention/key/bias \(2, 4, 4\), needed \(3, 4, 4\); .* and 11 more; to take "
+            r"some of the layers name them by --init.layers \(or --init.decoder-layers\)$",
         ),
         (
             "bert",
@@ -132,6 +133,63 @@ def test_leaves_that_match_nothing_are_refused_with_the_nearest():
     more = dataclasses.replace(BERT, head="sequence_classification", num_labels=3)
     with pytest.raises(UserError, match=r"no weights would be taken: head/out/kernel \(16, 3\), needed \(16, 4\)"):
         plan(more, dataclasses.replace(more, num_labels=4), init(leaves="head/out/kernel"))
+
+
+def _deep(family, layers, **fields):
+    """A tiny model of so many layers."""
+    return dataclasses.replace(TINY[family], num_layers=layers, **fields)
+
+
+def test_a_student_begins_with_some_of_its_teachers_layers():
+    """As `extract_distilbert.py` of Hugging Face's distillation makes DistilBERT of BERT, which drops token types."""
+    source, target = _deep("bert", 6), _deep("distilbert", 3)
+    rng = np.random.default_rng(0)
+    params = {path: rng.normal(size=leaf.shape).astype(np.float32) for path, leaf in source.parameters.items()}
+    with pytest.raises(UserError, match=r"type_embedding/embedding \(2, 16\), needed none$"):
+        plan(source, target, init(layers=(0, 2, 4)))
+    made = plan(source, target, init(layers=(5, 0, 2), leaves="(?!backbone/type_embedding).*"))
+    assert not made.new
+    fresh = {path: jnp.zeros(leaf.shape) for path, leaf in target.parameters.items()}
+    tree = flatten_dict(made.assemble(params, fresh), sep="/")
+    assert tree.keys() == target.parameters.keys()
+    for path, leaf in tree.items():
+        want = params[path][[5, 0, 2]] if path.startswith("backbone/stack/") else params[path]
+        np.testing.assert_array_equal(leaf, want)
+    assert {path.split("/")[0] for path in made.left if not path.startswith("backbone/type")} == {"pooler", "sentence"}
+
+
+def test_either_side_of_an_encoder_decoder_may_begin_with_some_layers():
+    source = dataclasses.replace(TINY["bart"], num_encoder_layers=3, num_decoder_layers=4)
+    target = dataclasses.replace(source, num_decoder_layers=2)
+    made = plan(source, target, init(decoder_layers=(0, 3)))
+    assert set(made.picked.values()) == {(0, 3)}
+    assert all(path.startswith("backbone/decoder/stack/layers/") for path in made.picked)
+    assert any(path.startswith("backbone/encoder/stack/layers/") for path in made.taken)
+    shorter = dataclasses.replace(target, num_encoder_layers=1)
+    made = plan(source, shorter, init(layers=(2,), decoder_layers=(0, 3)))
+    picked = {path.split("/")[1]: layers for path, layers in made.picked.items()}
+    assert picked == {"encoder": (2,), "decoder": (0, 3)}
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "fields", "message"),
+    [
+        (
+            _deep("bert", 4),
+            _deep("bert", 2),
+            {"layers": (0, 1, 2)},
+            "--init.layers 0 1 2: give 2 layers, each of 0 to 3",
+        ),
+        (_deep("bert", 4), _deep("bert", 2), {"layers": (0, 4)}, "--init.layers 0 4: give 2 layers, each of 0 to 3"),
+        (_deep("bert", 4), _deep("bert", 2), {"decoder_layers": (0, 1)}, "--init.decoder-layers: bert has the stacks"),
+        (_deep("albert", 4), _deep("albert", 2), {"layers": (0, 1)}, "--init.layers has nothing to take of"),
+        (_deep("gpt", 4), _deep("gpt", 2), {"layers": (0, 1)}, "backbone is not the architecture's"),
+    ],
+    ids=["too many", "beyond the last", "no such side", "shared", "in groups"],
+)
+def test_layers_that_are_not_there_are_refused(source, target, fields, message):
+    with pytest.raises(UserError, match=message):
+        plan(source, target, init(**fields))
 
 
 def test_a_longer_array_is_laid_out_as_the_initial_one(mesh_2x2x2):

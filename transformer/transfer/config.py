@@ -25,8 +25,14 @@ class InitConfig:
     """How the rows of a longer context's learned positions are made: `fresh`, `repeat` (the old rows over and over:
     Longformer) or `interpolate` (between the old rows: ViT). None: more positions are refused."""
 
+    layers: tuple[int, ...] | None = None
+    """The source's layers, from 0, that become this model's, in this order; of an encoder-decoder, its encoder's. So a
+    student begins with some of its teacher's (DistilBERT: 0 2 4 7 9 11). None: the stacks are as deep."""
+    decoder_layers: tuple[int, ...] | None = None
+    """The same of an encoder-decoder's decoder (Shleifer and Rush 2020, DistilBART: 0 6 11)."""
+
     def __post_init__(self) -> None:
-        for field in ("leaves", "vocabulary", "positions"):
+        for field in ("leaves", "vocabulary", "positions", "layers", "decoder_layers"):
             used = getattr(self, field) is None or self.path is not None
             checks.rule(self, field, used, "there is no `path` to take weights from")
         try:

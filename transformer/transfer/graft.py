@@ -10,11 +10,13 @@ from typing import Any, get_args
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from transformer.errors import UserError
 from transformer.layers.execution import Execution
 from transformer.models.architecture import Architecture
-from transformer.params import Parameter, flatten, unflatten
+from transformer.params import Parameter, flatten, layer_axes, unflatten
 from transformer.transfer.config import InitConfig
 from transformer.transfer.extend import Extension, PositionRule, VocabularyRule, extend
 
@@ -33,18 +35,23 @@ class Graft:
     """The target's that have nothing of the source's."""
     left: list[str]
     """The source's that the target has nothing of."""
+    picked: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    """The target's, from these layers of the source's array of the same path."""
 
     def assemble(self, have: dict[str, Any], initial: dict[str, Any]) -> dict[str, Any]:
         """Returns the target's tree, laid out as `initial` where it is not taken as it is.
 
         Args:
-          have: path -> the source's array, of all that is taken and extended.
-          initial: path -> an initial array of the target's, of all that is extended and new.
+          have: path -> the source's array, of all that is taken, extended and picked.
+          initial: path -> an initial array of the target's, of all that is extended, picked and new.
         """
         result = {path: have[path] for path in self.taken} | {path: initial[path] for path in self.new}
         for path, how in self.extended.items():
             longer = jax.jit(functools.partial(extend, how=how), out_shardings=initial[path].sharding)
             result[path] = longer(have[path], initial[path])
+        for path, layers in self.picked.items():
+            pick = functools.partial(jnp.take, indices=np.asarray(layers), axis=0)
+            result[path] = jax.jit(pick, out_shardings=initial[path].sharding)(have[path])
         return unflatten(result)
 
 
@@ -63,24 +70,30 @@ def plan(source: Architecture, target: Architecture, init: InitConfig = InitConf
     shifted = source.first_position != target.first_position
     taken: list[str] = []
     extended: dict[str, Extension] = {}
+    picking = _picking(source, target, init)
+    picked: dict[str, tuple[int, ...]] = {}
     for path in sorted(have.keys() & want.keys() & chosen):
         old, wanted = have[path], want[path]
         if shifted and "positions" in wanted.names:
             continue  # row 2 is one model's first position and the other's third
-        if old.shape == wanted.shape:
+        if (layers := _picked(old, wanted, picking)) is not None:
+            picked[path] = layers
+        elif old.shape == wanted.shape:
             taken.append(path)
         elif (how := _extension(old, wanted, init, target.first_position)) is not None:
             extended[path] = how
-    new, left = (sorted(paths - {*taken, *extended}) for paths in (want.keys(), have.keys()))
+    new, left = (sorted(paths - {*taken, *extended, *picked}) for paths in (want.keys(), have.keys()))
     problems = [path for path in sorted({*new, *left} & chosen) if path.startswith("backbone/")]
     if problems:
         raise UserError(f"the weights' backbone is not the architecture's: {_differences(problems, source, target)}")
-    if not taken and not extended:
+    if not taken and not extended and not picked:
         problems = sorted(have.keys() & want.keys() & chosen)
         raise UserError(f"no weights would be taken: {_differences(problems, source, target)}")
     _check_used("--init.vocabulary", init.vocabulary, ("vocab",), extended)
     _check_used("--init.positions", init.positions, ("positions", "grid"), extended)
-    return Graft(taken, extended, new, left)
+    if picking and not picked:
+        raise UserError("--init.layers has nothing to take of: no array that is taken lies in layers like these")
+    return Graft(taken, extended, new, left, picked)
 
 
 def graft(source: Architecture, target: Architecture, params: Any) -> tuple[Any, list[str], list[str]]:
@@ -112,12 +125,12 @@ def _chosen(pattern: str | None, have: dict[str, Any], want: dict[str, Any]) -> 
 
 
 def _differing_axis(old: Parameter, wanted: Parameter) -> tuple[str, int] | None:
-    """Returns the name and the number of the one axis, of tokens or of positions, in which two arrays differ."""
+    """Returns the name and the number of the one axis, of tokens, positions or layers, in which two arrays differ."""
     if old.names != wanted.names:
         return None
     sizes = enumerate(zip(old.shape, wanted.shape, strict=True))
     match [(axis, wanted.names[axis]) for axis, (before, now) in sizes if before != now]:
-        case [(axis, "vocab" | "positions" | "grid" as name)]:
+        case [(axis, "vocab" | "positions" | "grid" | "layers" as name)]:
             return name, axis
     return None
 
@@ -132,6 +145,42 @@ def _extension(old: Parameter, wanted: Parameter, init: InitConfig, first_positi
         case "grid", axis if init.positions == "interpolate" and _before_grid(old) == _before_grid(wanted):
             return Extension("grid", axis, init.positions, _before_grid(old))
     return None
+
+
+def _picking(source: Architecture, target: Architecture, init: InitConfig) -> dict[str, tuple[int, ...]]:
+    """Returns module of a stack -> the layers of it that are picked.
+
+    Raises:
+      UserError: there is no such stack, or it has not so many layers, on either side.
+    """
+    stacks = list(target.stacks)
+    two_sided = stacks == ["encoder", "decoder"]
+    picking: dict[str, tuple[int, ...]] = {}
+    for flag, layers, wanted in (
+        ("--init.layers", init.layers, "encoder" if two_sided else "stack"),
+        ("--init.decoder-layers", init.decoder_layers, "decoder"),
+    ):
+        if layers is None:
+            continue
+        if wanted not in target.stacks or wanted not in source.stacks:
+            raise UserError(f"{flag}: {target.family} has the stacks {', '.join(stacks)}, and none to pick layers for")
+        deep, own = source.stacks[wanted], target.stacks[wanted]
+        if len(layers) != own or not all(0 <= layer < deep for layer in layers):
+            raise UserError(f"{flag} {' '.join(map(str, layers))}: give {own} layers, each of 0 to {deep - 1}")
+        picking[wanted] = layers
+    return picking
+
+
+def _picked(old: Parameter, wanted: Parameter, picking: dict[str, tuple[int, ...]]) -> tuple[int, ...] | None:
+    """Returns the layers of the old array that the one that is wanted has; None: nothing is picked of it.
+
+    What lies in a stack of groups of layers, or belongs to all layers, is no array of so many layers.
+    """
+    layers = next((picking[module] for module in wanted.modules[:2] if module in picking), None)
+    if layers is None or old.names != wanted.names or layer_axes(wanted.names)[:1] != (0,):
+        return None
+    fits = wanted.shape[0] == len(layers) and old.shape[0] > max(layers) and old.shape[1:] == wanted.shape[1:]
+    return layers if fits else None
 
 
 def _before_grid(table: Parameter) -> int:
@@ -166,6 +215,8 @@ def _remedy(old: Parameter, wanted: Parameter, source: Architecture, target: Arc
         case "positions", axis if old.shape[axis] < wanted.shape[axis]:
             *others, last = get_args(PositionRule)
             return f"to extend the positions give --init.positions {', '.join(others)} or {last}"
+        case "layers", _:
+            return "to take some of the layers name them by --init.layers (or --init.decoder-layers)"
         case "grid", _:
             return "for patches of other images give --init.positions interpolate"
         case "positions", axis:

@@ -18,7 +18,11 @@ def listing(fates: Graft, have: Mapping[str, Any], want: Mapping[str, Any]) -> I
       have: path -> the source's array, with the names of its axes.
       want: path -> the target's.
     """
-    yield f"taken: {grouped(fates.taken, want)}"
+    if fates.taken or not fates.picked:
+        yield f"taken: {grouped(fates.taken, want)}"
+    for layers in sorted(set(fates.picked.values())):
+        paths = [path for path in fates.picked if fates.picked[path] == layers]
+        yield f"taken of layers {', '.join(map(str, layers))}: {grouped(paths, want)}"
     for rule, name in sorted({(how.rule, how.name) for how in fates.extended.values()}):
         sizes = [
             f"{path} {have[path].value.shape} -> {want[path].value.shape}"

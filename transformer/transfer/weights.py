@@ -51,6 +51,9 @@ def transferred(init: InitConfig, model: Architecture, fresh: Any, mesh: Mesh, r
         # Whole along the axis that grows: what a mesh divides may be the longer one alone.
         names = tuple(None if axis == how.axis else name for axis, name in enumerate(have[path].names))
         read[path] = have[path].replace(names=names)
+    for path in fates.picked:
+        # Whole along the layers: what a pipeline divides may be the fewer alone.
+        read[path] = have[path].replace(names=(None, *have[path].names[1:]))
     params = checkpoint.restore_params(source, abstract_on(unflatten(read), mesh), partial=True)
     report(f"weights from {source}")
     for line in listing(fates, have, want):
