@@ -12,6 +12,7 @@ from transformer.layers.cache import KeysValues, LayerCache
 from transformer.layers.execution import Execution
 from transformer.layers.positions import Rotary
 from transformer.layers.primitives import Initializer, Linear, RMSNorm
+from transformer.layers.showing import show
 from transformer.ops.attention import Mask, attention
 from transformer.parallel.context import attention_in_context
 from transformer.parallel.rules import constrain, on_one_device
@@ -122,10 +123,8 @@ class Attention(nn.Module):
         query_BTHK = self.projected("query", x_BTD)
         if self.rotary is not None:
             query_BTHK = self.rotary(query_BTHK, _needed(positions_BT))
-        # For whoever asks what is attended to, by making the collection mutable; for all others nothing.
-        if not self.is_initializing():
-            self.sow("attended", "queries", query_BTHK, reduce_fn=_last, init_fn=_nothing)
-            self.sow("attended", "keys", keys_values[0], reduce_fn=_last, init_fn=_nothing)
+        show(self, "attended", "queries", query_BTHK)
+        show(self, "attended", "keys", keys_values[0])
         rate = 0.0 if deterministic else self.dropout
         out_BTHK = attend_on_mesh(
             self.execution,
@@ -152,12 +151,3 @@ def _needed(positions: jax.Array | None) -> jax.Array:
     if positions is None:
         raise ValueError("rotary attention needs positions")
     return positions
-
-
-def _last(before: Any, new: jax.Array) -> jax.Array:
-    del before
-    return new
-
-
-def _nothing() -> None:
-    return None

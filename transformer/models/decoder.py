@@ -21,6 +21,7 @@ from transformer.layers.heads import (
     LanguageModelHead,
     LanguageModelOutput,
 )
+from transformer.layers.showing import show
 from transformer.models.architecture import Architecture
 from transformer.ops.attention import Mask
 from transformer.ops.elementwise import ACTIVATIONS
@@ -154,6 +155,7 @@ class Decoder(nn.Module):
         if order is not None:
             masks = [mask.ordered(order) for mask in masks]
         hidden_BTD, of_layers = self.backbone(tokens, positions, layers, *masks, deterministic=deterministic)
+        show(self, "states", "last", hidden_BTD)
         cache = None if cache is None else cache.write(*of_layers.cache)
         if self.config.head == "none":
             return BackboneOutput(hidden_BTD, cache=cache, routers=of_layers.routers)

@@ -25,6 +25,7 @@ from transformer.layers.heads import (
 )
 from transformer.layers.primitives import Initializer
 from transformer.layers.routing import Routers
+from transformer.layers.showing import show
 from transformer.models.architecture import Architecture
 from transformer.ops.elementwise import ACTIVATIONS
 
@@ -240,6 +241,7 @@ class Encoder(nn.Module):
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], tokens.shape)
         hidden_BTD, output = self.backbone(tokens, positions, segment_ids, token_types, deterministic=deterministic)
+        show(self, "states", "last", hidden_BTD)
         return hidden_BTD, output.routers
 
     def predict(

@@ -26,6 +26,7 @@ from transformer.layers.heads import (
 )
 from transformer.layers.primitives import Embedding, Initializer
 from transformer.layers.routing import Routers
+from transformer.layers.showing import show
 from transformer.models.architecture import Architecture
 from transformer.models.decoder import causal_masks, last_token
 from transformer.ops.attention import Mask
@@ -219,6 +220,7 @@ class AnsweringModel(nn.Module):
             cache=cache,
             deterministic=deterministic,
         )
+        show(self, "states", "last", hidden_BTD)
         routers = routers | of_decoder
         if self.config.head == "none":
             return BackboneOutput(hidden_BTD, cache=cache, routers=routers)

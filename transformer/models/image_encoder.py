@@ -21,6 +21,7 @@ from transformer.layers.heads import BackboneOutput, ClassificationHead, Classif
 from transformer.layers.norm_first import NormFirstBlock, NormFirstSizes
 from transformer.layers.patches import LearnedTokens, PatchEmbedding, PatchPositions, joined
 from transformer.layers.primitives import Dropout, Initializer, LayerNorm
+from transformer.layers.showing import show
 from transformer.models.architecture import Architecture, FixedLength
 from transformer.models.counting import ImagePlaces
 from transformer.ops.attention import Mask
@@ -278,6 +279,7 @@ class ImageEncoder(nn.Module):
           deterministic: no dropout; otherwise the random stream "dropout" is needed.
         """
         hidden_BTD = self.backbone(images, deterministic=deterministic)
+        show(self, "states", "last", hidden_BTD)
         if self.config.head != "image_classification":
             return BackboneOutput(hidden_BTD, self.whole_image(hidden_BTD))
         return ClassificationOutput(self.head(self.pooled(hidden_BTD, deterministic), deterministic=deterministic))

@@ -24,6 +24,7 @@ from transformer.layers.heads import BackboneOutput, ClassificationHead, Classif
 from transformer.layers.norm_first import NormFirstBlock
 from transformer.layers.patches import LearnedTokens, joined
 from transformer.layers.primitives import LayerNorm, Linear
+from transformer.layers.showing import show
 from transformer.models.architecture import FixedLength
 from transformer.models.counting import ImagePlaces, MaskedImagePlaces
 from transformer.models.image_encoder import ImageBackbone, ImageEncoder, ImageEncoderConfig, ImageHead, of_image
@@ -147,6 +148,7 @@ class ViT(ImageEncoder):
         if not (config.distillation_token and config.head == "image_classification"):
             return super().__call__(images, deterministic=deterministic)
         hidden_BTD = self.backbone(images, deterministic=deterministic)
+        show(self, "states", "last", hidden_BTD)
         of_class = self.head(hidden_BTD[:, 0], deterministic=deterministic)
         of_teacher = self.distillation_head(hidden_BTD[:, 1], deterministic=deterministic)
         return ClassificationOutput((of_class + of_teacher) / 2)
