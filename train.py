@@ -44,10 +44,18 @@ class Command:
 
 
 @dataclasses.dataclass(frozen=True)
+class Start:
+    """The weights that a run starts from."""
+
+    path: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Where:
-    """The one flag that is needed before all others: it says whose defaults they have."""
+    """The flags that are needed before all others: they say whose defaults these have."""
 
     workdir: str | None = None
+    init: Start = Start()
 
 
 def main(args: list[str]) -> None:
@@ -64,11 +72,15 @@ def main(args: list[str]) -> None:
         deadlines=chosen.experiment.cluster.deadlines,
     )
     # After the flags are known to be good: this imports the data libraries, which --help need not wait for.
+    import jax
+
     from transformer.cluster.watchdog import watching
+    from transformer.training.fitting import fitted
     from transformer.training.loop import train
 
     with watching(chosen.experiment.cluster.deadlines):
-        report(train(chosen.experiment, chosen.workdir, profile=chosen.profile, whole_process=__name__ == "__main__"))
+        experiment = fitted(chosen.experiment, print if jax.process_index() == 0 else lambda line: None)
+        report(train(experiment, chosen.workdir, profile=chosen.profile, whole_process=__name__ == "__main__"))
 
 
 def parse(args: list[str]) -> Command:
@@ -77,6 +89,11 @@ def parse(args: list[str]) -> Command:
 
     def default(where: Where) -> Command:
         base = configs.get(preset or configs.DEFAULT)
+        if where.init.path is not None and base.objective.fine_tunes:
+            from transformer.training.fitting import model_at
+
+            base = configs.get(base.name, pretrained=True)
+            base = dataclasses.replace(base, model=model_at(where.init.path, base.objective))
         workdir = f"runs/{base.name}"
         run = Run(workdir if where.workdir is None else where.workdir)
         if preset is None and run.experiment_path.exists():

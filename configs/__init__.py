@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 from configs import (
     albert,
@@ -21,6 +22,7 @@ from configs import (
     siglip,
     spanbert,
     t5,
+    tasks,
     transformer,
     vit,
     whisper,
@@ -31,20 +33,25 @@ from transformer.training.experiment import Experiment
 
 _DECODERS = (gpt, gpt1, llama, moe, mixtral, olmoe, deepseek)
 _ENCODERS = (bert, roberta, albert, distilbert, spanbert, vit, clip, siglip)
-_FAMILIES = (*_DECODERS, *_ENCODERS, transformer, t5, bart, marian, whisper)
+_FAMILIES = (*_DECODERS, *_ENCODERS, transformer, t5, bart, marian, whisper, tasks)
 PRESETS: dict[str, Preset] = {
     preset.name: preset for family in _FAMILIES for preset in vars(family).values() if isinstance(preset, Preset)
 }
 DEFAULT = "gpt-python"
 
 
-def get(name: str) -> Experiment:
-    """Returns the preset `name`; an unknown name raises UserError with the nearest ones."""
+def get(name: str, **variant: Any) -> Experiment:
+    """Returns the preset `name`; an unknown name raises UserError with the nearest ones.
+
+    Args:
+      name: as `PRESETS` has it.
+      variant: what its function takes, such as `pretrained` of a task's.
+    """
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "python train.py --list names them"
         raise UserError(f"unknown preset {name!r}: {hint}")
-    return PRESETS[name]()
+    return PRESETS[name](**variant)
 
 
 def split(args: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -13,7 +13,7 @@ FLOORS = [
     {"transformer.errors"},
     {"transformer.paths", "transformer.params", "transformer.checks", "transformer.signals"},
     {"transformer.atomic"},
-    {"transformer.tokenizers"},
+    {"transformer.tokenizers", "transformer.metrics"},
     {"transformer.data", "transformer.cluster", "transformer.parallel.rules", "transformer.parallel.mesh"},
     {"transformer.parallel.local"},  # what operations ask the mesh
     {"transformer.ops", "transformer.parallel.layout"},
@@ -40,6 +40,7 @@ NEUTRAL_DATA, *DATA_KINDS, DATA_ENTRY = [
         *("transformer.data.pipeline", "transformer.data.generators", "transformer.data.selection"),
         *(
             "transformer.data.damaged",
+            "transformer.data.grouping",
             "transformer.data.listed",
             "transformer.data.listing",
             "transformer.data.shuffle",
@@ -56,6 +57,7 @@ NEUTRAL_DATA, *DATA_KINDS, DATA_ENTRY = [
     {"transformer.data.pairs"},
     {"transformer.data.images"},
     {"transformer.data.audio"},
+    {"transformer.data.examples"},
     {"transformer.data.prepare", "transformer.data.kinds"},
 ]
 # What a room must never import, beyond the floors.
@@ -69,7 +71,7 @@ FORBIDDEN = {
     "configs": {"transformer.scaling"},
 }  # fmt: skip
 # What imports none of these, nor anything that does: it runs in processes, and on machines, without an accelerator.
-WITHOUT_JAX = ("transformer.data", "transformer.tokenizers", "transformer.scaling.laws")
+WITHOUT_JAX = ("transformer.data", "transformer.tokenizers", "transformer.metrics", "transformer.scaling.laws")
 JAX = {"jax", "flax", "optax", "orbax"}
 # All that models and layers know of meshes: they name axes and ask for a layout by these names; attention and experts
 # also ask for a computation over the mesh, and the stack whether it runs as a pipeline, and hands its layers over.

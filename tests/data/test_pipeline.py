@@ -129,12 +129,12 @@ def test_origins_say_which_record_a_sample_is(corpora, place, seed):
     windows = [make_windows(n) for n in corpora]
     weights = [1.0 + n for n in range(len(windows))]
     stream = train_batches(windows, weights, example=make_example, batch_size=1, seed=seed)
-    corpus, record, _ = origins(windows, weights, seed=seed)[place]
+    corpus, record, _ = origins(windows, weights, seed=seed, batch_size=8)[place]
     np.testing.assert_array_equal(stream[place]["targets"][0], windows[corpus][record]["tokens"][1:])
 
 
 def test_origins_count_epochs():
-    found = [origins([make_windows(4 * 40 + 1)], [1.0], seed=0)[place] for place in range(80)]
+    found = [origins([make_windows(4 * 40 + 1)], [1.0], seed=0, batch_size=8)[place] for place in range(80)]
     assert [origin.epoch for origin in found] == [0] * 40 + [1] * 40
     assert [sorted(o.record for o in found[start : start + 40]) for start in (0, 40)] == [[*range(40)]] * 2
 

@@ -107,7 +107,7 @@ def test_exact_hundredths_are_mixed_as_grain_mixes_them(hundredths, place):
 def test_origins_agree_with_the_batches(values, step, seed):
     windows = [make_windows(45 + 40 * n) for n in range(len(values))]
     batch = train_batches(windows, values, example=make_example, batch_size=8, seed=seed)[step]
-    found = origins(windows, values, seed=seed)
+    found = origins(windows, values, seed=seed, batch_size=8)
     for row in range(8):
         corpus, record, _ = found[step * 8 + row]
         np.testing.assert_array_equal(batch["targets"][row], windows[corpus][record]["tokens"][1:])

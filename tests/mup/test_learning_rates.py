@@ -40,7 +40,7 @@ def test_a_traced_rate_is_the_rate(mup):
         state = program.init()
         for batch in batches[:3]:
             state, _ = program.step(state, batch)
-        expected = evaluate(program.evaluate, state.params, batches[3:]).loss
+        expected = evaluate(program.evaluate, state.params, batches[3:])[0].loss
     assert found[0.03] == pytest.approx(expected, rel=1e-5)
 
 

@@ -60,7 +60,7 @@ def run(folder: str, meshes: list[dict[str, int]], runs: str) -> None:
         result = loop.train(
             experiment(Path(folder) / "corpus", Path(folder) / "cache", config), workdir, report=lambda _: None
         )
-        compiled = result.session.program._compiled_step  # of several processes
+        compiled = next(iter(result.session.program._compiled_steps.values()), None)  # of several processes
         rows = read_rows(epath.Path(workdir / "metrics.jsonl"))
         record = {
             "mesh": mesh,

@@ -83,7 +83,7 @@ def _train(kind, mesh, accumulation=1, steps=3):
         for step in range(steps):
             state, metrics = program.step(state, layout.place(_batch(kind, step)))
             rows.append(jax.device_get(metrics))
-        evaluation = evaluate(program.evaluate, state.params, [layout.place(_batch(kind, 9))] * 2)
+        evaluation, _ = evaluate(program.evaluate, state.params, [layout.place(_batch(kind, 9))] * 2)
     return rows, jax.device_get(state), evaluation.row()
 
 

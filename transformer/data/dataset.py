@@ -5,8 +5,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+import numpy as np
+
 from transformer import checks
-from transformer.data.records import Record, Records
+from transformer.data.records import LengthRecords, Record, Records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +87,12 @@ class Dataset:
     fingerprint: str
     """A hash of all records: changes if a resumed run would see other data."""
     about: About
+
+    @property
+    def mean_length(self) -> float | None:
+        """Tokens of a training example in the mean, where batches are as narrow as theirs allow; None: all are full."""
+        known = [records.lengths for records in self.train if isinstance(records, LengthRecords)]
+        return float(np.concatenate(known).mean()) if known else None
 
     @property
     def files(self) -> Mapping[str, bytes]:

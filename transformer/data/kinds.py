@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 from transformer.data.audio.config import AudioConfig
 from transformer.data.audio.records import SpeechReading
 from transformer.data.dataset import DataConfig, Dataset
+from transformer.data.examples.config import ExamplesConfig
+from transformer.data.examples.reading import ExampleReading
+from transformer.data.examples.texts import TextsReading
 from transformer.data.images.config import ImagesConfig
 from transformer.data.images.records import ImageReading
 from transformer.data.listing import Listings
@@ -18,6 +21,15 @@ from transformer.errors import UserError
 from transformer.tokenizers.tokenizer import Tokenizer
 
 
+class Survey(NamedTuple):
+    """What data that are read whole say before anything else is known."""
+
+    labels: tuple[str, ...]
+    """Names of the classes, in order."""
+    examples: int
+    """Examples to train on."""
+
+
 class Kind(NamedTuple):
     """A kind of data."""
 
@@ -28,6 +40,8 @@ class Kind(NamedTuple):
     """Called with what `open_dataset` is called with."""
     list_files: Callable[[Any, Listings], object] | None = None
     """Opens a config's sources, whose files are listed; None: its files are read otherwise."""
+    survey: Callable[[Any, Any], Survey] | None = None
+    """Reads what a model and the length of a run depend on, of a config and a reading; None: they depend on nothing."""
 
 
 def _open_images(*args: Any, **options: Any) -> Dataset:
@@ -54,12 +68,27 @@ def _open_audio(*args: Any, **options: Any) -> Dataset:
     return open_audio(*args, **options)
 
 
+def _open_examples(*args: Any, **options: Any) -> Dataset:
+    from transformer.data.examples.dataset import open_examples
+
+    return open_examples(*args, **options)
+
+
+def _survey_examples(config: ExamplesConfig, reading: ExampleReading) -> Survey:
+    from transformer.data.examples.dataset import read_labels
+    from transformer.data.examples.sources import open_sources
+
+    train, held = open_sources(config, reading)
+    return Survey(read_labels(train, held), 0 if train is None else len(train))
+
+
 KINDS: dict[str, Kind] = {
     kind.config.kind: kind
     for kind in (
         Kind(TextConfig, (TextReading, PairReading), prepare),
         Kind(ImagesConfig, (ImageReading,), _open_images, _list_images),
         Kind(AudioConfig, (SpeechReading,), _open_audio, _list_audio),
+        Kind(ExamplesConfig, (TextsReading,), _open_examples, survey=_survey_examples),
     )
 }
 """Name, as in an experiment.json -> the kind."""
@@ -76,6 +105,16 @@ def list_files(config: DataConfig) -> bool:
         return False
     read(config, listings)
     return listings.written > 0
+
+
+def survey(config: DataConfig, reading: Reading) -> Survey | None:
+    """Returns what the data say before anything else is known; None: nothing, since they are not read whole.
+
+    Raises:
+      UserError: the objective reads other data, or anything about the data that a person can mend.
+    """
+    kind = _kind(config, reading)
+    return None if kind.survey is None else kind.survey(config, reading)
 
 
 def open_dataset(
@@ -100,9 +139,15 @@ def open_dataset(
     Raises:
       UserError: the objective reads other data, or anything about the data that a person can mend.
     """
+    kind = _kind(config, reading)
+    return kind.open(config, reading, vocab_size=vocab_size, input_size=input_size, tokenizer=tokenizer, whole=whole)
+
+
+def _kind(config: DataConfig, reading: Reading) -> Kind:
+    """Returns the kind of a config; UserError where an objective reads other data."""
     kind = KINDS[config.kind]
     if type(reading) not in kind.readings:
         raise UserError(
             f"the objective reads no {config.kind}, which --data is: choose a preset whose data the objective reads"
         )
-    return kind.open(config, reading, vocab_size=vocab_size, input_size=input_size, tokenizer=tokenizer, whole=whole)
+    return kind

@@ -13,7 +13,8 @@ import grain
 import numpy as np
 
 from transformer.data.generators import generators
-from transformer.data.records import Record, Records, stack
+from transformer.data.grouping import Grouping, width_of
+from transformer.data.records import LengthRecords, Record, Records, stack
 from transformer.data.selection import Selection
 from transformer.data.shuffle import Shuffle
 from transformer.data.workers import WorkerBatches
@@ -33,6 +34,20 @@ class MakesBatches(Protocol):
         ...
 
 
+@runtime_checkable
+class CutsBatches(Protocol):
+    """A `MakeExample` whose batches can be made narrower, where the records' lengths are known."""
+
+    @property
+    def most(self) -> int:
+        """The tokens that an example may have."""
+        ...
+
+    def cut(self, batch: Example, width: int) -> Example:
+        """Returns a batch without what is beyond its first `width` tokens, all of it padding."""
+        ...
+
+
 def train_batches(
     corpora: Sequence[Records],
     weights: Sequence[float],
@@ -46,8 +61,11 @@ def train_batches(
 ) -> grain.MapDataset:
     """Returns an endless dataset whose element s is this host's part of the global batch of step s.
 
-    Each corpus is shuffled anew each epoch. The part is the samples s*B + r of the stream, for the host's rows r: a
-    nested dict of arrays, as `example` returns them, stacked on a first axis. No other sample is made.
+    Each corpus is shuffled anew each epoch. Where records know their lengths, those of like lengths share a batch,
+    which is as narrow as its longest allows (`transformer.data.grouping`).
+
+    The part is the samples s*B + r of the stream, for the host's rows r: a nested dict of arrays, as `example` returns
+    them, stacked on a first axis. No other sample is made.
 
     Args:
       weights: relative, positive; a sample comes from corpus k with frequency weights[k] / sum(weights).
@@ -58,7 +76,7 @@ def train_batches(
       skip: places in the sample stream that are left out: padding, to which `example` gives weight 0, is there instead.
       rows: the rows of a global batch that this host needs, rising numbers below B; None: all of them.
     """
-    samples = _Training(_Stream(corpora, weights, seed), example, seed, copies, skip)
+    samples = _Training(_Stream(corpora, weights, seed, batch_size), example, seed, copies, skip)
     return _host_part(samples, batch_size, rows)
 
 
@@ -73,22 +91,42 @@ class SampleOrigin(NamedTuple):
     """How often all of the corpus was read before."""
 
 
-def origins(corpora: Sequence[Records], weights: Sequence[float], *, seed: int) -> grain.MapDataset:
+def origins(corpora: Sequence[Records], weights: Sequence[float], *, seed: int, batch_size: int) -> grain.MapDataset:
     """Returns an endless dataset of the `SampleOrigin` of each sample of `train_batches`; reads no record."""
-    return grain.MapDataset.range(sys.maxsize).map(_FindOrigin(_Stream(corpora, weights, seed)))
+    return grain.MapDataset.range(sys.maxsize).map(_FindOrigin(_Stream(corpora, weights, seed, batch_size)))
 
 
 class _Stream:
-    """Where the samples come from: each corpus shuffled anew each epoch, and mixed."""
+    """Where the samples come from: each corpus shuffled anew each epoch, mixed, and grouped by length."""
 
-    def __init__(self, corpora: Sequence[Records], weights: Sequence[float], seed: int):
+    def __init__(self, corpora: Sequence[Records], weights: Sequence[float], seed: int, batch_size: int):
         self.corpora = corpora
         self._selection = Selection(weights)
-        _, *seeds = _seeds(seed, len(corpora))
+        own, *seeds = _seeds(seed, len(corpora))
         self._shuffles = [Shuffle(len(corpus), seed) for corpus, seed in zip(corpora, seeds, strict=True)]
+        self.has_lengths = all(isinstance(corpus, LengthRecords) for corpus in corpora)
+        self._grouping = Grouping(self._ungrouped_lengths, batch_size, own) if self.has_lengths else None
 
     def find(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns the corpora, records and epochs (see `SampleOrigin`) of the samples at `places`, int64[n] each."""
+        return self._find(places if self._grouping is None else self._grouping(places))
+
+    def longest(self, places: np.ndarray) -> int:
+        """Returns the length of the longest of some samples, whose lengths are known."""
+        return int(self._lengths(*self.find(places)).max())
+
+    def _ungrouped_lengths(self, places: np.ndarray) -> np.ndarray:
+        return self._lengths(*self._find(places))
+
+    def _lengths(self, corpora: np.ndarray, records: np.ndarray, epochs: np.ndarray) -> np.ndarray:
+        del epochs
+        lengths = np.zeros(len(corpora), np.int64)
+        for number, corpus in enumerate(self.corpora):
+            assert isinstance(corpus, LengthRecords)
+            lengths[corpora == number] = corpus.lengths[records[corpora == number]]
+        return lengths
+
+    def _find(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         corpora, numbers = self._selection.select(places)
         lengths = np.array([len(corpus) for corpus in self.corpora])[corpora]
         epochs, within = np.divmod(numbers, lengths)
@@ -124,6 +162,10 @@ class _Samples(Protocol):
         """Returns the samples at `places`, int64[n], stacked."""
         ...
 
+    def narrow(self, batch: Example, whole: np.ndarray) -> Example:
+        """Returns a batch as wide as it must be for the samples at `whole`, int64[n], which other hosts have too."""
+        ...
+
 
 class _Training:
     """The endless stream of training samples."""
@@ -151,6 +193,11 @@ class _Training:
             padding = _padding(self._stream.corpora[0], np.random.default_rng(0), self._example)
             parts.append((rows, stack([padding] * len(rows))))
         return _assemble(parts, len(places))
+
+    def narrow(self, batch: Example, whole: np.ndarray) -> Example:
+        if not self._stream.has_lengths or not isinstance(self._example, CutsBatches):
+            return batch
+        return self._example.cut(batch, width_of(self._stream.longest(whole), self._example.most))
 
 
 def _make(records: Records, indices: np.ndarray, rngs: Sequence[np.random.Generator], example: MakeExample) -> Example:
@@ -205,7 +252,9 @@ class _Rows:
         self._samples, self._batch_size, self._rows = samples, batch_size, rows
 
     def __call__(self, batch: int) -> Example:
-        return self._samples.batch(batch * self._batch_size + self._rows)
+        first = batch * self._batch_size
+        rows = self._samples.batch(first + self._rows)
+        return self._samples.narrow(rows, np.arange(first, first + self._batch_size))
 
 
 class _Evaluation:
@@ -227,6 +276,13 @@ class _Evaluation:
             padding = [_padding(self._records, rng, self._example) for rng in rngs[count:]]
             parts.append((np.arange(count, len(places)), stack(padding)))
         return _assemble(parts, len(places))
+
+    def narrow(self, batch: Example, whole: np.ndarray) -> Example:
+        records, example = self._records, self._example
+        if not isinstance(records, LengthRecords) or not isinstance(example, CutsBatches):
+            return batch
+        longest = int(records.lengths[whole[whole < len(records)]].max())
+        return example.cut(batch, width_of(longest, example.most))
 
 
 def _padding(records: Records, rng: np.random.Generator, make: MakeExample) -> Example:

@@ -49,6 +49,13 @@ class Records(abc.ABC):
         return stack([self.draw(index, rng) for index, rng in zip(indices.tolist(), rngs, strict=True)])
 
 
+class LengthRecords(Records):
+    """Records whose lengths are known before they are read, so that those of like lengths can share a batch."""
+
+    lengths: np.ndarray
+    """int64 [records]: tokens of each."""
+
+
 def stack(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Returns dicts of arrays, nested alike, as one whose arrays have a first axis more."""
     return {

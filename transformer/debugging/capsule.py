@@ -137,7 +137,7 @@ def samples_of(session: Session, step: int) -> list[dict[str, Any]]:
     leaves it out.
     """
     train, dataset = session.experiment.train, session.dataset
-    origins: Any = pipeline.origins(dataset.train, dataset.weights, seed=train.seed)
+    origins: Any = pipeline.origins(dataset.train, dataset.weights, seed=train.seed, batch_size=train.batch_size)
     places = range((step - 1) * train.batch_size, step * train.batch_size)
     skipped = frozenset(train.skip_samples)
     return [{"place": place, **origins[place]._asdict(), "skipped": place in skipped} for place in places]

@@ -166,7 +166,7 @@ def _rows(session: Session, params: Any, step: int) -> list[Sample]:
         loss = None
         if experiment.objective.sums_over_examples:
             row = jax.tree.map(lambda x, at=number: x[at : at + 1], batch)
-            sums = jax.device_get(session.program.evaluate(params, row))
+            sums = jax.device_get(session.program.evaluate(params, row).sums)
             loss = float(sums.metrics["nll"] / sums.weight) if sums.weight else None
         texts = dataset.show(dataset.train[sample["corpus"]][sample["record"]])
         rows.append(Sample(**{**sample, "corpus": _name(experiment, sample["corpus"]), "loss": loss, "texts": texts}))

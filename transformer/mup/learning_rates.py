@@ -30,7 +30,7 @@ def losses(
             state = tuned.init()
             for batch in training:
                 state, _ = tuned.step(state, batch)
-            loss = evaluate(tuned.evaluate, state.params, validation).loss
+            loss = evaluate(tuned.evaluate, state.params, validation)[0].loss
             by_rate[rate] = loss if np.isfinite(loss) and not state.skipped else float("inf")
     return by_rate
 

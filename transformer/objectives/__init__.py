@@ -10,6 +10,7 @@ from transformer.objectives.objective import Objective
 from transformer.objectives.prefix_lm import PrefixLM
 from transformer.objectives.seq2seq import Seq2Seq
 from transformer.objectives.span_corruption import SpanCorruption
+from transformer.objectives.text_classification import TextClassification
 from transformer.objectives.transcription import Transcription
 from transformer.objectives.ul2 import UL2
 
@@ -27,6 +28,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         MaskedPixels,
         Contrastive,
         Transcription,
+        TextClassification,
     )
 }
 """Name, as in an experiment.json -> its class."""

@@ -29,6 +29,9 @@ class ModelInputs(Protocol):
     @property
     def num_labels(self) -> int: ...
 
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
@@ -56,6 +59,10 @@ class Objective(abc.ABC):
     """The name under which `transformer.objectives.OBJECTIVES` and an experiment.json know it."""
     kind: ClassVar[str]
     """The models that it trains (`Architecture.kind`)."""
+    other_kinds: ClassVar[tuple[str, ...]] = ()
+    """Further kinds of models that it trains."""
+    fine_tunes: ClassVar[bool] = False
+    """Whether a run that starts from weights takes their architecture too, with this objective's head."""
     sums_over_examples: ClassVar[bool] = True
     """Whether its loss is a sum over examples, which microbatches add up to; not where examples are told from each
     other: such a loss is of the whole batch, and accumulation is refused."""
@@ -66,6 +73,16 @@ class Objective(abc.ABC):
     @abc.abstractmethod
     def head(self) -> str:
         """The head that the model must have."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """All kinds of models that it trains."""
+        return (self.kind, *self.other_kinds)
+
+    def model_fields(self, labels: tuple[str, ...]) -> dict[str, Any]:
+        """Returns the fields of the model's architecture that follow from the names of the data's classes."""
+        del labels
+        return {}
 
     @property
     def tasks(self) -> frozenset[str]:
@@ -135,12 +152,31 @@ class Objective(abc.ABC):
         rows = ({name: values[row] for name, values in records.items()} for row in range(len(rngs)))
         return stack([self.example(row, rng, setting) for row, rng in zip(rows, rngs, strict=True)])
 
+    def cut(self, batch: dict[str, Any], width: int) -> dict[str, Any]:
+        """Returns a batch, [B, T, ...] in its inputs, without what is beyond its first `width` tokens."""
+        return batch | {"inputs": {name: values[:, :width] for name, values in batch["inputs"].items()}}
+
     @abc.abstractmethod
     def loss(self, outputs: Any, batch: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
         """Returns (loss_sum, weight, metrics): float32 sums over the batch's targets.
 
         The metrics have `nll`, what an evaluation reports as the loss.
         """
+
+    def predictions(self, outputs: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns what `score` needs of each example, [B, ...]; nothing where sums over examples say all."""
+        del outputs, batch
+        return {}
+
+    def score(self, predictions: Mapping[str, np.ndarray], dataset: Dataset) -> dict[str, float]:
+        """Returns the metrics of an evaluation that are no sums over examples.
+
+        Args:
+          predictions: of the dataset's first validation records, in their order.
+          dataset: what they are of.
+        """
+        del predictions, dataset
+        return {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,11 +236,14 @@ class TokenObjective(Objective):
 
 @dataclasses.dataclass(frozen=True)
 class ExampleMaker:
-    """The examples of an objective in a setting, one or many at a time (`transformer.data.pipeline.MakesBatches`)."""
+    """The examples of an objective in a setting, one or many at a time, and cut to the longest of a batch
+    (`transformer.data.pipeline.MakesBatches` and `CutsBatches`)."""
 
     objective: Objective
     setting: Any
     """What `Objective.setting` returned."""
+    most: int = 1
+    """Tokens that the model (its encoder, where it has one) reads of an example, at most."""
 
     def __call__(self, record: Record, rng: np.random.Generator) -> dict[str, Any]:
         return self.objective.example(record, rng, self.setting)
@@ -212,3 +251,7 @@ class ExampleMaker:
     def batch(self, records: Record, rngs: Sequence[np.random.Generator]) -> dict[str, Any]:
         """Returns the examples of many records, stacked."""
         return self.objective.examples(records, rngs, self.setting)
+
+    def cut(self, batch: dict[str, Any], width: int) -> dict[str, Any]:
+        """Returns a batch without what is beyond its first `width` tokens, all of it padding."""
+        return self.objective.cut(batch, width)

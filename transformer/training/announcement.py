@@ -20,11 +20,14 @@ def announce(session: Session, first: int, folder: epath.Path, report: Callable[
     experiment, about, mesh = session.experiment, session.dataset.about, session.mesh
     model, train = experiment.model, experiment.train
     length, target_length = experiment.lengths
-    tokens = train.batch_size * experiment.lengths.total
-    flops = model.flops_per_token(length, target_length)
+    mean = session.dataset.mean_length
+    counted = length if mean is None else round(mean)  # what is beyond is no token, and hardly computed
+    tokens = train.batch_size * (counted + target_length)
+    flops = model.flops_per_token(counted, target_length)
     peak, source = peak_flops(list(mesh.devices.flat))
     axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
-    shape = f"({length} + {target_length})" if target_length else f"{length}"
+    own = f"{length}" if mean is None else f"{counted} ({length} at most)"
+    shape = f"({own} + {target_length})" if target_length else own
     devices = f"{mesh.size} {mesh.devices.flat[0].device_kind} device{'s' if mesh.size > 1 else ''}"
     active = "" if model.routing is None else f", of which a token meets {model.active_params():,}"
     report(f"{experiment.name}: {model.num_params():,} parameters{active}; {about.summary}")

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import numpy as np
 
 from transformer.layers.routing import router_metrics
-from transformer.training.program import Sums
+from transformer.training.program import Evaluated, Sums
 from transformer.training.state import Batch
 
 
@@ -48,28 +49,45 @@ class Evaluation:
         )
 
 
-def evaluate(step: Callable[[Any, Batch], Sums], params: Any, batches: Iterable[Batch]) -> Evaluation:
-    """Adds up the sums of all batches on the device, and divides once.
+def evaluate(
+    step: Callable[[Any, Batch], Evaluated], params: Any, batches: Iterable[Batch]
+) -> tuple[Evaluation, dict[str, np.ndarray]]:
+    """Adds up the sums of all batches on the device, and divides once; and collects what is scored of each example.
 
     One batch is dispatched before the sums of the one before are there, as in training, and no more: several processes
     of several CPU devices each hang within seconds where many programs with collectives are queued, and a deadline
     could not tell a batch that is stuck from one that waits.
 
     Args:
-      step: (params, batch) -> sums over the batch, the metric `nll` among them.
+      step: (params, batch) -> sums over the batch, the metric `nll` among them, and predictions.
       params: the weights.
       batches: on the devices.
+
+    Returns:
+      The evaluation, and name -> the predictions of all examples, padding behind the last one too.
     """
-    total = None
+    total: Sums | None = None
+    collected: list[dict[str, np.ndarray]] = []
     for batch in batches:
-        sums = step(params, batch)
+        sums, predictions = step(params, batch)
         jax.block_until_ready(total)
         total = sums if total is None else jax.tree.map(lambda a, b: a + b, total, sums)
+        if predictions:
+            collected.append(jax.device_get(predictions))
     if total is None:
         raise ValueError("no batch to evaluate")
-    total = jax.device_get(total)
+    total = Sums(*jax.device_get(total))
     weight = float(total.weight)
     means = {name: float(value) / max(weight, 1.0) for name, value in total.metrics.items()}
     if total.routers:
         means |= {name: float(value) for name, value in router_metrics(total.routers).items()}
-    return Evaluation(loss=means.pop("nll"), targets=weight, metrics=means)
+    names = collected[0] if collected else ()
+    predictions = {name: _joined([each[name] for each in collected]) for name in names}
+    return Evaluation(loss=means.pop("nll"), targets=weight, metrics=means), predictions
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    """Returns predictions [B, ...] of batches one behind another; narrower ones are filled up with zeros."""
+    widest = np.max([part.shape[1:] for part in parts], axis=0).astype(int)
+    widths = [[(0, 0), *((0, most - own) for most, own in zip(widest, part.shape[1:], strict=True))] for part in parts]
+    return np.concatenate([np.pad(part, width) for part, width in zip(parts, widths, strict=True)])

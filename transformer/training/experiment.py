@@ -36,6 +36,8 @@ class TrainConfig:
 
     steps: int = 1000
     """Updates in all."""
+    epochs: float | None = None
+    """How often each training example is read, of a task's, which are counted: decides `steps`. None: `steps` does."""
     batch_size: int = 32
     """Sequences (images, pairs) an update, over all devices."""
     seq_len: int = 256
@@ -60,6 +62,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         checks.at_least(self, 1, "steps", "batch_size", "seq_len", "accumulation", "eval_every", "log_every")
         checks.at_least(self, 1, "max_skipped")
+        checks.above(self, 0, "epochs")
         some = self.eval_batches is None or self.eval_batches >= 1
         checks.rule(self, "eval_batches", some, "it must be at least 1, or None for all")
         checks.divides(self, "accumulation", "batch_size")
@@ -127,8 +130,8 @@ class Experiment:
         model, objective, seq_len = self.model, self.objective, self.train.seq_len
         checks.require(
             self,
-            objective.kind == model.kind,
-            f"the objective {objective.name} trains {_a(objective.kind)}, and {model.family} is "
+            model.kind in objective.kinds,
+            f"the objective {objective.name} trains {' or '.join(map(_a, objective.kinds))}, and {model.family} is "
             f"{_a(model.kind)}: choose a preset of that kind (python train.py --list)",
         )
         needs = f"the objective {objective.name}, as it is set, needs"

@@ -138,8 +138,7 @@ class Updates:
         instruments.profiler.before(self.step)
         enter("compile" if is_first else "step")
         with self._stop.compiling() if is_first else contextlib.nullcontext():
-            if is_first:
-                self._compile_together(batch)
+            self._compile_together(batch)
             instruments.clock.dispatches()
             self.state, metrics = self._session.program.step(self.state, batch)
             instruments.clock.dispatched(self.step, metrics["loss"])
@@ -156,12 +155,12 @@ class Updates:
         progress.evaluated(self.step, self.evaluation.row())
 
     def _compile_together(self, batch: Batch) -> None:
-        """Compiles the step on all processes before the first one runs it; alone, running compiles it.
+        """Compiles the step for batches of a new width on all processes, before one runs it; alone, running does.
 
         One process may find it compiled and another not, and a process that runs it waits half a minute for the others.
         """
-        if not alone():
-            program = self._session.program
+        program = self._session.program
+        if not alone() and not program.is_compiled(batch):
             lowered = together_do("lowering the step", lambda: program.lower_step(self.state, batch))
             check_alike("the program", lambda: [fingerprints.program(lowered)])
-            together_do("compiling the step", lambda: program.compile_step(lowered))
+            together_do("compiling the step", lambda: program.compile_step(lowered, batch))

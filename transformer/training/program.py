@@ -49,6 +49,14 @@ class Sums(NamedTuple):
         return means | (router_metrics(self.routers) if self.routers else {})
 
 
+class Evaluated(NamedTuple):
+    """What an evaluation takes of a batch."""
+
+    sums: Sums
+    predictions: dict[str, jax.Array]
+    """Name -> [B, ...], what the objective scores of each example; empty where sums say all."""
+
+
 class TracedHyperparameters(NamedTuple):
     """Numbers that compiled functions take as arguments: runs that differ only in them share compiled functions."""
 
@@ -111,7 +119,7 @@ class Program:
         jit = functools.partial(jax.jit, compiler_options=options)
         self._jit_init = jit(self._init, out_shardings=shardings)
         self._jit_step = jit(self._step, donate_argnums=0, out_shardings=(shardings, self._replicated))
-        self._compiled_step: Callable[..., Any] | None = None
+        self._compiled_steps: dict[Any, Callable[..., Any]] = {}
         self._jit_evaluate = jit(self._evaluate, out_shardings=self._replicated)
 
     def with_schedule(self, schedule: Schedule) -> "Program":
@@ -127,15 +135,20 @@ class Program:
 
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """Returns the state after an update, to which `state` is donated, and the update's metrics."""
-        return (self._compiled_step or self._jit_step)(state, batch, self.frozen, self._placed)
+        step = self._compiled_steps.get(_shapes(batch), self._jit_step) if self._compiled_steps else self._jit_step
+        return step(state, batch, self.frozen, self._placed)
 
     def lower_step(self, state: TrainState, batch: Batch) -> jax.stages.Lowered:
         """Returns the program of `step` for such arguments, not compiled yet."""
         return self._jit_step.lower(state, batch, self.frozen, self._placed)
 
-    def compile_step(self, lowered: jax.stages.Lowered) -> None:
-        """Compiles what `lower_step` returned without running it, so that processes begin the first step together."""
-        self._compiled_step = lowered.compile()
+    def compile_step(self, lowered: jax.stages.Lowered, batch: Batch) -> None:
+        """Compiles what `lower_step` returned of a batch, not running it, so that processes begin the step together."""
+        self._compiled_steps[_shapes(batch)] = lowered.compile()
+
+    def is_compiled(self, batch: Batch) -> bool:
+        """Whether `compile_step` compiled the step for batches as wide as this one."""
+        return _shapes(batch) in self._compiled_steps
 
     def lower(self, batch: Batch) -> jax.stages.Lowered:
         """Returns the update's program, not compiled yet, for batches like this one; nothing is put on a device.
@@ -153,8 +166,8 @@ class Program:
 
         return self._jit_step.lower(self.abstract, batch, self._frozen.abstract, jax.tree.map(abstract, self._traced))
 
-    def evaluate(self, params: Any, batch: Batch) -> Sums:
-        """Returns sums over the batch, without dropout."""
+    def evaluate(self, params: Any, batch: Batch) -> Evaluated:
+        """Returns sums over the batch and what the objective scores of each example, without dropout."""
         return self._jit_evaluate(params, batch, self.frozen)
 
     def gradients(self, state: TrainState, batch: Batch, frozen: Frozen) -> tuple[jax.Array, Sums, Any]:
@@ -208,6 +221,10 @@ class Program:
           key: dropout's.
           whole: the sums of the whole batch, where that has several microbatches; None: this is the whole batch.
         """
+        return self._losses(*self._applied(params, batch, frozen, key), whole)
+
+    def _applied(self, params: Any, batch: Batch, frozen: Frozen, key: jax.Array | None) -> tuple[Any, Batch]:
+        """Returns the model's outputs, and the batch in the order in which they are; arguments as `_loss`'s."""
         del frozen
         batch = balanced(batch, self._context, self._architecture.kind)
         rngs = {} if key is None else {"dropout": key}
@@ -215,6 +232,10 @@ class Program:
             outputs: Any = self._model.apply(
                 {"params": params}, **batch["inputs"], deterministic=key is None, rngs=rngs
             )
+        return outputs, batch
+
+    def _losses(self, outputs: Any, batch: Batch, whole: Sums | None) -> tuple[jax.Array, Sums]:
+        """Returns what `_loss` does, of what `_applied` returned."""
         loss_sum, weight, metrics = self._objective.loss(outputs, batch)
         routing = self._architecture.routing
         sums = Sums(weight, metrics, {} if routing is None else outputs.routers)
@@ -231,8 +252,9 @@ class Program:
         routing = self._architecture.routing
         return routing is not None and (routing.balance_loss > 0 or routing.z_loss > 0)
 
-    def _evaluate(self, params: Any, batch: Batch, frozen: Frozen) -> Sums:
-        return self._loss(params, batch, frozen, None)[1]
+    def _evaluate(self, params: Any, batch: Batch, frozen: Frozen) -> Evaluated:
+        outputs, batch = self._applied(params, batch, frozen, None)
+        return Evaluated(self._losses(outputs, batch, None)[1], self._objective.predictions(outputs, batch))
 
     def _summed_gradients(
         self, params: Any, batch: Batch, frozen: Frozen, key: jax.Array
@@ -288,3 +310,8 @@ class Program:
         metrics = {"loss": loss_sum / weight, "grad_norm": grad_norm, "skipped": new.skipped}
         metrics["learning_rate"] = rates.main
         return new, metrics | sums.means()
+
+
+def _shapes(batch: Batch) -> Any:
+    """Returns what compiled functions tell batches apart by."""
+    return tuple(leaf.shape for leaf in jax.tree.leaves(batch))

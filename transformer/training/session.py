@@ -17,6 +17,7 @@ from transformer.cluster.agreement import together
 from transformer.cluster.joining import require_all
 from transformer.data import pipeline
 from transformer.data.dataset import Dataset
+from transformer.data.examples.config import ExamplesConfig
 from transformer.data.kinds import open_dataset
 from transformer.data.pipeline import MakeExample
 from transformer.data.text.config import TextConfig
@@ -169,7 +170,12 @@ class Session:
     def evaluate(self, params: Any, through: Callable[[Iterable[Batch]], Iterable[Batch]] = iter) -> Evaluation:
         """Evaluates weights on the batches of `validation`, which pass `through` a function on their way."""
         with self.validation() as batches:
-            evaluation = evaluate(self.program.evaluate, params, through(batches))
+            evaluation, predictions = evaluate(self.program.evaluate, params, through(batches))
+        if predictions:
+            count = min(len(self.dataset.validation), len(next(iter(predictions.values()))))
+            known = {name: values[:count] for name, values in predictions.items()}
+            scores = self.experiment.objective.score(known, self.dataset)
+            evaluation = dataclasses.replace(evaluation, metrics=evaluation.metrics | scores)
         if not isinstance(self.dataset, TextDataset):
             return evaluation
         figures, scores_text = self.dataset.figures, self.experiment.objective.scores_text
@@ -182,7 +188,7 @@ class Session:
           report: gets a few lines that name what is taken of other weights.
         """
         state, init = self.program.init(), self.experiment.init
-        if init.path is None:
+        if init.path is None or not init.weights:
             return state
         with together("looking at the weights to start from"):
             reading.check(checkpoint.find(init.path))
@@ -196,14 +202,15 @@ class Session:
         if self._tokenizer_dir is not None:
             return load_tokenizer(str(self._tokenizer_dir))
         experiment = self.experiment
-        if experiment.init.path is None or not isinstance(experiment.data, TextConfig):
+        if experiment.init.path is None or not isinstance(experiment.data, TextConfig | ExamplesConfig):
             return None
         return transfer.tokenizer_for(experiment.init, experiment.model, experiment.data)
 
     def _example(self, dataset: Dataset) -> ExampleMaker:
         objective, model = self.experiment.objective, self.experiment.model
         setting = objective.setting(dataset, self.experiment.train.seq_len, model)
-        return ExampleMaker(objective, setting)
+        seq_len = self.experiment.train.seq_len
+        return ExampleMaker(objective, setting, objective.input_length(seq_len))
 
 
 def mesh_for(experiment: Experiment, devices: Sequence[Any] | None = None) -> Mesh:

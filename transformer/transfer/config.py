@@ -30,10 +30,14 @@ class InitConfig:
     student begins with some of its teacher's (DistilBERT: 0 2 4 7 9 11). None: the stacks are as deep."""
     decoder_layers: tuple[int, ...] | None = None
     """The same of an encoder-decoder's decoder (Shleifer and Rush 2020, DistilBART: 0 6 11)."""
+    weights: bool = True
+    """Whether the weights are taken; False: their architecture and tokenizer alone, to learn from nothing what others
+    learn from them."""
 
     def __post_init__(self) -> None:
-        for field in ("leaves", "vocabulary", "positions", "layers", "decoder_layers"):
-            used = getattr(self, field) is None or self.path is not None
+        optional = ("leaves", "vocabulary", "positions", "layers", "decoder_layers")
+        for field, unused in (*((name, None) for name in optional), ("weights", True)):
+            used = getattr(self, field) == unused or self.path is not None
             checks.rule(self, field, used, "there is no `path` to take weights from")
         try:
             re.compile(self.leaves or "")

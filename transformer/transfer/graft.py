@@ -76,6 +76,8 @@ def plan(source: Architecture, target: Architecture, init: InitConfig = InitConf
         old, wanted = have[path], want[path]
         if shifted and "positions" in wanted.names:
             continue  # row 2 is one model's first position and the other's third
+        if "label" in wanted.names and source.labels and target.labels and source.labels != target.labels:
+            continue  # scores of other classes
         if (layers := _picked(old, wanted, picking)) is not None:
             picked[path] = layers
         elif old.shape == wanted.shape:

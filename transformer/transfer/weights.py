@@ -6,6 +6,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from transformer import checkpoint
+from transformer.data.examples.config import ExamplesConfig
 from transformer.data.text.config import TextConfig
 from transformer.errors import UserError
 from transformer.models.architecture import Architecture
@@ -61,7 +62,7 @@ def transferred(init: InitConfig, model: Architecture, fresh: Any, mesh: Mesh, r
     return fates.assemble(flatten(params), flatten(fresh))
 
 
-def tokenizer_for(init: InitConfig, model: Architecture, data: TextConfig) -> Tokenizer | None:
+def tokenizer_for(init: InitConfig, model: Architecture, data: TextConfig | ExamplesConfig) -> Tokenizer | None:
     """Returns the tokenizer that the weights at `init.path` know; None: the corpus decides.
 
     The tokenizer comes with the vocabulary's rows: without any of them it is free. A file that `data.tokenizer` names
@@ -74,7 +75,9 @@ def tokenizer_for(init: InitConfig, model: Architecture, data: TextConfig) -> To
     if model.vocab_size is None:
         return None
     fates = planned(init, model)
-    if not any("vocab" in leaf.names for path, leaf in model.parameters.items() if path not in fates.new):
+    if init.weights and not any(
+        "vocab" in leaf.names for path, leaf in model.parameters.items() if path not in fates.new
+    ):
         return None
     known = tokenizer_of(str(init.path))
     if known is None and data.tokenizer in ("unigram", "bpe"):

@@ -18,7 +18,7 @@ def texts(path: Path, columns: Sequence[str], flag: str) -> Iterator[tuple[int, 
     Raises:
       UserError: a column is missing, a row has more or fewer cells than the header, or the file is damaged.
     """
-    rows = _rows(path)
+    rows = lines_of_cells(path)
     _, names = next(rows, (0, []))
     names = [name.strip() for name in names]
     for column in columns:
@@ -36,10 +36,10 @@ def texts(path: Path, columns: Sequence[str], flag: str) -> Iterator[tuple[int, 
 
 def count_rows(path: Path) -> int:
     """Returns how many rows lie below the header; UserError where the file is damaged."""
-    return max(0, sum(1 for _ in _rows(path)) - 1)
+    return max(0, sum(1 for _ in lines_of_cells(path)) - 1)
 
 
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def lines_of_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Rows that are not blank, with the number of the line that each ends at."""
     csv.field_size_limit(sys.maxsize)  # a document may be a cell
     lines = _lines(path)

@@ -18,7 +18,7 @@ def texts(path: Path, fields: Sequence[str], flag: str) -> Iterator[tuple[int, t
     Raises:
       UserError: the file is not JSON, or an item has no such texts.
     """
-    for index, item in _items(path):
+    for index, item in items(path):
         if isinstance(item, str) and len(fields) == 1:
             yield index, (utf8_text(item),)
         else:
@@ -28,10 +28,10 @@ def texts(path: Path, fields: Sequence[str], flag: str) -> Iterator[tuple[int, t
 
 def count_items(path: Path) -> int:
     """Returns how many items an array has; UserError where the file is not JSON."""
-    return sum(1 for _ in _items(path))
+    return sum(1 for _ in items(path))
 
 
-def _items(path: Path) -> Iterator[tuple[int, Any]]:
+def items(path: Path) -> Iterator[tuple[int, Any]]:
     """Yields the items of the array, parsed, with their numbers."""
     import ijson
 

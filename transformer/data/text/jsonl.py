@@ -20,8 +20,13 @@ def jsonl_lines(path: Path, start: int, stop: int, first: int) -> Iterator[tuple
 
 def jsonl_text(line: str, where: str, field: str, flag: str = "--data.text-field") -> str:
     """Returns the text of a field of a line; UserError says `where` it has none, and the flag that names the field."""
+    return field_text(parsed(line, where), where, field, flag)
+
+
+def parsed(line: str, where: str) -> Any:
+    """Returns the JSON of a line; UserError says `where` there is none."""
     try:
-        record = json.loads(line.removeprefix("\ufeff"))
+        return json.loads(line.removeprefix("\ufeff"))
     except json.JSONDecodeError as error:
         raise UserError(
             f"{where}: not JSON ({error.msg} at column {error.colno}). A .jsonl file has one object a line; "
@@ -32,7 +37,6 @@ def jsonl_text(line: str, where: str, field: str, flag: str = "--data.text-field
     except ValueError as error:  # an integer of more digits than Python reads
         reason = str(error).partition(";")[0]
         raise UserError(f"{where}: its JSON cannot be read ({reason}). Remove the line.") from None
-    return field_text(record, where, field, flag)
 
 
 def field_text(record: Any, where: str, field: str, flag: str) -> str:

@@ -1,0 +1,1 @@
+"""Examples of tasks: rows of named fields, such as a text and its label."""

@@ -1,0 +1,137 @@
+"""Datasets of a task's examples, with the names of their classes."""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from transformer.data.dataset import About
+from transformer.data.examples.config import ExamplesConfig
+from transformer.data.examples.reading import ExampleReading
+from transformer.data.examples.rows import Row
+from transformer.data.examples.sources import open_sources
+from transformer.data.records import LengthRecords, Record
+from transformer.data.source import Source
+from transformer.data.splits import digest
+from transformer.data.tokenized import TokenizedDataset
+from transformer.errors import UserError
+from transformer.tokenizers.kinds import check_vocabulary, make_tokenizer
+from transformer.tokenizers.tokenizer import Tokenizer
+from transformer.tokenizers.training_text import TrainingText, up_to
+from transformer.tokenizers.vocabulary import Vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class ExamplesDataset(TokenizedDataset):
+    """Examples of a task."""
+
+    labels: tuple[str, ...]
+    """Names of the classes, in the order of the numbers that records have for them; empty where there are none."""
+    counts: tuple[int, ...]
+    """Training examples of each class."""
+    held_out: Source[Row]
+    """The validation rows, record by record."""
+
+    def show(self, record: Record) -> tuple[str, ...]:
+        return (self.tokenizer.decode(record["tokens"][record["segment_ids"] > 0].tolist()),)
+
+
+def open_examples(
+    config: ExamplesConfig,
+    reading: ExampleReading,
+    *,
+    vocab_size: int | None,
+    input_size: tuple[int, ...] = (),
+    tokenizer: Tokenizer | None = None,
+    whole: bool = False,
+) -> ExamplesDataset:
+    """Opens the examples that a config names; arguments and errors as `kinds.open_dataset`'s."""
+    if input_size or vocab_size is None:
+        raise UserError("--data are texts and the model reads none alone: choose a preset of another model")
+    train, held = open_sources(config, reading, whole=whole)
+    labels = read_labels(train, held)
+    source = held if train is None else train
+    if tokenizer is None:
+        texts = TrainingText(lambda: [source.fingerprint], lambda size: up_to(size, source.texts()))
+        tokenizer = make_tokenizer(config.tokenizer, vocab_size, texts, Path(config.cache_dir).expanduser())
+    check_vocabulary(tokenizer, vocab_size)
+    contents = [each.fingerprint for each in (train, held) if each is not None]
+    framing = [str(reading), config.cut, *labels]
+
+    def records(rows: Source[Row]) -> LengthRecords:
+        return reading.records(rows, config, tokenizer, labels)
+
+    training = () if train is None else (records(train),)
+    validation = records(held)
+    counted = Counter(label for row in train or () for label in reading.labels(row, config))
+    [name] = config.sources
+    identity = {
+        "sources": {name: digest(contents)},
+        "validation_fraction": config.validation_fraction,
+        "fields": digest([json.dumps([config.text_field, config.pair_field, config.label_field]), *framing]),
+        "tokenizer": tokenizer.fingerprint,
+    }
+    return ExamplesDataset(
+        train=training,
+        weights=(1.0,) * len(training),
+        validation=validation,
+        fingerprint=digest([*contents, *framing, tokenizer.fingerprint]),
+        about=About(
+            identity,
+            _summary(train, held),
+            notes=tuple(_notes(counted)),
+            training=tuple(_cut_note(records.lengths, reading.length) for records in training),
+            validation=(_cut_note(validation.lengths, reading.length),),
+        ),
+        tokenizer=tokenizer,
+        vocabulary=Vocabulary.of(tokenizer),
+        labels=labels,
+        counts=tuple(counted[label] for label in labels),
+        held_out=held,
+    )
+
+
+def read_labels(train: Source[Row] | None, held: Source[Row]) -> tuple[str, ...]:
+    """Returns the names of all classes in order: numbers by their size, names by the alphabet.
+
+    Raises:
+      UserError: a class of the validation rows that no training row has.
+    """
+    if train is None:
+        return _in_order(held.labels)
+    if unseen := [label for label in held.labels if label not in set(train.labels)]:
+        raise UserError(
+            f"validation has the label {unseen[0]!r}, which no training example has: add such examples, or leave it out"
+        )
+    return _in_order(train.labels)
+
+
+def _in_order(labels: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(labels, key=lambda label: (0, int(label), "") if _is_number(label) else (1, 0, label)))
+
+
+def _is_number(label: str) -> bool:
+    return label.removeprefix("-").isdecimal()
+
+
+def _summary(train: Source[Row] | None, held: Source[Row]) -> str:
+    of_training = "" if train is None else f"{len(train):,} examples to train on, "
+    return f"{of_training}{len(held):,} to validate"
+
+
+def _notes(counted: Counter[str]) -> Iterable[str]:
+    if counted:
+        shares = ", ".join(f"{label} {count:,}" for label, count in counted.most_common(8))
+        yield f"labels to train on: {shares}{', ...' if len(counted) > 8 else ''}"
+
+
+def _cut_note(lengths: np.ndarray, most: int) -> str:
+    """Returns how long the examples are; those of the longest length may have been cut to it."""
+    full = int((lengths >= most).sum())
+    return (
+        f"{len(lengths):,} examples of {int(np.median(lengths)):,} tokens in the middle, {int(lengths.max()):,} at most"
+        f"{f'; {full:,} fill all {most:,} tokens of --train.seq-len, and may be cut' if full else ''}"
+    )

@@ -1,0 +1,1 @@
+"""Metrics of tasks, by kept libraries, which load when they are used. No JAX."""
