@@ -6,6 +6,7 @@ Shape letters: N examples, C classes.
 import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,8 +23,9 @@ def one_class(scores_NC: np.ndarray, targets_N: np.ndarray) -> dict[str, float]:
     from sklearn import metrics
 
     guesses_N, classes = scores_NC.argmax(axis=1), range(scores_NC.shape[1])
+    each: Any = None  # class by itself
     with _undefined_is_0():
-        f1_C = np.asarray(metrics.f1_score(targets_N, guesses_N, labels=classes, average=None))
+        f1_C = np.asarray(metrics.f1_score(targets_N, guesses_N, labels=classes, average=each))
         matthews = float(metrics.matthews_corrcoef(targets_N, guesses_N))
     return {
         "accuracy": float(metrics.accuracy_score(targets_N, guesses_N)),

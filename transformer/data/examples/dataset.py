@@ -62,7 +62,7 @@ def open_examples(
     framing = [str(reading), config.cut, *labels]
 
     def records(rows: Source[Row]) -> LengthRecords:
-        return reading.records(rows, config, tokenizer, labels)
+        return reading.records([rows[number] for number in range(len(rows))], config, tokenizer, labels)
 
     training = () if train is None else (records(train),)
     validation = records(held)
