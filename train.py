@@ -51,11 +51,19 @@ class Start:
 
 
 @dataclasses.dataclass(frozen=True)
+class Length:
+    """How long a run is."""
+
+    steps: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Where:
     """The flags that are needed before all others: they say whose defaults these have."""
 
     workdir: str | None = None
     init: Start = Start()
+    train: Length = Length()
 
 
 def main(args: list[str]) -> None:
@@ -98,6 +106,8 @@ def parse(args: list[str]) -> Command:
         run = Run(workdir if where.workdir is None else where.workdir)
         if preset is None and run.experiment_path.exists():
             base = experiments.read(run.experiment_path)
+        if where.train.steps is not None:  # which a person gives, and epochs a preset
+            base = dataclasses.replace(base, train=dataclasses.replace(base.train, epochs=None))
         return Command(experiment=base, workdir=workdir)
 
     return command.parse_over(Command, flags, first=Where, default=default, prog="train.py [PRESET]")

@@ -51,6 +51,9 @@ class TrainConfig:
     """Updates between evaluations."""
     eval_batches: int | None = 100
     """Batches of an evaluation, at most, from the front of the validation text; None: all of it."""
+    patience: int | None = None
+    """Stop after this many evaluations in a row that were no better than the best before, by `checkpoint.best`; None:
+    go on to the last step."""
     log_every: int = 10
     """Updates between rows of metrics.jsonl."""
     max_skipped: int = 10
@@ -61,7 +64,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         checks.at_least(self, 1, "steps", "batch_size", "seq_len", "accumulation", "eval_every", "log_every")
-        checks.at_least(self, 1, "max_skipped")
+        checks.at_least(self, 1, "max_skipped", "patience")
         checks.above(self, 0, "epochs")
         some = self.eval_batches is None or self.eval_batches >= 1
         checks.rule(self, "eval_batches", some, "it must be at least 1, or None for all")
@@ -189,6 +192,8 @@ MAY_CHANGE = (
     "train.accumulation",
     "train.eval_every",
     "train.eval_batches",
+    "train.patience",
+    "train.epochs",
     "train.log_every",
     "train.max_skipped",
     "train.skip_samples",

@@ -19,6 +19,7 @@ from transformer.training.instruments import Instruments, attached
 from transformer.training.interrupt import Now, StopRequest, stop_on_signal
 from transformer.training.ledger import Ledger
 from transformer.training.opening import OpenRun
+from transformer.training.patience import Patience
 from transformer.training.progress import Progress
 from transformer.training.run import Run
 from transformer.training.session import Session
@@ -78,6 +79,8 @@ def train(
         report(ledger.account().line())
         if is_stopped:
             raise stop.interrupted(f" after step {updates.step} of {experiment.train.steps}, saved")
+        if (reason := updates.ended_early) is not None:
+            report(f"stopped after step {updates.step} of {experiment.train.steps}: {reason}")
         evaluation = updates.last_evaluation()
     return Result(run, opened.session, evaluation, updates.state.params, int(updates.state.step))
 
@@ -96,6 +99,8 @@ class Updates:
         self._first = self.step = opened.first.step
         self._evaluates_first = opened.evaluates_first
         self.state, self.evaluation = opened.first.take(), None
+        experiment = opened.session.experiment
+        self._patience = Patience.of(experiment.train.patience, experiment.checkpoint, opened.run, self.step)
         standing.count_updates(self)
 
     def make(self, batches: Iterator[Batch], instruments: Instruments) -> bool:
@@ -109,7 +114,7 @@ class Updates:
         try:
             if self._evaluates_first:
                 self._evaluate(progress)
-            while self.step < train.steps:
+            while self.step < train.steps and not self._patience.is_over:
                 self._update(batches, instruments)
                 if train.evaluates_after(self.step):
                     progress.flush()
@@ -121,6 +126,12 @@ class Updates:
         with phase("save"):
             self._saver.finish(self.step, self.state, self.evaluation)
         return is_stopped
+
+    @property
+    def ended_early(self) -> str | None:
+        """Why no update was made after this one, though steps were left; None: none were."""
+        left = self.step < self._session.experiment.train.steps
+        return self._patience.reason() if left and self._patience.is_over else None
 
     def last_evaluation(self) -> Evaluation:
         """Returns the evaluation of the last state; makes it where nothing was left to train, so nothing evaluated."""
@@ -152,6 +163,7 @@ class Updates:
             self.evaluation = self._session.evaluate(
                 self.state.params, through=lambda batches: each("evaluation", self._stop.each(batches))
             )
+        self._patience.evaluated(self.evaluation)
         progress.evaluated(self.step, self.evaluation.row())
 
     def _compile_together(self, batch: Batch) -> None:
