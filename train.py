@@ -128,12 +128,16 @@ def report(result: "Result") -> None:
     if jax.process_index() > 0:
         return
     trivial = baseline(session, text) if text else None
+    objective, predictions = session.experiment.objective, evaluation.predictions
+    table = objective.table(predictions, session.dataset, session.experiment.model) if predictions else None
     print(f"\nvalidation loss {evaluation.loss:.4f}", end="" if trivial else "\n")
     if trivial:
         print(f" nats a token, perplexity {evaluation.perplexity:.2f}; guessing by frequency alone: {trivial.loss:.4f}")
     for name, value in evaluation.metrics.items():
         chance = f" (chance {trivial.sentence_accuracy:.4f})" if trivial and name == "sentence_accuracy" else ""
         print(f"  {value:.4f}  {name.replace('_', ' ')}{chance}")
+    if table is not None:
+        print(f"\n{table}")
     if text and evaluation.bits_per_byte is not None:
         evaluated, total = session.validation_batches
         part = f" (the model's: of the first {evaluated:,} of its {total:,} batches)" if evaluated < total else ""

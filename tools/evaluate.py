@@ -1,6 +1,7 @@
 """Evaluate a run on its validation data: python tools/evaluate.py RUN --metric loss bleu."""
 
 import dataclasses
+import json
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -61,7 +62,8 @@ class Command:
     batch_size: int = 64
     """Sources or recordings that are read together."""
     out: str | None = None
-    """A file that gets the answers, a line each, in the order of the sources or recordings."""
+    """A file that gets the answers, a line each, in the order of the sources or recordings; of a task's examples as
+    JSON, with their fields and scores."""
 
 
 def main(args: list[str]) -> None:
@@ -102,12 +104,21 @@ def main(args: list[str]) -> None:
 def data_of(flags: Command, recorded: "DataConfig") -> "DataConfig":
     """Returns what to evaluate on: the data of the run, or other data, which is named as flags say."""
     from transformer.data.audio.config import AudioConfig
+    from transformer.data.examples.config import ExamplesConfig
     from transformer.data.text.config import TextConfig
 
     names = ("fields", "text_field", "header")
     named = {name: value for name in names if (value := getattr(flags, name)) is not None}
     if named and flags.path is None:
         raise UserError(f"--data.{next(iter(named)).replace('_', '-')} is of --path, which is not given")
+    if isinstance(recorded, ExamplesConfig):
+        if named.keys() - {"text_field"}:
+            raise UserError(
+                f"--data.{next(iter(named.keys() - {'text_field'}))} is of pairs, and the run's data are examples"
+            )
+        path = {} if flags.path is None else {"path": flags.path, "tfds": None}
+        cache = {} if flags.cache_dir is None else {"cache_dir": flags.cache_dir}
+        return dataclasses.replace(recorded, **path, **cache, **named)
     if not isinstance(recorded, (TextConfig, AudioConfig)):
         if flags.path is not None or flags.cache_dir is not None:
             raise UserError("--path and --data.cache-dir are of text and recordings, and the run's data are neither")
@@ -129,6 +140,7 @@ def data_of(flags: Command, recorded: "DataConfig") -> "DataConfig":
 def show_loss(experiment: "Experiment", flags: Command) -> None:
     """Prints the objective's loss and accuracies on all validation data, or on all of other data."""
     from transformer.data.text.dataset import TextDataset
+    from transformer.metrics.bootstrap import intervals
     from transformer.training.saved_evaluation import evaluate_checkpoint
 
     evaluation, dataset = evaluate_checkpoint(experiment, flags.run, whole=flags.path is not None, report=print)
@@ -138,8 +150,20 @@ def show_loss(experiment: "Experiment", flags: Command) -> None:
         print(f"loss {evaluation.loss:.4f} nats a target, perplexity {evaluation.perplexity:.2f}")
     else:
         print(f"loss on {_what(flags)}, {evaluation.targets:,.0f} targets: {evaluation.loss:.4f}")
+    objective, predictions = experiment.objective, evaluation.predictions
+    ranges = {}
+    if predictions:
+        examples, metric = objective.resampling(predictions, dataset)
+        ranges = intervals(metric, examples)
     for name, value in evaluation.metrics.items():
-        print(f"{name.replace('_', ' ')} {value:.4f}")
+        low, high = ranges.get(name, (0.0, 0.0))
+        bounds = f"  (95 % interval {low:.4f} to {high:.4f})" if name in ranges else ""
+        print(f"{name.replace('_', ' ')} {value:.4f}{bounds}")
+    if predictions and (table := objective.table(predictions, dataset, experiment.model)) is not None:
+        print(f"\n{table}")
+    if predictions and flags.out is not None:
+        told = objective.answers(predictions, dataset, experiment.model)
+        write_file(flags.out, "".join(f"{json.dumps(answer, ensure_ascii=False)}\n" for answer in told))
     if evaluation.bits_per_byte is not None:
         print(f"bits per byte {evaluation.bits_per_byte:.4f}")
 

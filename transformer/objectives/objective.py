@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -177,6 +177,27 @@ class Objective(abc.ABC):
         """
         del predictions, dataset
         return {}
+
+    def resampling(
+        self, predictions: Mapping[str, np.ndarray], dataset: Dataset
+    ) -> tuple[int, Callable[[np.ndarray], dict[str, float]]]:
+        """Returns how many examples were scored, and what `score` says of some of them, by their numbers."""
+
+        def of(chosen: np.ndarray) -> dict[str, float]:
+            return self.score({name: values[chosen] for name, values in predictions.items()}, dataset)
+
+        return len(next(iter(predictions.values()))), of
+
+    def table(self, predictions: Mapping[str, np.ndarray], dataset: Dataset, model: ModelInputs) -> str | None:
+        """Returns what people look at behind the metrics, such as which classes were taken for which; None: nothing."""
+        del predictions, dataset, model
+
+    def answers(
+        self, predictions: Mapping[str, np.ndarray], dataset: Dataset, model: ModelInputs
+    ) -> Iterator[dict[str, Any]]:
+        """Yields each example with what was told of it, as values of JSON; nothing by default."""
+        del predictions, dataset, model
+        yield from ()
 
 
 @dataclasses.dataclass(frozen=True)

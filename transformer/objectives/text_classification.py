@@ -4,12 +4,13 @@ Shape letters: B batch, C classes.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import expit, softmax
 
 from transformer import checks
 from transformer.data.dataset import Dataset
@@ -150,6 +151,29 @@ class TextClassification(Objective):
         if self.problem == "multi_label_classification":
             return classification.several_classes(logits_NC, targets)
         return classification.numbers(logits_NC[:, 0], targets[:, 0])
+
+    def table(self, predictions: Mapping[str, np.ndarray], dataset: Dataset, model: ModelInputs) -> str | None:
+        del dataset
+        if self.problem != "single_label_classification":
+            return None
+        return classification.confusion(predictions["logits"].argmax(axis=1), predictions["targets"], model.class_names)
+
+    def answers(
+        self, predictions: Mapping[str, np.ndarray], dataset: Dataset, model: ModelInputs
+    ) -> Iterator[dict[str, Any]]:
+        """Yields the fields of each row, and what was `told`: a class, several, or a number; `scores` are probabilities
+        of classes."""
+        assert isinstance(dataset, ExamplesDataset)
+        logits_NC, names = predictions["logits"].astype(np.float64), model.class_names
+        single = self.problem == "single_label_classification"
+        scores_NC = softmax(logits_NC, axis=1) if single else expit(logits_NC)
+        for number, logits_C in enumerate(logits_NC):
+            row, scores_C = dataset.held_out[number].values, scores_NC[number]
+            if self.problem == "regression":
+                yield {**row, "told": float(logits_C[0])}
+                continue
+            told = names[logits_C.argmax()] if single else [names[i] for i in np.flatnonzero(logits_C > 0)]
+            yield {**row, "told": told, "scores": dict(zip(names, scores_C.tolist(), strict=True))}
 
 
 def reads_types(model: ModelInputs) -> bool:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -26,6 +26,8 @@ class Evaluation:
     """The objective's other metrics, means too."""
     perplexity: float | None = None
     """exp(loss), infinite where that overflows; None where the targets are no tokens."""
+    predictions: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    """Name -> [N, ...]: what the objective scored of each validation record; empty where sums say all."""
     bits_per_byte: float | None = None
     """Bits for a byte of the text; comparable between tokenizers, and with a compressor. None where the objective does
     not score the whole text."""
