@@ -7,6 +7,7 @@ from transformer.layers.execution import Execution
 from transformer.models.architecture import Architecture
 from transformer.models.bert import BertConfig
 from transformer.objectives.objective import Objective
+from transformer.objectives.sentence_embeddings import SentenceEmbeddings
 from transformer.objectives.text_classification import TextClassification
 from transformer.training.experiment import Experiment, TrainConfig
 
@@ -20,6 +21,19 @@ def classify(pretrained: bool = False) -> Experiment:
         ExamplesConfig(),
         best="eval_accuracy",
         pretrained=pretrained,
+    )
+
+
+@Preset
+def embed(pretrained: bool = False) -> Experiment:
+    """Make vectors of texts: close where two belong together, or as alike as numbers say; fine-tunes --init.path."""
+    return fine_tuning(
+        BertConfig(**SHORT_ENCODER, head="none"),
+        SentenceEmbeddings(),
+        ExamplesConfig(embedded="summaries", pair_field="pair"),
+        best="eval_recall@1",
+        pretrained=pretrained,
+        seq_len=64,
     )
 
 

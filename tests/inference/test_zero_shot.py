@@ -13,8 +13,9 @@ from tests.tiny_models import TINY, random_params
 from transformer.data.tokenized import tokens_of
 from transformer.errors import UserError
 from transformer.inference.restored import Restored
-from transformer.inference.zero_shot import TwoTowersReader, recall, retrieval
+from transformer.inference.zero_shot import TwoTowersReader, retrieval
 from transformer.layers.execution import Execution
+from transformer.metrics.retrieval import recall
 from transformer.tokenizers.raw_bytes import ByteTokenizer
 
 CLIP = dataclasses.replace(TINY["clip"], vocab_size=384, end_id=2)

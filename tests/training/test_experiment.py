@@ -77,7 +77,8 @@ def test_a_record_of_before_init_had_a_group_is_read():
     today = dataclasses.replace(configs.get("gpt-python"), init=InitConfig("some/run", vocabulary="mean"))
     record = json.loads(json.dumps(experiments.to_dict(today)))
     init = record.pop("init")
-    old = record | {"init_from" if name == "path" else f"init_{name}": value for name, value in init.items()}
+    names = {"path": "init_from", **{name: f"init_{name}" for name in ("leaves", "vocabulary", "positions")}}
+    old = record | {names[name]: value for name, value in init.items() if name in names}
     assert experiments.from_dict(old, "x") == today
     with pytest.raises(UserError, match="init_from"):
         experiments.from_dict(old | {"init": init}, "x")

@@ -136,7 +136,7 @@ def test_the_same_command_goes_on_and_other_labels_do_not(fine_tuned, capsys):
     ("flags", "words"),
     [
         (("--init.path", "nowhere"), "nowhere"),
-        (("--objective.problem", "regression"), ": a regression learns numbers"),
+        (("--objective.problem", "regression"), ": it must be a number"),
         (("--data.label-field", "class"), "no 'class'; it has: text, label. Name another with --data.label-field"),
         (("--train.epochs", 0), "--train.epochs"),
         (("--train.patience", 0), "--train.patience"),

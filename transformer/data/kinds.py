@@ -7,6 +7,7 @@ from transformer.data.audio.config import AudioConfig
 from transformer.data.audio.records import SpeechReading
 from transformer.data.dataset import DataConfig, Dataset
 from transformer.data.examples.config import ExamplesConfig
+from transformer.data.examples.groups import GroupsReading
 from transformer.data.examples.reading import ExampleReading
 from transformer.data.examples.texts import TextsReading
 from transformer.data.images.config import ImagesConfig
@@ -88,7 +89,7 @@ KINDS: dict[str, Kind] = {
         Kind(TextConfig, (TextReading, PairReading), prepare),
         Kind(ImagesConfig, (ImageReading,), _open_images, _list_images),
         Kind(AudioConfig, (SpeechReading,), _open_audio, _list_audio),
-        Kind(ExamplesConfig, (TextsReading,), _open_examples, survey=_survey_examples),
+        Kind(ExamplesConfig, (TextsReading, GroupsReading), _open_examples, survey=_survey_examples),
     )
 }
 """Name, as in an experiment.json -> the kind."""

@@ -17,6 +17,7 @@ from transformer.data.tokenized import tokens_of
 from transformer.errors import UserError
 from transformer.inference.restored import Restored
 from transformer.inference.rows import batches
+from transformer.metrics.retrieval import recall
 
 PLAIN = ("{}",)
 """The templates that leave a label as it is."""
@@ -113,21 +114,6 @@ class TwoTowersReader:
             vectors = getattr(self._apply({"params": self._params}, **inputs(filled)), name)
             made.append(np.asarray(vectors)[: len(chosen)])
         return np.concatenate(made)
-
-
-def recall(scores_BN: np.ndarray, right_B: np.ndarray, k: int) -> float:
-    """Returns the share of rows whose right column is among the `k` with the highest scores.
-
-    Of the columns with an equal score, half count as above it.
-
-    Args:
-      scores_BN: of queries and what is sought.
-      right_B: of each query, the column that it seeks.
-      k: columns that are looked at.
-    """
-    own_B1 = scores_BN[np.arange(len(right_B)), right_B][:, None]
-    above_B = (scores_BN > own_B1).sum(axis=1) + (np.sum(scores_BN == own_B1, axis=1) - 1) / 2
-    return float((above_B < k).mean())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ from transformer.objectives.masked_lm import MaskedLM
 from transformer.objectives.masked_pixels import MaskedPixels
 from transformer.objectives.objective import Objective
 from transformer.objectives.prefix_lm import PrefixLM
+from transformer.objectives.sentence_embeddings import SentenceEmbeddings
 from transformer.objectives.seq2seq import Seq2Seq
 from transformer.objectives.span_corruption import SpanCorruption
 from transformer.objectives.text_classification import TextClassification
@@ -29,6 +30,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         Contrastive,
         Transcription,
         TextClassification,
+        SentenceEmbeddings,
     )
 }
 """Name, as in an experiment.json -> its class."""

@@ -109,6 +109,10 @@ class Objective(abc.ABC):
         del seq_len
         return 1
 
+    def text_length(self, seq_len: int) -> int:
+        """Returns the tokens of an example's longest text: of its only one, by default."""
+        return self.input_length(seq_len)
+
     def target_length(self, seq_len: int) -> int:
         """Returns the tokens that the decoder of an encoder-decoder reads; 0 without one."""
         del seq_len

@@ -143,11 +143,12 @@ class Experiment:
         lacking = ", ".join(sorted(objective.tasks - model.tasks))
         checks.require(self, not lacking, f"{needs} {lacking} scores, which a {model.family} model does not give")
         context = model.longest_input
+        read = objective.input_length(seq_len)
         checks.require(
             self,
-            context is None or objective.input_length(seq_len) <= context,
-            f"`train.seq_len` {seq_len} is longer than the model's context of {context}: raise `model.context_length` "
-            "or lower `train.seq_len`",
+            context is None or read <= context,
+            f"`train.seq_len` {seq_len}{f', for rows of {read} tokens,' if read != seq_len else ''} is longer than the "
+            f"model's context of {context}: raise `model.context_length` or lower `train.seq_len`",
         )
         scaling(model, self.mup, self.optimizer)  # which refuses a base that there is not
         objective.reading(seq_len)  # which refuses a length that is too short for it

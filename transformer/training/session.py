@@ -210,7 +210,7 @@ class Session:
         objective, model = self.experiment.objective, self.experiment.model
         setting = objective.setting(dataset, self.experiment.train.seq_len, model)
         seq_len = self.experiment.train.seq_len
-        return ExampleMaker(objective, setting, objective.input_length(seq_len))
+        return ExampleMaker(objective, setting, objective.text_length(seq_len))
 
 
 def mesh_for(experiment: Experiment, devices: Sequence[Any] | None = None) -> Mesh:

@@ -176,5 +176,5 @@ def test_a_number_is_read_from_cells_and_anything_else_is_refused(tmp_path):
     assert found.labels == ()
     assert {float(found.train[0][i]["label"]) for i in range(len(found.train[0]))} <= {i / 2 for i in range(10)}
     (tmp_path / "a.tsv").write_text("text\tlabel\nx\tmuch\ny\t1\n")
-    with pytest.raises(UserError, match="a.tsv:2: label is 'much': a regression learns numbers"):
+    with pytest.raises(UserError, match="a.tsv:2: label is 'much': it must be a number"):
         opened(tmp_path / "a.tsv", kind="number", whole=True)

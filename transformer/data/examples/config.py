@@ -15,7 +15,8 @@ class ExamplesConfig(DataConfig):
 
     kind: ClassVar[str] = "examples"
     identity: ClassVar[tuple[str, ...]] = (
-        "path", "tfds", "embedded", "text_field", "pair_field", "label_field", "columns", "label_separator",
+        "path", "tfds", "embedded", "text_field", "pair_field", "negative_field", "label_field", "columns",
+        "label_separator",
     )  # fmt: skip
     paths: ClassVar[tuple[str, ...]] = ("path", "tokenizer")
     places: ClassVar[tuple[str, ...]] = (*paths, "tfds", "cache_dir")
@@ -25,13 +26,15 @@ class ExamplesConfig(DataConfig):
     or a folder with `train` and `validation` (val, valid, dev) or `test` files of such. Overrides `tfds`."""
     tfds: str | None = None
     """A TFDS dataset, NAME or NAME/CONFIG, such as glue/sst2, with its splits; overrides `embedded`."""
-    embedded: Literal["docstrings"] = "docstrings"
+    embedded: Literal["docstrings", "summaries"] = "docstrings"
     """What needs no files, made of Python's own standard library: `docstrings`, what the first line of one describes (a
-    class, a function or a module)."""
+    class, a function or a module); `summaries`, these lines with the code of the function that they describe."""
     text_field: str = "text"
     """The field, or column, with the text."""
     pair_field: str | None = None
     """The field with a second text, of tasks on pairs; None: texts stand alone."""
+    negative_field: str | None = None
+    """The field with a third text, of tasks on triples: one that does not belong to the first."""
     label_field: str = "label"
     """The field with the label: a name, a number, or several of them."""
     columns: tuple[str, ...] = ()

@@ -71,7 +71,9 @@ def open_examples(
     identity = {
         "sources": {name: digest(contents)},
         "validation_fraction": config.validation_fraction,
-        "fields": digest([json.dumps([config.text_field, config.pair_field, config.label_field]), *framing]),
+        "fields": digest(
+            [json.dumps([config.text_field, config.pair_field, config.negative_field, config.label_field]), *framing]
+        ),
         "tokenizer": tokenizer.fingerprint,
     }
     return ExamplesDataset(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from transformer.data.examples.rows import Row
+from transformer.data.text.python_docstrings.python_docstrings_dataset_builder import summaries
 from transformer.data.text.python_stdlib.python_stdlib_dataset_builder import VALIDATION_FRACTION, source_files
 from transformer.data.text.sources import unit_hash
 from transformer.errors import UserError
@@ -59,5 +60,13 @@ def _docstrings(tree: ast.Module, text: str) -> Iterator[Values]:
             yield {"text": first, "label": kind}
 
 
-SETS: dict[str, Callable[[ast.Module, str], Iterator[Values]]] = {"docstrings": _docstrings}
+def _summaries(tree: ast.Module, text: str) -> Iterator[Values]:
+    """Yields the first line of each function's docstring, and the function without it."""
+    del tree
+    for code, summary in summaries(text):
+        if summary:
+            yield {"text": summary, "pair": code}
+
+
+SETS: dict[str, Callable[[ast.Module, str], Iterator[Values]]] = {"docstrings": _docstrings, "summaries": _summaries}
 """Name, as --data.embedded has it -> the rows of a file."""

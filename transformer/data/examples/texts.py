@@ -50,17 +50,6 @@ class TextsReading(ExampleReading):
             raise UserError(f"{row.where}: {config.label_field} is {value!r}: give a list of labels")
         return tuple(_name(each, row, config.label_field) for each in value)
 
-    def number(self, row: Row, config: ExamplesConfig) -> float:
-        """Returns a row's label as a number; UserError where it is none."""
-        value = row.value(config.label_field, _LABEL)
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number) or isinstance(value, bool):
-            raise UserError(f"{row.where}: {config.label_field} is {value!r}: a regression learns numbers")
-        return number
-
     def records(
         self, rows: Sequence[Row], config: ExamplesConfig, tokenizer: Tokenizer, labels: Sequence[str]
     ) -> "TextsRecords":
@@ -68,7 +57,7 @@ class TextsReading(ExampleReading):
         numbers = {label: number for number, label in enumerate(labels)}
         targets: Any
         if self.kind == "number":
-            targets = np.array([self.number(row, config) for row in rows], np.float32)
+            targets = np.array([number(row, config) for row in rows], np.float32)
         elif self.kind == "one":
             targets = np.array([numbers[self.labels(row, config)[0]] for row in rows], np.int32)
         else:
@@ -99,6 +88,18 @@ class TextsRecords(LengthRecords):
     def __getitem__(self, index: int) -> Record:
         label, there = np.asarray(self._targets[index]), np.ones((), np.float32)
         return {**self._texts.padded(index), "label": label, "there": there}
+
+
+def number(row: Row, config: ExamplesConfig) -> float:
+    """Returns a row's label as a number; UserError where it is none."""
+    value = row.value(config.label_field, _LABEL)
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not math.isfinite(found) or isinstance(value, bool):
+        raise UserError(f"{row.where}: {config.label_field} is {value!r}: it must be a number")
+    return found
 
 
 def _name(value: Any, row: Row, field: str) -> str:
