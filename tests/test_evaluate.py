@@ -15,6 +15,7 @@ from tools import evaluate
 from transformer import command
 from transformer.errors import UserError
 from transformer.inference import scoring
+from transformer.metrics.rouge import rouge
 
 from .test_commands import TINY  # whose programs are compiled already
 from .tool_calls import caller, refuser
@@ -79,7 +80,7 @@ def write(folder, form):
 )
 def test_all_pairs_of_other_data_are_scored_as_sacrebleu_scores_them(run, call, tmp_path, form):
     flags, out = write(tmp_path, form), tmp_path / "answers.txt"
-    code, printed, said = call(run, "--metric", "bleu", "chrf", *flags, "--out", out, *SHORT)
+    code, printed, said = call(run, "--metric", "bleu", "chrf", "rouge", *flags, "--out", out, *SHORT)
     assert code == 0, said
     assert "answers all 100 pairs of " in printed
     assert printed.count("(100 pairs; ") == 2
@@ -87,6 +88,7 @@ def test_all_pairs_of_other_data_are_scored_as_sacrebleu_scores_them(run, call, 
     answers, targets = out.read_text().splitlines(), [target for _, target in PAIRS]
     assert f"{sacrebleu.corpus_bleu(answers, [targets])}  (" in printed
     assert f"{sacrebleu.corpus_chrf(answers, [targets])}  (" in printed
+    assert f"rougeL {rouge(answers, targets)['rougeL']:.2f}, rougeLsum" in printed
 
 
 def test_the_loss_is_of_all_pairs_too_and_of_a_runs_own_split_without_a_path(run, call, tmp_path):

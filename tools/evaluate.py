@@ -27,9 +27,10 @@ class Command:
 
     run: tyro.conf.Positional[str]
     """A run folder, or one of its checkpoints (RUN/checkpoints/STEP)."""
-    metric: tuple[Literal["loss", "bleu", "chrf", "cer", "wer", "probe", "retrieval"], ...] = ("loss",)
+    metric: tuple[Literal["loss", "bleu", "chrf", "rouge", "cer", "wer", "probe", "retrieval"], ...] = ("loss",)
     """loss: the objective's own, with its accuracies. bleu, chrf: of an encoder-decoder's answers to the sources,
-    against the targets, by sacrebleu (BLEU detokenised, cased). cer, wer: the error rates of a speech model's
+    against the targets, by sacrebleu (BLEU detokenised, cased). rouge: of summaries, likewise, by rouge-score (1, 2, L
+    and, of lines, Lsum: mean F in percent, stemmed). cer, wer: the error rates of a speech model's
     transcripts, in characters and in words, decoded greedily, as they are written. probe: how well logistic regression
     tells the classes of the run's images by what its encoder makes of them, beside the same of an untrained encoder
     and of pixels. retrieval: how often an image finds its caption, and a caption an image of it, among all of the
@@ -96,7 +97,7 @@ def main(args: list[str]) -> None:
             score_probe(restored, experiment, flags)
         if "retrieval" in others:
             score_retrieval(restored, experiment)
-        if texts := [metric for metric in others if metric in ("bleu", "chrf")]:
+        if texts := [metric for metric in others if metric in ("bleu", "chrf", "rouge")]:
             score_answers(restored, experiment, texts, flags)
 
 
@@ -177,6 +178,7 @@ def score_answers(restored: "Restored", experiment: "Experiment", metrics: list[
     from transformer.inference.beam_search import BeamSearch
     from transformer.inference.scoring import bleu, fitting_tokenizer
     from transformer.inference.text_generator import TextGenerator
+    from transformer.metrics.rouge import rouge
 
     data = experiment.data
     if not isinstance(data, TextConfig) or not _reads_pairs(experiment):
@@ -184,7 +186,7 @@ def score_answers(restored: "Restored", experiment: "Experiment", metrics: list[
             f"--metric {metrics[0]} compares answers with targets, and the objective {experiment.objective.name} has "
             "no pairs: use --metric loss"
         )
-    scorers = {metric: bleu(flags.bleu_tokenize) if metric == "bleu" else CHRF() for metric in metrics}
+    scorers = [bleu(flags.bleu_tokenize) if metric == "bleu" else CHRF() for metric in metrics if metric != "rouge"]
     corpora = [corpus for corpus, _ in open_pairs(data, whole=flags.path is not None)]
     every = [pair for corpus in corpora for pair in corpus.pairs("validation")]
     if not every:
@@ -218,8 +220,11 @@ def score_answers(restored: "Restored", experiment: "Experiment", metrics: list[
     for source, target, answer in list(zip(sources, targets, answers, strict=True))[:SAMPLES]:
         print(f"\nsource  {source}\ntarget  {target}\nanswer  {answer}")
     print()
-    for scorer in scorers.values():
+    for scorer in scorers:
         print(f"{scorer.corpus_score(answers, [targets])}  ({len(pairs):,} pairs; {scorer.get_signature()})")
+    if "rouge" in metrics:
+        found = rouge(answers, targets)
+        print(f"{', '.join(f'{kind} {value:.2f}' for kind, value in found.items())}  ({len(pairs):,} pairs)")
 
 
 def score_transcripts(restored: "Restored", experiment: "Experiment", metrics: list[str], flags: Command) -> None:
