@@ -4,12 +4,17 @@ import dataclasses
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 from transformer.data.audio.config import AudioConfig
 from transformer.data.dataset import DataConfig
+from transformer.data.examples.config import ExamplesConfig
+from transformer.data.examples.groups import GroupsReading
+from transformer.data.examples.texts import TextsReading
 from transformer.data.images.config import ImagesConfig
 from transformer.data.images.embedded import Digits
 from transformer.data.images.records import ImageReading
+from transformer.data.kinds import survey
 from transformer.data.pairs.rows import PairReading
 from transformer.data.records import Reading
 from transformer.data.text.config import TextConfig
@@ -24,10 +29,18 @@ LENGTH, WORDS = 32, 384
 _SYLLABLES = ("ba", "de", "fi", "go", "lu", "ma", "ne", "pi", "ro", "su", "ta", "ve")
 
 
+_EXAMPLES: dict[type, dict[str, Any]] = {
+    TextsReading: {"embedded": "docstrings"},
+    GroupsReading: {"embedded": "summaries", "pair_field": "pair"},
+}
+"""What an objective reads of examples -> the embedded set that has such."""
+
+
 def shrunk_experiment(experiment: Experiment, folder: Path, *, devices: int) -> Experiment:
     """Returns the experiment with a small model, short rows and made-up data; its structure stays.
 
-    Text is a corpus of bytes; images are drawn shapes with captions, or digits; speech is tones.
+    Text is a corpus of bytes; a task's examples are an embedded set; images are drawn shapes with captions, or digits;
+    speech is tones.
 
     Args:
       experiment: of any model.
@@ -49,18 +62,27 @@ def shrunk_experiment(experiment: Experiment, folder: Path, *, devices: int) -> 
     objective = dataclasses.replace(
         objective, **{name: shorter[name](value) for name, value in values.items() if value is not None}
     )
+    data = _data(experiment.data, objective.reading(length), folder)
+    told = survey(data, objective.reading(length))
+    labels = Digits.labels if isinstance(data, ImagesConfig) else () if told is None else told.labels
+    texts = objective.input_length(length) // objective.text_length(length)
+    model = shrunk(
+        dataclasses.replace(experiment.model, labels=()) if experiment.model.labels else experiment.model,
+        vocab_size=WORDS,
+        length=texts * length,
+        old_length=texts * train.seq_len,
+        end_id=ByteTokenizer().eos_id,
+        classes=len(labels) or None,
+    )
     return dataclasses.replace(
         experiment,
-        model=shrunk(
-            experiment.model, vocab_size=WORDS, length=length, old_length=train.seq_len, end_id=ByteTokenizer().eos_id,
-            classes=len(Digits.labels) if isinstance(experiment.data, ImagesConfig) else None,
-        ),
+        model=dataclasses.replace(model, **objective.model_fields(labels)),
         objective=objective,
-        data=_data(experiment.data, objective.reading(length), folder),
+        data=data,
         mup=MupConfig(),
         train=dataclasses.replace(train, seq_len=length, batch_size=rows, skip_samples=(), steps=8),
         init=InitConfig(),
-    )  # fmt: skip
+    )
 
 
 def _data(config: DataConfig, reading: Reading, folder: Path) -> DataConfig:
@@ -75,6 +97,8 @@ def _data(config: DataConfig, reading: Reading, folder: Path) -> DataConfig:
         return dataclasses.replace(config, tfds=None, embedded=embedded, edge=None, **nothing)
     if isinstance(config, AudioConfig):
         return dataclasses.replace(config, **nothing)
+    if isinstance(config, ExamplesConfig) and type(reading) in _EXAMPLES:
+        return ExamplesConfig(**_EXAMPLES[type(reading)], tokenizer="bytes", cache_dir=cache_dir)
     raise UserError(f"--shrink makes up no {config.kind}, which this experiment's data are: leave --shrink out")
 
 
