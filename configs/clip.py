@@ -45,7 +45,7 @@ def clip_l14() -> Experiment:
 
 
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-"""Of the images that CLIP was trained on."""
+"""Mean and standard deviation of the images that CLIP was trained on, by channel."""
 
 
 def _published(model: ClipConfig, learning_rate: float = 5e-4) -> Experiment:

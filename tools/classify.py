@@ -12,6 +12,7 @@ import tyro
 
 from transformer import checks, command
 from transformer.errors import UserError
+from transformer.inference.templates import PLAIN
 from transformer.paths import expanded
 
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
     from transformer.inference.image_classifier import Guess, ImageClassifier
     from transformer.inference.restored import Restored
-
-PLAIN = ("{}",)
-"""The templates that leave a label as it is."""
 
 
 @dataclasses.dataclass(frozen=True)

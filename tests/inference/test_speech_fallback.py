@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from transformer.data.audio.log_mel import HOP
 from transformer.inference.rules import DecodingRules
 from transformer.inference.speech import transcriber
-from transformer.inference.speech.transcriber import HOP, Transcriber
+from transformer.inference.speech.transcriber import Transcriber
 from transformer.inference.speech.vocabulary import SpeechVocabulary
 from transformer.inference.speech.windows import GREEDY, Fallback, Window, WindowDecoder
 
@@ -48,7 +49,7 @@ class Scripted(WindowDecoder):
         self.tries = []
         """(row, temperature) in their order, rows that a batch is filled up with left out."""
         self.prompts = []
-        """Of row 0, in their order."""
+        """Prompts of row 0, in their order."""
 
     def encode(self, features_BFC):
         memory_BSD: Any = np.arange(len(features_BFC))[:, None, None]
@@ -168,8 +169,9 @@ def said(text, end=FRAMES // 2):
     return [FIRST_TIME, *spelled(text), FIRST_TIME + end]
 
 
-def loudness(samples, bins):
+def loudness(samples, bins, least):
     """Stands for a spectrogram: a frame's energy."""
+    assert len(samples) >= least * HOP
     energy = np.square(samples).reshape(-1, HOP).mean(axis=1)
     return np.repeat(energy[:, None], bins, axis=1)
 

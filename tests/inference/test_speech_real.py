@@ -7,9 +7,11 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from transformer.data.audio.log_mel import HOP
 from transformer.errors import UserError
 from transformer.inference.restored import restore
 from transformer.inference.speech.chunks import Chunking
+from transformer.inference.speech.errors import edit_distance
 from transformer.inference.speech.transcriber import Transcriber
 from transformer.inference.speech.windows import GREEDY, Fallback
 from transformer.interop import convert
@@ -30,15 +32,6 @@ def _spelled(text):
     return "".join(kept).split()
 
 
-def _edits(have, want):
-    row = list(range(len(want) + 1))
-    for place, word in enumerate(have, start=1):
-        before, row[0] = row[0], place
-        for other, wanted in enumerate(want, start=1):
-            before, row[other] = row[other], min(row[other] + 1, row[other - 1] + 1, before + (word != wanted))
-    return row[-1]
-
-
 def _joined(samples):
     """One recording of all, half a second of silence behind each."""
     return np.concatenate([part for clip in samples for part in (clip, np.zeros(8000, np.float32))])
@@ -48,9 +41,9 @@ class Errors(NamedTuple):
     """Words that Transformers gets wrong."""
 
     clips: int
-    """Of 92, in the clips one after the other."""
+    """In the clips one after the other, of 92."""
     long: int
-    """Of 184, in one recording made of them."""
+    """In one recording made of them, of 184."""
 
 
 MODELS = [("whisper-tiny.en", None, Errors(11, 18)), ("whisper-base", "en", Errors(12, 11))]
@@ -69,7 +62,8 @@ def speech(request, tmp_path_factory):
     processor = transformers.WhisperProcessor.from_pretrained(WEIGHTS / name)
     theirs = transformers.WhisperForConditionalGeneration.from_pretrained(WEIGHTS / name, dtype="float32").eval()
 
-    def log_mel(samples, bins):
+    def log_mel(samples, bins, least):
+        samples = np.pad(samples, (0, max(least * HOP - len(samples), 0)))
         extractor = processor.feature_extractor
         options = {"sampling_rate": 16000, "return_tensors": "np", "padding": False, "truncation": False}
         return extractor(samples, **options).input_features[0].T
@@ -100,7 +94,7 @@ def test_greedy_tokens_are_transformers_and_errors_no_more(speech):
     ours = transcriber(samples, language=language, most=60, fallback=GREEDY, batch_size=5)
     for transcript, clip in zip(ours, samples, strict=True):
         assert transcript.tokens == _their_tokens(theirs, processor, clip, language), transcript.text
-    wrong = sum(_edits(_spelled(have.text), _spelled(want)) for have, want in zip(ours, truths, strict=True))
+    wrong = sum(edit_distance(_spelled(have.text), _spelled(want)) for have, want in zip(ours, truths, strict=True))
     assert sum(len(_spelled(want)) for want in truths) == 92
     assert wrong <= errors.clips
 
@@ -124,7 +118,7 @@ def test_a_silent_recording_gives_nothing(speech):
 
 
 def test_no_speech_and_likelihoods_are_transformers(speech):
-    """Of drawn tokens, which the temperature does not make likelier, and of no speech after earlier text."""
+    """Drawn tokens' likelihoods, which the temperature does not raise, and no speech after earlier text."""
     import torch
 
     transcriber, theirs, _, samples, _, language, _ = speech
@@ -212,7 +206,7 @@ def test_a_long_recording_is_heard_to_its_end(speech):
     assert len(transcript.segments) > 4
     assert transcript.segments == sorted(transcript.segments, key=lambda segment: segment.start)
     assert len(whole) == 184
-    assert _edits(_spelled(transcript.text), whole) <= errors.long
+    assert edit_distance(_spelled(transcript.text), whole) <= errors.long
 
 
 @pytest.mark.parametrize("seconds", [(12.0, None), (20.0, 3.0)], ids=["12", "20-3"])
@@ -240,7 +234,7 @@ def test_chunks_are_those_of_transformers_pipeline(speech, seconds):
         assert transcript.text == text.strip()
         assert "".join(segment.text for segment in transcript.segments).strip() == transcript.text
     whole = _spelled(" ".join(truths))
-    assert _edits(_spelled(ours[0].text), whole) < len(whole) / 4
+    assert edit_distance(_spelled(ours[0].text), whole) < len(whole) / 4
 
 
 def test_a_chunk_longer_than_the_window_is_refused(speech):

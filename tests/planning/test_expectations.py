@@ -118,7 +118,7 @@ def test_state_under_fsdp_8_is_an_eighth_of_a_copy():
 
 
 def test_an_odd_number_of_places_compiles():
-    """Of an image's 197 places and 8 rows a device, Triton has no product, which XLA finds out too late."""
+    """Triton has no product of an image's 197 places and 8 rows a device, which XLA finds out too late."""
     shape = ["--model.num-layers", "1", "--train.batch-size", "64", "--execution.attention", "xla"]
     step = compiled("vit-b16", "--chips", "h100:8", *shape)
     assert {one.kind for one in step.over("data")} == {"all-reduce"}

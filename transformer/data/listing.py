@@ -16,6 +16,7 @@ import numpy as np
 
 from transformer.atomic import exclusive, fill_folder
 from transformer.data.listed import listed
+from transformer.data.source import Item, Source
 from transformer.data.splits import digest, encoded, key_hashes
 from transformer.errors import UserError
 
@@ -166,6 +167,31 @@ def _stamps(paths: Iterable[str]) -> list[list[Any]]:
     """Returns [path, size, time of change in ns] of each."""
     stats = [(path, os.stat(path)) for path in paths]
     return [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats]
+
+
+class ListedSource(Source[Item]):
+    """The files of a listing, in its order."""
+
+    def __init__(self, folder: Path, listing: Listing):
+        """Files below a folder; none is opened."""
+        self.folder, self.listing = folder, listing
+
+    def __len__(self) -> int:
+        return len(self.listing.names)
+
+    def path(self, index: int) -> Path:
+        """Returns the path of a file."""
+        return self.folder / self.listing.names[index]
+
+    @property
+    def hashes(self) -> np.ndarray:
+        """Hashes of the files' paths below the folder: rows of one file have one."""
+        return self.listing.hashes
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what is listed and of the files' sizes: contents are not read for it."""
+        return self.listing.fingerprint
 
 
 def of_rows(path: Path, file: tuple[str, ...], text: tuple[str, ...], what: str) -> Read:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from transformer.errors import UserError
 from transformer.inference.pictures import preprocessing_of
 from transformer.inference.restored import Restored
+from transformer.inference.rows import batches, filled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +75,9 @@ class ImageClassifier:
         """
         guesses: list[list[Guess]] = []
         with tqdm(total=len(pictures), unit="image", desc="classify", disable=not progress) as bar:
-            for start in range(0, len(pictures), batch_size):
-                chosen = pictures[start : start + batch_size]
-                images = np.stack([self.preprocessing(picture) for picture in chosen])
-                rows = min(batch_size, len(pictures))  # the last batch is filled up: one shape, compiled once
-                filled = np.pad(images, ((0, rows - len(images)), (0, 0), (0, 0), (0, 0)))
-                probabilities = np.asarray(jax.nn.softmax(self._logits(self._params, filled)))[: len(images)]
+            for chosen, alike in batches(pictures, batch_size):
+                images = np.stack(filled([self.preprocessing(picture) for picture in chosen], len(alike)))
+                probabilities = np.asarray(jax.nn.softmax(self._logits(self._params, images)))[: len(chosen)]
                 guesses += [likeliest(row, self.labels, top) for row in probabilities]
                 bar.update(len(chosen))
         return guesses

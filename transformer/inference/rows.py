@@ -31,4 +31,9 @@ def batches(items: Sequence[Item], size: int) -> Iterator[tuple[Sequence[Item], 
     """Yields `size` items at a time, and the same items filled up to `size`, so that all batches share a program."""
     for start in range(0, len(items), size):
         chosen = items[start : start + size]
-        yield chosen, (list(chosen) * size)[: min(size, len(items))]
+        yield chosen, filled(chosen, min(size, len(items)))
+
+
+def filled(items: Sequence[Item], size: int) -> list[Item]:
+    """Returns `size` items: those given, then they again."""
+    return (list(items) * size)[:size]

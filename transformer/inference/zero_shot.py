@@ -17,10 +17,8 @@ from transformer.data.tokenized import tokens_of
 from transformer.errors import UserError
 from transformer.inference.restored import Restored
 from transformer.inference.rows import batches
+from transformer.inference.templates import PLAIN, spelled_out
 from transformer.metrics.retrieval import recall
-
-PLAIN = ("{}",)
-"""The templates that leave a label as it is."""
 
 
 class TwoTowersReader:
@@ -83,12 +81,7 @@ class TwoTowersReader:
         Raises:
           UserError: no label, or a template without a place for it.
         """
-        if not labels or not templates:
-            raise UserError("give at least one label, and one template")
-        for template in templates:
-            if "{}" not in template:
-                raise UserError(f"template {template!r} has no {{}}, which stands for the label")
-        vectors = self.texts([template.replace("{}", label) for label in labels for template in templates])
+        vectors = self.texts(spelled_out(labels, templates))
         return _of_length_1(vectors.reshape(len(labels), len(templates), -1).mean(axis=1))
 
     def scores(self, images_BP: np.ndarray, texts_NP: np.ndarray) -> np.ndarray:

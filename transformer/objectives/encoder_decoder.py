@@ -67,17 +67,32 @@ def encoder_decoder_examples(
 
     tokens, positions, segment_ids = padded(0)
     targets, decoder_positions, decoder_segment_ids = padded(1)
-    shifted = np.full_like(targets, setting.decoder_start)
-    shifted[:, 1:] = targets[:, :-1]
     return {
         "inputs": {
             "tokens": tokens,
             "positions": positions,
             "segment_ids": segment_ids,
-            "decoder_tokens": np.where(decoder_segment_ids, shifted, pad),
-            "decoder_positions": decoder_positions,
-            "decoder_segment_ids": decoder_segment_ids,
+            **decoder_inputs(targets, decoder_positions, decoder_segment_ids, setting),
         },
         "targets": targets,
         "weights": decoder_segment_ids.astype(np.float32),
+    }
+
+
+def decoder_inputs(
+    targets: np.ndarray, positions: np.ndarray, segment_ids: np.ndarray, setting: Setting
+) -> dict[str, np.ndarray]:
+    """Returns what a decoder reads: each target's tokens shifted right, behind the id that begins its input.
+
+    Args:
+      targets: int32[..., T].
+      positions: int32[..., T], 0 where a target begins.
+      segment_ids: int32[..., T], 0 where there is padding.
+      setting: gives the ids of padding and of the decoder's start.
+    """
+    shifted = np.where(positions == 0, np.int32(setting.decoder_start), np.roll(targets, 1, axis=-1))
+    return {
+        "decoder_tokens": np.where(segment_ids > 0, shifted, np.int32(setting.vocabulary.pad)),
+        "decoder_positions": positions,
+        "decoder_segment_ids": segment_ids,
     }

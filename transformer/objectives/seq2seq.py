@@ -9,6 +9,7 @@ import numpy as np
 from transformer import checks
 from transformer.data.pairs.rows import PairReading
 from transformer.data.records import Record
+from transformer.objectives.encoder_decoder import decoder_inputs
 from transformer.objectives.objective import Setting, TokenObjective
 
 
@@ -50,23 +51,20 @@ class Seq2Seq(TokenObjective):
           setting: gives the id that begins the decoder's input.
         """
         del rng
-        return _shifted(record, setting)
+        return _example(record, setting)
 
     def examples(self, records: Record, rngs: Sequence[np.random.Generator], setting: Setting) -> dict[str, Any]:
         del rngs
-        return _shifted(records, setting)
+        return _example(records, setting)
 
 
-def _shifted(record: Record, setting: Setting) -> dict[str, Any]:
+def _example(record: Record, setting: Setting) -> dict[str, Any]:
     """Returns the example of a record, or of many: the last axis is the text's."""
     targets, positions, segment_ids = (record[f"target_{name}"] for name in ("tokens", "positions", "segment_ids"))
-    shifted = np.where(positions == 0, np.int32(setting.decoder_start), np.roll(targets, 1, axis=-1))
     return {
         "inputs": {
             **{name: record[name] for name in ("tokens", "positions", "segment_ids")},
-            "decoder_tokens": np.where(segment_ids > 0, shifted, np.int32(setting.vocabulary.pad)),
-            "decoder_positions": positions,
-            "decoder_segment_ids": segment_ids,
+            **decoder_inputs(targets, positions, segment_ids, setting),
         },
         "targets": targets,
         "weights": (segment_ids > 0).astype(np.float32),

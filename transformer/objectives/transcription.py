@@ -8,6 +8,7 @@ import numpy as np
 
 from transformer.data.audio.records import SpeechReading
 from transformer.data.records import Record
+from transformer.objectives.encoder_decoder import decoder_inputs
 from transformer.objectives.objective import Setting, TokenObjective
 
 
@@ -34,25 +35,20 @@ class Transcription(TokenObjective):
           setting: gives the id that begins the decoder's input.
         """
         del rng
-        return _shifted(record, setting)
+        return _example(record, setting)
 
     def examples(self, records: Record, rngs: Sequence[np.random.Generator], setting: Setting) -> dict[str, Any]:
         del rngs
-        return _shifted(records, setting)
+        return _example(records, setting)
 
 
-def _shifted(record: Record, setting: Setting) -> dict[str, Any]:
+def _example(record: Record, setting: Setting) -> dict[str, Any]:
     """Returns the example of a record, or of many: the last axis of tokens is the text's."""
-    tokens, there = record["tokens"], record["segment_ids"] > 0
-    shifted = np.roll(tokens, 1, axis=-1)
-    shifted[..., 0] = setting.decoder_start
+    tokens, segment_ids = record["tokens"], record["segment_ids"]
+    there = segment_ids > 0
+    positions = np.arange(tokens.shape[-1], dtype=np.int32) * there
     return {
-        "inputs": {
-            "features": record["features"],
-            "decoder_tokens": np.where(there, shifted, np.int32(setting.vocabulary.pad)),
-            "decoder_positions": np.arange(tokens.shape[-1], dtype=np.int32) * there,
-            "decoder_segment_ids": record["segment_ids"],
-        },
+        "inputs": {"features": record["features"], **decoder_inputs(tokens, positions, segment_ids, setting)},
         "targets": tokens,
         "weights": there.astype(np.float32) * record["there"][..., None],
     }

@@ -91,9 +91,9 @@ class Lengths(NamedTuple):
     """The places of an example that a model reads: tokens, or patches, or frames."""
 
     input: int
-    """Of its first stack, or its only one."""
+    """Places of its first stack, or its only one."""
     target: int
-    """Of the decoder, or of the second of two towers; 0: there is none."""
+    """Places of the decoder, or of the second of two towers; 0: there is none."""
 
     @property
     def total(self) -> int:

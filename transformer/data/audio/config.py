@@ -43,8 +43,8 @@ class AudioConfig(DataConfig):
     time_mask_share: float = 1.0
     """The share of a recording that such a stretch takes, at most: p of the paper."""
     tokenizer: str = "bytes"
-    """Of transcripts: `unigram` or `bpe` (SentencePiece, trained on them), `bytes`, or the path of a Hugging Face
-    tokenizer.json or of a SentencePiece .model."""
+    """Tokenizer of transcripts: `unigram` or `bpe` (SentencePiece, trained on them), `bytes`, or the path of a Hugging
+    Face tokenizer.json or of a SentencePiece .model."""
     skip_damaged: bool = False
     """Leave out recordings that cannot be read, or that are too long for the model, in place of stopping: each is named
     once."""

@@ -5,6 +5,7 @@ Shape letters: S samples, F frames, M mel bins, K frequencies of a Fourier trans
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -20,26 +21,36 @@ _STEP = np.log(6.4) / 27
 """Logarithm of the factor that a mel is above."""
 
 
-def log_mel(samples: np.ndarray, bins: int) -> np.ndarray:
+def log_mel(samples: np.ndarray, bins: int, least: int = 0) -> np.ndarray:
     """Returns float32 [F, M]: the logarithms of a sound's energies by mel bins, 10 ms a frame, about from -1 to 1.5.
 
     The ends are reflected, Hann's window is periodic, the last frame is dropped, and what is more than 8 (80 dB) below
     the loudest is raised to that.
 
     Args:
-      samples: float [S], `RATE` a second, from -1 to 1; at least 201.
+      samples: float [S], `RATE` a second, from -1 to 1; at least 201, or `least` is 2 or more.
       bins: M, 80 or 128.
+      least: frames that there are at least: silence fills up a shorter sound.
     """
+    edge, frames = WINDOW // 2, max(len(samples) // HOP, least)
+    length = max(len(samples), frames * HOP)
     # In float64: what is far below the loudest would else be the rounding of what is loud.
-    edge = WINDOW // 2
-    padded = np.concatenate([samples[edge:0:-1], samples, samples[-2 : -edge - 2 : -1]], dtype=np.float64)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP][:-1]
-    # What windows are filled up with is silent, and the frames that begin in it need no transform.
-    heard = -(-(len(padded) - int((padded[::-1] != 0).argmax())) // HOP) if padded.any() else 0
-    spectrum = np.fft.rfft(frames[:heard] * _hann(), axis=-1)
-    logs = np.full((len(frames), bins), np.log10(_FLOOR))
-    logs[:heard] = np.log10(np.maximum(_sums(bins)(spectrum.real**2 + spectrum.imag**2), _FLOOR))
-    return ((np.maximum(logs, logs.max() - 8.0) + 4.0) / 4.0).astype(np.float32)
+    padded = np.zeros(edge + length + edge)
+    padded[edge : edge + len(samples)] = samples
+    padded[:edge], padded[-edge:] = padded[2 * edge : edge : -1], padded[-edge - 2 : -2 * edge - 2 : -1]
+    # Frames that begin in the silence behind a sound need no transform.
+    heard = min(frames, -(-(edge + len(samples)) // HOP))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP][:heard]
+    spectrum = np.fft.rfft(windows * _hann(), axis=-1)
+    logs = np.log10(np.maximum(_sums(bins)(spectrum.real**2 + spectrum.imag**2), _FLOOR))
+    quietest = logs.max() - 8.0
+    features = np.full((frames, bins), _scaled(max(np.log10(_FLOOR), quietest)), np.float32)
+    features[:heard] = _scaled(np.maximum(logs, quietest))
+    return features
+
+
+def _scaled(logs: Any) -> Any:
+    return (logs + 4.0) / 4.0
 
 
 @functools.cache

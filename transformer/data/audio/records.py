@@ -93,9 +93,7 @@ class SpeechRecords(Records):
         augmentation = self._augmentation
         if augmentation is not None and rng is not None:
             samples = augmentation.sound(samples, frames * HOP, rng)
-        window = np.zeros(frames * HOP, samples.dtype)
-        window[: len(samples)] = samples
-        features = log_mel(window, bins)
+        features = log_mel(samples, bins, least=frames)
         if augmentation is not None and rng is not None:
             features = augmentation.spectrogram(features, -(-len(samples) // HOP), rng)
         return features

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from transformer.data.audio.sound import load
-from transformer.data.listing import Listings, of_rows
+from transformer.data.listing import ListedSource, Listings, of_rows
 from transformer.data.source import Source
 
 _SOUND = ("audio", "path", "file")
@@ -33,7 +33,7 @@ class Clip:
 SoundSource = Source[Clip]
 
 
-class Manifest(SoundSource):
+class Manifest(ListedSource[Clip]):
     """A .tsv or .jsonl file whose rows name a sound file and what is said in it; paths are from the file's folder."""
 
     def __init__(self, path: Path, listings: Listings):
@@ -42,26 +42,12 @@ class Manifest(SoundSource):
         Raises:
           UserError: a row that lacks something, or names no file; no rows.
         """
-        self._folder = path.parent
         read = of_rows(path, _SOUND, _TRANSCRIPT, "sound")
-        self._listing = listings.get(("recordings", os.path.abspath(path)), read)
-
-    def __len__(self) -> int:
-        return len(self._listing.names)
+        super().__init__(path.parent, listings.get(("recordings", os.path.abspath(path)), read))
 
     def __getitem__(self, index: int) -> Clip:
-        path = self._folder / self._listing.names[index]
-        return Clip(path, str(path), self._listing.values[index])
-
-    @property
-    def hashes(self) -> np.ndarray:
-        """Of the sound files' paths."""
-        return self._listing.hashes
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of rows and sizes: contents are not read for it."""
-        return self._listing.fingerprint
+        path = self.path(index)
+        return Clip(path, str(path), self.listing.values[index])
 
     def texts(self) -> Sequence[str]:
-        return self._listing.values
+        return self.listing.values

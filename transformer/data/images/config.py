@@ -58,8 +58,8 @@ class ImagesConfig(DataConfig):
     """Alpha of the Beta distribution by which a part of an image is replaced by another's (Yun et al. 2019); 0: none
     is. With `mixup`, each image gets one of both."""
     tokenizer: str = "bytes"
-    """Of captions: `unigram` or `bpe` (SentencePiece, trained on them), `bytes`, or the path of a Hugging Face
-    tokenizer.json or of a SentencePiece .model."""
+    """Tokenizer of captions: `unigram` or `bpe` (SentencePiece, trained on them), `bytes`, or the path of a Hugging
+    Face tokenizer.json or of a SentencePiece .model."""
     skip_damaged: bool = False
     """Leave out images that cannot be read, in place of stopping: each is named once, and listed in a file below
     `cache_dir`/left-out."""

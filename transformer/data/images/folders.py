@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from transformer.data.images.source import ImageSource, Picture
-from transformer.data.listing import Listing, Listings, of_rows
+from transformer.data.listing import ListedSource, Listing, Listings, of_rows
 from transformer.data.splits import digest
 from transformer.errors import UserError
 
@@ -18,7 +18,7 @@ _PICTURE = ("image", "path", "file", "filename", "filepath", "file_name")
 _CAPTION = ("caption", "text", "title")
 
 
-class ClassFolders(ImageSource):
+class ClassFolders(ListedSource[Picture], ImageSource):
     """A folder with a folder of images for each class; in the order of their paths."""
 
     def __init__(self, folder: Path, listings: Listings, labels: Sequence[str] | None = None):
@@ -32,7 +32,6 @@ class ClassFolders(ImageSource):
         Raises:
           UserError: it has no images, fewer than two classes, or a class beyond `labels`.
         """
-        self.folder = folder
         found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
         self.labels = tuple(found if labels is None else labels)
         if len(self.labels) < 2:
@@ -40,45 +39,32 @@ class ClassFolders(ImageSource):
             raise UserError(f"{folder} has {which}: put images into a folder for each of at least two classes")
         if unknown := sorted({*found} - {*self.labels}):
             raise UserError(f"{folder / unknown[0]}: a class that the training images do not have ({len(self.labels)})")
-        self._listing = listings.get(class_folders(folder, labels), lambda: self._list(found))
-        there = np.bincount(self._listing.values, minlength=len(self.labels))
+        super().__init__(folder, listings.get(class_folders(folder, labels), lambda: self._list(folder, found)))
+        there = np.bincount(self.listing.values, minlength=len(self.labels))
         self.notes = tuple(
             f"{folder / name} has no images" for name, count in zip(self.labels, there, strict=True) if not count
         )
 
-    def _list(self, found: Sequence[str]) -> tuple[Listing, list[str]]:
+    def _list(self, root: Path, found: Sequence[str]) -> tuple[Listing, list[str]]:
         """Returns the images of some classes, and all folders that they lie in."""
         names: list[str] = []
-        classes, content, watched = [], [], [os.path.abspath(self.folder)]
+        classes, content, watched = [], [], [os.path.abspath(root)]
         for name in found:
             files: list[tuple[str, ...]] = []
-            for folder, _, inside in os.walk(self.folder / name):
+            for folder, _, inside in os.walk(root / name):
                 watched.append(os.path.abspath(folder))
-                at = Path(folder).relative_to(self.folder).parts
+                at = Path(folder).relative_to(root).parts
                 files += [(*at, file) for file in inside if os.path.splitext(file)[1].lower() in ENDINGS]
             names += ["/".join(parts) for parts in sorted(files)]
             classes += [self.labels.index(name)] * len(files)
         if not names:
-            raise UserError(f"{self.folder} has no images ({', '.join(ENDINGS)}) in its folders")
-        content = [f"{name} {size_of(self.folder / name)}" for name in names]
+            raise UserError(f"{root} has no images ({', '.join(ENDINGS)}) in its folders")
+        content = [f"{name} {size_of(root / name)}" for name in names]
         return Listing.of(names, np.array(classes, np.int32), digest([*self.labels, *content])), watched
 
-    def __len__(self) -> int:
-        return len(self._listing.names)
-
     def __getitem__(self, index: int) -> Picture:
-        path = self.folder / self._listing.names[index]
-        return Picture(read(path), str(path), int(self._listing.values[index]))
-
-    @property
-    def hashes(self) -> np.ndarray:
-        """Of the pictures' paths below the folder."""
-        return self._listing.hashes
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of paths and sizes: contents are not read for it."""
-        return self._listing.fingerprint
+        path = self.path(index)
+        return Picture(read(path), str(path), int(self.listing.values[index]))
 
 
 def class_folders(folder: Path, labels: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -86,7 +72,7 @@ def class_folders(folder: Path, labels: Sequence[str] | None = None) -> tuple[st
     return "classes", os.path.abspath(folder), *(() if labels is None else labels)
 
 
-class CaptionFile(ImageSource):
+class CaptionFile(ListedSource[Picture], ImageSource):
     """A .tsv or .jsonl file whose rows name a picture and what is said of it; paths are from the file's folder."""
 
     def __init__(self, path: Path, listings: Listings):
@@ -95,29 +81,15 @@ class CaptionFile(ImageSource):
         Raises:
           UserError: a row that lacks something, or names no file; no rows.
         """
-        self._folder = path.parent
-        read = of_rows(path, _PICTURE, _CAPTION, "image")
-        self._listing = listings.get(("captions", os.path.abspath(path)), read)
-
-    def __len__(self) -> int:
-        return len(self._listing.names)
+        rows = of_rows(path, _PICTURE, _CAPTION, "image")
+        super().__init__(path.parent, listings.get(("captions", os.path.abspath(path)), rows))
 
     def __getitem__(self, index: int) -> Picture:
-        path = self._folder / self._listing.names[index]
-        return Picture(read(path), str(path), caption=self._listing.values[index])
-
-    @property
-    def hashes(self) -> np.ndarray:
-        """Of the pictures' paths, each of which may have several captions."""
-        return self._listing.hashes
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of rows and sizes: contents are not read for it."""
-        return self._listing.fingerprint
+        path = self.path(index)
+        return Picture(read(path), str(path), caption=self.listing.values[index])
 
     def texts(self) -> Sequence[str]:
-        return self._listing.values
+        return self.listing.values
 
 
 def read(path: Path) -> bytes:

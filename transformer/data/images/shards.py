@@ -117,7 +117,7 @@ class Parquet(ImageSource):
 
     @property
     def hashes(self) -> np.ndarray:
-        """Of the pictures' bytes, all of which are read for it: a picture may have several rows."""
+        """Hashes of the pictures' bytes, all of which are read for it: a picture may have several rows."""
         return key_hashes(xxhash.xxh3_128_hexdigest(self._content(index)) for index in range(len(self)))
 
     @property
@@ -219,7 +219,7 @@ class WebDataset(ImageSource):
 
     @property
     def hashes(self) -> np.ndarray:
-        """Of the pictures' names in their shards."""
+        """Hashes of the pictures' names in their shards."""
         return key_hashes(self._names())
 
     def _names(self) -> list[str]:

@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from transformer.data.audio.dataset import SpeechDataset
 from transformer.inference.restored import Restored
+from transformer.inference.rows import filled
 from transformer.inference.speech.windows import GREEDY, WindowDecoder
 
 
@@ -51,10 +52,10 @@ def transcribed(
     prompt = before if after else [decoder.vocabulary.start]  # as in training: `SpeechRecords`
     records = dataset.validation
     indices = range(len(records))[:limit]
+    size = min(batch_size, len(indices))
     for start in tqdm(range(0, len(indices), batch_size), desc="transcribe", disable=not progress):
         batch = [records[index] for index in indices[start : start + batch_size]]
-        # The last batch is filled up, so that it shares the others' program.
-        rows = (batch * batch_size)[: max(len(batch), min(batch_size, len(indices)))]
+        rows = filled(batch, size)  # so that the last batch shares the others' program
         memory_BSD = decoder.encode(np.stack([record["features"] for record in rows]))
         windows = decoder(memory_BSD, [prompt] * len(rows), times=False, most=len(batch[0]["tokens"]), fallback=GREEDY)
         for record, window in zip(batch, windows, strict=False):

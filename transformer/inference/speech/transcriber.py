@@ -10,21 +10,18 @@ import numpy as np
 from tqdm import tqdm
 
 from transformer import checks
+from transformer.data.audio.log_mel import HOP, RATE
 from transformer.errors import UserError
 from transformer.inference.restored import Restored
+from transformer.inference.rows import filled
 from transformer.inference.speech.chunks import Chunking, merged
 from transformer.inference.speech.segments import FRAMES_A_TIME, Segment, cut
 from transformer.inference.speech.vocabulary import SECONDS_A_TIME
 from transformer.inference.speech.windows import Fallback, Window, WindowDecoder
 from transformer.inference.speech.words import Word, word_times
 
-RATE = 16_000
-"""Samples a second."""
-HOP = 160
-"""Samples that a frame of a spectrogram is apart from the next."""
-
-LogMel = Callable[[np.ndarray, int], np.ndarray]
-"""(samples, bins) -> float32 [frames, bins]."""
+LogMel = Callable[[np.ndarray, int, int], np.ndarray]
+"""(samples, bins, least) -> float32 [frames, bins], at least so many frames, as `transformer.data.audio.log_mel`'s."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,14 +158,13 @@ class Transcriber:
         for start in tqdm(range(0, len(parts), batch_size), desc="transcribe", disable=not progress):
             batch = parts[start : start + batch_size]
             features = [self._spectrogram(samples) for _, samples in batch]
-            memory_BSD = self.decoder.encode(np.stack((features * rows)[:rows]))
+            memory_BSD = self.decoder.encode(np.stack(filled(features, rows)))
             if vocabulary.languages and any(languages[number] is None for number, _ in batch):
                 # A recording's first chunk comes before its others.
                 for (number, _), found in zip(batch, self.decoder.languages(memory_BSD), strict=False):
                     languages[number] = languages[number] or found
             prompts = [vocabulary.prefix(languages[number], task, times=False) for number, _ in batch]
-            prompts = (prompts * rows)[:rows]
-            windows = self.decoder(memory_BSD, prompts, times=False, most=most, fallback=fallback)
+            windows = self.decoder(memory_BSD, filled(prompts, rows), times=False, most=most, fallback=fallback)
             for (number, _), heard in zip(batch, windows, strict=False):
                 said[number].append(heard.tokens)
         transcripts = []
@@ -183,7 +179,7 @@ class Transcriber:
         """Returns a recording's frames: of a short one a whole window's, silence behind it."""
         if len(samples) == 0:
             raise UserError("a recording has no samples")
-        return self._log_mel(np.pad(samples, (0, max(self._frames * HOP - len(samples), 0))), self._bins)
+        return self._log_mel(samples, self._bins, self._frames)
 
     def _advance(
         self,
@@ -197,14 +193,14 @@ class Transcriber:
         fallback: Fallback,
     ) -> None:
         """Decodes the next window of each recording; batches are filled up to `rows`, so that they share a program."""
-        filled = (list(recordings) * rows)[: max(rows, len(recordings))]
-        memory_BSD = self.decoder.encode(np.stack([self._window(recording) for recording in filled]))
+        alike = filled(recordings, rows)
+        memory_BSD = self.decoder.encode(np.stack([self._window(recording) for recording in alike]))
         vocabulary = self.decoder.vocabulary
-        if vocabulary.languages and any(recording.language is None for recording in filled):
+        if vocabulary.languages and any(recording.language is None for recording in alike):
             for recording, found in zip(recordings, self.decoder.languages(memory_BSD), strict=False):
                 recording.language = recording.language or found
         prompts = []
-        for recording in filled:
+        for recording in alike:
             prefix = vocabulary.prefix(recording.language, task, times=times)
             if condition and recording.earlier and vocabulary.previous is not None:
                 room = self.decoder.architecture.context_length // 2 - 1
