@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 import configs
+from tests.debugging.test_parallel_check import READERS, SHRINKABLE
 from tests.exhaustive import few
 from transformer.errors import UserError
 from transformer.training import experiment as experiments
@@ -22,6 +23,12 @@ FEW = (
     "qwen3-0-6b", "bert-base", "bert-scaling", "roberta-base", "albert-base", "distilbert-python", "spanbert-base",
     "t5-python", "t5-ul2-python", "mt5-small", "bart-base", "marian-python", "transformer-python",
 )  # fmt: skip
+
+
+@pytest.mark.exhaustive
+def test_a_preset_of_each_family_is_shrunk():
+    families = {configs.get(name).model.family for name in configs.PRESETS}
+    assert {configs.get(name).model.family for name in (*SHRINKABLE, *READERS)} == families
 
 
 @pytest.mark.parametrize("name", few(configs.PRESETS, *FEW))

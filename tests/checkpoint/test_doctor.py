@@ -14,12 +14,18 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tests.checkpoint import tiny
-from transformer.checkpoint import doctor, leaves
+from transformer.checkpoint import CheckpointConfig, Checkpoints, doctor, leaves, to_json
 from transformer.checkpoint.leaves import Leaf
+from transformer.data.images.config import ImagesConfig
 from transformer.errors import UserError
+from transformer.models import architecture_to_dict
 from transformer.models.bert import BertConfig
+from transformer.models.vit import ViTConfig
+from transformer.objectives.image_classification import ImageClassification
 from transformer.parallel.layout import param_shardings
 from transformer.parallel.mesh import MeshConfig, make_mesh
+from transformer.training.dividing import check_batch
+from transformer.training.experiment import Experiment, TrainConfig
 
 _FLOAT = np.dtype(np.float32)
 
@@ -119,6 +125,40 @@ def test_nothing_is_allocated_on_a_mesh_larger_than_this_machine(run):
     need = leaves.stored(found, "params")
     weights = next(line for line in result.lines if line.startswith("weights")).split()
     assert weights[1:3] == [f"{leaves.total_bytes(need) / 1000:.3g}", "kB"]
+
+
+def test_lengths_are_judged_as_training_judges_them(tmp_path):
+    """An image's 4 patches and class token are divided by 5 devices along `sequence`, and by no 3."""
+    model = ViTConfig(
+        image_size=4, patch_size=2, channels=1, width=8, num_layers=1, num_heads=2, mlp_width=8, num_labels=2
+    )
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), nn.meta.unbox(model.abstract_params()))
+    record = tiny.RECORD | {"architecture.json": to_json(architecture_to_dict(model))}
+    with Checkpoints(tmp_path, CheckpointConfig()) as checkpoints:
+        checkpoints.save(1, params=params, opt_state={"count": np.zeros(1)}, data={"step": 1}, record=record)
+        outcome = checkpoints.outcome(wait=True)
+    assert outcome is not None
+    assert outcome.failure is None
+
+    def aim(mesh):
+        def struct(leaf, sharding):
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+        return {"params": jax.tree.map(struct, params, param_shardings(model.abstract_params(), mesh))}
+
+    def problems(sequence):
+        mesh = doctor.abstract_mesh(MeshConfig(sequence=sequence))
+        found = epath.Path(tmp_path / "1")
+        return doctor.diagnose(found, model, mesh, aim, needed=["params"], devices_per_host=1).problems
+
+    experiment = Experiment(
+        name="tiny", model=model, objective=ImageClassification(), data=ImagesConfig(), train=TrainConfig(batch_size=8)
+    )
+    with pytest.raises(UserError, match="5 places of an image") as refused:
+        check_batch(experiment, doctor.abstract_mesh(MeshConfig(sequence=3)))
+    assert problems(3) == [f"mesh        {refused.value}"]
+    check_batch(experiment, doctor.abstract_mesh(MeshConfig(sequence=5)))
+    assert problems(5) == []
 
 
 def test_each_fault_of_another_architecture_is_told_once(run):

@@ -21,6 +21,7 @@ from transformer.checkpoint.leaves import Leaf, Leaves, stored, total_bytes, tre
 from transformer.checkpoint.reading import check, read_architecture
 from transformer.errors import UserError
 from transformer.models import Architecture, architecture_to_dict
+from transformer.models.architecture import undivided_lengths
 from transformer.parallel.mesh import MESH_AXES, MeshConfig, mesh_sizes
 from transformer.parallel.rules import resolve
 
@@ -93,7 +94,8 @@ def diagnose(
     undivided_lines = undivided(architecture, mesh)
     abstract = aim(abstract_mesh(MeshConfig()) if undivided_lines else mesh)
     have = {name: stored(checkpoint, name) if name in trees(checkpoint) else {} for name in abstract}
-    problems = list(undivided_lines)
+    lengths = undivided_lengths(architecture, mesh.shape["sequence"])
+    problems = [*undivided_lines, *(f"mesh        {line}" for line in lengths)]
     faulty: set[str] = set()
     for name in needed:
         need = wanted(abstract[name])

@@ -209,6 +209,17 @@ class Architecture(abc.ABC):
         return self.flops_per_example(length, target_length) / (length + target_length)
 
 
+def undivided_lengths(architecture: Architecture, sequence: int) -> list[str]:
+    """Returns the fixed lengths of a model that so many devices along `sequence` do not divide, a line each."""
+    lines = []
+    for places, what, fields in architecture.fixed_lengths:
+        if places % sequence:
+            flags = " or ".join(f"--model.{field.replace('_', '-')}" for field in fields)
+            refused = f"--mesh.sequence {sequence} does not divide the {places:,} places of {what}"
+            lines.append(f"{refused}: change it, or {flags}")
+    return lines
+
+
 @functools.lru_cache(maxsize=64)  # telling a folder's head asks for every head's: nine of BERT's
 def _abstract_params(architecture: Architecture) -> Any:
     """Traces the model, which takes a tenth of a second and more: once an architecture, however often it is asked."""

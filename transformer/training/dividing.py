@@ -7,6 +7,7 @@ import jax
 from jax.sharding import AbstractMesh, Mesh
 
 from transformer.errors import UserError
+from transformer.models.architecture import undivided_lengths
 from transformer.parallel.layout import batch_divisor
 from transformer.parallel.pipeline import pipeline_on
 from transformer.parallel.rules import RULES, resolve, split_axes
@@ -32,11 +33,9 @@ def check_batch(experiment: Experiment, mesh: Mesh | AbstractMesh) -> None:
 
 def _check_lengths(experiment: Experiment, sequence: int) -> None:
     """Raises UserError where so many devices do not divide the places of each of the model's stacks."""
-    model, train, refused = experiment.model, experiment.train, f"--mesh.sequence {sequence} does not divide"
-    for places, what, fields in model.fixed_lengths:
-        if places % sequence:
-            flags = " or ".join(f"--model.{field.replace('_', '-')}" for field in fields)
-            raise UserError(f"{refused} the {places:,} places of {what}: change it, or {flags}")
+    model, train = experiment.model, experiment.train
+    for refusal in undivided_lengths(model, sequence):
+        raise UserError(refusal)
     tokens, targets = experiment.lengths
     of_tokens, of_targets = f"of --train.seq-len {train.seq_len}", "of the objective's targets"
     for places, what in (
@@ -44,7 +43,9 @@ def _check_lengths(experiment: Experiment, sequence: int) -> None:
         (targets, of_tokens if targets == train.seq_len else of_targets),
     ):
         if places % sequence:
-            raise UserError(f"{refused} the {places} places {what}: change one of them")
+            raise UserError(
+                f"--mesh.sequence {sequence} does not divide the {places} places {what}: change one of them"
+            )
 
 
 def check_kernels(experiment: Experiment, mesh: Mesh) -> None:

@@ -44,6 +44,13 @@ def test_a_digit_is_its_chord(digit):
     assert spectrum[outside].max() < spectrum.max() / 4
 
 
+def test_a_clip_is_never_cut_off():
+    """Two tones at their loudest, and the noise on top, stay below 1."""
+    clips = [sounded("1590", np.random.default_rng(seed)) for seed in range(50)]
+    assert {clip.dtype for clip in clips} == {np.dtype(np.float32)}
+    assert 0.3 < max(np.abs(clip).max() for clip in clips) < 1
+
+
 def test_the_longest_clip_fits():
     longest = max(len(sounded("0" * MOST, np.random.default_rng(seed))) for seed in range(200))
     assert WINDOW < longest <= FRAMES * HOP
