@@ -101,7 +101,10 @@ def parse(args: list[str]) -> Command:
             from transformer.training.fitting import model_at
 
             base = configs.get(base.name, pretrained=True)
-            base = dataclasses.replace(base, model=model_at(where.init.path, base.objective))
+            model = model_at(where.init.path, base.objective)
+            # A shorter length is given by flags alone, which come after: here it need only be one that the model reads.
+            seq_len = min(base.train.seq_len, model.longest_input or base.train.seq_len)
+            base = dataclasses.replace(base, model=model, train=dataclasses.replace(base.train, seq_len=seq_len))
         workdir = f"runs/{base.name}"
         run = Run(workdir if where.workdir is None else where.workdir)
         if preset is None and run.experiment_path.exists():

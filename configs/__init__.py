@@ -8,6 +8,7 @@ from configs import (
     albert,
     bart,
     bert,
+    chat,
     clip,
     deepseek,
     distilbert,
@@ -33,7 +34,7 @@ from transformer.training.experiment import Experiment
 
 _DECODERS = (gpt, gpt1, llama, moe, mixtral, olmoe, deepseek)
 _ENCODERS = (bert, roberta, albert, distilbert, spanbert, vit, clip, siglip)
-_FAMILIES = (*_DECODERS, *_ENCODERS, transformer, t5, bart, marian, whisper, tasks)
+_FAMILIES = (*_DECODERS, *_ENCODERS, transformer, t5, bart, marian, whisper, tasks, chat)
 PRESETS: dict[str, Preset] = {
     preset.name: preset for family in _FAMILIES for preset in vars(family).values() if isinstance(preset, Preset)
 }

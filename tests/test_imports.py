@@ -55,6 +55,7 @@ NEUTRAL_DATA, *DATA_KINDS, DATA_ENTRY = [
     {"transformer.data.tokenized"},
     {"transformer.data.text"},
     {"transformer.data.pairs"},
+    {"transformer.data.chats"},
     {"transformer.data.images"},
     {"transformer.data.audio"},
     {"transformer.data.examples"},

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 from transformer.data.audio.config import AudioConfig
 from transformer.data.audio.records import SpeechReading
+from transformer.data.chats.config import ChatConfig
+from transformer.data.chats.reading import ChatReading
 from transformer.data.dataset import DataConfig, Dataset
 from transformer.data.examples.config import ExamplesConfig
 from transformer.data.examples.groups import GroupsReading
@@ -63,6 +65,12 @@ def _list_audio(config: AudioConfig, listings: Listings) -> object:
     return open_sources(config, whole=True, listings=listings)
 
 
+def _open_chats(*args: Any, **options: Any) -> Dataset:
+    from transformer.data.chats.dataset import open_chats  # Jinja loads only where chats are read
+
+    return open_chats(*args, **options)
+
+
 def _open_audio(*args: Any, **options: Any) -> Dataset:
     from transformer.data.audio.dataset import open_audio
 
@@ -90,6 +98,7 @@ KINDS: dict[str, Kind] = {
         Kind(ImagesConfig, (ImageReading,), _open_images, _list_images),
         Kind(AudioConfig, (SpeechReading,), _open_audio, _list_audio),
         Kind(ExamplesConfig, (TextsReading, GroupsReading), _open_examples, survey=_survey_examples),
+        Kind(ChatConfig, (ChatReading,), _open_chats),
     )
 }
 """Name, as in an experiment.json -> the kind."""

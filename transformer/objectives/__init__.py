@@ -1,6 +1,7 @@
 """Objectives: how an example becomes a batch, and how a batch becomes a loss. One file each; the table names them."""
 
 from transformer.objectives.causal_lm import CausalLM
+from transformer.objectives.chat import Chat
 from transformer.objectives.contrastive import Contrastive
 from transformer.objectives.denoising import Denoising
 from transformer.objectives.image_classification import ImageClassification
@@ -31,6 +32,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         Transcription,
         TextClassification,
         SentenceEmbeddings,
+        Chat,
     )
 }
 """Name, as in an experiment.json -> its class."""

@@ -32,17 +32,17 @@ class CausalLM(TokenObjective):
           setting: not used: no special is needed.
         """
         del rng, setting
-        return _shifted(record)
+        return shifted(record)
 
     def examples(
         self, records: Record, rngs: Sequence[np.random.Generator], setting: Setting | None = None
     ) -> dict[str, Any]:
         del rngs, setting
-        return _shifted(records)
+        return shifted(records)
 
 
-def _shifted(record: Record) -> dict[str, Any]:
-    """Returns the example of a record, or of many: the last axis is the text's."""
+def shifted(record: Record) -> dict[str, Any]:
+    """Returns the causal example of a record, or of many: the last axis is the text's."""
     segments = record["segment_ids"]
     inputs = {name: record[name][..., :-1] for name in ("tokens", "positions", "segment_ids")}
     # A document's first token is not predicted from the document before.

@@ -18,7 +18,7 @@ import numpy as np
 from jinja2 import ext, nodes, sandbox
 
 from transformer.errors import UserError
-from transformer.tokenizers.tokenizer import Tokenizer
+from transformer.tokenizers.tokenizer import Tokenizer, hash_bytes
 
 Message = dict[str, Any]
 """`role` and `content`, and whatever else a template reads."""
@@ -83,6 +83,7 @@ class ChatTemplate:
                 "or chat_template in tokenizer_config.json), or fine-tune on chats with --data.template FILE"
             )
         self.tokenizer = tokenizer
+        self._day = "" if today is None else today.isoformat()
         environment = sandbox.ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, ext.loopcontrols]
         )
@@ -129,7 +130,7 @@ class ChatTemplate:
         text, answers = self._answers(messages)
         spans = self.tokenizer.encode_spelled(text)
         is_answer = np.zeros(len(spans.ids), bool)
-        for (begin, end), (following, _) in zip(answers, [*answers[1:], (len(text), 0)], strict=True):
+        for (begin, end), (following, _) in zip(answers, [*answers, (len(text), 0)][1:], strict=True):
             first = int(np.flatnonzero([*(spans.ends > begin), True])[0])
             last = int(np.flatnonzero([True, *(spans.starts < end)])[-1])  # the place after it
             if not self.marks_answers:
@@ -137,6 +138,12 @@ class ChatTemplate:
                 last = int(np.flatnonzero(after)[0]) + 1 if after.any() else last
             is_answer[first:last] = True
         return Turns(spans.ids, is_answer)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what decides the text of a conversation, but for today's day."""
+        decides = [self.tokenizer.chat_template, self.tokenizer.special_names, self._day]
+        return hash_bytes("chat", json.dumps(decides, sort_keys=True).encode())
 
     def end_of_turn(self) -> int | None:
         """Returns the special token that ends an answer; None if none does, or none is found."""

@@ -16,6 +16,7 @@ from transformer.checkpoint import reading
 from transformer.cluster.agreement import together
 from transformer.cluster.joining import require_all
 from transformer.data import pipeline
+from transformer.data.chats.config import ChatConfig
 from transformer.data.dataset import Dataset
 from transformer.data.examples.config import ExamplesConfig
 from transformer.data.kinds import open_dataset
@@ -202,7 +203,7 @@ class Session:
         if self._tokenizer_dir is not None:
             return load_tokenizer(str(self._tokenizer_dir))
         experiment = self.experiment
-        if experiment.init.path is None or not isinstance(experiment.data, TextConfig | ExamplesConfig):
+        if experiment.init.path is None or not isinstance(experiment.data, TextConfig | ExamplesConfig | ChatConfig):
             return None
         return transfer.tokenizer_for(experiment.init, experiment.model, experiment.data)
 

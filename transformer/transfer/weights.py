@@ -6,6 +6,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from transformer import checkpoint
+from transformer.data.chats.config import ChatConfig
 from transformer.data.examples.config import ExamplesConfig
 from transformer.data.text.config import TextConfig
 from transformer.errors import UserError
@@ -62,7 +63,9 @@ def transferred(init: InitConfig, model: Architecture, fresh: Any, mesh: Mesh, r
     return fates.assemble(flatten(params), flatten(fresh))
 
 
-def tokenizer_for(init: InitConfig, model: Architecture, data: TextConfig | ExamplesConfig) -> Tokenizer | None:
+def tokenizer_for(
+    init: InitConfig, model: Architecture, data: TextConfig | ExamplesConfig | ChatConfig
+) -> Tokenizer | None:
     """Returns the tokenizer that the weights at `init.path` know; None: the corpus decides.
 
     The tokenizer comes with the vocabulary's rows: without any of them it is free. A file that `data.tokenizer` names

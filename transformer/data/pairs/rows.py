@@ -1,19 +1,16 @@
 """Rows of pairs: as many in each as fit, so that little is padding."""
 
 import dataclasses
-import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
 from transformer.data.records import Reading, Record
+from transformer.data.text.packing import HOW, write_rows
 from transformer.data.text.records import TextRecords
 from transformer.data.text.sidecar import Writer, document_lengths, open_sidecar
 from transformer.data.text.store import TokenStore
 from transformer.errors import UserError
-
-_OPEN = 256  # rows that wait for a pair that fits
-_BLOCK = 65_536  # pairs that are shuffled among themselves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +51,7 @@ class PairRows(TextRecords):
         self.tokens = sources.meta.tokens + targets.meta.tokens
         self.text_bytes = sources.meta.text_bytes + targets.meta.text_bytes
         self._room = (reading.length, reading.target_length)
-        index = open_sidecar((sources, targets), ("rows", *self._room, reading.begin, _OPEN, _BLOCK), self._write)
+        index = open_sidecar((sources, targets), ("rows", *self._room, reading.begin, *HOW), self._write)
         self._index, self._count = index, int(index.values["rows"])
         self.left_out = int(index.values["left_out"])
         """Pairs that are too long for a row."""
@@ -83,13 +80,7 @@ class PairRows(TextRecords):
                 "--objective.target-len"
             )
         runs = ((first + np.flatnonzero(fits), lengths[:, fits]) for first, lengths, fits in self._lengths())
-        rows, bound = 0, 0
-        writer.append("bounds", [0])
-        for batch in _batched(_filled(runs, self._room), _BLOCK):
-            writer.append("pairs", np.concatenate(batch))
-            bounds = bound + np.cumsum([len(row) for row in batch])
-            writer.append("bounds", bounds)
-            rows, bound = rows + len(batch), int(bounds[-1])
+        rows = write_rows(writer, "pairs", runs, self._room)
         writer.finish(rows=rows, left_out=left_out, text=text)
 
     def __len__(self) -> int:
@@ -116,54 +107,3 @@ class PairRows(TextRecords):
             side["segment_ids"][:filled] = np.repeat(np.arange(1, len(pairs) + 1), lengths)
             row |= {f"{prefix}{name}": values for name, values in side.items()}
         return row
-
-
-def _filled(runs: Iterable[tuple[np.ndarray, np.ndarray]], room: tuple[int, int]) -> Iterator[list[int]]:
-    """Yields the pairs of each row, in order: a pair is in the first of the last few rows begun that has room for both
-    of its sides.
-
-    Pairs come in an order that is random, but always the same: neighbours are often alike, and leave the same side of a
-    row empty. They are shuffled within blocks alone, so that a row's pairs lie near each other on disk.
-
-    Args:
-      runs: numbers of pairs, int[some], and their lengths, int[2, some].
-    """
-    begun: list[list[int]] = []  # the pairs of each row that may get another, the oldest first
-    rooms = np.zeros((2, _OPEN + 1), np.int64)  # room left in them for sources and for targets
-    rng = np.random.default_rng(0)
-    for numbers, lengths in _blocks(runs):
-        order = np.arange(len(numbers))
-        rng.shuffle(order)
-        shuffled = zip(numbers[order].tolist(), *lengths[:, order].tolist(), strict=True)
-        for pair, source, target in shuffled:
-            has_room = (rooms[0, : len(begun)] >= source) & (rooms[1, : len(begun)] >= target)
-            row = int(has_room.argmax()) if begun else 0
-            if not begun or not has_room[row]:
-                if len(begun) == _OPEN:
-                    yield sorted(begun.pop(0))
-                    rooms[:, :-1] = rooms[:, 1:]
-                row = len(begun)
-                begun.append([])
-                rooms[:, row] = room
-            begun[row].append(pair)
-            rooms[0, row] -= source
-            rooms[1, row] -= target
-    yield from map(sorted, begun)
-
-
-def _blocks(runs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields the same pairs in runs of `_BLOCK`, and a shorter one at the end."""
-    numbers, lengths = np.empty(0, np.int64), np.empty((2, 0), np.int64)
-    for more, more_lengths in runs:
-        numbers, lengths = np.concatenate([numbers, more]), np.concatenate([lengths, more_lengths], axis=1)
-        while len(numbers) >= _BLOCK:
-            yield numbers[:_BLOCK], lengths[:, :_BLOCK]
-            numbers, lengths = numbers[_BLOCK:], lengths[:, _BLOCK:]
-    if len(numbers):
-        yield numbers, lengths
-
-
-def _batched(rows: Iterable[list[int]], size: int) -> Iterator[list[list[int]]]:
-    iterator = iter(rows)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch

@@ -68,10 +68,10 @@ def open_sidecar(stores: tuple[TokenStore, ...], name: tuple[object, ...], write
     key = hashlib.blake2b(repr((name, folders)).encode(), digest_size=8).hexdigest()
     if first.folder is not None:
         place = first.folder / "index" / f"{name[0]}-{key}"
-        if _is_whole(place):
+        if is_whole(place):
             return Sidecar(place)
         try:
-            build_folder(place, _is_whole, lambda folder: write(Writer(folder)))
+            build_folder(place, is_whole, lambda folder: write(Writer(folder)))
             return Sidecar(place)
         except UserError as error:
             if not str(error).startswith("Cannot write to"):
@@ -82,7 +82,8 @@ def open_sidecar(stores: tuple[TokenStore, ...], name: tuple[object, ...], write
     return Sidecar(folder)
 
 
-def _is_whole(place: Path) -> bool:
+def is_whole(place: Path) -> bool:
+    """Whether a folder is a sidecar that was written to its end."""
     return (place / "values.json").is_file()
 
 
