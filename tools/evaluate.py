@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -27,14 +28,19 @@ class Command:
 
     run: tyro.conf.Positional[str]
     """A run folder, or one of its checkpoints (RUN/checkpoints/STEP)."""
-    metric: tuple[Literal["loss", "bleu", "chrf", "rouge", "cer", "wer", "probe", "retrieval"], ...] = ("loss",)
+    metric: tuple[
+        Literal["loss", "bleu", "chrf", "rouge", "cer", "wer", "probe", "retrieval", "exact_match", "perplexity"],
+        ...,
+    ] = ("loss",)
     """loss: the objective's own, with its accuracies. bleu, chrf: of an encoder-decoder's answers to the sources,
     against the targets, by sacrebleu (BLEU detokenised, cased). rouge: of summaries, likewise, by rouge-score (1, 2, L
     and, of lines, Lsum: mean F in percent, stemmed). cer, wer: the error rates of a speech model's
     transcripts, in characters and in words, decoded greedily, as they are written. probe: how well logistic regression
     tells the classes of the run's images by what its encoder makes of them, beside the same of an untrained encoder
     and of pixels. retrieval: how often an image finds its caption, and a caption an image of it, among all of the
-    validation split."""
+    validation split. exact_match: how often a decoder's greedy answer to a conversation is the one that it ends with,
+    spaces around it aside. perplexity: of a decoder on the text of --path, by windows that are --stride tokens apart.
+    An imported model, which has no data of its own, takes the last two, with --path."""
     path: Annotated[str | None, tyro.conf.arg(aliases=["--data.path"])] = None
     """Other text or recordings, as the run's are, such as a test set: all of it is evaluated on. Of pairs: a file, a
     folder with test.en and test.de (or else val, or train), or the beginning of two parallel files' names
@@ -50,8 +56,13 @@ class Command:
     bleu_tokenize: BleuTokenizer = "13a"
     """How BLEU cuts text into words, by sacrebleu's names: zh for Chinese, ja-mecab for Japanese, ko-mecab for Korean,
     char or flores200 where words are not set apart by spaces."""
+    stride: int | None = None
+    """Tokens between windows of --metric perplexity: each token is scored once, with context - stride tokens before it
+    or more; None: half of the context."""
+    context: int | None = None
+    """Tokens of such a window; None: as many as the model reads at once."""
     limit: int | None = None
-    """Pairs to answer, or recordings to transcribe, from the front; None: all."""
+    """Pairs or conversations to answer, or recordings to transcribe, from the front; None: all."""
     per_class: int | None = None
     """Images of each class that a probe learns from, chosen by a fixed seed; None: all."""
     beams: int = 4
@@ -71,7 +82,7 @@ def main(args: list[str]) -> None:
     """Runs the command line."""
     flags = command.parse(Command, args, prog="tools/evaluate.py")
     with command.flags_named(Command):
-        checks.at_least(flags, 1, "limit", "batch_size", "max_new_tokens", "per_class")
+        checks.at_least(flags, 1, "limit", "batch_size", "max_new_tokens", "per_class", "stride", "context")
     if flags.bleu_tokenize != "13a" and "bleu" not in flags.metric:
         raise UserError(f"--bleu-tokenize {flags.bleu_tokenize} is for --metric bleu")
     if flags.per_class is not None and "probe" not in flags.metric:
@@ -83,11 +94,19 @@ def main(args: list[str]) -> None:
     from transformer.training import experiment as experiments
 
     source = checkpoint.find(flags.run)
-    experiment = experiments.read(source / "record" / "experiment.json")
+    recorded = source / "record" / "experiment.json"
+    if not recorded.exists() and flags.path is not None and {*flags.metric} <= {"exact_match", "perplexity"}:
+        experiment = None  # of an imported model
+    else:
+        experiment = experiments.read(recorded)
+    if of_texts := [metric for metric in flags.metric if metric in ("exact_match", "perplexity")]:
+        score_decoder(source, experiment, of_texts, flags)
+    if experiment is None or {*flags.metric} == {*of_texts}:
+        return
     experiment = dataclasses.replace(experiment, data=data_of(flags, experiment.data))
     if "loss" in flags.metric:
         show_loss(experiment, flags)
-    if others := [metric for metric in flags.metric if metric != "loss"]:
+    if others := [metric for metric in flags.metric if metric not in ("loss", *of_texts)]:
         from transformer.inference.restored import restore
 
         restored = restore(source, experiment.execution)
@@ -105,6 +124,7 @@ def main(args: list[str]) -> None:
 def data_of(flags: Command, recorded: "DataConfig") -> "DataConfig":
     """Returns what to evaluate on: the data of the run, or other data, which is named as flags say."""
     from transformer.data.audio.config import AudioConfig
+    from transformer.data.chats.config import ChatConfig
     from transformer.data.examples.config import ExamplesConfig
     from transformer.data.text.config import TextConfig
 
@@ -120,15 +140,17 @@ def data_of(flags: Command, recorded: "DataConfig") -> "DataConfig":
         path = {} if flags.path is None else {"path": flags.path, "tfds": None}
         cache = {} if flags.cache_dir is None else {"cache_dir": flags.cache_dir}
         return dataclasses.replace(recorded, **path, **cache, **named)
-    if not isinstance(recorded, (TextConfig, AudioConfig)):
+    if not isinstance(recorded, (TextConfig, AudioConfig, ChatConfig)):
         if flags.path is not None or flags.cache_dir is not None:
-            raise UserError("--path and --data.cache-dir are of text and recordings, and the run's data are neither")
+            raise UserError(
+                "--path and --data.cache-dir are of text, chats and recordings, and the run's data are neither"
+            )
         return recorded
     cache_dir = recorded.cache_dir if flags.cache_dir is None else flags.cache_dir
-    if isinstance(recorded, AudioConfig):
+    if isinstance(recorded, (AudioConfig, ChatConfig)):
         if named:
             raise UserError(
-                f"--data.{next(iter(named)).replace('_', '-')} is of text, and the run's data are recordings"
+                f"--data.{next(iter(named)).replace('_', '-')} is of text, and the run's data are {recorded.kind}"
             )
         path = recorded.path if flags.path is None else flags.path
         return dataclasses.replace(recorded, path=path, cache_dir=cache_dir)
@@ -252,6 +274,62 @@ def score_transcripts(restored: "Restored", experiment: "Experiment", metrics: l
             rate, right = word_error_rate(pairs), sum(pair.word_errors == 0 for pair in pairs)
         name = {"cer": "character", "wer": "word"}[metric]
         print(f"{name} error rate {100 * rate:.2f} %  ({right:,} of {len(pairs):,} without an error)")
+
+
+def score_decoder(source: Any, experiment: "Experiment | None", metrics: list[str], flags: Command) -> None:
+    """Prints how a decoder answers conversations, and its perplexity on a text."""
+    from transformer.inference.likelihood import LikelihoodModel, strided_perplexity
+    from transformer.inference.restored import restore
+    from transformer.inference.text_generator import TextGenerator
+    from transformer.layers.execution import Execution
+    from transformer.parallel.mesh import MeshConfig, make_mesh
+
+    execution = Execution() if experiment is None else experiment.execution
+    if "exact_match" in metrics:
+        score_chats(restore(source, execution), experiment, flags)
+    if "perplexity" not in metrics:
+        return
+    if flags.path is None:
+        raise UserError("--metric perplexity reads a text: give its file with --path")
+    text = read_text(flags.path)
+    mesh = make_mesh(MeshConfig())
+    restored = restore(source, execution, mesh)
+    model = LikelihoodModel(restored, mesh, batch_size=min(flags.batch_size, 8))
+    context = model.context if flags.context is None else flags.context
+    stride = max(context // 2, 1) if flags.stride is None else flags.stride
+    found = strided_perplexity(model, TextGenerator(restored).encode(text), context, stride)
+    print(f"perplexity {found.perplexity:.4f} on {flags.path}: {found.loss:.4f} nats a token, {found.tokens:,} tokens")
+    print(f"each is scored once, with {context - stride:,} tokens before it or more; windows of {context:,} tokens")
+    print(f"bits per byte {found.loss * found.tokens / len(text.encode()) / math.log(2):.4f}")
+
+
+def read_text(path: str) -> str:
+    """Returns the text of a file; raises UserError for what is none."""
+    from transformer.paths import expanded
+
+    try:
+        return expanded(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--path {path}: {getattr(error, 'strerror', None) or f'not UTF-8 text ({error})'}") from None
+
+
+def score_chats(restored: "Restored", experiment: "Experiment | None", flags: Command) -> None:
+    """Answers the conversations, and prints how many answers are the wanted ones, and a few to look at."""
+    from transformer.data.chats.config import ChatConfig
+    from transformer.data.chats.dataset import validation_chats
+    from transformer.inference.answering import answered
+
+    data = ChatConfig(path=flags.path) if experiment is None or flags.path is not None else experiment.data
+    if not isinstance(data, ChatConfig):
+        raise UserError("--metric exact_match answers conversations, and the run has none: give them with --path")
+    chats = validation_chats(data, whole=flags.path is not None)[: flags.limit]
+    answers = answered(restored, chats, max_new_tokens=flags.max_new_tokens, batch_size=flags.batch_size, progress=True)
+    if flags.out is not None:
+        write_file(flags.out, "".join(f"{' '.join(answer.given.split())}\n" for answer in answers))
+    for answer in answers[:SAMPLES]:
+        print(f"\nuser    {answer.question}\nwanted  {answer.wanted}\nanswer  {answer.given}")
+    right = sum(answer.is_match for answer in answers)
+    print(f"\nexact match {right / len(answers):.4f}  ({right:,} of {len(answers):,} conversations of {_what(flags)})")
 
 
 def score_probe(restored: "Restored", experiment: "Experiment", flags: Command) -> None:

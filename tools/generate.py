@@ -1,4 +1,4 @@
-"""Generate text with a run: python tools/generate.py RUN --prompt "def " (or --source, --mask, --audio FILE)."""
+"""Generate text with a run: python tools/generate.py RUN --prompt "def " (or --chat, --source, --mask, --audio)."""
 
 import dataclasses
 import sys
@@ -16,21 +16,29 @@ if TYPE_CHECKING:  # these take a second to import, after the flags are known to
     from transformer.inference.sampling import Sampling
     from transformer.inference.settings import Settings
     from transformer.inference.speech.chunks import Chunking
+    from transformer.tokenizers.chat import Message
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
     """Generate text with the newest checkpoint of a run.
 
-    A decoder continues each --prompt, an encoder-decoder answers each --source, an encoder fills in each --mask, a
-    speech model writes down each --audio. An imported model generates as its generation_config.json (or config.json)
-    declares, where no flag says otherwise.
+    A decoder continues each --prompt or answers each --chat, an encoder-decoder answers each --source, an encoder fills
+    in each --mask, a speech model writes down each --audio. An imported model generates as its generation_config.json
+    (or config.json) declares, where no flag says otherwise.
     """
 
     run: tyro.conf.Positional[str]
     """A run folder, or one of its checkpoints (RUN/checkpoints/STEP)."""
     prompt: tuple[str, ...] = ()
     """Texts to continue, by a decoder. None at all: one from nothing."""
+    chat: tuple[str, ...] = ()
+    """Messages of a user to answer, each a conversation of its own, by a decoder that came with a chat template."""
+    messages: str | None = None
+    """A .jsonl file of conversations to answer likewise, a list of `messages` a line; where one ends with an answer,
+    that is left out."""
+    system: str | None = None
+    """With --chat, the system's message before the user's."""
     source: tuple[str, ...] = ()
     """Texts to answer (to translate, to sum up), by an encoder-decoder; `-`: the lines of standard input."""
     mask: tuple[str, ...] = ()
@@ -57,7 +65,8 @@ class Command:
     min_new_tokens: int | None = None
     """Tokens of a text before it may end, 0 by default."""
     temperature: float | None = None
-    """Below 1 likelier tokens, above 1 more surprising ones; 0 is greedy. By default 1 for prompts, 0 for sources."""
+    """Below 1 likelier tokens, above 1 more surprising ones; 0 is greedy. By default 1 for prompts, 0 for sources and
+    chats."""
     top_k: int | None = None
     """Draw among the k likeliest tokens."""
     top_p: float | None = None
@@ -87,13 +96,16 @@ class Command:
 def main(args: list[str]) -> None:
     """Runs the command line."""
     flags = command.parse(Command, args, prog="tools/generate.py")
-    kinds = [name for name in ("prompt", "source", "mask", "audio") if getattr(flags, name)]
+    kinds = [name for name in ("prompt", "chat", "messages", "source", "mask", "audio") if getattr(flags, name)]
     if len(kinds) > 1:
         raise UserError(f"--{kinds[0]} and --{kinds[1]}: give one, as a model does one of these")
     command.start_jax()
     from transformer.inference.restored import restore
     from transformer.layers.execution import Execution
 
+    if flags.system is not None and not flags.chat:
+        raise UserError("--system is of a chat: give --chat TEXT, or put it into the file of --messages")
+    chats = conversations(flags)
     if not flags.mask:  # what no model could do is refused before one is read
         strategy(flags)
         rules(flags)
@@ -105,9 +117,9 @@ def main(args: list[str]) -> None:
     [wanted] = kinds or ["prompt"]
     if kind not in _TAKES:
         raise UserError(f"{restored.checkpoint} is a {restored.architecture.family} model: it reads no text")
-    if wanted != (takes := _TAKES[kind]):
-        what = "FILE" if takes == "audio" else "TEXT"
-        raise UserError(f"{restored.checkpoint} is a {restored.architecture.family} model: give it --{takes} {what}")
+    if wanted not in (takes := _TAKES[kind]):
+        what = "FILE" if kind == "speech" else "TEXT"
+        raise UserError(f"{restored.checkpoint} is a {restored.architecture.family} model: give it --{takes[0]} {what}")
     if flags.audio:
         transcribe(restored, flags)
         return
@@ -123,7 +135,7 @@ def main(args: list[str]) -> None:
     from transformer.inference.beam_search import BeamSearch
     from transformer.inference.text_generator import TextGenerator
 
-    texts = list(flags.source or flags.prompt or ("",))
+    texts: list[Any] = chats or list(flags.source or flags.prompt or ("",))
     if flags.source == ("-",):
         texts = [line.rstrip("\n") for line in sys.stdin]
     generator = TextGenerator(restored)
@@ -149,10 +161,31 @@ def main(args: list[str]) -> None:
         if len(shown) > 1 and flags.source != ("-",):
             score = "" if answer.score is None else f", score {answer.score:.4f}"
             print(f"{'' if number == 1 else chr(10)}--- {number} of {len(shown)}{score} ---")
-        print(answer.text if flags.source else text + answer.text)
+        print(answer.text if flags.source or chats else text + answer.text)
 
 
-_TAKES = {"decoder": "prompt", "encoder_decoder": "source", "encoder": "mask", "speech": "audio"}
+_TAKES = {
+    "decoder": ("prompt", "chat", "messages"),
+    "encoder_decoder": ("source",),
+    "encoder": ("mask",),
+    "speech": ("audio",),
+}
+"""Kind of model -> the flags of what it generates from, the usual one first."""
+
+
+def conversations(flags: Command) -> "list[list[Message]]":
+    """Returns the conversations that are to be answered; UserError where one is none."""
+    from transformer.data.chats.conversations import conversations
+    from transformer.paths import expanded
+    from transformer.tokenizers.chat import check_messages
+
+    if flags.messages is not None:
+        chats = [chat.question for chat in conversations(expanded(flags.messages))]
+        if not chats:
+            raise UserError(f"{flags.messages} has no conversation")
+        return chats
+    system = [] if flags.system is None else [{"role": "system", "content": flags.system}]
+    return [check_messages([*system, {"role": "user", "content": text}], f"--chat {text!r}") for text in flags.chat]
 
 
 @command.flags_named(Command)
@@ -219,7 +252,8 @@ def strategy(flags: Command, settings: "Settings | None" = None) -> "Sampling | 
 
     drawing = given(flags, "temperature", "top_k", "top_p", "min_p")
     searching = given(flags, "beams", "length_penalty") | ({"early_stopping": True} if flags.early_stopping else {})
-    default = Sampling(0.0 if flags.source else 1.0) if settings is None else settings.how
+    is_answer = bool(flags.source or flags.chat or flags.messages)
+    default = Sampling(0.0 if is_answer else 1.0) if settings is None else settings.how
     if flags.beams is not None and drawing:
         name = next(iter(drawing)).replace("_", "-")
         raise UserError(f"--{name} is of drawing and --beams of searching: give one of them")

@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 from etils import epath
+from jax.sharding import Mesh
 
 from transformer import checkpoint
 from transformer.errors import UserError
@@ -19,7 +20,7 @@ from transformer.training import experiment as experiments
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """A model on one device, with its tokenizer if it reads tokens."""
+    """A model with its weights on devices, and its tokenizer if it reads tokens."""
 
     architecture: Architecture
     model: nn.Module
@@ -40,8 +41,13 @@ class Restored:
         return self.own_tokenizer
 
 
-def restore(path: epath.PathLike, execution: Execution = Execution()) -> Restored:
+def restore(path: epath.PathLike, execution: Execution = Execution(), mesh: Mesh | None = None) -> Restored:
     """Returns the model of a run's newest checkpoint, or of the checkpoint that `path` names.
+
+    Args:
+      path: a run or a checkpoint.
+      execution: how the model is computed.
+      mesh: the devices that the weights are laid out on; None: one.
 
     Raises:
       UserError: there is no checkpoint, it is not complete, it reads tokens and came without a tokenizer, or with one
@@ -51,7 +57,7 @@ def restore(path: epath.PathLike, execution: Execution = Execution()) -> Restore
     experiment = saved / "record" / "experiment.json"
     objective = experiments.read(experiment).objective if experiment.exists() else None
     tokenizer = _tokenizer(saved)
-    architecture, params = checkpoint.restore_model(saved, make_mesh(MeshConfig(data=1)))
+    architecture, params = checkpoint.restore_model(saved, make_mesh(MeshConfig(data=1)) if mesh is None else mesh)
     return Restored(architecture, architecture.build(execution), params, execution, tokenizer, objective, saved)
 
 

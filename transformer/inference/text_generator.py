@@ -1,6 +1,7 @@
 """Text generation: texts that a decoder continues, or that an encoder-decoder answers."""
 
 import dataclasses
+import functools
 import itertools
 import logging
 from collections.abc import Sequence
@@ -16,7 +17,9 @@ from transformer.inference.rules import DecodingRules
 from transformer.inference.sampling import Sampling
 from transformer.inference.settings import Settings
 from transformer.inference.unstacked import for_decoding
+from transformer.objectives.chat import Chat
 from transformer.objectives.prefix_lm import PrefixLM
+from transformer.tokenizers.chat import ChatTemplate, Message
 from transformer.tokenizers.spelled import SpelledTokenizer
 from transformer.tokenizers.vocabulary import PARADIGMS, Vocabulary
 
@@ -75,7 +78,7 @@ class TextGenerator:
 
     def __call__(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str | Sequence[Message]],
         *,
         max_new_tokens: int | None = None,
         min_new_tokens: int | None = None,
@@ -92,7 +95,8 @@ class TextGenerator:
         An argument that is None is taken from an imported model's folder (`settings`), or else as stated.
 
         Args:
-          texts: the texts, in any order; texts of like length are read together.
+          texts: the texts, in any order; texts of like length are read together. A decoder also answers conversations
+            (`tokenizers.chat.check_messages`), by its tokenizer's chat template.
           max_new_tokens: the most new tokens of each; else `MAX_NEW_TOKENS`.
           min_new_tokens: the least new tokens of each; else 0.
           how: settings of sampling, or of a beam search; else sampling, or greedy for an imported model.
@@ -100,7 +104,7 @@ class TextGenerator:
           num: number of continuations for each text; else 1.
           seed: seed of sampling: draws depend on a text's place among `texts`, not on the batch.
           stop: pieces that end a text, each a token of the vocabulary, besides the ends that the folder declares, or
-            else the tokenizer's own end.
+            else the tokenizer's own end, and, in answers to conversations, what ends a turn.
           batch_size: number of texts that are read together.
           progress: whether to show a progress bar.
 
@@ -109,6 +113,8 @@ class TextGenerator:
         """
         model, params, settings = self.restored.model, self.restored.params, self.settings
         stop_ids = settings.stop_ids if settings and settings.stop_ids else (self.restored.tokenizer.eos_id,)
+        if not all(isinstance(text, str) for text in texts) and (end := self.template.end_of_turn()) is not None:
+            stop_ids = (*stop_ids, end)
         rows = [self.encode(text) for text in texts]
         most, least = self._lengths(rows, max_new_tokens, min_new_tokens)
         options = {
@@ -138,18 +144,30 @@ class TextGenerator:
                 bar.update(len(chosen))
         return generated
 
-    def encode(self, text: str) -> list[int]:
-        """Returns a text's tokens, framed as in the model's training.
+    @functools.cached_property
+    def template(self) -> ChatTemplate:
+        """The tokenizer's chat template; UserError if it has none, or the model answers texts alone."""
+        if self.answers:
+            raise UserError(
+                f"{self.restored.checkpoint} is an encoder-decoder, which answers texts and no conversations"
+            )
+        return ChatTemplate(self.restored.tokenizer)
 
-        An imported model's text is encoded by its folder's tokenizer: framed by its template, with specials where the
-        text spells them. Where that gives no token, it is the begin, from which Transformers' `generate` starts too.
+    def encode(self, text: str | Sequence[Message]) -> list[int]:
+        """Returns the tokens of a text, or of a conversation up to where the answer begins, as in training.
+
+        A text of an imported model, or one that was fine-tuned on chats, is encoded by its folder's tokenizer: framed
+        by its template, with specials where the text spells them. Where that gives no token, it is the begin, from
+        which Transformers' `generate` starts too.
 
         A decoder trained here reads the begin of a document first. An encoder-decoder trained here also reads the
         specials of its pretraining where a text spells them: sentinels, <mask>, and the paradigms of UL2.
         """
+        if not isinstance(text, str):
+            return self.template.encode(text)
         tokenizer = self.restored.tokenizer
         begin, end = [tokenizer.bos_id], [tokenizer.eos_id]
-        if self.restored.objective is None:
+        if self.restored.objective is None or isinstance(self.restored.objective, Chat):
             return tokenizer.encode_framed(text) or begin
         if not self.answers:
             return begin + tokenizer.encode(text)
