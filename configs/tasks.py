@@ -7,8 +7,10 @@ from transformer.layers.execution import Execution
 from transformer.models.architecture import Architecture
 from transformer.models.bert import BertConfig
 from transformer.objectives.objective import Objective
+from transformer.objectives.question_answering import QuestionAnswering
 from transformer.objectives.sentence_embeddings import SentenceEmbeddings
 from transformer.objectives.text_classification import TextClassification
+from transformer.objectives.token_classification import TokenClassification
 from transformer.training.experiment import Experiment, TrainConfig
 
 
@@ -34,6 +36,33 @@ def embed(pretrained: bool = False) -> Experiment:
         best="eval_recall@1",
         pretrained=pretrained,
         seq_len=64,
+    )
+
+
+@Preset
+def tag(pretrained: bool = False) -> Experiment:
+    """Tell what words of a text name, or which part of speech each is; fine-tunes --init.path."""
+    return fine_tuning(
+        BertConfig(**SHORT_ENCODER, head="token_classification"),
+        TokenClassification(),
+        ExamplesConfig(embedded="definitions", text_field="tokens", label_field="tags"),
+        best="eval_f1",
+        pretrained=pretrained,
+    )
+
+
+@Preset
+def answer(pretrained: bool = False) -> Experiment:
+    """Find the part of a context that answers a question, or that none does; fine-tunes --init.path."""
+    return fine_tuning(
+        BertConfig(**SHORT_ENCODER, head="question_answering"),
+        QuestionAnswering(),
+        ExamplesConfig(
+            embedded="defaults", text_field="question", pair_field="context", label_field="answers", stride=64
+        ),
+        best="eval_f1",
+        pretrained=pretrained,
+        seq_len=256,
     )
 
 

@@ -176,7 +176,7 @@ def show_loss(experiment: "Experiment", flags: Command) -> None:
     objective, predictions = experiment.objective, evaluation.predictions
     ranges = {}
     if predictions:
-        examples, metric = objective.resampling(predictions, dataset)
+        examples, metric = objective.resampling(predictions, dataset, experiment.model)
         ranges = intervals(metric, examples)
     for name, value in evaluation.metrics.items():
         low, high = ranges.get(name, (0.0, 0.0))

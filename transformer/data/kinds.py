@@ -10,7 +10,9 @@ from transformer.data.chats.reading import ChatReading
 from transformer.data.dataset import DataConfig, Dataset
 from transformer.data.examples.config import ExamplesConfig
 from transformer.data.examples.groups import GroupsReading
+from transformer.data.examples.questions import QuestionsReading
 from transformer.data.examples.reading import ExampleReading
+from transformer.data.examples.tagged import TaggedReading
 from transformer.data.examples.texts import TextsReading
 from transformer.data.images.config import ImagesConfig
 from transformer.data.images.records import ImageReading
@@ -91,13 +93,15 @@ def _survey_examples(config: ExamplesConfig, reading: ExampleReading) -> Survey:
     return Survey(read_labels(train, held), 0 if train is None else len(train))
 
 
+_EXAMPLES = (TextsReading, GroupsReading, TaggedReading, QuestionsReading)
+
 KINDS: dict[str, Kind] = {
     kind.config.kind: kind
     for kind in (
         Kind(TextConfig, (TextReading, PairReading), prepare),
         Kind(ImagesConfig, (ImageReading,), _open_images, _list_images),
         Kind(AudioConfig, (SpeechReading,), _open_audio, _list_audio),
-        Kind(ExamplesConfig, (TextsReading, GroupsReading), _open_examples, survey=_survey_examples),
+        Kind(ExamplesConfig, _EXAMPLES, _open_examples, survey=_survey_examples),
         Kind(ChatConfig, (ChatReading,), _open_chats),
     )
 }

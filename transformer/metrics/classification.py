@@ -24,7 +24,7 @@ def one_class(scores_NC: np.ndarray, targets_N: np.ndarray) -> dict[str, float]:
 
     guesses_N, classes = scores_NC.argmax(axis=1), range(scores_NC.shape[1])
     each: Any = None  # class by itself
-    with _undefined_is_0():
+    with undefined_is_0():
         f1_C = np.asarray(metrics.f1_score(targets_N, guesses_N, labels=classes, average=each))
         matthews = float(metrics.matthews_corrcoef(targets_N, guesses_N))
     return {
@@ -44,7 +44,7 @@ def several_classes(scores_NC: np.ndarray, targets_NC: np.ndarray) -> dict[str, 
     from sklearn import metrics
 
     guesses_NC, right_NC = scores_NC > 0, targets_NC > 0.5
-    with _undefined_is_0():
+    with undefined_is_0():
         f1 = {f"f1_{how}": float(metrics.f1_score(right_NC, guesses_NC, average=how)) for how in ("micro", "macro")}
     accuracy = float((guesses_NC == right_NC).mean())
     return {"accuracy": accuracy, "exact_match": float((guesses_NC == right_NC).all(axis=1).mean()), **f1}
@@ -54,7 +54,7 @@ def numbers(guesses_N: np.ndarray, targets_N: np.ndarray) -> dict[str, float]:
     """Returns the correlations of guessed and right numbers, 0 where either does not vary; and the squared error."""
     from scipy import stats
 
-    with _undefined_is_0():
+    with undefined_is_0():
         found = {"pearson": stats.pearsonr, "spearman": stats.spearmanr}
         enough = len(targets_N) > 1
         told = {name: float(of(guesses_N, targets_N).statistic) if enough else 0.0 for name, of in found.items()}
@@ -79,7 +79,7 @@ def confusion(guesses_N: np.ndarray, targets_N: np.ndarray, labels: Sequence[str
 
 
 @contextlib.contextmanager
-def _undefined_is_0() -> Iterator[None]:
+def undefined_is_0() -> Iterator[None]:
     """Within, the libraries do not warn of figures that are undefined, such as those of a class that never occurs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

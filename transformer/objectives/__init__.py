@@ -9,10 +9,12 @@ from transformer.objectives.masked_lm import MaskedLM
 from transformer.objectives.masked_pixels import MaskedPixels
 from transformer.objectives.objective import Objective
 from transformer.objectives.prefix_lm import PrefixLM
+from transformer.objectives.question_answering import QuestionAnswering
 from transformer.objectives.sentence_embeddings import SentenceEmbeddings
 from transformer.objectives.seq2seq import Seq2Seq
 from transformer.objectives.span_corruption import SpanCorruption
 from transformer.objectives.text_classification import TextClassification
+from transformer.objectives.token_classification import TokenClassification
 from transformer.objectives.transcription import Transcription
 from transformer.objectives.ul2 import UL2
 
@@ -33,6 +35,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
         TextClassification,
         SentenceEmbeddings,
         Chat,
+        TokenClassification,
+        QuestionAnswering,
     )
 }
 """Name, as in an experiment.json -> its class."""

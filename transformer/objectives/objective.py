@@ -172,23 +172,24 @@ class Objective(abc.ABC):
         del outputs, batch
         return {}
 
-    def score(self, predictions: Mapping[str, np.ndarray], dataset: Dataset) -> dict[str, float]:
+    def score(self, predictions: Mapping[str, np.ndarray], dataset: Dataset, model: ModelInputs) -> dict[str, float]:
         """Returns the metrics of an evaluation that are no sums over examples.
 
         Args:
           predictions: of the dataset's first validation records, in their order.
           dataset: what they are of.
+          model: what made them.
         """
-        del predictions, dataset
+        del predictions, dataset, model
         return {}
 
     def resampling(
-        self, predictions: Mapping[str, np.ndarray], dataset: Dataset
+        self, predictions: Mapping[str, np.ndarray], dataset: Dataset, model: ModelInputs
     ) -> tuple[int, Callable[[np.ndarray], dict[str, float]]]:
         """Returns how many examples were scored, and what `score` says of some of them, by their numbers."""
 
         def of(chosen: np.ndarray) -> dict[str, float]:
-            return self.score({name: values[chosen] for name, values in predictions.items()}, dataset)
+            return self.score({name: values[chosen] for name, values in predictions.items()}, dataset, model)
 
         return len(next(iter(predictions.values()))), of
 

@@ -117,9 +117,9 @@ class SentenceEmbeddings(Objective):
         """Returns the `vectors` [B, K, D] and the `targets`."""
         return {"vectors": self._vectors(outputs, batch), "targets": batch["targets"]}
 
-    def score(self, predictions: Mapping[str, np.ndarray], dataset: Dataset) -> dict[str, float]:
+    def score(self, predictions: Mapping[str, np.ndarray], dataset: Dataset, model: ModelInputs) -> dict[str, float]:
         """Returns how well cosines and scores agree, or how often partners are found among those of all examples."""
-        del dataset
+        del dataset, model
         first_ND, second_ND = predictions["vectors"][:, 0], predictions["vectors"][:, 1]
         if self.pairs == "scored":
             return classification.numbers((first_ND * second_ND).sum(axis=-1), predictions["targets"])

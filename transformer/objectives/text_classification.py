@@ -143,8 +143,8 @@ class TextClassification(Objective):
         """Returns `logits` [B, C] and `targets`."""
         return {"logits": outputs.logits.astype(jnp.float32), "targets": batch["targets"]}
 
-    def score(self, predictions: Mapping[str, np.ndarray], dataset: Dataset) -> dict[str, float]:
-        del dataset
+    def score(self, predictions: Mapping[str, np.ndarray], dataset: Dataset, model: ModelInputs) -> dict[str, float]:
+        del dataset, model
         logits_NC, targets = predictions["logits"], predictions["targets"]
         if self.problem == "single_label_classification":
             return classification.one_class(logits_NC, targets)

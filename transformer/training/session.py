@@ -175,7 +175,7 @@ class Session:
         if predictions:
             count = min(len(self.dataset.validation), len(next(iter(predictions.values()))))
             known = {name: values[:count] for name, values in predictions.items()}
-            scores = self.experiment.objective.score(known, self.dataset)
+            scores = self.experiment.objective.score(known, self.dataset, self.experiment.model)
             evaluation = dataclasses.replace(evaluation, metrics=evaluation.metrics | scores, predictions=known)
         if not isinstance(self.dataset, TextDataset):
             return evaluation

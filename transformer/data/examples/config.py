@@ -16,7 +16,7 @@ class ExamplesConfig(DataConfig):
     kind: ClassVar[str] = "examples"
     identity: ClassVar[tuple[str, ...]] = (
         "path", "tfds", "embedded", "text_field", "pair_field", "negative_field", "label_field", "columns",
-        "label_separator",
+        "label_separator", "word_column", "tag_column", "tag_names",
     )  # fmt: skip
     paths: ClassVar[tuple[str, ...]] = ("path", "tokenizer")
     places: ClassVar[tuple[str, ...]] = (*paths, "tfds", "cache_dir")
@@ -26,23 +26,33 @@ class ExamplesConfig(DataConfig):
     or a folder with `train` and `validation` (val, valid, dev) or `test` files of such. Overrides `tfds`."""
     tfds: str | None = None
     """A TFDS dataset, NAME or NAME/CONFIG, such as glue/sst2, with its splits; overrides `embedded`."""
-    embedded: Literal["docstrings", "summaries"] = "docstrings"
+    embedded: Literal["docstrings", "summaries", "definitions", "defaults"] = "docstrings"
     """What needs no files, made of Python's own standard library: `docstrings`, what the first line of one describes (a
-    class, a function or a module); `summaries`, these lines with the code of the function that they describe."""
+    class, a function or a module); `summaries`, these lines with the code of the function that they describe;
+    `definitions`, what words of code name; `defaults`, what the default of a function's argument is."""
     text_field: str = "text"
-    """The field, or column, with the text."""
+    """The field, or column, with the text; of tagged words, with a list of them; of questions, with one."""
     pair_field: str | None = None
-    """The field with a second text, of tasks on pairs; None: texts stand alone."""
+    """The field with a second text, of tasks on pairs; of questions, with the context. None: texts stand alone."""
     negative_field: str | None = None
     """The field with a third text, of tasks on triples: one that does not belong to the first."""
     label_field: str = "label"
-    """The field with the label: a name, a number, or several of them."""
+    """The field with the label: a name, a number, or several of them; of tagged words, a tag each; of questions,
+    the answers."""
     columns: tuple[str, ...] = ()
     """Names of the columns of .tsv and .csv files that do not begin with a line of them."""
     label_separator: str = ","
     """What stands between several labels of a cell."""
+    word_column: int | None = None
+    """The column with the word, from 1, of files with a tagged word a line; None: the first, of .conllu the second."""
+    tag_column: int | None = None
+    """The column with its tag; None: the last, of .conllu the fourth (universal parts of speech)."""
+    tag_names: tuple[str, ...] = ()
+    """Names of the tags that rows give by number, from 0."""
     cut: Literal["only_first", "only_second", "longest_first"] = "longest_first"
     """Which text of a pair loses tokens where both do not fit. A text alone loses its last ones."""
+    stride: int = 0
+    """Tokens that a window of a long text shares with the one before it, of tasks that read texts in windows."""
     changed: bool = False
     """The data are meant to be others than those that the run began with. Not recorded: it holds for one start."""
     validation_fraction: float = 0.1
@@ -60,6 +70,8 @@ class ExamplesConfig(DataConfig):
         checks.rule(self, "validation_fraction", 0 < self.validation_fraction < 1, "it must be between 0 and 1")
         checks.require(self, bool(self.text_field and self.label_field), "`text_field` and `label_field` need a name")
         checks.require(self, bool(self.label_separator), "`label_separator` is empty: name a character")
+        checks.at_least(self, 1, "word_column", "tag_column")
+        checks.at_least(self, 0, "stride")
         checks.rule(self, "pair_field", self.pair_field != self.text_field, "both texts would be the same")
 
     @property

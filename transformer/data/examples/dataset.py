@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-
 from transformer.data.dataset import About
 from transformer.data.examples.config import ExamplesConfig
 from transformer.data.examples.reading import ExampleReading
@@ -22,6 +20,9 @@ from transformer.tokenizers.kinds import check_vocabulary, make_tokenizer
 from transformer.tokenizers.tokenizer import Tokenizer
 from transformer.tokenizers.training_text import TrainingText, up_to
 from transformer.tokenizers.vocabulary import Vocabulary
+
+_FIELDS = ("text_field", "pair_field", "negative_field", "label_field")
+"""Fields of the config that say what is read of a row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ def open_examples(
         tokenizer = make_tokenizer(config.tokenizer, vocab_size, texts, Path(config.cache_dir).expanduser())
     check_vocabulary(tokenizer, vocab_size)
     contents = [each.fingerprint for each in (train, held) if each is not None]
-    framing = [str(reading), config.cut, *labels]
+    framing = [str(reading), config.cut, str(config.stride), *labels]
 
     def records(rows: Source[Row]) -> LengthRecords:
         return reading.records([rows[number] for number in range(len(rows))], config, tokenizer, labels)
@@ -71,9 +72,7 @@ def open_examples(
     identity = {
         "sources": {name: digest(contents)},
         "validation_fraction": config.validation_fraction,
-        "fields": digest(
-            [json.dumps([config.text_field, config.pair_field, config.negative_field, config.label_field]), *framing]
-        ),
+        "fields": digest([json.dumps([getattr(config, name) for name in _FIELDS]), *framing]),
         "tokenizer": tokenizer.fingerprint,
     }
     return ExamplesDataset(
@@ -85,8 +84,8 @@ def open_examples(
             identity,
             _summary(train, held),
             notes=tuple(_notes(counted)),
-            training=tuple(_cut_note(records.lengths, reading.length) for records in training),
-            validation=(_cut_note(validation.lengths, reading.length),),
+            training=tuple(reading.note(records) for records in training),
+            validation=(reading.note(validation),),
         ),
         tokenizer=tokenizer,
         vocabulary=Vocabulary.of(tokenizer),
@@ -128,12 +127,3 @@ def _notes(counted: Counter[str]) -> Iterable[str]:
     if counted:
         shares = ", ".join(f"{label} {count:,}" for label, count in counted.most_common(8))
         yield f"labels to train on: {shares}{', ...' if len(counted) > 8 else ''}"
-
-
-def _cut_note(lengths: np.ndarray, most: int) -> str:
-    """Returns how long the examples are; those of the longest length may have been cut to it."""
-    full = int((lengths >= most).sum())
-    return (
-        f"{len(lengths):,} examples of {int(np.median(lengths)):,} tokens in the middle, {int(lengths.max()):,} at most"
-        f"{f'; {full:,} fill all {most:,} tokens of --train.seq-len, and may be cut' if full else ''}"
-    )

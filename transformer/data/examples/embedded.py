@@ -2,12 +2,13 @@
 
 import ast
 import functools
-import io
 import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from transformer.data.examples.defaults import defaults
+from transformer.data.examples.definitions import definitions
 from transformer.data.examples.rows import Row
 from transformer.data.text.python_docstrings.python_docstrings_dataset_builder import summaries
 from transformer.data.text.python_stdlib.python_stdlib_dataset_builder import VALIDATION_FRACTION, source_files
@@ -44,11 +45,6 @@ def _parsed(text: str) -> ast.Module | None:
             return None
 
 
-def lines_of(text: str) -> list[str]:
-    """Returns a file's lines as `ast` numbers them: to Python a form feed ends none."""
-    return io.StringIO(text, newline=None).readlines()
-
-
 def _docstrings(tree: ast.Module, text: str) -> Iterator[Values]:
     """Yields the first line of each docstring, and what it describes."""
     del text
@@ -68,5 +64,10 @@ def _summaries(tree: ast.Module, text: str) -> Iterator[Values]:
             yield {"text": summary, "pair": code}
 
 
-SETS: dict[str, Callable[[ast.Module, str], Iterator[Values]]] = {"docstrings": _docstrings, "summaries": _summaries}
+SETS: dict[str, Callable[[ast.Module, str], Iterator[Values]]] = {
+    "docstrings": _docstrings,
+    "summaries": _summaries,
+    "definitions": definitions,
+    "defaults": defaults,
+}
 """Name, as --data.embedded has it -> the rows of a file."""

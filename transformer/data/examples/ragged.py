@@ -33,15 +33,14 @@ class Ragged:
         return np.diff(self._offsets)
 
 
-class FramedTexts:
-    """Texts, or pairs of them, as the rows of tokens that a model reads."""
+class FramedRows:
+    """Rows of tokens that a model reads."""
 
-    def __init__(self, tokenizer: Tokenizer, texts: Sequence[Text], length: Length):
-        """Tokenizes all texts; arguments and errors as `framing.framed`'s."""
-        rows = list(itertools.chain.from_iterable(framed_rows(tokenizer, texts, length)))
+    def __init__(self, rows: Sequence[Row], length: int, pad_id: int):
+        """Keeps rows of no more than `length` tokens, to which they are padded with `pad_id`."""
         self.ids, self.token_types = Ragged([row.ids for row in rows]), Ragged([row.token_types for row in rows])
         self.lengths = self.ids.lengths
-        self._room, self._pad = length.most, tokenizer.pad_id
+        self._room, self._pad = length, pad_id
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -53,6 +52,15 @@ class FramedTexts:
         segment_ids = np.zeros(self._room, np.int32)
         tokens[: len(ids)], token_types[: len(ids)], segment_ids[: len(ids)] = ids, self.token_types[index], 1
         return {"tokens": tokens, "token_types": token_types, "segment_ids": segment_ids}
+
+
+class FramedTexts(FramedRows):
+    """Texts, or pairs of them, as the rows of tokens that a model reads."""
+
+    def __init__(self, tokenizer: Tokenizer, texts: Sequence[Text], length: Length):
+        """Tokenizes all texts; arguments and errors as `framing.framed`'s."""
+        rows = list(itertools.chain.from_iterable(framed_rows(tokenizer, texts, length)))
+        super().__init__(rows, length.most, tokenizer.pad_id)
 
 
 def framed_rows(

@@ -5,10 +5,17 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from transformer.data.examples.config import ExamplesConfig
 from transformer.data.examples.rows import SUFFIXES, Row, rows_of
 from transformer.data.records import LengthRecords, Reading, Record
 from transformer.tokenizers.tokenizer import Tokenizer
+
+
+def spread(lengths: np.ndarray) -> str:
+    """Returns how long most of some rows are, and the longest, in words."""
+    return f"{int(np.median(lengths)):,} tokens in the middle, {int(lengths.max()):,} at most"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +60,13 @@ class ExampleReading(Reading, abc.ABC):
         Raises:
           UserError: a row that cannot be one, by file and line.
         """
+
+    def note(self, records: LengthRecords) -> str:
+        """Returns how long some of its records are; those of the longest length may have been cut to it."""
+        lengths = records.lengths
+        full = int((lengths >= self.length).sum())
+        cut = f"; {full:,} fill all {self.length:,} tokens of --train.seq-len, and may be cut" if full else ""
+        return f"{len(lengths):,} examples of {spread(lengths)}{cut}"
 
     def padding(self, input_size: tuple[int, ...]) -> Record:
         del input_size

@@ -140,6 +140,8 @@ def _tfds_rows(builder: Any, split: str, names: dict[str, list[str]], where: str
 
 def _plain(value: Any, names: list[str] | None) -> Any:
     """Returns a feature's value as JSON would have it; a class by its name."""
+    if isinstance(value, dict):
+        return {name: _plain(each, None) for name, each in value.items()}
     if isinstance(value, bytes):
         return value.decode()
     if isinstance(value, np.ndarray):
