@@ -6,6 +6,7 @@ from transformer.data.examples.config import ExamplesConfig
 from transformer.layers.execution import Execution
 from transformer.models.architecture import Architecture
 from transformer.models.bert import BertConfig
+from transformer.objectives.multiple_choice import MultipleChoice
 from transformer.objectives.objective import Objective
 from transformer.objectives.question_answering import QuestionAnswering
 from transformer.objectives.sentence_embeddings import SentenceEmbeddings
@@ -63,6 +64,18 @@ def answer(pretrained: bool = False) -> Experiment:
         best="eval_f1",
         pretrained=pretrained,
         seq_len=256,
+    )
+
+
+@Preset
+def choose(pretrained: bool = False) -> Experiment:
+    """Tell which of several choices fits a text best; fine-tunes --init.path."""
+    return fine_tuning(
+        BertConfig(**SHORT_ENCODER, head="multiple_choice"),
+        MultipleChoice(),
+        ExamplesConfig(embedded="next_lines", text_field="context", pair_field="question"),
+        best="eval_accuracy",
+        pretrained=pretrained,
     )
 
 

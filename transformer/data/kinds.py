@@ -8,6 +8,7 @@ from transformer.data.audio.records import SpeechReading
 from transformer.data.chats.config import ChatConfig
 from transformer.data.chats.reading import ChatReading
 from transformer.data.dataset import DataConfig, Dataset
+from transformer.data.examples.choices import ChoicesReading
 from transformer.data.examples.config import ExamplesConfig
 from transformer.data.examples.groups import GroupsReading
 from transformer.data.examples.questions import QuestionsReading
@@ -93,7 +94,7 @@ def _survey_examples(config: ExamplesConfig, reading: ExampleReading) -> Survey:
     return Survey(read_labels(train, held), 0 if train is None else len(train))
 
 
-_EXAMPLES = (TextsReading, GroupsReading, TaggedReading, QuestionsReading)
+_EXAMPLES = (TextsReading, GroupsReading, TaggedReading, QuestionsReading, ChoicesReading)
 
 KINDS: dict[str, Kind] = {
     kind.config.kind: kind

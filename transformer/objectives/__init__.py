@@ -7,6 +7,7 @@ from transformer.objectives.denoising import Denoising
 from transformer.objectives.image_classification import ImageClassification
 from transformer.objectives.masked_lm import MaskedLM
 from transformer.objectives.masked_pixels import MaskedPixels
+from transformer.objectives.multiple_choice import MultipleChoice
 from transformer.objectives.objective import Objective
 from transformer.objectives.prefix_lm import PrefixLM
 from transformer.objectives.question_answering import QuestionAnswering
@@ -37,6 +38,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         Chat,
         TokenClassification,
         QuestionAnswering,
+        MultipleChoice,
     )
 }
 """Name, as in an experiment.json -> its class."""

@@ -95,6 +95,11 @@ class Objective(abc.ABC):
         return None
 
     @property
+    def rows(self) -> int:
+        """Rows of the model that an example is; where there are several, its inputs are [rows, ...] each."""
+        return 1
+
+    @property
     def begins_source(self) -> bool:
         """Whether an encoder reads <s> before a text that the decoder answers."""
         return False

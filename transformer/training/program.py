@@ -228,10 +228,13 @@ class Program:
         del frozen
         batch = balanced(batch, self._context, self._architecture.kind)
         rngs = {} if key is None else {"dropout": key}
-        with numbered(batch.get("rows")):
-            outputs: Any = self._model.apply(
-                {"params": params}, **batch["inputs"], deterministic=key is None, rngs=rngs
-            )
+        inputs, rows_B = batch["inputs"], batch.get("rows")
+        if (count := self._objective.rows) > 1:
+            inputs = jax.tree.map(lambda values: values.reshape(-1, *values.shape[2:]), inputs)
+            if rows_B is not None:
+                rows_B = (count * rows_B[:, None] + jnp.arange(count, dtype=rows_B.dtype)[None]).reshape(-1)
+        with numbered(rows_B):
+            outputs: Any = self._model.apply({"params": params}, **inputs, deterministic=key is None, rngs=rngs)
         return outputs, batch
 
     def _losses(self, outputs: Any, batch: Batch, whole: Sums | None) -> tuple[jax.Array, Sums]:

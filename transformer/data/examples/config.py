@@ -16,7 +16,7 @@ class ExamplesConfig(DataConfig):
     kind: ClassVar[str] = "examples"
     identity: ClassVar[tuple[str, ...]] = (
         "path", "tfds", "embedded", "text_field", "pair_field", "negative_field", "label_field", "columns",
-        "label_separator", "word_column", "tag_column", "tag_names",
+        "label_separator", "word_column", "tag_column", "tag_names", "choices_field",
     )  # fmt: skip
     paths: ClassVar[tuple[str, ...]] = ("path", "tokenizer")
     places: ClassVar[tuple[str, ...]] = (*paths, "tfds", "cache_dir")
@@ -26,19 +26,21 @@ class ExamplesConfig(DataConfig):
     or a folder with `train` and `validation` (val, valid, dev) or `test` files of such. Overrides `tfds`."""
     tfds: str | None = None
     """A TFDS dataset, NAME or NAME/CONFIG, such as glue/sst2, with its splits; overrides `embedded`."""
-    embedded: Literal["docstrings", "summaries", "definitions", "defaults"] = "docstrings"
+    embedded: Literal["docstrings", "summaries", "definitions", "defaults", "next_lines"] = "docstrings"
     """What needs no files, made of Python's own standard library: `docstrings`, what the first line of one describes (a
     class, a function or a module); `summaries`, these lines with the code of the function that they describe;
-    `definitions`, what words of code name; `defaults`, what the default of a function's argument is."""
+    `definitions`, what words of code name; `defaults`, what the default of a function's argument is;
+    `next_lines`, which of four lines comes next."""
     text_field: str = "text"
     """The field, or column, with the text; of tagged words, with a list of them; of questions, with one."""
     pair_field: str | None = None
-    """The field with a second text, of tasks on pairs; of questions, with the context. None: texts stand alone."""
+    """The field with a second text, of tasks on pairs; of questions, with the context; of choices, with the question.
+    None: texts stand alone."""
     negative_field: str | None = None
     """The field with a third text, of tasks on triples: one that does not belong to the first."""
     label_field: str = "label"
     """The field with the label: a name, a number, or several of them; of tagged words, a tag each; of questions,
-    the answers."""
+    the answers; of choices, the number of the right one."""
     columns: tuple[str, ...] = ()
     """Names of the columns of .tsv and .csv files that do not begin with a line of them."""
     label_separator: str = ","
@@ -51,6 +53,8 @@ class ExamplesConfig(DataConfig):
     """Names of the tags that rows give by number, from 0."""
     cut: Literal["only_first", "only_second", "longest_first"] = "longest_first"
     """Which text of a pair loses tokens where both do not fit. A text alone loses its last ones."""
+    choices_field: str = "choices"
+    """The field with the list of choices, of tasks that choose one."""
     stride: int = 0
     """Tokens that a window of a long text shares with the one before it, of tasks that read texts in windows."""
     changed: bool = False

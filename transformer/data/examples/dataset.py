@@ -21,7 +21,7 @@ from transformer.tokenizers.tokenizer import Tokenizer
 from transformer.tokenizers.training_text import TrainingText, up_to
 from transformer.tokenizers.vocabulary import Vocabulary
 
-_FIELDS = ("text_field", "pair_field", "negative_field", "label_field")
+_FIELDS = ("text_field", "pair_field", "negative_field", "label_field", "choices_field")
 """Fields of the config that say what is read of a row."""
 
 

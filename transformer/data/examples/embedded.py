@@ -9,6 +9,7 @@ from pathlib import Path
 
 from transformer.data.examples.defaults import defaults
 from transformer.data.examples.definitions import definitions
+from transformer.data.examples.next_lines import next_lines
 from transformer.data.examples.rows import Row
 from transformer.data.text.python_docstrings.python_docstrings_dataset_builder import summaries
 from transformer.data.text.python_stdlib.python_stdlib_dataset_builder import VALIDATION_FRACTION, source_files
@@ -69,5 +70,6 @@ SETS: dict[str, Callable[[ast.Module, str], Iterator[Values]]] = {
     "summaries": _summaries,
     "definitions": definitions,
     "defaults": defaults,
+    "next_lines": lambda tree, text: next_lines(text),
 }
 """Name, as --data.embedded has it -> the rows of a file."""
