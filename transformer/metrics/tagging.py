@@ -52,8 +52,8 @@ def count_entities(right: Sentences, told: Sentences) -> Counts:
 
     names = [[set(get_entities(tags)) for tags in sentences] for sentences in (right, told)]
     rows = [(len(one), len(other), len(one & other)) for one, other in zip(*names, strict=True)]
-    columns = np.array(rows, np.int64).reshape(-1, 3).T[:, :, None]
-    return Counts(*columns, *_count_words(right, told))
+    right_NK, told_NK, found_NK = np.array(rows, np.int64).reshape(-1, 3).T[:, :, None]
+    return Counts(right_NK, told_NK, found_NK, *_count_words(right, told))
 
 
 def count_words(right: Sentences, told: Sentences) -> Counts:
@@ -65,7 +65,8 @@ def count_words(right: Sentences, told: Sentences) -> Counts:
             counts[0, sentence, numbers[tag]] += 1
             counts[1, sentence, numbers[guess]] += 1
             counts[2, sentence, numbers[tag]] += tag == guess
-    return Counts(*counts, *_count_words(right, told))
+    right_NK, told_NK, found_NK = counts
+    return Counts(right_NK, told_NK, found_NK, *_count_words(right, told))
 
 
 def _count_words(right: Sentences, told: Sentences) -> tuple[np.ndarray, np.ndarray]:
