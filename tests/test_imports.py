@@ -22,7 +22,7 @@ FLOORS = [
     {"transformer.models"},
     {"transformer.checkpoint"},
     {"transformer.transfer"},
-    {"transformer.interop"},
+    {"transformer.interop", "transformer.distillation"},
     {"transformer.training", "transformer.mup", "transformer.debugging"},
     {"transformer.inference", "transformer.planning", "transformer.sweeps"},
     {"transformer.scaling"},

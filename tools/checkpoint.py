@@ -251,10 +251,12 @@ def abstract_weights(architecture: Architecture, mesh: Any) -> dict[str, Any]:
 
 def abstract_state(experiment: "Experiment", architecture: Architecture, mesh: Any) -> dict[str, Any]:
     """Returns the trees of ShapeDtypeStructs, with shardings on a mesh, that a run of the experiment saves."""
+    from transformer.distillation.config import TeacherConfig
     from transformer.training.program import Program
     from transformer.training.state import checkpointables
 
-    return checkpointables(Program(experiment, mesh, architecture).abstract)
+    alone = dataclasses.replace(experiment, teacher=TeacherConfig())  # which no checkpoint holds, and may be elsewhere
+    return checkpointables(Program(alone, mesh, architecture).abstract)
 
 
 @contextmanager

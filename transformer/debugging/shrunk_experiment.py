@@ -18,6 +18,7 @@ from transformer.data.kinds import survey
 from transformer.data.pairs.rows import PairReading
 from transformer.data.records import Reading
 from transformer.data.text.config import TextConfig
+from transformer.distillation.config import TeacherConfig
 from transformer.errors import UserError
 from transformer.models.shrinking import shrunk
 from transformer.mup.parametrization import MupConfig
@@ -37,7 +38,7 @@ _EXAMPLES: dict[type, dict[str, Any]] = {
 
 
 def shrunk_experiment(experiment: Experiment, folder: Path, *, devices: int) -> Experiment:
-    """Returns the experiment with a small model, short rows and made-up data; its structure stays.
+    """Returns the experiment with a small model, short rows and made-up data; its structure stays, without a teacher.
 
     Text is a corpus of bytes; a task's examples are an embedded set; images are drawn shapes with captions, or digits;
     speech is tones.
@@ -82,6 +83,7 @@ def shrunk_experiment(experiment: Experiment, folder: Path, *, devices: int) -> 
         mup=MupConfig(),
         train=dataclasses.replace(train, seq_len=length, batch_size=rows, skip_samples=(), steps=8),
         init=InitConfig(),
+        teacher=TeacherConfig(),
     )
 
 

@@ -19,6 +19,8 @@ from transformer.cluster.config import ClusterConfig
 from transformer.data.dataset import DataConfig
 from transformer.data.kinds import KINDS
 from transformer.data.text.config import TextConfig
+from transformer.distillation.config import TeacherConfig
+from transformer.distillation.teacher import pinned
 from transformer.errors import UserError
 from transformer.layers.execution import Execution
 from transformer.models import Architecture, architecture_from_dict, architecture_to_dict
@@ -126,6 +128,8 @@ class Experiment:
     """How the model is computed; never what it computes."""
     init: InitConfig = InitConfig()
     """Which weights it starts from."""
+    teacher: TeacherConfig = TeacherConfig()
+    """Which model it learns from, beside its data."""
     cluster: ClusterConfig = ClusterConfig()
     """How the processes of the run wait for each other."""
 
@@ -236,14 +240,18 @@ def read(path: epath.Path) -> Experiment:
 
 def absolute(experiment: Experiment) -> Experiment:
     """Returns the experiment with its paths of data, tokenizers, weights and local checkpoints in full, which mean the
-    same from any folder; links are not followed.
+    same from any folder; links are not followed. A teacher's is that of one checkpoint.
+
+    Raises:
+      UserError: there is no such teacher.
     """
     path, local = experiment.init.path, experiment.checkpoint.local_dir
     if local is not None:
         checkpoint = dataclasses.replace(experiment.checkpoint, local_dir=paths.absolute(local))
         experiment = dataclasses.replace(experiment, checkpoint=checkpoint)
     init = dataclasses.replace(experiment.init, path=None if path is None else paths.absolute(path))
-    return dataclasses.replace(experiment, init=init, data=experiment.data.absolute())
+    teacher = pinned(experiment.teacher)
+    return dataclasses.replace(experiment, init=init, teacher=teacher, data=experiment.data.absolute())
 
 
 def differences(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:

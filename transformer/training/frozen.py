@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
+from transformer.distillation.distillation import Distillation
+from transformer.distillation.teacher import Teacher
+from transformer.errors import UserError
 from transformer.models import Architecture
 from transformer.training.experiment import Experiment
 
@@ -51,5 +54,28 @@ def frozen_of(experiment: Experiment, architecture: Architecture, mesh: Mesh) ->
       architecture: the model.
       mesh: today's devices, or an abstract mesh.
     """
-    del experiment, architecture, mesh  # no experiment has any yet
-    return FrozenArrays({})
+    del architecture  # what an experiment freezes does not depend on it
+    if experiment.teacher.path is None:
+        return FrozenArrays({})
+    teacher = Teacher.of(experiment.teacher)
+    abstract = teacher.abstract(mesh)
+    return FrozenArrays({"teacher": Part(abstract, functools.partial(teacher.load, abstract))})
+
+
+def distillation_of(experiment: Experiment, architecture: Architecture) -> Distillation | None:
+    """Returns the losses beside the experiment's teacher, whose weights are the frozen "teacher"; None: it has none.
+
+    Raises:
+      UserError: the model cannot learn from that teacher, or not in this way.
+    """
+    config = experiment.teacher
+    if config.path is None:
+        return None
+    execution = experiment.execution
+    if config.compares_layers and (experiment.mesh.pipeline or 1) > 1:
+        raise UserError(
+            "--teacher.hidden and --teacher.attention compare layers, which a pipeline hides: make --mesh.pipeline 1"
+        )
+    if config.attention and execution.context == "ring":
+        raise UserError("--teacher.attention compares tokens in their order: give --execution.context gather")
+    return Distillation(config, Teacher.of(config).architecture, architecture, experiment.objective, execution)

@@ -23,7 +23,7 @@ from transformer.params import param_names
 from transformer.training.accumulation import added_up, with_row_numbers
 from transformer.training.balance import rebalanced
 from transformer.training.experiment import Experiment
-from transformer.training.frozen import Frozen, FrozenArrays, frozen_of
+from transformer.training.frozen import Frozen, FrozenArrays, distillation_of, frozen_of
 from transformer.training.optimizer import make_optimizer, make_schedule
 from transformer.training.schedule import Rates, Schedule
 from transformer.training.state import Batch, TrainState, moment_shardings, state_shardings, step_key
@@ -104,6 +104,7 @@ class Program:
         seed = np.asarray(np.int64(experiment.train.seed)).astype(np.int32)
         self._traced = TracedHyperparameters(seed, make_schedule(experiment.optimizer, experiment.train.steps))
 
+        self._distillation = distillation_of(experiment, self._architecture)
         self._frozen = frozen_of(experiment, self._architecture, mesh) if frozen is None else frozen
 
         # ZeRO-1: an update is computed where its moments are, on a part of what `data` copies.
@@ -221,25 +222,34 @@ class Program:
           key: dropout's.
           whole: the sums of the whole batch, where that has several microbatches; None: this is the whole batch.
         """
-        return self._losses(*self._applied(params, batch, frozen, key), whole)
+        outputs, _, losses = self._computed(params, batch, frozen, key)
+        return self._with_routers(outputs, losses, whole)
 
-    def _applied(self, params: Any, batch: Batch, frozen: Frozen, key: jax.Array | None) -> tuple[Any, Batch]:
-        """Returns the model's outputs, and the batch in the order in which they are; arguments as `_loss`'s."""
-        del frozen
+    def _computed(
+        self, params: Any, batch: Batch, frozen: Frozen, key: jax.Array | None
+    ) -> tuple[Any, Batch, tuple[Any, Any, Metrics]]:
+        """Returns the model's outputs, the batch in the order in which they are, and the losses as the objective sums
+        them up, with a teacher's; arguments as `_loss`'s.
+        """
         batch = balanced(batch, self._context, self._architecture.kind)
         rngs = {} if key is None else {"dropout": key}
+        apply = functools.partial(self._model.apply, {"params": params}, deterministic=key is None, rngs=rngs)
+        if self._distillation is not None and key is not None:  # an evaluation is of the model alone
+            with numbered(batch.get("rows")):
+                outputs, losses = self._distillation(apply, frozen["teacher"], batch)
+            return outputs, batch, losses
         inputs, rows_B = batch["inputs"], batch.get("rows")
         if (count := self._objective.rows) > 1:
             inputs = jax.tree.map(lambda values: values.reshape(-1, *values.shape[2:]), inputs)
             if rows_B is not None:
                 rows_B = (count * rows_B[:, None] + jnp.arange(count, dtype=rows_B.dtype)[None]).reshape(-1)
         with numbered(rows_B):
-            outputs: Any = self._model.apply({"params": params}, **inputs, deterministic=key is None, rngs=rngs)
-        return outputs, batch
+            outputs: Any = apply(**inputs)
+        return outputs, batch, self._objective.loss(outputs, batch)
 
-    def _losses(self, outputs: Any, batch: Batch, whole: Sums | None) -> tuple[jax.Array, Sums]:
-        """Returns what `_loss` does, of what `_applied` returned."""
-        loss_sum, weight, metrics = self._objective.loss(outputs, batch)
+    def _with_routers(self, outputs: Any, losses: tuple[Any, Any, Metrics], whole: Sums | None) -> tuple[Any, Sums]:
+        """Returns what `_loss` does, of what `_computed` returned."""
+        loss_sum, weight, metrics = losses
         routing = self._architecture.routing
         sums = Sums(weight, metrics, {} if routing is None else outputs.routers)
         if self._balances and routing is not None:
@@ -256,8 +266,8 @@ class Program:
         return routing is not None and (routing.balance_loss > 0 or routing.z_loss > 0)
 
     def _evaluate(self, params: Any, batch: Batch, frozen: Frozen) -> Evaluated:
-        outputs, batch = self._applied(params, batch, frozen, None)
-        return Evaluated(self._losses(outputs, batch, None)[1], self._objective.predictions(outputs, batch))
+        outputs, batch, losses = self._computed(params, batch, frozen, None)
+        return Evaluated(self._with_routers(outputs, losses, None)[1], self._objective.predictions(outputs, batch))
 
     def _summed_gradients(
         self, params: Any, batch: Batch, frozen: Frozen, key: jax.Array

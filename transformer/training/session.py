@@ -23,6 +23,8 @@ from transformer.data.kinds import open_dataset
 from transformer.data.pipeline import MakeExample
 from transformer.data.text.config import TextConfig
 from transformer.data.text.dataset import TextDataset
+from transformer.distillation.config import TeacherConfig
+from transformer.distillation.teacher import shared_tokenizer
 from transformer.errors import UserError
 from transformer.objectives.objective import ExampleMaker
 from transformer.parallel.layout import BatchLayout
@@ -46,10 +48,10 @@ class Session:
     Args:
       experiment: what to make ready.
       tokenizer_dir: where the tokenizer is, of a model that reads tokens; None: that of the weights that the experiment
-        starts from, or else the dataset decides.
+        starts from, or of its teacher, or else the dataset decides.
       dataset: what to read, if it is open already; None: what the experiment names.
       whole: all of the dataset is to validate on, and there is nothing to train on.
-      trains: whether its program is to train; if not, it may compute in float16.
+      trains: whether its program is to train; if not, it may compute in float16, and has no teacher.
 
     Raises:
       UserError: what is to be trained is computed in float16.
@@ -70,7 +72,8 @@ class Session:
                 "are not scaled to keep them in it: choose bfloat16, which has the range of float32 (float16 is for "
                 "inference)"
             )
-        self.experiment = experiment
+        # What only scores a model has nothing to learn.
+        self.experiment = experiment if trains else dataclasses.replace(experiment, teacher=TeacherConfig())
         self._tokenizer_dir, self._whole = tokenizer_dir, whole
         if dataset is not None:
             self.dataset = dataset
@@ -198,14 +201,18 @@ class Session:
 
     def _tokenizer(self) -> Any:
         """Returns the tokenizer that is decided already; None: the dataset decides, or the model reads no tokens."""
-        if self.experiment.model.vocab_size is None:
+        vocab_size = self.experiment.model.vocab_size
+        if vocab_size is None:
             return None
+        experiment, tokenizer, reads_text = self.experiment, None, TextConfig | ExamplesConfig | ChatConfig
         if self._tokenizer_dir is not None:
-            return load_tokenizer(str(self._tokenizer_dir))
-        experiment = self.experiment
-        if experiment.init.path is None or not isinstance(experiment.data, TextConfig | ExamplesConfig | ChatConfig):
-            return None
-        return transfer.tokenizer_for(experiment.init, experiment.model, experiment.data)
+            tokenizer = load_tokenizer(str(self._tokenizer_dir))
+        elif experiment.init.path is not None and isinstance(experiment.data, reads_text):
+            tokenizer = transfer.tokenizer_for(experiment.init, experiment.model, experiment.data)
+        if experiment.teacher.path is None:
+            return tokenizer
+        named = experiment.data.tokenizer if isinstance(experiment.data, reads_text) else ""
+        return shared_tokenizer(experiment.teacher, tokenizer, named, vocab_size)
 
     def _example(self, dataset: Dataset) -> ExampleMaker:
         objective, model = self.experiment.objective, self.experiment.model

@@ -1,0 +1,1 @@
+"""Distillation: a student that learns what a teacher says, beside what its objective has it learn."""
