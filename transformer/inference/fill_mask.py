@@ -78,28 +78,33 @@ class MaskFiller:
         self._mask: int = vocabulary.mask_id
         self._begin, self._end = _frame(restored, vocabulary)
         self._pieces = [piece or "" for piece in tokenizer.pieces()]
-        self._spelled = SpelledTokenizer(tokenizer, dict.fromkeys(_MASKS, self._mask))
+        is_foreign = restored.objective is None and isinstance(tokenizer, HuggingFaceTokenizer)
+        keeps_spaces = is_foreign and not tokenizer.takes_space(self._mask)
+        self._spelled = SpelledTokenizer(tokenizer, dict.fromkeys(_MASKS, self._mask), keeps_spaces=keeps_spaces)
         self._drops_spaces = not tokenizer.encode(" ")
         """Whether text keeps no trace of its spaces, as WordPiece's does."""
 
-    def __call__(self, texts: Sequence[str], *, top_k: int = 5, batch_size: int = 32) -> list[list[list[Guess]]]:
+    def __call__(
+        self, texts: Sequence[str], *, top_k: int = 5, batch_size: int = 32, among: Sequence[int] | None = None
+    ) -> list[list[list[Guess]]]:
         """Returns the `top_k` likeliest tokens of each mask of each text, the likeliest first.
 
         Args:
           texts: with [MASK] or <mask>, which mean the same, at least once each.
           top_k: guesses a mask.
           batch_size: texts that are read together.
+          among: tokens among which is chosen, by their probabilities over the whole vocabulary; None: among all.
 
         Raises:
           UserError: a text without a mask, one that the model's context does not hold, a `top_k` that cannot be.
         """
-        size = self._vocab_size
+        size = self._vocab_size if among is None else len(among)
         if not 1 <= top_k <= size:
-            raise UserError(f"{top_k} guesses a mask asked for: give 1 to {size}, the model's vocabulary")
+            raise UserError(f"{top_k} guesses a mask asked for: give 1 to {size}, the tokens there are")
         rows = [self.encode(text) for text in texts]
         guesses: list[list[list[Guess]]] = []
         for chosen, filled in batches(list(zip(texts, rows, strict=True)), batch_size):
-            probabilities_BPK, tokens_BPK = self._likeliest([row for _, row in filled], rows, top_k)
+            probabilities_BPK, tokens_BPK = self._likeliest([row for _, row in filled], rows, top_k, among)
             for number, (text, _) in enumerate(chosen):
                 of_text = zip(_MASK.finditer(text), tokens_BPK[number], probabilities_BPK[number], strict=False)
                 guesses.append([self._guesses(text, mask, tokens_K, likely_K) for mask, tokens_K, likely_K in of_text])
@@ -121,7 +126,7 @@ class MaskFiller:
         return MaskedText(tokens, masks)
 
     def _likeliest(
-        self, batch: Sequence[MaskedText], rows: Sequence[MaskedText], top_k: int
+        self, batch: Sequence[MaskedText], rows: Sequence[MaskedText], top_k: int, among: Sequence[int] | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns probabilities and tokens, [B, P, K] each, of a batch that is padded to the longest of all rows."""
         context = self.restored.model.config.context_length
@@ -130,7 +135,8 @@ class MaskFiller:
         tokens_BT, segments_BT = padded([row.tokens for row in batch], width)
         masked_BP, _ = padded([row.masks for row in batch], masks)
         model, params = self.restored.model, self.restored.params
-        return jax.device_get(_likeliest(model, params, tokens_BT, segments_BT, masked_BP, top_k))
+        chosen = None if among is None else np.asarray(among, np.int32)
+        return jax.device_get(_likeliest(model, params, tokens_BT, segments_BT, masked_BP, chosen, top_k))
 
     def _guesses(
         self, text: str, mask: re.Match[str], tokens_K: np.ndarray, probabilities_K: np.ndarray
@@ -170,10 +176,20 @@ def _frame(restored: Restored, vocabulary: Vocabulary) -> tuple[list[int], list[
 
 @functools.partial(jax.jit, static_argnames=("model", "top_k"))
 def _likeliest(
-    model: nn.Module, params: Any, tokens_BT: jax.Array, segments_BT: jax.Array, masked_BP: jax.Array, top_k: int
+    model: nn.Module,
+    params: Any,
+    tokens_BT: jax.Array,
+    segments_BT: jax.Array,
+    masked_BP: jax.Array,
+    among: jax.Array | None,
+    top_k: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the probabilities, falling, and their tokens, [B, P, K] each."""
+    """Returns the probabilities, falling, and their tokens, [B, P, K] each; where given, those `among` some alone."""
     outputs: Any = model.apply(
         {"params": params}, tokens=tokens_BT, segment_ids=segments_BT, masked_positions=masked_BP
     )
-    return jax.lax.top_k(jax.nn.softmax(outputs.logits), top_k)
+    probabilities = jax.nn.softmax(outputs.logits)
+    if among is None:
+        return jax.lax.top_k(probabilities, top_k)
+    best, places = jax.lax.top_k(probabilities[..., among], top_k)
+    return best, among[places]

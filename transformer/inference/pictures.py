@@ -11,7 +11,7 @@ def preprocessing_of(restored: Restored) -> tuple[Preprocessing, tuple[str, ...]
     Raises:
       UserError: its checkpoint does not say.
     """
-    path = restored.checkpoint / "record" / PREPROCESSING
+    path = restored.record / PREPROCESSING
     if not path.exists():
         raise UserError(
             f"{restored.checkpoint} does not say how images are cut to size ({PREPROCESSING} is missing): import "

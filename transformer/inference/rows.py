@@ -16,7 +16,9 @@ def round_up(number: int, multiple: int = MULTIPLE) -> int:
     return -(-number // multiple) * multiple
 
 
-def padded(texts: Sequence[Sequence[int]], width: int, *, left: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def padded(
+    texts: Sequence[Sequence[int] | np.ndarray], width: int, *, left: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns the texts as rows, padded on the left or on the right, and their segment ids: int32 [B, width] each."""
     rows = np.zeros((len(texts), width), np.int32)
     segment_ids = np.zeros_like(rows)

@@ -1,7 +1,7 @@
 """Settings: the defaults of generation that an imported model's folder declares."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from etils import epath
@@ -41,19 +41,33 @@ class Settings:
     """Declared settings that are not applied here, each with its value."""
 
     @classmethod
-    def of(cls, checkpoint: epath.Path) -> Self | None:
-        """Returns the settings of the folder that a checkpoint was imported from, or None if it was not imported.
+    def of(cls, record: epath.Path) -> Self | None:
+        """Returns the settings of the folder that a record's model was imported from, or None if it was not imported.
 
         Raises:
           UserError: an impossible setting, by file and name.
         """
-        origin = checkpoint / "record" / ORIGIN
+        origin = record / ORIGIN
         return cls.read(origin) if origin.exists() else None
 
     @classmethod
     def read(cls, folder: epath.PathLike) -> Self:
         """Returns the settings that a folder in the Hugging Face format declares; raises `UserError` as `of`."""
         source, declared, not_applied = generation.read(folder)
+        return cls.of_fields(source, declared, not_applied, where=str(epath.Path(folder) / source))
+
+    @classmethod
+    def of_fields(
+        cls, source: str, declared: Mapping[str, Any], not_applied: tuple[str, ...] = (), *, where: str | None = None
+    ) -> Self:
+        """Returns the settings of fields as `generation.checked` returns them; raises `UserError` as `of`.
+
+        Args:
+          source: what declares them.
+          declared: the fields.
+          not_applied: declared fields that are not applied.
+          where: what declares them, in full, for messages; None: `source`.
+        """
         rules = [field.name for field in dataclasses.fields(DecodingRules)]
         bos = declared.get("bos_token_id", ())
         try:
@@ -71,7 +85,7 @@ class Settings:
                 not_applied=not_applied,
             )
         except UserError as error:
-            raise UserError(f"{epath.Path(folder) / source}: {error}") from error
+            raise UserError(f"{where or source}: {error}") from error
 
     def max_new(self, prompt_lengths: Sequence[int]) -> list[int] | None:
         """Returns the most new tokens of each text, or None if nothing is declared.
@@ -110,7 +124,7 @@ class Settings:
         return ", ".join(words)
 
 
-def _how(declared: dict[str, Any]) -> Sampling | BeamSearch:
+def _how(declared: Mapping[str, Any]) -> Sampling | BeamSearch:
     if (beams := declared.get("num_beams", 1)) > 1:
         names = ("length_penalty", "early_stopping")
         return BeamSearch(beams, **{name: declared[name] for name in names if name in declared})

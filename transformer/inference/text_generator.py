@@ -5,6 +5,7 @@ import functools
 import itertools
 import logging
 from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 from tqdm import tqdm
 
@@ -35,6 +36,8 @@ class GeneratedText:
     """The text without the prompt."""
     score: float | None
     """Score of a beam search (`decode.Generated`); None where drawn or greedy."""
+    tokens: list[int]
+    """Its tokens."""
 
 
 class TextGenerator:
@@ -59,7 +62,7 @@ class TextGenerator:
                 f"{restored.checkpoint} is a {architecture.family} model with the head {architecture.head}: only "
                 "decoders and encoder-decoders with the head language_model generate text"
             )
-        self.settings = Settings.of(restored.checkpoint)
+        self.settings = Settings.of(restored.record)
         """Defaults that an imported model came with; None for a model trained here."""
         if self.settings is not None and self.settings.not_applied:
             left = "; ".join(self.settings.not_applied)
@@ -78,8 +81,9 @@ class TextGenerator:
 
     def __call__(
         self,
-        texts: Sequence[str | Sequence[Message]],
+        texts: Sequence[str | Sequence[Message] | Sequence[int]],
         *,
+        settings: Settings | None = None,
         max_new_tokens: int | None = None,
         min_new_tokens: int | None = None,
         how: Sampling | BeamSearch | None = None,
@@ -88,15 +92,17 @@ class TextGenerator:
         seed: int = 0,
         stop: Sequence[str] = (),
         batch_size: int = 32,
+        first: int = 0,
         progress: bool = False,
     ) -> list[list[GeneratedText]]:
         """Returns `num` continuations of each text, or answers to it, the best first.
 
-        An argument that is None is taken from an imported model's folder (`settings`), or else as stated.
+        An argument that is None is taken from `settings`, or else as stated.
 
         Args:
-          texts: the texts, in any order; texts of like length are read together. A decoder also answers conversations
-            (`tokenizers.chat.check_messages`), by its tokenizer's chat template.
+          texts: the texts, or their tokens as the model reads them, in any order: like lengths are read together. A
+            decoder also answers conversations (`tokenizers.chat.check_messages`), by its tokenizer's chat template.
+          settings: what stands for arguments that are None; None: what an imported model's folder declares.
           max_new_tokens: the most new tokens of each; else `MAX_NEW_TOKENS`.
           min_new_tokens: the least new tokens of each; else 0.
           how: settings of sampling, or of a beam search; else sampling, or greedy for an imported model.
@@ -106,17 +112,18 @@ class TextGenerator:
           stop: pieces that end a text, each a token of the vocabulary, besides the ends that the folder declares, or
             else the tokenizer's own end, and, in answers to conversations, what ends a turn.
           batch_size: number of texts that are read together.
+          first: number of the first text, where they are a part of more: draws for it depend on that.
           progress: whether to show a progress bar.
 
         Raises:
           UserError: a `stop` is no token, and what `decode.generate` raises.
         """
-        model, params, settings = self.restored.model, self.restored.params, self.settings
+        model, params, settings = self.restored.model, self.restored.params, settings or self.settings
         stop_ids = settings.stop_ids if settings and settings.stop_ids else (self.restored.tokenizer.eos_id,)
-        if not all(isinstance(text, str) for text in texts) and (end := self.template.end_of_turn()) is not None:
+        if any(_is_chat(text) for text in texts) and (end := self.template.end_of_turn()) is not None:
             stop_ids = (*stop_ids, end)
-        rows = [self.encode(text) for text in texts]
-        most, least = self._lengths(rows, max_new_tokens, min_new_tokens)
+        rows: Any = [self.encode(text) if isinstance(text, str) or _is_chat(text) else text for text in texts]
+        most, least = self._lengths(settings, rows, max_new_tokens, min_new_tokens)
         options = {
             "how": how or (settings.how if settings else Sampling()),
             "rules": rules or (settings.rules if settings else DecodingRules()),
@@ -136,11 +143,11 @@ class TextGenerator:
                     [rows[index] for index in filled],
                     max_new_tokens=[most[index] for index in filled],
                     min_new_tokens=[least[index] for index in filled],
-                    places=filled,
+                    places=[first + index for index in filled],
                     **options,
                 )
                 for index, out in zip(chosen, outs, strict=False):
-                    generated[index] = [GeneratedText(self.decode(row.tokens), row.score) for row in out]
+                    generated[index] = [GeneratedText(self.decode(row.tokens), row.score, row.tokens) for row in out]
                 bar.update(len(chosen))
         return generated
 
@@ -181,14 +188,14 @@ class TextGenerator:
         return "".join(name or self.restored.tokenizer.decode(list(group)) for name, group in groups)
 
     def _lengths(
-        self, rows: Sequence[Sequence[int]], most: int | None, least: int | None
+        self, settings: Settings | None, rows: Sequence[Sequence[int]], most: int | None, least: int | None
     ) -> tuple[list[int], list[int]]:
         """Returns the most and the least new tokens of each row; `most` and `least` of None: as declared."""
         prompt_lengths = [1 if self.answers else len(row) for row in rows]
-        declared = self.settings.max_new(prompt_lengths) if self.settings and most is None and rows else None
+        declared = settings.max_new(prompt_lengths) if settings and most is None and rows else None
         mosts = declared or [MAX_NEW_TOKENS if most is None else most] * len(rows)
-        if self.settings and least is None:
-            return mosts, self.settings.min_new(prompt_lengths)
+        if settings and least is None:
+            return mosts, settings.min_new(prompt_lengths)
         return mosts, [least or 0] * len(rows)
 
     def _stop_id(self, piece: str) -> int:
@@ -200,3 +207,8 @@ class TextGenerator:
         if len(tokens) != 1:
             raise UserError(f"--stop {piece!r} is {len(tokens)} tokens here: give the spelling of one")
         return tokens[0]
+
+
+def _is_chat(text: Any) -> TypeGuard[Sequence[Message]]:
+    """Whether what is to be answered is a conversation, and neither a text nor tokens."""
+    return not isinstance(text, str) and len(text) > 0 and isinstance(text[0], dict)

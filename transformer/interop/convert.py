@@ -104,6 +104,23 @@ def save(imported: Imported, path: Path, run: epath.PathLike) -> tuple[epath.Pat
     """
     run = epath.Path(run).expanduser()
     check_new(run)
+    record, lines = record_of(imported, path)
+    checkpoint_dir = run / "checkpoints" / "0"
+    try:
+        checkpoint.save_params(checkpoint_dir, imported.params, record)
+    except BaseException:
+        run.rmtree(missing_ok=True)  # the folder is new, and nothing half-written may stay
+        raise
+    return checkpoint_dir, lines
+
+
+def record_of(imported: Imported, path: Path) -> tuple[dict[str, bytes], list[str]]:
+    """Returns what lies beside the weights of an imported model's checkpoint, by name, and lines about it.
+
+    Args:
+      imported: the model.
+      path: the folder that it was imported from.
+    """
     record = {"architecture.json": checkpoint.to_json(architecture_to_dict(imported.architecture))}
     kept = tokenizers.files(path)
     record |= {f"{ORIGIN}/{name}": content for name, content in kept.items()}
@@ -123,13 +140,7 @@ def save(imported: Imported, path: Path, run: epath.PathLike) -> tuple[epath.Pat
         kept, sentences = sentence_transformers.read(path, dataclasses.asdict(imported.architecture)["width"])
         record |= {f"{ORIGIN}/{name}": content for name, content in kept.items()}
         lines += [f"sentences   {sentences}"] if sentences else []
-    checkpoint_dir = run / "checkpoints" / "0"
-    try:
-        checkpoint.save_params(checkpoint_dir, imported.params, record)
-    except BaseException:
-        run.rmtree(missing_ok=True)  # the folder is new, and nothing half-written may stay
-        raise
-    return checkpoint_dir, lines
+    return record, lines
 
 
 def _of_images(record: dict[str, bytes], files: Mapping[str, bytes], architecture: Architecture) -> list[str]:

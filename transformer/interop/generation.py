@@ -32,6 +32,20 @@ def read(folder: epath.PathLike) -> tuple[str, dict[str, Any], tuple[str, ...]]:
         if fields.pop("force_bos_token_to_be_generated", False):
             fields["forced_bos_token_id"] = fields.get("bos_token_id")
         fields = {name: value for name, value in fields.items() if name in _READERS or name in _NOT_APPLIED}
+    declared, not_applied = checked(fields, str(folder / source))
+    return source, declared, (*not_applied, *_left_out(fields, declared.get("do_sample", False)))
+
+
+def checked(fields: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
+    """Returns the fields that are applied, as what they stand for, and those of a kind that is not applied, in words.
+
+    Args:
+      fields: by `generate`'s names; others than it applies here are left out.
+      where: what holds them, for messages.
+
+    Raises:
+      UserError: a setting of a wrong type, by name.
+    """
     declared, not_applied = {}, []
     for name, value in fields.items():
         if name in _READERS:
@@ -40,8 +54,15 @@ def read(folder: epath.PathLike) -> tuple[str, dict[str, Any], tuple[str, ...]]:
             except _Unsupported:
                 not_applied.append(f"{name} {json.dumps(value)}")
             except (TypeError, ValueError) as error:
-                raise UserError(f"{folder / source}: {name} is {json.dumps(value)}: it must be {error}") from error
-    return source, declared, (*not_applied, *_left_out(fields, declared.get("do_sample", False)))
+                raise UserError(f"{where}: {name} is {_shown(value)}: it must be {error}") from error
+    return declared, not_applied
+
+
+def _shown(value: Any) -> str:
+    try:
+        return json.dumps(value)
+    except TypeError:  # of a call, and not of a file
+        return repr(value)
 
 
 def _left_out(fields: Mapping[str, Any], draws: bool) -> list[str]:
@@ -149,6 +170,9 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "renormalize_logits": _boolean,
 }
 """Settings that are applied -> their readers."""
+
+APPLIED = tuple(_READERS)
+"""Names of the settings that are applied."""
 
 _FILTERS = {"typical_p": 1.0, "top_h": None, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
 _NOT_APPLIED: Mapping[str, Any] = {

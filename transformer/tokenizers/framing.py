@@ -6,6 +6,7 @@ room for is left out or, where windows are asked for, goes to further rows, each
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
@@ -194,3 +195,16 @@ def _shared(most: int, room: int, first: int, second: int) -> tuple[int, int]:
     if short + long > room:
         short, long = room // 2, room // 2 + room % 2
     return (long, short) if first > second else (short, long)
+
+
+def spelled(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """Returns the text of ids with specials spelled out, where `Tokenizer.decode` leaves them out."""
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        return tokenizer.framing.decode(list(ids), skip_special_tokens=False)
+    pieces = tokenizer.pieces()
+    groups = itertools.groupby(ids, key=lambda token: pieces[token] is None)
+    texts = (
+        " ".join(tokenizer.name_of(token) or "" for token in group) if special else tokenizer.decode([*group])
+        for special, group in groups
+    )
+    return "".join(texts)

@@ -191,6 +191,11 @@ class HuggingFaceTokenizer:
         """
         return self._tokenizer if self._settings.get("split_special_tokens") else _parsed(self._data, self._name)
 
+    def takes_space(self, special: int) -> bool:
+        """Returns whether a special that a text spells stands for the space before it too."""
+        token = self._tokenizer.get_added_tokens_decoder().get(special)
+        return token is None or token.lstrip
+
     @property
     def special_names(self) -> dict[str, str]:
         guessed = {role: self._tokenizer.id_to_token(i) for role, i in self._guessed().items()}

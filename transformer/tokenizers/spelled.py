@@ -14,10 +14,11 @@ class SpelledTokenizer:
     Args:
       tokenizer: encodes what is between them.
       specials: the spelling of each, and its id.
+      keeps_spaces: whether the space before a special is encoded, where pieces hold the space before a word.
     """
 
-    def __init__(self, tokenizer: Tokenizer, specials: Mapping[str, int]):
-        self._tokenizer, self._specials = tokenizer, specials
+    def __init__(self, tokenizer: Tokenizer, specials: Mapping[str, int], *, keeps_spaces: bool = False):
+        self._tokenizer, self._specials, self._keeps_spaces = tokenizer, specials, keeps_spaces
         self._pattern = _splitting(specials) if specials else None
         self.holds_spaces = any(piece and len(piece) > 1 and piece[0] == " " for piece in tokenizer.pieces())
         """Whether the space before a word is part of its piece: a special in the word's place then stands for both."""
@@ -27,7 +28,7 @@ class SpelledTokenizer:
         *parts, last = [text] if self._pattern is None else self._pattern.split(text)
         ids: list[int] = []
         for part, name in zip(parts[::2], parts[1::2], strict=True):
-            before = part.removesuffix(" ") if self.holds_spaces else part
+            before = part.removesuffix(" ") if self.holds_spaces and not self._keeps_spaces else part
             ids += [*self._tokenizer.encode(before), self._specials[name]]
         return ids + self._tokenizer.encode(last)
 

@@ -53,7 +53,7 @@ class SpeechVocabulary:
         """Returns a checkpoint's vocabulary: as its folder's generation_config.json has it, or its tokenizer."""
         start, tokenizer = restored.architecture.first_decoder_token, restored.tokenizer
         assert start is not None
-        origin = restored.checkpoint / "record" / ORIGIN
+        origin = restored.record / ORIGIN
         if not (origin / generation.FILE).exists():
             return cls(start, (tokenizer.eos_id,), DecodingRules())
         fields: dict[str, Any] = json.loads((origin / generation.FILE).read_text())

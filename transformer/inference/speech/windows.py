@@ -16,6 +16,7 @@ import numpy as np
 
 from transformer.errors import UserError
 from transformer.inference import incremental
+from transformer.inference.beam_search import BeamSearch, beam_search
 from transformer.inference.decode import draw
 from transformer.inference.processors import NOTHING, Processors
 from transformer.inference.restored import Restored
@@ -41,6 +42,8 @@ class Fallback:
     """Below it, on average over the tokens, a text is unlikely; None: whatever it is."""
     no_speech: float | None = 0.6
     """Where a text is unlikely and no speech is likelier than this, the window is silent; None: never."""
+    beams: int = 1
+    """Beams of the search at temperature 0; 1: greedy."""
 
 
 GREEDY = Fallback((0.0,), None, None, None)
@@ -131,7 +134,8 @@ class WindowDecoder:
             rows = (left * len(prompts))[: len(prompts)]
             memory = memory_BSD if rows == list(range(len(prompts))) else memory_BSD[np.asarray(rows)]
             read = [prompts[row] for row in rows]
-            drawn = self._draw(memory, read, times, most, temperature, seed + number)
+            beams = fallback.beams if temperature == 0 else 1
+            drawn = self._draw(memory, read, times, most, temperature, seed + number, beams)
             silence = None
             again = []
             for place, row in enumerate(left):
@@ -170,6 +174,7 @@ class WindowDecoder:
         most: int | None,
         temperature: float,
         seed: int,
+        beams: int,
     ) -> list[Window]:
         vocabulary, context = self.vocabulary, self.architecture.context_length
         longest, width = max(map(len, prompts)), _width(prompts)
@@ -191,6 +196,11 @@ class WindowDecoder:
             processors = processors.replace(further=rules)
         inputs = {"prompt": prompt, "prompt_segment_ids": segment_ids, "memory": memory_BSD}
         keys_B = jax.random.split(jax.random.key(seed), len(prompts))
+        if beams > 1:
+            how = BeamSearch(beams)
+            said, means = _search(self.model, self.params, inputs, processors, new, how, vocabulary.stops)
+            found = zip(np.asarray(said)[:, 0].tolist(), np.asarray(means)[:, 0].tolist(), strict=True)
+            return [Window(row[: row.index(NOTHING)] if NOTHING in row else row, mean, 0.0) for row, mean in found]
         sampling = Sampling(temperature=temperature)
         said, totals = _draw(self.model, self.params, inputs, keys_B, processors, new, sampling, vocabulary.stops)
         windows = []
@@ -231,3 +241,16 @@ def _draw(
     stops: tuple[int, ...],
 ) -> tuple[jax.Array, jax.Array]:
     return draw(model, params, inputs, keys_B, processors, new, sampling, 1, stops)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "new", "how", "stops"))
+def _search(
+    model: nn.Module,
+    params: Any,
+    inputs: incremental.Inputs,
+    processors: Processors,
+    new: int,
+    how: BeamSearch,
+    stops: tuple[int, ...],
+) -> tuple[jax.Array, jax.Array]:
+    return beam_search(model, params, inputs, new=new, how=how, stop_ids=stops, processors=processors)
