@@ -204,15 +204,15 @@ class Session:
         vocab_size = self.experiment.model.vocab_size
         if vocab_size is None:
             return None
-        experiment, tokenizer, reads_text = self.experiment, None, TextConfig | ExamplesConfig | ChatConfig
+        experiment, tokenizer = self.experiment, None
+        data = experiment.data if isinstance(experiment.data, TextConfig | ExamplesConfig | ChatConfig) else None
         if self._tokenizer_dir is not None:
             tokenizer = load_tokenizer(str(self._tokenizer_dir))
-        elif experiment.init.path is not None and isinstance(experiment.data, reads_text):
-            tokenizer = transfer.tokenizer_for(experiment.init, experiment.model, experiment.data)
+        elif experiment.init.path is not None and data is not None:
+            tokenizer = transfer.tokenizer_for(experiment.init, experiment.model, data)
         if experiment.teacher.path is None:
             return tokenizer
-        named = experiment.data.tokenizer if isinstance(experiment.data, reads_text) else ""
-        return shared_tokenizer(experiment.teacher, tokenizer, named, vocab_size)
+        return shared_tokenizer(experiment.teacher, tokenizer, "" if data is None else data.tokenizer, vocab_size)
 
     def _example(self, dataset: Dataset) -> ExampleMaker:
         objective, model = self.experiment.objective, self.experiment.model
