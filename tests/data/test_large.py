@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from tools.bench_data import make_store
-from transformer.data.pairs import rows as pair_rows
 from transformer.data.pairs.rows import PairReading, PairRows
 from transformer.data.pipeline import iterate, train_batches
 from transformer.data.prepare import cut
-from transformer.data.text import document_parts, sidecar
+from transformer.data.text import document_parts, packing, sidecar
 from transformer.data.text.document_parts import DocumentParts
 from transformer.data.text.records import TextReading
 from transformer.data.text.store import TokenStore
@@ -55,7 +54,7 @@ def test_a_start_takes_no_memory_for_documents(folder, reading, monkeypatch, tmp
         make_store(folder, 8_000, 4 * 10**6)
         stores = [TokenStore.open(folder)] * 2
         tracemalloc.start()
-        monkeypatch.setattr(pair_rows, "_BLOCK", 1024)
+        monkeypatch.setattr(packing, "_BLOCK", 1024)
         monkeypatch.setattr(sidecar, "_CHUNK", 1024)
         rows = PairRows(*stores, reading=reading)
         _, peak = tracemalloc.get_traced_memory()
@@ -80,7 +79,7 @@ def test_the_index_of_a_store_that_cannot_be_written_is_made_elsewhere(folder, m
         raise UserError("Cannot write to it")
 
     monkeypatch.setattr(sidecar, "build_folder", refuse)
-    monkeypatch.setattr(sidecar, "_is_whole", lambda place: False)
+    monkeypatch.setattr(sidecar, "is_whole", lambda place: False)
     parts = DocumentParts(TokenStore.open(folder), 128, others=True)
     assert not parts._index._folder.is_relative_to(folder)
     assert len(parts) == len(expected)

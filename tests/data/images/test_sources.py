@@ -104,6 +104,7 @@ def captions(tmp_path, rows, name="captions.tsv"):
         ("c.tsv", ["image\tcaption", *(f"{n}.png\tpicture {n}" for n in range(4))]),
         ("c.tsv", [f"{n}.png\tpicture {n}" for n in range(4)]),
         ("c.jsonl", [f'{{"file_name": "{n}.png", "text": "picture {n}"}}' for n in range(4)]),
+        ("c.tsv", [f"{n}.png\tpicture {n}\t{200_000 * 'x'}" for n in range(4)]),
     ],
 )
 def test_captions_are_read(name, rows, tmp_path):
@@ -121,7 +122,6 @@ def test_captions_are_read(name, rows, tmp_path):
         ("c.tsv", [""], "has no rows"),
         ("c.jsonl", ['{"image": "0.png"}'], "line 1: it has no caption"),
         ("c.jsonl", ["{"], "line 1: not JSON"),
-        ("c.tsv", ["0.png\tone", "1.png\t" + 200_000 * "x"], "c.tsv, line 2: no row of a table"),
     ],
 )
 def test_captions_that_will_not_do_are_refused_with_their_line(name, rows, words, tmp_path):
