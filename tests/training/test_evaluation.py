@@ -10,16 +10,16 @@ from tests.tiny_models import TINY
 from transformer.models import conventions
 from transformer.training import throughput
 from transformer.training.evaluation import evaluate
-from transformer.training.program import Sums
+from transformer.training.program import Evaluated, Sums
 from transformer.training.throughput import Throughput, peak_flops
 
 
 def test_sums_are_divided_once():
     """Two batches of unequal weight: the mean of their means would be wrong."""
     batches = [Sums(1.0, {"nll": 2.0, "accuracy": 1.0}, {}), Sums(7.0, {"nll": 30.0, "accuracy": 1.0}, {})]
-    found = evaluate(lambda params, batch: jax.tree.map(jnp.float32, batch), None, batches).of_tokens(
-        targets_per_byte=0.25
-    )
+    found, predictions = evaluate(lambda params, batch: Evaluated(jax.tree.map(jnp.float32, batch), {}), None, batches)
+    assert not predictions
+    found = found.of_tokens(targets_per_byte=0.25)
     assert found.loss == pytest.approx(32 / 8)
     assert found.metrics == {"accuracy": pytest.approx(2 / 8)}
     assert found.targets == 8
@@ -28,7 +28,8 @@ def test_sums_are_divided_once():
     assert found.bits_per_byte == pytest.approx(1 / math.log(2))
 
 
-def test_one_batch_is_dispatched_ahead_and_no_more():
+@pytest.mark.parametrize("predicts", [False, True])
+def test_one_batch_is_dispatched_ahead_and_no_more(predicts):
     """With many programs in flight, processes of several CPU devices each hang in their collectives."""
     dispatched, unfinished = [], []
 
@@ -40,10 +41,11 @@ def test_one_batch_is_dispatched_ahead_and_no_more():
     def step(_, batch):
         unfinished.append(sum(not sums.weight.is_ready() for sums in dispatched))
         dispatched.append(slow(batch))
-        return dispatched[-1]
+        return Evaluated(dispatched[-1], {"weight": dispatched[-1].weight[None]} if predicts else {})
 
-    evaluate(step, None, [jnp.float32(1)] * 12)
+    _, predictions = evaluate(step, None, [jnp.float32(1)] * 12)
     assert max(unfinished) == 1
+    assert {name: values.tolist() for name, values in predictions.items()} == ({"weight": [1] * 12} if predicts else {})
 
 
 def test_throughput_leaves_out_what_is_not_stepping(monkeypatch):

@@ -69,13 +69,17 @@ def evaluate(
       The evaluation, and name -> the predictions of all examples, padding behind the last one too.
     """
     total: Sums | None = None
+    before: dict[str, jax.Array] = {}
     collected: list[dict[str, np.ndarray]] = []
     for batch in batches:
         sums, predictions = step(params, batch)
         jax.block_until_ready(total)
         total = sums if total is None else jax.tree.map(lambda a, b: a + b, total, sums)
-        if predictions:
-            collected.append(jax.device_get(predictions))
+        if before:
+            collected.append(jax.device_get(before))
+        before = predictions
+    if before:
+        collected.append(jax.device_get(before))
     if total is None:
         raise ValueError("no batch to evaluate")
     total = Sums(*jax.device_get(total))
