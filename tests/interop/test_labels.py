@@ -12,7 +12,7 @@ from transformer.errors import UserError
 from transformer.interop import convert
 from transformer.interop.bert import BERT
 from transformer.interop.family import labels_of
-from transformer.models import architecture_from_dict
+from transformer.models import architecture_from_dict, architecture_to_dict
 from transformer.models.bert import BertConfig
 
 TINY = BertConfig(
@@ -71,3 +71,10 @@ def test_an_older_record_has_no_labels():
 
 def their_config(**fields):
     return transformers.BertConfig(**{**BERT.write_config(TINY), **fields})
+
+
+def test_a_record_is_what_is_read_of_it():
+    """Local checkpoints are told by it from those of another model."""
+    record = architecture_to_dict(dataclasses.replace(TINY, labels=("a", "b")))
+    assert json.loads(json.dumps(record)) == record
+    assert architecture_from_dict(record).labels == ("a", "b")

@@ -57,7 +57,10 @@ FAMILIES: dict[str, type[Architecture]] = {
 
 def architecture_to_dict(architecture: Architecture) -> dict[str, Any]:
     """Returns the architecture as plain JSON values, with its family's name first."""
-    return {"family": architecture.family, **dataclasses.asdict(architecture)}
+    fields = dataclasses.asdict(architecture)
+    # JSON has no tuples, and a record that was read is compared with one that was not.
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+    return {"family": architecture.family, **plain}
 
 
 def architecture_from_dict(record: Any) -> Architecture:
