@@ -209,7 +209,9 @@ def test_an_experiment_names_its_kind_of_data():
     text = dataclasses.replace(EXPERIMENT, data=TextConfig(path="a.txt"))
     assert "kind" not in experiments.to_dict(text)["data"]  # as all experiments were written before
     record["data"]["kind"] = "smells"
-    with pytest.raises(UserError, match="unknown data 'smells'; known as a `kind`: text, images, audio, examples, chats, vectors"):
+    with pytest.raises(
+        UserError, match="unknown data 'smells'; known as a `kind`: text, images, audio, examples, chats, vectors"
+    ):
         experiments.from_dict(record, "here")
 
 

@@ -78,8 +78,9 @@ class MaskFiller:
         self._mask: int = vocabulary.mask_id
         self._begin, self._end = _frame(restored, vocabulary)
         self._pieces = [piece or "" for piece in tokenizer.pieces()]
-        is_foreign = restored.objective is None and isinstance(tokenizer, HuggingFaceTokenizer)
-        keeps_spaces = is_foreign and not tokenizer.takes_space(self._mask)
+        keeps_spaces = False
+        if restored.objective is None and isinstance(tokenizer, HuggingFaceTokenizer):
+            keeps_spaces = not tokenizer.takes_space(self._mask)
         self._spelled = SpelledTokenizer(tokenizer, dict.fromkeys(_MASKS, self._mask), keeps_spaces=keeps_spaces)
         self._drops_spaces = not tokenizer.encode(" ")
         """Whether text keeps no trace of its spaces, as WordPiece's does."""
