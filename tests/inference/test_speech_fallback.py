@@ -60,7 +60,7 @@ class Scripted(WindowDecoder):
         probabilities[:, NO_SPEECH] = np.broadcast_to(self.no_speech, len(self.scripts))[memory_BSD[:, 0, 0]]
         return probabilities
 
-    def _draw(self, memory_BSD, prompts, times, most, temperature, seed):
+    def _draw(self, memory_BSD, prompts, times, most, temperature, seed, beams):
         drawn = {}
         for row, prompt in zip(memory_BSD[:, 0, 0].tolist(), prompts, strict=True):
             if row not in drawn:
