@@ -33,6 +33,8 @@ def test_answers_are_transformers(pipelines):
 def test_windows_of_a_long_text(pipelines):
     """All of it is read; groups of two windows that overlap are one."""
     ours, theirs = pipelines
+    if theirs.tokenizer.pad_token is None:  # without one, theirs reads no windows
+        theirs.tokenizer.pad_token = theirs.tokenizer.eos_token
     for strategy in ("simple", "first", "max"):
         for stride in (0, 5, 17):
             options = {"aggregation_strategy": strategy, "stride": stride}
