@@ -17,7 +17,6 @@ MODELS = {
     "distilbert": {"labels": LABELS},
     "gpt2": {"labels": LABELS},
     "bart": {"labels": LABELS},
-    "t5": {"labels": LABELS},
 }
 
 
