@@ -16,7 +16,7 @@ import transformer
 from tests.exhaustive import few
 from tests.tasks.folders import CONTEXT, check_equal, save
 from transformer.errors import UserError
-from transformer.tasks.question_answering import best_spans
+from transformer.metrics.spans import best_spans
 
 QUESTION = "the cat sat to a dog?"
 CONTEXTS = [

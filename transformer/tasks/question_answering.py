@@ -8,12 +8,13 @@ Shape letters: T tokens.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from transformer.errors import UserError
 from transformer.inference.restored import Restored
+from transformer.metrics.spans import Span, Window, best_answers
 from transformer.tasks.reader import scores_of_tokens
 from transformer.tasks.task import Options, RowTask, fields_of, needs_head, text_of
 from transformer.tokenizers.framing import Length, Row, Text
@@ -21,8 +22,6 @@ from transformer.tokenizers.huggingface import HuggingFaceTokenizer
 
 CONTEXT = 1
 """Number of the context among the two texts of a row."""
-_NEVER = 1e6
-"""A null score before any window has one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,15 +47,6 @@ class AnsweringOptions(Options):
         for name in ("top_k", "max_answer_len", "max_question_len"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: give at least 1")
-
-
-class Candidate(NamedTuple):
-    """A span of a row's tokens that may answer."""
-
-    start: int
-    end: int
-    """The last token, included."""
-    score: float
 
 
 class QuestionAnswering(RowTask):
@@ -110,24 +100,32 @@ class QuestionAnswering(RowTask):
         scores: Sequence[Sequence[np.ndarray]],
         options: AnsweringOptions,
     ) -> Any:
-        context, null, found = given["context"], _NEVER, []
-        wanted = 2 * options.top_k + 10 if options.align_to_words else options.top_k
-        for row, logits_T2 in zip(rows[0], scores[0], strict=True):
-            candidates, of_null = best_spans(logits_T2, self._answerable(row), wanted, options.max_answer_len)
-            null = min(null, of_null)
-            for candidate in candidates:
-                start, end = self._characters(row, candidate, context, options.align_to_words)
-                _add(found, candidate.score, start, end, context[start:end])
-        if options.handle_impossible_answer:
-            found.append({"score": null, "start": 0, "end": 0, "answer": ""})
-        found = sorted(found, key=lambda each: each["score"], reverse=True)[: options.top_k]
+        context = given["context"]
+
+        def place(number: int, span: Span) -> tuple[int, int]:
+            return self._characters(rows[0][number], span, context, options.align_to_words)
+
+        windows = (
+            Window(logits_T2, self._answerable(row), row.starts, row.ends)
+            for row, logits_T2 in zip(rows[0], scores[0], strict=True)
+        )
+        answers = best_answers(
+            context,
+            windows,
+            most_tokens=options.max_answer_len,
+            may_be_none=options.handle_impossible_answer,
+            top_k=options.top_k,
+            spans=2 * options.top_k + 10 if options.align_to_words else options.top_k,
+            place=place,
+        )
+        found = [{"score": each.score, "start": each.start, "end": each.end, "answer": each.text} for each in answers]
         return found[0] if len(found) == 1 else found
 
     def _answerable(self, row: Row) -> np.ndarray:
         """Returns where an answer may be, bool[T]: in the context; and the first special, which stands for none."""
         return (row.texts == CONTEXT) | (row.ids == (-1 if self._first_special is None else self._first_special))
 
-    def _characters(self, row: Row, candidate: Candidate, context: str, align: bool) -> tuple[int, int]:
+    def _characters(self, row: Row, candidate: Span, context: str, align: bool) -> tuple[int, int]:
         """Returns the characters of a candidate."""
         start, end = int(row.starts[candidate.start]), int(row.ends[candidate.end])
         if not align or row.texts[candidate.start] != CONTEXT or row.texts[candidate.end] != CONTEXT:
@@ -143,44 +141,3 @@ class QuestionAnswering(RowTask):
 
     def listed(self, answers: list[Any]) -> Any:
         return answers[0] if len(answers) == 1 else answers
-
-
-def best_spans(
-    logits_T2: np.ndarray, answerable_T: np.ndarray, top_k: int, max_answer_len: int
-) -> tuple[list[Candidate], float]:
-    """Returns the surest spans of a row, the surest first, and the score of there being no answer.
-
-    A span's score is the product of the probabilities of its start and of its end, each a softmax over the tokens that
-    may answer; that of no answer is the product at the first token. Spans are no longer than `max_answer_len` tokens.
-
-    Args:
-      logits_T2: scores of each token as a start, and as an end.
-      answerable_T: where an answer may be.
-      top_k: most spans.
-      max_answer_len: most tokens of a span.
-    """
-    logits = np.where(answerable_T[:, None], logits_T2, np.float32(-10_000.0))
-    probabilities_T2 = np.exp(logits - logits.max(axis=0))
-    probabilities_T2 /= probabilities_T2.sum(axis=0)
-    null = float(probabilities_T2[0].prod())
-    probabilities_T2[0] = 0.0
-    starts_T, ends_T = probabilities_T2.T
-    scores_TT = np.tril(np.triu(np.outer(starts_T, ends_T)), max_answer_len - 1)
-    scores = scores_TT.ravel()
-    best = np.argpartition(-scores, top_k)[:top_k] if top_k < len(scores) else np.arange(len(scores))
-    order = best[np.lexsort((best, -scores[best]))]
-    firsts, lasts = np.unravel_index(order, scores_TT.shape)
-    return [
-        Candidate(int(first), int(last), float(scores_TT[first, last]))
-        for first, last in zip(firsts, lasts, strict=True)
-        if answerable_T[first] and answerable_T[last]
-    ], null
-
-
-def _add(found: list[dict[str, Any]], score: float, start: int, end: int, answer: str) -> None:
-    """Adds an answer; the score of one with the same text, whatever its case, is added to the first."""
-    for earlier in found:
-        if earlier["answer"].lower() == answer.lower():
-            earlier["score"] += score
-            return
-    found.append({"score": score, "start": start, "end": end, "answer": answer})
