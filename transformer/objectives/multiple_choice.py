@@ -18,21 +18,19 @@ from transformer.data.dataset import Dataset
 from transformer.data.examples.choices import ChoicesReading, ChoicesRecords
 from transformer.data.examples.dataset import ExamplesDataset
 from transformer.data.records import Record
-from transformer.errors import UserError
-from transformer.objectives.objective import ModelInputs, Objective
-from transformer.objectives.text_classification import reads_types, text_inputs
+from transformer.objectives.examples import UnlabelledObjective, text_inputs
+from transformer.objectives.objective import ModelInputs
 
 _NEVER = -1e30
 """The score of a choice that is not there: as good as minus infinity, and without its derivative."""
 
 
 @dataclasses.dataclass(frozen=True)
-class MultipleChoice(Objective):
+class MultipleChoice(UnlabelledObjective):
     """Cross entropy over the choices of an example, each of which is a row of the model."""
 
     name: ClassVar[str] = "multiple_choice"
-    kind: ClassVar[str] = "encoder"
-    fine_tunes: ClassVar[bool] = True
+    reads: ClassVar[str] = "choices"
 
     choices: int = 4
     """C: choices of an example, at most."""
@@ -50,20 +48,6 @@ class MultipleChoice(Objective):
 
     def reading(self, seq_len: int) -> ChoicesReading:
         return ChoicesReading(seq_len, choices=self.choices)
-
-    def input_length(self, seq_len: int) -> int:
-        return seq_len
-
-    def setting(self, dataset: Dataset, seq_len: int, model: ModelInputs) -> bool:
-        """Returns whether the model reads token types."""
-        del seq_len
-        if not isinstance(dataset, ExamplesDataset):
-            raise UserError(f"the objective {self.name} reads choices, and --data has none: choose another preset")
-        return reads_types(model)
-
-    def bare_setting(self, seq_len: int, model: ModelInputs) -> bool:
-        del seq_len
-        return reads_types(model)
 
     def example(self, record: Record, rng: np.random.Generator, setting: bool) -> dict[str, Any]:
         """Returns a row a choice, [C, T], and the number of the right one, int32.

@@ -16,18 +16,17 @@ from transformer.data.dataset import Dataset
 from transformer.data.examples.dataset import ExamplesDataset
 from transformer.data.examples.questions import QuestionsReading, QuestionsRecords
 from transformer.data.records import Record
-from transformer.errors import UserError
 from transformer.metrics import answers
 from transformer.metrics.spans import Answer, Window, best_answers
-from transformer.objectives.objective import ModelInputs, Objective
-from transformer.objectives.text_classification import reads_types, text_inputs
+from transformer.objectives.examples import UnlabelledObjective, text_inputs
+from transformer.objectives.objective import ModelInputs
 
 _NEVER = -1e30
 """The score of padding: as good as minus infinity, and without its derivative."""
 
 
 @dataclasses.dataclass(frozen=True)
-class QuestionAnswering(Objective):
+class QuestionAnswering(UnlabelledObjective):
     """The mean of two cross entropies over a window's tokens: of where the answer starts, and of where it ends.
 
     A window without the answer has it at its first token. Padding can be neither, so that a loss does not depend on
@@ -35,9 +34,8 @@ class QuestionAnswering(Objective):
     """
 
     name: ClassVar[str] = "question_answering"
-    kind: ClassVar[str] = "encoder"
+    reads: ClassVar[str] = "questions"
     other_kinds: ClassVar[tuple[str, ...]] = ("decoder",)
-    fine_tunes: ClassVar[bool] = True
 
     answer_tokens: int = 30
     """Tokens of an answer that an evaluation tells, at most."""
@@ -51,20 +49,6 @@ class QuestionAnswering(Objective):
 
     def reading(self, seq_len: int) -> QuestionsReading:
         return QuestionsReading(seq_len)
-
-    def input_length(self, seq_len: int) -> int:
-        return seq_len
-
-    def setting(self, dataset: Dataset, seq_len: int, model: ModelInputs) -> bool:
-        """Returns whether the model reads token types."""
-        del seq_len
-        if not isinstance(dataset, ExamplesDataset):
-            raise UserError(f"the objective {self.name} reads questions, and --data has none: choose another preset")
-        return reads_types(model)
-
-    def bare_setting(self, seq_len: int, model: ModelInputs) -> bool:
-        del seq_len
-        return reads_types(model)
 
     def example(self, record: Record, rng: np.random.Generator, setting: bool) -> dict[str, Any]:
         """Returns a window, and the first and last token of the answer: `start` and `end`, int32.

@@ -16,13 +16,12 @@ import numpy as np
 
 from transformer import checks
 from transformer.data.dataset import Dataset
-from transformer.data.examples.dataset import ExamplesDataset
 from transformer.data.examples.groups import GroupsReading
 from transformer.data.records import Record
-from transformer.errors import UserError
 from transformer.metrics import classification
 from transformer.metrics.retrieval import recall
-from transformer.objectives.objective import ModelInputs, Objective
+from transformer.objectives.examples import ExamplesObjective
+from transformer.objectives.objective import ModelInputs
 from transformer.parallel.rules import constrain
 
 _NEVER = -1e30
@@ -30,12 +29,11 @@ _NEVER = -1e30
 
 
 @dataclasses.dataclass(frozen=True)
-class SentenceEmbeddings(Objective):
+class SentenceEmbeddings(ExamplesObjective):
     """The likelihood of each text's own partner among all of the batch's; or how far cosines are from scores."""
 
     name: ClassVar[str] = "sentence_embeddings"
-    kind: ClassVar[str] = "encoder"
-    fine_tunes: ClassVar[bool] = True
+    reads: ClassVar[str] = "groups of texts"
     sums_over_examples: ClassVar[bool] = False
 
     pairs: Literal["pairs", "triples", "scored"] = "pairs"
@@ -65,10 +63,7 @@ class SentenceEmbeddings(Objective):
 
     def setting(self, dataset: Dataset, seq_len: int, model: ModelInputs) -> None:
         del seq_len, model
-        if not isinstance(dataset, ExamplesDataset):
-            raise UserError(
-                f"the objective {self.name} reads groups of texts, and --data has none: choose another preset"
-            )
+        self.checked(dataset)
 
     def example(self, record: Record, rng: np.random.Generator, setting: None) -> dict[str, Any]:
         """Returns the texts of a group in a row [K T], and its score as the cosine that they should have, float32.

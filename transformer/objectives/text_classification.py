@@ -19,7 +19,8 @@ from transformer.data.examples.texts import Labels, TextsReading
 from transformer.data.records import Record
 from transformer.errors import UserError
 from transformer.metrics import classification
-from transformer.objectives.objective import ModelInputs, Objective
+from transformer.objectives.examples import ExamplesObjective, reads_types, text_inputs
+from transformer.objectives.objective import ModelInputs
 
 _LABELS: dict[str, Labels] = {
     "single_label_classification": "one",
@@ -40,13 +41,12 @@ class Setting(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class TextClassification(Objective):
+class TextClassification(ExamplesObjective):
     """Cross entropy over classes; or, for each class by itself, whether it is right; or the squared error."""
 
     name: ClassVar[str] = "text_classification"
-    kind: ClassVar[str] = "encoder"
+    reads: ClassVar[str] = "texts with labels"
     other_kinds: ClassVar[tuple[str, ...]] = ("decoder",)
-    fine_tunes: ClassVar[bool] = True
 
     problem: Literal["single_label_classification", "multi_label_classification", "regression"] = (
         "single_label_classification"
@@ -75,19 +75,13 @@ class TextClassification(Objective):
     def reading(self, seq_len: int) -> TextsReading:
         return TextsReading(seq_len, kind=_LABELS[self.problem])
 
-    def input_length(self, seq_len: int) -> int:
-        return seq_len
-
     def setting(self, dataset: Dataset, seq_len: int, model: ModelInputs) -> Setting:
         del seq_len
-        if not isinstance(dataset, ExamplesDataset):
-            raise UserError(
-                f"the objective {self.name} reads texts with labels, and --data has none: choose another preset"
-            )
-        classes = classes_of(dataset.labels, model)
+        examples = self.checked(dataset)
+        classes = classes_of(examples.labels, model)
         weights = np.ones(model.num_labels, np.float32)
         if self.class_weights == "balanced":
-            counts = np.bincount(classes, dataset.counts, model.num_labels)
+            counts = np.bincount(classes, examples.counts, model.num_labels)
             weights = (counts.sum() / (model.num_labels * np.maximum(counts, 1))).astype(np.float32)
         return Setting(classes, weights, reads_types(model))
 
@@ -174,17 +168,6 @@ class TextClassification(Objective):
                 continue
             told = names[logits_C.argmax()] if single else [names[i] for i in np.flatnonzero(logits_C > 0)]
             yield {**row, "told": told, "scores": dict(zip(names, scores_C.tolist(), strict=True))}
-
-
-def reads_types(model: ModelInputs) -> bool:
-    """Whether a model tells a second text by token types."""
-    return getattr(model, "num_token_types", 1) > 1
-
-
-def text_inputs(record: Record, has_types: bool) -> dict[str, np.ndarray]:
-    """Returns the inputs of a model of a record with tokens."""
-    names = ("tokens", "segment_ids", "token_types") if has_types else ("tokens", "segment_ids")
-    return {name: record[name] for name in names}
 
 
 def classes_of(labels: tuple[str, ...], model: ModelInputs) -> np.ndarray:

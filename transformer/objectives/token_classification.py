@@ -16,10 +16,10 @@ from transformer.data.dataset import Dataset
 from transformer.data.examples.dataset import ExamplesDataset
 from transformer.data.examples.tagged import TaggedReading, TaggedRecords
 from transformer.data.records import Record
-from transformer.errors import UserError
 from transformer.metrics import tagging
-from transformer.objectives.objective import ModelInputs, Objective
-from transformer.objectives.text_classification import classes_of, reads_types, text_inputs
+from transformer.objectives.examples import ExamplesObjective, reads_types, text_inputs
+from transformer.objectives.objective import ModelInputs
+from transformer.objectives.text_classification import classes_of
 
 _OUTSIDE = "O"
 """Tag of a word that is told nothing of."""
@@ -35,13 +35,12 @@ class Setting(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenClassification(Objective):
+class TokenClassification(ExamplesObjective):
     """Cross entropy over tags at the first token of each word; the mean over words."""
 
     name: ClassVar[str] = "token_classification"
-    kind: ClassVar[str] = "encoder"
+    reads: ClassVar[str] = "tagged words"
     other_kinds: ClassVar[tuple[str, ...]] = ("decoder",)
-    fine_tunes: ClassVar[bool] = True
 
     tags: Literal["entities", "words"] = "entities"
     """entities: tags of names of several words, O, B-NAME and I-NAME, scored as whole names; words: each word's tag
@@ -62,14 +61,9 @@ class TokenClassification(Objective):
     def reading(self, seq_len: int) -> TaggedReading:
         return TaggedReading(seq_len, entities=self.tags == "entities")
 
-    def input_length(self, seq_len: int) -> int:
-        return seq_len
-
     def setting(self, dataset: Dataset, seq_len: int, model: ModelInputs) -> Setting:
         del seq_len
-        if not isinstance(dataset, ExamplesDataset):
-            raise UserError(f"the objective {self.name} reads tagged words, and --data has none: choose another preset")
-        return Setting(classes_of(dataset.labels, model), reads_types(model))
+        return Setting(classes_of(self.checked(dataset).labels, model), reads_types(model))
 
     def bare_setting(self, seq_len: int, model: ModelInputs) -> Setting:
         del seq_len

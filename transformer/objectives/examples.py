@@ -1,0 +1,56 @@
+"""What objectives on a task's examples share: they fine-tune models of texts, and read rows of such a dataset."""
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+
+from transformer.data.dataset import Dataset
+from transformer.data.examples.dataset import ExamplesDataset
+from transformer.data.records import Record
+from transformer.errors import UserError
+from transformer.objectives.objective import ModelInputs, Objective
+
+
+@dataclasses.dataclass(frozen=True)
+class ExamplesObjective(Objective):
+    """An objective on the examples of a task."""
+
+    kind: ClassVar[str] = "encoder"
+    fine_tunes: ClassVar[bool] = True
+    reads: ClassVar[str]
+    """What its examples are, in words."""
+
+    def input_length(self, seq_len: int) -> int:
+        return seq_len
+
+    def checked(self, dataset: Dataset) -> ExamplesDataset:
+        """Returns a dataset of examples; UserError for any other."""
+        if not isinstance(dataset, ExamplesDataset):
+            raise UserError(f"the objective {self.name} reads {self.reads}, and --data has none: choose another preset")
+        return dataset
+
+
+@dataclasses.dataclass(frozen=True)
+class UnlabelledObjective(ExamplesObjective):
+    """An objective on examples whose answers are no classes: what they need is whether the model reads token types."""
+
+    def setting(self, dataset: Dataset, seq_len: int, model: ModelInputs) -> bool:
+        """Returns whether the model reads token types."""
+        self.checked(dataset)
+        return self.bare_setting(seq_len, model)
+
+    def bare_setting(self, seq_len: int, model: ModelInputs) -> bool:
+        del seq_len
+        return reads_types(model)
+
+
+def reads_types(model: ModelInputs) -> bool:
+    """Whether a model tells a second text by token types."""
+    return getattr(model, "num_token_types", 1) > 1
+
+
+def text_inputs(record: Record, has_types: bool) -> dict[str, np.ndarray]:
+    """Returns the inputs of a model of a record with tokens."""
+    names = ("tokens", "segment_ids", "token_types") if has_types else ("tokens", "segment_ids")
+    return {name: record[name] for name in names}
