@@ -1,6 +1,8 @@
 """Who is late, from where the processes stand; and when a deadline has passed."""
 
 import dataclasses
+import subprocess
+import sys
 import time
 from unittest import mock
 
@@ -172,6 +174,32 @@ def test_this_process_is_not_debugged_until_pdb_holds_it():
         frames = [mock.Mock(**{"f_code.co_filename": "/usr/lib/python3.11/bdb.py"})]
         with mock.patch.object(deadlines, "main_frames", return_value=frames):
             assert deadlines.debugged()
+
+
+RETURNING = """
+import gc, sys, threading, time
+from transformer.cluster import deadlines
+
+def deep(calls):
+    return deep(calls - 1) if calls else [[], []]
+
+def look():
+    while time.monotonic() < end:
+        [*deadlines.main_frames()]
+
+end = time.monotonic() + 2
+gc.callbacks.append(lambda phase, info: time.sleep(1e-4))  # as a finalizer that gives up Python's lock
+gc.set_threshold(1)
+sys.setswitchinterval(1e-5)
+threading.Thread(target=look).start()
+while time.monotonic() < end:
+    deep(200)
+"""
+
+
+def test_the_main_thread_may_return_from_frames_that_are_looked_at():
+    """Signs of life crashed a process now and then: garbage was collected while frames were made objects."""
+    subprocess.run([sys.executable, "-c", RETURNING], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("silence", [2.0, 6.0, 60.0, None])

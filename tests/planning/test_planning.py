@@ -89,7 +89,7 @@ def test_a_preset_has_a_batch(preset):
     of_whole_size = [leaf for name, leaf in batch["inputs"].items() if name in ("images", "features")]
     assert [leaf.shape[1:] for leaf in of_whole_size] == [model.input_size] * bool(model.input_size)
     if "tokens" in batch["inputs"]:
-        assert batch["inputs"]["tokens"].shape[1] == experiment.objective.input_length(train.seq_len)
+        assert batch["inputs"]["tokens"].shape[-1] == experiment.objective.input_length(train.seq_len)
 
 
 @pytest.mark.parametrize("preset", ["vit-digits", "mae-digits", "clip-shapes", "whisper-tones"])

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import math
 import re
 import sys
@@ -24,6 +25,7 @@ NO_DEADLINE = 7 * 24 * 3600.0
 _DEBUGGERS = re.compile(r"(/(bdb|pdb|ipdb)\.py|/(pydevd|debugpy|_pydevd_bundle)/)")
 """Files of the frames of a debugger that waits for a person."""
 
+_frames_lock = threading.Lock()
 _deadlines = Deadlines()
 _allowed: str | None = None
 _stopped = (0.0, 0.0)
@@ -134,12 +136,22 @@ def debugged() -> bool:
     return any(_DEBUGGERS.search(frame.f_code.co_filename) for frame in main_frames())
 
 
-def main_frames() -> Iterator[FrameType]:
-    """Yields the frames of the main thread, the innermost first."""
-    frame = sys._current_frames().get(threading.main_thread().ident or 0)
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
+def main_frames() -> list[FrameType]:
+    """Returns the frames of the main thread, the innermost first."""
+    # A frame object is made of each running frame, and making one may collect garbage: a finalizer that gives up
+    # Python's lock there lets the main thread return from that very frame, and the process crashes (cpython 106883).
+    with _frames_lock:
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            frames, frame = [], sys._current_frames().get(threading.main_thread().ident or 0)
+            while frame is not None:
+                frames.append(frame)
+                frame = frame.f_back
+            return frames
+        finally:
+            if collects:
+                gc.enable()
 
 
 def bounded(seconds: float, action: Callable[[], T]) -> T | None:
