@@ -16,8 +16,10 @@ os.environ |= {
     # The older of XLA's two ways to make code of a fusion takes a third of the time to compile it.
     "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip(),
 }
-# NumPy's BLAS threads only wait for each other over small matrices: with two, fits of laws take twice the time.
+# Threads of NumPy's BLAS and of PyTorch only wait for each other over small matrices: with two, fits of laws take twice
+# the time, and beside another process a backward pass of a tiny model takes a second.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # What a shell starts in its background ignores SIGINT, and so does all that it starts: no test could send one.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
