@@ -127,6 +127,7 @@ def test_meshes_change_nothing(reference, mesh):
     assert on_one.compare(mesh).first is None
 
 
+@pytest.mark.exhaustive
 def test_a_pipeline_changes_nothing(reference, student):
     _, batch, _ = reference
     experiment = parallel_check.comparable(student)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.exhaustive import few
 from tests.interop.parity import tensor
 from transformer.data.examples.config import ExamplesConfig
 from transformer.objectives.multiple_choice import MultipleChoice
@@ -25,10 +26,13 @@ def rows_of(counts):
     return rows
 
 
-@pytest.fixture(scope="module", params=[(3,), (3, 2)], ids=["as many", "fewer"])
+COUNTS = {"as many": (3,), "fewer": (3, 2)}
+
+
+@pytest.fixture(scope="module", params=few(COUNTS, "fewer"))
 def data(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "a.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows_of(request.param))))
+    path.write_text("\n".join(map(json.dumps, rows_of(COUNTS[request.param]))))
     return ExamplesConfig(path=str(path), text_field="context", tokenizer="bytes", validation_fraction=0.25)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.exhaustive import few
 from tests.interop import parity
 from transformer.data.text.config import TextConfig
 from transformer.interop.bart import BART
@@ -31,7 +32,7 @@ MODELS = {
 }
 
 
-@pytest.fixture(scope="module", params=[*MODELS])
+@pytest.fixture(scope="module", params=few(MODELS, "bart"))
 def session(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pairs")
     rng = np.random.default_rng(0)

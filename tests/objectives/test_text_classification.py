@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.exhaustive import few
 from tests.interop import parity
 from transformer.data.examples.config import ExamplesConfig
 from transformer.errors import UserError
@@ -68,7 +69,7 @@ def experiment(kind, problem, data, **train):
     )
 
 
-@pytest.mark.parametrize("kind", [*MODELS])
+@pytest.mark.parametrize("kind", few(MODELS, "bert"))
 def test_twenty_steps_equal_pytorchs(kind, problem, data):
     session = Session(experiment(kind, problem, data))
     pair = parity.make_pair(MODELS[kind][0], session.experiment.model, pad_token_id=0)
@@ -109,6 +110,7 @@ def test_an_evaluation_scores_all_examples_once_in_their_order(problem, data):
             assert evaluation.metrics["mse"] == pytest.approx(evaluation.loss, rel=1e-5)
 
 
+@pytest.mark.parametrize("problem", few(LABELS, "single_label_classification"), indirect=True)
 def test_a_mesh_and_accumulation_change_nothing(problem, data):
     losses = []
     for mesh, parts in ((MeshConfig(data=1), 1), (MeshConfig(data=1), 2), (MeshConfig(data=2, tensor=2), 1)):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from seqeval.metrics import f1_score
 
+from tests.exhaustive import few
 from tests.interop.parity import tensor
 from transformer.data.examples.config import ExamplesConfig
 from transformer.errors import UserError
@@ -50,7 +51,7 @@ def session(data, kind="bert", **train):
     return Session(fine_tuning.experiment(model, TokenClassification(), data, **train))
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", few(MODELS, "bert"))
 def test_twenty_steps_equal_pytorchs(kind, data):
     """Transformers' own loss, with the label -100 where a tag weighs nothing."""
     made = session(data, kind)

@@ -88,6 +88,7 @@ def whole(tmp_path_factory):
     return folder
 
 
+@pytest.mark.exhaustive
 def test_a_run_is_trained_resumed_and_transcribes(whole, tmp_path, monkeypatch):
     cut = tmp_path / "cut"
     losses = runs.losses(whole)

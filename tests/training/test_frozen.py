@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.exhaustive import few
 from tests.training.test_program import MODEL, experiment_of, make_batch
 from transformer.parallel.layout import abstract_on, batch_sharding
 from transformer.parallel.mesh import MeshConfig, make_mesh
@@ -34,7 +35,10 @@ def pulled(mesh_config, loads):
     return Pulled(experiment, mesh, frozen=FrozenArrays({"anchor": Part(abstract, load)})), mesh
 
 
-@pytest.mark.parametrize("mesh_config", [MeshConfig(data=1), MeshConfig(fsdp=2, tensor=2)])
+MESHES = [MeshConfig(data=1), MeshConfig(fsdp=2, tensor=2)]
+
+
+@pytest.mark.parametrize("mesh_config", few(MESHES, MESHES[1]))
 def test_a_step_reads_frozen_arrays_and_leaves_them(mesh_config):
     loads: list[int] = []
     program, mesh = pulled(mesh_config, loads)

@@ -4,6 +4,7 @@ import json
 
 import jax
 import numpy as np
+import pytest
 
 import train as command
 from tests.training.runs import evaluations, losses, quiet, stopped, train
@@ -16,6 +17,7 @@ FLAGS = [
 ]  # fmt: skip
 
 
+@pytest.mark.exhaustive
 def test_a_stopped_run_goes_on_exactly_and_ends_with_a_table(tmp_path, monkeypatch, capsys):
     rng, lines = np.random.default_rng(0), []
     for number in range(100):

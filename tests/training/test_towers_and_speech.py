@@ -50,6 +50,7 @@ def whole(request, tmp_path_factory):
     return experiment, train(experiment, folder / "run"), folder / "run"
 
 
+@pytest.mark.exhaustive
 def test_a_stopped_run_goes_on_exactly(whole, tmp_path, monkeypatch):
     experiment, result, folder = whole
     stopped(experiment, tmp_path / "run", monkeypatch, after=6)

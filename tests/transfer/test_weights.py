@@ -165,6 +165,7 @@ def _assert_alike(made, fresh):
     assert made.sharding.is_equivalent_to(fresh.sharding, made.ndim)
 
 
+@pytest.mark.exhaustive
 def test_an_imported_models_vocabulary_and_context_grow_on_two_devices(longer, imported, monkeypatch):
     read = []
     restore = checkpoint.restore_params
