@@ -34,7 +34,7 @@ check: $(VENV)/.installed-test
 
 # Each of the two processes gets one half of the files, in order, and helps the other at the end: what a file's tests
 # share is made once.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal --durations=40 --durations-min=5
 
 test: $(VENV)/.installed-test
 	$(PYTEST) -m "not exhaustive"
