@@ -7,50 +7,29 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from transformer.chips import chip_of
+
 MFU_CONVENTION = "exact"
 """Convention, one of `transformer.models.conventions`, by which utilisation counts a model's FLOPs wherever it is
 written or printed: the one that `Architecture.flops_per_token` computes."""
 
-# Dense bfloat16 FLOP/s of a chip, from the makers' data sheets; keys are matched at the start of `device_kind`, longest
-# first.
-PEAK_FLOPS = {
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA B200": 2250e12,
-    "NVIDIA L4": 121e12,
-    "NVIDIA L40S": 362e12,
-    "NVIDIA A10G": 70e12,
-    "Tesla V100": 125e12,
-    "Tesla T4": 65e12,
-    "TPU v2": 22.5e12,
-    "TPU v3": 61.5e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "TPU7x": 2307e12,
-}
-
 
 def peak_flops(devices: Sequence[Any]) -> tuple[float | None, str]:
-    """Returns the FLOP/s of all `devices` together (None for a chip not in the table), and the figure's source.
+    """Returns the FLOP/s of all `devices` together (None for a chip that is not known), and the figure's source.
 
     A CPU's peak is measured, since no table knows how many cores a container may use. Fake devices share their host's.
     """
     kind, platform = devices[0].device_kind, devices[0].platform
     if platform == "cpu":
-        return _measured_matmul_flops() * jax.process_count(), "a float32 matrix product measured on this CPU"
-    for name in sorted(PEAK_FLOPS, key=len, reverse=True):
-        if kind.startswith(name):
-            return PEAK_FLOPS[name] * len(devices), f"{len(devices)} x {kind}, dense bfloat16"
-    return None, f"unknown for {kind}"
+        return measured_matmul_flops() * jax.process_count(), "a float32 matrix product measured on this CPU"
+    chip = chip_of(kind)
+    if chip is None:
+        return None, f"unknown for {kind}"
+    return chip.bf16 * len(devices), f"{len(devices)} x {kind}, dense bfloat16"
 
 
-def _measured_matmul_flops(size: int = 1024, rounds: int = 5) -> float:
+def measured_matmul_flops(size: int = 1024, rounds: int = 5) -> float:
+    """Returns the FLOP/s of a float32 product of two square matrices here, the best of some rounds."""
     x = jnp.ones((size, size), jnp.float32)
     product = jax.jit(lambda x: x @ x)
     product(x).block_until_ready()

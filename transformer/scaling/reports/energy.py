@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from etils import epath
 
+from transformer.chips import chip_of
 from transformer.errors import UserError
 
 MEASURED = "emissions.csv"
@@ -21,23 +22,6 @@ WORLD_MEAN = 481.0
 """g CO2-equivalent a kWh: the world's electricity in 2023 (Ember, "Global Electricity Review 2024")."""
 CORE_WATTS = 7.0
 """Power of a processor core: an Intel Xeon Platinum 8380 is rated 270 W for 40 cores, an AMD EPYC 7763 280 W for 64."""
-RATED_WATTS = {
-    "NVIDIA A100": 400.0,
-    "NVIDIA H100": 700.0,
-    "NVIDIA H200": 700.0,
-    "NVIDIA B200": 1000.0,
-    "NVIDIA L4": 72.0,
-    "NVIDIA L40S": 350.0,
-    "NVIDIA A10G": 300.0,
-    "Tesla V100": 300.0,
-    "Tesla T4": 70.0,
-    "TPU v2": 280.0,
-    "TPU v3": 450.0,
-    "TPU v4": 192.0,
-}
-"""Device -> its maker's thermal design power (of the SXM board where there are two); keys are matched at the start of
-JAX's `device_kind`, longest first. TPU v2, v3: Jouppi et al. 2021, table 1; v4: the highest that Jouppi et al. 2023
-measured, table 4. No figure is published for later TPUs."""
 
 
 class Power(NamedTuple):
@@ -64,10 +48,10 @@ def power(kind: str, cores: int) -> Power | None:
     """
     if kind == "cpu":
         return Power(CORE_WATTS * cores, f"{cores} processor cores of {CORE_WATTS:g} W")
-    for name in sorted(RATED_WATTS, key=len, reverse=True):
-        if kind.startswith(name):
-            return Power(RATED_WATTS[name], f"{name}: {RATED_WATTS[name]:g} W, its rated power")
-    return None
+    chip = chip_of(kind)
+    if chip is None or chip.watts is None:
+        return None
+    return Power(chip.watts, f"{chip.kinds[0]}: {chip.watts:g} W, its rated power")
 
 
 def estimate(device_hours: float, watts: float, carbon: float = WORLD_MEAN) -> Energy:
