@@ -116,11 +116,14 @@ def plan(args: list[str]) -> None:
     check_new(folder)
     planned = plans.plan(flags.experiment, flags.request, flags.shape)
     share = processes.shares(flags.jobs, cpu=command.cpu_alone())[0]
-    if flags.probe and share is not None:
+    if flags.probe and flags.chips is None and share is not None:
         os.sched_setaffinity(0, share)  # before JAX has threads: a probe computes on what a run will have
     command.start_jax()
     seconds, notes = {}, [f"note: {note}" for note in planned.notes]
-    if flags.probe:
+    if flags.chips is not None:
+        seconds = probe.planned_seconds_per_step(planned.study.cells, planned.experiments, flags.chips)
+        notes.append(f"note: the minutes are the planner's, for runs on {flags.chips} each (docs/planning.md)")
+    elif flags.probe:
         from transformer.data.text.dataset import TextDataset
         from transformer.training.session import Session
 

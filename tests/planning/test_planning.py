@@ -20,6 +20,8 @@ from transformer.parallel.mesh import MeshConfig, make_mesh
 from transformer.planning import absent, report, step
 from transformer.planning.batch import abstract_batch
 from transformer.planning.chips import CHIPS, topology_of
+from transformer.planning.prediction import predict
+from transformer.planning.rates import rates_for
 from transformer.planning.step import CompiledStep, Memory, bytes_of
 from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.program import Program
@@ -28,12 +30,17 @@ from transformer.training.session import Session
 
 @pytest.mark.parametrize(
     ("chips", "shape", "devices"),
-    [("h100:64", "1x8x8", 64), ("a100:4", "1x1x4", 4), ("v5p:64", "v5p:4x4x4", 64), ("v5e:2x4", "v5e:2x4", 8)],
-)
+    [
+        ("h100:64", "1x8x8", 64), ("a100:4", "1x1x4", 4), ("v5p:64", "v5p:4x4x4", 64), ("v5e:2x4", "v5e:2x4", 8),
+        ("cpu:4", "4", 4),
+    ],
+)  # fmt: skip
 def test_chips_name_a_topology(chips, shape, devices):
     topology = topology_of(chips)
     assert (topology.shape, topology.devices) == (shape, devices)
-    assert topology.memory == CHIPS[chips.partition(":")[0]].memory
+    chip = CHIPS[topology.chip]
+    assert topology.memory == getattr(chip, "memory", topology.memory)
+    assert topology.memory * devices > 2**30
 
 
 @pytest.mark.parametrize(
@@ -41,6 +48,7 @@ def test_chips_name_a_topology(chips, shape, devices):
     [
         ("h101:8", "chips: a100, h100"), ("h100", "such as h100:64"), ("h100:12", "multiple of it"),
         ("h100:many", "give a number"), ("v5p:12", "no slice of v5p has 12 chips"), ("v5e:4x", "no slice of v5e"),
+        ("cpu:0", "such as cpu:4"),
     ],
 )  # fmt: skip
 def test_chips_that_there_are_not_are_refused(chips, words):
@@ -48,17 +56,18 @@ def test_chips_that_there_are_not_are_refused(chips, words):
         topology_of(chips)
 
 
-def test_a_compiler_that_is_not_installed_is_one_line(capsys, monkeypatch):
+def test_without_a_compiler_the_analytic_model_is_used_and_said_to_be(capsys, monkeypatch):
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(absent.importlib.metadata, "distribution", missing)
-    monkeypatch.setattr(absent, "prepare", lambda: None)
+    monkeypatch.setattr(absent, "prepare", lambda devices: None)
     for chips, extra in [("h100:8", "aot"), ("v5e:8", "tpu")]:
-        assert command.run(lambda chips=chips: plan.main(["gpt2-small", "--chips", chips])) == 2
-        line = capsys.readouterr().err
-        assert line.count("\n") == 1
-        assert f"pip install -c constraints.txt -e '.[{extra}]'" in line
+        assert command.run(lambda chips=chips: plan.main(["gpt2-small", "--chips", chips])) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert f"pip install -c constraints.txt -e '.[{extra}]'" in lines[0]
+        assert any("nothing was compiled" in line for line in lines)
+        assert any(line.startswith("speed ") and "MFU" in line for line in lines)
 
 
 def test_cudnn_that_is_missing_where_a_program_is_made_is_one_line(monkeypatch):
@@ -69,7 +78,7 @@ def test_cudnn_that_is_missing_where_a_program_is_made_is_one_line(monkeypatch):
 
     monkeypatch.setattr(step, "devices_of", lambda _: jax.devices())
     monkeypatch.setattr(step, "Program", without)
-    with pytest.raises(UserError, match="nvidia-cudnn-cu13, or choose --execution.attention xla"):
+    with pytest.raises(absent.NotInstalled, match="nvidia-cudnn-cu13, or choose --execution.attention xla"):
         step.compile_step(EXPERIMENT, topology_of("h100:8"))
 
 
@@ -115,8 +124,9 @@ def test_a_planned_batch_has_the_shapes_and_dtypes_of_real_data(preset, tmp_path
     ],
 )
 def test_a_report_says_what_a_step_reads(preset, line):
-    compiled = CompiledStep(make_mesh(MeshConfig(data=1)), Memory(0, 0, 0, 0, 0), [])
-    assert f"step       {line}" in report.summary(compiled, configs.get(preset), capacity=1)
+    topology = topology_of("h100:8")
+    planned = predict(configs.get(preset), topology, rates_for(topology, "bfloat16"))
+    assert f"step       {line}" in report.summary(planned)
 
 
 MODEL = GPTConfig(vocab_size=64, context_length=32, width=64, num_layers=2, num_heads=4, dropout=0.0)

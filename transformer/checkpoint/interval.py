@@ -17,3 +17,17 @@ def young_daly(cost: float, mtbf: float) -> float:
         return mtbf
     ratio = cost / (2 * mtbf)
     return math.sqrt(2 * cost * mtbf) * (1 + math.sqrt(ratio) / 3 + ratio / 9) - cost
+
+
+def expected_goodput(cost: float, mtbf: float, interval: float, restart: float) -> float:
+    """Returns the share of a run's wall time that makes steps which last, where failures come at random.
+
+    Daly 2006, equation 20: the expected wall time of a run, of which the solve time is this share.
+
+    Args:
+      cost: seconds that the training waits for one save.
+      mtbf: mean seconds between failures.
+      interval: seconds of training between saves.
+      restart: seconds from a failure to the first step after it.
+    """
+    return interval / (mtbf * math.exp(restart / mtbf) * math.expm1((interval + cost) / mtbf))

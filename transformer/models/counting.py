@@ -234,7 +234,7 @@ class Counts:
             if name_of(parameter.path) == "kernel":
                 met = self.places.met(parameter, length, target_length) * self._runs(parameter) * self.share(parameter)
                 counts[kind_of(parameter)] += 6.0 * parameter.size * met
-        counts["head"] += 6.0 * self._tied_products() * self.places.words(length, target_length)
+        counts["head"] += 6.0 * self.tied_products * self.places.words(length, target_length)
         for attention in self.attentions(length, target_length, causal=causal):
             counts["scores"] += 12.0 * attention.heads * attention.head_width * attention.pairs
         return counts
@@ -266,7 +266,8 @@ class Counts:
             return 1
         return next(layers for module, layers in self.stacks.items() if module in parameter.modules)
 
-    def _tied_products(self) -> int:
+    @property
+    def tied_products(self) -> int:
         """Returns the weights of products with the words' own table, which no kernel stands for."""
         paths = {parameter.path for parameter in self.parameters}
         untied = not paths.isdisjoint({"head/kernel", "head/unembedding/kernel"})

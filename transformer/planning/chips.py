@@ -1,14 +1,18 @@
-"""Chips that a step can be compiled for, as rows of facts, and how many of them make a topology.
+"""Chips that a step can be planned for, as rows of facts, and how many of them make a topology.
 
-GPUs: what XLA's compiler must know of one, from the descriptions that openxla/xla keeps under
-`xla/backends/gpu/target_config/specs/` (h100_sxm, h200, a100_sxm_80, b200). They say what fits (memory, shared memory,
-registers), what is generated (compute capability), and what the cost model believes (bandwidth, clock, rates). TPUs:
-the compiler knows them by name; memory and slices are those of Google's documentation of Cloud TPU.
+What their makers publish is in `transformer.chips`; here is what a compiler needs besides. GPUs: what XLA's compiler
+must know of one, from the descriptions that openxla/xla keeps under `xla/backends/gpu/target_config/specs/` (h100_sxm,
+h200, a100_sxm_80, b200). They say what fits (memory, shared memory, registers), what is generated (compute capability),
+and what the cost model believes (bandwidth, clock, rates). TPUs: the compiler knows them by name; memory and slices are
+those of Google's documentation of Cloud TPU. This machine's processor can be planned for, too: what is said of its
+devices can be measured.
 """
 
 import dataclasses
 import math
+import os
 
+from transformer.chips import CHIPS as PUBLISHED
 from transformer.errors import UserError
 
 GIB = 2**30
@@ -19,12 +23,16 @@ class Topology:
     """A number of chips and how they are joined."""
 
     platform: str
-    """As `jax.experimental.topologies` calls it: cuda or tpu."""
+    """As `jax.experimental.topologies` calls it: cuda or tpu; or cpu, this machine's own."""
+    chip: str
+    """Key of `CHIPS`."""
     shape: str
-    """GPUs: slices x hosts x GPUs of a host. TPUs: generation and chips along each side."""
+    """GPUs: slices x hosts x GPUs of a host. TPUs: generation and chips along each side. CPUs: devices."""
     devices: int
     memory: int
     """Bytes of a device."""
+    per_host: int | None = None
+    """Devices of a host, where links between hosts are slower; None: all are joined alike."""
     target_config: str | None = None
     """`GpuTargetConfigProto` in text form."""
 
@@ -44,8 +52,6 @@ class Gpu:
     clock_ghz: float
     memory: int
     """Bytes, as the driver reports them: a little less than what is sold."""
-    bandwidth: int
-    """Bandwidth of its memory, bytes a second."""
     l2: int
     """Bytes."""
     shared_memory: tuple[int, int]
@@ -55,8 +61,8 @@ class Gpu:
     matrix_clock_ghz: float = 0.0
     per_host: int = 8
 
-    def topology(self, count: str) -> Topology:
-        """Returns so many of them: any number within a host, or whole hosts."""
+    def topology(self, chip: str, count: str) -> Topology:
+        """Returns so many of them: any number within a host, or whole hosts. `chip` is their key of `CHIPS`."""
         number = int(count) if count.isdigit() else 0
         if number < 1 or (number > self.per_host and number % self.per_host):
             raise UserError(
@@ -65,9 +71,10 @@ class Gpu:
             )
         hosts = max(number // self.per_host, 1)
         shape = f"1x{hosts}x{number // hosts}"
-        return Topology("cuda", shape, number, self.memory, self._target_config())
+        config = self._target_config(PUBLISHED[chip].bandwidth)
+        return Topology("cuda", chip, shape, number, self.memory, number // hosts, config)
 
-    def _target_config(self) -> str:
+    def _target_config(self, bandwidth: float | None) -> str:
         major, minor = self.capability
         of_core, of_block = self.shared_memory
         return f"""\
@@ -79,7 +86,7 @@ gpu_device_info {{
   fpus_per_core: {self.fpus_per_core}
   clock_rate_ghz: {self.clock_ghz}
   device_memory_size: {self.memory}
-  memory_bandwidth: {self.bandwidth}
+  memory_bandwidth: {int(bandwidth or 0)}
   l2_cache_size: {self.l2}
   cuda_compute_capability {{
     major: {major} minor: {minor} feature_extension: {"ACCELERATED_FEATURES" if self.accelerated else "NONE"}
@@ -111,26 +118,37 @@ class Tpu:
     """Bytes."""
     slices: tuple[str, ...]
     """Chips along each side of the slices that are rented out, one a number of chips."""
-    generation: str
-    """As its compiler calls it."""
 
-    def topology(self, count: str) -> Topology:
-        """Returns a slice of so many chips, or of these sides (4x4x8)."""
+    def topology(self, chip: str, count: str) -> Topology:
+        """Returns a slice of so many chips, or of these sides (4x4x8). `chip` is their key of `CHIPS`."""
         sizes = {str(_chips(sides)): sides for sides in self.slices}
         sides = sizes.get(count, count)
         if not all(side.isdigit() and int(side) for side in sides.split("x")) or "x" not in sides:
             raise UserError(
-                f"--chips: no slice of {self.generation} has {count} chips: give {', '.join(sizes)}, or its sides, "
+                f"--chips: no slice of {chip} has {count} chips: give {', '.join(sizes)}, or its sides, "
                 f"such as {self.slices[-1]}"
             )
-        return Topology("tpu", f"{self.generation}:{sides}", _chips(sides), self.memory)
+        return Topology("tpu", chip, f"{chip}:{sides}", _chips(sides), self.memory)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cpu:
+    """This machine's processor, as so many devices that share its cores and its memory."""
+
+    def topology(self, chip: str, count: str) -> Topology:
+        """Returns so many devices, each with its part of the machine's memory."""
+        number = int(count) if count.isdigit() else 0
+        if number < 1:
+            raise UserError(f"--chips: {count} CPU devices: give a number, such as cpu:4")
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return Topology("cpu", chip, count, number, memory // number)
 
 
 def topology_of(chips: str) -> Topology:
     """Returns the topology that a person names.
 
     Args:
-      chips: `h100:64` (GPUs), `v5p:64` (a TPU slice of so many chips) or `v5p:4x4x4` (of these sides).
+      chips: `h100:64` (GPUs), `v5p:64` (a TPU slice of so many chips), `v5p:4x4x4` (of these sides) or `cpu:4`.
 
     Raises:
       UserError: an unknown chip, or a number of them that no topology has.
@@ -138,7 +156,7 @@ def topology_of(chips: str) -> Topology:
     kind, _, count = chips.partition(":")
     if kind not in CHIPS or not count:
         raise UserError(f"--chips {chips}: give a chip and how many, such as h100:64; chips: {', '.join(CHIPS)}")
-    return CHIPS[kind].topology(count)
+    return CHIPS[kind].topology(kind, count)
 
 
 def _chips(sides: str) -> int:
@@ -173,7 +191,7 @@ _RATES = {10: 1.0, 16: 1.0, 11: 0.5}
 _SQUARES = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")
 
-CHIPS: dict[str, Gpu | Tpu] = {
+CHIPS: dict[str, Gpu | Tpu | Cpu] = {
     "a100": Gpu(
         name="NVIDIA A100-SXM4-80GB",
         capability=(8, 0),
@@ -182,7 +200,6 @@ CHIPS: dict[str, Gpu | Tpu] = {
         fpus_per_core=64,
         clock_ghz=1.41,
         memory=85_100_068_864,
-        bandwidth=2_039_040_000_000,
         l2=41_943_040,
         shared_memory=(167_936, 166_912),
     ),
@@ -194,7 +211,6 @@ CHIPS: dict[str, Gpu | Tpu] = {
         fpus_per_core=128,
         clock_ghz=1.98,
         memory=84_942_979_072,
-        bandwidth=3_352_320_000_000,
         l2=52_428_800,
         shared_memory=(233_472, 232_448),
         dense_bf16_per_clock=512,
@@ -208,7 +224,6 @@ CHIPS: dict[str, Gpu | Tpu] = {
         fpus_per_core=128,
         clock_ghz=1.98,
         memory=151_397_597_184,
-        bandwidth=4_800_000_000_000,
         l2=52_428_800,
         shared_memory=(233_472, 232_448),
         dense_bf16_per_clock=512,
@@ -222,13 +237,13 @@ CHIPS: dict[str, Gpu | Tpu] = {
         fpus_per_core=128,
         clock_ghz=1.965,
         memory=191_514_411_008,
-        bandwidth=7_672_320_000_000,
         l2=132_644_864,
         shared_memory=(233_472, 232_448),
         dense_bf16_per_clock=1024,
         matrix_clock_ghz=1.8353101,
     ),
-    "v5e": Tpu(16 * GIB, _SQUARES, "v5e"),
-    "v5p": Tpu(95 * GIB, _CUBES, "v5p"),
-    "v6e": Tpu(32 * GIB, _SQUARES, "v6e"),
+    "v5e": Tpu(16 * GIB, _SQUARES),
+    "v5p": Tpu(95 * GIB, _CUBES),
+    "v6e": Tpu(32 * GIB, _SQUARES),
+    "cpu": Cpu(),
 }

@@ -127,21 +127,21 @@ class Program:
         """Returns the program of the same run with another learning-rate schedule; nothing is compiled for it."""
         other = copy.copy(self)
         other._traced = self._traced._replace(schedule=schedule)
-        other.__dict__.pop("_placed", None)
+        other.__dict__.pop("hyperparameters", None)
         return other
 
     def init(self) -> TrainState:
         """Returns the state before the first update."""
-        return self._jit_init(self._placed)
+        return self._jit_init(self.hyperparameters)
 
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """Returns the state after an update, to which `state` is donated, and the update's metrics."""
         step = self._compiled_steps.get(_shapes(batch), self._jit_step) if self._compiled_steps else self._jit_step
-        return step(state, batch, self.frozen, self._placed)
+        return step(state, batch, self.frozen, self.hyperparameters)
 
     def lower_step(self, state: TrainState, batch: Batch) -> jax.stages.Lowered:
         """Returns the program of `step` for such arguments, not compiled yet."""
-        return self._jit_step.lower(state, batch, self.frozen, self._placed)
+        return self._jit_step.lower(state, batch, self.frozen, self.hyperparameters)
 
     def compile_step(self, lowered: jax.stages.Lowered, batch: Batch) -> None:
         """Compiles what `lower_step` returned of a batch, not running it, so that processes begin the step together."""
@@ -151,8 +151,8 @@ class Program:
         """Whether `compile_step` compiled the step for batches as wide as this one."""
         return _shapes(batch) in self._compiled_steps
 
-    def lower(self, batch: Batch) -> jax.stages.Lowered:
-        """Returns the update's program, not compiled yet, for batches like this one; nothing is put on a device.
+    def trace(self, batch: Batch) -> jax.stages.Traced:
+        """Returns the update's program, traced alone, for batches like this one; nothing is put on a device.
 
         So the devices of the mesh may be those of a topology that is not there (`transformer.planning`).
 
@@ -165,7 +165,11 @@ class Program:
             dtype = jax.dtypes.canonicalize_dtype(array.dtype)
             return jax.ShapeDtypeStruct(array.shape, dtype, sharding=self._replicated)
 
-        return self._jit_step.lower(self.abstract, batch, self._frozen.abstract, jax.tree.map(abstract, self._traced))
+        return self._jit_step.trace(self.abstract, batch, self._frozen.abstract, jax.tree.map(abstract, self._traced))
+
+    def lower(self, batch: Batch) -> jax.stages.Lowered:
+        """Returns what `trace` does, lowered for the mesh's platform and not compiled yet."""
+        return self.trace(batch).lower()
 
     def evaluate(self, params: Any, batch: Batch) -> Evaluated:
         """Returns sums over the batch and what the objective scores of each example, without dropout."""
@@ -189,7 +193,8 @@ class Program:
         return self._frozen.arrays
 
     @functools.cached_property
-    def _placed(self) -> TracedHyperparameters:
+    def hyperparameters(self) -> TracedHyperparameters:
+        """The numbers that the compiled functions take, on the devices."""
         # `device_put` would compare the values of all processes.
         place = functools.partial(jax.make_array_from_process_local_data, self._replicated)
         with jax.ensure_compile_time_eval():  # what is kept must be arrays, also where a trace of `step` asks first

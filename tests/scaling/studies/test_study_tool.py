@@ -6,11 +6,16 @@ import json
 import numpy as np
 import pytest
 
+import configs
 from tests.tool_calls import caller
 from tools import scaling as tool
 from transformer import command
+from transformer.planning.chips import topology_of
+from transformer.planning.prediction import predict
+from transformer.planning.rates import rates_for
 from transformer.scaling.laws import synthetic
 from transformer.scaling.laws.coverage import TRUTH
+from transformer.scaling.studies import probe
 from transformer.scaling.studies import study as studies
 from transformer.sweeps import cells
 
@@ -130,3 +135,18 @@ def test_an_unknown_run_is_refused(planned, call):
     code, _, err = call("run", planned, "--only", "C1-N1")
     assert code == 2
     assert "the study has no run C1-N1" in err
+
+
+def test_time_on_chips_that_are_not_here_is_the_planners(planned, tmp_path, call):
+    cells_of = studies.read(planned).cells
+    experiment = configs.get("gpt-scaling")
+    experiments = {cell.name: experiment for cell in cells_of}
+    seconds = probe.planned_seconds_per_step(cells_of, experiments, "h100:1")
+    assert seconds.keys() == {cell.params for cell in cells_of}
+    topology = topology_of("h100:1")
+    expected = predict(experiment, topology, rates_for(topology, "float32")).time.total
+    assert set(seconds.values()) == {expected}
+    args = ["--preset", "gpt-scaling", "--sizes", 4, "--span", 3, "--budgets", "1e13", "1e14", "1e15"]
+    code, out, err = call("plan", tmp_path / "other", *args, "--chips", "h101:1")
+    assert (code, out) == (2, "")
+    assert "chips: a100" in err

@@ -25,7 +25,9 @@ class Plan:
     preset: str = "gpt-scaling"
     """The preset whose model gives the proportions, and whose data and optimizer all sizes get."""
     probe: bool = True
-    """Time a few updates of each size."""
+    """Time a few updates of each size here."""
+    chips: str | None = None
+    """The chips that each run is to have, such as h100:8: the planner tells their time, and nothing is timed here."""
     jobs: int = 1
     """Runs that are to be made at a time: for the estimate of the time."""
 

@@ -1,4 +1,4 @@
-"""Probe: measures how long a study's runs will take here, from a few updates of each size."""
+"""Probe: how long a study's runs will take: here, from a few updates of each size; elsewhere, as the planner tells."""
 
 import statistics
 import time
@@ -8,6 +8,9 @@ import jax
 
 from transformer.data.dataset import Dataset
 from transformer.data.text.dataset import TextDataset
+from transformer.planning.chips import topology_of
+from transformer.planning.prediction import predict
+from transformer.planning.rates import rates_for
 from transformer.scaling.studies.study import Cell
 from transformer.training.experiment import Experiment
 from transformer.training.session import Session
@@ -39,6 +42,29 @@ def seconds_per_step(
         if cell.params not in seconds:
             seconds[cell.params] = _seconds(experiments[cell.name], dataset)
             progress()
+    return seconds
+
+
+def planned_seconds_per_step(
+    cells: Sequence[Cell], experiments: Mapping[str, Experiment], chips: str
+) -> dict[int, float]:
+    """Returns N -> seconds of an update on chips that need not be there, by the planner's analytic model.
+
+    Args:
+      cells: the cells of a study.
+      experiments: the cells' experiments, by name.
+      chips: as `planning.chips.topology_of` takes them: those of one run.
+
+    Raises:
+      UserError: there are no such chips, or the mesh does not divide something.
+    """
+    topology = topology_of(chips)
+    seconds: dict[int, float] = {}
+    for cell in cells:
+        if cell.params not in seconds:
+            experiment = experiments[cell.name]
+            rates = rates_for(topology, experiment.execution.dtype)
+            seconds[cell.params] = predict(experiment, topology, rates).time.total
     return seconds
 
 
