@@ -239,3 +239,21 @@ def test_a_recording_without_any_sound_says_nothing(monkeypatch):
     assert (transcript.text, transcript.tokens, transcript.segments) == ("", [], [])
     [transcript] = hears(None, loudness)(silence, times=True, fallback=GREEDY)
     assert transcript.text == "youyou"
+
+
+@pytest.mark.parametrize(
+    ("windows", "rows"),
+    [([1] * 10, [5, 5]), ([1] * 8, [8]), ([4, 1, 1], [3, 1, 1, 1]), ([2, 2, 2, 1, 1, 1, 1, 1], [8, 4])],
+    ids=["more than a batch", "a batch", "a long one", "three longer ones"],
+)
+def test_few_rows_are_heard_for_nothing(monkeypatch, windows, rows):
+    scripted, heard = Scripted(*[[window(said("one"))] * 9] * 8), []
+    monkeypatch.setattr(transcriber, "WindowDecoder", lambda _: scripted)
+    encode = scripted.encode
+    monkeypatch.setattr(scripted, "encode", lambda features: heard.append(len(features)) or encode(features))
+    rng = np.random.default_rng(0)
+    sounds = [rng.normal(size=count * FRAMES * HOP).astype(np.float32) for count in windows]
+    hears: Any = Transcriber
+    transcripts = hears(None, loudness)(sounds, times=True, batch_size=8)
+    assert [transcript.text for transcript in transcripts] == ["one" * count for count in windows]
+    assert heard == rows

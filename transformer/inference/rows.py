@@ -30,10 +30,20 @@ def padded(
 
 
 def batches(items: Sequence[Item], size: int) -> Iterator[tuple[Sequence[Item], Sequence[Item]]]:
-    """Yields `size` items at a time, and the same items filled up to `size`, so that all batches share a program."""
+    """Yields at most `size` items at a time, and the same items filled up, so that all batches share a program."""
+    size = even(len(items), size)
     for start in range(0, len(items), size):
         chosen = items[start : start + size]
-        yield chosen, filled(chosen, min(size, len(items)))
+        yield chosen, filled(chosen, size)
+
+
+def even(number: int, most: int) -> int:
+    """Returns the rows of a batch, from 1 to `most`, of as few batches as can be, with as few rows as can be filled up.
+
+    Ten items in batches of eight at most are five and five, and not eight and two that are filled up to eight.
+    """
+    number = max(1, number)
+    return -(-number // -(-number // most))
 
 
 def filled(items: Sequence[Item], size: int) -> list[Item]:

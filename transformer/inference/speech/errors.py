@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from transformer.data.audio.dataset import SpeechDataset
 from transformer.inference.restored import Restored
-from transformer.inference.rows import filled
+from transformer.inference.rows import batches
 from transformer.inference.speech.windows import GREEDY, WindowDecoder
 
 
@@ -52,15 +52,16 @@ def transcribed(
     prompt = before if after else [decoder.vocabulary.start]  # as in training: `SpeechRecords`
     records = dataset.validation
     indices = range(len(records))[:limit]
-    size = min(batch_size, len(indices))
-    for start in tqdm(range(0, len(indices), batch_size), desc="transcribe", disable=not progress):
-        batch = [records[index] for index in indices[start : start + batch_size]]
-        rows = filled(batch, size)  # so that the last batch shares the others' program
-        memory_BSD = decoder.encode(np.stack([record["features"] for record in rows]))
-        windows = decoder(memory_BSD, [prompt] * len(rows), times=False, most=len(batch[0]["tokens"]), fallback=GREEDY)
-        for record, window in zip(batch, windows, strict=False):
-            if record["there"]:
-                yield Transcribed(dataset.transcript(record), restored.tokenizer.decode(window.tokens))
+    with tqdm(total=len(indices), desc="transcribe", disable=not progress) as bar:
+        for chosen, filled in batches(indices, batch_size):
+            batch = {index: records[index] for index in chosen}
+            memory_BSD = decoder.encode(np.stack([batch[index]["features"] for index in filled]))
+            most = len(batch[chosen[0]]["tokens"])
+            windows = decoder(memory_BSD, [prompt] * len(filled), times=False, most=most, fallback=GREEDY)
+            for record, window in zip(batch.values(), windows, strict=False):
+                if record["there"]:
+                    yield Transcribed(dataset.transcript(record), restored.tokenizer.decode(window.tokens))
+            bar.update(len(chosen))
 
 
 def character_error_rate(pairs: Sequence[Transcribed]) -> float:

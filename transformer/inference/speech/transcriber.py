@@ -13,7 +13,7 @@ from transformer import checks
 from transformer.data.audio.log_mel import HOP, RATE
 from transformer.errors import UserError
 from transformer.inference.restored import Restored
-from transformer.inference.rows import filled
+from transformer.inference.rows import batches, even, filled
 from transformer.inference.speech.chunks import Chunking, merged
 from transformer.inference.speech.segments import FRAMES_A_TIME, Segment, cut
 from transformer.inference.speech.vocabulary import SECONDS_A_TIME
@@ -113,9 +113,12 @@ class Transcriber:
         with tqdm(total=round(seconds), unit="s", desc="transcribe", disable=not progress) as bar:
             for with_times in (False, True):
                 queue = [recording for recording, each in zip(all_done, timed, strict=True) if each == with_times]
+                rows = even(len(queue), batch_size)
                 while queue := [recording for recording in queue if not recording.is_done]:
-                    chosen, before = queue[:batch_size], sum(recording.seek for recording in queue[:batch_size])
-                    rows = min(batch_size, len(all_done))
+                    while 2 * len(queue) <= rows:  # halves: few sizes to compile, and few rows for nothing
+                        rows = -(-rows // 2)
+                    chosen = queue[:rows]
+                    before = sum(recording.seek for recording in chosen)
                     self._advance(chosen, rows, task, with_times, words, condition, most, fallback)
                     bar.update((sum(recording.seek for recording in chosen) - before) * HOP / RATE)
         return [self._transcript(recording) for recording in all_done]
@@ -152,19 +155,17 @@ class Transcriber:
             for number, samples in enumerate(recordings)
             for begin, end in chunking.spans(len(samples), RATE)
         ]
-        rows = min(batch_size, len(parts))
         languages = [language] * len(recordings)
         said: list[list[list[int]]] = [[] for _ in recordings]
-        for start in tqdm(range(0, len(parts), batch_size), desc="transcribe", disable=not progress):
-            batch = parts[start : start + batch_size]
+        for batch, alike in tqdm(list(batches(parts, batch_size)), desc="transcribe", disable=not progress):
             features = [self._spectrogram(samples) for _, samples in batch]
-            memory_BSD = self.decoder.encode(np.stack(filled(features, rows)))
+            memory_BSD = self.decoder.encode(np.stack(filled(features, len(alike))))
             if vocabulary.languages and any(languages[number] is None for number, _ in batch):
                 # A recording's first chunk comes before its others.
                 for (number, _), found in zip(batch, self.decoder.languages(memory_BSD), strict=False):
                     languages[number] = languages[number] or found
             prompts = [vocabulary.prefix(languages[number], task, times=False) for number, _ in batch]
-            windows = self.decoder(memory_BSD, filled(prompts, rows), times=False, most=most, fallback=fallback)
+            windows = self.decoder(memory_BSD, filled(prompts, len(alike)), times=False, most=most, fallback=fallback)
             for (number, _), heard in zip(batch, windows, strict=False):
                 said[number].append(heard.tokens)
         transcripts = []
