@@ -14,6 +14,7 @@ from transformer.models.t5 import T5Config
 
 from . import encoder_decoders, parity
 
+END = 1
 BASE = T5Config(
     vocab_size=61,
     width=30,
@@ -48,6 +49,8 @@ SHAPES: dict[str, tuple[Family, T5Config]] = {
     ),
     "none": (T5, dataclasses.replace(BASE, head="none", num_encoder_layers=1, gated=True, activation="silu")),
     "mt5, none": (MT5, dataclasses.replace(GATED, head="none")),
+    "classes": (T5, dataclasses.replace(BASE, head="sequence_classification", num_labels=3)),
+    "mt5, classes": (MT5, dataclasses.replace(GATED, head="sequence_classification", num_labels=1)),
 }
 
 
@@ -59,16 +62,22 @@ def _make_pair(family, config):
             kernel = np.random.default_rng(0).normal(scale=0.2, size=shape).astype(np.float32)
             model.lm_head.weight = torch.nn.Parameter(torch.tensor(kernel))
 
-    return parity.make_pair(family, config, change=untied)
+    return parity.make_pair(family, config, change=untied, eos_token_id=END)
 
 
-@pytest.fixture(params=few(SHAPES, "1.1", "one layer, one head, gelu", "mt5, none"), scope="module")
+def _batch(config, length, target_length):
+    if config.head == "sequence_classification":
+        return encoder_decoders.rows(config, length, length, end=END)
+    return encoder_decoders.rows(config, length, target_length)
+
+
+@pytest.fixture(params=few(SHAPES, "1.1", "one layer, one head, gelu", "mt5, none", "classes"), scope="module")
 def pair(request):
     return _make_pair(*SHAPES[request.param])
 
 
 def test_scores_are_transformers(pair):
-    encoder_decoders.assert_scores(pair, encoder_decoders.rows(pair.config, 23, 19))
+    encoder_decoders.assert_scores(pair, _batch(pair.config, 23, 19))
 
 
 @pytest.mark.parametrize("name", few(["1.0", "mt5"], "1.0"))
@@ -82,7 +91,7 @@ def test_there_and_back_is_exact(pair):
 
 
 def test_transformers_loads_what_is_written(pair, tmp_path):
-    batch = encoder_decoders.rows(pair.config, 9, 7)
+    batch = _batch(pair.config, 9, 7)
     parity.assert_reloads(pair, tmp_path / "out", lambda model: encoder_decoders.their_scores(model, batch))
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,21 +13,37 @@ from tests.exhaustive import few
 from tests.interop import parity
 from transformer.data.examples.config import ExamplesConfig
 from transformer.errors import UserError
+from transformer.interop.bart import BART
 from transformer.interop.bert import BERT
 from transformer.interop.llama import LLAMA
+from transformer.interop.t5 import T5
+from transformer.models.bart import BartConfig
 from transformer.models.bert import BertConfig
 from transformer.models.llama import LlamaConfig
+from transformer.models.t5 import T5Config
 from transformer.objectives.text_classification import TextClassification, classes_of
 from transformer.parallel.mesh import MeshConfig
+from transformer.tokenizers.raw_bytes import ByteTokenizer
 from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.optimizer import OptimizerConfig
 from transformer.training.session import Session
 
 SIZES = {"vocab_size": 400, "context_length": 32, "width": 24, "num_layers": 2, "num_heads": 2, "mlp_width": 40}
+WORDS: dict[str, Any] = {"vocab_size": 400, "width": 24, "head": "sequence_classification"}
+SIDES: dict[str, Any] = {"num_encoder_layers": 2, "num_decoder_layers": 2}
+END = ByteTokenizer().special_id("<sep>")
 MODELS = {
     "bert": (BERT, BertConfig(**SIZES, head="sequence_classification", dropout=0.0, attention_dropout=0.0)),
     "llama": (LLAMA, LlamaConfig(**SIZES, num_kv_heads=1, head="sequence_classification")),
-}
+    "bart": (
+        BART,
+        BartConfig(
+            **WORDS, **SIDES, context_length=32, num_encoder_heads=2, num_decoder_heads=3, encoder_mlp_width=40,
+            decoder_mlp_width=30, dropout=0.0, attention_dropout=0.0, mlp_dropout=0.0,
+        ),
+    ),
+    "t5": (T5, T5Config(**WORDS, **SIDES, num_heads=2, head_width=8, mlp_width=40, dropout=0.0, tie_embeddings=False)),
+}  # fmt: skip
 LABELS = {
     "single_label_classification": [["b"], ["a"], ["c"]],
     "multi_label_classification": [["a", "b"], [], ["c"]],
@@ -72,7 +89,7 @@ def experiment(kind, problem, data, **train):
 @pytest.mark.parametrize("kind", few(MODELS, "bert"))
 def test_twenty_steps_equal_pytorchs(kind, problem, data):
     session = Session(experiment(kind, problem, data))
-    pair = parity.make_pair(MODELS[kind][0], session.experiment.model, pad_token_id=0)
+    pair = parity.make_pair(MODELS[kind][0], session.experiment.model, pad_token_id=0, eos_token_id=END)
     theirs, optimizer = pair.theirs.train(), torch.optim.AdamW(pair.theirs.parameters(), lr=1e-3, weight_decay=0.0)
     with jax.set_mesh(session.mesh), session.batches() as batches:
         state = dataclasses.replace(session.program.init(), params=pair.params)

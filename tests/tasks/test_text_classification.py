@@ -17,6 +17,7 @@ MODELS = {
     "distilbert": {"labels": LABELS},
     "gpt2": {"labels": LABELS},
     "bart": {"labels": LABELS},
+    "t5": {"labels": LABELS},
 }
 
 

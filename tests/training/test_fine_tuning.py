@@ -7,10 +7,12 @@ import pytest
 
 import train
 from tests import processes
+from tests.exhaustive import few
+from tests.tasks import folders
 from tests.tool_calls import caller, refuser
 from tests.training import runs
 from tools import convert, evaluate
-from transformer import checkpoint, command
+from transformer import checkpoint, command, pipeline
 from transformer.training import experiment as experiments
 
 SENTIMENT = {"good": "pos", "fine": "pos", "bad": "neg", "awful": "neg"}
@@ -71,6 +73,22 @@ def test_weights_give_their_architecture_and_tokenizer_and_other_classes_a_new_h
     ]
     assert tokenizers[0] == tokenizers[1]
     assert experiments.read(checkpoint.find(fine_tuned) / "record" / "experiment.json").train.epochs is None
+
+
+@pytest.mark.parametrize("kind", few(["t5", "bart"], "t5"))
+def test_encoder_decoders_learn_classes_and_transformers_tells_the_same(kind, tmp_path, capsys):
+    hf = folders.save(tmp_path / "hf", kind, "ForConditionalGeneration")
+    data = write(tmp_path / "topic.jsonl", TOPIC)
+    flags = ("--data.path", data, "--train.steps", 3, "--train.batch-size", 8, "--train.seq-len", 24, "--mesh.data", 1)
+    classify = ("classify", "--init.path", tmp_path / "run", "--workdir", tmp_path / "c", *flags)
+    importing, exporting = ("import", hf, tmp_path / "run"), ("export", tmp_path / "c", tmp_path / "out")
+    for main, flags in ((convert.main, importing), (train.main, classify), (convert.main, exporting)):
+        code, _, said = caller(main, capsys)(*flags)
+        assert code == 0, said
+    ours, theirs = folders.both(tmp_path / "out", "text-classification", top_k=None)
+    folders.check_equal(ours(folders.TEXTS), theirs(folders.TEXTS, top_k=None))
+    trained = pipeline("text-classification", model=tmp_path / "c", top_k=None)
+    folders.check_equal(trained(folders.TEXTS), ours(folders.TEXTS))
 
 
 def test_the_same_classes_keep_their_head_and_order(weights, tmp_path, capsys):

@@ -22,6 +22,7 @@ _FIELDS = (
     Field("relative_attention_num_buckets", "relative_buckets", 32),
     Field("relative_attention_max_distance", "relative_distance", 128),
     Field("dropout_rate", "dropout", 0.1),
+    Field("classifier_dropout", "classifier_dropout", 0.0),
     Field("layer_norm_epsilon", "norm_epsilon", 1e-6),
     Field("decoder_start_token_id", "decoder_start_id", 0),
     # The next two are `feed_forward_proj`, in the words of Transformers' own config.
@@ -96,21 +97,27 @@ def _layer(side: str, gated: bool) -> dict[str, Part]:
 
 
 def _table(config: T5Config) -> Table:
-    words, aliases, twins = "shared.weight", {}, {}
-    rules = [*under("", "backbone/", {"shared": embedding("token_embedding")})]
+    classifies = config.head == "sequence_classification"
+    prefix = "transformer." if classifies else ""
+    words, aliases, twins = f"{prefix}shared.weight", {}, {}
+    rules = [*under(prefix, "backbone/", {"shared": embedding("token_embedding")})]
     for side in ("encoder", "decoder"):
-        rules += under(f"{side}.", f"backbone/{side}/", _BACKBONE)
-        rules += under(f"{side}.block.{{layer}}.layer.", f"backbone/{side}/stack/layers/", _layer(side, config.gated))
-        aliases[f"{side}.embed_tokens.weight"] = words
+        theirs, ours = f"{prefix}{side}.", f"backbone/{side}/"
+        rules += under(theirs, ours, _BACKBONE)
+        rules += under(f"{theirs}block.{{layer}}.layer.", f"{ours}stack/layers/", _layer(side, config.gated))
+        aliases[f"{theirs}embed_tokens.weight"] = words
     if config.head == "language_model" and config.tie_embeddings:
         aliases["lm_head.weight"] = words
     elif config.head == "language_model":
         rules += under("", "", {"lm_head": unembedding("head")})
         # Transformers 5 ties every T5 that it makes, also where it does not scale the head's input.
         twins["lm_head.weight"] = words
+    elif classifies:
+        parts = {"dense": dense("head/dense"), "out_proj": dense("head/out")}
+        rules += under("classification_head.", "", parts)
     # The first files have this one too, which nothing reads.
-    unused = (r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",)
-    return Table(tuple(rules), aliases=aliases, twins=twins, ignored=unused)
+    unused = (r"(transformer\.)?decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",)
+    return Table(tuple(rules), prefix=prefix, aliases=aliases, twins=twins, ignored=unused)
 
 
 def _has_name(config: T5Config) -> bool:
@@ -121,13 +128,22 @@ def _has_name(config: T5Config) -> bool:
     return config.experts is None and not (config.gated and config.activation == "gelu")
 
 
+def _heads(letter: str) -> dict[str, str]:
+    """Returns head -> class of T5, or of mT5."""
+    return {
+        "language_model": f"{letter}T5ForConditionalGeneration",
+        "sequence_classification": f"{letter}T5ForSequenceClassification",
+        "none": f"{letter}T5Model",
+    }
+
+
 T5 = Family(
     model_type="t5",
     config=T5Config,
     fields=_FIELDS,
-    heads={"language_model": "T5ForConditionalGeneration", "none": "T5Model"},
+    heads=_heads(""),
     table=_table,
-    harmless=("n_positions", "initializer_factor", "classifier_dropout"),
+    harmless=("n_positions", "initializer_factor"),
     inert={
         "hidden_size": (Same("d_model"),),
         "num_attention_heads": (Same("num_heads"),),
@@ -143,7 +159,7 @@ T5 = Family(
 MT5 = dataclasses.replace(
     T5,
     model_type="mt5",
-    heads={"language_model": "MT5ForConditionalGeneration", "none": "MT5Model"},
+    heads=_heads("M"),
     normalise=_normalise_mt5,
     fits=lambda config: _has_name(config) and not config.tie_embeddings,
 )

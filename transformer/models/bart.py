@@ -4,7 +4,7 @@ Shape letters: B batch, T length, D model width.
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import flax.linen as nn
 import jax
@@ -26,6 +26,7 @@ class BartConfig(TransformerConfig):
     family: ClassVar[str] = "bart"
     # fairseq counts positions from the padding token's id, 1, plus 1: its tables have two rows more than the context.
     first_position: ClassVar[int] = 2
+    heads: ClassVar[tuple[str, ...]] = get_args(EncoderDecoderHead)
 
     vocab_size: int = 50265
     """GPT-2's byte pairs, and a few tokens more."""

@@ -42,6 +42,8 @@ class EncoderDecoderConfig(Architecture):
     """
 
     kind: ClassVar[str] = "encoder_decoder"
+    heads: ClassVar[tuple[str, ...]] = ("language_model", "none")
+    """What `head` may be."""
 
     vocab_size: int
     width: int = 512
@@ -108,6 +110,7 @@ class EncoderDecoderConfig(Architecture):
         """Raises `UserError` where a field that all families have is impossible."""
         checks.at_least(self, 1, "vocab_size", "width", "num_encoder_layers", "num_decoder_layers")
         self.check_labels()
+        checks.choice(self, "head", self.heads)
         inside = 0 <= self.decoder_start_id < self.vocab_size
         told = f"`decoder_start_id` {self.decoder_start_id} is no token: `vocab_size` is {self.vocab_size}"
         checks.require(self, inside, told)

@@ -6,7 +6,7 @@ Shape letters: B batch, T length, S length of the encoder's sequence, D model wi
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -18,7 +18,7 @@ from transformer.layers.cache import DecoderLayerCache
 from transformer.layers.execution import Execution, LayerOutput, Stack
 from transformer.layers.experts import Experts
 from transformer.layers.experts_config import ExpertsConfig
-from transformer.layers.heads import LanguageModelHead
+from transformer.layers.heads import ClassificationHead, LanguageModelHead
 from transformer.layers.mlp import MLP, GatedMLP
 from transformer.layers.primitives import Dropout, Initializer, RMSNorm
 from transformer.layers.relative_bias import RelativeBias
@@ -35,11 +35,14 @@ class T5Config(EncoderDecoderConfig):
 
     family: ClassVar[str] = "t5"
     pre_norm: ClassVar[bool] = True
+    heads: ClassVar[tuple[str, ...]] = ("language_model", "sequence_classification", "none")
 
     vocab_size: int = 32128
     """SentencePiece's 32,000 pieces, 100 sentinels, and padding to a multiple of 128."""
     decoder_start_id: int = 0
     """The token that a decoder's input starts with: padding."""
+    head: Literal["language_model", "sequence_classification", "none"] = "language_model"
+    """What the decoder's hidden states are for."""
     num_heads: int = 8
     """Attention heads, of both sides."""
     head_width: int = 64
@@ -62,6 +65,8 @@ class T5Config(EncoderDecoderConfig):
     """Probability of dropping embeddings, attention probabilities, hidden values and outputs (1.1's pretraining: 0)."""
     tie_embeddings: bool = True
     """Whether the head is the embedding, its input scaled by width ** -0.5 (1.0); or a matrix of its own (1.1)."""
+    classifier_dropout: float = 0.0
+    """Probability of dropping what a classification head reads."""
 
     def __post_init__(self):
         self.check()
@@ -71,7 +76,7 @@ class T5Config(EncoderDecoderConfig):
         shortest = self.relative_buckets // 2
         far = f"it must be above `relative_buckets` / 2 = {shortest}"
         checks.rule(self, "relative_distance", self.relative_distance > shortest, far)
-        checks.within(self, "[0, 1)", "dropout")
+        checks.within(self, "[0, 1)", "dropout", "classifier_dropout")
         checks.above(self, 0, "norm_epsilon")
         checks.choice(self, "activation", ACTIVATIONS)
 
@@ -110,6 +115,11 @@ class T5Config(EncoderDecoderConfig):
         if self.tie_embeddings:
             return LanguageModelHead(self.vocab_size, tied=True, scale=self.unembedding_scale)
         return LanguageModelHead(self.vocab_size, tied=False, kernel_init=nn.initializers.normal(self.width**-0.5))
+
+    def classification_head(self, dtype: Any) -> ClassificationHead:
+        """Returns the head of classes, as BART's; the paper tells classes in words instead."""
+        init = nn.initializers.normal(self.width**-0.5)
+        return ClassificationHead(self.num_labels, dtype, "tanh", self.classifier_dropout, kernel_init=init)
 
     def encoder(self, execution: Execution) -> "T5Side":
         """Returns the encoder above the words' embedding."""

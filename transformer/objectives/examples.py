@@ -50,7 +50,29 @@ def reads_types(model: ModelInputs) -> bool:
     return getattr(model, "num_token_types", 1) > 1
 
 
-def text_inputs(record: Record, has_types: bool) -> dict[str, np.ndarray]:
-    """Returns the inputs of a model of a record with tokens."""
+def text_inputs(record: Record, has_types: bool, decoder_start: int | None = None) -> dict[str, np.ndarray]:
+    """Returns the inputs of a model of a record with tokens.
+
+    Args:
+      record: `tokens`, `segment_ids` and `token_types`, int32 [T].
+      has_types: whether the model tells a second text by token types.
+      decoder_start: what the decoder of an encoder-decoder reads first; None: the model has none.
+    """
     names = ("tokens", "segment_ids", "token_types") if has_types else ("tokens", "segment_ids")
-    return {name: record[name] for name in names}
+    inputs = {name: record[name] for name in names}
+    if decoder_start is not None:
+        inputs |= read_again(record["tokens"], record["segment_ids"], decoder_start)
+    return inputs
+
+
+def read_again(tokens: np.ndarray, segment_ids: np.ndarray, start: int) -> dict[str, np.ndarray]:
+    """Returns what a decoder reads that is to tell what a text is: the text, shifted right (Lewis et al. 2020, 3.1).
+
+    Args:
+      tokens: int32 [..., T], what the encoder reads.
+      segment_ids: int32 [..., T]; 0 is padding, on the right.
+      start: the token that a decoder's input starts with.
+    """
+    shifted = np.roll(tokens, 1, axis=-1)
+    shifted[..., 0] = start
+    return {"decoder_tokens": np.where(segment_ids > 0, shifted, 0), "decoder_segment_ids": segment_ids}

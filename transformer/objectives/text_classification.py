@@ -38,6 +38,8 @@ class Setting(NamedTuple):
     """float32 [C]: what an example of each class weighs."""
     has_types: bool
     """Whether the model reads token types."""
+    decoder_start: int | None
+    """What the decoder of an encoder-decoder reads first; None: the model has none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,7 @@ class TextClassification(ExamplesObjective):
 
     name: ClassVar[str] = "text_classification"
     reads: ClassVar[str] = "texts with labels"
-    other_kinds: ClassVar[tuple[str, ...]] = ("decoder",)
+    other_kinds: ClassVar[tuple[str, ...]] = ("decoder", "encoder_decoder")
 
     problem: Literal["single_label_classification", "multi_label_classification", "regression"] = (
         "single_label_classification"
@@ -83,12 +85,13 @@ class TextClassification(ExamplesObjective):
         if self.class_weights == "balanced":
             counts = np.bincount(classes, examples.counts, model.num_labels)
             weights = (counts.sum() / (model.num_labels * np.maximum(counts, 1))).astype(np.float32)
-        return Setting(classes, weights, reads_types(model))
+        return Setting(classes, weights, reads_types(model), model.first_decoder_token)
 
     def bare_setting(self, seq_len: int, model: ModelInputs) -> Setting:
         del seq_len
         ones = np.ones(model.num_labels, np.float32)
-        return Setting(np.arange(model.num_labels, dtype=np.int32), ones, reads_types(model))
+        classes = np.arange(model.num_labels, dtype=np.int32)
+        return Setting(classes, ones, reads_types(model), model.first_decoder_token)
 
     def padding(self, seq_len: int, model: ModelInputs) -> dict[str, Any]:
         record = self.reading(seq_len).empty(model.num_labels)
@@ -112,7 +115,8 @@ class TextClassification(ExamplesObjective):
             target[setting.classes] = label
         else:
             target = label[None]
-        return {"inputs": text_inputs(record, setting.has_types), "targets": np.asarray(target), "weights": weight}
+        inputs = text_inputs(record, setting.has_types, setting.decoder_start)
+        return {"inputs": inputs, "targets": np.asarray(target), "weights": weight}
 
     def loss(self, outputs: Any, batch: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
         """Returns the sums over texts; `nll` is the loss without smoothing."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from transformer.inference.restored import Restored
 from transformer.inference.rows import padded, round_up
+from transformer.objectives.examples import read_again
 from transformer.tokenizers.framing import Row
 
 Read = Callable[[Any], jax.Array]
@@ -86,10 +87,8 @@ class RowReader:
         inputs: dict[str, Any] = {"tokens": tokens_BT, "segment_ids": segments_BT}
         if self._has_types:
             inputs["token_types"] = padded([row.token_types for row in filled], width)[0]
-        if self._architecture.kind == "encoder_decoder":  # its decoder reads the same text, as BART's classifiers do
-            start = self._architecture.decoder_start_id
-            shifted_BT, _ = padded([[start, *row.ids[:-1]] for row in filled], width)
-            inputs |= {"decoder_tokens": shifted_BT, "decoder_segment_ids": segments_BT}
+        if self._architecture.kind == "encoder_decoder":
+            inputs |= read_again(tokens_BT, segments_BT, self._architecture.decoder_start_id)
         return _apply(self._model, self._params, self._read, inputs)
 
 

@@ -176,8 +176,10 @@ class Experiment:
         """The places of an example that the model reads."""
         seq_len = self.train.seq_len
         fixed = self.model.fixed_length
-        read = self.objective.input_length(seq_len) if fixed is None else fixed
-        return Lengths(read, self.objective.target_length(seq_len))
+        read, target = self.objective.input_length(seq_len), self.objective.target_length(seq_len)
+        if self.model.kind == "encoder_decoder" and not target:
+            target = read  # the decoder reads the text again
+        return Lengths(read if fixed is None else fixed, target)
 
 
 def _a(kind: str) -> str:
