@@ -87,7 +87,9 @@ def main(args: list[str]) -> None:
     from transformer.training.loop import train
 
     with watching(chosen.experiment.cluster.deadlines):
-        experiment = fitted(chosen.experiment, print if jax.process_index() == 0 else lambda line: None)
+        run, lead = Run(chosen.workdir), jax.process_index() == 0
+        tokenizer_dir = run.tokenizer if run.begun else None
+        experiment = fitted(chosen.experiment, print if lead else lambda line: None, tokenizer_dir)
         report(train(experiment, chosen.workdir, profile=chosen.profile, whole_process=__name__ == "__main__"))
 
 

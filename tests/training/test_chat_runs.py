@@ -9,6 +9,8 @@ from tests.inference.chat_models import write_model
 from tests.tokenizers.chat_templates import CHATML
 from tests.tool_calls import caller, refuser
 from tools import convert, evaluate, generate
+from transformer.training import experiment as experiments
+from transformer.training.session import Session
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,24 @@ def test_a_model_is_fine_tuned_answers_and_is_scored(place, capsys):
     code, _, err = caller(convert.main, capsys)("export", place / "tuned", place / "exported")
     assert code == 0, err
     assert (place / "exported" / "chat_template.jinja").read_text() == CHATML
+
+
+def test_epochs_count_the_rows(place, capsys):
+    """Of the tokenizer that the weights have; of its own, where a run goes on and the weights are gone."""
+    given = flags(place, **{"--train.epochs": 2, "--workdir": place / "epochs"})
+    place_of = given.index("--train.steps")
+    del given[place_of : place_of + 2]
+    call = caller(train.main, capsys)
+    code, _, err = call("chat", *given)
+    assert code == 0, err
+    experiment = experiments.read(place / "epochs" / "experiment.json")
+    rows = Session(experiment).dataset.train[0]
+    assert experiment.train.steps == -(-2 * len(rows) // 8)
+    moved = (place / "run").rename(place / "moved")  # a run that goes on has a tokenizer of its own
+    code, _, err = call("--workdir", place / "epochs", "--train.epochs", 4)
+    moved.rename(place / "run")
+    assert code == 0, err
+    assert experiments.read(place / "epochs" / "experiment.json").train.steps == -(-4 * len(rows) // 8)
 
 
 def test_mistakes_are_one_line(place, tmp_path, capsys):

@@ -39,7 +39,8 @@ class TrainConfig:
     steps: int = 1000
     """Updates in all."""
     epochs: float | None = None
-    """How often each training example is read, of a task's, which are counted: decides `steps`. None: `steps` does."""
+    """How often each training example of a task, or row of conversations, is read, which are counted: decides `steps`.
+    None: `steps` does."""
     batch_size: int = 32
     """Sequences (images, pairs) an update, over all devices."""
     seq_len: int = 256
