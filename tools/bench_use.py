@@ -38,7 +38,7 @@ class Command:
     rounds: int = 3
     """Turns that each contender takes."""
     stream: int = 0
-    """Texts of a stream that is read after that, to see whether memory grows; 0: none."""
+    """Texts, of 4 to 10 words, of a stream that is read after that, to see whether memory grows; 0: none."""
 
 
 def main(args: list[str]) -> None:
@@ -80,12 +80,12 @@ def their_pipeline(flags: Command, threads: int, scratch: Path) -> tuple[Path, C
     return scratch, made
 
 
-def texts(count: int) -> Iterator[str]:
-    """Yields texts of mixed length, the same ones each time."""
+def texts(count: int, most: int = 200) -> Iterator[str]:
+    """Yields texts of mixed length, up to so many words, the same ones each time."""
     import numpy as np
 
     rng, words = np.random.default_rng(0), sorted({word for word in (__doc__ or "").split() if word.isalpha()})
-    for length in np.exp(rng.uniform(np.log(4), np.log(200), count)).astype(int):
+    for length in np.exp(rng.uniform(np.log(4), np.log(most), count)).astype(int):
         yield " ".join(words[place] for place in rng.integers(len(words), size=length))
 
 
@@ -113,11 +113,16 @@ def seconds_of(classify: Classify, given: list[str]) -> float:
 
 
 def follow(ours: Any, count: int) -> None:
-    """Prints the memory of the process as a stream of texts is read, at each tenth of it."""
-    for number, _ in enumerate(ours(texts(count)), 1):
+    """Prints the memory of the process, now and at most, as a stream of texts is read, at each tenth of it."""
+    for number, _ in enumerate(ours(texts(count, most=10)), 1):
         if number % max(count // 10, 1) == 0:
-            most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-            print(f"{number} texts: at most {most:.0f} MiB so far", flush=True)
+            most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+            print(f"{number:,} texts: {resident_mib()} MiB, {most} at most so far", flush=True)
+
+
+def resident_mib() -> int:
+    """Returns the memory that the process holds now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 20
 
 
 if __name__ == "__main__":

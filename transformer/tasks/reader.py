@@ -43,6 +43,18 @@ _OF_TOKENS = (scores_of_tokens, hidden_states)
 """What has an entry a token."""
 
 
+def width_of(longest: int) -> int:
+    """Returns the width of a batch: a multiple of 8 up to 64, and from each power of two to the next one of four.
+
+    Short texts are read in narrow rows, less than a fifth of a long one is padding, and yet a model that reads 512
+    tokens has no more than 20 programs.
+
+    Args:
+      longest: tokens of its longest row.
+    """
+    return round_up(longest, max(8, (1 << (longest - 1).bit_length()) // 8))
+
+
 class RowReader:
     """A model that reads rows.
 
@@ -81,7 +93,7 @@ class RowReader:
         full = min(batch_size, 1 << (len(rows) - 1).bit_length())
         filled = (rows * full)[: max(full, len(rows))]
         context = self._architecture.longest_input
-        width = round_up(len(rows[0]))
+        width = width_of(len(rows[0]))
         width = width if context is None else min(width, context)
         tokens_BT, segments_BT = padded([row.ids for row in filled], width)
         inputs: dict[str, Any] = {"tokens": tokens_BT, "segment_ids": segments_BT}
