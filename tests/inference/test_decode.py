@@ -3,6 +3,8 @@
 That it equals Transformers' `generate`, for every family that generates, is in tests/interop/test_generate.py.
 """
 
+import math
+import re
 from typing import Any
 
 import flax.linen as nn
@@ -15,11 +17,11 @@ from tests.exhaustive import few
 from tests.tiny_models import TINY
 from transformer.errors import UserError
 from transformer.inference.beam_search import BeamSearch
-from transformer.inference.decode import Generated, generate
-from transformer.inference.processors import penalize
+from transformer.inference.decode import Generated, _continued, _generate, generate
+from transformer.inference.processors import Processors, penalize
 from transformer.inference.rules import DecodingRules
 from transformer.inference.sampling import Sampling
-from transformer.inference.unstacked import for_decoding, restack_memory, unstack_memory
+from transformer.inference.unstacked import for_decoding, restack_memory, unstack_cache
 from transformer.layers.cache import EncoderDecoderCache, KVCache
 from transformer.layers.execution import Execution
 
@@ -113,16 +115,37 @@ def test_unstacked_layers_say_the_same(model):
     assert [each.tokens for [each] in found] == [each.tokens for [each] in expected]
 
 
+def test_a_loop_over_tokens_updates_its_cache_in_place():
+    """In the loop's body nothing but its update has the size of a layer's cache: no copy, no turned one."""
+    model, rows, slots = Model("gpt1"), len(TEXTS), 160
+    module, params = for_decoding(model.config, model.params, Execution())
+    inputs = _continued(TEXTS, 16, prefix=False)
+    read = {"stop_ids": (), "read": TEXTS, "prompt_lengths": [len(text) for text in TEXTS], "width": 16}
+    processors = Processors.of(DecodingRules(), **read, min_new=[0] * rows, max_new=[slots - 16] * rows)
+    keys_B = jax.random.split(jax.random.key(0), rows)
+    program = _generate.lower(module, params, inputs, keys_B, processors, slots - 16, GREEDY, 1, ()).compile().as_text()
+    heads, width = model.config.cache_heads
+    names = set(re.findall(r"body=%([\w.-]+)", program))
+    body = "".join(part for part in program.split("\n\n") if part.lstrip("%").split(" ", 1)[0] in names)
+    made = [
+        name
+        for name, shape in re.findall(r"%(\S+) = f32\[([\d,]*)\]\S* (?:fusion|copy|transpose|dynamic-\S+)\(", body)
+        if math.prod(map(int, filter(None, shape.split(",")))) >= rows * heads * width * slots
+    ]
+    assert len(made) == 2 * model.config.num_layers
+    assert all("dynamic-update-slice" in name for name in made), made
+
+
 def test_an_unstacked_memory_is_stacked_again_as_it_was():
     params = {"kernel": (jnp.ones(2), jnp.ones(2))}
     keys = jnp.arange(2 * 3 * 5 * 4 * 7.0).reshape(2, 3, 5, 4, 7)
     memory = keys, keys + 1
     cache = EncoderDecoderCache(KVCache.empty(2, 3, 8, 4, 7, jnp.float32), memory, jnp.ones((3, 5), jnp.int32))
-    turned = unstack_memory(params, cache)
-    assert [leaf.shape for leaf in jax.tree.leaves(turned.memory)] == [(3, 4, 7, 5)] * 2 + [(3, 4, 5, 7)] * 2
+    turned = unstack_cache(params, cache)
+    assert [leaf.shape for leaf in jax.tree.leaves(turned.memory)] == [(3, 4, 7, 5)] * 4
     for have, want in zip(restack_memory(turned).memory, memory, strict=True):
         np.testing.assert_array_equal(have, want)
-    assert unstack_memory({"kernel": jnp.ones(2)}, cache) is cache is restack_memory(cache)
+    assert unstack_cache({"kernel": jnp.ones(2)}, cache) is cache is restack_memory(cache)
 
 
 def test_a_beam_of_one_is_greedy(model):

@@ -57,7 +57,7 @@ def test_cached_equals_uncached_with_left_padding(layer, x):
     @jax.jit
     def step(cache, x, positions, segments):
         cache = cache.admit(positions, segments)
-        part = LayerCache(cache.key_NBSGK[0], cache.value_NBSGK[0], cache.index)
+        part = LayerCache(cache.key_NBGKS[0], cache.value_NBGKS[0], cache.index)
         mask = cache.mask(positions, segments)
         out, new = module.apply(params, x, mask, positions_BT=positions, cache=part)
         return out, cache.write(*(array[None] for array in new))

@@ -14,7 +14,7 @@ from flax import struct
 from transformer import checks
 from transformer.inference import incremental
 from transformer.inference.processors import NOTHING, Processors
-from transformer.inference.unstacked import unstack_memory
+from transformer.inference.unstacked import unstack_cache
 
 _NEVER = -1e9  # finite, so that differences of it are numbers; below any sum of log-probabilities
 
@@ -101,7 +101,7 @@ def beam_search(
     # All beams begin alike, so only the first counts, or all would stay alike.
     beams = _Beams(nothing_BML, never_BM.at[:, 0].set(0.0), nothing_BML, never_BM, jnp.ones((batch,), bool))
     beams, parents_R = extend(beams, jnp.repeat(logits_BV, M, axis=0), jnp.int32(0))
-    carry = (jnp.int32(1), beams, parents_R, jnp.repeat(position_B, M), unstack_memory(params, cache.repeat(M)))
+    carry = (jnp.int32(1), beams, parents_R, jnp.repeat(position_B, M), unstack_cache(params, cache.repeat(M)))
     beams = jax.lax.while_loop(unfinished, step, carry)[1]
     return beams.ended_BML, beams.ended_scores_BM
 

@@ -21,7 +21,7 @@ from transformer.inference.processors import NOTHING, Processors
 from transformer.inference.rows import padded, round_up
 from transformer.inference.rules import DecodingRules
 from transformer.inference.sampling import Sampling, sample
-from transformer.inference.unstacked import unstack_memory
+from transformer.inference.unstacked import unstack_cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +207,7 @@ def draw(
 
     logits_BV, cache, position_B = incremental.start(model, params, inputs, inputs["prompt"].shape[1] + new)
     logits_RV, position_R, cache = jnp.repeat(logits_BV, num, axis=0), jnp.repeat(position_B, num), cache.repeat(num)
-    cache = unstack_memory(params, cache)
+    cache = unstack_cache(params, cache)
     rows = logits_RV.shape[0]
     said_RL = jnp.full((rows, new), NOTHING, jnp.int32)
     nothing = jnp.zeros((rows,), jnp.float32), jnp.zeros((rows,), bool)

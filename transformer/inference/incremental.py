@@ -53,7 +53,7 @@ def advance(model: Any, params: Any, tokens_R: jax.Array, positions_R: jax.Array
     Args:
       model, params: as `start`'s.
       tokens_R: the newest token of each row; `positions_R`: its position.
-      cache: from `start` or an earlier step; its memory may be unstacked (`unstacked.unstack_memory`), and stays so.
+      cache: from `start` or an earlier step; its memory may be unstacked (`unstacked.unstack_cache`), and stays so.
     """
     segment_ids_R1 = jnp.ones((tokens_R.shape[0], 1), jnp.int32)
     inputs = _read(model, tokens_R[:, None], positions_R[:, None], segment_ids_R1)

@@ -3,8 +3,8 @@
 Parameters are stored stacked, and a loop slices each layer's out of the stack: on a CPU this copies all weights for
 every token. That is half of a decoder's time, which is bound by reading its weights. Where each layer has arrays of its
 own, and they are stacked inside the compiled program, the compiler finds that a slice of the stack is one of them, and
-neither stacks nor copies. The same holds of what an encoder-decoder keeps of its encoder's output, which for a sequence
-of 1,500 places (speech) is most of what a step reads.
+neither stacks nor copies. The same holds of the cache, and of what an encoder-decoder keeps of its encoder's output,
+which for a sequence of 1,500 places (speech) is most of what a step reads.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.layers.cache import EncoderDecoderCache
+from transformer.layers.cache import EncoderDecoderCache, KVCache, by_slots, by_tokens
 from transformer.layers.execution import Execution
 from transformer.models.architecture import Architecture
 from transformer.parallel.local import target_platform
@@ -42,19 +42,20 @@ def restack(architecture: Architecture, params: Any) -> Any:
     return map_parameters(join, names, params)
 
 
-def unstack_memory(params: Any, cache: Any) -> Any:
-    """Returns a cache in the form that steps read fastest: where the parameters are unstacked, its memory is too.
+def unstack_cache(params: Any, cache: Any) -> Any:
+    """Returns a cache in the form that steps read fastest: where the parameters are unstacked, it is too.
 
-    Each layer's keys and values of the encoder's output are then arrays of their own, turned as a product with the
-    queries reads them, once rather than for every token.
+    Each layer's keys and values are then arrays of their own; those of the encoder's output are turned as a product
+    with the queries reads them, once rather than for every token.
     """
-    is_unstacked = any(isinstance(leaf, tuple) for leaf in jax.tree.leaves(params, is_leaf=_is_tuple))
-    if not is_unstacked or not isinstance(cache, EncoderDecoderCache) or cache.memory is None:
+    if not any(isinstance(leaf, tuple) for leaf in jax.tree.leaves(params, is_leaf=_is_tuple)):
         return cache
-    keys_NBSGK, values_NBSGK = cache.memory
-    keys_BGKS = tuple(key_BSGK.transpose(0, 2, 3, 1) for key_BSGK in keys_NBSGK)
-    values_BGSK = tuple(value_BSGK.transpose(0, 2, 1, 3) for value_BSGK in values_NBSGK)
-    return cache.replace(memory=(keys_BGKS, values_BGSK))
+    if isinstance(cache, KVCache):
+        return cache.unstacked()
+    if cache.memory is None:
+        return cache
+    memory = tuple(tuple(map(by_slots, stack_NBSGK)) for stack_NBSGK in cache.memory)
+    return cache.replace(own=cache.own.unstacked(), memory=memory)
 
 
 def restack_memory(cache: Any) -> Any:
@@ -63,14 +64,12 @@ def restack_memory(cache: Any) -> Any:
         return cache
     # Without a barrier the compiler sees that it is turned back in every step alike, turns it back before the loop, and
     # copies it as the product needs it in every step.
-    keys_BGKS, values_BGSK = jax.lax.optimization_barrier(cache.memory)
-    keys_NBSGK = jnp.stack([key_BGKS.transpose(0, 3, 1, 2) for key_BGKS in keys_BGKS])
-    values_NBSGK = jnp.stack([value_BGSK.transpose(0, 2, 1, 3) for value_BGSK in values_BGSK])
-    return cache.replace(memory=(keys_NBSGK, values_NBSGK))
+    memory = jax.lax.optimization_barrier(cache.memory)
+    return cache.replace(memory=tuple(jnp.stack([*map(by_tokens, layers)]) for layers in memory))
 
 
 def has_unstacked_memory(cache: Any) -> bool:
-    """Whether `unstack_memory` made the cache."""
+    """Whether `unstack_cache` made the cache, of an encoder-decoder."""
     return isinstance(cache, EncoderDecoderCache) and cache.memory is not None and isinstance(cache.memory[0], tuple)
 
 

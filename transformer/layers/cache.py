@@ -1,5 +1,8 @@
 """The explicit key-value cache of decoding: data in, data out, so that prefill and decode are the same code.
 
+Slots are the last axis, as products of one query with all keys and values read them: laid out by tokens, a cache would
+be turned, which is to be copied, for every token. On a CPU a turned product takes half of the time, too.
+
 Shape letters: N layers, B batch, S slots, T new tokens, G key-value heads, K head width.
 """
 
@@ -18,17 +21,16 @@ KeysValues = tuple[jax.Array, jax.Array]
 class LayerCache(struct.PyTreeNode):
     """One layer's part of a cache, as an attention layer sees it."""
 
-    key_BSGK: jax.Array
-    value_BSGK: jax.Array
+    key_BGKS: jax.Array
+    value_BGKS: jax.Array
     index: jax.Array
     """int32 scalar: the slot of the first new token."""
 
     def extended(self, key_BTGK: jax.Array, value_BTGK: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns all keys and all values [B, S, G, K], the new ones in their slots."""
-        at = (0, self.index, 0, 0)
-        key_BSGK = jax.lax.dynamic_update_slice(self.key_BSGK, key_BTGK.astype(self.key_BSGK.dtype), at)
-        value_BSGK = jax.lax.dynamic_update_slice(self.value_BSGK, value_BTGK.astype(self.value_BSGK.dtype), at)
-        return key_BSGK, value_BSGK
+        key_BGKS = _written(self.key_BGKS, key_BTGK, self.index)
+        value_BGKS = _written(self.value_BGKS, value_BTGK, self.index)
+        return by_tokens(key_BGKS), by_tokens(value_BGKS)
 
 
 class KVCache(struct.PyTreeNode):
@@ -39,8 +41,9 @@ class KVCache(struct.PyTreeNode):
     refuse with, and would overwrite its last ones.
     """
 
-    key_NBSGK: jax.Array
-    value_NBSGK: jax.Array
+    key_NBGKS: jax.Array | tuple[jax.Array, ...]
+    """Stacked, or a tuple of each layer's (`unstacked`)."""
+    value_NBGKS: jax.Array | tuple[jax.Array, ...]
     positions_BS: jax.Array
     """int32: the position of each slot's token."""
     segment_ids_BS: jax.Array
@@ -62,11 +65,12 @@ class KVCache(struct.PyTreeNode):
     ) -> Self:
         """Returns a cache of `length` empty slots; `value_width`: that of the values, where it is not the keys'."""
         # Two buffers, not one twice: a jitted step may be given the cache to overwrite (donation).
-        shape = (layers, batch, length, kv_heads, head_width)
+        widths = head_width, head_width if value_width is None else value_width
+        key_NBGKS, value_NBGKS = (jnp.zeros((layers, batch, kv_heads, width, length), dtype) for width in widths)
         ids_BS = (batch, length)
         return cls(
-            key_NBSGK=jnp.zeros(shape, dtype),
-            value_NBSGK=jnp.zeros((*shape[:-1], head_width if value_width is None else value_width), dtype),
+            key_NBGKS=key_NBGKS,
+            value_NBGKS=value_NBGKS,
             positions_BS=jnp.zeros(ids_BS, jnp.int32),
             segment_ids_BS=jnp.zeros(ids_BS, jnp.int32),
             index=jnp.zeros((), jnp.int32),
@@ -110,33 +114,48 @@ class KVCache(struct.PyTreeNode):
 
     def layers(self) -> LayerCache:
         """Returns every layer's part, stacked on the first axis, to be scanned over."""
-        layers = self.key_NBSGK.shape[0]
-        return LayerCache(self.key_NBSGK, self.value_NBSGK, jnp.broadcast_to(self.index, (layers,)))
+        key_NBGKS, value_NBGKS = _stacked(self.key_NBGKS), _stacked(self.value_NBGKS)
+        return LayerCache(key_NBGKS, value_NBGKS, jnp.broadcast_to(self.index, key_NBGKS.shape[:1]))
+
+    def unstacked(self) -> Self:
+        """Returns the cache with an array for each layer, which a loop over tokens updates in place.
+
+        What a layer reads is then the very array that `write` makes, where all layers are in one program: the compiler
+        finds that both are one. Out of a stack, each layer's slots are copied for every token, and the stack too.
+        """
+        return self.replace(key_NBGKS=tuple(self.key_NBGKS), value_NBGKS=tuple(self.value_NBGKS))
 
     def write(self, key_NBTGK: jax.Array, value_NBTGK: jax.Array) -> Self:
         """Returns the cache with the new tokens' keys and values written, the index moved past them.
 
         Layers hand back only what is new, so a donated cache is updated in place and never held twice.
         """
-        at = (0, 0, self.index, 0, 0)
+
+        def written(old: Any, new_NBTGK: jax.Array) -> Any:
+            if isinstance(old, tuple):
+                return tuple(_written(*layer, self.index) for layer in zip(old, new_NBTGK, strict=True))
+            return _written(old, new_NBTGK, self.index)
+
         return self.replace(
-            key_NBSGK=jax.lax.dynamic_update_slice(self.key_NBSGK, key_NBTGK.astype(self.key_NBSGK.dtype), at),
-            value_NBSGK=jax.lax.dynamic_update_slice(self.value_NBSGK, value_NBTGK.astype(self.value_NBSGK.dtype), at),
+            key_NBGKS=written(self.key_NBGKS, key_NBTGK),
+            value_NBGKS=written(self.value_NBGKS, value_NBTGK),
             index=self.index + key_NBTGK.shape[2],
         )
 
     def take(self, rows_R: jax.Array) -> Self:
         """Returns the cache of the rows with these numbers, int32 [R]; a row may be taken often, or never."""
+        taken = lambda x: tuple(layer[rows_R] for layer in x) if isinstance(x, tuple) else x[:, rows_R]  # noqa: E731
         return self.replace(
-            key_NBSGK=self.key_NBSGK[:, rows_R],
-            value_NBSGK=self.value_NBSGK[:, rows_R],
+            key_NBGKS=taken(self.key_NBGKS),
+            value_NBGKS=taken(self.value_NBGKS),
             positions_BS=self.positions_BS[rows_R],
             segment_ids_BS=self.segment_ids_BS[rows_R],
         )
 
     def repeat(self, times: int) -> Self:
         """Returns the cache with each row `times` times in a row."""
-        return self if times == 1 else self.take(_repeated(self.positions_BS, times))
+        rows = jnp.arange(self.positions_BS.shape[0], dtype=jnp.int32)
+        return self if times == 1 else self.take(jnp.repeat(rows, times))
 
 
 class DecoderLayerCache(struct.PyTreeNode):
@@ -164,16 +183,33 @@ class EncoderDecoderCache(struct.PyTreeNode):
 
     def repeat(self, times: int) -> Self:
         """Returns the cache with each row, and what it made of its source, `times` times in a row."""
+        if times == 1:
+            return self
         if self.memory is None or self.memory_segment_ids_BS is None:
             raise ValueError("nothing is cached yet that could be repeated")
-        rows_R = _repeated(self.memory_segment_ids_BS, times)
         key_NBSGK, value_NBSGK = self.memory
         return self.replace(
             own=self.own.repeat(times),
-            memory=(key_NBSGK[:, rows_R], value_NBSGK[:, rows_R]),
-            memory_segment_ids_BS=self.memory_segment_ids_BS[rows_R],
+            memory=(jnp.repeat(key_NBSGK, times, axis=1), jnp.repeat(value_NBSGK, times, axis=1)),
+            memory_segment_ids_BS=jnp.repeat(self.memory_segment_ids_BS, times, axis=0),
         )
 
 
-def _repeated(rows: jax.Array, times: int) -> jax.Array:
-    return jnp.repeat(jnp.arange(rows.shape[0], dtype=jnp.int32), times)
+def by_slots(x_BSGK: jax.Array) -> jax.Array:
+    """Returns [..., G, K, S] of keys or values [..., S, G, K]."""
+    return jnp.moveaxis(x_BSGK, -3, -1)
+
+
+def by_tokens(x_BGKS: jax.Array) -> jax.Array:
+    """Returns [..., S, G, K] of keys or values [..., G, K, S]."""
+    return jnp.moveaxis(x_BGKS, -1, -3)
+
+
+def _written(old_BGKS: jax.Array, new_BTGK: jax.Array, index: jax.Array) -> jax.Array:
+    """Returns the keys or values with new ones in the slots from `index` on; before B there may be the layers."""
+    at = (*[0] * (old_BGKS.ndim - 1), index)
+    return jax.lax.dynamic_update_slice(old_BGKS, by_slots(new_BTGK).astype(old_BGKS.dtype), at)
+
+
+def _stacked(layers: jax.Array | tuple[jax.Array, ...]) -> jax.Array:
+    return jnp.stack(layers) if isinstance(layers, tuple) else layers
