@@ -22,6 +22,7 @@ FLOORS = [
     {"transformer.parallel"},
     {"transformer.layers", "transformer.objectives"},
     {"transformer.models"},
+    {"transformer.adapters"},
     {"transformer.checkpoint"},
     {"transformer.transfer"},
     {"transformer.interop", "transformer.distillation"},

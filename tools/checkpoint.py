@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from transformer import command
 from transformer.checkpoint_flags import (
     Average,
+    Base,
     Cast,
     Chosen,
     Command,
     Diff,
     Doctor,
     DoctorOf,
+    Merge,
     Prune,
     Reshard,
     Show,
@@ -45,7 +47,17 @@ def main(args: list[str]) -> None:
     flags: Any = command.parse(Command, args, prog=PROG)  # type: ignore[arg-type]
     if isinstance(flags, Doctor):
         raise UserError("doctor: name the run or the checkpoint before the flags")
-    actions = {Show: show, Diff: diff, Verify: verify, Reshard: reshard, Cast: cast, Average: average, Prune: prune}
+    actions = {
+        Show: show,
+        Diff: diff,
+        Verify: verify,
+        Reshard: reshard,
+        Cast: cast,
+        Average: average,
+        Merge: merge,
+        Base: base,
+        Prune: prune,
+    }
     actions[type(flags)](flags)
 
 
@@ -132,8 +144,8 @@ def examine(args: list[str]) -> None:
 
     def aim(on: Any) -> dict[str, Any]:
         if experiment is None:
-            return abstract_weights(model, on)
-        return abstract_state(dataclasses.replace(experiment, mesh=flags.mesh), model, on)
+            return abstract_weights(source, model, on)
+        return abstract_state(source, dataclasses.replace(experiment, mesh=flags.mesh), model, on)
 
     diagnosis = doctor.diagnose(
         source,
@@ -177,9 +189,9 @@ def reshard(flags: Reshard) -> None:
     architecture = checkpoint.read_architecture(source)
     if "opt_state" in leaves.trees(source):
         experiment = experiments.read(source / "record" / "experiment.json")
-        abstract = abstract_state(dataclasses.replace(experiment, mesh=config), architecture, mesh)
+        abstract = abstract_state(source, dataclasses.replace(experiment, mesh=config), architecture, mesh)
     else:
-        abstract = abstract_weights(architecture, mesh)
+        abstract = abstract_weights(source, architecture, mesh)
     with _bar("reshard", sum(leaves.total_bytes(leaves.stored(source, tree)) for tree in leaves.trees(source))) as read:
         place = rewrite.reshard(source, flags.out, abstract, read)
     print(f"checkpoint  {place}")
@@ -225,6 +237,23 @@ def average(flags: Average) -> None:
         print(f"  of        {source}")
 
 
+def merge(flags: Merge) -> None:
+    """Writes the whole model of an adapter."""
+    start()
+    from transformer import checkpoint
+    from transformer.checkpoint import rewrite
+
+    print(f"checkpoint  {rewrite.merge(checkpoint.find(flags.checkpoint), flags.out)}")
+
+
+def base(flags: Base) -> None:
+    """Records where an adapter's base lies."""
+    start()
+    from transformer.checkpoint import adapted
+
+    print(f"base        {adapted.move(flags.run, flags.base)}")
+
+
 def prune(flags: Prune) -> None:
     """Removes checkpoints."""
     start()
@@ -242,20 +271,30 @@ def prune(flags: Prune) -> None:
             print(f"{'would remove' if flags.dry_run else 'removed'}  {path}")
 
 
-def abstract_weights(architecture: Architecture, mesh: Any) -> dict[str, Any]:
+def abstract_weights(source: "epath.Path", architecture: Architecture, mesh: Any) -> dict[str, Any]:
     """Returns the tree of ShapeDtypeStructs, with shardings on a mesh, that a checkpoint of weights alone has."""
+    from transformer.checkpoint import adapted
     from transformer.parallel.layout import abstract_on
 
-    return {"params": abstract_on(architecture.abstract_params(), mesh)}
+    about = adapted.of(source)
+    model = architecture if about is None else adapted.adaptation_of(source, about.config)
+    return {"params": abstract_on(model.abstract_params(), mesh)}
 
 
-def abstract_state(experiment: "Experiment", architecture: Architecture, mesh: Any) -> dict[str, Any]:
+def abstract_state(
+    source: "epath.Path", experiment: "Experiment", architecture: Architecture, mesh: Any
+) -> dict[str, Any]:
     """Returns the trees of ShapeDtypeStructs, with shardings on a mesh, that a run of the experiment saves."""
+    from transformer.checkpoint import adapted
     from transformer.distillation.config import TeacherConfig
+    from transformer.training.base import with_base
     from transformer.training.program import Program
     from transformer.training.state import checkpointables
 
     alone = dataclasses.replace(experiment, teacher=TeacherConfig())  # which no checkpoint holds, and may be elsewhere
+    if (about := adapted.of(source)) is not None:
+        place = adapted.located(about, source.parent.parent)
+        alone = with_base(alone, dataclasses.replace(about, path=str(place)))
     return checkpointables(Program(alone, mesh, architecture).abstract)
 
 

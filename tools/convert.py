@@ -15,7 +15,8 @@ class Import:
     """Write a folder in the Hugging Face format as a checkpoint in a new run folder."""
 
     hf_folder: tyro.conf.Positional[str]
-    """config.json, safetensors or Flax's msgpack (one file, or shards with an index) and tokenizer files."""
+    """config.json, safetensors or Flax's msgpack (one file, or shards with an index) and tokenizer files; with --base a
+    folder of PEFT's."""
     run: tyro.conf.Positional[str]
     """A new run folder."""
     head: str | None = None
@@ -24,6 +25,8 @@ class Import:
     """Classes of a classification head; None: as config.json says."""
     pickle: bool = False
     """Read pytorch_model.bin, a pickle, with PyTorch's weights-only loading."""
+    base: str | None = None
+    """The run or the checkpoint that an adapter of PEFT's (adapter_config.json, adapter_model.safetensors) is of."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Export:
     """Dtype of the weights on disk; None: as they were imported, or float32."""
     flax: bool = False
     """Write flax_model.msgpack, for the Flax classes of Transformers 4, in safetensors' place."""
+    adapter: bool = False
+    """Write an adapter alone, in PEFT's format; without, it is merged into its base."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +90,11 @@ def import_(flags: Import) -> None:
 
     path = expanded(flags.hf_folder)
     check_new(expanded(flags.run))
+    if flags.base is not None:
+        adapter, place = convert.import_adapter(path, flags.run, flags.base)
+        print(f"adapter     rank {adapter.config.rank}, of {len(adapter.targets)} kernels of {flags.base}")
+        print(f"checkpoint  {place}")
+        return
     imported = convert.import_folder(path, head=flags.head, num_labels=flags.num_labels, pickle=flags.pickle)
     architecture = imported.architecture
     generates = architecture.kind != "encoder" and architecture.head == "language_model"
@@ -108,7 +118,11 @@ def export(flags: Export) -> None:
     """Exports, and says what came of it."""
     from transformer.interop import convert
 
-    family = convert.export(flags.checkpoint, expanded(flags.hf_folder), dtype=flags.dtype, flax=flags.flax)
+    out = expanded(flags.hf_folder)
+    if flags.adapter:
+        family = convert.export_adapter(flags.checkpoint, out)
+    else:
+        family = convert.export(flags.checkpoint, out, dtype=flags.dtype, flax=flags.flax)
     print(f"{family.model_type}: {flags.hf_folder}")
 
 

@@ -114,6 +114,26 @@ class Average:
 
 
 @dataclasses.dataclass(frozen=True)
+class Merge:
+    """Write the whole model of an adapter: its factors added to its base's kernels."""
+
+    checkpoint: tyro.conf.Positional[str]
+    """A run that trained an adapter, or one of its checkpoints."""
+    out: tyro.conf.Positional[str]
+    """A new run folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """Say where the base of a run's adapter lies now, after it was moved; other weights are refused."""
+
+    run: tyro.conf.Positional[str]
+    """A run that trained an adapter."""
+    base: tyro.conf.Positional[str]
+    """The run or the checkpoint of its base."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Prune:
     """Remove checkpoints of a run. The newest goes only if --drop names it."""
 
@@ -135,5 +155,7 @@ Command = (
     | Annotated[Reshard, tyro.conf.subcommand("reshard")]
     | Annotated[Cast, tyro.conf.subcommand("cast")]
     | Annotated[Average, tyro.conf.subcommand("average")]
+    | Annotated[Merge, tyro.conf.subcommand("merge")]
+    | Annotated[Base, tyro.conf.subcommand("base")]
     | Annotated[Prune, tyro.conf.subcommand("prune")]
 )

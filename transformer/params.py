@@ -18,8 +18,12 @@ Names = tuple[str | None, ...]
 
 STACKING = frozenset({"layers", "experts"})
 """Axes along which parameters of the same kind lie one behind another: no axis of any one of them."""
-_VECTORS = frozenset({"bias", "scale", "sinusoids"})
+_VECTORS = frozenset({"bias", "scale", "sinusoids", "lora_magnitude"})
 """Arrays that are added to activations or scale them. All others multiply activations as matrices do."""
+
+
+FACTORS = ("lora_a", "lora_b", "lora_magnitude")
+"""Arrays of an adapter, beside the kernel that they change: low-rank factors, and with DoRA lengths of outputs."""
 
 
 def is_stacked(names: Names) -> bool:

@@ -169,7 +169,7 @@ def test_stacks_of_groups_and_of_two_sides_come_layer_by_layer(family, objective
     model = TINY[family]
     state, inputs = state_of(model), model.example_inputs(2, 8)
     inputs = {name: jnp.ones_like(value) for name, value in inputs.items()}
-    entries = forward_entries(experiment_of(model, objective), state, {"inputs": inputs})
+    entries = forward_entries(experiment_of(model, objective), {"params": state.params}, state.step, {"inputs": inputs})
     _, left = model.build(Execution()).apply(
         {"params": state.params}, **inputs, mutable=["intermediates"], deterministic=True
     )
@@ -193,15 +193,19 @@ def test_stacks_of_groups_and_of_two_sides_come_layer_by_layer(family, objective
 def test_layers_that_share_their_parameters_are_told_apart():
     model = TINY["albert"]
     experiment = experiment_of(model, MaskedLM(sentence="sop"))
-    entries = forward_entries(experiment, state_of(model), {"inputs": model.example_inputs(2, 8)})
+    state = state_of(model)
+    inputs = {"inputs": model.example_inputs(2, 8)}
+    entries = forward_entries(experiment, {"params": state.params}, state.step, inputs)
     assert {entry.layer for entry in entries} == {None, 0, 1}
 
 
 def test_microbatches_are_added_up():
     inputs = MODEL.example_inputs(4, 8)
     inputs["tokens"] = jnp.arange(32, dtype=jnp.int32).reshape(4, 8)
+    state = state_of(MODEL)
     whole, parts = (
-        forward_entries(experiment_of(MODEL, accumulation=n), state_of(MODEL), {"inputs": inputs}) for n in (1, 2)
+        forward_entries(experiment_of(MODEL, accumulation=n), {"params": state.params}, state.step, {"inputs": inputs})
+        for n in (1, 2)
     )
     assert [entry[:2] for entry in whole] == [entry[:2] for entry in parts]
     np.testing.assert_allclose([e.largest for e in whole], [e.largest for e in parts], rtol=1e-5)

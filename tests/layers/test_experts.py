@@ -113,6 +113,7 @@ IN_FLOAT64 = """
 import jax, json, sys
 jax.config.update("jax_enable_x64", True)
 import jax.numpy as jnp, numpy as np
+from transformer.ops.grouped import Matrices
 from transformer.parallel.experts import dropless
 rng = np.random.default_rng(0)
 E, D, F = 5, 12, 20
@@ -121,7 +122,8 @@ experts = np.argsort(rng.random((3, 40, E)))[..., :2].astype(np.int32)
 experts[0, :7] = E
 kernels = {name: rng.normal(size=(E, F, D) if name == "down" else (E, D, F)) for name in ("gate", "up", "down")}
 def sparse(x, weights, kernels):
-    return jnp.sin(dropless(x, experts, weights, kernels, jax.nn.silu)).sum()
+    matrices = {name: Matrices(kernel) for name, kernel in kernels.items()}
+    return jnp.sin(dropless(x, experts, weights, matrices, jax.nn.silu)).sum()
 def dense(x, weights, kernels):
     y = 0.0
     for e in range(E):

@@ -6,6 +6,7 @@ from typing import Any
 
 from etils import epath
 
+from transformer.checkpoint import adapted
 from transformer.checkpoint.compare import read_json
 from transformer.checkpoint.leaves import Leaves, modules, origin, stored, trees
 from transformer.checkpoint.migration import migrated
@@ -28,6 +29,7 @@ def describe(checkpoint: epath.Path) -> list[str]:
         f"step          {position['step'] if position else checkpoint.name}",
         *_writing(checkpoint),
         f"architecture  {_values(read_json(checkpoint / 'record' / 'architecture.json') or {})}",
+        *_base(checkpoint),
         *_experiment(migrated(read_json(checkpoint / "record" / "experiment.json"))),
         *_parts(checkpoint, leaves),
         *_parameters(leaves["params"]),
@@ -60,6 +62,13 @@ def _writing(checkpoint: epath.Path) -> list[str]:
         lines += [f"  from        {source}" for source in by.get("sources", ())]
         lines += [f"  on          {by['devices']} in {by['processes']} process{'es' if by['processes'] > 1 else ''}"]
     return [*lines, f"  laid out    on {product(found.mesh)}"]
+
+
+def _base(checkpoint: epath.Path) -> list[str]:
+    about = adapted.of(checkpoint)
+    if about is None:
+        return []
+    return [f"adapter       rank {about.config.rank}, of {about.path} (digest {about.digest[:12]})"]
 
 
 def _experiment(experiment: dict[str, Any] | None) -> list[str]:

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import jax
 from etils import epath
-from jax.sharding import Mesh
 
 from transformer.checkpoint.digest import DigestRecord, differing
 from transformer.checkpoint.halting import first_failure, release_others, was_released
@@ -22,7 +21,6 @@ from transformer.checkpoint.seal import is_local, seal_problems, strays
 from transformer.cluster.agreement import alone, attributed, exchange, own_index
 from transformer.errors import UserError
 from transformer.models import Architecture, architecture_from_dict
-from transformer.parallel.layout import abstract_on
 
 T = TypeVar("T")
 
@@ -198,12 +196,6 @@ def restore_params(checkpoint: epath.PathLike, abstract: Any, *, partial: bool =
     context.pytree.loading.partial_load = partial
     with context:
         return load(checkpoint, {"params": abstract})["params"]
-
-
-def restore_model(checkpoint: epath.PathLike, mesh: Mesh) -> tuple[Architecture, Any]:
-    """Returns a checkpoint's architecture and its weights, laid out on today's mesh."""
-    architecture = read_architecture(checkpoint)
-    return architecture, restore_params(checkpoint, abstract_on(architecture.abstract_params(), mesh))
 
 
 def plain_context() -> Any:

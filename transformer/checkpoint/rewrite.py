@@ -1,6 +1,7 @@
 """Checkpoints made of others, in run folders of their own: averaged, cast, or cut into other pieces on disk."""
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from transformer.checkpoint.adapted import NAME as ADAPTER
+from transformer.checkpoint.adapted import is_adapter, restore_model
 from transformer.checkpoint.checkpoints import save_params
 from transformer.checkpoint.compare import differing_fields, record_files
 from transformer.checkpoint.doctor import mismatches
@@ -21,6 +24,7 @@ from transformer.checkpoint.seal import SEAL, seal, sealed_files
 from transformer.checkpoint.stream import leaf_groups, read_leaves
 from transformer.errors import UserError
 from transformer.models import architecture_to_dict
+from transformer.parallel.mesh import MeshConfig, make_mesh
 from transformer.params import unflatten
 
 Tick = Callable[[int], Any]
@@ -44,6 +48,11 @@ def average(sources: Sequence[epath.Path], run: epath.PathLike, progress: Tick =
     """
     if len(sources) < 2:
         raise UserError(f"an average needs two checkpoints or more, and this is {len(sources)}: {sources[0]}")
+    if adapters := [source for source in sources if is_adapter(source)]:
+        raise UserError(
+            f"{adapters[0]} is an adapter: the mean of factors is not the factors of a mean: merge each first "
+            "(tools/checkpoint.py merge)"
+        )
     first, *others = [architecture_to_dict(read_architecture(source)) for source in sources]
     for source, other in zip(sources[1:], others, strict=True):
         if fields := differing_fields(first, other):
@@ -66,6 +75,31 @@ def average(sources: Sequence[epath.Path], run: epath.PathLike, progress: Tick =
         return total
 
     return _write_weights(sources, run, mean, "tools/checkpoint.py average")
+
+
+def merge(source: epath.Path, run: epath.PathLike) -> epath.Path:
+    """Writes the whole model of an adapter and its base; returns where.
+
+    Args:
+      source: `CHECKPOINTS/STEP`, of an adapter.
+      run: a new folder.
+
+    Raises:
+      UserError: it is no adapter, its base is not there or another, or the folder cannot be written.
+    """
+    if not is_adapter(source):
+        raise UserError(f"{source} is no adapter: there is nothing to merge")
+    place = _place(source, run)
+    _, params = restore_model(source, make_mesh(MeshConfig(data=1)))
+    record = _record([source], "tools/checkpoint.py merge")
+    del record[ADAPTER]
+    if "experiment.json" in record:
+        experiment = json.loads(record["experiment.json"])
+        experiment.pop("adapter", None)
+        record["experiment.json"] = to_json(experiment)
+    with _new(run):
+        save_params(place, params, record)
+    return place
 
 
 def cast(source: epath.Path, run: epath.PathLike, dtype: str, progress: Tick = lambda _: None) -> epath.Path:

@@ -20,7 +20,7 @@ from transformer.cluster.agreement import alone, own_index, together_do
 from transformer.cluster.deadlines import allowing
 from transformer.data import pipeline
 from transformer.debugging.spike import Spike, SpikeDetector
-from transformer.params import Names, flatten, layer_axes, param_names
+from transformer.params import Names, flatten, layer_axes
 from transformer.training import experiment as experiments
 from transformer.training.frozen import Frozen
 from transformer.training.run import Run
@@ -151,13 +151,12 @@ def make_compute(session: Session) -> Any:
     and its microbatches. All processes must call it, in one place.
     """
     experiment, program = session.experiment, session.program
-    names = param_names(experiment.model.abstract_params())
     replicated = NamedSharding(session.mesh, PartitionSpec())
 
     def compute(params: Any, updates: jax.Array, batch: Batch, frozen: Frozen) -> dict[str, Any]:
         _, _, grads = program.gradients(TrainState(updates, params, None, None), batch, frozen)
         both = {"parameter_norms": params, "gradient_norms": grads}
-        norms = {name: norms_by_layer(tree, names) for name, tree in both.items()}
+        norms = {name: norms_by_layer(tree, program.names) for name, tree in both.items()}
         key = jax.random.key_data(step_key(experiment.train.seed, updates))
         return {"key": key} | {name: flatten(tree) for name, tree in norms.items()}
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer.layers.low_rank import adapter_dropout
 from transformer.ops.elementwise import numbered
 from transformer.parallel.context import balanced
 from transformer.params import flatten, is_names, layer_axes, modules_of, param_names
@@ -85,8 +86,9 @@ def examine(session: Session, state: TrainState, batch: Batch) -> Examination:
       state: the state before the update.
       batch: the update's batch, on the devices.
     """
-    names, program = param_names(session.experiment.model.abstract_params()), session.program
-    forward = forward_entries(session.experiment, state, batch)
+    program = session.program
+    names = program.names
+    forward = forward_entries(session.experiment, program.variables(state.params, program.frozen), state.step, batch)
     place = functools.partial(_place, {(entry.name, entry.layer): at for at, entry in enumerate(forward)})
 
     @jax.jit
@@ -105,19 +107,27 @@ def examine(session: Session, state: TrainState, batch: Batch) -> Examination:
     )
 
 
-def forward_entries(experiment: Experiment, state: TrainState, batch: Batch) -> list[Entry]:
-    """Returns the modules' outputs, in the order in which they are computed."""
+def forward_entries(experiment: Experiment, variables: Mapping[str, Any], updates: Any, batch: Batch) -> list[Entry]:
+    """Returns the modules' outputs, in the order in which they are computed.
+
+    Args:
+      experiment: the model, and how it is run.
+      variables: the collections that the model is applied with (`Program.variables`).
+      updates: so many were made before.
+      batch: the update's batch, on the devices.
+    """
     # Without a backward pass nothing is computed again, so nothing needs rematerialisation.
     model = experiment.model.build(dataclasses.replace(experiment.execution, remat="none"))
     parts = experiment.train.accumulation
-    key = step_key(experiment.train.seed, state.step)
+    key = step_key(experiment.train.seed, updates)
 
     @jax.jit
-    def run(params: Any, inputs: Mapping[str, Any], rows: jax.Array) -> dict[str, _Output]:
+    def run(variables: Any, inputs: Mapping[str, Any], rows: jax.Array) -> dict[str, _Output]:
         inputs = balanced({"inputs": inputs}, experiment.execution.context, experiment.model.kind)["inputs"]
-        with nn.intercept_methods(_leave_stats()), numbered(rows):
+        dropped = adapter_dropout(experiment.adapter.dropout)
+        with nn.intercept_methods(_leave_stats()), numbered(rows), dropped:
             _, left = model.apply(
-                {"params": params}, **inputs, deterministic=False, rngs={"dropout": key}, mutable=["intermediates"]
+                variables, **inputs, deterministic=False, rngs={"dropout": key}, mutable=["intermediates"]
             )
         return dict(_outputs(left))
 
@@ -125,7 +135,7 @@ def forward_entries(experiment: Experiment, state: TrainState, batch: Batch) -> 
     for part in range(parts):
         inputs = jax.tree.map(lambda x, part=part: x[part::parts], batch["inputs"])
         rows = jnp.arange(part, jax.tree.leaves(batch)[0].shape[0], parts, dtype=jnp.int32)
-        outputs = jax.device_get(run(state.params, inputs, rows))
+        outputs = jax.device_get(run(variables, inputs, rows))
         total = {name: _together(total[name], output) for name, output in outputs.items()} if total else outputs
     ordered = sorted(total.items(), key=lambda item: np.min(item[1].serial))
     forward: list[Entry] = []

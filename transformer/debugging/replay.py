@@ -19,6 +19,7 @@ from transformer.debugging.capsule import samples_of
 from transformer.debugging.examine import Examination, examine
 from transformer.errors import UserError
 from transformer.parallel.mesh import MeshConfig, least_devices
+from transformer.training import base as bases
 from transformer.training import experiment as experiments
 from transformer.training.experiment import Experiment
 from transformer.training.run import Run
@@ -78,6 +79,7 @@ def replay(run: Run, step: int | None, *, alone: bool, report: Callable[[str], N
     if not 1 <= step <= train.steps:
         raise UserError(f"step {step}: the run has steps 1 to {train.steps}")
     experiment = dataclasses.replace(experiment, mesh=_fitting_mesh(experiment.mesh, report))
+    experiment = bases.with_base(experiment, bases.of_run(run, experiment, begun=True))
     session = Session(experiment, tokenizer_dir=run.tokenizer)
     program = session.program
     if capsule is not None and capsule["corpus"] != session.dataset.fingerprint:

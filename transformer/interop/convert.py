@@ -7,18 +7,32 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 
 from transformer import checkpoint
-from transformer.checkpoint import provenance
+from transformer.adapters.adaptation import Adaptation
+from transformer.checkpoint import adapted, provenance
+from transformer.checkpoint.compare import record_files
 from transformer.checkpoint.files import check_new
 from transformer.checkpoint.seal import sealed_files
 from transformer.data.images.preprocessing import PREPROCESSING, from_json
 from transformer.errors import UserError
-from transformer.interop import engine, families, folder, preprocessing, sentence_transformers, tokenizers, weights
+from transformer.interop import (
+    engine,
+    families,
+    folder,
+    peft_folder,
+    preprocessing,
+    sentence_transformers,
+    tokenizers,
+    weights,
+)
 from transformer.interop.family import Family, count_labels
 from transformer.models import Architecture, architecture_to_dict
+from transformer.parallel.layout import abstract_on
 from transformer.parallel.mesh import MeshConfig, make_mesh
+from transformer.params import flatten, unflatten
 from transformer.transfer.graft import graft
 
 ORIGIN = "huggingface"
@@ -199,6 +213,58 @@ def export(
     tensors = (family.flax_stream if flax else family.stream)(params, architecture, dtypes)
     folder.write_folder(out, config, tensors, files, dtype=dtype, shard_bytes=shard_bytes, flax=flax)
     return family
+
+
+def import_adapter(path: Path, run: epath.PathLike, base: str) -> tuple[Adaptation, epath.Path]:
+    """Writes a checkpoint of an adapter in PEFT's format, in a new run folder; returns it, and what it is.
+
+    Args:
+      path: the folder.
+      run: the new run folder.
+      base: the run or the checkpoint that the adapter is of.
+
+    Raises:
+      UserError: something in the folder is wrong or does not fit the base, or the run folder cannot be written.
+    """
+    run = epath.Path(run).expanduser()
+    check_new(run)
+    source = checkpoint.find(base)
+    architecture = checkpoint.read_architecture(source)
+    family = _family_of(source, architecture)
+    adapter, arrays = peft_folder.read(path, architecture, family.table(architecture))
+    about = adapted.base_of(base, adapter.config)
+    record = record_files(source) | {adapted.NAME: about.to_json()}
+    record[provenance.NAME] = provenance.written_by("tools/convert.py import", [path, source])
+    place = run / "checkpoints" / "0"
+    checkpoint.save_params(place, _to_jax(unflatten(arrays)), record)
+    return adapter, place
+
+
+def export_adapter(path: epath.PathLike, out: Path) -> Family:
+    """Writes the adapter of a run or a checkpoint as a folder that PEFT loads; returns the base's family there.
+
+    Raises:
+      UserError: it is no adapter, PEFT's format has no place for it, or the folder cannot be written.
+    """
+    checkpoint_dir = checkpoint.find(path)
+    base = adapted.of(checkpoint_dir)
+    if base is None:
+        raise UserError(f"{checkpoint_dir} is a whole model, no adapter: export it without --adapter")
+    adapter = adapted.adaptation_of(checkpoint_dir, base.config)
+    architecture = adapter.architecture
+    family = _family_of(checkpoint_dir, architecture)
+    mesh = make_mesh(MeshConfig(data=1))
+    params = checkpoint.restore_params(checkpoint_dir, abstract_on(adapter.abstract_params(), mesh))
+    arrays = {name: np.asarray(array) for name, array in flatten(params).items()}
+    peft_folder.write(out, adapter, arrays, family.table(architecture), base=base.path, kind=architecture.kind)
+    return family
+
+
+def _family_of(checkpoint_dir: epath.Path, architecture: Architecture) -> Family:
+    """Returns the family of a checkpoint's model in Transformers: that of the folder that it was imported from."""
+    origin = checkpoint_dir / "record" / ORIGIN / folder.CONFIG
+    before = json.loads(origin.read_bytes()) if origin.exists() else {}
+    return families.of_architecture(architecture, before.get("model_type"))
 
 
 def _with_dtype(config: dict[str, Any], dtype: str | None) -> dict[str, Any]:

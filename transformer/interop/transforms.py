@@ -20,6 +20,10 @@ class Transform:
     """Their array and the shapes of ours -> our arrays."""
     save: Callable[[Sequence[Any]], Any]
     """Our arrays -> their array."""
+    inputs: int = 0
+    """Number of the input dimensions of a kernel of ours that is a matrix of theirs; 0: it is none."""
+    transposed: bool = True
+    """Whether that matrix is [outputs, inputs]."""
 
 
 def _only(items: Sequence[Any]) -> Any:
@@ -86,6 +90,8 @@ def kernel(inputs: int = 1, *, transposed: bool) -> Transform:
         their_shape=lambda shapes: matrix(_only(shapes))[::-1] if transposed else matrix(_only(shapes)),
         load=lambda array, shapes: [(array.T if transposed else array).reshape(_only(shapes))],
         save=save,
+        inputs=inputs,
+        transposed=transposed,
     )
 
 
@@ -103,6 +109,7 @@ def fused(part: Transform, axis: int = -1) -> Transform:
         pieces = np.split(array, np.cumsum(sizes)[:-1], axis=axis)
         return [part.load(piece, [shape])[0] for piece, shape in zip(pieces, shapes, strict=True)]
 
-    return Transform(
-        their_shape, load, lambda arrays: np.concatenate([part.save([array]) for array in arrays], axis=axis)
-    )
+    def save(arrays):
+        return np.concatenate([part.save([array]) for array in arrays], axis=axis)
+
+    return Transform(their_shape, load, save, part.inputs, part.transposed)

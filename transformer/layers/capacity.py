@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
+from transformer.layers.low_rank import scaled_outputs
+from transformer.ops.grouped import Matrices
 from transformer.parallel.rules import constrain
 
 _BUFFER = ("activation_expert_batch", "activation_experts", None)
@@ -21,7 +23,7 @@ def limited(
     x_BTD: jax.Array,
     experts_BTK: jax.Array,
     weights_BTK: jax.Array,
-    kernels: Mapping[str, jax.Array],
+    kernels: Mapping[str, Matrices],
     activation: Callable[[jax.Array], jax.Array],
     capacity: int,
 ) -> tuple[jax.Array, jax.Array]:
@@ -31,7 +33,7 @@ def limited(
       capacity: C.
     """
     batch, length, width = x_BTD.shape
-    num_experts = kernels["up"].shape[0]
+    num_experts = kernels["up"].kernel_EDF.shape[0]
     place_BTK = _places(experts_BTK, num_experts)
     chosen_BTK = experts_BTK < num_experts
     taken_BTK = chosen_BTK & (place_BTK < capacity)
@@ -46,12 +48,12 @@ def limited(
     padded_BTD = jnp.pad(x_BTD, ((0, 0), (0, 1), (0, 0)))  # a token of zeros for slots that nothing takes
     x_BSD = jnp.take_along_axis(padded_BTD, token_BS[:, :, None], axis=1)
     x_BECD = constrain(x_BSD.reshape(batch, num_experts, capacity, width), *_BUFFER, None)
-    hidden_BECF = _product(x_BECD, kernels["up"])
+    hidden_BECF = _multiplied(x_BECD, kernels["up"])
     if "gate" in kernels:
-        hidden_BECF = activation(_product(x_BECD, kernels["gate"])) * hidden_BECF
+        hidden_BECF = activation(_multiplied(x_BECD, kernels["gate"])) * hidden_BECF
     else:
         hidden_BECF = activation(hidden_BECF)
-    out_BECD = _product(constrain(hidden_BECF, *_BUFFER, "activation_mlp"), kernels["down"])
+    out_BECD = _multiplied(constrain(hidden_BECF, *_BUFFER, "activation_mlp"), kernels["down"])
     out_BSD = constrain(out_BECD, *_BUFFER, None).reshape(batch, slots, width)
     out_BSD = constrain(out_BSD, "activation_batch", None, None)
     slot_BA = jnp.minimum(slot_BA, slots - 1)
@@ -71,6 +73,17 @@ def _places(experts_BTK: jax.Array, num_experts: int) -> jax.Array:
     return jnp.swapaxes(place_BA.reshape(batch, chosen, length), 1, 2)
 
 
+def _multiplied(x_BECD: jax.Array, matrices: Matrices) -> jax.Array:
+    """Returns [B, E, C, F]: each expert's tokens times its matrix, with what stands beside it."""
+    kernel_EDF, gain_EF, a_EDR, b_ERF = matrices
+    if matrices.is_trained:
+        return _product(x_BECD, kernel_EDF)
+    y_BECF = _frozen_product(x_BECD, kernel_EDF)
+    if gain_EF is not None:
+        y_BECF = scaled_outputs(y_BECF, gain_EF[:, None])
+    return y_BECF if a_EDR is None else y_BECF + _product(_product(x_BECD, a_EDR), b_ERF)
+
+
 @jax.custom_vjp
 def _product(x_BECD: jax.Array, kernel_EDF: jax.Array) -> jax.Array:
     """Returns [B, E, C, F] in the dtype of `x`; the gradient of the float32 kernel is summed in float32."""
@@ -84,3 +97,15 @@ def _product_backward(residuals: tuple[jax.Array, jax.Array], dy_BECF: jax.Array
 
 
 _product.defvjp(lambda x, kernel: (_product(x, kernel), (x, kernel)), _product_backward)
+
+
+@jax.custom_vjp
+def _frozen_product(x_BECD: jax.Array, kernel_EDF: jax.Array) -> jax.Array:
+    """Returns what `_product` does; the kernel, in any dtype, has no gradient, and is kept as it is held."""
+    return jnp.einsum("BECD,EDF->BECF", x_BECD, kernel_EDF.astype(x_BECD.dtype))
+
+
+_frozen_product.defvjp(
+    lambda x, kernel: (_frozen_product(x, kernel), kernel),
+    lambda kernel_EDF, dy: (jnp.einsum("BECF,EDF->BECD", dy, kernel_EDF.astype(dy.dtype)), None),
+)

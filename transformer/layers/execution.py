@@ -15,6 +15,7 @@ from flax.core.scope import LazyRng, Scope
 
 from transformer import checks
 from transformer.layers.cache import DecoderLayerCache, LayerCache
+from transformer.layers.low_rank import COLLECTIONS
 from transformer.layers.primitives import recomputed
 from transformer.layers.routing import Routers
 from transformer.ops.attention import IMPLEMENTATIONS
@@ -135,11 +136,12 @@ class Stack(nn.Module):
             # computed again is known, and keep it.
             policy = REMAT_POLICIES[self.execution.remat]
             layer = nn.remat(layer, policy=policy, prevent_cse=unroll >= self.num_layers)
-        axes: dict[Any, Any] = {"intermediates": 0, "attended": 0} | ({} if self.shared else {"params": 0})
+        axes: dict[Any, Any] = {"intermediates": 0, "attended": 0}
+        axes |= {} if self.shared else dict.fromkeys(COLLECTIONS, 0)
         scan = nn.scan(
             layer,
             variable_axes=axes,
-            variable_broadcast="params" if self.shared else False,
+            variable_broadcast=COLLECTIONS if self.shared else False,
             split_rngs={"params": not self.shared, "dropout": True},
             in_axes=(0, nn.broadcast),  # type: ignore[arg-type]
             length=self.num_layers,
@@ -152,7 +154,8 @@ class Stack(nn.Module):
     def _pipelined(self, pipeline: Pipeline, x: Any, per_layer: Any, shared: Any, static: Any) -> tuple[Any, Any]:
         """Returns what `__call__` does, by a pipeline: as a pure function of the stack's parameters and of its keys."""
         assert self.scope is not None  # of a module that is called
-        params = nn.meta.unbox(self.variables["params"]["layers"])
+        held = [name for name in COLLECTIONS if "layers" in self.variables.get(name, {})]
+        params = nn.meta.unbox({name: self.variables[name]["layers"] for name in held})
         rngs = {name: LazyRng.create(rng) for name, rng in self.scope.rngs.items()}
         # As `nn.scan` splits them: each layer's is of its own, and says where in the model the layers are.
         keys_N = {name: jax.random.split(rng.rng, self.num_layers) for name, rng in rngs.items()}
@@ -162,7 +165,7 @@ class Stack(nn.Module):
         def layer(x: Any, of_layer: Any, common: Any, shared_and_rows: Any) -> tuple[Any, Any]:
             (stacked, keys, per_layer), (shared, rows_R) = of_layer, shared_and_rows
             lazy = {name: LazyRng.create(key, *places[name]) for name, key in keys.items()}
-            scope = Scope({"params": common if self.shared else stacked}, lazy, mutable=False, path=path)
+            scope = Scope(common if self.shared else stacked, lazy, mutable=False, path=path)
             with numbered(rows_R), recomputed(self.execution.remat != "none"):
                 return self.make_block(parent=scope)(x, per_layer, *shared, **static)
 

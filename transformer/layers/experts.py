@@ -14,10 +14,12 @@ import jax.numpy as jnp
 
 from transformer.layers.capacity import limited
 from transformer.layers.experts_config import ExpertsConfig
+from transformer.layers.low_rank import beside
 from transformer.layers.mlp import MLP, GatedMLP
-from transformer.layers.primitives import Initializer, parameter
+from transformer.layers.primitives import Initializer, held, parameter
 from transformer.layers.routing import Routers, choose
 from transformer.ops.elementwise import ACTIVATIONS
+from transformer.ops.grouped import Matrices
 from transformer.parallel.experts import dropless
 from transformer.parallel.rules import RESIDUAL, constrain
 
@@ -104,6 +106,7 @@ class ExpertKernels(nn.Module):
     init: Initializer
 
     @nn.compact
-    def __call__(self) -> jax.Array:
-        """Returns float32 [E, ...]."""
-        return parameter(self, "kernel", self.init, self.names, self.shape)
+    def __call__(self) -> Matrices:
+        """Returns the matrices [E, ...], with an adapter's factors where there are some."""
+        kernel = held(self, "kernel", self.init, self.names, self.shape)
+        return Matrices(kernel, *(beside(self, kernel, stacked=1) or ()))

@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer.layers.low_rank import beside, dropout_rate, scaled_outputs
 from transformer.ops.elementwise import dropout
 from transformer.ops.embedding import look_up
 from transformer.parallel.rules import check_names, constrain, on_one_device
@@ -26,6 +27,12 @@ def parameter(
     module: nn.Module, name: str, init: Initializer, axes: tuple[str, ...], shape: tuple[int, ...]
 ) -> jax.Array:
     """Returns the float32 parameter `name` [*shape] of a module, its axes named; an unknown axis raises `KeyError`."""
+    value = held(module, name, init, axes, shape)
+    return value if value.dtype.itemsize >= 4 else value.astype(jnp.float32)
+
+
+def held(module: nn.Module, name: str, init: Initializer, axes: tuple[str, ...], shape: tuple[int, ...]) -> jax.Array:
+    """Returns the parameter as it is held: in float32, but for frozen ones, which may be in a narrower dtype."""
     check_names(axes, f"parameter {name!r}")
     return cast(jax.Array, module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32))
 
@@ -34,7 +41,8 @@ class Linear(nn.Module):
     """y = x W + b, over one or more input and output dimensions.
 
     The kernel is [*inputs, *outputs] and the bias [*outputs], both float32: a projection to heads is [D, H, K], so that
-    a mesh can split heads without knowing how they are packed.
+    a mesh can split heads without knowing how they are packed. An adapter's factors and what else may stand beside a
+    kernel that is not trained are `low_rank`'s.
     """
 
     outputs: tuple[int, ...]
@@ -51,11 +59,23 @@ class Linear(nn.Module):
         """Returns [..., *outputs] for `x` [..., *inputs]."""
         num_inputs = len(self.names) - len(self.outputs)
         shape = (*x.shape[x.ndim - num_inputs :], *self.outputs)
-        kernel = parameter(self, "kernel", self.kernel_init, self.names, shape)
-        bias = None
+        kernel = held(self, "kernel", self.kernel_init, self.names, shape)
+        bias, output_names = None, self.names[num_inputs:]
         if self.use_bias:
-            bias = parameter(self, "bias", nn.initializers.zeros_init(), self.names[num_inputs:], self.outputs)
-        return linear(x.astype(self.dtype), kernel, bias, num_inputs, self.names, _recomputed.get())
+            bias = parameter(self, "bias", nn.initializers.zeros_init(), output_names, self.outputs)
+        x, recomputed = x.astype(self.dtype), _recomputed.get()
+        added = beside(self, kernel, inputs=num_inputs)
+        if added is None and kernel.dtype.itemsize >= 4:
+            return linear(x, kernel, bias, num_inputs, self.names, recomputed)
+        y = frozen_linear(x, kernel, num_inputs, self.names, recomputed)
+        if added is not None and added.gain_O is not None:
+            y = scaled_outputs(y, added.gain_O)
+        if added is None or added.a_IR is None or added.b_RO is None:
+            return y if bias is None else (y.astype(jnp.float32) + bias).astype(y.dtype)
+        if rate := dropout_rate():
+            x = dropout(x, rate, self.make_rng("dropout"))
+        narrow = linear(x, added.a_IR, None, num_inputs, (*self.names[:num_inputs], "rank"), recomputed)
+        return y + linear(narrow, added.b_RO, bias, 1, ("rank", *output_names), recomputed)
 
 
 class Embedding(nn.Module):
@@ -238,3 +258,29 @@ def _backward(
 
 linear = functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))(_linear)
 linear.defvjp(_forward, _backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def frozen_linear(
+    x: jax.Array, kernel: jax.Array, num_inputs: int, names: tuple[str, ...], recomputed: bool
+) -> jax.Array:
+    """Returns x W as `linear` does, for a kernel that has no gradient, in whatever dtype it is held.
+
+    The backward pass keeps the kernel as it is held: what a loop over layers keeps of each is then no copy in another.
+    """
+    del recomputed
+    return _product(x, _gathered(kernel, x.dtype, names), None, num_inputs)
+
+
+def _frozen_forward(x: jax.Array, kernel: jax.Array, num_inputs: int, names: tuple[str, ...], recomputed: bool):
+    gathered = _gathered(kernel, x.dtype, names)
+    return _product(x, gathered, None, num_inputs), gathered if recomputed else kernel
+
+
+def _frozen_backward(num_inputs: int, names: tuple[str, ...], recomputed: bool, kernel: jax.Array, dy: jax.Array):
+    gathered = kernel if recomputed else _gathered(kernel, dy.dtype, names)
+    outputs = tuple(range(dy.ndim - (kernel.ndim - num_inputs), dy.ndim)), tuple(range(num_inputs, kernel.ndim))
+    return jax.lax.dot_general(dy, gathered, (outputs, ((), ()))), None
+
+
+frozen_linear.defvjp(_frozen_forward, _frozen_backward)

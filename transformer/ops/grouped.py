@@ -7,7 +7,7 @@ asked of the platform that a program is lowered for.
 Shape letters: R rows, E groups (experts), D and F widths, C rows of a block.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,24 @@ _BLOCK = 64
 _ROWS_OUTER = jax.lax.RaggedDotDimensionNumbers(
     dot_dimension_numbers=(((0,), (0,)), ((), ())), lhs_ragged_dimensions=[0], rhs_group_dimensions=[]
 )
+
+
+class Matrices(NamedTuple):
+    """A matrix of every group, and what may stand beside it: rows x of a group become gain * (x W) + (x A) B."""
+
+    kernel_EDF: Any
+    """float32; in a narrower dtype, or with factors beside it, it is frozen: it has no gradient."""
+    gain_EF: Any = None
+    """float32; None: 1."""
+    a_EDR: Any = None
+    """float32 [E, D, rank]; None: there are no factors."""
+    b_ERF: Any = None
+    """float32 [E, rank, F]."""
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the matrices alone are multiplied, and have a gradient."""
+        return self.a_EDR is None and self.gain_EF is None and self.kernel_EDF.dtype.itemsize >= 4
 
 
 def sum_dtype(x: jax.Array) -> Any:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from transformer.ops.grouped import grouped_dot, grouped_outer, sum_dtype
+from transformer.ops.grouped import Matrices, grouped_dot, grouped_outer, sum_dtype
 from transformer.parallel.local import dividing_axes, on_parts, scattered_sum
 from transformer.parallel.rules import free_axes, on_one_device
 
@@ -29,7 +29,7 @@ def dropless(
     x_BTD: jax.Array,
     experts_BTK: jax.Array,
     weights_BTK: jax.Array,
-    kernels: Mapping[str, jax.Array],
+    kernels: Mapping[str, Matrices],
     activation: Activation,
 ) -> jax.Array:
     """Returns [B, T, D]: the weighted sum of each token's experts, down(f(gate(x)) * up(x)) or down(f(up(x))).
@@ -38,7 +38,7 @@ def dropless(
       x_BTD: the tokens, in the compute dtype.
       experts_BTK: int32: which experts a token goes to; E for none.
       weights_BTK: float32.
-      kernels: `up` [E, D, F], `down` [E, F, D] and, where the experts are gated, `gate` [E, D, F]; float32.
+      kernels: `up` [E, D, F], `down` [E, F, D] and, where the experts are gated, `gate` [E, D, F].
       activation: f above.
     """
     if on_one_device():
@@ -54,11 +54,33 @@ def dropless(
         tensor="tensor" if "tensor" in split else None,
         splits_tokens="expert" in axes[0],
     )
-    wide = PartitionSpec(device.expert, device.fsdp, device.tensor)
-    narrow = PartitionSpec(device.expert, device.tensor, device.fsdp)
-    specs = {name: narrow if name == "down" else wide for name in kernels}
-    function = functools.partial(device.mixture, activation=activation)
-    return on_parts(function, (tokens, tokens, tokens, specs), tokens)(x_BTD, experts_BTK, weights_BTK, kernels)
+    wide = _split(device.expert, device.fsdp, device.tensor, gain=device.tensor)
+    narrow = _split(device.expert, device.tensor, device.fsdp, gain=None)
+    # Of what may stand beside a matrix, what there is: arrays alone go over to the devices.
+    there = {
+        name: {field: array for field, array in matrices._asdict().items() if array is not None}
+        for name, matrices in kernels.items()
+    }
+    specs = {
+        name: {field: getattr(narrow if name == "down" else wide, field) for field in arrays}
+        for name, arrays in there.items()
+    }
+
+    def local(x_BTD: jax.Array, experts_BTK: jax.Array, weights_BTK: jax.Array, there: Any) -> jax.Array:
+        parts = {name: Matrices(**arrays) for name, arrays in there.items()}
+        return device.mixture(x_BTD, experts_BTK, weights_BTK, parts, activation)
+
+    return on_parts(local, (tokens, tokens, tokens, specs), tokens)(x_BTD, experts_BTK, weights_BTK, there)
+
+
+def _split(expert: str | None, inputs: str | None, outputs: str | None, *, gain: str | None) -> Matrices:
+    """Returns how the mesh splits matrices: what is split along the rank, nothing; gains where outputs stay split."""
+    return Matrices(
+        PartitionSpec(expert, inputs, outputs),
+        PartitionSpec(expert, gain),
+        PartitionSpec(expert, inputs, None),
+        PartitionSpec(expert, None, outputs),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,11 +98,11 @@ class _Device:
         x_BTD: jax.Array,
         experts_BTK: jax.Array,
         weights_BTK: jax.Array,
-        kernels: Mapping[str, jax.Array],
+        kernels: Mapping[str, Matrices],
         activation: Activation,
     ) -> jax.Array:
         """Returns this device's tokens' sums, [B, T, D]; arguments as `dropless`', this device's parts."""
-        num_experts = kernels["up"].shape[0]
+        num_experts = kernels["up"].kernel_EDF.shape[0]
         if self.expert is not None:
             if self.splits_tokens:
                 of_all: Any = [_all_rows(self.expert, array) for array in (x_BTD, weights_BTK)]
@@ -106,21 +128,37 @@ class _Device:
 
     def _tokens(self, x_ND, experts_NK, weights_NK, kernels: Mapping[str, Any], activation: Activation) -> jax.Array:
         """Returns [N, D]: rows sorted by expert, computed, and brought back."""
-        num_experts = kernels["up"].shape[0]
+        num_experts = kernels["up"].kernel_EDF.shape[0]
         experts_R = experts_NK.reshape(-1)
         order_R = jnp.argsort(experts_R, stable=True).astype(jnp.int32)
         place_R = jnp.argsort(order_R).astype(jnp.int32)
         sizes_E = (experts_R[:, None] == jnp.arange(num_experts, dtype=jnp.int32)[None]).sum(axis=0, dtype=jnp.int32)
         rows_RD = _to_rows(x_ND, order_R, place_R)
-        hidden_RF: Any = _product(self.fsdp, 1, rows_RD, kernels["up"], sizes_E)
+        sorted_R = jnp.minimum(jnp.asarray(experts_R)[order_R], num_experts - 1)
+        hidden_RF: Any = self._multiplied(1, rows_RD, kernels["up"], sizes_E, sorted_R)
         if "gate" in kernels:
-            gate_RF: Any = _product(self.fsdp, 1, rows_RD, kernels["gate"], sizes_E)
+            gate_RF: Any = self._multiplied(1, rows_RD, kernels["gate"], sizes_E, sorted_R)
             hidden_RF = activation(gate_RF) * hidden_RF
         else:
             hidden_RF = activation(hidden_RF)
-        out_RD = _from_rows(_product(self.fsdp, 2, hidden_RF, kernels["down"], sizes_E), order_R, place_R)
+        out_RD = self._multiplied(2, hidden_RF, kernels["down"], sizes_E, sorted_R)
+        out_RD = _from_rows(out_RD, order_R, place_R)
         out_NKD = out_RD.reshape(*weights_NK.shape, -1)
         return (out_NKD.astype(sum_dtype(out_NKD)) * weights_NK[:, :, None]).sum(axis=1).astype(x_ND.dtype)
+
+    def _multiplied(self, axis: int, x_RD, matrices: Matrices, sizes_E: jax.Array, expert_R: jax.Array) -> Any:
+        """Returns [R, F]: rows times their experts' matrices, whose axis `axis` fsdp splits."""
+        kernel_EDF, gain_EF, a_EDR, b_ERF = matrices
+        if matrices.is_trained:
+            return _product(self.fsdp, axis, x_RD, kernel_EDF, sizes_E)
+        y_RF: Any = _frozen_product(self.fsdp, axis, x_RD, kernel_EDF, sizes_E)
+        if gain_EF is not None:
+            y_RF = (y_RF.astype(jnp.float32) * gain_EF[expert_R]).astype(y_RF.dtype)
+        if a_EDR is None:
+            return y_RF
+        fsdp_a, fsdp_b = (self.fsdp, None) if axis == 1 else (None, self.fsdp)
+        narrow_RR: Any = _product(fsdp_a, 1, x_RD, a_EDR, sizes_E)
+        return y_RF + _product(fsdp_b, 2, narrow_RR, b_ERF, sizes_E)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -163,6 +201,26 @@ def _product_backward(fsdp, axis, residuals, dy_RF):
 
 
 _product.defvjp(_product_forward, _product_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _frozen_product(
+    fsdp: str | None, axis: int, x_RD: jax.Array, kernel_EDF: jax.Array, sizes_E: jax.Array
+) -> jax.Array:
+    """Returns what `_product` does; the matrices, in any dtype, have no gradient, and are kept as they are held."""
+    return grouped_dot(x_RD, _gathered(fsdp, axis, kernel_EDF, x_RD.dtype), sizes_E)
+
+
+def _frozen_backward(fsdp, axis, residuals, dy_RF):
+    kernel_EDF, sizes_E = residuals
+    kernel_EFD = jnp.swapaxes(_gathered(fsdp, axis, kernel_EDF, dy_RF.dtype), 1, 2)
+    return grouped_dot(dy_RF, kernel_EFD, sizes_E), None, None
+
+
+_frozen_product.defvjp(
+    lambda fsdp, axis, x, kernel, sizes: (_frozen_product(fsdp, axis, x, kernel, sizes), (kernel, sizes)),
+    _frozen_backward,
+)
 
 
 def _gathered(fsdp: str | None, axis: int, kernel_EDF: jax.Array, dtype: Any) -> jax.Array:

@@ -39,6 +39,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "channels": (),
     "out": (),
     "label": (),
+    "rank": (),
     "activation_batch": ("data", "fsdp", "expert"),
     "activation_length": ("sequence",),
     "activation_embed": (),

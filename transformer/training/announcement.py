@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 from etils import epath
 
 from transformer.training.session import Session
@@ -35,6 +36,13 @@ def announce(session: Session, first: int, folder: epath.Path, report: Callable[
         f"{train.steps:,} steps of {train.batch_size} x {shape} = {tokens:,} tokens, from step {first:,}, "
         f"on {devices}{f' ({axes})' if axes else ''}, {experiment.execution.dtype}, in {folder}"
     )
+    if (adapter := session.program.adapter) is not None:
+        trained = sum(leaf.size for leaf in jax.tree.leaves(session.program.abstract.params))
+        frozen = sum(leaf.size for leaf in adapter.frozen.values())
+        report(
+            f"an adapter of {experiment.init.path}: {trained:,} parameters are trained, {frozen:,} are frozen "
+            f"({adapter.config.base_dtype})"
+        )
     if session.layer_pipeline is not None:
         report(session.layer_pipeline.describe())
     for note in about.notes:

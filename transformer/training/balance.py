@@ -18,7 +18,7 @@ def rebalanced(params: Any, routing: ExpertsConfig | None, routers: Routers) -> 
     """Returns the parameters with the routers' biases moved: up where an expert had fewer tokens than the mean.
 
     Args:
-      params: after the optimizer's update.
+      params: after the optimizer's update; biases that are not among them are not trained.
       routing: the model's experts, if any.
       routers: the sums of the update's whole batch.
     """
@@ -26,6 +26,8 @@ def rebalanced(params: Any, routing: ExpertsConfig | None, routers: Routers) -> 
         return params
     leaves = flatten(params)
     for path, sums in routers.items():
+        if f"{path}/router/bias" not in leaves:
+            continue  # frozen: an adapter is trained beside it
         mean_E = sums.tokens_E.mean(axis=-1, keepdims=True)
         leaves[f"{path}/router/bias"] += routing.bias_rate * jnp.sign(mean_E - sums.tokens_E)
     return unflatten(leaves)

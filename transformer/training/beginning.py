@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from flax.traverse_util import flatten_dict
 
+from transformer.checkpoint.adapted import Base
 from transformer.checkpoint.local import check_place
 from transformer.cluster import failures, fingerprints
 from transformer.cluster.agreement import from_lead, lead_does, own_index, together
@@ -44,13 +45,21 @@ def inspect(run: Run, lock: RunLock, experiment: Experiment, report: Callable[[s
 
 
 def begin(
-    run: Run, lock: RunLock, experiment: Experiment, dataset: Dataset, *, begun: bool, report: Callable[[str], None]
+    run: Run,
+    lock: RunLock,
+    experiment: Experiment,
+    dataset: Dataset,
+    base: Base | None = None,
+    *,
+    begun: bool,
+    report: Callable[[str], None],
 ) -> dict[str, bytes]:
     """Takes the run's lock, and records the run; returns the files that go into every checkpoint.
 
     All processes must call it. The leading one writes; the others get no files, as their checkpoints carry none.
 
     Args:
+      base: the base of its adapter, if it has one.
       begun: as `inspect` returned it.
 
     Raises:
@@ -71,7 +80,7 @@ def begin(
         _check(run, experiment)  # again, now that no other process writes
         for note in notes:
             report(note)
-        return run.begin(recorded(experiment), dataset)
+        return run.begin(recorded(experiment), dataset, base)
 
     files: dict[str, bytes] = {}
     with together("beginning the run"):

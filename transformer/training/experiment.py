@@ -11,6 +11,7 @@ from cattrs.gen import make_dict_structure_fn
 from etils import epath
 
 from transformer import checks, paths
+from transformer.adapters.config import AdapterConfig
 from transformer.checkpoint import CheckpointConfig
 from transformer.checkpoint.compare import differing_fields
 from transformer.checkpoint.migration import migrated
@@ -129,6 +130,8 @@ class Experiment:
     """How the model is computed; never what it computes."""
     init: InitConfig = InitConfig()
     """Which weights it starts from."""
+    adapter: AdapterConfig = AdapterConfig()
+    """What is trained beside those weights, where they are frozen (LoRA)."""
     teacher: TeacherConfig = TeacherConfig()
     """Which model it learns from, beside its data."""
     cluster: ClusterConfig = ClusterConfig()
@@ -154,6 +157,18 @@ class Experiment:
             context is None or read <= context,
             f"`train.seq_len` {seq_len}{f', for rows of {read} tokens,' if read != seq_len else ''} is longer than the "
             f"model's context of {context}: raise `model.context_length` or lower `train.seq_len`",
+        )
+        checks.require(
+            self,
+            self.adapter.rank == 0 or self.init.path is not None,
+            f"`adapter.rank` {self.adapter.rank}: an adapter is trained beside weights that exist: name them by "
+            "`init.path`",
+        )
+        checks.require(
+            self,
+            self.adapter.rank == 0 or self.mup.base_width is None,
+            "`mup.base_width`: muP scales how a whole model learns, and `adapter.rank` trains an adapter: leave one of "
+            "both out",
         )
         scaling(model, self.mup, self.optimizer)  # which refuses a base that there is not
         objective.reading(seq_len)  # which refuses a length that is too short for it

@@ -10,14 +10,24 @@ from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
+from transformer import checkpoint
+from transformer.checkpoint.adapted import restore_base
 from transformer.distillation.distillation import Distillation
 from transformer.distillation.teacher import Teacher
 from transformer.errors import UserError
 from transformer.models import Architecture
+from transformer.parallel.layout import abstract_on
 from transformer.training.experiment import Experiment
+from transformer.transfer.weights import adapted
 
 Frozen = Mapping[str, Any]
 """Name -> a tree of arrays, or of `ShapeDtypeStruct`s with shardings."""
+
+
+BASE = "base"
+"""The weights that an adapter is trained beside, as `adapters.adaptation` holds them."""
+TEACHER = "teacher"
+"""The weights of the model that this one learns from."""
 
 
 class Part(NamedTuple):
@@ -54,16 +64,21 @@ def frozen_of(experiment: Experiment, architecture: Architecture, mesh: Mesh) ->
       architecture: the model.
       mesh: today's devices, or an abstract mesh.
     """
-    del architecture  # what an experiment freezes does not depend on it
-    if experiment.teacher.path is None:
-        return FrozenArrays({})
-    teacher = Teacher.of(experiment.teacher)
-    abstract = teacher.abstract(mesh)
-    return FrozenArrays({"teacher": Part(abstract, functools.partial(teacher.load, abstract))})
+    parts = {}
+    adapter = adapted(experiment.adapter, experiment.init, architecture)
+    if adapter is not None:
+        abstract = abstract_on(adapter.abstract_base(), mesh)
+        source = str(experiment.init.path)
+        parts[BASE] = Part(abstract, lambda: restore_base(adapter, checkpoint.find(source), mesh))
+    if experiment.teacher.path is not None:
+        teacher = Teacher.of(experiment.teacher)
+        of_teacher = teacher.abstract(mesh)
+        parts[TEACHER] = Part(of_teacher, functools.partial(teacher.load, of_teacher))
+    return FrozenArrays(parts)
 
 
 def distillation_of(experiment: Experiment, architecture: Architecture) -> Distillation | None:
-    """Returns the losses beside the experiment's teacher, whose weights are the frozen "teacher"; None: it has none.
+    """Returns the losses beside the experiment's teacher, whose weights are the frozen `TEACHER`; None: it has none.
 
     Raises:
       UserError: the model cannot learn from that teacher, or not in this way.

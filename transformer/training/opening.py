@@ -11,6 +11,7 @@ from transformer.cluster.agreement import together
 from transformer.cluster.deadlines import allowing
 from transformer.cluster.phases import phase
 from transformer.data.workers import check_workers
+from transformer.training import base as bases
 from transformer.training import beginning, restoring
 from transformer.training.announcement import announce
 from transformer.training.experiment import Experiment
@@ -63,12 +64,15 @@ def opened(
             lock = stack.enter_context(RunLock(run.folder, report))
             begun = beginning.inspect(run, lock, experiment, report)
             check_workers(experiment.data.workers)
-            session = Session(beginning.recorded(experiment), tokenizer_dir=run.tokenizer if begun else None)
+            base = bases.of_run(run, experiment, begun=begun)
+            session = Session(
+                bases.with_base(beginning.recorded(experiment), base), tokenizer_dir=run.tokenizer if begun else None
+            )
             program = session.program  # what the mesh does not divide is refused before a corpus is read
             with allowing("prepare"):
                 with together("preparing the data"):
                     dataset = session.dataset
-                record = beginning.begin(run, lock, experiment, dataset, begun=begun, report=report)
+                record = beginning.begin(run, lock, experiment, dataset, base, begun=begun, report=report)
             ledger.keep(run.goodput)
             stack.enter_context(jax.set_mesh(session.mesh))
             checkpoints = stack.enter_context(Checkpoints(run.checkpoints, experiment.checkpoint))

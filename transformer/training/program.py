@@ -13,20 +13,23 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from transformer.adapters.adaptation import Adaptation
+from transformer.layers.low_rank import adapter_dropout
 from transformer.layers.routing import Routers, router_losses, router_metrics
 from transformer.models import Architecture
 from transformer.mup import parametrization as mup
 from transformer.ops.elementwise import numbered
 from transformer.parallel.context import balanced
 from transformer.parallel.layout import with_shardings
-from transformer.params import param_names
+from transformer.params import flatten, param_names, unflatten
 from transformer.training.accumulation import added_up, with_row_numbers
 from transformer.training.balance import rebalanced
 from transformer.training.experiment import Experiment
-from transformer.training.frozen import Frozen, FrozenArrays, distillation_of, frozen_of
+from transformer.training.frozen import BASE, TEACHER, Frozen, FrozenArrays, distillation_of, frozen_of
 from transformer.training.optimizer import make_optimizer, make_schedule
 from transformer.training.schedule import Rates, Schedule
 from transformer.training.state import Batch, TrainState, moment_shardings, state_shardings, step_key
+from transformer.transfer.weights import adapted
 
 Metrics = dict[str, jax.Array]
 """Name -> float32 []."""
@@ -74,6 +77,10 @@ class Program:
 
     abstract: TrainState
     """The state as ShapeDtypeStructs with shardings, onto which checkpoints are restored."""
+    adapter: Adaptation | None
+    """Which parameters are trained beside a frozen base; None: all are, and there is no base."""
+    names: Any
+    """The tree of the logical axis names of what is trained."""
 
     def __init__(
         self,
@@ -99,8 +106,9 @@ class Program:
         self._objective, self._optimizer = experiment.objective, experiment.optimizer
         self._accumulation = experiment.train.accumulation
         self._mup = mup.scaling(self._architecture, experiment.mup, experiment.optimizer)
-        boxed = self._architecture.abstract_params()
-        self._names = param_names(boxed)
+        self.adapter = adapted(experiment.adapter, experiment.init, self._architecture)
+        boxed = (self.adapter or self._architecture).abstract_params()
+        self.names = param_names(boxed)
         seed = np.asarray(np.int64(experiment.train.seed)).astype(np.int32)
         self._traced = TracedHyperparameters(seed, make_schedule(experiment.optimizer, experiment.train.steps))
 
@@ -202,15 +210,28 @@ class Program:
 
     def _update_rule(self, rates: Rates) -> optax.GradientTransformation:
         """Returns the optimizer at these rates, on which its state does not depend."""
-        return make_optimizer(self._optimizer, rates, self._names, None if self._mup is None else self._mup.factors)
+        return make_optimizer(self._optimizer, rates, self.names, None if self._mup is None else self._mup.factors)
 
     def _init(self, traced: TracedHyperparameters) -> TrainState:
         drawn = self._model.init(jax.random.key(traced.seed), **self._architecture.example_inputs())
         params = nn.meta.unbox(drawn["params"])
         params = params if self._mup is None else self._mup.rescaled(params, traced.seed)
+        if self.adapter is not None:
+            drawn = flatten(params)  # of which what is frozen is never computed
+            params = {path: drawn[path] for path in sorted(self.adapter.whole)}
+            params = unflatten({**params, **self.adapter.initial(traced.seed)})
         zero = jnp.zeros((), jnp.int32)
         opt_state = self._update_rule(traced.schedule.rates(zero)).init(params)
         return TrainState(step=zero, params=params, opt_state=opt_state, skipped=zero)
+
+    def variables(self, params: Any, frozen: Frozen) -> dict[str, Any]:
+        """Returns the collections of variables that the model is applied with.
+
+        Args:
+          params: what is trained.
+          frozen: the program's frozen arrays.
+        """
+        return {"params": params} if self.adapter is None else self.adapter.variables(params, frozen[BASE])
 
     def _loss(
         self, params: Any, batch: Batch, frozen: Frozen, key: jax.Array | None, whole: Sums | None = None
@@ -237,18 +258,19 @@ class Program:
         them up, with a teacher's; arguments as `_loss`'s.
         """
         batch = balanced(batch, self._context, self._architecture.kind)
-        rngs = {} if key is None else {"dropout": key}
-        apply = functools.partial(self._model.apply, {"params": params}, deterministic=key is None, rngs=rngs)
+        variables, rngs = self.variables(params, frozen), {} if key is None else {"dropout": key}
+        apply = functools.partial(self._model.apply, variables, deterministic=key is None, rngs=rngs)
+        dropped = 0.0 if key is None or self.adapter is None else self.adapter.config.dropout
         if self._distillation is not None and key is not None:  # an evaluation is of the model alone
-            with numbered(batch.get("rows")):
-                outputs, losses = self._distillation(apply, frozen["teacher"], batch)
+            with numbered(batch.get("rows")), adapter_dropout(dropped):
+                outputs, losses = self._distillation(apply, frozen[TEACHER], batch)
             return outputs, batch, losses
         inputs, rows_B = batch["inputs"], batch.get("rows")
         if (count := self._objective.rows) > 1:
             inputs = jax.tree.map(lambda values: values.reshape(-1, *values.shape[2:]), inputs)
             if rows_B is not None:
                 rows_B = (count * rows_B[:, None] + jnp.arange(count, dtype=rows_B.dtype)[None]).reshape(-1)
-        with numbered(rows_B):
+        with numbered(rows_B), adapter_dropout(dropped):
             outputs: Any = apply(**inputs)
         return outputs, batch, self._objective.loss(outputs, batch)
 

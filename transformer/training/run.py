@@ -5,7 +5,8 @@ from typing import Any
 
 from etils import epath
 
-from transformer.checkpoint import provenance, to_json, write_atomically
+from transformer.checkpoint import adapted, provenance, to_json, write_atomically
+from transformer.checkpoint.adapted import Base
 from transformer.checkpoint.compare import read_json
 from transformer.checkpoint.reading import reachable, steps
 from transformer.data.dataset import Dataset
@@ -23,8 +24,8 @@ class Run:
 
     It holds `experiment.json`, `architecture.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/STEP/` and, of steps
     that spiked, `spikes/STEP.json`; `goodput/START.json`, where the time of each start went; `data.json`, which tells
-    the data by their content; `tokenizer/`, where the data are text; `local.json`, where there are local checkpoints;
-    and, while the run goes on, `lock.json`.
+    the data by their content; `tokenizer/`, where the data are text; `adapter.json`, of an adapter, which names its
+    base; `local.json`, where there are local checkpoints; and, while the run goes on, `lock.json`.
     """
 
     def __init__(self, folder: epath.PathLike):
@@ -122,7 +123,7 @@ class Run:
         newest = [self.checkpoints / str(saved[-1]) / "record" / corpus_record.NAME] if saved else []
         return next((read_json(path) for path in (self.data, *newest) if path.exists()), None)
 
-    def begin(self, experiment: Experiment, dataset: Dataset) -> dict[str, bytes]:
+    def begin(self, experiment: Experiment, dataset: Dataset, base: Base | None = None) -> dict[str, bytes]:
         """Records the experiment, its dataset and the tokenizer, if there is one; returns the same files, for every
         checkpoint takes them along.
         """
@@ -133,6 +134,7 @@ class Run:
             "architecture.json": to_json(architecture_to_dict(experiment.model)),
             corpus_record.NAME: to_json(dataset.about.identity),
             **dataset.files,
+            **({} if base is None else {adapted.NAME: base.to_json()}),
         }
         for name, content in record.items():
             write_atomically(self.folder / name, content)

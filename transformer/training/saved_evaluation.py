@@ -7,6 +7,7 @@ import jax
 from etils import epath
 
 from transformer import checkpoint
+from transformer.adapters.config import AdapterConfig
 from transformer.data.dataset import Dataset
 from transformer.parallel.mesh import MeshConfig
 from transformer.training.evaluation import Evaluation
@@ -30,7 +31,8 @@ def evaluate_checkpoint(
       UserError: there is no checkpoint, or the data cannot be read.
     """
     all_batches = dataclasses.replace(experiment.train, eval_batches=None)
-    experiment = dataclasses.replace(experiment, train=all_batches, mesh=MeshConfig())
+    # The weights that are restored are whole: an adapter's are merged into its base's.
+    experiment = dataclasses.replace(experiment, train=all_batches, mesh=MeshConfig(), adapter=AdapterConfig())
     saved = checkpoint.find(path)
     tokenizer_dir = saved / "record" / "tokenizer"
     session = Session(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import grain
+import jax
 from etils import epath
 from jax.sharding import Mesh
 
@@ -30,11 +31,12 @@ from transformer.objectives.objective import ExampleMaker
 from transformer.parallel.layout import BatchLayout
 from transformer.parallel.mesh import make_mesh
 from transformer.parallel.pipeline import Pipeline, pipeline_on
+from transformer.params import flatten, name_of, unflatten
 from transformer.tokenizers.kinds import load_tokenizer
 from transformer.training.dividing import check_attention, check_batch, check_kernels
 from transformer.training.evaluation import Evaluation, evaluate
 from transformer.training.experiment import Experiment
-from transformer.training.frozen import Frozen
+from transformer.training.frozen import BASE, Frozen
 from transformer.training.program import Program
 from transformer.training.state import Batch, TrainState
 from transformer.transfer import weights as transfer
@@ -196,8 +198,17 @@ class Session:
             return state
         with together("looking at the weights to start from"):
             reading.check(checkpoint.find(init.path))
-        params = transfer.transferred(init, self.experiment.model, state.params, self.mesh, report)
-        return dataclasses.replace(state, params=params)
+        adapter, model = self.program.adapter, self.experiment.model
+        if adapter is None:
+            params = transfer.transferred(init, model, state.params, self.mesh, report)
+            return dataclasses.replace(state, params=params)
+        fresh = flatten(state.params)
+        whole = {}
+        if adapter.whole:
+            whole = transfer.transferred(init, model, state.params, self.mesh, report, only=adapter.whole)
+        lengths = {path: leaf.sharding for path, leaf in fresh.items() if name_of(path) == "lora_magnitude"}
+        measured = jax.jit(adapter.measured, out_shardings=lengths)(self.frozen[BASE])
+        return dataclasses.replace(state, params=unflatten({**fresh, **flatten(whole), **measured}))
 
     def _tokenizer(self) -> Any:
         """Returns the tokenizer that is decided already; None: the dataset decides, or the model reads no tokens."""

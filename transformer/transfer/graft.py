@@ -38,6 +38,16 @@ class Graft:
     picked: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     """The target's, from these layers of the source's array of the same path."""
 
+    def only(self, paths: Collection[str]) -> "Graft":
+        """Returns the fates of some of the target's arrays; nothing is said of the source's others."""
+        return Graft(
+            [path for path in self.taken if path in paths],
+            {path: how for path, how in self.extended.items() if path in paths},
+            [path for path in self.new if path in paths],
+            [],
+            {path: layers for path, layers in self.picked.items() if path in paths},
+        )
+
     def assemble(self, have: dict[str, Any], initial: dict[str, Any]) -> dict[str, Any]:
         """Returns the target's tree, laid out as `initial` where it is not taken as it is.
 

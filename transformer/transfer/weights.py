@@ -1,11 +1,14 @@
 """A run that starts from other weights: another run's, or imported ones; all of them, or those that it asks for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from jax.sharding import Mesh
 
 from transformer import checkpoint
+from transformer.adapters.adaptation import Adaptation, adaptation
+from transformer.adapters.config import AdapterConfig
+from transformer.checkpoint.adapted import is_adapter
 from transformer.data.chats.config import ChatConfig
 from transformer.data.examples.config import ExamplesConfig
 from transformer.data.text.config import TextConfig
@@ -28,13 +31,39 @@ def planned(init: InitConfig, model: Architecture) -> Graft:
       UserError: the model cannot start from them.
     """
     source = checkpoint.find(str(init.path))
+    if is_adapter(source):
+        raise UserError(
+            f"--init.path {init.path} is an adapter, no whole model: merge it first (tools/checkpoint.py merge)"
+        )
     try:
         return plan(checkpoint.read_architecture(source), model, init)
     except UserError as error:
         raise UserError(f"--init.path {init.path}: {error}") from error
 
 
-def transferred(init: InitConfig, model: Architecture, fresh: Any, mesh: Mesh, report: Callable[[str], None]) -> Any:
+def adapted(config: AdapterConfig, init: InitConfig, model: Architecture) -> Adaptation | None:
+    """Returns the adapter of the weights at `init.path`; None where the config has none, and all is trained.
+
+    What is new in the model, or longer than in the weights, is trained with it.
+
+    Raises:
+      UserError: the model cannot start from the weights, or a pattern names nothing.
+    """
+    if config.rank == 0:
+        return None
+    if init.layers is not None or init.decoder_layers is not None:
+        raise UserError("--init.layers: an adapter is of a whole model, with all of its layers: leave one of both out")
+    return adaptation(config, model, planned(init, model).taken)
+
+
+def transferred(
+    init: InitConfig,
+    model: Architecture,
+    fresh: Any,
+    mesh: Mesh,
+    report: Callable[[str], None],
+    only: Collection[str] | None = None,
+) -> Any:
     """Returns the parameters that a run starts with; reads only what it takes of the source.
 
     Args:
@@ -43,9 +72,11 @@ def transferred(init: InitConfig, model: Architecture, fresh: Any, mesh: Mesh, r
       fresh: the initial parameters, whose shardings the result has.
       mesh: today's devices.
       report: gets a few lines that name what is taken, extended, new and left out.
+      only: paths of the parameters that are wanted, beside an adapter; None: all.
     """
     source = checkpoint.find(str(init.path))
     fates = planned(init, model)
+    fates = fates if only is None else fates.only(only)
     have = flatten(checkpoint.read_architecture(source).abstract_params())
     want = flatten(model.abstract_params())
     read = {path: want[path] for path in fates.taken}
@@ -56,7 +87,7 @@ def transferred(init: InitConfig, model: Architecture, fresh: Any, mesh: Mesh, r
     for path in fates.picked:
         # Whole along the layers: what a pipeline divides may be the fewer alone.
         read[path] = have[path].replace(names=(None, *have[path].names[1:]))
-    params = checkpoint.restore_params(source, abstract_on(unflatten(read), mesh), partial=True)
+    params = checkpoint.restore_params(source, abstract_on(unflatten(read), mesh), partial=True) if read else {}
     report(f"weights from {source}")
     for line in listing(fates, have, want):
         report(line)

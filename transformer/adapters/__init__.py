@@ -1,0 +1,1 @@
+"""Adapters: a few trainable parameters beside the frozen ones of a model that was trained before."""
