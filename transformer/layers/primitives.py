@@ -67,7 +67,7 @@ class Linear(nn.Module):
         added = beside(self, kernel, inputs=num_inputs)
         if added is None and kernel.dtype.itemsize >= 4:
             return linear(x, kernel, bias, num_inputs, self.names, recomputed)
-        y = frozen_linear(x, kernel, num_inputs, self.names, recomputed)
+        y: Any = frozen_linear(x, kernel, num_inputs, self.names, recomputed)
         if added is not None and added.gain_O is not None:
             y = scaled_outputs(y, added.gain_O)
         if added is None or added.a_IR is None or added.b_RO is None:

@@ -29,7 +29,8 @@ def of_run(run: Run, experiment: Experiment, *, begun: bool) -> Base | None:
         base = _recorded(run) if begun else adapted.base_of(str(experiment.init.path), experiment.adapter)
         return [base.path, base.digest]
 
-    return Base(*lead_does("looking at the base of the adapter", look), experiment.adapter)
+    path, digest = lead_does("looking at the base of the adapter", look)
+    return Base(path, digest, experiment.adapter)
 
 
 def _recorded(run: Run) -> Base:
