@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import torch
+from flax.linen import meta
 
 from transformer import checkpoint
 from transformer.adapters.config import AdapterConfig
@@ -15,6 +16,7 @@ from transformer.models import Architecture, architecture_to_dict
 from transformer.models.llama import LlamaConfig
 from transformer.objectives.causal_lm import CausalLM
 from transformer.parallel.mesh import MeshConfig
+from transformer.params import flatten, name_of, unflatten
 from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.optimizer import OptimizerConfig
 from transformer.transfer.config import InitConfig
@@ -27,17 +29,19 @@ OPTIMIZER = OptimizerConfig(learning_rate=1e-2, schedule="constant", warmup_step
 
 
 def drawn(model: Architecture, seed: int = 0) -> Any:
-    """Returns parameters that are far from where a run begins, biases too."""
+    """Returns parameters that are far from where a run begins, biases too: noise, about 1 in the norms' scales.
+
+    Nothing else is about a number that is not 0: what all outputs of a layer share, a norm takes away again, and of
+    float32's digits those that are left are fewer.
+    """
     rng = np.random.default_rng(seed)
-    shapes = jax.tree.map(lambda leaf: leaf.shape, jax.eval_shape(lambda: _unboxed(model)))
-    scaled = lambda shape: (rng.normal(size=shape) * 0.2 + (len(shape) < 3)).astype(np.float32)  # noqa: E731
-    return jax.tree.map(scaled, shapes, is_leaf=lambda node: isinstance(node, tuple))
-
-
-def _unboxed(model: Architecture) -> Any:
-    from flax.linen import meta
-
-    return meta.unbox(model.abstract_params())
+    leaves = flatten(jax.eval_shape(lambda: meta.unbox(model.abstract_params())))
+    return unflatten(
+        {
+            path: (rng.normal(size=leaf.shape) * 0.2 + (name_of(path) == "scale")).astype(np.float32)
+            for path, leaf in leaves.items()
+        }
+    )
 
 
 def save_base(run: Path, model: Architecture, params: Any) -> str:

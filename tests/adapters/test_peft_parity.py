@@ -13,6 +13,7 @@ import torch
 import transformers
 
 from tests.adapters.bases import LLAMA, OPTIMIZER, adamw_of, apart, base_from, batch_of, experiment_of
+from tests.exhaustive import few
 from transformer.interop import peft_folder
 from transformer.interop.bert import BERT
 from transformer.interop.llama import LLAMA as FAMILY
@@ -46,7 +47,7 @@ def adapted_by_peft(model: Any, task: str, **settings: Any) -> Any:
     return adapted
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", few(KINDS, "dora"))
 def test_a_causal_llama_learns_as_pefts(kind, tmp_path):
     torch.manual_seed(0)
     theirs = transformers.LlamaForCausalLM(
@@ -99,7 +100,7 @@ def scores(model: Any, variables: Any, inputs: Any) -> np.ndarray:
     return np.asarray(jax.jit(lambda v: model.apply(v, **inputs, deterministic=True).logits)(variables))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", few(KINDS, "rslora"))
 def test_a_classifying_bert_learns_as_pefts(kind, tmp_path):
     """Its new head is trained whole: PEFT's modules_to_save."""
     model = BertConfig(

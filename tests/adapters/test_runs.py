@@ -15,6 +15,7 @@ from transformer.adapters.config import AdapterConfig
 from transformer.checkpoint import CheckpointConfig, adapted, rewrite
 from transformer.checkpoint.describe import describe
 from transformer.data.text.config import TextConfig
+from transformer.distillation.config import TeacherConfig
 from transformer.errors import UserError
 from transformer.inference.restored import restore
 from transformer.models.gpt import GPTConfig
@@ -23,6 +24,7 @@ from transformer.params import flatten
 from transformer.training.experiment import Experiment, TrainConfig
 from transformer.training.optimizer import OptimizerConfig
 from transformer.training.saved_evaluation import evaluate_checkpoint
+from transformer.training.session import Session
 from transformer.transfer.config import InitConfig
 
 STEPS = 12
@@ -118,8 +120,6 @@ def test_its_weights_restore_merged(whole, beside, tmp_path):
 
 def evaluated(experiment, run):
     """The loss that the run's own evaluation would have, of merged weights."""
-    from transformer.training.session import Session
-
     session = Session(dataclasses.replace(experiment, adapter=AdapterConfig()), tokenizer_dir=run / "tokenizer")
     with jax.set_mesh(session.mesh):
         _, params = checkpoint.restore_model(checkpoint.find(run), session.mesh)
@@ -182,8 +182,6 @@ def test_what_is_no_whole_model_is_no_base(whole, beside, base, tmp_path):
 
 def test_a_new_head_is_trained_with_it(base, beside):
     """Rows of a longer vocabulary too: what the weights lack is not frozen."""
-    from transformer.training.session import Session
-
     model = dataclasses.replace(beside.model, vocab_size=400, tie_embeddings=False)
     changed = dataclasses.replace(beside, model=model, init=InitConfig(str(base), vocabulary="mean"))
     session = Session(changed)
@@ -197,3 +195,10 @@ def test_a_new_head_is_trained_with_it(base, beside):
         _, theirs = checkpoint.restore_model(checkpoint.find(base), make_mesh(MeshConfig(data=1)))
     rows = flatten(state.params)["backbone/token_embedding/embedding"]
     np.testing.assert_array_equal(rows[:384], flatten(theirs)["backbone/token_embedding/embedding"])
+
+
+def test_a_teacher_may_be_an_adapter(experiment, whole):
+    """Its weights are merged, as wherever a model is used."""
+    session = Session(dataclasses.replace(experiment, teacher=TeacherConfig(str(whole))))
+    with jax.set_mesh(session.mesh):
+        jax.tree.map(np.testing.assert_array_equal, session.frozen["teacher"], restore(whole).params)

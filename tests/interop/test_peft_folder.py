@@ -1,5 +1,6 @@
 """PEFT's format: written by PEFT and read here, written here and read by PEFT; nothing passes in silence."""
 
+import itertools
 import json
 from typing import Any
 
@@ -11,6 +12,7 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 from tests.adapters.bases import base_from
+from tests.exhaustive import few
 from tests.tiny_models import TINY
 from transformer import checkpoint
 from transformer.adapters.adaptation import adaptation
@@ -117,8 +119,12 @@ def test_both_ways(name, settings, tmp_path):
     assert adapter.config.dora == bool(settings.get("use_dora"))
 
 
-@pytest.mark.parametrize("leaves", [".*/(query|key|value)/.*", ".*/(query|value|up)/.*"])
-@pytest.mark.parametrize("rslora", [False, True])
+FUSED, SOME = ".*/(query|key|value)/.*", ".*/(query|value|up)/.*"
+
+
+@pytest.mark.parametrize(
+    ("leaves", "rslora"), few(itertools.product((FUSED, SOME), (False, True)), (FUSED, False), (SOME, True))
+)
 def test_kernels_that_are_one_matrix_of_theirs(leaves, rslora, tmp_path):
     """Query, key and value that were trained here have A's of their own: blocks of a larger rank."""
     model, family, theirs = theirs_of("gpt2")

@@ -46,9 +46,9 @@ class Teacher:
         except UserError as error:
             raise UserError(f"the teacher {self.checkpoint}: {error}") from error
 
-    def load(self, abstract: Any) -> Any:
-        """Returns its weights, laid out as `abstract` says; of several processes all must call it."""
-        return checkpoint.restore_params(self.checkpoint, abstract)
+    def load(self, mesh: Mesh) -> Any:
+        """Returns its weights, an adapter's merged, on a mesh as `abstract` says; all processes must call it."""
+        return checkpoint.restore_model(self.checkpoint, mesh)[1]
 
 
 def found(config: TeacherConfig) -> epath.Path:

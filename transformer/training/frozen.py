@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 
 from transformer import checkpoint
+from transformer.adapters.adaptation import Adaptation
 from transformer.checkpoint.adapted import restore_base
 from transformer.distillation.distillation import Distillation
 from transformer.distillation.teacher import Teacher
@@ -18,11 +19,9 @@ from transformer.errors import UserError
 from transformer.models import Architecture
 from transformer.parallel.layout import abstract_on
 from transformer.training.experiment import Experiment
-from transformer.transfer.weights import adapted
 
 Frozen = Mapping[str, Any]
 """Name -> a tree of arrays, or of `ShapeDtypeStruct`s with shardings."""
-
 
 BASE = "base"
 """The weights that an adapter is trained beside, as `adapters.adaptation` holds them."""
@@ -56,24 +55,22 @@ class FrozenArrays:
         return {name: part.load() for name, part in self._parts.items()}
 
 
-def frozen_of(experiment: Experiment, architecture: Architecture, mesh: Mesh) -> FrozenArrays:
+def frozen_of(experiment: Experiment, adapter: Adaptation | None, mesh: Mesh) -> FrozenArrays:
     """Returns what the program of an experiment reads beside its state and its batches.
 
     Args:
       experiment: the experiment.
-      architecture: the model.
+      adapter: its adapter; None: it trains a whole model.
       mesh: today's devices, or an abstract mesh.
     """
     parts = {}
-    adapter = adapted(experiment.adapter, experiment.init, architecture)
     if adapter is not None:
         abstract = abstract_on(adapter.abstract_base(), mesh)
         source = str(experiment.init.path)
         parts[BASE] = Part(abstract, lambda: restore_base(adapter, checkpoint.find(source), mesh))
     if experiment.teacher.path is not None:
         teacher = Teacher.of(experiment.teacher)
-        of_teacher = teacher.abstract(mesh)
-        parts[TEACHER] = Part(of_teacher, functools.partial(teacher.load, of_teacher))
+        parts[TEACHER] = Part(teacher.abstract(mesh), functools.partial(teacher.load, mesh))
     return FrozenArrays(parts)
 
 

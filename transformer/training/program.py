@@ -113,7 +113,7 @@ class Program:
         self._traced = TracedHyperparameters(seed, make_schedule(experiment.optimizer, experiment.train.steps))
 
         self._distillation = distillation_of(experiment, self._architecture)
-        self._frozen = frozen_of(experiment, self._architecture, mesh) if frozen is None else frozen
+        self._frozen = frozen_of(experiment, self.adapter, mesh) if frozen is None else frozen
 
         # ZeRO-1: an update is computed where its moments are, on a part of what `data` copies.
         self._moments = moment_shardings(boxed, mesh, zero1=experiment.mesh.zero1)
