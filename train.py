@@ -172,7 +172,7 @@ def sampled_continuation(result: "Result", dataset: "TextDataset") -> tuple[str,
     with jax.set_mesh(result.session.mesh):
         [[generated]] = generate(
             experiment.model.build(experiment.execution),
-            result.params,
+            result.session.weights(result.params),
             [prompt],
             max_new_tokens=SAMPLE_TOKENS,
             how=Sampling(temperature=0.8, top_k=40),

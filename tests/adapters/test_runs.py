@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from tests.data.corpus import make_text
 from tests.training.runs import evaluations, losses, stopped, train
+from train import report
 from transformer import checkpoint
 from transformer.adapters.config import AdapterConfig
 from transformer.checkpoint import CheckpointConfig, adapted, rewrite
@@ -62,11 +64,15 @@ def beside(experiment, base):
 
 
 @pytest.fixture(scope="module")
-def whole(beside, tmp_path_factory):
-    """A run of the adapter."""
-    run = tmp_path_factory.mktemp("adapter") / "run"
-    train(beside, run)
-    return run
+def ended(beside, tmp_path_factory):
+    """What came of a run of the adapter."""
+    return train(beside, tmp_path_factory.mktemp("adapter") / "run")
+
+
+@pytest.fixture(scope="module")
+def whole(ended):
+    """The adapter's run folder."""
+    return Path(ended.run.folder)
 
 
 def size(folder):
@@ -85,6 +91,11 @@ def test_it_learns_and_its_checkpoints_are_small(base, whole):
     }  # fmt: skip
     [line] = [line for line in describe(checkpoint.find(whole)) if line.startswith("adapter")]
     assert str(of_base) in line
+
+
+def test_a_run_ends_with_a_sample_of_the_merged_model(ended, capsys):
+    report(ended)
+    assert ">>>" in capsys.readouterr().out
 
 
 def adapted_paths(saved):

@@ -169,11 +169,24 @@ def restore_model(checkpoint: epath.PathLike, mesh: Mesh) -> tuple[Architecture,
     source = located(base, checkpoint.parent.parent)
     adapter = adaptation_of(checkpoint, base.config)
     params = restore_params(checkpoint, abstract_on(adapter.abstract_params(), mesh))
-    whole = restore_base(adapter, source, mesh)
-    shardings = param_shardings(architecture.abstract_params(), mesh)
-    donated = (1,) if base.config.base_dtype == "float32" else ()  # narrower arrays have no room for the result
+    return architecture, merged(adapter, params, restore_base(adapter, source, mesh), mesh, donate_base=True)
+
+
+def merged(adapter: Adaptation, params: Any, base: Any, mesh: Mesh, *, donate_base: bool = False) -> Any:
+    """Returns the whole model of an adapter and its base, laid out on a mesh.
+
+    Args:
+      adapter: the adapter.
+      params: what is trained.
+      base: the base as it is held.
+      mesh: that both are on.
+      donate_base: whether the result may take the base's memory: it is not read again.
+    """
+    shardings = param_shardings(adapter.architecture.abstract_params(), mesh)
+    fits = adapter.config.base_dtype == "float32"  # narrower arrays have no room for the result
+    donated = (1,) if donate_base and fits else ()
     with jax.set_mesh(mesh):
-        return architecture, jax.jit(adapter.merged, out_shardings=shardings, donate_argnums=donated)(params, whole)
+        return jax.jit(adapter.merged, out_shardings=shardings, donate_argnums=donated)(params, base)
 
 
 def restore_base(adapter: Adaptation, source: epath.Path, mesh: Mesh) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Result:
     session: Session
     evaluation: Evaluation
     params: Any
+    """What was trained (`Session.weights` makes a whole model of it)."""
     step: int
 
 

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from transformer import checkpoint
 from transformer.checkpoint import reading
+from transformer.checkpoint.adapted import merged
 from transformer.cluster.agreement import together
 from transformer.cluster.joining import require_all
 from transformer.data import pipeline
@@ -186,6 +187,11 @@ class Session:
             return evaluation
         figures, scores_text = self.dataset.figures, self.experiment.objective.scores_text
         return evaluation.of_tokens(figures.targets_per_byte if scores_text else None)
+
+    def weights(self, params: Any) -> Any:
+        """Returns the model's weights, of what is trained: an adapter's, merged into its base."""
+        adapter = self.program.adapter
+        return params if adapter is None else merged(adapter, params, self.frozen[BASE], self.mesh)
 
     def initial_state(self, report: Callable[[str], None] = lambda line: None) -> TrainState:
         """Returns the state before the first update, with the weights that the experiment starts from.
