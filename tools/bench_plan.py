@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import configs
 from transformer import checks, command
@@ -11,6 +11,9 @@ from transformer.parallel.mesh import MeshConfig, described
 from transformer.planning import absent
 from transformer.planning.chips import Topology, topology_of
 from transformer.training.experiment import Experiment
+
+if TYPE_CHECKING:
+    from transformer.planning.timing import Rates
 
 PRESETS = ("gpt-python", "llama-python", "bert-python", "roberta-python", "t5-python", "vit-digits")
 
@@ -42,13 +45,16 @@ def main(args: list[str]) -> None:
     from transformer.planning.measuring import give_memory_back
 
     give_memory_back()
+    from transformer.planning.rates import measured_rates
+
     topology = topology_of(f"cpu:{flags.devices}")
+    rates = measured_rates(flags.devices)  # once, for all steps
     if not flags.json:
         print(f"{'':40}{'memory, MB':^39}{'GFLOP':^27}{'processor seconds':^22}")
         print(f"{'preset':16}{'mesh':24}" + "".join(f"{name:>{width}}" for name, width in HEADER))
     for name in flags.presets:
         for mesh in meshes(flags.devices):
-            found = row(small(name, mesh), topology)
+            found = row(small(name, mesh), topology, rates)
             print(json.dumps(found) if flags.json else line(found), flush=True)
 
 
@@ -69,18 +75,18 @@ def small(name: str, mesh: MeshConfig) -> Experiment:
     )
 
 
-def row(experiment: Experiment, topology: Topology) -> dict[str, Any]:
+def row(experiment: Experiment, topology: Topology, rates: "Rates") -> dict[str, Any]:
     """Returns what was planned and what was measured of a step, all devices together."""
     from transformer.planning.batch import abstract_batch
     from transformer.planning.measuring import measure
     from transformer.planning.prediction import predict
-    from transformer.planning.rates import cores, rates_for
+    from transformer.planning.rates import cores
     from transformer.planning.step import build
     from transformer.planning.step import described as read
 
     built = build(experiment, topology)
     measured = measure(built, abstract_batch(experiment, built.mesh))
-    planned = predict(experiment, topology, rates_for(topology, experiment.execution.dtype), read(built))
+    planned = predict(experiment, topology, rates, read(built))
     return {
         "preset": experiment.name,
         "mesh": described(planned.division.sizes),

@@ -9,9 +9,10 @@ architecture's formula.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 from transformer.params import Parameter, is_stacked
-from transformer.planning.division import WIDTHS, Division, inputs, is_kernel, of_layers, outputs, part
+from transformer.planning.division import WIDTHS, Division, inputs, is_kernel, of_layers, outputs, part, stack_of
 from transformer.training.optimizer import muon_axes
 
 FLOAT32 = 4
@@ -110,9 +111,14 @@ def arithmetic(division: Division, *, kernel: bool) -> Arithmetic:
     scores = rows * by_kind["scores"]
     blocks = scores + rows * (by_kind["attention"] + by_kind["mlp"])
     # In units of a forward pass, of which a training step has three.
-    again = {"full": 1, "projections": 0, "dots": 0, "none": 0}[experiment.execution.remat]
-    scores_again = {"full": 1, "projections": 1, "dots": 1 if kernel else 0, "none": 0}[experiment.execution.remat]
+    policy = _policy(division)
+    again = 1 if policy == "full" else 0
+    scores_again = {"full": 1, "projections": 1, "dots": 1 if kernel else 0, "none": 0}[policy]
     ticks = division.ticks_ratio
+    # Experts' products are no products of matrices to a policy, and none keeps them.
+    experts = [each for each in _kernels(division) if "experts" in each.names]
+    of_experts = _forward(division, experts) if policy in ("projections", "dots") else 0.0
+    more = (of_experts - again * _last(division)) * ticks
     if division.pipeline is not None:  # each tick is computed again
         again, scores_again = again + 1, scores_again + 1
     if kernel:  # the backward pass of a kernel computes the scores again: five products in place of four
@@ -120,7 +126,9 @@ def arithmetic(division: Division, *, kernel: bool) -> Arithmetic:
     else:
         scores *= _seen(division)
     attention = scores * (3 + scores_again) / 3 * ticks
-    dense = (blocks - rows * by_kind["scores"]) * (3 + again) / 3 * ticks
+    dense = (blocks - rows * by_kind["scores"]) * (3 + again) / 3 * ticks + more
+    if division.counts_first:
+        attention, dense = attention + scores / 3, dense + (blocks - rows * by_kind["scores"]) / 3
     head = model - blocks - _not_scored(division)
     return Arithmetic(model, dense + attention + head + _repeated(division) + _optimizer(division), attention)
 
@@ -158,6 +166,27 @@ def _not_scored(division: Division) -> float:
     return flops
 
 
+def _last(division: Division) -> float:
+    """Returns the FLOPs of the forward products that `full` spares: of a layer's last, which the stream takes as it is.
+    A norm after it, and an expert's weight, ask for it.
+    """
+    if not division.experiment.model.pre_norm:
+        return 0.0
+    downs = [each for each in _kernels(division) if each.modules[-1] == "down" and "experts" not in each.names]
+    # Of a group of layers that are computed again together, the last one's.
+    return sum(_forward(division, [each]) for each in {stack_of(each): each for each in downs}.values())
+
+
+def _forward(division: Division, kernels: Sequence[Parameter]) -> float:
+    """Returns the FLOPs of a forward pass of some of the layers' kernels."""
+    experiment = division.experiment
+    counts, lengths, flops = experiment.model.counts, experiment.lengths, 0.0
+    for each in kernels:
+        met = counts.places.met(each, *lengths) * counts.share(each) * _layers_of(each, division)
+        flops += 2.0 * each.size * met
+    return experiment.train.batch_size * flops
+
+
 def _repeated(division: Division) -> float:
     """Returns the FLOPs that devices compute alike: of kernels that `tensor` does not split, its other devices', and of
     those outside the layers, those of other stages of a pipeline.
@@ -179,7 +208,9 @@ def _repeated(division: Division) -> float:
 
 def _layers_of(parameter: Parameter, division: Division) -> float:
     """Returns how often a token meets a kernel: more than once where layers share it."""
-    return _layers(parameter, division) if of_layers(parameter) and not is_stacked(parameter.names) else 1.0
+    if not of_layers(parameter) or is_stacked(parameter.names):
+        return 1.0
+    return division.layers(parameter) * division.split("layers")
 
 
 def _optimizer(division: Division) -> float:
@@ -201,8 +232,8 @@ def _optimizer(division: Division) -> float:
     return flops * (1 if division.experiment.mesh.zero1 else division.sizes["data"])
 
 
-def _tuple(axis: int | tuple[int, ...]) -> tuple[int, ...]:
-    return axis if isinstance(axis, tuple) else (axis,)
+def _tuple(axis: int | Sequence[int]) -> tuple[int, ...]:
+    return (axis,) if isinstance(axis, int) else tuple(axis)
 
 
 def _seen(division: Division) -> float:
@@ -218,25 +249,33 @@ def _seen(division: Division) -> float:
     )
 
 
+def _policy(division: Division) -> str:
+    """Returns what is computed again of a layer. A pipeline's products have its stages as a batch dimension, so that
+    `projections` keeps none of them.
+    """
+    remat = division.experiment.execution.remat
+    return "full" if remat == "projections" and division.pipeline is not None else remat
+
+
 def _kept(division: Division, *, kernel: bool) -> float:
     """Returns the bytes that the forward pass of all of a device's layers keeps."""
-    experiment = division.experiment
+    layers = _by_policy(division, _policy(division), kernel=kernel)
     if division.pipeline is not None:  # three arrays of the rows of a tick, and one tick's layers
         streams = 3 * _streams(division) / division.depth * division.ticks_ratio
-        return (
-            streams + _by_policy(division, experiment.execution.remat, kernel=kernel) / division.pipeline.microbatches
-        )
-    return _by_policy(division, experiment.execution.remat, kernel=kernel)
+        return streams + layers / division.pipeline.microbatches
+    return layers
 
 
 def _by_policy(division: Division, policy: str, *, kernel: bool) -> float:
     streams = _streams(division)
-    if policy == "full":
-        return streams
+    if policy == "full":  # what enters a step of the loop, which may be a group of layers
+        return streams * division.steps / division.depth
     if policy == "none":
         return _all_layers(division, kernel=kernel)
     made = division.itemsize * sum(
-        part(outputs(each), division) * _tokens(each, division) * _layers(each, division) for each in _kernels(division)
+        part(outputs(each), division) * _tokens(each, division) * division.layers(each)
+        for each in _kernels(division)
+        if "experts" not in each.names
     )
     scores = 0.0 if kernel or policy == "projections" else _probabilities(division) + streams
     return streams + made + scores
@@ -245,19 +284,26 @@ def _by_policy(division: Division, policy: str, *, kernel: bool) -> float:
 def _layer(division: Division, *, kernel: bool) -> float:
     """Returns the bytes that one layer's backward pass needs besides what is kept."""
     remat = division.experiment.execution.remat
-    one = _all_layers(division, kernel=kernel) / division.depth
+    one = _all_layers(division, kernel=kernel) / division.steps
     again = 0.0 if remat == "none" else one
-    weights = sum(division.gathered(each) / _layers(each, division) for each in division.parameters if of_layers(each))
-    gathers = any(division.gathering(each) for each in division.parameters)
-    copies = 2 * division.itemsize + FLOAT32 if gathers else division.itemsize
-    return again + one / 2 + copies * weights
+    weights: dict[str, float] = {}
+    for parameter in filter(of_layers, division.parameters):
+        copies = 2 * division.itemsize + FLOAT32 if division.gathering(parameter) else division.itemsize
+        if "experts" in parameter.names:  # their gradients are made in one layout and scattered in another
+            copies += 2 * FLOAT32
+        amount = copies * division.gathered(parameter) / division.layers(parameter)
+        weights[stack_of(parameter)] = weights.get(stack_of(parameter), 0.0) + amount
+    # Without a kernel, a layer's scores and their gradient are there in float32, of all blocks of queries at a time.
+    scores = 0.0 if kernel else 2 * FLOAT32 / division.itemsize * _probabilities(division) / division.steps
+    of_a_layer = max(weights.values(), default=0.0) * division.steps / division.depth  # gathered one after another
+    return again + one / 2 + of_a_layer + scores
 
 
 def _all_layers(division: Division, *, kernel: bool) -> float:
     """Returns the bytes of the activations of all of a device's layers that a backward pass needs."""
     numbers, read = 0.0, set()
     for parameter in _kernels(division):
-        tokens = _tokens(parameter, division) * _layers(parameter, division)
+        tokens = _tokens(parameter, division) * division.layers(parameter)
         if not WIDTHS & outputs(parameter).keys():  # what is added to the stream is kept as what the next norm reads
             numbers += part(outputs(parameter), division) * tokens
         source = (
@@ -276,7 +322,7 @@ def _streams(division: Division) -> float:
     """Returns the bytes of what enters each of a device's layers."""
     width = division.experiment.model.width
     return sum(
-        division.itemsize * width * _tokens(each, division) * _layers(each, division)
+        division.itemsize * width * _tokens(each, division) * division.layers(each)
         for each in _kernels(division)
         if each.modules[-1] == "query" and "cross_attention" not in each.modules
     )
@@ -326,13 +372,6 @@ def _loss(division: Division) -> float:
 
 def _kernels(division: Division) -> list[Parameter]:
     return [each for each in division.parameters if is_kernel(each) and of_layers(each)]
-
-
-def _layers(parameter: Parameter, division: Division) -> float:
-    """Returns how many layers of a device a parameter stands for."""
-    if is_stacked(parameter.names):
-        return parameter.layers / division.split("layers")
-    return next(layers for module, layers in division.experiment.model.stacks.items() if module in parameter.modules)
 
 
 def _tokens(parameter: Parameter, division: Division) -> float:

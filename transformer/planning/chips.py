@@ -36,6 +36,11 @@ class Topology:
     target_config: str | None = None
     """`GpuTargetConfigProto` in text form."""
 
+    @property
+    def sides(self) -> tuple[int, ...] | None:
+        """Chips along each side of a TPU slice; None of other chips, on which every mesh can be laid out."""
+        return tuple(map(int, self.shape.partition(":")[2].split("x"))) if self.platform == "tpu" else None
+
 
 @dataclasses.dataclass(frozen=True)
 class Gpu:

@@ -13,7 +13,7 @@ from transformer.layers.execution import DTYPES
 from transformer.parallel.mesh import MESH_AXES, described, mesh_sizes
 from transformer.parallel.pipeline import Pipeline, pipeline_on
 from transformer.parallel.rules import RULES, resolve
-from transformer.params import Names, Parameter, name_of
+from transformer.params import Names, Parameter, is_stacked, name_of
 from transformer.training.dividing import check_batch
 from transformer.training.experiment import Experiment
 
@@ -71,6 +71,28 @@ class Division:
         return sum(self.experiment.model.stacks.values()) / self.split("layers")
 
     @functools.cached_property
+    def steps(self) -> float:
+        """Steps of a device's loops over layers, each of which computes a layer, or a group of layers that differ."""
+        of_stack = {stack_of(each): each for each in self.parameters if of_layers(each)}
+        return sum(map(self.layers, of_stack.values()))
+
+    def layers(self, parameter: Parameter) -> float:
+        """Returns how many layers of a device an array of the layers stands for, or is used in."""
+        if is_stacked(parameter.names):
+            return parameter.layers / self.split("layers")
+        stacks = self.experiment.model.stacks
+        return next(layers for module, layers in stacks.items() if module in parameter.modules) / self.split("layers")
+
+    @functools.cached_property
+    def counts_first(self) -> bool:
+        """Whether layers run forward once more, before: with accumulation, for what experts' losses need of the whole
+        batch.
+        """
+        routing = self.experiment.model.routing
+        balances = routing is not None and (routing.balance_loss > 0 or routing.z_loss > 0)
+        return balances and self.experiment.train.accumulation > 1
+
+    @functools.cached_property
     def scored_words(self) -> int:
         """Places of an example that get the scores of words: of a masked language model, those that are masked."""
         experiment = self.experiment
@@ -118,6 +140,11 @@ def is_kernel(parameter: Parameter) -> bool:
 def of_layers(parameter: Parameter) -> bool:
     """Whether an array belongs to a stack's layers."""
     return "layers" in parameter.modules
+
+
+def stack_of(parameter: Parameter) -> str:
+    """Returns the module that loops over the layers to which an array belongs."""
+    return parameter.path.partition("/layers/")[0]
 
 
 def outputs(parameter: Parameter) -> dict[str | None, int]:

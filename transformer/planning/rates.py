@@ -55,7 +55,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _processor_seconds(function: Callable, argument: object, rounds: int = 4) -> float:
+def _processor_seconds(function: Callable, argument: object, rounds: int = 10) -> float:
     """Returns the seconds that all threads of this process compute for a call, the least of some."""
     function(argument).block_until_ready()
     least = float("inf")

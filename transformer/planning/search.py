@@ -2,7 +2,8 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 from transformer.errors import UserError
 from transformer.layers.execution import REMAT_POLICIES
@@ -79,7 +80,24 @@ def candidates(experiment: Experiment, topology: Topology) -> Iterator[Experimen
                 nodes=experiment.mesh.nodes,
                 zero1=experiment.mesh.zero1 and rest > fsdp,
             )
+            axes = (rest // fsdp, fsdp, tensor, expert, pipeline, sequence)
+            if topology.sides is not None and not lies_on(topology.sides, axes):
+                continue
             yield from _with_mesh(experiment, mesh, rest * expert)
+
+
+def lies_on(sides: Sequence[int], axes: Sequence[int]) -> bool:
+    """Whether a mesh can be laid out on a TPU slice: each axis is the product of sides of its own."""
+    wanted = [size for size in axes if size > 1]
+    if not wanted:
+        return True
+    first, *others = wanted
+    for count in range(1, len(sides) + 1):
+        for chosen in itertools.combinations(range(len(sides)), count):
+            left = [side for place, side in enumerate(sides) if place not in chosen]
+            if math.prod(sides[place] for place in chosen) == first and lies_on(left, others):
+                return True
+    return False
 
 
 def _with_mesh(experiment: Experiment, mesh: MeshConfig, groups: int) -> Iterator[Experiment]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from transformer.parallel.collectives import Collective, Kind
 from transformer.parallel.hlo import Array
 from transformer.planning.analytic import scores_words
-from transformer.planning.division import Division, is_kernel, of_layers
+from transformer.planning.division import Division, is_kernel, of_layers, stack_of
 
 _DTYPES = {2: "bf16", 4: "f32"}
 
@@ -23,15 +23,19 @@ def collectives(division: Division) -> list[Collective]:
 
 def _layers(division: Division) -> Iterator[Collective]:
     """Layers' parameters: gathered in the dtype of compute, forwards and again backwards; gradients scattered."""
-    depth, passes = division.depth, division.passes
-    remat_in_pipeline = 1 if division.pipeline is not None else 0
+    ways = 2 + (division.pipeline is not None) + division.counts_first
+    scattered: dict[tuple[str, tuple[str, ...], float], float] = {}
     for parameter in division.parameters:
         axes = division.gathering(parameter)
         if not (of_layers(parameter) and is_kernel(parameter) and axes):
             continue
-        whole = division.gathered(parameter) / depth
-        yield _sent(division, "all-gather", axes, whole, division.itemsize, depth * passes * (2 + remat_in_pipeline))
-        yield _sent(division, "reduce-scatter", axes, whole, 4, depth * passes)
+        steps = division.layers(parameter)
+        whole = division.gathered(parameter) / steps
+        yield _sent(division, "all-gather", axes, whole, division.itemsize, steps * division.passes * ways)
+        place = stack_of(parameter), axes, steps
+        scattered[place] = scattered.get(place, 0.0) + whole
+    for (_, axes, steps), whole in scattered.items():  # those of a layer go together
+        yield _sent(division, "reduce-scatter", axes, whole, 4, steps * division.passes)
 
 
 def _vocabulary(division: Division) -> Iterator[Collective]:
@@ -65,19 +69,20 @@ def _copies(division: Division) -> Iterator[Collective]:
 
 
 def _activations(division: Division) -> Iterator[Collective]:
-    """`tensor`: two all-reduces of a layer's stream each way, attention's once more where it is computed again.
+    """`tensor`: two all-reduces of a layer's stream each way; where it is computed again, attention's once more, and
+    the MLP's of all but the last of a group of layers.
     `sequence`: keys and values, gathered or passed on.
     """
     experiment, sizes = division.experiment, division.sizes
     model, remat = experiment.model, experiment.execution.remat
-    again = 0 if remat == "none" else 1
+    again = 0.0 if remat == "none" else 2 - division.steps / division.depth
     if division.pipeline is not None:
         again += 2
     times = experiment.train.accumulation * division.ticks_ratio
     for parameter in division.parameters:
         if parameter.modules[-1] != "query" or not is_kernel(parameter) or not of_layers(parameter):
             continue
-        layers = _runs(division, parameter) * times
+        layers = division.layers(parameter) * times
         tokens = division.rows * model.counts.places.met(parameter, *experiment.lengths) / sizes["sequence"]
         if sizes["tensor"] > 1:
             yield _sent(
@@ -122,7 +127,7 @@ def _experts(division: Division) -> Iterator[Collective]:
     for parameter in division.parameters:
         if parameter.modules[-1] != "router" or not is_kernel(parameter):
             continue
-        layers = _runs(division, parameter) * experiment.train.accumulation * division.ticks_ratio
+        layers = division.layers(parameter) * experiment.train.accumulation * division.ticks_ratio
         met = experiment.model.counts.places.met(parameter, *experiment.lengths)
         stream = division.rows * met / sizes["sequence"] * experiment.model.width
         if routing.capacity_factor is not None:
@@ -144,13 +149,6 @@ def _stages(division: Division) -> Iterator[Collective]:
     stream = rows * lengths.total / division.sizes["sequence"] * experiment.model.width
     times = 2 * division.pipeline.ticks * experiment.train.accumulation
     yield _sent(division, "collective-permute", ("pipeline",), stream, division.itemsize, times)
-
-
-def _runs(division: Division, parameter) -> float:
-    """Returns how many layers of a device run what a kernel belongs to."""
-    if "layers" in parameter.names:
-        return parameter.layers / division.split("layers")
-    return division.depth
 
 
 def _sent(
