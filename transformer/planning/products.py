@@ -95,7 +95,7 @@ def _is_jaxpr(value: Any) -> bool:
 
 def _flops(equation: Any) -> float:
     name, shapes = equation.primitive.name, [variable.aval.shape for variable in equation.invars]
-    out: tuple[int, ...] = equation.outvars[0].aval.shape if equation.outvars else ()
+    out: list[int] = list(equation.outvars[0].aval.shape) if equation.outvars else []
     if name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
         return 2.0 * math.prod(out) * math.prod(shapes[0][axis] for axis in contracted)
