@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests import processes
 from tests.data.corpus import make_text
 from tests.training.runs import evaluations, losses, stopped, train
 from train import report
@@ -202,10 +203,32 @@ def test_a_new_head_is_trained_with_it(base, beside):
         "backbone/final_norm/bias", "backbone/final_norm/scale", "backbone/token_embedding/embedding", "head/kernel",
     }  # fmt: skip
     with jax.set_mesh(session.mesh):
-        state = session.initial_state()
+        lines: list[str] = []
+        state = session.initial_state(lines.append)
         _, theirs = checkpoint.restore_model(checkpoint.find(base), make_mesh(MeshConfig(data=1)))
+    assert lines[1].startswith("frozen: backbone/")
+    assert not any(line.startswith("taken: nothing") for line in lines)
     rows = flatten(state.params)["backbone/token_embedding/embedding"]
     np.testing.assert_array_equal(rows[:384], flatten(theirs)["backbone/token_embedding/embedding"])
+
+
+@pytest.mark.exhaustive
+def test_two_processes_train_it_as_one(base, tmp_path):
+    """Each holds its part of the frozen base, and reads it for itself."""
+    flags = [
+        "gpt-python", "--model.vocab-size", "384", "--model.context-length", "32", "--model.width", "32",
+        "--model.num-layers", "2", "--model.num-heads", "4", "--init.path", str(base), "--adapter.rank", "2",
+        "--data.path", str(tmp_path / "corpus.txt"), "--data.cache-dir", str(tmp_path / "cache"), "--train.steps", "4",
+        "--train.batch-size", "8", "--train.seq-len", "32", "--train.log-every", "1", "--train.eval-batches", "2",
+    ]  # fmt: skip
+    (tmp_path / "corpus.txt").write_text(make_text(400))
+    for count, mesh in ((1, ["--mesh.data", "1"]), (2, ["--mesh.data", "1", "--mesh.fsdp", "2"])):
+        args = [str(processes.ROOT / "train.py"), *flags, *mesh, "--workdir", str(tmp_path / str(count))]
+        ended = processes.run(args + ["--distributed"] * (count > 1), count, timeout=300)
+        assert [process.code for process in ended] == [0] * count, ended[-1].err
+    one, two = (losses(tmp_path / str(count)) for count in (1, 2))
+    assert [*one] == [*two] == [1, 2, 3, 4]
+    np.testing.assert_allclose([*two.values()], [*one.values()], rtol=1e-5)
 
 
 def test_a_teacher_may_be_an_adapter(experiment, whole):

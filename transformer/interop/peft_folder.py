@@ -91,7 +91,11 @@ def read(folder: Path, architecture: Architecture, table: Table) -> tuple[Adapta
     for module, given in factors.items():
         place = places.get(f"{module}.weight")
         if place is None or not place.rule.transform.inputs or not {*place.rule.ours} <= kernels.keys():
-            raise UserError(f"{folder}: {module} is no linear layer of this {architecture.family} model")
+            head = getattr(architecture, "head", "none")
+            raise UserError(
+                f"{folder}: {module} is no linear layer of this {architecture.family} model with head {head}: is the "
+                "adapter of a model with another head? Put that one on the base first (docs/adapters.md)"
+            )
         wanted = {"lora_a", "lora_b"} | ({"lora_magnitude"} if dora else set())
         if given.keys() != wanted:
             names = {ours: theirs for theirs, ours in _ENDINGS.items()}

@@ -10,15 +10,20 @@ _FEW = 6
 """So many arrays are named in full; of more, a module whose arrays all share a fate is named instead."""
 
 
-def listing(fates: Graft, have: Mapping[str, Any], want: Mapping[str, Any]) -> Iterator[str]:
+def listing(
+    fates: Graft, have: Mapping[str, Any], want: Mapping[str, Any], frozen: Collection[str] = ()
+) -> Iterator[str]:
     """Yields a line a fate.
 
     Args:
       fates: of all arrays.
       have: path -> the source's array, with the names of its axes.
       want: path -> the target's.
+      frozen: the target's that an adapter is trained beside.
     """
-    if fates.taken or not fates.picked:
+    if frozen:
+        yield f"frozen: {grouped(frozen, want)}"
+    if fates.taken or not (fates.picked or frozen):
         yield f"taken: {grouped(fates.taken, want)}"
     for layers in sorted(set(fates.picked.values())):
         paths = [path for path in fates.picked if fates.picked[path] == layers]

@@ -76,6 +76,7 @@ def transferred(
     """
     source = checkpoint.find(str(init.path))
     fates = planned(init, model)
+    frozen = [] if only is None else [path for path in fates.taken if path not in only]
     fates = fates if only is None else fates.only(only)
     have = flatten(checkpoint.read_architecture(source).abstract_params())
     want = flatten(model.abstract_params())
@@ -89,7 +90,7 @@ def transferred(
         read[path] = have[path].replace(names=(None, *have[path].names[1:]))
     params = checkpoint.restore_params(source, abstract_on(unflatten(read), mesh), partial=True) if read else {}
     report(f"weights from {source}")
-    for line in listing(fates, have, want):
+    for line in listing(fates, have, want, frozen):
         report(line)
     return fates.assemble(flatten(params), flatten(fresh))
 
