@@ -35,6 +35,7 @@ def wanted(run, sources):  # noqa: F811
     return [answer.text for [answer] in answers]
 
 
+@pytest.mark.exhaustive
 def test_a_file_of_the_teachers_answers(call, run, tmp_path):  # noqa: F811
     out = tmp_path / "pairs.jsonl"
     code, said, _ = call(run, out, "--limit", 12, *FEW)

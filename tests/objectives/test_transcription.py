@@ -105,6 +105,7 @@ def test_a_run_is_trained_resumed_and_transcribes(whole, tmp_path, monkeypatch):
     assert character_error_rate(pairs) > 0
 
 
+@pytest.mark.exhaustive
 def test_a_run_is_evaluated_on_its_own_and_on_other_recordings(whole, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "start_jax", lambda **_: None)
     call = caller(evaluate.main, capsys)

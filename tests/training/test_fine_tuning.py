@@ -7,7 +7,6 @@ import pytest
 
 import train
 from tests import processes
-from tests.exhaustive import few
 from tests.tasks import folders
 from tests.tool_calls import caller, refuser
 from tests.training import runs
@@ -75,7 +74,8 @@ def test_weights_give_their_architecture_and_tokenizer_and_other_classes_a_new_h
     assert experiments.read(checkpoint.find(fine_tuned) / "record" / "experiment.json").train.epochs is None
 
 
-@pytest.mark.parametrize("kind", few(["t5", "bart"], "t5"))
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", ["t5", "bart"])
 def test_encoder_decoders_learn_classes_and_transformers_tells_the_same(kind, tmp_path, capsys):
     hf = folders.save(tmp_path / "hf", kind, "ForConditionalGeneration")
     data = write(tmp_path / "topic.jsonl", TOPIC)

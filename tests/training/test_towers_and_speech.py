@@ -62,6 +62,7 @@ def test_a_stopped_run_goes_on_exactly(whole, tmp_path, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, again.params, result.params)
 
 
+@pytest.mark.exhaustive
 def test_a_replay_tells_the_loss_of_rows_that_have_one(whole):
     """A row of two towers, alone, would have a loss of 0: there is nothing to tell it from."""
     experiment, _, folder = whole

@@ -20,6 +20,8 @@ import jax.numpy as jnp
 
 ADAPTER, SCALES = "adapter", "scales"
 """Collections of variables: an adapter's `a`, `b` and, with DoRA, `magnitude`; the `kernel`'s scales."""
+BESIDE = ((ADAPTER, "a"), (SCALES, "kernel"))
+"""Collection and name of what stands beside a kernel, if anything does."""
 COLLECTIONS = ("params", ADAPTER, SCALES)
 """All that a layer reads, stacked like its parameters."""
 

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer.layers.low_rank import beside, dropout_rate, scaled_outputs
+from transformer.layers.low_rank import BESIDE, beside, dropout_rate, scaled_outputs
 from transformer.ops.elementwise import dropout
 from transformer.ops.embedding import look_up
 from transformer.parallel.rules import check_names, constrain, on_one_device
@@ -64,9 +64,10 @@ class Linear(nn.Module):
         if self.use_bias:
             bias = parameter(self, "bias", nn.initializers.zeros_init(), output_names, self.outputs)
         x, recomputed = x.astype(self.dtype), _recomputed.get()
-        added = beside(self, kernel, inputs=num_inputs)
-        if added is None and kernel.dtype.itemsize >= 4:
+        stands_alone = not any(self.has_variable(*place) for place in BESIDE)
+        if stands_alone and kernel.dtype.itemsize >= 4:
             return linear(x, kernel, bias, num_inputs, self.names, recomputed)
+        added = beside(self, kernel, inputs=num_inputs)
         y: Any = frozen_linear(x, kernel, num_inputs, self.names, recomputed)
         if added is not None and added.gain_O is not None:
             y = scaled_outputs(y, added.gain_O)
