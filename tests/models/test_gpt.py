@@ -82,9 +82,11 @@ def test_prefill_and_decode_equal_the_uncached_model(tiny, tiny_params, tiny_bat
             Execution(unroll=0, remat="full"),
             Execution(remat="dots"),
             Execution(remat="projections"),
+            Execution(remat="attention"),
+            Execution(remat="projections+attention"),
         ],
         Execution(unroll=0, remat="full"),
-        Execution(remat="projections"),
+        Execution(remat="projections+attention"),
     ),
     ids=str,
 )

@@ -190,7 +190,7 @@ def test_unknown_implementation_names_the_choices():
     q, k, v, _ = _arrays(1, 4, 2, 2, 8)
     with pytest.raises(UserError, match="unknown attention implementation 'flash'; choose from: auto, reference, xla"):
         attention(q, k, v, Mask.self_attention(None, causal=True), implementation="flash")
-    assert set(IMPLEMENTATIONS) == {"reference", "xla", "cudnn"}
+    assert set(IMPLEMENTATIONS) == {"reference", "xla", "cudnn", "packed"}
 
 
 @pytest.mark.parametrize("implementation", ["reference", "xla"])

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo as fused
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from transformer.ops.attention import Mask, attention
 from transformer.ops.cross_entropy import cross_entropy
 from transformer.ops.embedding import look_up
-from transformer.parallel.local import target_platform
+from transformer.parallel.local import target_capability, target_platform
 from transformer.parallel.mesh import MESH_AXES, MeshConfig, make_mesh
 
 B, T, D, V = 8, 12, 16, 32
@@ -138,6 +139,25 @@ def test_the_platform_is_that_of_the_mesh():
     for platform in ("cpu", "gpu", "tpu"):
         with jax.sharding.use_abstract_mesh(described(platform)):
             assert target_platform() == platform
+
+
+@pytest.mark.parametrize(
+    ("kind", "capability"),
+    [
+        ("NVIDIA A100-SXM4-80GB", (0, 0)),
+        ("NVIDIA H100 80GB HBM3", (9, 0)),
+        ("NVIDIA GH200 480GB", (9, 0)),
+        ("NVIDIA GB200", (10, 0)),
+    ],
+)
+def test_heads_may_be_wider_since_hopper(kind, capability, monkeypatch):
+    monkeypatch.setattr(fused, "check_cudnn_version", lambda: 92_800)
+    q = jax.ShapeDtypeStruct((2, 8, 2, 256), jnp.bfloat16)
+    device = AbstractDevice(device_kind=kind, num_cores=None, platform="gpu")
+    with jax.sharding.use_abstract_mesh(AbstractMesh((1,), ("data",), abstract_device=device)):
+        assert target_capability() == capability
+        traced = jax.make_jaxpr(lambda q: attention(q, q, q, Mask.self_attention(None, causal=True)))(q)
+    assert ("dot_product_attention_fwd" in str(traced)) == (capability >= (9, 0))
 
 
 def test_the_loss_for_a_gpu_scatters_nothing_and_gathers_once():

@@ -16,6 +16,7 @@ from transformer.errors import UserError
 from transformer.layers.execution import Execution
 from transformer.parallel.mesh import MESH_AXES, MeshConfig, least_devices, make_mesh, mesh_sizes, over_nodes
 from transformer.training import experiment as experiments
+from transformer.training.dividing import check_kernels
 from transformer.training.session import Session, mesh_for
 
 SIZES = st.lists(st.sampled_from([1, 2, 3, 4]), min_size=6, max_size=6)
@@ -154,10 +155,23 @@ def test_what_an_axis_does_not_divide_is_one_line(mesh, model, message):
     assert "\n" not in str(refused.value)
 
 
-def test_a_kernel_that_the_devices_do_not_have_is_one_line():
-    experiment = experiment_of(TINY["gpt"], execution=Execution(attention="cudnn", dtype="bfloat16"))
-    with pytest.raises(UserError, match="--execution.attention cudnn runs on NVIDIA GPUs alone.*platform cpu"):
+@pytest.mark.parametrize("kernel", ["cudnn", "packed"])
+def test_a_kernel_that_the_devices_do_not_have_is_one_line(kernel):
+    experiment = experiment_of(TINY["gpt"], execution=Execution(attention=kernel, dtype="bfloat16"))
+    with pytest.raises(UserError, match=f"--execution.attention {kernel} runs on NVIDIA GPUs alone.*platform cpu"):
         mesh_for(experiment)
+
+
+def test_packed_rows_need_a_hopper():
+    experiment = experiment_of(TINY["gpt"], execution=Execution(attention="packed", dtype="bfloat16"))
+
+    def mesh_of(kind, capability):
+        device = SimpleNamespace(platform="gpu", device_kind=kind, compute_capability=capability)
+        return SimpleNamespace(devices=np.array([device]))
+
+    with pytest.raises(UserError, match="packed needs a GPU of Hopper's generation or newer, not NVIDIA A100"):
+        check_kernels(experiment, mesh_of("NVIDIA A100-SXM4-80GB", "8.0"))
+    check_kernels(experiment, mesh_of("NVIDIA H100 80GB HBM3", "9.0"))
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,10 @@ class Sent:
 class Step:
     collectives: tuple[Sent, ...]
     memory: dict[str, int]
+    kernels: dict[str, int]
+    """cuDNN's kernels, and how many calls the program's text has; a loop over layers counts once."""
+    shapes: frozenset[str]
+    """The arrays of the program, as bf16[2,8]."""
 
     def over(self, *axes: str, kind: str | None = None, times: int | None = None) -> list[Sent]:
         """The collectives along these axes, of a kind, that a step executes so often."""
@@ -60,12 +64,14 @@ def compiled(*flags: str) -> Step:
         Sent(**sent | {"axes": tuple(sent["axes"]), "arrays": tuple(map(tuple, sent["arrays"]))})
         for sent in record["collectives"]
     ]
-    return Step(tuple(collectives), record["memory"])
+    return Step(tuple(collectives), record["memory"], record["kernels"], frozenset(record["shapes"]))
 
 
 def main(args: list[str]) -> dict[str, Any]:
+    import collections
     import dataclasses
     import math
+    import re
 
     from tools import plan
     from transformer.planning import absent
@@ -73,11 +79,15 @@ def main(args: list[str]) -> dict[str, Any]:
 
     absent.prepare()
     asked = plan.parse(args)
-    from transformer.planning.step import compile_step
+    from transformer.planning import step as planned
 
-    step = compile_step(asked.experiment, topology_of(asked.chips))
+    texts, read = [], planned.read
+    planned.read = lambda text, mesh: (texts.append(text), read(text, mesh))[1]
+    step = planned.compile_step(asked.experiment, topology_of(asked.chips))
     return {
         "memory": dataclasses.asdict(step.memory),
+        "kernels": collections.Counter(re.findall(r'custom_call_target="__cudnn\$([^"]*)"', texts[0])),
+        "shapes": sorted(set(re.findall(r"\b[a-z]+[0-9]+\[[0-9,]*\]|\bpred\[[0-9,]*\]", texts[0]))),
         "collectives": [
             {
                 "kind": collective.kind,

@@ -20,18 +20,38 @@ from transformer.layers.primitives import recomputed
 from transformer.layers.routing import Routers
 from transformer.ops.attention import IMPLEMENTATIONS
 from transformer.ops.elementwise import numbered, row_numbers
+from transformer.ops.kept import keeps_attention
 from transformer.parallel.context import CONTEXTS
 from transformer.parallel.pipeline import Pipeline, pipeline_of
 from transformer.parallel.rules import RESIDUAL, constrain, on_one_device
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
+OVERLAP: dict[str, bool | int] = {
+    "xla_gpu_enable_latency_hiding_scheduler": True,  # orders a program so that collectives run beside computation
+    "xla_gpu_enable_pipelined_all_gather": True,  # a loop over layers gathers the next layer's weights beforehand
+    "xla_gpu_enable_pipelined_reduce_scatter": True,  # and scatters a layer's gradients during the next one
+    "xla_gpu_enable_pipelined_all_reduce": True,
+    "xla_gpu_all_gather_combine_threshold_bytes": 2**30,  # a layer's collectives become one
+    "xla_gpu_reduce_scatter_combine_threshold_bytes": 2**30,
+    "xla_gpu_all_reduce_combine_threshold_bytes": 2**30,
+}
+"""What `Execution.overlap` tells XLA's compiler for GPUs."""
+
+_policies = jax.checkpoint_policies
+_projections = _policies.dots_with_no_batch_dims_saveable
 # What the forward pass of a layer keeps for its backward pass; everything else is computed again.
 REMAT_POLICIES: dict[str, Callable[..., Any]] = {
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_saveable,
-    "projections": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": _policies.nothing_saveable,
+    "dots": _policies.dots_saveable,
+    "projections": _projections,
 }
+# Those that keep attention's result, too.
+ATTENTION_POLICIES: dict[str, Callable[..., Any]] = {
+    "attention": keeps_attention,
+    "projections+attention": _policies.save_from_both_policies(_projections, keeps_attention),
+}
+_REMAT = REMAT_POLICIES | ATTENTION_POLICIES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,19 +62,24 @@ class Execution:
     """Dtype of matrix products and activations; parameters, norms, softmax, losses and the sums of parameters'
     gradients stay in float32. float16 is for inference alone."""
     attention: str = "auto"
-    """Attention implementation: auto, reference (plain float32), xla, or cudnn (NVIDIA GPUs, 16-bit dtypes)."""
+    """Attention implementation: auto, reference (plain float32), xla, cudnn (NVIDIA GPUs, 16-bit dtypes), or packed
+    (cudnn, which on Hopper and newer GPUs is told where documents begin, and needs no mask of all pairs of tokens)."""
     context: Literal["gather", "ring"] = "gather"
     """How keys come to queries where --mesh.sequence splits a sequence: gather (all at once; any attention), or ring
     (those of one device after another, in memory that grows with a device's tokens alone; without dropout of attention
     probabilities and relative biases). A decoder's tokens are then dealt out so that all devices have as much to do."""
     unroll: int = 1
     """Layers a step of the loop over layers; 0 for all of them. More compile longer and may run faster."""
-    remat: Literal["none", "full", "dots", "projections"] = "none"
+    remat: Literal["none", "full", "dots", "projections", "attention", "projections+attention"] = "none"
     """What to compute again in the backward pass to save memory: none, full (all of a layer), dots (all but matrix
-    products), or projections (all but those with weights: attention scores too)."""
+    products, of which a kernel of attention is none), projections (all but those with weights: attention too),
+    attention (all but its result, so that cuDNN's kernel runs once), or projections+attention."""
     microbatches: int | None = None
     """Parts that a pipeline (--mesh.pipeline) cuts a batch into, one a tick; None: up to four times as many as
     stages."""
+    overlap: bool = False
+    """On GPUs, compile with the options of `OVERLAP`: collectives are merged to a layer's, and run while other layers
+    are computed. It takes memory, for the weights and gradients that are under way."""
     deterministic: bool = False
     """On GPUs, compile the run's programs from kernels alone that give the same bits each time, chosen without
     measuring. A bit-exact resume needs it there; it costs speed. CPUs and TPUs do not need it."""
@@ -64,16 +89,17 @@ class Execution:
         checks.choice(self, "attention", ("auto", *IMPLEMENTATIONS))
         checks.choice(self, "context", CONTEXTS)
         checks.rule(self, "unroll", self.unroll >= 0, "layers a step of the loop, or 0 for all")
-        checks.choice(self, "remat", ("none", *REMAT_POLICIES))
+        checks.choice(self, "remat", ("none", *_REMAT))
         checks.at_least(self, 1, "microbatches")
 
-    def compiler_options(self, platform: str) -> dict[str, bool]:
+    def compiler_options(self, platform: str) -> dict[str, bool | int]:
         """Returns what to compile the run's programs with, for devices of a platform such as `gpu`."""
-        if not self.deterministic or platform in ("cpu", "tpu"):
+        if platform in ("cpu", "tpu"):
             return {}
         # Implies xla_gpu_exclude_nondeterministic_ops (scatters, cuDNN's attention, split products), and takes kernels
         # as they come: autotuning measures, and two starts of one run may find another the fastest.
-        return {"xla_gpu_deterministic_ops": True}
+        exact = {"xla_gpu_deterministic_ops": True} if self.deterministic else {}
+        return exact | (OVERLAP if self.overlap else {})
 
     @property
     def compute_dtype(self) -> Any:
@@ -134,7 +160,7 @@ class Stack(nn.Module):
         if self.execution.remat != "none":
             # Within a loop, forward and backward are apart already. Without one, the compiler would find that what is
             # computed again is known, and keep it.
-            policy = REMAT_POLICIES[self.execution.remat]
+            policy = _REMAT[self.execution.remat]
             layer = nn.remat(layer, policy=policy, prevent_cse=unroll >= self.num_layers)
         axes: dict[Any, Any] = {"intermediates": 0, "attended": 0}
         axes |= {} if self.shared else dict.fromkeys(COLLECTIONS, 0)
@@ -172,7 +198,7 @@ class Stack(nn.Module):
         layers = self.num_layers // pipeline.stages
         unroll = min(self.execution.unroll or layers, layers)
         if self.execution.remat != "none":
-            policy = REMAT_POLICIES[self.execution.remat]
+            policy = _REMAT[self.execution.remat]
             layer = jax.checkpoint(layer, policy=policy, prevent_cse=unroll >= layers)
         stacked, common = ((None, keys_N, per_layer), params) if self.shared else ((params, keys_N, per_layer), None)
         rows_B = row_numbers(jax.tree.leaves(x)[0].shape[0])

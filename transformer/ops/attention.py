@@ -16,8 +16,10 @@ import jax.numpy as jnp
 from flax import struct
 
 from transformer.errors import UserError
-from transformer.ops.cudnn import cudnn_attention
+from transformer.ops.cudnn import check_dtype, cudnn_attention, widest_head
 from transformer.ops.elementwise import dropout, scaled
+from transformer.ops.kept import kept
+from transformer.ops.packed import packed_attention, packs
 from transformer.parallel.local import splitting_axes, target_platform
 from transformer.parallel.rules import on_one_device
 
@@ -164,7 +166,9 @@ def attention(
         everything = jnp.arange(q_BTHK.shape[2], dtype=jnp.int32), jnp.arange(q_BTHK.shape[1], dtype=jnp.int32)
         heads_H, queries_T = dropout_numbers or everything
         dropping = _Dropping(dropout_rate, dropout_key, heads_H, queries_T)
-    return IMPLEMENTATIONS[implementation](q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropping)
+    out_BTHK = IMPLEMENTATIONS[implementation](q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropping)
+    # A kernel's gradient needs the kernel's own result: named as well, it would be kept twice.
+    return out_BTHK if implementation in ("cudnn", "packed") else kept(out_BTHK)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -337,7 +341,7 @@ def _cudnn_can(
         and target_platform() == "gpu"
         and not splitting_axes("activation_length")
         and q_BTHK.shape[-1] % 8 == 0
-        and q_BTHK.shape[-1] <= 128
+        and q_BTHK.shape[-1] <= widest_head()
         and q_BTHK.shape[-1] == v_BSGK.shape[-1]
         and q_BTHK.shape[1] % 2 == 0
         and k_BSGK.shape[1] % 2 == 0
@@ -346,4 +350,17 @@ def _cudnn_can(
     )
 
 
-IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {"reference": _reference, "xla": _xla, "cudnn": cudnn_attention}
+def _packed(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropping):
+    """cuDNN's attention, in its packed layout where the mask is of documents in their rows."""
+    if bias is not None or dropping is not None or not packs(q_BTHK, mask):
+        return cudnn_attention(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropping)
+    check_dtype(q_BTHK)
+    return packed_attention(q_BTHK, k_BSGK, v_BSGK, mask.q_segment_ids_BT, scale, causal=mask.causal)
+
+
+IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {
+    "reference": _reference,
+    "xla": _xla,
+    "cudnn": cudnn_attention,
+    "packed": _packed,
+}

@@ -7,11 +7,34 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax._src.cudnn import fused_attention_stablehlo as fused
 from jax.sharding import PartitionSpec
 
 from transformer.errors import UserError
 from transformer.ops.elementwise import scaled
-from transformer.parallel.local import divides, dividing_axes, on_parts, partly_local, splitting_axes
+from transformer.parallel.local import (
+    divides,
+    dividing_axes,
+    on_parts,
+    partly_local,
+    splitting_axes,
+    target_capability,
+    target_platform,
+)
+
+
+def widest_head() -> int:
+    """Returns the widest head for which there is a kernel on the GPUs that are compiled for: since Hopper, 256."""
+    return 256 if target_capability() >= (9, 0) else 128
+
+
+def _target_has(capability: str) -> bool:
+    major, minor = capability.split(".")
+    return target_platform() == "gpu" and target_capability() >= (int(major), int(minor))
+
+
+# JAX asks the GPU of this machine what it can, and where there is none refuses what the target's can do.
+fused.check_compute_capability = _target_has
 
 
 def cudnn_attention(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropping):
@@ -22,8 +45,7 @@ def cudnn_attention(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropping):
     """
     if dropping is not None:
         raise UserError("attention implementation 'cudnn' has no dropout: set dropout to 0, or choose 'xla'")
-    if q_BTHK.dtype not in (jnp.bfloat16, jnp.float16):
-        raise UserError(f"attention implementation 'cudnn' computes bfloat16 or float16, not {q_BTHK.dtype}")
+    check_dtype(q_BTHK)
     if splitting_axes("activation_length"):
         raise UserError(
             "attention implementation 'cudnn' cannot split a sequence over devices: choose 'xla', or --mesh.sequence 1"
@@ -45,6 +67,12 @@ def cudnn_attention(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropping):
     # The kernel gives a query that sees no key an average of all values.
     sees_BT11 = dense_B1TS.any(axis=-1)[:, 0, :, None, None]
     return jnp.where(sees_BT11, out_BTHK, jnp.zeros((), out_BTHK.dtype))
+
+
+def check_dtype(q_BTHK: jax.Array) -> None:
+    """Raises `UserError` where cuDNN has no kernel for the dtype."""
+    if q_BTHK.dtype not in (jnp.bfloat16, jnp.float16):
+        raise UserError(f"attention implementation 'cudnn' computes bfloat16 or float16, not {q_BTHK.dtype}")
 
 
 def _kernel(q_BTHK, k_BSGK, v_BSGK, bias, mask, **options):

@@ -5,6 +5,7 @@ arrays, and says itself what goes between devices (`jax.shard_map`). Here is wha
 """
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,22 @@ def target_platform() -> str:
     """
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
+
+
+def target_capability() -> tuple[int, int]:
+    """Returns the compute capability of the GPUs that a function is traced for; (0, 0) where that is not known.
+
+    Of GPUs of this machine the driver says it. Those that are described only have a name: all generations from Hopper
+    on that have a maker's letter in it are told apart, which is what kernels ask.
+    """
+    described, local = jax.sharding.get_abstract_mesh().abstract_device, jax.local_devices()
+    kind = local[0].device_kind if described is None else described.device_kind
+    for device in local:
+        if device.platform == "gpu" and device.device_kind == kind:
+            major, minor = device.compute_capability.split(".")
+            return int(major), int(minor)
+    generation = re.match(r"NVIDIA G?([HB])\d", kind)  # H100, H20, GH200, B200, GB300, ...
+    return (0, 0) if generation is None else {"H": (9, 0), "B": (10, 0)}[generation[1]]
 
 
 def splitting_axes(name: str) -> tuple[str, ...]:

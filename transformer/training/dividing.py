@@ -50,11 +50,16 @@ def _check_lengths(experiment: Experiment, sequence: int) -> None:
 
 def check_kernels(experiment: Experiment, mesh: Mesh) -> None:
     """Raises UserError where the mesh's devices do not have the attention that was chosen by name."""
-    platform = mesh.devices.flat[0].platform
-    if experiment.execution.attention == "cudnn" and platform != "gpu":
+    device, attention = mesh.devices.flat[0], experiment.execution.attention
+    if attention in ("cudnn", "packed") and device.platform != "gpu":
         raise UserError(
-            f"--execution.attention cudnn runs on NVIDIA GPUs alone, and these devices are of the platform {platform}: "
-            "choose auto or xla"
+            f"--execution.attention {attention} runs on NVIDIA GPUs alone, and these devices are of the platform "
+            f"{device.platform}: choose auto or xla"
+        )
+    if attention == "packed" and int(device.compute_capability.split(".")[0]) < 9:
+        raise UserError(
+            f"--execution.attention packed needs a GPU of Hopper's generation or newer, not {device.device_kind}: "
+            "choose auto or cudnn"
         )
 
 

@@ -1,0 +1,48 @@
+"""cuDNN's kernels in a step compiled for H100s: how often they are called, and what they read."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.planning.ahead import WHEELS, Step, compiled
+
+CUDNN = any((Path(folder) / "nvidia" / "cudnn" / "lib").is_dir() for folder in (WHEELS, *sys.path))
+pytestmark = [
+    pytest.mark.exhaustive,
+    pytest.mark.skipif(not CUDNN, reason="pip install -c constraints.txt --no-deps nvidia-cudnn-cu13 (900 MB)"),
+]
+
+LENGTH = 768
+
+
+def llama(*flags: str) -> Step:
+    """Four layers, whose widths are no number of tokens."""
+    widths = ["--model.num-layers", "4", "--model.width", "1536", "--model.mlp-width", "4608"]
+    shape = ["--train.batch-size", "8", "--train.seq-len", str(LENGTH), "--objective.chunk", "128"]
+    return compiled("llama3-8b", "--chips", "h100:8", "--mesh.fsdp", "8", *widths, *shape, *flags)
+
+
+def pairs_of_tokens(step: Step) -> set[str]:
+    """Arrays that hold something of all pairs of a row's tokens."""
+    return {shape for shape in step.shapes if re.search(rf"\b{LENGTH},{LENGTH}\]$", shape)}
+
+
+@pytest.mark.parametrize(("remat", "forward"), [("full", 2), ("attention", 1), ("projections+attention", 1)])
+def test_the_kernel_runs_once_a_layer_where_its_results_are_kept(remat, forward):
+    step = llama("--execution.remat", remat)
+    assert step.kernels == {"fmhaScaleBiasSoftmax": forward, "fmhaScaleBiasSoftmaxBackward": 1}
+    assert pairs_of_tokens(step)
+
+
+def test_packed_rows_need_no_mask_of_all_pairs():
+    """A loop's body each, forward and backward, and what more documents than usual would take: forward in both."""
+    step = llama("--execution.remat", "attention", "--execution.attention", "packed")
+    assert step.kernels == {"fmhaSoftmax": 3, "fmhaSoftmaxBackward": 2}
+    assert not pairs_of_tokens(step)
+
+
+def test_heads_of_256():
+    step = llama("--model.head-width", "256", "--model.num-heads", "8", "--execution.remat", "attention")
+    assert step.kernels == {"fmhaScaleBiasSoftmax": 1, "fmhaScaleBiasSoftmaxBackward": 1}
