@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from transformer.layers.execution import Execution
+from transformer.layers.relative_bias import RelativeBias
 from transformer.models.t5 import T5Config
 
 
@@ -61,3 +62,19 @@ def test_scores_start_at_unit_scale():
     assert np.std(params["backbone"]["token_embedding"]["embedding"]) == pytest.approx(1.0, rel=0.05)
     logits = jax.jit(module.apply)({"params": params}, **inputs).logits
     assert 0.5 < np.std(logits) < 2.0
+
+
+def test_packed_rows_share_one_bias():
+    """Positions that begin anew with each document, others in each row, are as far apart as tokens in their row."""
+    config = _config(64, 2, 4, 128, 16, vocab=32)
+    segments = np.array([[1, 1, 1, 2, 2, 0], [1, 2, 2, 2, 2, 2]], np.int32)
+    positions = np.array([[0, 1, 2, 0, 1, 0], [0, 0, 1, 2, 3, 4]], np.int32)
+    packed = {"tokens": segments, "positions": positions, "segment_ids": segments}
+    inputs = packed | {f"decoder_{name}": values for name, values in packed.items()}
+    module = config.build(Execution())
+    params = nn.meta.unbox(jax.eval_shape(module.init, jax.random.key(0), **inputs))
+    is_bias = lambda module, _: isinstance(module, RelativeBias)  # noqa: E731
+    seen = jax.eval_shape(lambda params: module.apply(params, **inputs, capture_intermediates=is_bias)[1], params)
+    shapes = {leaf.shape for leaf in jax.tree.leaves(seen["intermediates"]) if leaf.ndim == 4}
+    assert (1, 4, 6, 6) in shapes
+    assert (2, 4, 6, 6) not in shapes

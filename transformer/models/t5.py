@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from transformer import checks
 from transformer.layers.attention import Attention, KeysValues
@@ -265,6 +266,10 @@ class T5Side(nn.Module):
         deterministic: bool,
     ) -> tuple[jax.Array, LayerOutput]:  # fmt: skip
         """Returns [B, T, D] and what the blocks return beside it; called as `EncoderDecoderConfig.decoder` says."""
+        mask: Mask = shared[0]
+        if mask.aligned:
+            # Within a segment, positions are as far apart as the tokens in their row: one bias serves all rows.
+            positions_BT = key_positions_BS = jnp.arange(x_BTD.shape[1], dtype=jnp.int32)[None]
         bias_BHTS = self.relative_bias(positions_BT, key_positions_BS)
         x_BTD = constrain(self.dropout(x_BTD, deterministic=deterministic), *RESIDUAL)
         x_BTD, output = self.stack(x_BTD, caches, bias_BHTS, *shared, deterministic=deterministic)
