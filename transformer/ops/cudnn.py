@@ -3,11 +3,12 @@
 Shape letters: B batch, T query length, S key length, H query heads, G key-value heads, K head width.
 """
 
+import contextlib
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax._src.cudnn import fused_attention_stablehlo as fused
 from jax.sharding import PartitionSpec
 
 from transformer.errors import UserError
@@ -28,13 +29,21 @@ def widest_head() -> int:
     return 256 if target_capability() >= (9, 0) else 128
 
 
+@functools.cache
+def kernels() -> Any:
+    """Returns JAX's private module of the kernels, which asks the target what it can do, once this is called.
+
+    By itself it asks the GPU of this machine, and where there is none refuses what the target's can do.
+    """
+    from jax._src.cudnn import fused_attention_stablehlo as fused
+
+    fused.check_compute_capability = _target_has
+    return fused
+
+
 def _target_has(capability: str) -> bool:
     major, minor = capability.split(".")
     return target_platform() == "gpu" and target_capability() >= (int(major), int(minor))
-
-
-# JAX asks the GPU of this machine what it can, and where there is none refuses what the target's can do.
-fused.check_compute_capability = _target_has
 
 
 def cudnn_attention(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropping):
@@ -46,6 +55,8 @@ def cudnn_attention(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropping):
     if dropping is not None:
         raise UserError("attention implementation 'cudnn' has no dropout: set dropout to 0, or choose 'xla'")
     check_dtype(q_BTHK)
+    with contextlib.suppress(ImportError):  # another JAX, which then asks this machine
+        kernels()
     if splitting_axes("activation_length"):
         raise UserError(
             "attention implementation 'cudnn' cannot split a sequence over devices: choose 'xla', or --mesh.sequence 1"

@@ -17,10 +17,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax._src.cudnn import fused_attention_stablehlo as fused
 from jax.sharding import PartitionSpec
 
 from transformer.errors import UserError
+from transformer.ops.cudnn import kernels
 from transformer.ops.elementwise import scaled
 from transformer.ops.kept import kept
 from transformer.parallel.local import divides, dividing_axes, on_parts
@@ -166,7 +166,7 @@ def forward_kernel(q_BTHK, k_BTGK, v_BTGK, lengths_BM, offsets_BM1, *, scale, ca
     Tokens in no run are left as the memory was.
     """
     of_runs = _of_runs(q_BTHK, k_BTGK, lengths_BM, offsets_BM1)
-    return fused._dot_product_attention_fwd_p.bind(
+    return kernels()._dot_product_attention_fwd_p.bind(
         q_BTHK, k_BTGK, v_BTGK, *of_runs, **_options(scale, causal), is_training=True
     )
 
@@ -174,7 +174,7 @@ def forward_kernel(q_BTHK, k_BTGK, v_BTGK, lengths_BM, offsets_BM1, *, scale, ca
 def backward_kernel(q_BTHK, k_BTGK, v_BTGK, stats, out_BTHK, dout_BTHK, lengths_BM, offsets_BM1, *, scale, causal):
     """Returns the gradients of queries, keys and values of the tokens in runs."""
     of_runs = _of_runs(q_BTHK, k_BTGK, lengths_BM, offsets_BM1)
-    return fused._dot_product_attention_bwd_p.bind(
+    return kernels()._dot_product_attention_bwd_p.bind(
         q_BTHK, k_BTGK, v_BTGK, *of_runs, stats, out_BTHK, dout_BTHK, **_options(scale, causal)
     )
 
@@ -187,6 +187,7 @@ def _of_runs(q_BTHK, k_BTGK, lengths_BM, offsets_BM1):
 
 
 def _options(scale, causal):
+    fused = kernels()
     mask_type = fused.MaskType.PADDING_CAUSAL if causal else fused.MaskType.PADDING
     return {
         "scale": scale, "seed": 42, "dropout_rate": 0.0, "variadic_args": (False, False), "mask_type": mask_type,
