@@ -5,10 +5,9 @@ import jax.numpy as jnp
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo as fused
 
-from transformer.layers.execution import ATTENTION_POLICIES, REMAT_POLICIES
+from transformer.layers.execution import REMAT_POLICIES
 from transformer.ops.attention import Mask, attention
 
-POLICIES = REMAT_POLICIES | ATTENTION_POLICIES
 KERNEL, PRODUCTS = "= dot_product_attention_fwd_wrapper[", "dot_general["
 
 
@@ -22,7 +21,7 @@ def gradient(policy: str, implementation: str) -> str:
         return x_BTD + out_BTHK.reshape(x_BTD.shape), None
 
     def loss(w_NDHK, x_BTD):
-        layers = jax.checkpoint(layer, policy=POLICIES[policy], prevent_cse=False)
+        layers = jax.checkpoint(layer, policy=REMAT_POLICIES[policy], prevent_cse=False)
         return jax.lax.scan(layers, x_BTD, w_NDHK)[0].astype(jnp.float32).sum()
 
     shapes = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((3, 16, 2, 8), (2, 8, 16))]
@@ -41,6 +40,6 @@ def test_the_kernel_runs_once_where_its_results_are_kept(policy, runs, monkeypat
 
 
 def test_without_a_kernel_the_product_with_the_values_is_not_computed_again():
-    products = {policy: gradient(policy, "xla").count(PRODUCTS) for policy in POLICIES}
+    products = {policy: gradient(policy, "xla").count(PRODUCTS) for policy in REMAT_POLICIES}
     # Forward three; backward two of each; again: the projection and the scores, where nothing keeps them.
     assert products["full"] == products["attention"] == 3 + 6 + 2

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 import configs
 from tests.exhaustive import few
 from transformer.errors import UserError
+from transformer.layers.execution import REMAT_POLICIES
 from transformer.models.gpt import GPTConfig
 from transformer.parallel.mesh import MeshConfig, make_mesh
 from transformer.planning import analytic, sends
@@ -135,7 +136,7 @@ def test_activations_of_gpt_are_korthikantis():
     assert kept / unit == pytest.approx(32, rel=0.01)
 
 
-@pytest.mark.parametrize("remat", ["none", "dots", "projections", "full"])
+@pytest.mark.parametrize("remat", ["none", *REMAT_POLICIES])
 @pytest.mark.parametrize(
     ("preset", "mesh"),
     few(
@@ -188,7 +189,7 @@ def test_more_devices_of_any_axis_never_take_more_of_one(data, fsdp, tensor):
 
 
 @settings(max_examples=30, deadline=None)
-@given(fsdp=POWERS, remat=st.sampled_from(["none", "projections", "full"]), kernel=st.booleans())
+@given(fsdp=POWERS, remat=st.sampled_from(["none", *REMAT_POLICIES]), kernel=st.booleans())
 def test_memory_falls_with_fsdp_and_with_what_is_computed_again(fsdp, remat, kernel):
     def kept(fsdp, remat):
         return analytic.memory(divided("gpt2-small", mesh={"fsdp": fsdp}, remat=remat, batch_size=64), kernel=kernel)

@@ -38,20 +38,15 @@ OVERLAP: dict[str, bool | int] = {
 }
 """What `Execution.overlap` tells XLA's compiler for GPUs."""
 
-_policies = jax.checkpoint_policies
-_projections = _policies.dots_with_no_batch_dims_saveable
-# What the forward pass of a layer keeps for its backward pass; everything else is computed again.
+_projections = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+# What the forward pass of a layer keeps for its backward pass; everything else is computed again. The least first.
 REMAT_POLICIES: dict[str, Callable[..., Any]] = {
-    "full": _policies.nothing_saveable,
-    "dots": _policies.dots_saveable,
-    "projections": _projections,
-}
-# Those that keep attention's result, too.
-ATTENTION_POLICIES: dict[str, Callable[..., Any]] = {
+    "full": jax.checkpoint_policies.nothing_saveable,
     "attention": keeps_attention,
-    "projections+attention": _policies.save_from_both_policies(_projections, keeps_attention),
+    "projections": _projections,
+    "projections+attention": jax.checkpoint_policies.save_from_both_policies(_projections, keeps_attention),
+    "dots": jax.checkpoint_policies.dots_saveable,
 }
-_REMAT = REMAT_POLICIES | ATTENTION_POLICIES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +84,7 @@ class Execution:
         checks.choice(self, "attention", ("auto", *IMPLEMENTATIONS))
         checks.choice(self, "context", CONTEXTS)
         checks.rule(self, "unroll", self.unroll >= 0, "layers a step of the loop, or 0 for all")
-        checks.choice(self, "remat", ("none", *_REMAT))
+        checks.choice(self, "remat", ("none", *REMAT_POLICIES))
         checks.at_least(self, 1, "microbatches")
 
     def compiler_options(self, platform: str) -> dict[str, bool | int]:
@@ -160,7 +155,7 @@ class Stack(nn.Module):
         if self.execution.remat != "none":
             # Within a loop, forward and backward are apart already. Without one, the compiler would find that what is
             # computed again is known, and keep it.
-            policy = _REMAT[self.execution.remat]
+            policy = REMAT_POLICIES[self.execution.remat]
             layer = nn.remat(layer, policy=policy, prevent_cse=unroll >= self.num_layers)
         axes: dict[Any, Any] = {"intermediates": 0, "attended": 0}
         axes |= {} if self.shared else dict.fromkeys(COLLECTIONS, 0)
@@ -198,7 +193,7 @@ class Stack(nn.Module):
         layers = self.num_layers // pipeline.stages
         unroll = min(self.execution.unroll or layers, layers)
         if self.execution.remat != "none":
-            policy = _REMAT[self.execution.remat]
+            policy = REMAT_POLICIES[self.execution.remat]
             layer = jax.checkpoint(layer, policy=policy, prevent_cse=unroll >= layers)
         stacked, common = ((None, keys_N, per_layer), params) if self.shared else ((params, keys_N, per_layer), None)
         rows_B = row_numbers(jax.tree.leaves(x)[0].shape[0])

@@ -98,6 +98,8 @@ def moments(division: Division) -> float:
     return FLOAT32 * numbers
 
 
+_COMPUTED_AGAIN = ("full", "attention")
+"""Policies by which a layer's products with weights are computed again."""
 _MOMENTS = {"adamw": 2, "lamb": 2, "lion": 1}
 """Optimizer -> moments a parameter; Muon has one of matrices and AdamW's two of everything else."""
 
@@ -112,12 +114,17 @@ def arithmetic(division: Division, *, kernel: bool) -> Arithmetic:
     blocks = scores + rows * (by_kind["attention"] + by_kind["mlp"])
     # In units of a forward pass, of which a training step has three.
     policy = _policy(division)
-    again = 1 if policy == "full" else 0
-    scores_again = {"full": 1, "projections": 1, "dots": 1 if kernel else 0, "none": 0}[policy]
+    again = 1 if policy in _COMPUTED_AGAIN else 0
+    # A kernel whose result is kept does not run again; without one, scores are computed again, and no sums of values.
+    kept = 0 if kernel else 0.5
+    scores_again = {
+        "full": 1, "attention": kept, "projections": 1, "projections+attention": kept, "dots": 1 if kernel else 0,
+        "none": 0,
+    }[policy]  # fmt: skip
     ticks = division.ticks_ratio
     # Experts' products are no products of matrices to a policy, and none keeps them.
     experts = [each for each in _kernels(division) if "experts" in each.names]
-    of_experts = _forward(division, experts) if policy in ("projections", "dots") else 0.0
+    of_experts = 0.0 if policy in ("none", *_COMPUTED_AGAIN) else _forward(division, experts)
     more = (of_experts - again * _last(division)) * ticks
     if division.pipeline is not None:  # each tick is computed again
         again, scores_again = again + 1, scores_again + 1
@@ -139,7 +146,7 @@ def traffic(division: Division, *, kernel: bool) -> float:
     Every activation of a layer is written once and read once, in each pass that makes or needs it; the optimizer reads
     a parameter, its gradient and moments, and writes all but the gradient.
     """
-    again = 1 if division.experiment.execution.remat == "full" else 0
+    again = 1 if _policy(division) in _COMPUTED_AGAIN else 0
     passes = 3 + again + (1 if division.pipeline is not None else 0)
     train = division.experiment.train
     layers = _all_layers(division, kernel=kernel) * train.accumulation * division.ticks_ratio
@@ -254,7 +261,9 @@ def _policy(division: Division) -> str:
     `projections` keeps none of them.
     """
     remat = division.experiment.execution.remat
-    return "full" if remat == "projections" and division.pipeline is not None else remat
+    if division.pipeline is None:
+        return remat
+    return {"projections": "full", "projections+attention": "attention"}.get(remat, remat)
 
 
 def _kept(division: Division, *, kernel: bool) -> float:
@@ -268,17 +277,22 @@ def _kept(division: Division, *, kernel: bool) -> float:
 
 def _by_policy(division: Division, policy: str, *, kernel: bool) -> float:
     streams = _streams(division)
-    if policy == "full":  # what enters a step of the loop, which may be a group of layers
-        return streams * division.steps / division.depth
     if policy == "none":
         return _all_layers(division, kernel=kernel)
-    made = division.itemsize * sum(
-        part(outputs(each), division) * _tokens(each, division) * division.layers(each)
-        for each in _kernels(division)
-        if "experts" not in each.names
-    )
-    scores = 0.0 if kernel or policy == "projections" else _probabilities(division) + streams
-    return streams + made + scores
+    kernels = [each for each in _kernels(division) if "experts" not in each.names]
+    # Attention's results are as large as its queries.
+    results = _made(division, [each for each in kernels if each.modules[-1] == "query"])
+    if policy in _COMPUTED_AGAIN:  # what enters a step of the loop, which may be a group of layers
+        return streams * division.steps / division.depth + (results if policy == "attention" else 0.0)
+    kept = results if policy == "projections+attention" else 0.0
+    scores = _probabilities(division) + streams if policy == "dots" and not kernel else 0.0
+    return streams + _made(division, kernels) + kept + scores
+
+
+def _made(division: Division, kernels: Sequence[Parameter]) -> float:
+    """Returns the bytes of what some kernels make, in all layers of a device."""
+    sizes = (part(outputs(each), division) * _tokens(each, division) * division.layers(each) for each in kernels)
+    return division.itemsize * sum(sizes)
 
 
 def _layer(division: Division, *, kernel: bool) -> float:
