@@ -46,22 +46,29 @@ def measure(built: Built, batch: object) -> Measured:
       built: the compiled update, for this machine's processor.
       batch: as `ShapeDtypeStruct`s with shardings (`abstract_batch`).
     """
-    program = built.program
     with jax.set_mesh(built.mesh):
-        frozen, numbers = program.frozen, program.hyperparameters
+        _update(built, batch, 1)  # what a process has from its first update on is none of an update's memory
         _collect()
         before = _kilobytes("VmRSS")
-        state = jax.tree.map(lambda leaf: _filled(leaf, 0.01), program.abstract)
-        placed = jax.tree.map(lambda leaf: _filled(leaf, 1), batch)
-        seconds = []
-        for _ in range(_UPDATES + 1):
-            _CLEAR.write_text(_RESET_PEAK)
-            began = time.process_time()
-            state, _ = built.executable(state, placed, frozen, numbers)
-            jax.block_until_ready(state)
-            seconds.append(time.process_time() - began)
+        seconds = _update(built, batch, _UPDATES + 1)
         peak = _kilobytes("VmHWM")
     return Measured((peak - before) * 1024, min(seconds[1:]), compiled_flops(built.executable.as_text() or ""))
+
+
+def _update(built: Built, batch: object, times: int) -> list[float]:
+    """Returns the seconds of processor time of each of some updates; the last one alone counts for the peak."""
+    program = built.program
+    frozen, numbers = program.frozen, program.hyperparameters
+    state = jax.tree.map(lambda leaf: _filled(leaf, 0.01), program.abstract)
+    placed = jax.tree.map(lambda leaf: _filled(leaf, 1), batch)
+    seconds = []
+    for _ in range(times):
+        _CLEAR.write_text(_RESET_PEAK)
+        began = time.process_time()
+        state, _ = built.executable(state, placed, frozen, numbers)
+        jax.block_until_ready(state)
+        seconds.append(time.process_time() - began)
+    return seconds
 
 
 def _filled(leaf: jax.ShapeDtypeStruct, value: float) -> jax.Array:
