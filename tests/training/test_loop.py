@@ -1,6 +1,7 @@
 """Whole runs on a tiny text: interrupted runs go on exactly, and every file of the run folder is as promised."""
 
 import dataclasses
+import functools
 import gc
 import json
 import shutil
@@ -24,6 +25,7 @@ from transformer.training import loop
 from transformer.training.experiment import TrainConfig
 from transformer.training.optimizer import OptimizerConfig
 from transformer.training.program import Program
+from transformer.training.progress import Progress
 from transformer.training.saved_evaluation import evaluate_checkpoint
 from transformer.training.session import Session
 
@@ -32,6 +34,31 @@ from transformer.training.session import Session
 def whole(experiment, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "run"
     return train(experiment, folder), folder
+
+
+def test_a_step_moves_nothing_to_the_devices(experiment, tmp_path, monkeypatch):
+    """But its batch, which is there before, and the first one's constants: what is put there unasked holds it up."""
+    step, steps, told = Program.step, [], Progress.step
+
+    def guarded(self, state, batch, *, of_host=False):
+        steps.append(len(steps))
+        batch = jax.tree.map(np.asarray, batch) if of_host else batch
+        with jax.transfer_guard("disallow" if len(steps) > 1 else "allow"):
+            return step(self, state, batch)
+
+    def told_guarded(self, *arguments):
+        with jax.transfer_guard("disallow"):
+            return told(self, *arguments)
+
+    monkeypatch.setattr(Program, "step", guarded)
+    monkeypatch.setattr(Progress, "step", told_guarded)
+    train(experiment, tmp_path / "run")
+    assert len(steps) == 12
+
+    steps.clear()
+    monkeypatch.setattr(Program, "step", functools.partialmethod(guarded, of_host=True))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        train(experiment, tmp_path / "other")
 
 
 def test_run_folder_holds_what_it_promises(whole, experiment):
