@@ -5,7 +5,6 @@ Shape letters: S samples, F frames, M mel bins, K frequencies of a Fourier trans
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -40,17 +39,24 @@ def log_mel(samples: np.ndarray, bins: int, least: int = 0) -> np.ndarray:
     padded[:edge], padded[-edge:] = padded[2 * edge : edge : -1], padded[-edge - 2 : -2 * edge - 2 : -1]
     # Frames that begin in the silence behind a sound need no transform.
     heard = min(frames, -(-(edge + len(samples)) // HOP))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP][:heard]
+    # A view that shares samples: `sliding_window_view` takes as long to make one as the transform does.
+    step = padded.itemsize
+    windows = np.ndarray((heard, WINDOW), padded.dtype, padded, strides=(HOP * step, step))
     spectrum = np.fft.rfft(windows * _hann(), axis=-1)
-    logs = np.log10(np.maximum(_sums(bins)(spectrum.real**2 + spectrum.imag**2), _FLOOR))
+    energies = _sums(bins)(spectrum.real**2 + spectrum.imag**2)
+    logs = np.log10(np.maximum(energies, _FLOOR, out=energies), out=energies)
     quietest = logs.max() - 8.0
-    features = np.full((frames, bins), _scaled(max(np.log10(_FLOOR), quietest)), np.float32)
-    features[:heard] = _scaled(np.maximum(logs, quietest))
+    features = np.empty((frames, bins), np.float32)
+    features[heard:] = _scaled(np.array(max(np.log10(_FLOOR), quietest)))
+    features[:heard] = _scaled(np.maximum(logs, quietest, out=logs))
     return features
 
 
-def _scaled(logs: Any) -> Any:
-    return (logs + 4.0) / 4.0
+def _scaled(logs: np.ndarray) -> np.ndarray:
+    """Returns (logs + 4) / 4, in its place."""
+    logs += 4.0
+    logs /= 4.0
+    return logs
 
 
 @functools.cache

@@ -81,7 +81,9 @@ def sounded(digits: str, rng: np.random.Generator) -> np.ndarray:
     # The sine of a sum: any phase is made of a table's sine and cosine.
     phases = 2 * np.pi * each[:, 1:3]
     loudness = _between(_LOUDNESS, drawn[2]) * (0.5 + 0.5 * each[:, 3:])
-    shares = np.stack([np.cos(phases) * loudness, np.sin(phases) * loudness], axis=-1).astype(np.float32)
+    shares = np.empty((len(digits), 2, 2), np.float32)
+    np.multiply(np.cos(phases), loudness, out=shares[:, :, 0], casting="same_kind")
+    np.multiply(np.sin(phases), loudness, out=shares[:, :, 1], casting="same_kind")
     ramp = np.arange(round(_RAMP * RATE), dtype=np.float32) / np.float32(_RAMP * RATE)
     for digit, share, start in zip(digits, shares, (ends - gaps - count).tolist(), strict=True):
         tone = np.einsum("kp,kpt->t", share, _waves(digit)[:, :, :count])
