@@ -65,7 +65,7 @@ class Execution:
     probabilities and relative biases). A decoder's tokens are then dealt out so that all devices have as much to do."""
     unroll: int = 1
     """Layers a step of the loop over layers; 0 for all of them. More compile longer and may run faster."""
-    remat: Literal["none", "full", "dots", "projections", "attention", "projections+attention"] = "none"
+    remat: Literal["none", "full", "attention", "projections", "projections+attention", "dots"] = "none"
     """What to compute again in the backward pass to save memory: none, full (all of a layer), dots (all but matrix
     products, of which a kernel of attention is none), projections (all but those with weights: attention too),
     attention (all but its result, so that cuDNN's kernel runs once), or projections+attention."""
