@@ -14,11 +14,12 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.ad_checkpoint import checkpoint_name
 
 from transformer.errors import UserError
+from transformer.ops import kept
 from transformer.ops.cudnn import check_dtype, cudnn_attention, widest_head
 from transformer.ops.elementwise import dropout, scaled
-from transformer.ops.kept import kept
 from transformer.ops.packed import packed_attention, packs
 from transformer.parallel.local import splitting_axes, target_platform
 from transformer.parallel.rules import on_one_device
@@ -168,7 +169,7 @@ def attention(
         dropping = _Dropping(dropout_rate, dropout_key, heads_H, queries_T)
     out_BTHK = IMPLEMENTATIONS[implementation](q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropping)
     # A kernel's gradient needs the kernel's own result: named as well, it would be kept twice.
-    return out_BTHK if implementation in ("cudnn", "packed") else kept(out_BTHK)
+    return out_BTHK if implementation in ("cudnn", "packed") else checkpoint_name(out_BTHK, kept.NAME)
 
 
 @dataclasses.dataclass(frozen=True)
