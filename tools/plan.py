@@ -44,9 +44,9 @@ class Command:
     compile_best: int = 1
     """With --search: how many of the best to compile; each takes half a minute and more."""
     price: float | None = None
-    """Of a device for an hour, in any currency."""
+    """Price of a device for an hour, in any currency."""
     watts: float | None = None
-    """Of a device; None: its published thermal design power."""
+    """Power of a device; None: its published thermal design power."""
     save_seconds: float | None = None
     """That the loop waits for a save; None: as long as a device's state takes to its host."""
     restart_seconds: float = 600.0

@@ -34,7 +34,7 @@ class Base:
     path: str
     """The checkpoint's folder when it was recorded."""
     digest: str
-    """Of its weights."""
+    """Digest of its weights."""
     config: AdapterConfig
 
     def to_json(self) -> bytes:

@@ -1,8 +1,9 @@
 """A folder in the Hugging Face format: reading its config.json, and writing all of it."""
 
+import contextlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +60,23 @@ def write_folder(
       UserError: the folder is not empty, the dtype cannot hold a number, or the disk is full.
     """
     check_new(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with written(folder):
         _write(folder, tensors, dtype, shard_bytes, flax)
         for name, content in (files or {}).items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
         # Last, so that an unfinished folder, which lacks config.json, is no model.
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def written(folder: Path) -> Iterator[None]:
+    """A context in which a new folder is filled: it is made first, and where that fails nothing of it stays."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
     except BaseException as error:
-        shutil.rmtree(folder, ignore_errors=True)  # the folder is new, and nothing half-written may stay
+        shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError):
             raise UserError(f"{folder}: could not be written: {error.strerror or error}") from error
         raise

@@ -12,7 +12,6 @@ import dataclasses
 import json
 import math
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from transformer.checkpoint.files import check_new
 from transformer.errors import UserError
 from transformer.interop.engine import Rule, Table, some
 from transformer.interop.files import read_json
+from transformer.interop.folder import written
 from transformer.models.architecture import Architecture
 from transformer.params import flatten
 
@@ -54,7 +54,7 @@ class Place:
 
     rule: Rule
     index: tuple[int, ...]
-    """Of its layer, and its expert, in our stacked arrays."""
+    """Indices of its layer, and its expert, in our stacked arrays."""
 
 
 def read(folder: Path, architecture: Architecture, table: Table) -> tuple[Adaptation, Arrays]:
@@ -360,13 +360,7 @@ def _tensors(path: Path) -> Arrays:
 def _write(folder: Path, config: Mapping[str, Any], tensors: Arrays) -> None:
     from safetensors.numpy import save_file
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with written(folder):
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
         # Last, so that an unfinished folder, which lacks it, is no adapter.
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    except BaseException as error:
-        shutil.rmtree(folder, ignore_errors=True)  # the folder is new, and nothing half-written may stay
-        if isinstance(error, OSError):
-            raise UserError(f"{folder}: could not be written: {error.strerror or error}") from error
-        raise

@@ -90,13 +90,18 @@ def _kernel(q_BTHK, k_BSGK, v_BSGK, bias, mask, **options):
     return jax.nn.dot_product_attention(q_BTHK, k_BSGK, v_BSGK, bias=bias, mask=mask, implementation="cudnn", **options)
 
 
-def _on_parts(kernel, q_BTHK, k_BSGK, bias, mask):
-    """Returns the kernel, each device taking its rows and heads of whole arrays such as these."""
+def rows_and_heads(q_BTHK, k_BSGK) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns the mesh axes that divide the rows of such arrays, and those that divide their heads."""
     batch, heads = (
         dividing_axes("activation_batch", q_BTHK.shape[0]),
         dividing_axes("activation_heads", q_BTHK.shape[2]),
     )
-    heads = heads if divides(heads, k_BSGK.shape[2]) else ()
+    return batch, heads if divides(heads, k_BSGK.shape[2]) else ()
+
+
+def _on_parts(kernel, q_BTHK, k_BSGK, bias, mask):
+    """Returns the kernel, each device taking its rows and heads of whole arrays such as these."""
+    batch, heads = rows_and_heads(q_BTHK, k_BSGK)
 
     def of_scores(x):  # [B or 1, H or 1, T, S]
         return None if x is None else PartitionSpec(batch if x.shape[0] > 1 else (), heads if x.shape[1] > 1 else ())

@@ -20,10 +20,10 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from transformer.errors import UserError
-from transformer.ops.cudnn import kernels
+from transformer.ops.cudnn import kernels, rows_and_heads
 from transformer.ops.elementwise import scaled
 from transformer.ops.kept import kept
-from transformer.parallel.local import divides, dividing_axes, on_parts
+from transformer.parallel.local import on_parts
 
 JAX = "0.10.2"
 """The version whose primitives these are."""
@@ -197,11 +197,7 @@ def _options(scale, causal):
 
 def _specs(q_BTHK, k_BTGK) -> tuple[PartitionSpec, PartitionSpec]:
     """Returns how queries, keys and values are split, and how the statistics are."""
-    batch, heads = (
-        dividing_axes("activation_batch", q_BTHK.shape[0]),
-        dividing_axes("activation_heads", q_BTHK.shape[2]),
-    )
-    heads = heads if divides(heads, k_BTGK.shape[2]) else ()
+    batch, heads = rows_and_heads(q_BTHK, k_BTGK)
     return PartitionSpec(batch, None, heads), PartitionSpec(batch, heads)
 
 

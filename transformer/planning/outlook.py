@@ -20,7 +20,7 @@ class Outlook:
     steps: int
     tokens: float
     seconds: float
-    """Of steps alone."""
+    """Seconds of steps alone."""
     devices: int
     save_seconds: float
     """Seconds that the loop waits for one save."""
@@ -28,9 +28,9 @@ class Outlook:
     mtbf: float | None
     """Mean seconds between failures of all machines together; None: none is counted on."""
     watts: float | None
-    """Of a device; None: not known."""
+    """Power of a device; None: not known."""
     price: float | None
-    """Of a device for an hour, in whatever currency; None: not given."""
+    """Price of a device for an hour, in whatever currency; None: not given."""
 
     @property
     def interval(self) -> float | None:

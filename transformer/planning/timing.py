@@ -65,7 +65,7 @@ class StepTime:
     memory: float
     """Elementwise work, norms, the loss's scores and the optimizer."""
     hidden: float
-    """Of what is sent of parameters and gradients, what can hide behind the three above."""
+    """What is sent of parameters and gradients and can hide behind the three above."""
     exposed: float
     """What is sent and hides behind nothing."""
 
