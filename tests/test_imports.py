@@ -202,6 +202,15 @@ def test_the_package_itself_imports_nothing():
     assert told.stdout == "[]\n"
 
 
+def test_a_start_imports_nothing_heavy_that_it_may_not_need():
+    """Each of these takes a tenth of a second or more: a room that needs it imports it where it does."""
+    heavy = {"scipy", "tensorflow_datasets", "sklearn", "pandas", "pyarrow", "matplotlib", "transformers", "torch"}
+    start = "train, transformer.training.loop, transformer.training.fitting"
+    code = f"import sys, {start}; print(sorted({heavy} & {{*sys.modules}}))"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert told.stdout == "[]\n"
+
+
 def test_no_circles_within_a_room():
     graph = {
         module: {other for name in imports_of(path) for other in (name, name.rpartition(".")[0]) if other in MODULES}

@@ -1,5 +1,7 @@
 """Digests of values: the same on every mesh, another for every change."""
 
+import collections
+
 import hypothesis
 import hypothesis.extra.numpy
 import hypothesis.strategies as st
@@ -87,3 +89,19 @@ def test_a_wider_type_is_compared_in_the_type_that_was_saved(tree):
     wider["half"] = wider["half"].at[0, 0].add(0.1)
     assert digest.differing(wider, record) == ["half"]
     assert digest.differing({"unknown": tree["half"]}, record) == []
+
+
+def test_a_restore_shares_the_program_of_a_save_and_has_it_compiled_ahead(tree):
+    """A resumed run compiles one program of digests for each of its trees, whatever the order of their paths."""
+    State = collections.namedtuple("State", ("zeta", "alpha"))  # an order that is not the paths'
+    state = State(tree["layers"]["kernel"], tree["half"])
+    record = of(state)
+    digest._compiled.cache_clear()
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    state = jax.device_put(state, NamedSharding(mesh, P()))
+    described = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    digest.prepare_differing(described, record)
+    assert digest._compiled.cache_info().currsize == 1
+    assert digest.differing(state, record) == []
+    digest.start_digests(state)
+    assert digest._compiled.cache_info().currsize == 1

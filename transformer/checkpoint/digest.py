@@ -53,9 +53,13 @@ def digest_record(tree: Any, digests: jax.Array) -> DigestRecord:
       tree: the arrays, or their shapes.
       digests: of `start_digests`.
     """
-    leaves = zip(flatten(tree).items(), np.asarray(digests).tolist(), strict=True)
+    return _record(flatten(tree), digests)
+
+
+def _record(leaves: Mapping[str, Any], digests: jax.Array) -> DigestRecord:
+    pairs = zip(leaves.items(), np.asarray(digests).tolist(), strict=True)
     return {
-        path: {"shape": list(leaf.shape), "dtype": str(leaf.dtype), "digest": digest} for (path, leaf), digest in leaves
+        path: {"shape": list(leaf.shape), "dtype": str(leaf.dtype), "digest": digest} for (path, leaf), digest in pairs
     }
 
 
@@ -65,14 +69,25 @@ def differing(tree: Any, recorded: Mapping[str, Mapping[str, Any]]) -> list[str]
     An array that was restored into a wider type is compared in the type that was saved; one in a narrower type cannot
     be, and passes. Paths that the record does not know pass too: it is the reader who says what must be there.
     """
-    known = {
+    as_saved = {path: leaf.astype(recorded[path]["dtype"]) for path, leaf in _comparable(tree, recorded).items()}
+    # A list, which keeps their order: in the tree's own, a save has the same program.
+    found = _record(as_saved, start_digests([*as_saved.values()]))
+    return [path for path in as_saved if found[path] != dict(recorded[path])]
+
+
+def prepare_differing(abstract: Any, recorded: Mapping[str, Mapping[str, Any]]) -> None:
+    """Compiles what `differing` runs for such a tree of ShapeDtypeStructs, so that it need not."""
+    known = _comparable(abstract, recorded)
+    prepare_digests([leaf.update(dtype=jnp.dtype(recorded[path]["dtype"])) for path, leaf in known.items()])
+
+
+def _comparable(tree: Any, recorded: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the leaves of a record, by path, that are of a type as wide as was saved."""
+    return {
         path: leaf
         for path, leaf in flatten(tree).items()
         if path in recorded and _as_wide(leaf.dtype, recorded[path]["dtype"])
     }
-    as_saved = {path: leaf.astype(recorded[path]["dtype"]) for path, leaf in known.items()}
-    found = digest_record(as_saved, start_digests(as_saved))
-    return [path for path in known if found[path] != dict(recorded[path])]
 
 
 def _as_wide(now: Any, saved: str) -> bool:

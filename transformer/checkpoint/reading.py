@@ -9,12 +9,13 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import jax
 from etils import epath
 
-from transformer.checkpoint.digest import DigestRecord, differing
+from transformer.checkpoint.digest import DigestRecord, differing, prepare_differing
 from transformer.checkpoint.halting import first_failure, release_others, was_released
 from transformer.checkpoint.orbax_patches import next_operation, pieces_kept, quiet_reads
 from transformer.checkpoint.seal import is_local, seal_problems, strays
@@ -114,7 +115,10 @@ def load(checkpoint: epath.PathLike, abstract: Mapping[str, Any]) -> dict[str, A
     """
     path = epath.Path(checkpoint)
     recorded = _agreed(path, lambda: _checked(path) if own_index() == 0 else {})
-    trees = _agreed(path, lambda: _load(path, abstract), exchanged=False)
+    with ThreadPoolExecutor(1, thread_name_prefix="digests") as worker:  # beside the reading, which waits for files
+        for name in abstract.keys() & recorded.keys():
+            worker.submit(prepare_differing, abstract[name], recorded[name])
+        trees = _agreed(path, lambda: _load(path, abstract), exchanged=False)
     wrong = [
         f"{name}/{leaf}" for name, tree in trees.items() if name in recorded for leaf in differing(tree, recorded[name])
     ]

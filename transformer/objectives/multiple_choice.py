@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import softmax
 
 from transformer import checks
 from transformer.data.dataset import Dataset
@@ -83,6 +82,8 @@ class MultipleChoice(UnlabelledObjective):
         self, predictions: Mapping[str, np.ndarray], dataset: Dataset, model: ModelInputs
     ) -> Iterator[dict[str, Any]]:
         """Yields the fields of each row, the number of the choice that was `told`, and the choices' probabilities."""
+        from scipy.special import softmax  # takes a fifth of a second to import
+
         del model
         assert isinstance(dataset, ExamplesDataset)
         assert isinstance(dataset.validation, ChoicesRecords)

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import expit, softmax
 
 from transformer import checks
 from transformer.data.dataset import Dataset
@@ -161,6 +160,8 @@ class TextClassification(ExamplesObjective):
     ) -> Iterator[dict[str, Any]]:
         """Yields the fields of each row, and what was `told`: a class, several, or a number; `scores` are probabilities
         of classes."""
+        from scipy.special import expit, softmax  # takes a fifth of a second to import
+
         assert isinstance(dataset, ExamplesDataset)
         logits_NC, names = predictions["logits"].astype(np.float64), model.class_names
         single = self.problem == "single_label_classification"

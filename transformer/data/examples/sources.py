@@ -6,9 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from transformer.data import tfds_datasets
 from transformer.data.examples.config import ExamplesConfig
-from transformer.data.examples.embedded import embedded_rows
 from transformer.data.examples.reading import ExampleReading
 from transformer.data.examples.rows import Row
 from transformer.data.source import Source, divided
@@ -73,6 +71,8 @@ def open_sources(
     elif config.tfds is not None:
         opened = {split: source(rows, config.tfds) for split, rows in _wanted(_of_tfds(config), whole)}
     else:
+        from transformer.data.examples.embedded import embedded_rows  # which comes to TFDS too
+
         rows = embedded_rows(config.embedded)
         opened = {split: source(rows[split], config.embedded) for split, _ in _wanted(rows, whole)}
     if whole:
@@ -115,6 +115,8 @@ def _of_path(path: Path, reading: ExampleReading) -> dict[str, Path]:
 
 def _of_tfds(config: ExamplesConfig) -> dict[str, Iterable[Row]]:
     """Returns split -> rows, in which classes have their names."""
+    from transformer.data import tfds_datasets  # importing TFDS takes a third of a second
+
     dataset = str(config.tfds)
     folder = tfds_datasets.folder_of(config.cache_dir)
     builder = tfds_datasets.builder_of(dataset, folder)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformer.data import tfds_datasets
 from transformer.data.images.arrays import IdxFiles, TfdsImages, idx_pair
 from transformer.data.images.config import ImagesConfig
 from transformer.data.images.embedded import Digits, Shapes
@@ -109,6 +108,8 @@ def _of_files(files: Sequence[Path], labels: Sequence[str] | None) -> ImageSourc
 
 
 def _of_tfds(dataset: str, cache_dir: str) -> tuple[ImageSource, ImageSource | None]:
+    from transformer.data import tfds_datasets  # importing TFDS takes a third of a second
+
     folder = tfds_datasets.folder_of(cache_dir)
     builder = tfds_datasets.builder_of(dataset, folder)
     features = builder.info.features
