@@ -89,6 +89,19 @@ def test_memory_is_near_what_compiled_programs_take(name, mesh, sizes, peak):
     assert found.peak / GIB == pytest.approx(peak, rel=0.15)
 
 
+def test_a_kernel_that_reads_no_mask_skips_what_causality_hides():
+    """Of 4,096 x 4,096 pairs, those on the diagonal's blocks of 128 and below."""
+    experiment = configs.get("llama3-8b")
+    objective = dataclasses.replace(experiment.objective, packing="concatenated")
+    steps = [
+        analytic.arithmetic(divided(each, mesh={"fsdp": 64}, **LLAMA), kernel=True)
+        for each in (experiment, dataclasses.replace(experiment, objective=objective))
+    ]
+    assert steps[1].attention / steps[0].attention == pytest.approx((4096 + 128) / (2 * 4096))
+    assert steps[1].computed < steps[0].computed
+    assert steps[1].model == steps[0].model
+
+
 def test_a_layers_collectives_are_those_of_its_weights():
     """LLaMA 3 8B: 218,103,808 weights a layer, in bfloat16 forwards and backwards, in float32 once."""
     division = divided("llama3-8b", mesh={"fsdp": 64}, **LLAMA)

@@ -36,6 +36,13 @@ def test_the_kernel_runs_once_a_layer_where_its_results_are_kept(remat, forward)
     assert pairs_of_tokens(step)
 
 
+def test_concatenated_documents_need_no_mask():
+    """Causality is the kernel's own."""
+    step = llama("--execution.remat", "attention", "--objective.packing", "concatenated")
+    assert step.kernels == {"fmhaSoftmax": 1, "fmhaSoftmaxBackward": 1}
+    assert not pairs_of_tokens(step)
+
+
 def test_packed_rows_need_no_mask_of_all_pairs():
     """A loop's body each, forward and backward, and what more documents than usual would take: forward in both."""
     step = llama("--execution.remat", "attention", "--execution.attention", "packed")

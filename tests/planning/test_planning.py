@@ -118,6 +118,7 @@ def test_a_planned_batch_has_the_shapes_and_dtypes_of_real_data(preset, tmp_path
     ("preset", "line"),
     [
         ("gpt2-small", "gpt2-small: 512 rows of 1,024 tokens, packed"),
+        (["gpt2-small", "--objective.packing", "concatenated"], "512 rows of 1,024 tokens, concatenated"),
         ("vit-b16", "vit-b16: 1,024 images of 224 x 224 x 3"),
         ("clip-b32", "clip-b32: 32,768 images of 224 x 224 x 3 with 77 tokens"),
         ("whisper-tiny", "whisper-tiny: 256 spectrograms of 3,000 x 80 with 448 tokens"),
@@ -125,8 +126,9 @@ def test_a_planned_batch_has_the_shapes_and_dtypes_of_real_data(preset, tmp_path
 )
 def test_a_report_says_what_a_step_reads(preset, line):
     topology = topology_of("h100:8")
-    planned = predict(configs.get(preset), topology, rates_for(topology, "bfloat16"))
-    assert f"step       {line}" in report.summary(planned)
+    experiment = plan.parse([preset] if isinstance(preset, str) else preset).experiment
+    planned = predict(experiment, topology, rates_for(topology, "bfloat16"))
+    assert any(said.startswith("step ") and said.endswith(line) for said in report.summary(planned))
 
 
 MODEL = GPTConfig(vocab_size=64, context_length=32, width=64, num_layers=2, num_heads=4, dropout=0.0)

@@ -2,10 +2,11 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from transformer import checks
 from transformer.data.records import Record
 from transformer.data.text.records import TextReading
 from transformer.objectives.objective import Setting, TokenObjective
@@ -18,6 +19,15 @@ class CausalLM(TokenObjective):
     name: ClassVar[str] = "causal_lm"
     kind: ClassVar = "decoder"
     scores_text: ClassVar[bool] = True
+
+    packing: Literal["separate", "concatenated"] = "separate"
+    """How the documents of a row see each other: separate (each sees itself alone, with positions of its own), or
+    concatenated (one text, attended across, positions running through the row: GPT-2 and GPT-3, Brown et al. 2020,
+    appendix B), where attention on GPUs needs no mask but causality. Both have the same targets."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.choice(self, "packing", _INPUTS)
 
     def reading(self, seq_len: int) -> TextReading:
         """A window has one token more, for the last target, which begins the next window's inputs."""
@@ -32,13 +42,21 @@ class CausalLM(TokenObjective):
           setting: not used: no special is needed.
         """
         del rng, setting
-        return shifted(record)
+        return self._packed(record)
 
     def examples(
         self, records: Record, rngs: Sequence[np.random.Generator], setting: Setting | None = None
     ) -> dict[str, Any]:
         del rngs, setting
-        return shifted(records)
+        return self._packed(records)
+
+    def _packed(self, records: Record) -> dict[str, Any]:
+        example = shifted(records)
+        return example | {"inputs": {name: example["inputs"][name] for name in _INPUTS[self.packing]}}
+
+
+_INPUTS = {"separate": ("tokens", "positions", "segment_ids"), "concatenated": ("tokens",)}
+"""Packing -> what the model reads of a window."""
 
 
 def shifted(record: Record) -> dict[str, Any]:

@@ -21,6 +21,8 @@ _FACTORED = 128
 _SCORES = 4
 """Arrays of scores' size, in float32, that the loss of words holds at a time: the scores, their exponentials, their
 gradient, and what the next product reads."""
+_KERNEL_BLOCK = 128
+"""Queries that a kernel of attention computes together, and keys (Shah et al. 2024, "FlashAttention-3")."""
 _NEWTON_SCHULZ = 5
 """Steps that Muon takes to make a matrix orthogonal (optax's default)."""
 
@@ -130,8 +132,7 @@ def arithmetic(division: Division, *, kernel: bool) -> Arithmetic:
         again, scores_again = again + 1, scores_again + 1
     if kernel:  # the backward pass of a kernel computes the scores again: five products in place of four
         scores_again += 0.5
-    else:
-        scores *= _seen(division)
+    scores *= _seen(division, kernel=kernel)
     attention = scores * (3 + scores_again) / 3 * ticks
     dense = (blocks - rows * by_kind["scores"]) * (3 + again) / 3 * ticks + more
     if division.counts_first:
@@ -243,13 +244,15 @@ def _tuple(axis: int | Sequence[int]) -> tuple[int, ...]:
     return (axis,) if isinstance(axis, int) else tuple(axis)
 
 
-def _seen(division: Division) -> float:
-    """Returns the share of pairs that XLA's causal attention computes, which goes by blocks of queries."""
+def _seen(division: Division, *, kernel: bool) -> float:
+    """Returns the share of pairs that causal attention computes, which goes by blocks of queries: XLA's, and a kernel's
+    that is given no mask.
+    """
     experiment = division.experiment
     length = experiment.lengths.target or experiment.lengths.input
-    if experiment.model.kind != "decoder" or division.sizes["sequence"] > 1:
+    if experiment.model.kind != "decoder" or division.sizes["sequence"] > 1 or (kernel and division.has_segments):
         return 1.0
-    block = max(64, -(-length // 16))
+    block = _KERNEL_BLOCK if kernel else max(64, -(-length // 16))
     return (
         sum((min(start + block, length) - start) * min(start + block, length) for start in range(0, length, block))
         / length**2
@@ -347,7 +350,7 @@ def _probabilities(division: Division) -> float:
     places, lengths = division.experiment.model.counts, division.experiment.lengths
     heads = division.split("heads") * division.sizes["sequence"] * division.sizes["pipeline"]
     pairs = sum(each.heads * each.pairs for each in places.attentions(*lengths))
-    return division.itemsize * division.rows * pairs * _seen(division) / heads
+    return division.itemsize * division.rows * pairs * _seen(division, kernel=False) / heads
 
 
 def _hidden(division: Division) -> float:

@@ -14,7 +14,7 @@ from transformer.training.state import Batch
 def abstract_batch(experiment: Experiment, mesh: Mesh) -> Batch:
     """Returns the batch of an update as `ShapeDtypeStruct`s: what the objective makes of padding, for each row.
 
-    Rows are packed: they have segments and positions wherever the objective's have.
+    Rows are packed as a run's are: they have segments and positions wherever the objective's have.
 
     Raises:
       UserError: the experiment reads records whose shapes follow from the data alone.

@@ -96,10 +96,19 @@ class Division:
     def scored_words(self) -> int:
         """Places of an example that get the scores of words: of a masked language model, those that are masked."""
         experiment = self.experiment
-        example = experiment.objective.padding(experiment.train.seq_len, experiment.model)
-        masked = example["inputs"].get("masked_positions")
+        masked = self._example["inputs"].get("masked_positions")
         words = experiment.model.counts.places.words(*experiment.lengths)
         return words if masked is None else np.shape(masked)[-1]
+
+    @property
+    def has_segments(self) -> bool:
+        """Whether rows are cut into segments that do not see each other: a kernel then reads a mask of all pairs."""
+        return any(name.endswith("segment_ids") for name in self._example["inputs"])
+
+    @functools.cached_property
+    def _example(self) -> dict[str, Any]:
+        """An example that is all padding."""
+        return self.experiment.objective.padding(self.experiment.train.seq_len, self.experiment.model)
 
     def split(self, name: str | None) -> int:
         """Returns into how many parts the mesh splits a dimension with this logical name."""

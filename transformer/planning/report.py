@@ -8,6 +8,7 @@ from pathlib import Path
 from transformer.parallel.collectives import KINDS, Collective
 from transformer.parallel.mesh import described
 from transformer.planning.chips import GIB
+from transformer.planning.division import Division
 from transformer.planning.outlook import Outlook
 from transformer.planning.prediction import LEFT, Prediction, has_kernel
 from transformer.planning.search import Found
@@ -27,7 +28,7 @@ def summary(prediction: Prediction) -> Iterator[str]:
     yield f"devices    {topology.devices:,} x {topology.chip} ({topology.memory / GIB:.1f} GiB each){told}"
     yield f"mesh       {described(prediction.division.sizes)}"
     cut = f", in {train.accumulation} microbatches" if train.accumulation > 1 else ""
-    yield f"step       {experiment.name}: {train.batch_size:,} {_rows(experiment)}{cut}"
+    yield f"step       {experiment.name}: {train.batch_size:,} {_rows(prediction.division)}{cut}"
     pipeline = prediction.division.pipeline
     if pipeline is not None:
         yield f"           {pipeline.describe()}"
@@ -157,11 +158,11 @@ def flags(prediction: Prediction) -> str:
     return f"{mesh} --execution.remat {experiment.execution.remat} --train.accumulation {experiment.train.accumulation}"
 
 
-def _rows(experiment: Experiment) -> str:
+def _rows(division: Division) -> str:
     """Returns what an update reads so many of: `rows of 1,024 tokens, packed`."""
-    model, seq_len = experiment.model, experiment.train.seq_len
+    model, seq_len = division.experiment.model, division.experiment.train.seq_len
     if not model.input_size:
-        return f"rows of {seq_len:,} tokens, packed"
+        return f"rows of {seq_len:,} tokens, {'packed' if division.has_segments else 'concatenated'}"
     images = len(model.input_size) == 3
     what = f"{'images' if images else 'spectrograms'} of {' x '.join(f'{size:,}' for size in model.input_size)}"
     return what if model.vocab_size is None else f"{what} with {seq_len:,} tokens"
