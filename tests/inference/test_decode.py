@@ -28,6 +28,7 @@ from transformer.layers.execution import Execution
 GREEDY = Sampling(temperature=0)
 TEXTS = [[3], [7, 9, 11, 2, 5], [8, 8, 1, 4, 30, 31, 22, 23]]
 NEW = 6
+PENALTY = DecodingRules(repetition_penalty=5.0)
 
 
 class Model:
@@ -201,6 +202,17 @@ def test_the_first_token_follows_the_models_distribution(gpt):
 def test_generation_ends_where_the_context_is_full(gpt, how):
     [[generated]] = gpt.generate([[5] * 13], max_new_tokens=100, how=how)
     assert len(generated.tokens) == 3
+
+
+@pytest.mark.parametrize("how", [GREEDY, BeamSearch(beams=2)], ids=["greedy", "beams"])
+def test_prompts_near_the_end_of_the_context_share_a_program(gpt, how):
+    program: Any = _generate
+    compiled = program._cache_size()
+    for length in range(8, 16):
+        for asked in (9, 100):
+            [[generated]] = gpt.generate([[5] * length], max_new_tokens=asked, how=how, rules=PENALTY)
+            assert len(generated.tokens) == min(16 - length, asked)
+    assert program._cache_size() == compiled + 1
 
 
 @pytest.mark.parametrize(

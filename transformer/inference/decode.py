@@ -101,8 +101,9 @@ def generate(
         min_new=min_new,
         max_new=max_new,
     )
-    # Where each text has its own number, batches differ in the largest: rounded up, they share a program.
-    new = max(max_new) if len(set(max_new)) == 1 else round_up(max(max_new))
+    # Each row ends by its own number (`Processors.max_new_R`): with room for a little more, numbers near each other, as
+    # prompts near the context's end leave, share a program.
+    new = round_up(max(max_new))
     numbers = np.arange(len(texts)) if places is None else np.asarray(places)
     keys_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers.astype(np.int32))
     said, scores = _generate(model, params, inputs, keys_B, processors, new, how, num, stops)

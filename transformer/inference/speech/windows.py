@@ -196,6 +196,7 @@ class WindowDecoder:
             processors = processors.replace(further=rules)
         inputs = {"prompt": prompt, "prompt_segment_ids": segment_ids, "memory": memory_BSD}
         keys_B = jax.random.split(jax.random.key(seed), len(prompts))
+        new = round_up(new)  # each row ends by its own number: prompts of lengths near each other share a program
         if beams > 1:
             how = BeamSearch(beams)
             said, means = _search(self.model, self.params, inputs, processors, new, how, vocabulary.stops)
