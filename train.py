@@ -1,5 +1,10 @@
 """Train a Transformer: python train.py [PRESET] [--workdir DIR] [--GROUP.FIELD VALUE ...]."""
 
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # until all is imported, of which nothing is garbage: looking through it takes a tenth of a start
+
 import dataclasses
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -86,6 +91,9 @@ def main(args: list[str]) -> None:
     from transformer.training.fitting import fitted
     from transformer.training.loop import train
 
+    if __name__ == "__main__":
+        gc.freeze()  # nor later
+        gc.enable()
     with watching(chosen.experiment.cluster.deadlines):
         run, lead = Run(chosen.workdir), jax.process_index() == 0
         tokenizer_dir = run.tokenizer if run.begun else None

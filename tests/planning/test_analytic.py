@@ -90,7 +90,7 @@ def test_memory_is_near_what_compiled_programs_take(name, mesh, sizes, peak):
 
 
 def test_a_kernel_that_reads_no_mask_skips_what_causality_hides():
-    """Of 4,096 x 4,096 pairs, those on the diagonal's blocks of 128 and below."""
+    """The pairs counted of 4,096 x 4,096 are those on the diagonal's blocks of 128 and below."""
     experiment = configs.get("llama3-8b")
     objective = dataclasses.replace(experiment.objective, packing="concatenated")
     steps = [

@@ -47,7 +47,7 @@ def test_masks_that_cannot_be_filled(masked):
 
 @pytest.fixture(scope="module", params=few(("bert", "roberta", "distilbert", "gpt2", "bart"), "bert", "gpt2"))
 def features(request, tmp_path_factory):
-    """Of a folder with another head, which is left out."""
+    """A folder may have another head, which is left out."""
     head = {"bart": "ForConditionalGeneration", "gpt2": "LMHeadModel"}.get(request.param, "ForMaskedLM")
     return both(save(tmp_path_factory.mktemp("m"), request.param, head), "feature-extraction")
 

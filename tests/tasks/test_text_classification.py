@@ -87,7 +87,7 @@ class Text(str):
 
 
 def test_a_stream_is_not_held(folder):
-    """Of any number of inputs, those of a window or two are there at a time."""
+    """However many the inputs are, those of a window or two are there at a time."""
     ours, _ = both(folder, "text-classification")
     alive, most = weakref.WeakSet(), 0
 

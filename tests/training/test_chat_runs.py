@@ -73,7 +73,7 @@ def test_a_model_is_fine_tuned_answers_and_is_scored(place, capsys):
 
 
 def test_epochs_count_the_rows(place, capsys):
-    """Of the tokenizer that the weights have; of its own, where a run goes on and the weights are gone."""
+    """The rows are of the tokenizer that the weights have; of its own, where a run goes on and the weights are gone."""
     given = flags(place, **{"--train.epochs": 2, "--workdir": place / "epochs"})
     place_of = given.index("--train.steps")
     del given[place_of : place_of + 2]

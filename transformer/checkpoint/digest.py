@@ -107,6 +107,7 @@ def _digests(leaves: list[jax.Array]) -> jax.Array:
     return jnp.stack([_digest(leaf) for leaf in leaves]) if leaves else jnp.zeros((0, 2), jnp.uint32)
 
 
+@jax.jit  # leaves of one shape are traced once
 def _digest(leaf: jax.Array) -> jax.Array:
     """Returns uint32[2]."""
     words = _words(leaf)

@@ -33,9 +33,9 @@ class GenerationOptions:
     seed: int = 0
     """Seed of the draws: a text's depend on it and on the text's number among the inputs."""
     return_full_text: bool = True
-    """Of a prompt or a chat, whether it stands before what continues it."""
+    """Whether a prompt or a chat stands before what continues it."""
     continue_final_message: bool | None = None
-    """Of a chat, whether its last message is continued; None: where that is the assistant's."""
+    """Whether a chat's last message is continued; None: where that is the assistant's."""
     prefix: str | None = None
     """What comes before each text; None: what an imported folder declares for the task."""
     truncation: bool = False
@@ -217,7 +217,7 @@ class Text2Text(Generation):
         return [[{self.key: text} for text in texts] for texts in told]
 
     def listed(self, answers: list[Any]) -> Any:
-        """Of one text each, without the lists of one."""
+        """Returns the answers without the lists of one, where each is of one text."""
         return [answer for [answer] in answers] if all(len(each) == 1 for each in answers) else answers
 
 

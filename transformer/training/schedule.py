@@ -20,7 +20,7 @@ class Rates(NamedTuple):
     main: Any
     """The schedule's."""
     second: Any
-    """That of what muon leaves to AdamW."""
+    """The rate of what muon leaves to AdamW."""
 
 
 class Schedule(NamedTuple):

@@ -10,7 +10,7 @@ from transformer.data.text.readers import COMPRESSED, raw_lines
 from transformer.errors import UserError
 
 SUFFIXES = (".conll", ".conllu", ".bio", ".iob", ".iob2", ".txt", ".tsv")
-"""Of files of columns; all also with .gz or .zst behind."""
+"""Endings of files of columns; all also with .gz or .zst behind."""
 
 
 class Columns(NamedTuple):

@@ -38,7 +38,7 @@ class Row(NamedTuple):
 
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".parquet")
-"""Of the files that `rows_of` reads; all but the last also with .gz or .zst behind."""
+"""Endings of the files that `rows_of` reads; all but the last also with .gz or .zst behind."""
 
 
 def rows_of(path: Path, columns: Sequence[str] = ()) -> Iterator[Row]:
