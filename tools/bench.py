@@ -22,6 +22,7 @@ from etils import epath
 
 import configs
 from transformer import command
+from transformer.chips import device_name
 from transformer.data.audio.log_mel import HOP, RATE
 from transformer.data.images.config import ImagesConfig
 from transformer.data.text.config import TextConfig
@@ -69,7 +70,7 @@ def main(args: list[str]) -> None:
 
     device = jax.devices()[0]
     print(f"{experiment.name}: batch {Amount.of(experiment).shown}, ", end="")
-    print(f"{experiment.execution.dtype}, {device.device_kind}, {os.cpu_count()} cores")
+    print(f"{experiment.execution.dtype}, {device_name(device.device_kind)}, {os.cpu_count()} cores")
     functions = {"loop": loop, "pipeline": pipeline, "pytorch": pytorch, "decode": decode, "start": start}
     for part in flags.parts:
         functions[part](experiment, flags)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from transformer import command
+from transformer.chips import device_name
 
 _CHUNK = 2**24
 _LOCAL = ("local blocked", "local save", "local restore")
@@ -52,7 +53,10 @@ def main(args: list[str]) -> None:
     jax.block_until_ready((params, opt_state))
     size = sum(x.nbytes for x in (params["w"], *opt_state.values()))
     aim = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), (params, opt_state))
-    print(f"{size / 1e9:.2f} GB of float32 noise, {os.cpu_count()} cores; medians of {flags.rounds} rounds")
+    print(
+        f"{size / 1e9:.2f} GB of float32 noise, {device_name('cpu')}, {os.cpu_count()} cores; "
+        f"medians of {flags.rounds} rounds"
+    )
     seconds: dict[str, list[float]] = {
         name: [] for name in ("blocked", "save", "seal", "sha256", "write", "restore", "read", *_LOCAL)
     }

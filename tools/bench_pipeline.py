@@ -20,6 +20,7 @@ import tyro
 
 import configs
 from transformer import command
+from transformer.chips import device_name
 from transformer.data.images.config import ImagesConfig
 from transformer.training.experiment import Experiment
 
@@ -61,7 +62,7 @@ class Command:
 def main(args: list[str]) -> None:
     """Runs the command line."""
     flags = command.parse(Command, args, prog="tools/bench_pipeline.py")
-    print(f"batches of {flags.batch_size} x {flags.seq_len}, {os.cpu_count()} cores")
+    print(f"batches of {flags.batch_size} x {flags.seq_len}, {device_name('cpu')}, {os.cpu_count()} cores")
     for objective in flags.objectives:
         measure(objective, flags)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from transformer import checks, command
+from transformer.chips import device_name
 from transformer.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def main(args: list[str]) -> None:
 
     recordings = [load(expanded(file)) for file in flags.audio]
     seconds, threads = sum(map(len, recordings)) / 16_000, len(os.sched_getaffinity(0))
-    device = jax.devices()[0].device_kind
+    device = device_name(jax.devices()[0].device_kind)
     print(f"{len(recordings)} recordings, {seconds:.1f} s, float32, {device}, {threads} threads each")
     ours, theirs = our_transcriber(flags), their_transcriber(flags, threads)
     for size in flags.batch_sizes:

@@ -18,6 +18,7 @@ from typing import Any
 import tyro
 
 from transformer import checks, command
+from transformer.chips import device_name
 from transformer.errors import UserError
 
 Classify = Callable[[list[str]], list[dict[str, Any]]]
@@ -52,7 +53,7 @@ def main(args: list[str]) -> None:
 
     from transformer.tasks.pipeline import pipeline
 
-    threads, device = len(os.sched_getaffinity(0)), jax.devices()[0].device_kind
+    threads, device = len(os.sched_getaffinity(0)), device_name(jax.devices()[0].device_kind)
     print(f"{flags.texts} texts, {flags.batch_size} together, float32, {device}, {threads} threads each")
     with tempfile.TemporaryDirectory() as scratch:
         folder, theirs = their_pipeline(flags, threads, Path(scratch))

@@ -9,6 +9,8 @@ A figure that is not published, or that nobody needs here, is None.
 """
 
 import dataclasses
+import platform
+from pathlib import Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,3 +58,23 @@ def chip_of(device_kind: str) -> Chip | None:
     """Returns the chip that JAX calls so; None for one that is not known. Of several beginnings the longest counts."""
     fitting = [(len(kind), name) for name, chip in CHIPS.items() for kind in chip.kinds if device_kind.startswith(kind)]
     return CHIPS[max(fitting)[1]] if fitting else None
+
+
+def device_name(device_kind: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Returns what a measurement is of: JAX's name of a device; of a CPU, the processor's, by which ratios differ.
+
+    Args:
+      device_kind: JAX's name.
+      cpuinfo: what Linux says of its processors. The name may not tell generations apart, as on virtual machines, so
+        the numbers of family and model stand behind it.
+    """
+    if device_kind != "cpu":
+        return device_kind
+    try:
+        first = cpuinfo.read_text().partition("\n\n")[0]
+    except OSError:  # another system
+        return platform.processor() or platform.machine()
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
+    if "model name" not in fields:  # on ARM
+        return platform.machine()
+    return f"{fields['model name']} (family {fields['cpu family']}, model {fields['model']})"
