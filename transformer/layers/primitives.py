@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from transformer.layers.low_rank import BESIDE, beside, dropout_rate, scaled_outputs
 from transformer.ops.elementwise import dropout
 from transformer.ops.embedding import look_up
+from transformer.ops.outer import summed_outer
 from transformer.parallel.rules import check_names, constrain, on_one_device
 
 Initializer = Callable[..., jax.Array]
@@ -253,8 +254,7 @@ def _backward(
     outputs = tuple(range(len(rows), dy.ndim)), tuple(range(num_inputs, kernel.ndim))
     gathered = kernel if recomputed else _gathered(kernel, dy.dtype, names)
     dx = jax.lax.dot_general(dy, gathered, (outputs, ((), ())))
-    dkernel = jax.lax.dot_general(x, dy, ((rows, rows), ((), ())), preferred_element_type=jnp.float32)
-    return dx, dkernel, dy.astype(jnp.float32).sum(rows) if bias is not None else None
+    return dx, summed_outer(x, dy, len(rows)), dy.astype(jnp.float32).sum(rows) if bias is not None else None
 
 
 linear = functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))(_linear)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from transformer.ops.outer import summed_outer
 from transformer.parallel.local import divides, dividing_axes, on_parts, scattered_sum, splitting_axes, summed_along
 
 
@@ -233,5 +234,5 @@ def _chunk(
     dbias = None if words.bias_V is None else dscores_BCV.sum(axis=(0, 1))
     dscores_BCV = dscores_BCV.astype(words.hidden_BTD.dtype)
     dhidden = jnp.einsum("BCV,VD->BCD", dscores_BCV, words.kernel_VD)
-    dkernel = jnp.einsum("BCV,BCD->VD", dscores_BCV, words.hidden_BTD, preferred_element_type=jnp.float32)
+    dkernel = summed_outer(dscores_BCV, words.hidden_BTD, 2)
     return sums, _Gradients(dhidden, dkernel, dbias)
