@@ -50,8 +50,9 @@ def reference_of(case):
 
 
 # All pairs, each axis alone, and triples of a decoder; of the others, pairs with the axes that are written by hand (the
-# compiler's own, all three at once, are in tests/models/test_mesh.py). A prefix matters to the axis that cuts rows.
-AXES = {"decoder": set(MESH_AXES), "prefix": {"sequence"}}
+# compiler's own, all three at once, are in tests/models/test_mesh.py; pipelines of each kind of stack are in
+# tests/parallel/test_pipeline.py). A prefix, and a row that is read from both sides, matter to the axis that cuts rows.
+AXES = {"decoder": set(MESH_AXES), "prefix": {"sequence"}, "encoder": {"sequence"}}
 MATRIX = [(case, 2) for case in CASES] + [("decoder", 1), ("decoder", 3), ("experts", 3)]
 
 
@@ -68,7 +69,7 @@ def test_no_mesh_changes_the_numbers(case, number_of_axes):
     verdicts = verdicts_of(case, number_of_axes)
     tried = [verdict for verdict in verdicts if verdict.difference is not None]
     assert not [(verdict.name, verdict.difference) for verdict in tried if verdict.differs]
-    least = {1: 6, 2: {"decoder": 12, "prefix": 3}.get(case, 8), 3: 3}[number_of_axes]
+    least = {1: 6, 2: {"decoder": 12, "prefix": 3, "encoder": 4}.get(case, 8), 3: 3}[number_of_axes]
     assert len(tried) >= least, [verdict.refusal for verdict in verdicts]
 
 

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec
 
 import configs
 from tests.exhaustive import few
-from tools import bench_plan, plan
+from tools import plan
 from transformer import command
 from transformer.checkpoint.interval import expected_goodput, young_daly
 from transformer.models.gpt import GPTConfig
@@ -191,10 +191,11 @@ def test_a_compiled_step_computes_what_was_planned():
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("preset", bench_plan.PRESETS)
+@pytest.mark.parametrize("preset", ["gpt-python", "t5-python", "vit-digits"])
 def test_what_is_planned_is_what_is_measured(preset):
     """Memory within 15 %, FLOPs to the FLOP, on four meshes of fake devices; time is for a quiet machine to tell.
 
+    A preset takes 40 seconds to compile; the bench has three more, of the kinds that are here.
     On fsdp 2 x tensor 2 XLA splits products of an encoder's head, or of its pixels, which nothing asks it to.
     """
     # As users' programs are compiled, not as tests' are.
@@ -208,8 +209,7 @@ def test_what_is_planned_is_what_is_measured(preset):
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(rows) == 4
     for row in rows:
-        encoders = ("bert-python", "roberta-python", "vit-digits")
-        splits_more = preset in encoders and row["mesh"] == "fsdp 2 x tensor 2"
+        splits_more = preset == "vit-digits" and row["mesh"] == "fsdp 2 x tensor 2"
         assert row["planned_flops"] == pytest.approx(row["flops"], rel=0.003 if splits_more else 1e-9), row
         assert row["compiled_memory"] == pytest.approx(row["memory"], rel=0.15), row
         assert row["analytic_memory"] == pytest.approx(row["memory"], rel=0.25), row
