@@ -70,10 +70,6 @@ def both_sides(*, width: int, num_layers: int, num_heads: int) -> dict[str, Any]
     return {"width": width, **sides}
 
 
-_LARGE = 1e9
-"""Parameters from which on a layer's activations are too many to keep."""
-
-
 def small(
     model: Architecture,
     objective: Objective,
@@ -145,7 +141,7 @@ def published(
     seq_len: int,
     data: TextConfig = ENGLISH,
 ) -> Experiment:
-    """A paper's setting, computed in bfloat16; the layers of a large model are computed again in the backward pass."""
+    """A paper's setting, computed in bfloat16; what is computed again is for the devices to say."""
     return Experiment(
         name="",  # the preset's
         model=model,
@@ -154,5 +150,5 @@ def published(
         optimizer=optimizer,
         train=TrainConfig(steps=round(steps), batch_size=batch_size, seq_len=seq_len, eval_every=1000, eval_batches=20),
         checkpoint=CheckpointConfig(every=1000),
-        execution=Execution(dtype="bfloat16", remat="full" if model.num_params() > _LARGE else "none"),
+        execution=Execution(dtype="bfloat16", remat="auto"),
     )

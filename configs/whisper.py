@@ -79,5 +79,5 @@ def _published(
         ),
         train=TrainConfig(steps=1_048_576, batch_size=256, seq_len=448, eval_every=5000, eval_batches=20),
         checkpoint=CheckpointConfig(every=5000),
-        execution=Execution(dtype="bfloat16", remat="full" if width > 1024 else "none"),
+        execution=Execution(dtype="bfloat16", remat="auto"),
     )  # fmt: skip

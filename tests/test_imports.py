@@ -26,16 +26,16 @@ FLOORS = [
     {"transformer.checkpoint"},
     {"transformer.transfer"},
     {"transformer.interop", "transformer.distillation"},
-    {"transformer.training", "transformer.mup", "transformer.debugging"},
-    {"transformer.inference", "transformer.planning", "transformer.sweeps"},
+    {"transformer.training", "transformer.planning", "transformer.mup", "transformer.debugging"},
+    {"transformer.inference", "transformer.sweeps"},
     {"transformer.scaling", "transformer.tasks"},
     {"transformer.command", "transformer.checkpoint_flags", "transformer.drawing", "configs"},
     {"train", "tools"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
-# Rooms that share a floor and import each other: a run's step is scaled by muP and watched for spikes, and a learning
-# rate's search and a replay are made of a session.
-WINGS = [{"transformer.training", "transformer.mup", "transformer.debugging"}]
+# Rooms that share a floor and import each other: a run's step is planned, scaled by muP and watched for spikes; and
+# what is planned is an experiment's step, and a learning rate's search and a replay are made of a session.
+WINGS = [{"transformer.training", "transformer.planning", "transformer.mup", "transformer.debugging"}]
 # The floors of the data room: what is neutral, each kind of data, and the modules that know all kinds.
 NEUTRAL_DATA, *DATA_KINDS, DATA_ENTRY = [
     {

@@ -55,9 +55,15 @@ CHIPS: dict[str, Chip] = {
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """Returns the chip that JAX calls so; None for one that is not known. Of several beginnings the longest counts."""
+    """Returns the chip that JAX calls so; None for one that is not known."""
+    name = chip_name(device_kind)
+    return None if name is None else CHIPS[name]
+
+
+def chip_name(device_kind: str) -> str | None:
+    """Returns the key of `CHIPS` of what JAX calls so; None: not known. Of several beginnings the longest counts."""
     fitting = [(len(kind), name) for name, chip in CHIPS.items() for kind in chip.kinds if device_kind.startswith(kind)]
-    return CHIPS[max(fitting)[1]] if fitting else None
+    return max(fitting)[1] if fitting else None
 
 
 def device_name(device_kind: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

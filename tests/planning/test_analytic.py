@@ -14,9 +14,11 @@ from transformer.errors import UserError
 from transformer.layers.execution import REMAT_POLICIES
 from transformer.models.gpt import GPTConfig
 from transformer.parallel.mesh import MeshConfig, make_mesh
-from transformer.planning import analytic, sends
+from transformer.planning import sends
+from transformer.planning.arithmetic import arithmetic
 from transformer.planning.batch import abstract_batch
 from transformer.planning.division import Division
+from transformer.planning.memory import memory, moments
 from transformer.planning.products import products
 from transformer.planning.step import bytes_of
 from transformer.training.experiment import Experiment, TrainConfig
@@ -30,6 +32,8 @@ POWERS = st.sampled_from([1, 2, 4, 8])
 def divided(name, *, mesh, remat=None, attention=None, chunk=None, words=None, **train):
     """A preset's step on a mesh, which is as many devices."""
     experiment = configs.get(name) if isinstance(name, str) else name
+    if remat is None and experiment.execution.remat == "auto":
+        remat = "full" if experiment.model.num_params() > 1e9 else "none"
     execution = {key: value for key, value in (("remat", remat), ("attention", attention)) if value}
     if words:
         experiment = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, vocab_size=words))
@@ -74,6 +78,9 @@ def test_what_is_sent_is_what_compiled_programs_send(name, mesh, sizes, gib):
         ("llama3-8b", {"fsdp": 64}, LLAMA, 6.91),
         ("llama3-8b", {"data": 8, "fsdp": 8}, LLAMA, 20.23),
         ("llama3-8b", {"fsdp": 8, "tensor": 8}, LLAMA, 12.77),
+        ("llama3-8b", {"fsdp": 64}, LLAMA | {"remat": "attention"}, 7.927),
+        ("llama3-8b", {"fsdp": 64}, LLAMA | {"remat": "projections+attention"}, 17.427),
+        ("llama3-8b", {"fsdp": 64}, LLAMA | {"remat": "none"}, 27.476),
         ("gpt2-small", {"fsdp": 8}, {"batch_size": 64}, 3.19),
         ("gpt2-small", {"fsdp": 64}, {"batch_size": 512}, 2.99),
         ("llama3-8b", {"fsdp": 64}, LLAMA | {"attention": "xla"}, 8.570),
@@ -85,7 +92,7 @@ def test_what_is_sent_is_what_compiled_programs_send(name, mesh, sizes, gib):
 def test_memory_is_near_what_compiled_programs_take(name, mesh, sizes, peak):
     """The right column is of steps compiled for H100s."""
     chunk = {"chunk": 128} if name == "gpt2-small" else {}
-    found = analytic.memory(divided(name, mesh=mesh, **sizes, **chunk), kernel="attention" not in sizes)
+    found = memory(divided(name, mesh=mesh, **sizes, **chunk), kernel="attention" not in sizes)
     assert found.peak / GIB == pytest.approx(peak, rel=0.15)
 
 
@@ -94,7 +101,7 @@ def test_a_kernel_that_reads_no_mask_skips_what_causality_hides():
     experiment = configs.get("llama3-8b")
     objective = dataclasses.replace(experiment.objective, packing="concatenated")
     steps = [
-        analytic.arithmetic(divided(each, mesh={"fsdp": 64}, **LLAMA), kernel=True)
+        arithmetic(divided(each, mesh={"fsdp": 64}, **LLAMA), kernel=True)
         for each in (experiment, dataclasses.replace(experiment, objective=objective))
     ]
     assert steps[1].attention / steps[0].attention == pytest.approx((4096 + 128) / (2 * 4096))
@@ -122,7 +129,7 @@ TINY = Experiment("tiny", MODEL, train=TrainConfig(batch_size=16, seq_len=32))
 def test_the_state_is_the_programs_own(mesh, optimizer):
     experiment = dataclasses.replace(TINY, optimizer=OptimizerConfig(optimizer))
     division = divided(experiment, mesh=mesh)
-    found = analytic.memory(division, kernel=False)
+    found = memory(division, kernel=False)
     program = Program(division.experiment, make_mesh(division.experiment.mesh))
     counters = 64  # a few integers
     assert found.state == pytest.approx(bytes_of(program.abstract), abs=counters)
@@ -131,10 +138,10 @@ def test_the_state_is_the_programs_own(mesh, optimizer):
 
 def test_zero1_splits_moments_alone():
     whole, split = (divided(TINY, mesh={"data": 8} | zero1) for zero1 in ({}, {"zero1": True}))
-    assert analytic.moments(split) == pytest.approx(analytic.moments(whole) / 8, rel=0.02)
+    assert moments(split) == pytest.approx(moments(whole) / 8, rel=0.02)
     program = Program(split.experiment, make_mesh(split.experiment.mesh))
-    assert analytic.moments(split) == pytest.approx(bytes_of(program.abstract.opt_state), abs=64)
-    assert analytic.memory(split, kernel=False).weights == analytic.memory(whole, kernel=False).weights
+    assert moments(split) == pytest.approx(bytes_of(program.abstract.opt_state), abs=64)
+    assert memory(split, kernel=False).weights == memory(whole, kernel=False).weights
 
 
 def test_activations_of_gpt_are_korthikantis():
@@ -144,7 +151,7 @@ def test_activations_of_gpt_are_korthikantis():
     """
     division = divided("gpt3-xl", mesh={"data": 1}, remat="none", batch_size=2)
     model, (length, _) = division.experiment.model, division.experiment.lengths
-    kept = analytic.memory(division, kernel=True).activations - 2 * 2 * 2 * length * model.width
+    kept = memory(division, kernel=True).activations - 2 * 2 * 2 * length * model.width
     unit = length * 2 * model.width * model.num_layers
     assert kept / unit == pytest.approx(32, rel=0.01)
 
@@ -172,7 +179,7 @@ def test_flops_are_those_of_the_traced_step(preset, mesh, remat):
     devices = make_mesh(experiment.mesh)
     with jax.set_mesh(devices):
         traced = Program(experiment, devices).trace(abstract_batch(experiment, devices))
-    found = analytic.arithmetic(Division(experiment, devices.size), kernel=False)
+    found = arithmetic(Division(experiment, devices.size), kernel=False)
     assert found.computed == pytest.approx(products(traced.jaxpr).flops, rel=1e-9)
     rows, lengths = experiment.train.batch_size, experiment.lengths
     assert found.model == pytest.approx(rows * experiment.model.flops_per_example(*lengths))
@@ -183,7 +190,7 @@ def test_a_pipelines_ticks_are_computed_and_idle_stages_with_them():
     stages, microbatches = division.pipeline.stages, division.pipeline.microbatches
     by_kind = MODEL.counts.flops_by_kind(32)
     dense = 16 * (by_kind["attention"] + by_kind["mlp"])
-    found = analytic.arithmetic(division, kernel=False)
+    found = arithmetic(division, kernel=False)
     ticks = (microbatches + stages - 1) / microbatches
     assert found.computed - found.attention == pytest.approx(dense * 4 / 3 * ticks + 16 * by_kind["head"])
 
@@ -193,8 +200,8 @@ def test_a_pipelines_ticks_are_computed_and_idle_stages_with_them():
 def test_more_devices_of_any_axis_never_take_more_of_one(data, fsdp, tensor):
     """Laws: parameters fall as 1 / (fsdp x tensor), activations as the rows; a batch stays as large as it is."""
     experiment = dataclasses.replace(TINY, train=TrainConfig(batch_size=64, seq_len=32))
-    one = analytic.memory(divided(experiment, mesh={"data": 1}), kernel=False)
-    found = analytic.memory(divided(experiment, mesh={"data": data, "fsdp": fsdp, "tensor": tensor}), kernel=False)
+    one = memory(divided(experiment, mesh={"data": 1}), kernel=False)
+    found = memory(divided(experiment, mesh={"data": data, "fsdp": fsdp, "tensor": tensor}), kernel=False)
     assert found.peak <= one.peak * 1.001
     assert found.weights >= one.weights / (fsdp * tensor)
     assert found.weights <= one.weights / (fsdp * min(tensor, 2)) * 1.2 + 4 * 32 * 64
@@ -205,7 +212,7 @@ def test_more_devices_of_any_axis_never_take_more_of_one(data, fsdp, tensor):
 @given(fsdp=POWERS, remat=st.sampled_from(["none", *REMAT_POLICIES]), kernel=st.booleans())
 def test_memory_falls_with_fsdp_and_with_what_is_computed_again(fsdp, remat, kernel):
     def kept(fsdp, remat):
-        return analytic.memory(divided("gpt2-small", mesh={"fsdp": fsdp}, remat=remat, batch_size=64), kernel=kernel)
+        return memory(divided("gpt2-small", mesh={"fsdp": fsdp}, remat=remat, batch_size=64), kernel=kernel)
 
     found = kept(fsdp, remat)
     assert kept(2 * fsdp, remat).peak < found.peak
@@ -214,9 +221,7 @@ def test_memory_falls_with_fsdp_and_with_what_is_computed_again(fsdp, remat, ker
 
 
 def test_a_kernel_keeps_no_scores():
-    dense, kernel = (
-        analytic.memory(divided("gpt2-small", mesh={"fsdp": 8}, batch_size=64), kernel=k) for k in (False, True)
-    )
+    dense, kernel = (memory(divided("gpt2-small", mesh={"fsdp": 8}, batch_size=64), kernel=k) for k in (False, True))
     scores = 2 * 8 * 12 * 12 * 1024 * 1024  # bytes, rows, layers, heads
     assert 0.4 * scores < dense.activations - kernel.activations < scores
 
@@ -226,8 +231,8 @@ def test_a_mixtures_buffers_have_room_for_every_choice():
         divided("mixtral-8x7b", mesh={"fsdp": 8 // n, "expert": n}, remat="none", batch_size=8, seq_len=1024)
         for n in (1, 4)
     )
-    memory = [analytic.memory(division, kernel=True).activations for division in (small, large)]
-    assert memory[1] > 2 * memory[0]
+    kept = [memory(division, kernel=True).activations for division in (small, large)]
+    assert kept[1] > 2 * kept[0]
 
 
 def test_a_mesh_that_does_not_divide_is_refused():
@@ -242,5 +247,5 @@ def test_no_arrays_are_made():
     experiment = configs.get("gpt3-175b")
     model = dataclasses.replace(experiment.model, vocab_size=50304)
     division = divided(dataclasses.replace(experiment, model=model), mesh={"fsdp": 128, "tensor": 8})
-    assert analytic.memory(division, kernel=True).weights * 1024 == pytest.approx(4 * model.num_params(), rel=0.01)
+    assert memory(division, kernel=True).weights * 1024 == pytest.approx(4 * model.num_params(), rel=0.01)
     assert not [each for each in jax.live_arrays() if each.size > 10**6]

@@ -20,8 +20,10 @@ from transformer.inference.restored import restore
 from transformer.inference.sampling import Sampling
 from transformer.inference.text_generator import TextGenerator
 from transformer.parallel.mesh import MeshConfig
+from transformer.planning.rematerialisation import Choice
 from transformer.training import experiment as experiments
 from transformer.training import loop
+from transformer.training.announcement import announce
 from transformer.training.experiment import TrainConfig
 from transformer.training.optimizer import OptimizerConfig
 from transformer.training.program import Program
@@ -72,6 +74,7 @@ def test_run_folder_holds_what_it_promises(whole, experiment):
     assert {"loss", "grad_norm", "learning_rate", "tokens_per_second", "step_seconds", "mfu"} <= set(row)
     assert losses(folder)[12] < losses(folder)[1] - 0.5
     assert json.loads((folder / "experiment.json").read_text())["name"] == "tiny"
+    assert json.loads((folder / "goodput" / "1.json").read_text())["remat"] == "none"
     step = folder / "checkpoints" / "12"
     assert {"params", "opt_state", "data", "record", "seal.json"} <= {path.name for path in step.iterdir()}
     assert json.loads((step / "data" / "metrics.json").read_text())["eval_loss"] == evaluations(folder)[12]
@@ -231,6 +234,16 @@ def test_a_damaged_checkpoint_is_passed_over_only_when_asked(experiment, whole, 
     assert losses(folder) == losses(whole[1])
     assert len(rows(folder)) == len(rows(whole[1]))
     jax.tree.map(np.testing.assert_array_equal, result.params, whole[0].params)
+
+
+def test_a_start_says_what_it_computes_again_where_that_is_left_to_it(experiment, whole, tmp_path, monkeypatch):
+    choice = Choice("attention", "as planned")
+    monkeypatch.setattr("transformer.training.program.chosen", lambda *_: choice)
+    execution = dataclasses.replace(experiment.execution, remat="auto")
+    session = Session(dataclasses.replace(experiment, execution=execution), dataset=whole[0].session.dataset)
+    said: list[str] = []
+    announce(session, 0, tmp_path, said.append)
+    assert "rematerialisation attention: as planned" in said
 
 
 def test_how_much_an_evaluation_reads(experiment, whole):

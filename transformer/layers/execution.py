@@ -65,10 +65,11 @@ class Execution:
     probabilities and relative biases). A decoder's tokens are then dealt out so that all devices have as much to do."""
     unroll: int = 1
     """Layers a step of the loop over layers; 0 for all of them. More compile longer and may run faster."""
-    remat: Literal["none", "full", "attention", "projections", "projections+attention", "dots"] = "none"
+    remat: Literal["auto", "none", "full", "attention", "projections", "projections+attention", "dots"] = "none"
     """What to compute again in the backward pass to save memory: none, full (all of a layer), dots (all but matrix
     products, of which a kernel of attention is none), projections (all but those with weights: attention too),
-    attention (all but its result, so that cuDNN's kernel runs once), or projections+attention."""
+    attention (all but its result, so that cuDNN's kernel runs once), projections+attention, or auto (as little as
+    planned memory allows on the devices of a run: `planning.rematerialisation`)."""
     microbatches: int | None = None
     """Parts that a pipeline (--mesh.pipeline) cuts a batch into, one a tick; None: up to four times as many as
     stages."""
@@ -84,7 +85,7 @@ class Execution:
         checks.choice(self, "attention", ("auto", *IMPLEMENTATIONS))
         checks.choice(self, "context", CONTEXTS)
         checks.rule(self, "unroll", self.unroll >= 0, "layers a step of the loop, or 0 for all")
-        checks.choice(self, "remat", ("none", *REMAT_POLICIES))
+        checks.choice(self, "remat", ("auto", "none", *REMAT_POLICIES))
         checks.at_least(self, 1, "microbatches")
 
     def compiler_options(self, platform: str) -> dict[str, bool | int]:
@@ -95,6 +96,13 @@ class Execution:
         # as they come: autotuning measures, and two starts of one run may find another the fastest.
         exact = {"xla_gpu_deterministic_ops": True} if self.deterministic else {}
         return exact | (OVERLAP if self.overlap else {})
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether a backward pass computes anything again. `auto` is settled where a model is trained; elsewhere there
+        is no backward pass.
+        """
+        return self.remat not in ("auto", "none")
 
     @property
     def compute_dtype(self) -> Any:
@@ -146,13 +154,13 @@ class Stack(nn.Module):
         def layer(block, x, per_layer, shared):
             if not self.is_initializing():  # Flax counts keys on where it traces a body again; a pipeline's do not
                 block.scope.rng_counters = dict.fromkeys(block.scope.rngs, 0)
-            with recomputed(self.execution.remat != "none"):
+            with recomputed(self.execution.recomputes):
                 x, output = block(x, per_layer, *shared, **static)
             block.sow("intermediates", "hidden", x, reduce_fn=_last, init_fn=_nothing)
             return x, output
 
         unroll = self.execution.unroll or self.num_layers
-        if self.execution.remat != "none":
+        if self.execution.recomputes:
             # Within a loop, forward and backward are apart already. Without one, the compiler would find that what is
             # computed again is known, and keep it.
             policy = REMAT_POLICIES[self.execution.remat]
@@ -187,12 +195,12 @@ class Stack(nn.Module):
             (stacked, keys, per_layer), (shared, rows_R) = of_layer, shared_and_rows
             lazy = {name: LazyRng.create(key, *places[name]) for name, key in keys.items()}
             scope = Scope(common if self.shared else stacked, lazy, mutable=False, path=path)
-            with numbered(rows_R), recomputed(self.execution.remat != "none"):
+            with numbered(rows_R), recomputed(self.execution.recomputes):
                 return self.make_block(parent=scope)(x, per_layer, *shared, **static)
 
         layers = self.num_layers // pipeline.stages
         unroll = min(self.execution.unroll or layers, layers)
-        if self.execution.remat != "none":
+        if self.execution.recomputes:
             policy = REMAT_POLICIES[self.execution.remat]
             layer = jax.checkpoint(layer, policy=policy, prevent_cse=unroll >= layers)
         stacked, common = ((None, keys_N, per_layer), params) if self.shared else ((params, keys_N, per_layer), None)

@@ -13,6 +13,7 @@ import math
 import os
 
 from transformer.chips import CHIPS as PUBLISHED
+from transformer.chips import chip_name
 from transformer.errors import UserError
 
 GIB = 2**30
@@ -162,6 +163,12 @@ def topology_of(chips: str) -> Topology:
     if kind not in CHIPS or not count:
         raise UserError(f"--chips {chips}: give a chip and how many, such as h100:64; chips: {', '.join(CHIPS)}")
     return CHIPS[kind].topology(kind, count)
+
+
+def memory_of(device_kind: str) -> int | None:
+    """Returns the bytes of a chip, by what JAX calls it; None: it is none of `CHIPS`."""
+    chip = CHIPS.get(chip_name(device_kind) or "")
+    return chip.memory if isinstance(chip, Gpu | Tpu) else None
 
 
 def _chips(sides: str) -> int:

@@ -17,6 +17,9 @@ from transformer.params import Names, Parameter, is_stacked, name_of
 from transformer.training.dividing import check_batch
 from transformer.training.experiment import Experiment
 
+_KERNEL_DTYPES = ("bfloat16", "float16")
+_WIDEST_HEAD = 128
+
 
 class Division:
     """An experiment's step, as a mesh of so many devices divides it.
@@ -26,6 +29,8 @@ class Division:
     """
 
     def __init__(self, experiment: Experiment, devices: int):
+        if experiment.execution.remat == "auto":
+            raise ValueError("what is computed again must be known (`rematerialisation`)")
         self.experiment, self.devices = experiment, devices
         self.sizes = mesh_sizes(experiment.mesh, devices=devices)
         if math.prod(self.sizes.values()) != devices:
@@ -109,6 +114,27 @@ class Division:
     def _example(self) -> dict[str, Any]:
         """An example that is all padding."""
         return self.experiment.objective.padding(self.experiment.train.seq_len, self.experiment.model)
+
+    def has_kernel(self, platform: str) -> bool:
+        """Whether attention is cuDNN's kernel, which never writes its scores (`ops.attention` decides in a run).
+
+        Args:
+          platform: of the devices, as JAX calls it (`gpu`) or `jax.experimental.topologies` does (`cuda`).
+        """
+        model, execution = self.experiment.model, self.experiment.execution
+        lengths = self.experiment.lengths
+        widths = {each.head_width for each in model.counts.attentions(*lengths)}
+        return (
+            platform in ("gpu", "cuda")
+            and execution.attention in ("auto", "cudnn", "packed")
+            and execution.dtype in _KERNEL_DTYPES
+            and self.sizes["sequence"] == 1
+            and any(each.path.endswith("/query/kernel") for each in self.parameters)
+            and max(widths) <= _WIDEST_HEAD
+            and all(length % 2 == 0 for length in lengths)
+            and not any("relative_bias" in each.modules for each in self.parameters)
+            and not getattr(model, "attention_dropout", 0.0)
+        )
 
     def split(self, name: str | None) -> int:
         """Returns into how many parts the mesh splits a dimension with this logical name."""

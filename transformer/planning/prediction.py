@@ -3,16 +3,15 @@
 import dataclasses
 
 from transformer.parallel.collectives import Collective
-from transformer.planning import analytic, sends, timing
-from transformer.planning.analytic import Arithmetic, MemoryParts
+from transformer.planning import sends, timing
+from transformer.planning.arithmetic import Arithmetic, arithmetic, traffic
 from transformer.planning.chips import Topology
 from transformer.planning.division import Division
+from transformer.planning.memory import MemoryParts, memory
+from transformer.planning.rematerialisation import on_topology
 from transformer.planning.step import CompiledStep
 from transformer.planning.timing import Rates, StepTime
 from transformer.training.experiment import Experiment
-
-_KERNEL_DTYPES = ("bfloat16", "float16")
-_WIDEST_HEAD = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +67,7 @@ def predict(
     """Returns what a step takes of so many chips.
 
     Args:
-      experiment: its mesh is the one that is planned.
+      experiment: its mesh is the one that is planned. What it computes again is chosen here, where it leaves that open.
       topology: the chips.
       rates: what one of them attains.
       compiled: the compiled step; None: the analytic model alone.
@@ -76,14 +75,15 @@ def predict(
     Raises:
       UserError: the mesh does not use the chips, or divides no rows, lengths or parameters.
     """
+    experiment = on_topology(experiment, topology)
     division = Division(experiment, topology.devices)
-    kernel = has_kernel(experiment, topology, division)
-    arithmetic = analytic.arithmetic(division, kernel=kernel)
+    kernel = division.has_kernel(topology.platform)
+    flops = arithmetic(division, kernel=kernel)
     sent = sends.collectives(division) if compiled is None else compiled.collectives
     time = timing.step_time(
-        arithmetic.computed / topology.devices,
-        arithmetic.attention / topology.devices,
-        analytic.traffic(division, kernel=kernel),
+        flops.computed / topology.devices,
+        flops.attention / topology.devices,
+        traffic(division, kernel=kernel),
         sent,
         division.sizes,
         rates,
@@ -93,27 +93,9 @@ def predict(
         experiment,
         topology,
         division,
-        analytic.memory(division, kernel=kernel),
-        arithmetic,
+        memory(division, kernel=kernel),
+        flops,
         sent,
         time,
         compiled,
-    )
-
-
-def has_kernel(experiment: Experiment, topology: Topology, division: Division) -> bool:
-    """Whether attention is cuDNN's kernel, which never writes its scores (`ops.attention` decides in a run)."""
-    model, execution = experiment.model, experiment.execution
-    widths = {each.head_width for each in model.counts.attentions(*experiment.lengths)}
-    kernels = [each for each in division.parameters if each.path.endswith("/query/kernel")]
-    return (
-        topology.platform == "cuda"
-        and execution.attention in ("auto", "cudnn")
-        and execution.dtype in _KERNEL_DTYPES
-        and division.sizes["sequence"] == 1
-        and bool(kernels)
-        and max(widths) <= _WIDEST_HEAD
-        and all(length % 2 == 0 for length in experiment.lengths)
-        and not any("relative_bias" in each.modules for each in division.parameters)
-        and not getattr(model, "attention_dropout", 0.0)
     )

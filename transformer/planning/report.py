@@ -10,7 +10,7 @@ from transformer.parallel.mesh import described
 from transformer.planning.chips import GIB
 from transformer.planning.division import Division
 from transformer.planning.outlook import Outlook
-from transformer.planning.prediction import LEFT, Prediction, has_kernel
+from transformer.planning.prediction import LEFT, Prediction
 from transformer.planning.search import Found
 from transformer.planning.step import CompiledStep
 from transformer.training.experiment import Experiment
@@ -32,6 +32,7 @@ def summary(prediction: Prediction) -> Iterator[str]:
     pipeline = prediction.division.pipeline
     if pipeline is not None:
         yield f"           {pipeline.describe()}"
+    yield f"remat      {experiment.execution.remat}"
     active, whole = experiment.model.active_params(), experiment.model.num_params()
     some = f", of which a token meets {active:,}" if active < whole else ""
     yield f"parameters {whole:,}{some}"
@@ -123,9 +124,7 @@ def gaps(prediction: Prediction) -> Iterator[str]:
     if prediction.compiled is None:
         yield "note       nothing was compiled: every figure is the analytic model's (docs/planning.md has its errors)"
     if prediction.topology.platform == "cuda":
-        if prediction.division.sizes["sequence"] == 1 and has_kernel(
-            prediction.experiment, prediction.topology, prediction.division
-        ):
+        if prediction.division.has_kernel(prediction.topology.platform):
             yield (
                 "note       attention is cuDNN's: its workspace is in no figure of memory, and whether it has a kernel "
                 "of these sizes shows on the GPU alone"

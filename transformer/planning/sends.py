@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from transformer.parallel.collectives import Collective, Kind
 from transformer.parallel.hlo import Array
-from transformer.planning.analytic import scores_words
 from transformer.planning.division import Division, is_kernel, of_layers, stack_of
+from transformer.planning.memory import scores_words
 
 _DTYPES = {2: "bf16", 4: "f32"}
 

@@ -36,6 +36,8 @@ def announce(session: Session, first: int, folder: epath.Path, report: Callable[
         f"{train.steps:,} steps of {train.batch_size} x {shape} = {tokens:,} tokens, from step {first:,}, "
         f"on {devices}{f' ({axes})' if axes else ''}, {experiment.execution.dtype}, in {folder}"
     )
+    if experiment.execution.remat == "auto":
+        report(f"rematerialisation {session.program.remat.policy}: {session.program.remat.reason}")
     if (adapter := session.program.adapter) is not None:
         trained = sum(leaf.size for leaf in jax.tree.leaves(session.program.abstract.params))
         frozen = sum(leaf.size for leaf in adapter.frozen.values())

@@ -61,6 +61,8 @@ class Start:
     host: str = ""
     processes: int = 1
     devices: int = 1
+    remat: str = ""
+    """What its steps computed again, a value of `Execution.remat`; empty of a start before this was written down."""
     ended: bool = False
     """Whether it came to an end of its own: not killed, and not going on."""
 
@@ -201,6 +203,7 @@ def _read(path: epath.Path) -> Start | None:
             first=None if first is None else int(first),
             step=int(record["step"]),
             saves=[(int(step), _amount(spent)) for step, spent in record["saves"]],
+            remat=str(record.get("remat", "")),
             **{name: type(Start.__dataclass_fields__[name].default)(record[name]) for name in _PLAIN},
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

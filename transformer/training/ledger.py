@@ -82,8 +82,13 @@ class Ledger:
         if self._book is not None:
             self._book.write(self.start())
 
-    def keep(self, folder: epath.Path) -> None:
-        """Writes this start down in the run's folder `goodput` from now on, if this is the leading process."""
+    def keep(self, folder: epath.Path, remat: str) -> None:
+        """Writes this start down in the run's folder `goodput` from now on, if this is the leading process.
+
+        Args:
+          folder: the run's folder `goodput`.
+          remat: what its steps compute again.
+        """
         if own_index() == 0:
             self._earlier = goodput.read(folder)
             path = goodput.new_place(folder)
@@ -92,6 +97,7 @@ class Ledger:
                 "host": socket.gethostname(),
                 "processes": jax.process_count(),
                 "devices": jax.device_count(),
+                "remat": remat,
             }
             self._book = _Book(path, self.start)
             self._closers.callback(self._book.close)

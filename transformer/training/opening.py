@@ -73,7 +73,7 @@ def opened(
                 with together("preparing the data"):
                     dataset = session.dataset
                 record = beginning.begin(run, lock, experiment, dataset, base, begun=begun, report=report)
-            ledger.keep(run.goodput)
+            ledger.keep(run.goodput, program.remat.policy)
             stack.enter_context(jax.set_mesh(session.mesh))
             checkpoints = stack.enter_context(Checkpoints(run.checkpoints, experiment.checkpoint))
             with phase("restore"):

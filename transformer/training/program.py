@@ -22,6 +22,7 @@ from transformer.ops.elementwise import numbered
 from transformer.parallel.context import balanced
 from transformer.parallel.layout import with_shardings
 from transformer.params import flatten, param_names, unflatten
+from transformer.planning.rematerialisation import Choice, chosen
 from transformer.training.accumulation import added_up, with_row_numbers
 from transformer.training.balance import rebalanced
 from transformer.training.experiment import Experiment
@@ -81,6 +82,8 @@ class Program:
     """Which parameters are trained beside a frozen base; None: all are, and there is no base."""
     names: Any
     """The tree of the logical axis names of what is trained."""
+    remat: Choice
+    """What the step computes again in its backward pass."""
 
     def __init__(
         self,
@@ -101,7 +104,9 @@ class Program:
           UserError: the mesh does not divide a parameter.
         """
         self._architecture = experiment.model if architecture is None else architecture
-        self._model = self._architecture.build(experiment.execution)
+        self.remat = chosen(experiment, mesh)
+        execution = dataclasses.replace(experiment.execution, remat=self.remat.policy)
+        self._model = self._architecture.build(execution)
         self._context = experiment.execution.context
         self._objective, self._optimizer = experiment.objective, experiment.optimizer
         self._accumulation = experiment.train.accumulation
