@@ -1,6 +1,5 @@
 """The same numbers on any number of processes and any mesh over them, with real processes."""
 
-import itertools
 import json
 
 import numpy as np
@@ -9,8 +8,8 @@ import pytest
 from tests import processes
 from tools.crash import write_corpus
 
-AXES = ("data", "fsdp", "tensor", "sequence")
-PAIRS = [{one: 2, other: 2} for one, other in itertools.combinations(AXES, 2)]
+# The pairs of data, fsdp, tensor and sequence that `EIGHT` does not have.
+PAIRS = [{"data": 2, "tensor": 2}, {"fsdp": 2, "sequence": 2}, {"tensor": 2, "sequence": 2}]
 EIGHT = [{"data": 2, "fsdp": 2, "sequence": 2, "alternate": True}, {"fsdp": 4, "tensor": 2}]
 BODY = """
     from tests.training import over_meshes
@@ -64,7 +63,7 @@ ROWS = [
 
 
 @pytest.mark.exhaustive
-def test_every_pair_of_axes_over_two_processes(folder, alone, tmp_path):
+def test_pairs_of_axes_over_two_processes(folder, alone, tmp_path):
     """Two processes of two devices: along `tensor` and `sequence` both need all rows, along `data` half of them, which
     need not lie together.
     """

@@ -275,9 +275,7 @@ def test_twenty_adamw_steps_equal_pytorch(twins):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize(
-    "mesh", [MeshConfig(data=2, fsdp=2, tensor=2), MeshConfig(data=4, sequence=2), MeshConfig(data=2)], ids=str
-)
+@pytest.mark.parametrize("mesh", [MeshConfig(data=2, fsdp=2, tensor=2), MeshConfig(data=4, sequence=2)], ids=str)
 def test_accumulation_with_dropout_is_one_devices(mesh):
     """Each copy of the model accumulates by itself; what is dropped does not depend on how many there are."""
     model, parts = dataclasses.replace(MODEL, dropout=0.1), 8 // batch_divisor(make_mesh(mesh))
