@@ -84,9 +84,11 @@ def test_prefill_and_decode_equal_the_uncached_model(tiny, tiny_params, tiny_bat
             Execution(remat="projections"),
             Execution(remat="attention"),
             Execution(remat="projections+attention"),
+            Execution(remat="attention-offloaded"),
+            Execution(remat="projections+attention-offloaded"),
         ],
         Execution(unroll=0, remat="full"),
-        Execution(remat="projections+attention"),
+        Execution(remat="projections+attention-offloaded"),
     ),
     ids=str,
 )

@@ -196,3 +196,10 @@ def test_what_a_ring_lacks_is_one_line_before_data_are_read(model, changes, atte
 def test_a_replay_takes_the_mesh_if_there_are_devices(fsdp, fits):
     config = MeshConfig(fsdp=fsdp, nodes=2, zero1=True)
     assert (_fitting_mesh(config, lambda line: None) == config) == fits
+
+
+def test_a_pipeline_keeps_nothing_in_the_hosts_memory():
+    experiment = experiment_of(TINY["gpt"], execution=Execution(remat="attention-offloaded"))
+    check_kernels(experiment, make_mesh(MeshConfig(data=1)))
+    with pytest.raises(UserError, match="with --mesh.pipeline 2, .*: choose attention, or no pipeline"):
+        check_kernels(experiment, make_mesh(MeshConfig(data=1, pipeline=2)))

@@ -38,6 +38,8 @@ class Step:
     """cuDNN's kernels, and how many calls the program's text has; a loop over layers counts once."""
     shapes: frozenset[str]
     """The arrays of the program, as bf16[2,8]."""
+    on_host: frozenset[str]
+    """Those of them that are in the host's memory."""
 
     def over(self, *axes: str, kind: str | None = None, times: int | None = None) -> list[Sent]:
         """The collectives along these axes, of a kind, that a step executes so often."""
@@ -64,7 +66,8 @@ def compiled(*flags: str) -> Step:
         Sent(**sent | {"axes": tuple(sent["axes"]), "arrays": tuple(map(tuple, sent["arrays"]))})
         for sent in record["collectives"]
     ]
-    return Step(tuple(collectives), record["memory"], record["kernels"], frozenset(record["shapes"]))
+    shapes, on_host = frozenset(record["shapes"]), frozenset(record["on_host"])
+    return Step(tuple(collectives), record["memory"], record["kernels"], shapes, on_host)
 
 
 def main(args: list[str]) -> dict[str, Any]:
@@ -88,6 +91,7 @@ def main(args: list[str]) -> dict[str, Any]:
         "memory": dataclasses.asdict(step.memory),
         "kernels": collections.Counter(re.findall(r'custom_call_target="__cudnn\$([^"]*)"', texts[0])),
         "shapes": sorted(set(re.findall(r"\b[a-z]+[0-9]+\[[0-9,]*\]|\bpred\[[0-9,]*\]", texts[0]))),
+        "on_host": sorted(set(re.findall(r"\b([a-z0-9]+\[[0-9,]*\])\{[^}]*S\(5\)\}", texts[0]))),
         "collectives": [
             {
                 "kind": collective.kind,

@@ -36,6 +36,17 @@ def test_the_kernel_runs_once_a_layer_where_its_results_are_kept(remat, forward)
     assert pairs_of_tokens(step)
 
 
+def test_what_is_offloaded_waits_in_the_hosts_memory():
+    """Attention's result and statistics of four layers, one row a device; the kernel runs once, and the device keeps no
+    more than where everything is computed again.
+    """
+    step, everything = llama("--execution.remat", "attention-offloaded"), llama("--execution.remat", "full")
+    assert step.kernels == {"fmhaScaleBiasSoftmax": 1, "fmhaScaleBiasSoftmaxBackward": 1}
+    assert step.on_host == {f"bf16[4,1,{LENGTH},32,128]", f"f32[4,1,32,{LENGTH}]"}
+    assert not everything.on_host
+    assert step.memory["peak"] <= everything.memory["peak"] + 2**20
+
+
 def test_concatenated_documents_need_no_mask():
     """Causality is the kernel's own."""
     step = llama("--execution.remat", "attention", "--objective.packing", "concatenated")

@@ -20,7 +20,7 @@ from transformer.layers.primitives import recomputed
 from transformer.layers.routing import Routers
 from transformer.ops.attention import IMPLEMENTATIONS
 from transformer.ops.elementwise import numbered, row_numbers
-from transformer.ops.kept import keeps_attention
+from transformer.ops.kept import keeps_attention, offloaded
 from transformer.parallel.context import CONTEXTS
 from transformer.parallel.pipeline import Pipeline, pipeline_of
 from transformer.parallel.rules import RESIDUAL, constrain, on_one_device
@@ -39,12 +39,17 @@ OVERLAP: dict[str, bool | int] = {
 """What `Execution.overlap` tells XLA's compiler for GPUs."""
 
 _projections = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+_both = jax.checkpoint_policies.save_from_both_policies(_projections, keeps_attention)
+OFFLOADED = "-offloaded"
+"""Ends the names of policies that keep what they keep in the host's memory."""
 # What the forward pass of a layer keeps for its backward pass; everything else is computed again. The least first.
 REMAT_POLICIES: dict[str, Callable[..., Any]] = {
     "full": jax.checkpoint_policies.nothing_saveable,
+    f"attention{OFFLOADED}": offloaded(keeps_attention),
     "attention": keeps_attention,
+    f"projections+attention{OFFLOADED}": offloaded(_both),
     "projections": _projections,
-    "projections+attention": jax.checkpoint_policies.save_from_both_policies(_projections, keeps_attention),
+    "projections+attention": _both,
     "dots": jax.checkpoint_policies.dots_saveable,
 }
 
@@ -65,11 +70,15 @@ class Execution:
     probabilities and relative biases). A decoder's tokens are then dealt out so that all devices have as much to do."""
     unroll: int = 1
     """Layers a step of the loop over layers; 0 for all of them. More compile longer and may run faster."""
-    remat: Literal["auto", "none", "full", "attention", "projections", "projections+attention", "dots"] = "none"
+    remat: Literal[
+        "auto", "none", "full", "attention", "projections", "projections+attention", "dots",
+        "attention-offloaded", "projections+attention-offloaded",
+    ] = "none"  # fmt: skip
     """What to compute again in the backward pass to save memory: none, full (all of a layer), dots (all but matrix
     products, of which a kernel of attention is none), projections (all but those with weights: attention too),
-    attention (all but its result, so that cuDNN's kernel runs once), projections+attention, or auto (as little as
-    planned memory allows on the devices of a run: `planning.rematerialisation`)."""
+    attention (all but its result, so that cuDNN's kernel runs once), projections+attention; these two with
+    -offloaded (what they keep waits in the host's memory, on GPUs); or auto (as little as planned memory allows on the
+    devices of a run: `planning.rematerialisation`)."""
     microbatches: int | None = None
     """Parts that a pipeline (--mesh.pipeline) cuts a batch into, one a tick; None: up to four times as many as
     stages."""

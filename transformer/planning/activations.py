@@ -6,6 +6,7 @@ for any architecture in place of one architecture's formula.
 
 from collections.abc import Sequence
 
+from transformer.layers.execution import OFFLOADED
 from transformer.params import Parameter
 from transformer.planning.division import WIDTHS, Division, inputs, is_kernel, of_layers, outputs, part
 
@@ -21,7 +22,7 @@ def policy_of(division: Division) -> str:
     """Returns what is computed again of a layer. A pipeline's products have its stages as a batch dimension, so that
     `projections` keeps none of them.
     """
-    remat = division.experiment.execution.remat
+    remat = division.experiment.execution.remat.removesuffix(OFFLOADED)
     if division.pipeline is None:
         return remat
     return {"projections": "full", "projections+attention": "attention"}.get(remat, remat)
@@ -37,6 +38,8 @@ def kept_by(division: Division, policy: str, *, kernel: bool) -> float:
     kernels = [each for each in layer_kernels(division) if "experts" not in each.names]
     # Attention's results are as large as its queries.
     results = _made(division, [each for each in kernels if each.modules[-1] == "query"])
+    if division.experiment.execution.remat.endswith(OFFLOADED):
+        policy = "full"  # the rest waits in the host's memory
     if policy in COMPUTED_AGAIN:  # what enters a step of the loop, which may be a group of layers
         return streams * division.steps / division.depth + (results if policy == "attention" else 0.0)
     kept = results if policy == "projections+attention" else 0.0

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from transformer.errors import UserError
-from transformer.layers.execution import REMAT_POLICIES
+from transformer.layers.execution import OFFLOADED, REMAT_POLICIES
 from transformer.parallel.mesh import MeshConfig
 from transformer.planning.chips import Topology
 from transformer.planning.prediction import Prediction, predict
@@ -14,7 +14,8 @@ from transformer.planning.timing import Rates
 from transformer.training.experiment import Experiment
 
 LONGEST_PIPELINE = 16
-REMAT = ("none", *reversed(REMAT_POLICIES))
+REMAT = ("none", *(policy for policy in reversed(REMAT_POLICIES) if not policy.endswith(OFFLOADED)))
+"""Policies that are tried: of copies to a host no time is planned."""
 
 
 @dataclasses.dataclass(frozen=True)

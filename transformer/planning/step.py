@@ -87,6 +87,8 @@ def described(built: Built) -> CompiledStep:
     returned = stats.output_size_in_bytes - stats.alias_size_in_bytes
     # The CPU's own figure leaves out the temporaries.
     peak = stats.peak_memory_in_bytes if built.platform != "cpu" else 0
+    if stats.host_temp_size_in_bytes:  # which it counts, too
+        peak = min(peak, arguments + returned + temporaries)
     memory = Memory(
         params=bytes_of(built.program.abstract.params),
         state=bytes_of(built.program.abstract),

@@ -7,6 +7,7 @@ import jax
 from jax.sharding import AbstractMesh, Mesh
 
 from transformer.errors import UserError
+from transformer.layers.execution import OFFLOADED
 from transformer.models.architecture import undivided_lengths
 from transformer.parallel.layout import batch_divisor
 from transformer.parallel.pipeline import pipeline_on
@@ -49,12 +50,20 @@ def _check_lengths(experiment: Experiment, sequence: int) -> None:
 
 
 def check_kernels(experiment: Experiment, mesh: Mesh) -> None:
-    """Raises UserError where the mesh's devices do not have the attention that was chosen by name."""
+    """Raises UserError where the mesh's devices do not have the attention that was chosen by name, or a pipeline is to
+    keep its results in the host's memory.
+    """
     device, attention = mesh.devices.flat[0], experiment.execution.attention
     if attention in ("cudnn", "packed") and device.platform != "gpu":
         raise UserError(
             f"--execution.attention {attention} runs on NVIDIA GPUs alone, and these devices are of the platform "
             f"{device.platform}: choose auto or xla"
+        )
+    if experiment.execution.remat.endswith(OFFLOADED) and mesh.shape["pipeline"] > 1:
+        raise UserError(
+            f"--execution.remat {experiment.execution.remat} has not been tried with --mesh.pipeline "
+            f"{mesh.shape['pipeline']}, whose microbatches are kept by turns: choose "
+            f"{experiment.execution.remat.removesuffix(OFFLOADED)}, or no pipeline"
         )
     if attention == "packed" and int(device.compute_capability.split(".")[0]) < 9:
         raise UserError(
