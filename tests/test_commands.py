@@ -142,7 +142,7 @@ def test_flags_of_experts_stand_in_any_order(args, width):
 
 def test_unknown_flag_offers_the_nearest(refuse):
     line = refuse("--train.stepz", "3")
-    assert "Unrecognized options: --train.stepz" in line
+    assert line.count("Unrecognized options") == 1
     assert "--train.steps" in line
     assert "─" not in line
 

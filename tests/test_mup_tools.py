@@ -23,6 +23,17 @@ def test_refuses(main, args, message):
         main(args)
 
 
+@pytest.mark.parametrize(
+    ("preset", "vocab_size", "seq_len"),
+    [("gpt-python", 384, 64), ("whisper-tones", 384, 8), ("clip-shapes", 384, 12), ("vit-digits", None, 64)],
+)
+def test_whatever_a_preset_reads_is_made_quick(preset, vocab_size, seq_len):
+    experiment = learning_rates.quick(learning_rates.Command(preset=preset, widths=(32, 64), steps=7))
+    assert experiment.model.vocab_size == vocab_size
+    assert experiment.train.seq_len == seq_len
+    assert experiment.train.steps == 7
+
+
 def test_the_table_has_the_exponents(capsys):
     """Sizes that go as the width's square root, and changes as its inverse."""
     measured = {

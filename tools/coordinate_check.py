@@ -43,8 +43,8 @@ class Command:
     """Width of the attention heads, at every width: their number grows."""
     batch_size: int = 4
     """Sequences an update."""
-    seq_len: int = 64
-    """Tokens a sequence."""
+    seq_len: int | None = None
+    """Tokens a sequence; None: the preset's, but 64 at most."""
     seeds: int = 1
     """Models drawn anew, over which the sizes are averaged."""
     out: str = "coordinates.png"

@@ -18,6 +18,7 @@ from transformer.paths import write_file
 
 if TYPE_CHECKING:
     from transformer.mup.parametrization import MupConfig
+    from transformer.training.experiment import Experiment
 
 ORANGE = "#d55e00"
 
@@ -47,8 +48,8 @@ class Command:
     """Width of the attention heads, at every width."""
     batch_size: int = 8
     """Sequences an update."""
-    seq_len: int = 64
-    """Tokens a sequence."""
+    seq_len: int | None = None
+    """Tokens a sequence; None: the preset's, but 64 at most."""
     byte_tokens: bool = True
     """Whether text is read as bytes, not as the preset's pieces: a small vocabulary leaves the time to the blocks."""
     eval_batches: int = 16
@@ -87,24 +88,11 @@ def main(args: list[str]) -> None:
 @command.flags_named(Command)
 def sweep(flags: Command, widths: Sequence[int], base: "MupConfig") -> Losses:
     """Returns the losses at each width and rate; says each as it comes."""
-    import configs
     from transformer.models.resizing import scaled
     from transformer.mup import learning_rates as rates
-    from transformer.mup.widths import shrunk
     from transformer.training.session import Session
 
-    experiment = shrunk(
-        configs.get(flags.preset),
-        flags.widths[0],
-        head_width=flags.head_width,
-        layers=flags.layers,
-        optimizer={"name": flags.optimizer, "warmup_steps": flags.steps // 10},
-        train={field: getattr(flags, field) for field in ("steps", "batch_size", "seq_len", "eval_batches")},
-    )
-    if flags.byte_tokens:
-        words = dataclasses.replace(experiment.model, vocab_size=384)
-        data = dataclasses.replace(experiment.data, tokenizer="bytes")
-        experiment = dataclasses.replace(experiment, model=words, data=data)
+    experiment = quick(flags)
     session = Session(experiment)
     with session.batches() as batches:
         training = list(itertools.islice(batches, flags.steps))
@@ -117,6 +105,26 @@ def sweep(flags: Command, widths: Sequence[int], base: "MupConfig") -> Losses:
         losses[width] = rates.losses(Session(wide), tried, training, validation)
         print(f"{width:>6}", *(f"{loss:6.3f}" for loss in losses[width].values()), flush=True)
     return losses
+
+
+def quick(flags: Command) -> "Experiment":
+    """Returns the preset's experiment with a small model and short runs."""
+    import configs
+    from transformer.mup.widths import shrunk
+
+    experiment = shrunk(
+        configs.get(flags.preset),
+        flags.widths[0],
+        head_width=flags.head_width,
+        layers=flags.layers,
+        optimizer={"name": flags.optimizer, "warmup_steps": flags.steps // 10},
+        train={field: getattr(flags, field) for field in ("steps", "batch_size", "seq_len", "eval_batches")},
+    )
+    if flags.byte_tokens and experiment.model.vocab_size is not None:  # it reads text, or writes it
+        words = dataclasses.replace(experiment.model, vocab_size=384)
+        data = dataclasses.replace(experiment.data, tokenizer="bytes")
+        experiment = dataclasses.replace(experiment, model=words, data=data)
+    return experiment
 
 
 def tell(title: str, losses: Losses) -> str:

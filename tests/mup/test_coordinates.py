@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+import configs
 from tests.tiny_models import TINY
 from transformer.models.resizing import scaled
 from transformer.mup.coordinates import LOGITS, SCORES, STREAM, Coordinates, coordinates, slope
 from transformer.mup.parametrization import MupConfig
-from transformer.mup.widths import at_width
+from transformer.mup.widths import at_width, shrunk
 from transformer.objectives import CausalLM, MaskedLM
 from transformer.parallel.mesh import MeshConfig
 from transformer.training.experiment import Experiment, TrainConfig
@@ -80,3 +81,16 @@ def test_with_base_layers_the_depth_does_not_matter_and_without_it_does():
     before = measured(experiment)[f"{STREAM} {shallow}"][-1, 1]
     assert abs(slope({1: before, 8: changes[shallow]})) < 0.2
     assert slope({1: before, 8: changes[None]}) > 0.4
+
+
+@pytest.mark.exhaustive
+def test_a_masked_autoencoder_tells_pixels():
+    experiment = shrunk(
+        configs.get("mae-digits"), 16, head_width=8, layers=1, optimizer={},
+        train={"steps": 1, "batch_size": 2, "seq_len": None},
+    )  # fmt: skip
+    session = Session(at_width(experiment, 16, MupConfig()))
+    with session.batches() as read:
+        found = coordinates(session, [next(read)])
+    assert found[LOGITS].shape == (2, 2)
+    assert (found[LOGITS][1] > 0).all()

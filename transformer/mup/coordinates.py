@@ -16,6 +16,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from transformer.layers.attention import Attention
+from transformer.models.vit import PixelsOutput
 from transformer.mup.parametrization import scaling
 from transformer.params import flatten
 from transformer.training.experiment import Experiment
@@ -25,7 +26,7 @@ from transformer.training.state import Batch
 Coordinates = Mapping[str, np.ndarray]
 """Quantity -> float32 [updates + 1, 2], before the first update and after each: the mean absolute value, and the mean
 absolute change since before the first update. The quantities are each block's output (`STREAM`), the scores of each
-block's attentions (`SCORES`) and of words (`LOGITS`)."""
+block's attentions (`SCORES`), and what the head tells: scores, or pixels (`LOGITS`)."""
 
 STREAM, SCORES, LOGITS = "stream", "scores", "logits"
 
@@ -79,7 +80,8 @@ def _activations(experiment: Experiment) -> Callable[[Any, Batch], dict[str, jax
             elif what == "query":
                 [query], [key] = value, flat["/".join([*where, "key", call])]
                 by_quantity[_quantity(SCORES, where)] = _scores(query, key, scaled=experiment.model.scales_scores)
-        return by_quantity | {LOGITS: outputs.logits}
+        told = outputs.pixels_BPC if isinstance(outputs, PixelsOutput) else outputs.logits
+        return by_quantity | {LOGITS: told}
 
     return activations
 

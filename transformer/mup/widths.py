@@ -8,6 +8,9 @@ from transformer.mup.parametrization import MupConfig
 from transformer.parallel.mesh import MeshConfig
 from transformer.training.experiment import Experiment
 
+_SHORT = 64
+"""Tokens of a sequence, at most, where nobody says otherwise."""
+
 
 def shrunk(
     preset: Experiment, width: int, *, head_width: int, layers: int, optimizer: dict[str, Any], train: dict[str, Any]
@@ -20,13 +23,14 @@ def shrunk(
       head_width: of its attention heads.
       layers: blocks, of the deeper side where there are two.
       optimizer: its fields in place of the preset's.
-      train: likewise, of the run's length and batches.
+      train: likewise, of the run's length and batches; its `seq_len` may be None: the preset's, if that is short.
     """
+    seq_len = train["seq_len"] or min(preset.train.seq_len, _SHORT)
     return dataclasses.replace(
         preset,
         model=scaled(preset.model, width, head_width=head_width, layers=layers),
         optimizer=dataclasses.replace(preset.optimizer, **optimizer),
-        train=dataclasses.replace(preset.train, accumulation=1, **train),
+        train=dataclasses.replace(preset.train, accumulation=1, epochs=None, **train | {"seq_len": seq_len}),
         mesh=MeshConfig(data=1),
     )
 
