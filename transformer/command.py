@@ -167,9 +167,9 @@ def _one_line() -> Iterator[None]:
     except SystemExit as stop:
         if not stop.code:
             raise
-        # Without the frame, whose title says again what stands first in it.
-        lines = [line for line in printed.getvalue().splitlines() if not line.startswith("\u256d")]
-        words = re.sub(r"[\u2500-\u257f]|-{4,}", " ", " ".join(lines)).split()
+        # Without the frame, whose title, before its first rule, says again what stands first in it.
+        framed = re.split(r"[\u2500-]{4,}", printed.getvalue(), maxsplit=1)[-1]
+        words = re.sub(r"[\u2500-\u257f]|-{4,}", " ", framed).split()
         raise UserError(" ".join(words)) from None
 
 
