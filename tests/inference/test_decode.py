@@ -3,6 +3,7 @@
 That it equals Transformers' `generate`, for every family that generates, is in tests/interop/test_generate.py.
 """
 
+import dataclasses
 import math
 import re
 from typing import Any
@@ -16,8 +17,10 @@ import pytest
 from tests.exhaustive import few
 from tests.tiny_models import TINY
 from transformer.errors import UserError
+from transformer.inference import beam_search, drawing, slots
 from transformer.inference.beam_search import BeamSearch
-from transformer.inference.decode import Generated, _continued, _generate, generate
+from transformer.inference.decode import Generated, _continued, generate
+from transformer.inference.drawing import _go_on, begin
 from transformer.inference.processors import Processors, penalize
 from transformer.inference.rules import DecodingRules
 from transformer.inference.sampling import Sampling
@@ -34,8 +37,8 @@ PENALTY = DecodingRules(repetition_penalty=5.0)
 class Model:
     """A random model of a family, sharp enough that likeliest tokens are clear."""
 
-    def __init__(self, name: str):
-        self.config = TINY[name]
+    def __init__(self, name: str, **fields: Any):
+        self.config = dataclasses.replace(TINY[name], **fields)
         self.module = self.config.build(Execution())
         abstract = nn.meta.unbox(self.config.abstract_params())
         rng = np.random.default_rng(0)
@@ -120,12 +123,15 @@ def test_a_loop_over_tokens_updates_its_cache_in_place():
     """In the loop's body nothing but its update has the size of a layer's cache: no copy, no turned one."""
     model, rows, slots = Model("gpt1"), len(TEXTS), 160
     module, params = for_decoding(model.config, model.params, Execution())
+    heads, width = model.config.cache_heads
     inputs = _continued(TEXTS, 16, prefix=False)
     read = {"stop_ids": (), "read": TEXTS, "prompt_lengths": [len(text) for text in TEXTS], "width": 16}
     processors = Processors.of(DecodingRules(), **read, min_new=[0] * rows, max_new=[slots - 16] * rows)
     keys_B = jax.random.split(jax.random.key(0), rows)
-    program = _generate.lower(module, params, inputs, keys_B, processors, slots - 16, GREEDY, 1, ()).compile().as_text()
-    heads, width = model.config.cache_heads
+    begun = jax.eval_shape(
+        lambda *given: begin(module, *given, slots, GREEDY, 1, ()), params, inputs, keys_B, processors
+    )
+    program = _go_on.lower(module, params, *begun, GREEDY, ()).compile().as_text() or ""
     names = set(re.findall(r"body=%([\w.-]+)", program))
     body = "".join(part for part in program.split("\n\n") if part.lstrip("%").split(" ", 1)[0] in names)
     made = [
@@ -204,15 +210,51 @@ def test_generation_ends_where_the_context_is_full(gpt, how):
     assert len(generated.tokens) == 3
 
 
-@pytest.mark.parametrize("how", [GREEDY, BeamSearch(beams=2)], ids=["greedy", "beams"])
-def test_prompts_near_the_end_of_the_context_share_a_program(gpt, how):
-    program: Any = _generate
-    compiled = program._cache_size()
+SEARCHES = pytest.mark.parametrize(
+    ("how", "module"), [(GREEDY, drawing), (BeamSearch(beams=2), beam_search)], ids=["greedy", "beams"]
+)
+
+
+@SEARCHES
+def test_prompts_near_the_end_of_the_context_share_programs(gpt, how, module):
+    before = compiled(module)
     for length in range(8, 16):
         for asked in (9, 100):
             [[generated]] = gpt.generate([[5] * length], max_new_tokens=asked, how=how, rules=PENALTY)
             assert len(generated.tokens) == min(16 - length, asked)
-    assert program._cache_size() == compiled + 1
+    assert compiled(module) == [number + 1 for number in before]
+
+
+@SEARCHES
+def test_prompts_of_all_lengths_share_what_a_token_takes(how, module, monkeypatch):
+    """What reads a prompt is compiled for its length; what adds a token for 32, 64 and 128 slots, once each."""
+    monkeypatch.setattr(slots, "FEWEST", 32)
+    model, before = Model("gpt1", context_length=256), compiled(module)
+    for length in (1, 20, 40, 90):
+        [[generated]] = model.generate([[5] * length], max_new_tokens=100 - length, how=how)
+        assert len(generated.tokens) == 100 - length
+    assert compiled(module) == [before[0] + 3, before[1] + 3]
+
+
+@SEARCHES
+@pytest.mark.parametrize("name", few(["gpt1", "llama", "t5"], "llama"))
+def test_a_cache_that_grows_says_the_same(name, how, module, monkeypatch):
+    model = Model(name, **({} if name == "t5" else {"context_length": 256}))
+    unstacked, params = for_decoding(model.config, model.params, Execution())
+    said = []
+    for fewest in (128, 8):
+        monkeypatch.setattr(slots, "FEWEST", fewest)
+        before = compiled(module)[1]
+        options = {"max_new_tokens": [70, 30, 50], "how": how, "rules": PENALTY, "num": 1}
+        said.append(generate(unstacked, params, TEXTS, **options))
+        assert compiled(module)[1] > before
+    assert said[0] == said[1]
+    assert [len(generated.tokens) for [generated] in said[0]] == [70, 30, 50]
+
+
+def compiled(module: Any) -> list[int]:
+    """Returns how many programs there are so far that read prompts, and that go on."""
+    return [module.begin._cache_size(), module._go_on._cache_size()]
 
 
 @pytest.mark.parametrize(

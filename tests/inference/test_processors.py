@@ -92,7 +92,7 @@ def _theirs(value):
 
 def test_numbers_of_rows_repeat():
     one = Processors.of(
-        DecodingRules(),
+        DecodingRules(encoder_no_repeat_ngram_size=1),
         stop_ids=[1],
         read=[[1, 2], [3]],
         prompt_lengths=[2, 1],
@@ -102,6 +102,32 @@ def test_numbers_of_rows_repeat():
     )
     assert one.repeat(2).max_new_R.tolist() == [4, 4, 5, 5]
     assert one.repeat(2).read_RS.tolist() == [[1, 2], [1, 2], [3, NOTHING], [3, NOTHING]]
+
+
+def test_rows_that_have_come_unequally_far_are_each_as_if_alone():
+    rules = DecodingRules(
+        repetition_penalty=1.5, no_repeat_ngram_size=2, encoder_no_repeat_ngram_size=2, encoder_repetition_penalty=1.2,
+        forced_bos_token_id=4, forced_eos_token_id=(2,), sequence_bias=(((5, 6), 3.0),), suppress_tokens=(7,),
+        begin_suppress_tokens=(8,), exponential_decay_length_penalty=(2, 1.5),
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    read, said, prompts = [[3], [5, 6, 9], [5, 6, 5]], [0, 1, 4], [1, 3, 3]
+    scores_RV = jnp.asarray(rng.normal(size=(3, 12)), jnp.float32)
+    history_RL = np.full((3, 9), NOTHING, np.int32)
+    for row, number, text in zip(history_RL, said, read, strict=True):
+        row[3 - len(text) : 3 + number] = [*text, *rng.integers(0, 12, number)]
+    ends = [3 + number for number in said]
+
+    def of(rows: slice) -> Processors:
+        numbers = {"min_new": [0, 2, 5][rows], "max_new": [5, 2, 5][rows]}
+        given = {"read": read[rows], "prompt_lengths": prompts[rows], "width": 3}
+        return Processors.of(rules, stop_ids=[2], **given, **numbers)
+
+    found = of(slice(None)).each(scores_RV, jnp.asarray(history_RL), jnp.asarray(said), jnp.asarray(ends))
+    for row in range(3):
+        part = slice(row, row + 1)
+        counts = jnp.int32(said[row]), jnp.int32(ends[row])
+        np.testing.assert_array_equal(found[part], of(part)(scores_RV[part], jnp.asarray(history_RL)[part], *counts))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.exhaustive import few
+from transformer.inference import slots
 from transformer.inference.beam_search import BeamSearch
 from transformer.inference.decode import generate
 from transformer.inference.rules import DecodingRules
@@ -97,6 +98,12 @@ BEAMS = {
     "stops early": BeamSearch(beams=4, length_penalty=2.0, early_stopping=True),
     "never early": BeamSearch(beams=3, early_stopping="never"),
 }
+
+
+@pytest.fixture(autouse=True)
+def few_slots(monkeypatch):
+    """Caches begin small, so that they grow."""
+    monkeypatch.setattr(slots, "FEWEST", 8)
 
 
 @pytest.fixture(scope="module")

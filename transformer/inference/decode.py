@@ -1,27 +1,23 @@
-"""Decoding, for every model that generates: it reads its rows once, then emits a token at a time, in one program.
+"""Decoding, for every model that generates: it reads its rows once, then emits a token at a time.
 
-Shape letters: B batch, P tokens of a prompt, R = B * num rows, L tokens of a continuation.
+Shape letters: B batch, P tokens of a prompt, M beams, R = B * num rows, L tokens of a continuation.
 """
 
 import dataclasses
-import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from transformer.errors import UserError
-from transformer.inference import incremental
 from transformer.inference.beam_search import BeamSearch, beam_search
-from transformer.inference.processors import NOTHING, Processors
+from transformer.inference.drawing import draw
+from transformer.inference.processors import Processors, until_nothing
 from transformer.inference.rows import padded, round_up
 from transformer.inference.rules import DecodingRules
-from transformer.inference.sampling import Sampling, sample
-from transformer.inference.unstacked import unstack_cache
+from transformer.inference.sampling import Sampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +84,7 @@ def generate(
         max_new = [min(number, context - (0 if answers else longest)) for number in max_new]
     width = round_up(longest) if context is None else min(round_up(longest), context)
     if answers:
-        inputs = _answered(texts, width, model.config.decoder_start_id if start_id is None else start_id)
+        inputs: Any = _answered(texts, width, model.config.decoder_start_id if start_id is None else start_id)
     else:
         inputs = _continued(texts, width, prefix)
     stops = tuple(sorted(set(stop_ids)))
@@ -101,14 +97,17 @@ def generate(
         min_new=min_new,
         max_new=max_new,
     )
-    # Each row ends by its own number (`Processors.max_new_R`): with room for a little more, numbers near each other, as
-    # prompts near the context's end leave, share a program.
-    new = round_up(max(max_new))
+    if isinstance(how, BeamSearch):
+        said_BML, scores_BM = beam_search(model, params, inputs, how=how, stop_ids=stops, processors=processors)
+        found = zip(np.asarray(said_BML)[:, :num].tolist(), np.asarray(scores_BM)[:, :num].tolist(), strict=True)
+        return [
+            [Generated(until_nothing(tokens), score) for tokens, score in zip(*text, strict=True)] for text in found
+        ]
     numbers = np.arange(len(texts)) if places is None else np.asarray(places)
     keys_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers.astype(np.int32))
-    said, scores = _generate(model, params, inputs, keys_B, processors, new, how, num, stops)
-    rows = zip(np.asarray(said).tolist(), np.asarray(scores).tolist(), strict=True)
-    return [[_generated(*row) for row in zip(*text, strict=True)] for text in rows]
+    said_RL, _ = draw(model, params, inputs, keys_B, processors, how, num, stops)
+    drawn = [Generated(until_nothing(tokens), None) for tokens in np.asarray(said_RL).tolist()]
+    return [drawn[first : first + num] for first in range(0, len(drawn), num)]
 
 
 def _check_numbers(texts: Sequence[Sequence[int]], max_new: int, num: int, how: Sampling | BeamSearch) -> None:
@@ -137,89 +136,6 @@ def _continued(texts: Sequence[Sequence[int]], width: int, prefix: bool) -> dict
     prompt, prompt_segment_ids = padded(texts, width, left=True)
     inputs = {"prompt": prompt, "prompt_segment_ids": prompt_segment_ids}
     return inputs | ({"prefix": prompt_segment_ids} if prefix else {})
-
-
-@functools.partial(jax.jit, static_argnames=("model", "new", "how", "num", "stop_ids"))
-def _generate(
-    model: nn.Module,
-    params: Any,
-    inputs: incremental.Inputs,
-    keys_B: jax.Array,
-    processors: Processors,
-    new: int,
-    how: Sampling | BeamSearch,
-    num: int,
-    stop_ids: tuple[int, ...],
-) -> tuple[jax.Array, jax.Array]:
-    """Returns tokens, int32 [B, num, new], and scores, float32 [B, num]: NaN where drawn."""
-    if isinstance(how, BeamSearch):
-        search = {"new": new, "how": how, "stop_ids": stop_ids, "processors": processors}
-        said_BML, scores_BM = beam_search(model, params, inputs, **search)
-        return said_BML[:, :num], scores_BM[:, :num]
-    said_RL, _ = draw(model, params, inputs, keys_B, processors, new, how, num, stop_ids)
-    batch = inputs["prompt"].shape[0]
-    return said_RL.reshape(batch, num, new), jnp.full((batch, num), jnp.nan, jnp.float32)
-
-
-def draw(
-    model: nn.Module,
-    params: Any,
-    inputs: incremental.Inputs,
-    keys_B: jax.Array,
-    processors: Processors,
-    new: int,
-    sampling: Sampling,
-    num: int,
-    stop_ids: tuple[int, ...],
-) -> tuple[jax.Array, jax.Array]:
-    """Returns tokens, int32 [R, new], `NOTHING` from a row's stop token on, and their log-probability, float32 [R].
-
-    That counts a stop token too, and is of the scores after all rules, before the temperature. A caller that has no use
-    for it pays nothing: the compiler drops it.
-    """
-    history_BP = jnp.where(inputs["prompt_segment_ids"] > 0, inputs["prompt"], NOTHING)
-    history_RP = jnp.repeat(history_BP, num, axis=0)
-    processors = processors.repeat(num)
-    stops = jnp.asarray(stop_ids, jnp.int32)
-    each = jax.vmap(jax.random.fold_in, (None, 0))
-    keys_R = jax.vmap(each, (0, None))(keys_B, jnp.arange(num)).reshape(-1)
-
-    def choose(index: jax.Array, logits_RV: jax.Array, said_RL: jax.Array, total_R: jax.Array, done_R: jax.Array):
-        history_RL = jnp.concatenate([history_RP, said_RL], axis=1)
-        keys_now_R = jax.vmap(jax.random.fold_in, (0, None))(keys_R, index)
-        scores_RV = processors(logits_RV, history_RL, index, history_RP.shape[1] + index)
-        token_R = sample(keys_now_R, scores_RV, sampling)
-        chosen_R = jnp.take_along_axis(jax.nn.log_softmax(scores_RV), token_R[:, None], axis=1)[:, 0]
-        total_R = jnp.where(done_R, total_R, total_R + chosen_R)
-        done_R = done_R | jnp.isin(token_R, stops) if stop_ids else done_R
-        said_R = jnp.where(done_R, NOTHING, token_R)
-        said_RL = jax.lax.dynamic_update_slice(said_RL, said_R[:, None], (0, index))
-        return token_R, said_RL, total_R, done_R | (index + 1 >= processors.max_new_R)
-
-    def unfinished(carry):
-        index, *_, done_R = carry
-        return (index < new) & ~jnp.all(done_R)
-
-    def step(carry):
-        index, last_R, position_R, cache, *so_far = carry
-        logits_RV, cache = incremental.advance(model, params, last_R, position_R, cache)
-        last_R, *so_far = choose(index, logits_RV, *so_far)
-        return index + 1, last_R, position_R + 1, cache, *so_far
-
-    logits_BV, cache, position_B = incremental.start(model, params, inputs, inputs["prompt"].shape[1] + new)
-    logits_RV, position_R, cache = jnp.repeat(logits_BV, num, axis=0), jnp.repeat(position_B, num), cache.repeat(num)
-    cache = unstack_cache(params, cache)
-    rows = logits_RV.shape[0]
-    said_RL = jnp.full((rows, new), NOTHING, jnp.int32)
-    nothing = jnp.zeros((rows,), jnp.float32), jnp.zeros((rows,), bool)
-    last_R, *so_far = choose(jnp.int32(0), logits_RV, said_RL, *nothing)
-    *_, said_RL, total_R, _ = jax.lax.while_loop(unfinished, step, (jnp.int32(1), last_R, position_R, cache, *so_far))
-    return said_RL, total_R
-
-
-def _generated(tokens: list[int], score: float) -> Generated:
-    said = tokens[: tokens.index(NOTHING)] if NOTHING in tokens else tokens
-    return Generated(said, None if math.isnan(score) else score)
 
 
 def _each(number: int | Sequence[int], texts: Sequence[Sequence[int]]) -> list[int]:

@@ -22,6 +22,11 @@ NOTHING = -1
 """Stands in a row of tokens where there is no token."""
 
 
+def until_nothing(tokens: list[int]) -> list[int]:
+    """Returns the tokens before the first place without one."""
+    return tokens[: tokens.index(NOTHING)] if NOTHING in tokens else tokens
+
+
 class Sequences(struct.PyTreeNode):
     """Sequences of tokens whose last one gets a bias where the text ends with the others."""
 
@@ -47,8 +52,8 @@ class Processors(struct.PyTreeNode):
 
     prompt_lengths_R: jax.Array
     """int32: number of tokens that a row's decoder reads before its first new one."""
-    read_RS: jax.Array
-    """int32: the source, or a decoder's prompt; `NOTHING` where there is none."""
+    read_RS: jax.Array | None
+    """int32: the source, or a decoder's prompt, `NOTHING` where there is none; None where no rule asks for it."""
     min_new_R: jax.Array | None
     """int32: least number of new tokens in a row."""
     max_new_R: jax.Array
@@ -96,12 +101,13 @@ class Processors(struct.PyTreeNode):
         read_RS = np.full((len(read), width), NOTHING, np.int32)
         for row, tokens in zip(read_RS, read, strict=True):
             row[: len(tokens)] = tokens
+        reads = rules.encoder_repetition_penalty != 1.0 or rules.encoder_no_repeat_ngram_size > 0
         # As in `generate`, a bad word that is a stop token alone does not forbid it.
         bad = [word for word in rules.bad_words_ids if word not in [(stop,) for stop in stop_ids]]
         first, decay = rules.forced_bos_token_id, rules.exponential_decay_length_penalty
         return cls(
             prompt_lengths_R=_ids(prompt_lengths),
-            read_RS=jnp.asarray(read_RS),
+            read_RS=jnp.asarray(read_RS) if reads else None,
             min_new_R=_ids(min_new) if max(min_new) > 0 else None,
             max_new_R=_ids(max_new),
             stop_E=_ids(stop_ids),
@@ -122,8 +128,19 @@ class Processors(struct.PyTreeNode):
 
     def repeat(self, num: int) -> Self:
         """Returns the same for `num` rows in place of each."""
-        of_rows = {name: getattr(self, name) for name in ("prompt_lengths_R", "read_RS", "min_new_R", "max_new_R")}
-        return self.replace(**jax.tree.map(lambda array: jnp.repeat(array, num, axis=0), of_rows))
+        return self.replace(**jax.tree.map(lambda array: jnp.repeat(array, num, axis=0), self._of_rows()))
+
+    def each(self, scores_RV: jax.Array, history_RL: jax.Array, index_R: jax.Array, end_R: jax.Array) -> jax.Array:
+        """Returns what `__call__` does, for rows that have come unequally far: each has its own `index` and `end`."""
+
+        def of_one(of_row: dict[str, Any], scores_V, history_L, index, end) -> jax.Array:
+            alone = self.replace(**jax.tree.map(lambda array: array[None], of_row))
+            return alone(scores_V[None], history_L[None], index, end)[0]
+
+        return jax.vmap(of_one)(self._of_rows(), scores_RV, history_RL, index_R, end_R)
+
+    def _of_rows(self) -> dict[str, jax.Array | None]:
+        return {name: getattr(self, name) for name in ("prompt_lengths_R", "read_RS", "min_new_R", "max_new_R")}
 
     def __call__(self, scores_RV: jax.Array, history_RL: jax.Array, index: jax.Array, end: jax.Array) -> jax.Array:
         """Returns the scores of next tokens after all rules, in the order of `generate`.
@@ -136,13 +153,13 @@ class Processors(struct.PyTreeNode):
         """
         if self.biased is not None:
             scores_RV = add_bias(scores_RV, history_RL, end, self.biased)
-        if self.encoder_repetition_penalty is not None:
+        if self.encoder_repetition_penalty is not None and self.read_RS is not None:
             scores_RV = penalize(scores_RV, self.read_RS, 1 / self.encoder_repetition_penalty)
         if self.repetition_penalty is not None:
             scores_RV = penalize(scores_RV, history_RL, self.repetition_penalty)
         if self.ngram_size > 0:
             scores_RV = ban_ngrams(scores_RV, history_RL, history_RL, end, self.ngram_size)
-        if self.encoder_ngram_size > 0:
+        if self.encoder_ngram_size > 0 and self.read_RS is not None:
             scores_RV = ban_ngrams(scores_RV, self.read_RS, history_RL, end, self.encoder_ngram_size)
         if self.bad_words is not None:
             scores_RV = add_bias(scores_RV, history_RL, end, self.bad_words)

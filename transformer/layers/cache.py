@@ -142,6 +142,12 @@ class KVCache(struct.PyTreeNode):
             index=self.index + key_NBTGK.shape[2],
         )
 
+    def resized(self, slots: int) -> Self:
+        """Returns the cache with more slots, which are empty."""
+        more = slots - self.positions_BS.shape[1]
+        widened = lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, more)])  # noqa: E731
+        return jax.tree.map(widened, self.replace(index=None)).replace(index=self.index)
+
     def take(self, rows_R: jax.Array) -> Self:
         """Returns the cache of the rows with these numbers, int32 [R]; a row may be taken often, or never."""
         taken = lambda x: tuple(layer[rows_R] for layer in x) if isinstance(x, tuple) else x[:, rows_R]  # noqa: E731
@@ -176,6 +182,10 @@ class EncoderDecoderCache(struct.PyTreeNode):
     """Every layer's keys and values of the encoder's output, stacked: each [N, B, S, G, K]. None: not yet computed."""
     memory_segment_ids_BS: jax.Array | None = None
     """int32: the segment of each of the encoder's tokens; 0 is padding."""
+
+    def resized(self, slots: int) -> Self:
+        """Returns the cache with room for more of the decoder's tokens."""
+        return self.replace(own=self.own.resized(slots))
 
     def take(self, rows_R: jax.Array) -> Self:
         """Returns the cache of the decoder's rows with these numbers, int32 [R]: rows of one source change places."""

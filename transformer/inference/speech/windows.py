@@ -17,8 +17,8 @@ import numpy as np
 from transformer.errors import UserError
 from transformer.inference import incremental
 from transformer.inference.beam_search import BeamSearch, beam_search
-from transformer.inference.decode import draw
-from transformer.inference.processors import NOTHING, Processors
+from transformer.inference.drawing import draw
+from transformer.inference.processors import Processors, until_nothing
 from transformer.inference.restored import Restored
 from transformer.inference.rows import padded, round_up
 from transformer.inference.sampling import Sampling
@@ -196,17 +196,17 @@ class WindowDecoder:
             processors = processors.replace(further=rules)
         inputs = {"prompt": prompt, "prompt_segment_ids": segment_ids, "memory": memory_BSD}
         keys_B = jax.random.split(jax.random.key(seed), len(prompts))
-        new = round_up(new)  # each row ends by its own number: prompts of lengths near each other share a program
         if beams > 1:
-            how = BeamSearch(beams)
-            said, means = _search(self.model, self.params, inputs, processors, new, how, vocabulary.stops)
+            search = {"how": BeamSearch(beams), "stop_ids": vocabulary.stops, "processors": processors}
+            said, means = beam_search(self.model, self.params, inputs, **search)
             found = zip(np.asarray(said)[:, 0].tolist(), np.asarray(means)[:, 0].tolist(), strict=True)
-            return [Window(row[: row.index(NOTHING)] if NOTHING in row else row, mean, 0.0) for row, mean in found]
+            return [Window(until_nothing(row), mean, 0.0) for row, mean in found]
         sampling = Sampling(temperature=temperature)
-        said, totals = _draw(self.model, self.params, inputs, keys_B, processors, new, sampling, vocabulary.stops)
+        drawn = inputs, keys_B, processors, sampling, 1, vocabulary.stops
+        said, totals = draw(self.model, self.params, *drawn, scored=True)
         windows = []
         for row, total in zip(np.asarray(said).tolist(), np.asarray(totals).tolist(), strict=True):
-            tokens = row[: row.index(NOTHING)] if NOTHING in row else row
+            tokens = until_nothing(row)
             windows.append(Window(tokens, total / (len(tokens) + 1), temperature))
         return windows
 
@@ -228,30 +228,3 @@ def _after_start(
 ) -> jax.Array:
     inputs = {"prompt": prompt_BP, "prompt_segment_ids": prompt_segment_ids_BP, "memory": memory_BSD}
     return jax.nn.softmax(incremental.start(model, params, inputs, prompt_BP.shape[1])[0], axis=-1)
-
-
-@functools.partial(jax.jit, static_argnames=("model", "new", "sampling", "stops"))
-def _draw(
-    model: nn.Module,
-    params: Any,
-    inputs: incremental.Inputs,
-    keys_B: jax.Array,
-    processors: Processors,
-    new: int,
-    sampling: Sampling,
-    stops: tuple[int, ...],
-) -> tuple[jax.Array, jax.Array]:
-    return draw(model, params, inputs, keys_B, processors, new, sampling, 1, stops)
-
-
-@functools.partial(jax.jit, static_argnames=("model", "new", "how", "stops"))
-def _search(
-    model: nn.Module,
-    params: Any,
-    inputs: incremental.Inputs,
-    processors: Processors,
-    new: int,
-    how: BeamSearch,
-    stops: tuple[int, ...],
-) -> tuple[jax.Array, jax.Array]:
-    return beam_search(model, params, inputs, new=new, how=how, stop_ids=stops, processors=processors)
