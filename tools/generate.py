@@ -89,6 +89,11 @@ class Command:
     """Tokens that end a text, as they are spelled, besides those that end it anyway."""
     seed: int = 0
     """Seed of the draws: the same seed gives the same text."""
+    draft: str | None = None
+    """A run or checkpoint of a smaller model with the same tokenizer, which proposes tokens that the model reads all at
+    once: what is said is distributed as without it; greedily, it is the same."""
+    draft_tokens: int = 4
+    """With --draft, tokens that are proposed at a time."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the model computes in."""
 
@@ -111,7 +116,9 @@ def main(args: list[str]) -> None:
         rules(flags)
     chunking(flags)
     with command.flags_named(Command):
-        checks.at_least(flags, 1, "batch_size")
+        checks.at_least(flags, 1, "batch_size", "draft_tokens")
+    if flags.draft is not None and (flags.mask or flags.audio):
+        raise UserError(f"--draft proposes text and --{kinds[0]} asks for none: leave it out")
     restored = restore(flags.run, Execution(dtype=flags.dtype))
     kind = restored.architecture.kind
     [wanted] = kinds or ["prompt"]
@@ -138,7 +145,8 @@ def main(args: list[str]) -> None:
     texts: list[Any] = chats or list(flags.source or flags.prompt or ("",))
     if flags.source == ("-",):
         texts = [line.rstrip("\n") for line in sys.stdin]
-    generator = TextGenerator(restored)
+    draft = None if flags.draft is None else restore(flags.draft, Execution(dtype=flags.dtype))
+    generator = TextGenerator(restored, draft, flags.draft_tokens)
     settings = generator.settings
     how = strategy(flags, settings)
     is_greedy = how.beams == 1 if isinstance(how, BeamSearch) else how.temperature == 0

@@ -3,25 +3,23 @@
 That it equals Transformers' `generate`, for every family that generates, is in tests/interop/test_generate.py.
 """
 
-import dataclasses
 import math
 import re
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.exhaustive import few
-from tests.tiny_models import TINY
+from tests.inference.sharp_models import NEW, TEXTS, SharpModel
 from transformer.errors import UserError
 from transformer.inference import beam_search, drawing, slots
 from transformer.inference.beam_search import BeamSearch
-from transformer.inference.decode import Generated, _continued, generate
+from transformer.inference.decode import _continued, generate
 from transformer.inference.drawing import _go_on, begin
-from transformer.inference.processors import Processors, penalize
+from transformer.inference.processors import Processors
 from transformer.inference.rules import DecodingRules
 from transformer.inference.sampling import Sampling
 from transformer.inference.unstacked import for_decoding, restack_memory, unstack_cache
@@ -29,49 +27,7 @@ from transformer.layers.cache import EncoderDecoderCache, KVCache
 from transformer.layers.execution import Execution
 
 GREEDY = Sampling(temperature=0)
-TEXTS = [[3], [7, 9, 11, 2, 5], [8, 8, 1, 4, 30, 31, 22, 23]]
-NEW = 6
 PENALTY = DecodingRules(repetition_penalty=5.0)
-
-
-class Model:
-    """A random model of a family, sharp enough that likeliest tokens are clear."""
-
-    def __init__(self, name: str, **fields: Any):
-        self.config = dataclasses.replace(TINY[name], **fields)
-        self.module = self.config.build(Execution())
-        abstract = nn.meta.unbox(self.config.abstract_params())
-        rng = np.random.default_rng(0)
-
-        def drawn(path: Any, leaf: Any) -> np.ndarray:
-            # Biases small, or one token would be the likeliest everywhere.
-            name = jax.tree_util.keystr(path)
-            scale = 1.0 if "embedding" in name else 0.5 if "kernel" in name else 0.1
-            return (("scale" in name) + rng.normal(0, scale, leaf.shape)).astype(np.float32)
-
-        self.params = jax.tree.map_with_path(drawn, abstract)
-        self.apply = jax.jit(lambda **inputs: self.module.apply({"params": self.params}, **inputs).logits)
-
-    def generate(self, texts=TEXTS, **options) -> list[list[Generated]]:
-        return generate(self.module, self.params, texts, **{"max_new_tokens": NEW, "how": GREEDY} | options)
-
-    def greedy(self, text: list[int], penalty: float) -> list[int]:
-        """Without a cache, a whole pass a token."""
-        said: list[int] = []
-        for _ in range(NEW):
-            # What comes after the last token cannot change its logits: one shape, one compilation.
-            if self.config.kind == "encoder_decoder":
-                row = [self.config.decoder_start_id, *said]
-                source = jnp.asarray([text + [0] * (8 - len(text))])
-                segments = (jnp.arange(8) < len(text)).astype(jnp.int32)[None]
-                target = jnp.asarray([row + [0] * (NEW - len(row))])
-                logits = self.apply(tokens=source, segment_ids=segments, decoder_tokens=target)
-            else:
-                row = [*text, *said]
-                logits = self.apply(tokens=jnp.asarray([row + [0] * (16 - len(row))]))
-            history = jnp.asarray([row])
-            said.append(int(penalize(logits[:, len(row) - 1], history, penalty).argmax()))
-        return said
 
 
 DECODERS = ["gpt", "gpt1", "llama", "t5", "bart", "marian", "transformer"]
@@ -79,12 +35,12 @@ DECODERS = ["gpt", "gpt1", "llama", "t5", "bart", "marian", "transformer"]
 
 @pytest.fixture(params=few(DECODERS, "gpt", "t5"), scope="module")
 def model(request):
-    return Model(request.param)
+    return SharpModel(request.param)
 
 
 @pytest.fixture(scope="module")
 def gpt():
-    return Model("gpt1")
+    return SharpModel("gpt1")
 
 
 def test_greedy_equals_greedy_without_a_cache(model):
@@ -121,7 +77,7 @@ def test_unstacked_layers_say_the_same(model):
 
 def test_a_loop_over_tokens_updates_its_cache_in_place():
     """In the loop's body nothing but its update has the size of a layer's cache: no copy, no turned one."""
-    model, rows, slots = Model("gpt1"), len(TEXTS), 160
+    model, rows, slots = SharpModel("gpt1"), len(TEXTS), 160
     module, params = for_decoding(model.config, model.params, Execution())
     heads, width = model.config.cache_heads
     inputs = _continued(TEXTS, 16, prefix=False)
@@ -227,19 +183,19 @@ def test_prompts_near_the_end_of_the_context_share_programs(gpt, how, module):
 
 @SEARCHES
 def test_prompts_of_all_lengths_share_what_a_token_takes(how, module, monkeypatch):
-    """What reads a prompt is compiled for its length; what adds a token for 32, 64 and 128 slots, once each."""
+    """What reads a prompt is compiled for its length; what adds a token for 64 and 128 slots, once each."""
     monkeypatch.setattr(slots, "FEWEST", 32)
-    model, before = Model("gpt1", context_length=256), compiled(module)
-    for length in (1, 20, 40, 90):
-        [[generated]] = model.generate([[5] * length], max_new_tokens=100 - length, how=how)
-        assert len(generated.tokens) == 100 - length
-    assert compiled(module) == [before[0] + 3, before[1] + 3]
+    model, before = SharpModel("gpt1", context_length=256), compiled(module)
+    for length in (1, 20, 40):
+        [[generated]] = model.generate([[5] * length], max_new_tokens=80 - length, how=how)
+        assert len(generated.tokens) == 80 - length
+    assert compiled(module) == [before[0] + 2, before[1] + 2]
 
 
 @SEARCHES
 @pytest.mark.parametrize("name", few(["gpt1", "llama", "t5"], "llama"))
 def test_a_cache_that_grows_says_the_same(name, how, module, monkeypatch):
-    model = Model(name, **({} if name == "t5" else {"context_length": 256}))
+    model = SharpModel(name, **({} if name == "t5" else {"context_length": 256}))
     unstacked, params = for_decoding(model.config, model.params, Execution())
     said = []
     for fewest in (128, 8):

@@ -101,7 +101,7 @@ def test_numbers_of_rows_repeat():
         max_new=[4, 5],
     )
     assert one.repeat(2).max_new_R.tolist() == [4, 4, 5, 5]
-    assert one.repeat(2).read_RS.tolist() == [[1, 2], [1, 2], [3, NOTHING], [3, NOTHING]]
+    assert np.asarray(one.repeat(2).read_RS).tolist() == [[1, 2], [1, 2], [3, NOTHING], [3, NOTHING]]
 
 
 def test_rows_that_have_come_unequally_far_are_each_as_if_alone():
@@ -119,9 +119,10 @@ def test_rows_that_have_come_unequally_far_are_each_as_if_alone():
     ends = [3 + number for number in said]
 
     def of(rows: slice) -> Processors:
-        numbers = {"min_new": [0, 2, 5][rows], "max_new": [5, 2, 5][rows]}
-        given = {"read": read[rows], "prompt_lengths": prompts[rows], "width": 3}
-        return Processors.of(rules, stop_ids=[2], **given, **numbers)
+        return Processors.of(
+            rules, stop_ids=[2], read=read[rows], prompt_lengths=prompts[rows], width=3, min_new=[0, 2, 5][rows],
+            max_new=[5, 2, 5][rows],
+        )  # fmt: skip
 
     found = of(slice(None)).each(scores_RV, jnp.asarray(history_RL), jnp.asarray(said), jnp.asarray(ends))
     for row in range(3):

@@ -155,6 +155,19 @@ def test_flags_go_first(saved, tmp_path, capsys):
         generate.main([str(tmp_path / "run"), "--prompt", "w2", "--temperature", "0", "--num", "2"])
 
 
+def test_a_draft_says_the_same(saved, tmp_path, capsys):
+    run = str(tmp_path / "run")
+    convert.main(["import", str(saved), run])
+    said = []
+    for flags in ([], ["--draft", run], ["--draft", run, "--draft-tokens", "2"]):
+        capsys.readouterr()
+        generate.main([run, "--prompt", "w2", "--temperature", "0", "--max-new-tokens", "9", *flags])
+        said.append(capsys.readouterr().out)
+    assert said == said[:1] * 3
+    with pytest.raises(UserError, match="--draft proposes text and --mask asks for none"):
+        generate.main([run, "--mask", "w2 <mask>", "--draft", run])
+
+
 def test_a_speech_model_says_that_it_reads_no_text():
     config = TINY["whisper"]
     restored = Restored(config, config.build(Execution()), {}, Execution(), None, None, epath.Path("runs/heard"))

@@ -12,12 +12,14 @@ import jax
 import numpy as np
 
 from transformer.errors import UserError
+from transformer.inference import speculative
 from transformer.inference.beam_search import BeamSearch, beam_search
 from transformer.inference.drawing import draw
 from transformer.inference.processors import Processors, until_nothing
 from transformer.inference.rows import padded, round_up
 from transformer.inference.rules import DecodingRules
 from transformer.inference.sampling import Sampling
+from transformer.inference.speculative import Draft
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,7 @@ def generate(
     stop_ids: Sequence[int] = (),
     start_id: int | None = None,
     prefix: bool = False,
+    draft: Draft | None = None,
 ) -> list[list[Generated]]:
     """Returns `num` continuations of each text; by an encoder-decoder, that many answers to it. The best come first.
 
@@ -65,10 +68,11 @@ def generate(
       stop_ids: the tokens that end a text.
       start_id: the token that an encoder-decoder's answers begin after; None: its architecture's.
       prefix: a decoder reads the texts from both sides, as a prefix language model has learnt to.
+      draft: a small model that proposes tokens, which the model accepts or not: what is said is distributed as without.
 
     Raises:
-      UserError: an empty text, a text that leaves no room in the model's context, more continuations than beams, or a
-        rule about tokens that the model does not have.
+      UserError: an empty text, a text that leaves no room in the model's context, more continuations than beams, a
+        rule about tokens that the model does not have, or a draft that cannot propose to it, or to a beam search.
     """
     longest = max(len(text) for text in texts)
     max_new, min_new = _each(max_new_tokens, texts), _each(min_new_tokens, texts)
@@ -98,6 +102,8 @@ def generate(
         max_new=max_new,
     )
     if isinstance(how, BeamSearch):
+        if draft is not None:
+            raise UserError(f"{how.beams} beams and a draft, which proposes to one: leave out one of them")
         said_BML, scores_BM = beam_search(model, params, inputs, how=how, stop_ids=stops, processors=processors)
         found = zip(np.asarray(said_BML)[:, :num].tolist(), np.asarray(scores_BM)[:, :num].tolist(), strict=True)
         return [
@@ -105,7 +111,11 @@ def generate(
         ]
     numbers = np.arange(len(texts)) if places is None else np.asarray(places)
     keys_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers.astype(np.int32))
-    said_RL, _ = draw(model, params, inputs, keys_B, processors, how, num, stops)
+    drawn_by = keys_B, processors, how, num, stops
+    if draft is None:
+        said_RL, _ = draw(model, params, inputs, *drawn_by)
+    else:
+        said_RL = speculative.draw(model, params, draft, inputs, *drawn_by)
     drawn = [Generated(until_nothing(tokens), None) for tokens in np.asarray(said_RL).tolist()]
     return [drawn[first : first + num] for first in range(0, len(drawn), num)]
 

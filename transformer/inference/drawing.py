@@ -52,10 +52,11 @@ class Rows(struct.PyTreeNode):
             rows = self.replace(total_R=jnp.where(self.has_ended_R, self.total_R, self.total_R + chosen_R))
         return rows.say(token_R, stop_ids)
 
-    def say(self, token_R: jax.Array, stop_ids: tuple[int, ...]) -> "Rows":
-        """Returns the rows with these tokens, where they have not ended."""
-        stops_R = jnp.isin(token_R, jnp.asarray(stop_ids, jnp.int32)) if stop_ids else jnp.zeros_like(self.has_ended_R)
-        is_said_R = ~self.has_ended_R & ~stops_R
+    def say(self, token_R: jax.Array, stop_ids: tuple[int, ...], where_R: jax.Array | bool = True) -> "Rows":
+        """Returns the rows with these tokens, `where_R`, unless they have ended."""
+        to_R = jnp.broadcast_to(where_R, token_R.shape)
+        stops_R = to_R & jnp.isin(token_R, jnp.asarray(stop_ids, jnp.int32)) if stop_ids else jnp.zeros_like(to_R)
+        is_said_R = to_R & ~self.has_ended_R & ~stops_R
         more_R = is_said_R.astype(jnp.int32)
         said_R = self.said_R + more_R
         rows_R = jnp.arange(token_R.shape[0], dtype=jnp.int32)
@@ -64,8 +65,8 @@ class Rows(struct.PyTreeNode):
             tokens_RL=self.tokens_RL.at[rows_R, self.end_R].set(written_R, mode="drop"),
             end_R=self.end_R + more_R,
             said_R=said_R,
-            last_R=token_R,
-            position_R=self.position_R + 1,
+            last_R=jnp.where(to_R, token_R, self.last_R),
+            position_R=self.position_R + to_R.astype(jnp.int32),
             has_ended_R=self.has_ended_R | stops_R | (said_R >= self.processors.max_new_R),
         )
 

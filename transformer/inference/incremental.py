@@ -55,11 +55,18 @@ def advance(model: Any, params: Any, tokens_R: jax.Array, positions_R: jax.Array
       tokens_R: the newest token of each row; `positions_R`: its position.
       cache: from `start` or an earlier step; its memory may be unstacked (`unstacked.unstack_cache`), and stays so.
     """
-    segment_ids_R1 = jnp.ones((tokens_R.shape[0], 1), jnp.int32)
-    inputs = _read(model, tokens_R[:, None], positions_R[:, None], segment_ids_R1)
+    logits_R1V, cache = advance_by(model, params, tokens_R[:, None], positions_R[:, None], cache)
+    return logits_R1V[:, 0], cache
+
+
+def advance_by(
+    model: Any, params: Any, tokens_RT: jax.Array, positions_RT: jax.Array, cache: Any
+) -> tuple[jax.Array, Any]:
+    """Returns what `advance` does, for several tokens of each row: logits [R, T, V], of the tokens after each."""
+    inputs = _read(model, tokens_RT, positions_RT, jnp.ones_like(tokens_RT))
     outputs: Any = model.apply({"params": restack(model.config, params)}, **inputs, cache=restack_memory(cache))
     advanced = outputs.cache.replace(memory=cache.memory) if has_unstacked_memory(cache) else outputs.cache
-    return _last_logits(outputs), advanced
+    return outputs.logits, advanced
 
 
 def _read(model: Any, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from transformer.inference.rows import batches
 from transformer.inference.rules import DecodingRules
 from transformer.inference.sampling import Sampling
 from transformer.inference.settings import Settings
+from transformer.inference.speculative import Draft
 from transformer.inference.unstacked import for_decoding
 from transformer.objectives.chat import Chat
 from transformer.objectives.prefix_lm import PrefixLM
@@ -45,12 +46,15 @@ class TextGenerator:
 
     Args:
       restored: a decoder or an encoder-decoder, with a head of next words.
+      draft: a smaller one, of the same words, that proposes tokens (`speculative`); None: there is none.
+      draft_tokens: tokens that the draft proposes at a time.
 
     Raises:
-      UserError: it is another kind of model, or an imported one that declares impossible settings of generation.
+      UserError: it is another kind of model, or an imported one that declares impossible settings of generation; the
+        draft has another tokenizer.
     """
 
-    def __init__(self, restored: Restored):
+    def __init__(self, restored: Restored, draft: Restored | None = None, draft_tokens: int = 4):
         architecture = restored.architecture
         if architecture.kind == "speech":
             raise UserError(
@@ -69,6 +73,7 @@ class TextGenerator:
             logging.getLogger(__name__).warning("%s: not applied: %s", self.settings.source, left)
         model, params = for_decoding(architecture, restored.params, restored.execution)
         self.restored = dataclasses.replace(restored, model=model, params=params)
+        self._draft = None if draft is None else _proposing(draft, draft_tokens, restored)
         self.answers = architecture.kind == "encoder_decoder"
         """Whether it answers a text, rather than continues it."""
         vocabulary = Vocabulary.of(restored.tokenizer)
@@ -131,6 +136,7 @@ class TextGenerator:
             "stop_ids": [*stop_ids, *map(self._stop_id, stop)],
             "start_id": settings.start_id if settings else None,
             "prefix": isinstance(self.restored.objective, PrefixLM),
+            "draft": self._draft,
             "seed": seed,
         }
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]), reverse=True)  # too long ones fail first
@@ -207,6 +213,18 @@ class TextGenerator:
         if len(tokens) != 1:
             raise UserError(f"--stop {piece!r} is {len(tokens)} tokens here: give the spelling of one")
         return tokens[0]
+
+
+def _proposing(draft: Restored, tokens: int, restored: Restored) -> Draft:
+    """Returns a model as the draft of another; UserError where their tokenizers differ."""
+    own, wanted = draft.tokenizer, restored.tokenizer
+    if own.fingerprint != wanted.fingerprint:
+        raise UserError(
+            f"the draft {draft.checkpoint} has another tokenizer ({own.vocab_size} pieces, fingerprint "
+            f"{own.fingerprint[:12]}) than {restored.checkpoint} ({wanted.vocab_size}, {wanted.fingerprint[:12]}): a "
+            "draft says the same words"
+        )
+    return Draft(*for_decoding(draft.architecture, draft.params, draft.execution), tokens)
 
 
 def _is_chat(text: Any) -> TypeGuard[Sequence[Message]]:

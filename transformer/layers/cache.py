@@ -142,6 +142,18 @@ class KVCache(struct.PyTreeNode):
             index=self.index + key_NBTGK.shape[2],
         )
 
+    def keep(self, newest: int, counts_R: jax.Array) -> Self:
+        """Returns the cache without the newest tokens of all rows, but for each row's first `counts_R` of those.
+
+        Their slots are empty; those that no row needs are used again.
+        """
+        places_S = jnp.arange(self.positions_BS.shape[1], dtype=jnp.int32)
+        first = self.index - newest
+        is_kept_BS = places_S[None] < first + counts_R[:, None]
+        return self.replace(
+            segment_ids_BS=jnp.where(is_kept_BS, self.segment_ids_BS, 0), index=first + jnp.max(counts_R)
+        )
+
     def resized(self, slots: int) -> Self:
         """Returns the cache with more slots, which are empty."""
         more = slots - self.positions_BS.shape[1]
@@ -182,6 +194,15 @@ class EncoderDecoderCache(struct.PyTreeNode):
     """Every layer's keys and values of the encoder's output, stacked: each [N, B, S, G, K]. None: not yet computed."""
     memory_segment_ids_BS: jax.Array | None = None
     """int32: the segment of each of the encoder's tokens; 0 is padding."""
+
+    @property
+    def index(self) -> jax.Array:
+        """int32 scalar: the next slot of the decoder's tokens."""
+        return self.own.index
+
+    def keep(self, newest: int, counts_R: jax.Array) -> Self:
+        """Returns the cache with `KVCache.keep` of the decoder's tokens."""
+        return self.replace(own=self.own.keep(newest, counts_R))
 
     def resized(self, slots: int) -> Self:
         """Returns the cache with room for more of the decoder's tokens."""
