@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -154,6 +155,10 @@ def test_balanced_classes_weigh_alike(data, problem):
 
 def test_classes_are_found_by_name_and_unknown_ones_refused():
     model = dataclasses.replace(MODELS["bert"][1], num_labels=3, labels=("c", "a", "b"))
-    assert classes_of(("a", "c"), model).tolist() == [1, 0]
-    with pytest.raises(UserError, match=r"the label 'd' is none of the model's 3 \(c, a, b\)"):
-        classes_of(("a", "d"), model)
+    known, unknown = (
+        SimpleNamespace(labels=labels, held_out_with=lambda label: f"test.tsv:7 has {label}")
+        for labels in (("a", "c"), ("a", "d"))
+    )
+    assert classes_of(known, model).tolist() == [1, 0]
+    with pytest.raises(UserError, match=r"test.tsv:7 has d: the label 'd' is none of the model's 3 \(c, a, b\)"):
+        classes_of(unknown, model)

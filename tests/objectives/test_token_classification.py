@@ -132,5 +132,5 @@ def test_tags_that_a_model_does_not_know_are_refused(data):
     experiment = session(data).experiment
     model = dataclasses.replace(experiment.model, num_labels=2, labels=("O", "B-PER"))
     made = Session(dataclasses.replace(experiment, model=model))
-    with pytest.raises(UserError, match="the label 'B-LOC' is none of the model's 2"):
+    with pytest.raises(UserError, match=r":\d+: the label 'B-LOC' is none of the model's 2"):
         print(made.dataset)

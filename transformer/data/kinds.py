@@ -1,5 +1,6 @@
 """Kinds of data, listed here by hand: a config each, how it may be read, and the function that opens it."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -91,7 +92,9 @@ def _survey_examples(config: ExamplesConfig, reading: ExampleReading) -> Survey:
     from transformer.data.examples.sources import open_sources
 
     train, held = open_sources(config, reading)
-    return Survey(read_labels(train, held), 0 if train is None else len(train))
+    return Survey(
+        read_labels(train, held, functools.partial(reading.labels, config=config)), 0 if train is None else len(train)
+    )
 
 
 _EXAMPLES = (TextsReading, GroupsReading, TaggedReading, QuestionsReading, ChoicesReading)

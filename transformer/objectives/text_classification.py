@@ -79,7 +79,7 @@ class TextClassification(ExamplesObjective):
     def setting(self, dataset: Dataset, seq_len: int, model: ModelInputs) -> Setting:
         del seq_len
         examples = self.checked(dataset)
-        classes = classes_of(examples.labels, model)
+        classes = classes_of(examples, model)
         weights = np.ones(model.num_labels, np.float32)
         if self.class_weights == "balanced":
             counts = np.bincount(classes, examples.counts, model.num_labels)
@@ -175,16 +175,17 @@ class TextClassification(ExamplesObjective):
             yield {**row, "told": told, "scores": dict(zip(names, scores_C.tolist(), strict=True))}
 
 
-def classes_of(labels: tuple[str, ...], model: ModelInputs) -> np.ndarray:
+def classes_of(examples: ExamplesDataset, model: ModelInputs) -> np.ndarray:
     """Returns int32: of each of the data's classes, the number that a model has for it.
 
     Raises:
       UserError: the model does not know it.
     """
     known = {label: number for number, label in enumerate(model.class_names)}
-    if unknown := [label for label in labels if label not in known]:
-        names = ", ".join(list(known)[:8])
+    if unknown := [label for label in examples.labels if label not in known]:
+        names = ", ".join(list(known)[:8]) + (", ..." if len(known) > 8 else "")
         raise UserError(
-            f"the label {unknown[0]!r} is none of the model's {len(known)} ({names}{', ...' if len(known) > 8 else ''})"
+            f"{examples.held_out_with(unknown[0])}: the label {unknown[0]!r} is none of the model's {len(known)} "
+            f"({names})"
         )
-    return np.array([known[label] for label in labels], np.int32)
+    return np.array([known[label] for label in examples.labels], np.int32)

@@ -63,7 +63,7 @@ class TokenClassification(ExamplesObjective):
 
     def setting(self, dataset: Dataset, seq_len: int, model: ModelInputs) -> Setting:
         del seq_len
-        return Setting(classes_of(self.checked(dataset).labels, model), reads_types(model))
+        return Setting(classes_of(self.checked(dataset), model), reads_types(model))
 
     def bare_setting(self, seq_len: int, model: ModelInputs) -> Setting:
         del seq_len

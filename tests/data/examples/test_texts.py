@@ -166,7 +166,7 @@ def test_a_quote_left_open_is_said_of_a_csv_file_and_none_of_a_tsv_file(tmp_path
 def test_a_label_unseen_in_training_is_refused(tmp_path):
     write(tmp_path, "train.jsonl", ROWS[:10])
     write(tmp_path, "validation.jsonl", [{"text": "x", "label": "mixed"}])
-    with pytest.raises(UserError, match="validation has the label 'mixed', which no training example has"):
+    with pytest.raises(UserError, match=r":\d+: validation has the label 'mixed', which no training example has"):
         opened(tmp_path)
 
 

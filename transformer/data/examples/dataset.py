@@ -1,9 +1,10 @@
 """Datasets of a task's examples, with the names of their classes."""
 
 import dataclasses
+import functools
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from transformer.data.dataset import About
@@ -35,6 +36,12 @@ class ExamplesDataset(TokenizedDataset):
     """Training examples of each class."""
     held_out: Source[Row]
     """The validation rows, record by record."""
+    labels_of: Callable[[Row], tuple[str, ...]]
+    """Names of a row's classes."""
+
+    def held_out_with(self, label: str) -> str:
+        """Returns the file and line of the first validation row of a class that some have."""
+        return _first_with(label, self.held_out, self.labels_of)
 
     def show(self, record: Record) -> tuple[str, ...]:
         return (self.tokenizer.decode(record["tokens"][record["segment_ids"] > 0].tolist()),)
@@ -53,7 +60,8 @@ def open_examples(
     if input_size or vocab_size is None:
         raise UserError("--data are texts and the model reads none alone: choose a preset of another model")
     train, held = open_sources(config, reading, whole=whole)
-    labels = read_labels(train, held)
+    labels_of = functools.partial(reading.labels, config=config)
+    labels = read_labels(train, held, labels_of)
     source = held if train is None else train
     if tokenizer is None:
         texts = TrainingText(lambda: [source.fingerprint], lambda size: up_to(size, source.texts()))
@@ -67,7 +75,7 @@ def open_examples(
 
     training = () if train is None else (records(train),)
     validation = records(held)
-    counted = Counter(label for row in train or () for label in reading.labels(row, config))
+    counted = Counter(label for row in train or () for label in labels_of(row))
     [name] = config.sources
     identity = {
         "sources": {name: digest(contents)},
@@ -92,10 +100,13 @@ def open_examples(
         labels=labels,
         counts=tuple(counted[label] for label in labels),
         held_out=held,
+        labels_of=labels_of,
     )
 
 
-def read_labels(train: Source[Row] | None, held: Source[Row]) -> tuple[str, ...]:
+def read_labels(
+    train: Source[Row] | None, held: Source[Row], labels_of: Callable[[Row], tuple[str, ...]]
+) -> tuple[str, ...]:
     """Returns the names of all classes in order: numbers by their size, names by the alphabet.
 
     Raises:
@@ -104,10 +115,16 @@ def read_labels(train: Source[Row] | None, held: Source[Row]) -> tuple[str, ...]
     if train is None:
         return _in_order(held.labels)
     if unseen := [label for label in held.labels if label not in set(train.labels)]:
+        where = _first_with(unseen[0], held, labels_of)
         raise UserError(
-            f"validation has the label {unseen[0]!r}, which no training example has: add such examples, or leave it out"
+            f"{where}: validation has the label {unseen[0]!r}, which no training example has: add such examples, or "
+            "leave it out"
         )
     return _in_order(train.labels)
+
+
+def _first_with(label: str, rows: Source[Row], labels_of: Callable[[Row], tuple[str, ...]]) -> str:
+    return next(row.where for row in map(rows.__getitem__, range(len(rows))) if label in labels_of(row))
 
 
 def _in_order(labels: Iterable[str]) -> tuple[str, ...]:
