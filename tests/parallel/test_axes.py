@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.tiny_experiments import experiment_of
 from tests.tiny_models import TINY
+from transformer.adapters.config import AdapterConfig
 from transformer.debugging.replay import _fitting_mesh
 from transformer.errors import UserError
 from transformer.layers.execution import Execution
@@ -18,6 +19,7 @@ from transformer.parallel.mesh import MESH_AXES, MeshConfig, least_devices, make
 from transformer.training import experiment as experiments
 from transformer.training.dividing import check_kernels
 from transformer.training.session import Session, mesh_for
+from transformer.transfer.config import InitConfig
 
 SIZES = st.lists(st.sampled_from([1, 2, 3, 4]), min_size=6, max_size=6)
 
@@ -203,3 +205,19 @@ def test_a_pipeline_keeps_nothing_in_the_hosts_memory():
     check_kernels(experiment, make_mesh(MeshConfig(data=1)))
     with pytest.raises(UserError, match="with --mesh.pipeline 2, .*: choose attention, or no pipeline"):
         check_kernels(experiment, make_mesh(MeshConfig(data=1, pipeline=2)))
+
+
+def test_eight_bits_need_an_ada_or_a_hopper_and_weights_that_are_trained():
+    experiment = experiment_of(TINY["gpt"], execution=Execution(quantization="fp8"))
+
+    def mesh_of(kind, capability):
+        device = SimpleNamespace(platform="gpu", device_kind=kind, compute_capability=capability)
+        return SimpleNamespace(devices=np.array([device]))
+
+    with pytest.raises(UserError, match="fp8 needs a GPU of Ada's or Hopper's generation or newer, not NVIDIA A100"):
+        check_kernels(experiment, mesh_of("NVIDIA A100-SXM4-80GB", "8.0"))
+    check_kernels(experiment, mesh_of("NVIDIA L4", "8.9"))
+    check_kernels(experiment, mesh_of("NVIDIA H100 80GB HBM3", "9.0"))
+    adapted = dataclasses.replace(experiment, adapter=AdapterConfig(rank=4), init=InitConfig(path="x"))
+    with pytest.raises(UserError, match="is for weights that are trained, and --adapter.rank freezes them"):
+        check_kernels(adapted, mesh_of("NVIDIA H100 80GB HBM3", "9.0"))

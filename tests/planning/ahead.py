@@ -36,6 +36,8 @@ class Step:
     memory: dict[str, int]
     kernels: dict[str, int]
     """cuDNN's kernels, and how many calls the program's text has; a loop over layers counts once."""
+    products: dict[str, int]
+    """cuBLAS's matrix products, so counted: of 8-bit floats (`f8`), and all others (`wide`)."""
     shapes: frozenset[str]
     """The arrays of the program, as bf16[2,8]."""
     on_host: frozenset[str]
@@ -67,7 +69,7 @@ def compiled(*flags: str) -> Step:
         for sent in record["collectives"]
     ]
     shapes, on_host = frozenset(record["shapes"]), frozenset(record["on_host"])
-    return Step(tuple(collectives), record["memory"], record["kernels"], shapes, on_host)
+    return Step(tuple(collectives), record["memory"], record["kernels"], record["products"], shapes, on_host)
 
 
 def main(args: list[str]) -> dict[str, Any]:
@@ -91,6 +93,10 @@ def main(args: list[str]) -> dict[str, Any]:
         "memory": dataclasses.asdict(step.memory),
         "kernels": collections.Counter(re.findall(r'custom_call_target="__cudnn\$([^"]*)"', texts[0])),
         "shapes": sorted(set(re.findall(r"\b[a-z]+[0-9]+\[[0-9,]*\]|\bpred\[[0-9,]*\]", texts[0]))),
+        "products": {
+            "f8": texts[0].count('custom_call_target="__cublas$lt$matmul$f8"'),
+            "wide": texts[0].count('custom_call_target="__cublas$lt$matmul"'),
+        },
         "on_host": sorted(set(re.findall(r"\b([a-z0-9]+\[[0-9,]*\])\{[^}]*S\(5\)\}", texts[0]))),
         "collectives": [
             {

@@ -64,3 +64,11 @@ def test_packed_rows_need_no_mask_of_all_pairs():
 def test_heads_of_256():
     step = llama("--model.head-width", "256", "--model.num-heads", "8", "--execution.remat", "attention")
     assert step.kernels == {"fmhaScaleBiasSoftmax": 1, "fmhaScaleBiasSoftmaxBackward": 1}
+
+
+def test_products_in_eight_bits_are_cublas_own():
+    """A layer's seven, forwards and twice backwards."""
+    step = llama("--execution.quantization", "fp8", "--execution.remat", "none")
+    assert step.products["f8"] == 3 * 7
+    assert step.products["wide"] >= 3  # the head's
+    assert llama("--execution.remat", "none").products["f8"] == 0

@@ -295,3 +295,25 @@ def test_accumulation_reduces_over_devices_once_a_step():
     in_entry = reductions.findall(text[text.index("\nENTRY ") :])
     assert in_entry
     assert len(reductions.findall(text)) == len(in_entry)  # none in a loop
+
+
+@pytest.mark.parametrize("sizes", few([{"fsdp": 2}, {"tensor": 2}, {"pipeline": 2}], {"fsdp": 2}))
+def test_products_in_eight_bits_are_one_devices_on_any_mesh(sizes):
+    """A scale is that of the whole array, wherever its parts are; the steps are near those of wide products."""
+    losses = {}
+    for name, mesh, settings in (
+        ("fp8", ONE, {"quantization": "fp8"}),
+        ("recomputed", ONE, {"quantization": "fp8", "remat": "full"}),
+        ("on a mesh", MeshConfig(data=1, **sizes), {"quantization": "fp8"}),
+        ("wide", ONE, {}),
+    ):
+        program, mesh = program_of(mesh, **settings)
+        with jax.set_mesh(mesh):
+            state, losses[name] = program.init(), []
+            for seed in range(3):
+                state, metrics = program.step(state, make_batch(seed))
+                losses[name].append(float(metrics["loss"]))
+    np.testing.assert_allclose(losses["recomputed"], losses["fp8"], rtol=1e-5)
+    np.testing.assert_allclose(losses["on a mesh"], losses["fp8"], rtol=1e-3)
+    np.testing.assert_allclose(losses["fp8"], losses["wide"], rtol=1e-2)
+    assert losses["fp8"] != losses["wide"]

@@ -3,8 +3,9 @@
 Never what it is: options are not stored with a checkpoint and can change at every restore.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -16,7 +17,7 @@ from flax.core.scope import LazyRng, Scope
 from transformer import checks
 from transformer.layers.cache import DecoderLayerCache, LayerCache
 from transformer.layers.low_rank import COLLECTIONS
-from transformer.layers.primitives import recomputed
+from transformer.layers.primitives import in_eight_bits, recomputed
 from transformer.layers.routing import Routers
 from transformer.ops.attention import IMPLEMENTATIONS
 from transformer.ops.elementwise import numbered, row_numbers
@@ -61,6 +62,10 @@ class Execution:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Dtype of matrix products and activations; parameters, norms, softmax, losses and the sums of parameters'
     gradients stay in float32. float16 is for inference alone."""
+    quantization: Literal["none", "fp8"] = "none"
+    """In what the layers' products with weights read numbers: none (in `dtype`), or fp8 (8-bit floats with a scale an
+    array, forwards e4m3 and backwards e5m2; sums, embeddings, heads and experts stay as they are). Coarser than any
+    other choice here: docs/gpus.md has what it does to a loss."""
     attention: str = "auto"
     """Attention implementation: auto, reference (plain float32), xla, cudnn (NVIDIA GPUs, 16-bit dtypes), or packed
     (cudnn, which on Hopper and newer GPUs is told where documents begin, and needs no mask of all pairs of tokens)."""
@@ -91,6 +96,7 @@ class Execution:
 
     def __post_init__(self):
         checks.choice(self, "dtype", DTYPES)
+        checks.choice(self, "quantization", ("none", "fp8"))
         checks.choice(self, "attention", ("auto", *IMPLEMENTATIONS))
         checks.choice(self, "context", CONTEXTS)
         checks.rule(self, "unroll", self.unroll >= 0, "layers a step of the loop, or 0 for all")
@@ -163,7 +169,7 @@ class Stack(nn.Module):
         def layer(block, x, per_layer, shared):
             if not self.is_initializing():  # Flax counts keys on where it traces a body again; a pipeline's do not
                 block.scope.rng_counters = dict.fromkeys(block.scope.rngs, 0)
-            with recomputed(self.execution.recomputes):
+            with self._products():
                 x, output = block(x, per_layer, *shared, **static)
             block.sow("intermediates", "hidden", x, reduce_fn=_last, init_fn=_nothing)
             return x, output
@@ -189,6 +195,12 @@ class Stack(nn.Module):
         self.sow("intermediates", "embedded", x, reduce_fn=_last, init_fn=_nothing)
         return scan(self.make_block(name="layers"), x, per_layer, shared)
 
+    @contextlib.contextmanager
+    def _products(self) -> Iterator[None]:
+        """Within, the layers' products are as `execution` says."""
+        with recomputed(self.execution.recomputes), in_eight_bits(self.execution.quantization == "fp8"):
+            yield
+
     def _pipelined(self, pipeline: Pipeline, x: Any, per_layer: Any, shared: Any, static: Any) -> tuple[Any, Any]:
         """Returns what `__call__` does, by a pipeline: as a pure function of the stack's parameters and of its keys."""
         assert self.scope is not None  # of a module that is called
@@ -204,7 +216,7 @@ class Stack(nn.Module):
             (stacked, keys, per_layer), (shared, rows_R) = of_layer, shared_and_rows
             lazy = {name: LazyRng.create(key, *places[name]) for name, key in keys.items()}
             scope = Scope(common if self.shared else stacked, lazy, mutable=False, path=path)
-            with numbered(rows_R), recomputed(self.execution.recomputes):
+            with numbered(rows_R), self._products():
                 return self.make_block(parent=scope)(x, per_layer, *shared, **static)
 
         layers = self.num_layers // pipeline.stages

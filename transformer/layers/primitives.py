@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer.layers.low_rank import BESIDE, beside, dropout_rate, scaled_outputs
+from transformer.ops.eight_bits import BACKWARD, FORWARD, EightBits, eight_bits
 from transformer.ops.elementwise import dropout
 from transformer.ops.embedding import look_up
 from transformer.ops.outer import summed_outer
@@ -67,7 +68,8 @@ class Linear(nn.Module):
         x, recomputed = x.astype(self.dtype), _recomputed.get()
         stands_alone = not any(self.has_variable(*place) for place in BESIDE)
         if stands_alone and kernel.dtype.itemsize >= 4:
-            return linear(x, kernel, bias, num_inputs, self.names, recomputed)
+            product = eight_bit_linear if _eight_bits.get() else linear
+            return product(x, kernel, bias, num_inputs, self.names, recomputed)
         added = beside(self, kernel, inputs=num_inputs)
         y: Any = frozen_linear(x, kernel, num_inputs, self.names, recomputed)
         if added is not None and added.gain_O is not None:
@@ -188,6 +190,19 @@ def recomputed(value: bool) -> Iterator[None]:
         _recomputed.reset(token)
 
 
+_eight_bits: contextvars.ContextVar[bool] = contextvars.ContextVar("eight_bits", default=False)
+
+
+@contextlib.contextmanager
+def in_eight_bits(value: bool) -> Iterator[None]:
+    """Within, products with weights that are trained read 8-bit floats."""
+    token = _eight_bits.set(value)
+    try:
+        yield
+    finally:
+        _eight_bits.reset(token)
+
+
 def _linear(
     x: jax.Array,
     kernel: jax.Array,
@@ -259,6 +274,40 @@ def _backward(
 
 linear = functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))(_linear)
 linear.defvjp(_forward, _backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def eight_bit_linear(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array | None, num_inputs: int, names: tuple[str, ...], recomputed: bool
+) -> jax.Array:
+    """Returns x W + b as `linear` does, of `x` and `kernel` in 8 bits, and so the products of its gradients, for which
+    `x` is kept in 8 bits. Parameters, their gradients and all sums are as wide as `linear`'s.
+    """
+    return _eight_bit_forward(x, kernel, bias, num_inputs, names, recomputed)[0]
+
+
+def _gathered_in_eight_bits(kernel: jax.Array, names: tuple[str, ...]) -> EightBits:
+    """Returns the kernel in 8 bits, whole along the model width: between devices a byte goes for each number."""
+    narrow = eight_bits(kernel, FORWARD)
+    return narrow.replace(values=_gathered(narrow.values, FORWARD, names))
+
+
+def _eight_bit_forward(x, kernel, bias, num_inputs, names, recomputed):
+    narrow, gathered = eight_bits(x, FORWARD), _gathered_in_eight_bits(kernel, names)
+    y = _product(narrow.widened(x.dtype), gathered.widened(x.dtype), bias, num_inputs)
+    return y, (narrow, gathered if recomputed else kernel, bias)
+
+
+def _eight_bit_backward(num_inputs, names, recomputed, residuals, dy):
+    narrow, kernel, bias = residuals
+    gathered = kernel if recomputed else _gathered_in_eight_bits(kernel, names)
+    of_dy, x = eight_bits(dy, BACKWARD).widened(dy.dtype), narrow.widened(dy.dtype)
+    dx, dkernel, _ = _backward(num_inputs, (), True, (x, gathered.widened(dy.dtype), None), of_dy)
+    rows = tuple(range(x.ndim - num_inputs))
+    return dx, dkernel, dy.astype(jnp.float32).sum(rows) if bias is not None else None
+
+
+eight_bit_linear.defvjp(_eight_bit_forward, _eight_bit_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))

@@ -65,11 +65,32 @@ def check_kernels(experiment: Experiment, mesh: Mesh) -> None:
             f"{mesh.shape['pipeline']}, whose microbatches are kept by turns: choose "
             f"{experiment.execution.remat.removesuffix(OFFLOADED)}, or no pipeline"
         )
+    _check_quantization(experiment, device)
     if attention == "packed" and int(device.compute_capability.split(".")[0]) < 9:
         raise UserError(
             f"--execution.attention packed needs a GPU of Hopper's generation or newer, not {device.device_kind}: "
             "choose auto or cudnn"
         )
+
+
+def _check_quantization(experiment: Experiment, device: Any) -> None:
+    """Raises UserError where products of 8-bit floats were asked for, and GPUs have none, or weights are frozen."""
+    if experiment.execution.quantization == "none":
+        return
+    if device.platform == "gpu" and tuple(map(int, device.compute_capability.split("."))) < _FP8:
+        raise UserError(
+            f"--execution.quantization fp8 needs a GPU of Ada's or Hopper's generation or newer, not "
+            f"{device.device_kind}: choose none"
+        )
+    if experiment.adapter.rank:
+        raise UserError(
+            "--execution.quantization fp8 is for weights that are trained, and --adapter.rank freezes them: choose "
+            "none, or hold the frozen ones in fewer bits by --adapter.base-dtype"
+        )
+
+
+_FP8 = (8, 9)
+"""Compute capability from which on GPUs multiply 8-bit floats."""
 
 
 def check_attention(experiment: Experiment, mesh: Mesh) -> None:
