@@ -284,6 +284,7 @@ KINDS = {
     "bart": TINY["bart"],
     "marian": TINY["marian"],
     "vit": dataclasses.replace(TINY["vit"], class_token=True, pooling="class_token"),
+    "deit": dataclasses.replace(TINY["vit"], class_token=True, pooling="class_token", distillation_token=True),
     "dinov2": dataclasses.replace(TINY["dinov2"], registers=0, mlp_width=64),
     "dinov2_with_registers": dataclasses.replace(TINY["dinov2"], mlp_width=64),
     "clip": dataclasses.replace(TINY["clip"], end_id=None),

@@ -10,7 +10,13 @@ LARGE = {"width": 1024, "num_layers": 24, "num_heads": 16, "mlp_width": 4096}
 
 
 @pytest.mark.parametrize(
-    ("config", "count"), [(ViTConfig(), 86_567_656), (ViTConfig(**LARGE), 304_326_632)], ids=["b16", "l16"]
+    ("config", "count"),
+    [
+        (ViTConfig(), 86_567_656),
+        (ViTConfig(**LARGE), 304_326_632),
+        (ViTConfig(distillation_token=True), 87_338_192),  # deit-base-distilled-patch16-224
+    ],
+    ids=["b16", "l16", "deit"],
 )
 def test_published_sizes_have_their_parameters(config, count):
     assert config.num_params() == count

@@ -1,4 +1,10 @@
-"""ViT in Transformers; the names are those of its files, which its modules do not have."""
+"""ViT and distilled DeiT in Transformers; the names are those of their files, which ViT's modules do not have.
+
+A DeiT without a distillation token is published as a ViT, and Transformers' class of one head on a model of two learned
+tokens (`DeiTForImageClassification`) is of no published weights.
+"""
+
+from typing import Any
 
 from transformer.interop.engine import Table
 from transformer.interop.family import Family, classes
@@ -29,13 +35,22 @@ def _block(config: ViTConfig) -> dict[str, Part]:
 
 def _table(config: ViTConfig) -> Table:
     """Returns the names of an architecture's weights."""
-    prefix, parts = "vit.", dict(CLASSIFIER) if config.head == "image_classification" else {}
+    prefix = "deit." if config.distillation_token else "vit."
+    parts: dict[str, Part] = {}
+    if config.head == "image_classification":
+        parts |= _TWO_CLASSIFIERS if config.distillation_token else CLASSIFIER
     if config.head == "none":
         parts[f"{prefix}pooler.dense"] = dense("pooler/dense")
     projection = patch_projection("patch_embedding", config.patch_size)
+    second = (
+        (learned_tokens(f"{prefix}embeddings.distillation_token", "backbone/distillation_token"),)
+        if config.distillation_token
+        else ()
+    )
     return Table(
         rules=(
             learned_tokens(f"{prefix}embeddings.cls_token", "backbone/class_token"),
+            *second,
             learned_tokens(f"{prefix}embeddings.position_embeddings", "backbone/position_embedding"),
             *under(prefix, "backbone/", {"embeddings.patch_embeddings.projection": projection}),
             *under(prefix, "backbone/", {"layernorm": norm("final_norm")}),
@@ -48,9 +63,14 @@ def _table(config: ViTConfig) -> Table:
 
 
 def _fits(config: ViTConfig) -> bool:
-    plain = config.class_token and not (config.registers or config.distillation_token) and config.layer_scale is None
+    plain = config.class_token and not config.registers and config.layer_scale is None
     return plain and config.pooling == "class_token" and config.head in _HEADS
 
+
+_TWO_CLASSIFIERS: dict[str, Part] = {
+    "cls_classifier": dense("head/out"),
+    "distillation_classifier": dense("distillation_head/out"),
+}
 
 _FIELDS = (*image_fields(1e-12), Field("patch_size", "patch_size", 16), Field("intermediate_size", "mlp_width", 3072))
 _INERT = {"pooler_output_size": (Same("hidden_size"), None)}
@@ -66,8 +86,27 @@ VIT = Family(
     pinned={"pooler_act": "tanh"},
     inert=_INERT,
     harmless=_HARMLESS,
-    fits=_fits,
+    fits=lambda config: _fits(config) and not config.distillation_token,
     flax=FlaxClasses(heads=("image_classification", "none")),
 )
 
-FAMILIES = (VIT,)
+
+def _without_token(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name != "distillation_token"}
+
+
+DEIT = Family(
+    model_type="deit",
+    config=ViTConfig,
+    # The model type says it, and no field of config.json.
+    fields=(*_FIELDS, Field("distillation_token", "distillation_token", True)),
+    heads=classes("DeiT", _HEADS, image_classification="DeiTForImageClassificationWithTeacher"),
+    table=_table,
+    pinned={"pooler_act": "tanh"},
+    inert=_INERT,
+    harmless=_HARMLESS,
+    denormalise=_without_token,
+    fits=lambda config: _fits(config) and config.distillation_token,
+)
+
+FAMILIES = (VIT, DEIT)
