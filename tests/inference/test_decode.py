@@ -208,6 +208,28 @@ def test_a_cache_that_grows_says_the_same(name, how, module, monkeypatch):
     assert [len(generated.tokens) for [generated] in said[0]] == [70, 30, 50]
 
 
+@SEARCHES
+def test_a_cache_rolls_where_every_layer_sees_a_window(how, module, monkeypatch):
+    """Its 32 slots are filled four times over, and what is said is what a cache of all tokens says."""
+    model, prompts = SharpModel("llama", context_length=256), [[7] * 50, TEXTS[1]]
+    inputs: Any = _continued(prompts, 64, prefix=False)
+    sizes = jax.eval_shape(lambda: slots.start(model.module, model.params, inputs, 128, 32)[1])
+    assert (slots.rolling(model.config), sizes.positions_BS.shape) == (32, (2, 32))
+    options = {"max_new_tokens": 100, "how": how, "rules": DecodingRules(no_repeat_ngram_size=2)}
+    for texts in (prompts, TEXTS):  # longer than its slots, and shorter
+        rolled = model.generate(texts, **options)
+        with monkeypatch.context() as patch:
+            patch.setattr(slots, "rolling", lambda config: None)
+            kept = model.generate(texts, **options)
+        for [have], [want] in zip(rolled, kept, strict=True):
+            assert have.tokens == want.tokens
+            assert have.score == (want.score if how is GREEDY else pytest.approx(want.score, rel=1e-5))
+
+
+def test_a_cache_keeps_all_where_a_layer_sees_all():
+    assert slots.rolling(SharpModel("gpt").config) is None
+
+
 def compiled(module: Any) -> list[int]:
     """Returns how many programs there are so far that read prompts, and that go on."""
     return [module.begin._cache_size(), module._go_on._cache_size()]

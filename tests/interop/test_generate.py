@@ -145,6 +145,20 @@ def test_greedy_equals_transformers(pair, penalty):
         assert generated.tokens == expected
 
 
+@pytest.mark.parametrize("pair", ["mixtral"], indirect=True, scope="module")
+def test_a_rolling_cache_equals_transformers(pair):
+    """Past many windows of four tokens, with the cache's 32 slots filled again and again."""
+    declared = {"repetition_penalty": 1.5, "suppress_tokens": (STOP,)}
+    ours = generate(
+        pair.config.build(Execution()), pair.params, TEXTS, max_new_tokens=50, how=Sampling(temperature=0),
+        rules=DecodingRules(**declared),
+    )  # fmt: skip
+    for text, [generated] in zip(TEXTS, ours, strict=True):
+        [expected], _ = theirs(pair, text, do_sample=False, max_new_tokens=50, **declared | {"suppress_tokens": [STOP]})
+        assert len(generated.tokens) == 50
+        assert generated.tokens == expected
+
+
 # Beams know no model: every family has one kind, and some have all.
 _ALL_BEAMS = ("gpt2", "t5", "bart")
 _BEAMS = [(name, how) for name in FAMILIES for how in (BEAMS if name in _ALL_BEAMS else ["4 beams"])]

@@ -99,19 +99,20 @@ def beam_search(
     """
     any_model: Any = model
     context, prompt = any_model.config.longest_input, inputs["prompt"].shape[1]
+    rolling = slots.rolling(any_model.config)
     places = slots.enough(prompt + 1, context)
     beams, _ = slots.run(
-        begin(model, params, inputs, processors, places, how, stop_ids),
+        begin(model, params, inputs, processors, places, how, stop_ids, rolling),
         places,
         context,
         has_ended=lambda state: not state[0].goes_on(how),
         go_on=lambda state: _go_on(model, params, *state, processors, how, stop_ids),
-        grown=lambda state, places: _grown(*state, places),
+        grown=lambda state, places: _grown(*state, places, rolling),
     )
     return beams.ended_BML[:, :, prompt:], beams.ended_scores_BM
 
 
-@functools.partial(jax.jit, static_argnames=("model", "places", "how", "stop_ids"))
+@functools.partial(jax.jit, static_argnames=("model", "places", "how", "stop_ids", "rolling"))
 def begin(
     model: nn.Module,
     params: Any,
@@ -120,9 +121,10 @@ def begin(
     places: int,
     how: BeamSearch,
     stop_ids: tuple[int, ...],
+    rolling: int | None,
 ) -> tuple[_Beams, Any]:
-    """Returns the beams with their first token, and the cache, with so many slots."""
-    logits_BV, cache, position_B = incremental.start(model, params, inputs, places)
+    """Returns the beams with their first token, and the cache, with so many slots; with `rolling` ones at most."""
+    logits_BV, cache, position_B = slots.start(model, params, inputs, places, rolling)
     prompt_BP = jnp.where(inputs["prompt_segment_ids"] > 0, inputs["prompt"], NOTHING)
     (batch, prompt), M = prompt_BP.shape, how.beams
     tokens_BL = jnp.pad(prompt_BP, ((0, 0), (0, places - prompt)), constant_values=NOTHING)
@@ -170,12 +172,12 @@ def _go_on(
     return jax.lax.while_loop(goes_on, step, (beams, cache))
 
 
-@functools.partial(jax.jit, static_argnames="places")
-def _grown(beams: _Beams, cache: Any, places: int) -> tuple[_Beams, Any]:
+@functools.partial(jax.jit, static_argnames=("places", "rolling"))
+def _grown(beams: _Beams, cache: Any, places: int, rolling: int | None) -> tuple[_Beams, Any]:
     """Returns the beams and the cache with more places."""
     more = ((0, 0), (0, 0), (0, places - beams.live_BML.shape[2]))
     live_BML, ended_BML = (jnp.pad(x, more, constant_values=NOTHING) for x in (beams.live_BML, beams.ended_BML))
-    return beams.replace(live_BML=live_BML, ended_BML=ended_BML), cache.resized(places)
+    return beams.replace(live_BML=live_BML, ended_BML=ended_BML), slots.grown(cache, places, rolling)
 
 
 def _extend(

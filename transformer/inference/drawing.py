@@ -95,19 +95,20 @@ def draw(
     """
     any_model: Any = model
     context, prompt = any_model.config.longest_input, inputs["prompt"].shape[1]
+    rolling = slots.rolling(any_model.config)
     places = slots.enough(prompt + 1, context)
     rows, _ = slots.run(
-        begin(model, params, inputs, keys_B, processors, places, sampling, num, stop_ids, scored),
+        begin(model, params, inputs, keys_B, processors, places, sampling, num, stop_ids, scored, rolling),
         places,
         context,
         has_ended=lambda state: bool(np.asarray(state[0].has_ended_R).all()),
         go_on=lambda state: _go_on(model, params, *state, sampling, stop_ids),
-        grown=lambda state, places: _grown(*state, places),
+        grown=lambda state, places: _grown(*state, places, rolling),
     )
     return rows.tokens_RL[:, prompt:], rows.total_R
 
 
-@functools.partial(jax.jit, static_argnames=("model", "places", "sampling", "num", "stop_ids", "scored"))
+@functools.partial(jax.jit, static_argnames=("model", "places", "sampling", "num", "stop_ids", "scored", "rolling"))
 def begin(
     model: nn.Module,
     params: Any,
@@ -119,11 +120,12 @@ def begin(
     num: int,
     stop_ids: tuple[int, ...],
     scored: bool = False,
+    rolling: int | None = None,
 ) -> tuple[Rows, Any]:
-    """Returns the rows with their first token, and the cache, with so many slots."""
-    logits_BV, cache, position_B = incremental.start(model, params, inputs, places)
+    """Returns the rows with their first token, and the cache, with so many slots; with `rolling` ones at most."""
     tokens_BP = jnp.where(inputs["prompt_segment_ids"] > 0, inputs["prompt"], NOTHING)
     batch, prompt = tokens_BP.shape
+    logits_BV, cache, position_B = slots.start(model, params, inputs, places, rolling)
     fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
     tokens_BL = jnp.pad(tokens_BP, ((0, 0), (0, places - prompt)), constant_values=NOTHING)
     none_R = jnp.zeros((batch * num,), jnp.int32)
@@ -160,7 +162,7 @@ def _go_on(
     return jax.lax.while_loop(goes_on, step, (rows, cache))
 
 
-@functools.partial(jax.jit, static_argnames="places")
-def _grown(rows: Rows, cache: Any, places: int) -> tuple[Rows, Any]:
+@functools.partial(jax.jit, static_argnames=("places", "rolling"))
+def _grown(rows: Rows, cache: Any, places: int, rolling: int | None) -> tuple[Rows, Any]:
     """Returns the rows and the cache with more places."""
-    return rows.resized(places), cache.resized(places)
+    return rows.resized(places), slots.grown(cache, places, rolling)

@@ -6,8 +6,11 @@ are few.
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import jax
+
+from transformer.inference import incremental
 from transformer.inference.rows import MULTIPLE, round_up
 
 FEWEST = 128
@@ -28,6 +31,30 @@ def enough(tokens: int, context: int | None) -> int:
         return slots
     most = round_up(context) + MULTIPLE  # prompts are padded
     return most if tokens <= most <= slots + MULTIPLE else slots
+
+
+def rolling(config: Any) -> int | None:
+    """Returns the slots that are enough at any length, where every layer sees a window of tokens alone; else None.
+
+    A model with some layers that see all tokens (GPT-3's) keeps all of them for every layer.
+    """
+    windows = config.attention_windows
+    return None if None in windows else round_up(max(windows))
+
+
+def start(
+    model: Any, params: Any, inputs: incremental.Inputs, slots: int, rolling: int | None
+) -> tuple[jax.Array, Any, jax.Array]:
+    """Returns what `incremental.start` does, with `rolling` slots where those are fewer, of the newest tokens."""
+    if rolling is None or rolling >= slots:
+        return incremental.start(model, params, inputs, slots)
+    logits_BV, cache, position_B = incremental.start(model, params, inputs, max(inputs["prompt"].shape[1], rolling))
+    return logits_BV, cache.resized(rolling), position_B
+
+
+def grown(cache: Any, slots: int, rolling: int | None) -> Any:
+    """Returns the cache with so many slots, or with `rolling` ones, which are then filled again and again."""
+    return cache.resized(slots if rolling is None else min(slots, rolling))
 
 
 def run(

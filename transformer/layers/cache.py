@@ -24,7 +24,7 @@ class LayerCache(struct.PyTreeNode):
     key_BGKS: jax.Array
     value_BGKS: jax.Array
     index: jax.Array
-    """int32 scalar: the slot of the first new token."""
+    """int32 scalar: the slot of the first new token, counted on from lap to lap of a cache that rolls."""
 
     def extended(self, key_BTGK: jax.Array, value_BTGK: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns all keys and all values [B, S, G, K], the new ones in their slots."""
@@ -37,8 +37,8 @@ class KVCache(struct.PyTreeNode):
     """Keys and values of all layers, and which token each slot holds.
 
     Every row of the batch fills the same slots, [0, index): prompts of unequal length are padded (segment 0) on the
-    left, and padding's slots are never attended to. The caller keeps `index + T <= S`: a full cache has no slot to
-    refuse with, and would overwrite its last ones.
+    left, and padding's slots are never attended to. A cache that is full begins anew with its first slots, a token at a
+    time: it rolls, where queries see no more tokens than it has slots. Otherwise the caller keeps `index + T <= S`.
     """
 
     key_NBGKS: jax.Array | tuple[jax.Array, ...]
@@ -49,7 +49,7 @@ class KVCache(struct.PyTreeNode):
     segment_ids_BS: jax.Array
     """int32: the segment of each slot's token; 0 is an empty slot or padding."""
     index: jax.Array
-    """int32 scalar: the next slot."""
+    """int32 scalar: the next slot, counted on from lap to lap of a cache that rolls."""
 
     @classmethod
     def empty(
@@ -80,7 +80,7 @@ class KVCache(struct.PyTreeNode):
         """Returns the cache with the new tokens' positions and segments in their slots; `write` then moves on."""
         if positions_BT.shape[1] > self.positions_BS.shape[1]:
             raise ValueError(f"{positions_BT.shape[1]} tokens for a cache of {self.positions_BS.shape[1]} slots")
-        at = (0, self.index)
+        at = (0, self.index % self.positions_BS.shape[1])
         return self.replace(
             positions_BS=jax.lax.dynamic_update_slice(self.positions_BS, positions_BT, at),
             segment_ids_BS=jax.lax.dynamic_update_slice(self.segment_ids_BS, segment_ids_BT, at),
@@ -155,10 +155,19 @@ class KVCache(struct.PyTreeNode):
         )
 
     def resized(self, slots: int) -> Self:
-        """Returns the cache with more slots, which are empty."""
+        """Returns the cache with more slots, which are empty, or with fewer, of the newest tokens.
+
+        A cache that has rolled keeps its slots.
+        """
         more = slots - self.positions_BS.shape[1]
-        widened = lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, more)])  # noqa: E731
-        return jax.tree.map(widened, self.replace(index=None)).replace(index=self.index)
+        if more == 0:
+            return self
+        if more > 0:
+            resized = lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, more)])  # noqa: E731
+        else:
+            first = jnp.maximum(self.index - slots, 0)
+            resized = lambda x: jax.lax.dynamic_slice_in_dim(x, first, slots, axis=x.ndim - 1)  # noqa: E731
+        return jax.tree.map(resized, self.replace(index=None)).replace(index=jnp.minimum(self.index, slots))
 
     def take(self, rows_R: jax.Array) -> Self:
         """Returns the cache of the rows with these numbers, int32 [R]; a row may be taken often, or never."""
@@ -238,7 +247,7 @@ def by_tokens(x_BGKS: jax.Array) -> jax.Array:
 
 def _written(old_BGKS: jax.Array, new_BTGK: jax.Array, index: jax.Array) -> jax.Array:
     """Returns the keys or values with new ones in the slots from `index` on; before B there may be the layers."""
-    at = (*[0] * (old_BGKS.ndim - 1), index)
+    at = (*[0] * (old_BGKS.ndim - 1), index % old_BGKS.shape[-1])
     return jax.lax.dynamic_update_slice(old_BGKS, by_slots(new_BTGK).astype(old_BGKS.dtype), at)
 
 
