@@ -28,6 +28,7 @@ from transformer.data.images.config import ImagesConfig
 from transformer.data.text.config import TextConfig
 from transformer.errors import UserError
 from transformer.models.gpt import GPTConfig
+from transformer.models.llama import LlamaConfig
 from transformer.parallel.mesh import MeshConfig
 from transformer.training.experiment import Experiment
 from transformer.training.metrics import read_rows
@@ -219,7 +220,7 @@ def pytorch(experiment: Experiment, flags: Command) -> None:
 
 
 class TorchStep:
-    """Transformers' GPT-2 with AdamW and clipping: forward, backward, update, as one trains it."""
+    """Transformers' GPT-2 or LLaMA with AdamW and clipping: forward, backward, update, as one trains it."""
 
     def __init__(self, experiment: Experiment, *, compiled: bool):
         import torch
@@ -247,25 +248,31 @@ class TorchStep:
             adamw.zero_grad()
             return loss
 
-        self._step, self._tokens = step, train.batch_size * train.seq_len
+        self.step, self._tokens = step, train.batch_size * train.seq_len
         self.run(3)
 
     def run(self, steps: int) -> float:
         """Returns tokens per second over `steps` steps."""
         begun = time.perf_counter()
         for _ in range(steps):
-            loss = self._step()
+            loss = self.step()
         loss.item()
         return steps * self._tokens / (time.perf_counter() - begun)
 
 
 def twin(experiment: Experiment) -> Any:
-    """Returns Transformers' GPT-2 of the preset's shape, with random weights; UserError for other families."""
+    """Returns Transformers' GPT-2 or LLaMA of the preset's shape, with random weights; UserError for other families."""
     import transformers
 
     model = experiment.model
+    if isinstance(model, LlamaConfig):
+        from transformer.interop.llama import LLAMA
+
+        theirs: Any = transformers.LlamaConfig.from_dict(LLAMA.write_config(model))
+        theirs._attn_implementation = "sdpa"
+        return transformers.LlamaForCausalLM(theirs)
     if not isinstance(model, GPTConfig):
-        raise UserError(f"{experiment.name}: only GPT has a twin in PyTorch to be measured against so far")
+        raise UserError(f"{experiment.name}: only GPT and LLaMA have a twin in PyTorch to be measured against so far")
     config: Any = transformers.GPT2Config(  # its signature is made at run time
         vocab_size=model.vocab_size,
         n_positions=model.context_length,
