@@ -33,7 +33,7 @@ _DOCUMENT = 512
 """Mean length of the documents that rows are packed of, in tokens."""
 _PARITY_STEPS = 8
 _HEADER = ("case", "tokens/s", "MFU", "ms a step", "planned", "GiB", "planned", "")
-_WIDTHS = (46, 10, 7, 10, 9, 7, 9, 0)
+_WIDTHS = (46, 10, 7, 10, 9, 9, 9, 0)
 
 
 @dataclasses.dataclass(frozen=True)
