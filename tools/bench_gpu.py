@@ -18,6 +18,7 @@ import configs
 from transformer import checks, command
 from transformer.errors import UserError
 from transformer.parallel.mesh import MeshConfig
+from transformer.paths import write_file
 from transformer.training.experiment import Experiment
 from transformer.training.optimizer import OptimizerConfig
 
@@ -154,10 +155,12 @@ def main(args: list[str]) -> None:
         names = ", ".join(each.name for each in cases())
         raise UserError(f"--only {flags.only}: no case has that in its name: {names}")
     print(f"{len(chosen)} cases, at most {flags.budget:.0f} s", file=sys.stderr, flush=True)
-    rows = list(rows_of(chosen, flags))
+    rows = []
+    for row in rows_of(chosen, flags):
+        rows.append(row)
+        if flags.json is not None:  # after each case: an interrupt loses none
+            write_file(flags.json, json.dumps(rows, indent=1) + "\n")
     print("\n".join(table(rows)))
-    if flags.json is not None:
-        flags.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def rows_of(chosen: list[Case], flags: Command) -> Iterator[dict[str, Any]]:

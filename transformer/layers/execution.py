@@ -169,7 +169,7 @@ class Stack(nn.Module):
         def layer(block, x, per_layer, shared):
             if not self.is_initializing():  # Flax counts keys on where it traces a body again; a pipeline's do not
                 block.scope.rng_counters = dict.fromkeys(block.scope.rngs, 0)
-            with self._products():
+            with _products(self.execution):
                 x, output = block(x, per_layer, *shared, **static)
             block.sow("intermediates", "hidden", x, reduce_fn=_last, init_fn=_nothing)
             return x, output
@@ -195,12 +195,6 @@ class Stack(nn.Module):
         self.sow("intermediates", "embedded", x, reduce_fn=_last, init_fn=_nothing)
         return scan(self.make_block(name="layers"), x, per_layer, shared)
 
-    @contextlib.contextmanager
-    def _products(self) -> Iterator[None]:
-        """Within, the layers' products are as `execution` says."""
-        with recomputed(self.execution.recomputes), in_eight_bits(self.execution.quantization == "fp8"):
-            yield
-
     def _pipelined(self, pipeline: Pipeline, x: Any, per_layer: Any, shared: Any, static: Any) -> tuple[Any, Any]:
         """Returns what `__call__` does, by a pipeline: as a pure function of the stack's parameters and of its keys."""
         assert self.scope is not None  # of a module that is called
@@ -216,7 +210,7 @@ class Stack(nn.Module):
             (stacked, keys, per_layer), (shared, rows_R) = of_layer, shared_and_rows
             lazy = {name: LazyRng.create(key, *places[name]) for name, key in keys.items()}
             scope = Scope(common if self.shared else stacked, lazy, mutable=False, path=path)
-            with numbered(rows_R), self._products():
+            with numbered(rows_R), _products(self.execution):
                 return self.make_block(parent=scope)(x, per_layer, *shared, **static)
 
         layers = self.num_layers // pipeline.stages
@@ -228,6 +222,13 @@ class Stack(nn.Module):
         rows_B = row_numbers(jax.tree.leaves(x)[0].shape[0])
         x, sums = pipeline.run(layer, x, stacked, common, (shared, rows_B), unroll=unroll)
         return jax.tree.map(lambda x_BTD: constrain(x_BTD, *RESIDUAL), x), sums
+
+
+@contextlib.contextmanager
+def _products(execution: Execution) -> Iterator[None]:
+    """Within, layers' products are as `execution` says."""
+    with recomputed(execution.recomputes), in_eight_bits(execution.quantization == "fp8"):
+        yield
 
 
 def _has_cache(per_layer: Any) -> bool:
