@@ -18,7 +18,7 @@ from torch import nn
 from tests.interop import parity
 from transformer.distillation.config import TeacherConfig
 from transformer.distillation.distillation import Distillation
-from transformer.distillation.losses import spread
+from transformer.distillation.losses import divergences, spread
 from transformer.interop.bert import BERT
 from transformer.interop.distilbert import DISTILBERT
 from transformer.interop.gpt import GPT2
@@ -212,3 +212,17 @@ def test_a_rows_weight_is_spread_over_its_places():
     weights, places = jnp.array([[1.0, 0.5], [0.0, 0.0]]), jnp.array([[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
     np.testing.assert_allclose(spread(weights, places), [[0.5, 0.5, 0.5, 0.0], [0.0] * 4])
     np.testing.assert_allclose(spread(weights[:, 0], jnp.zeros((2, 4))), np.zeros((2, 4)))
+
+
+@pytest.mark.parametrize(("apart", "tolerance"), [(1e-2, 5e-5), (0.3, 3e-6), (20.0, 3e-6)])
+def test_a_divergence_is_exact_however_near_the_two_are(apart, tolerance):
+    """Against float64: where a student attends as its teacher does, terms of p log(p / q) cancel to a hundredth."""
+    rng = np.random.default_rng(0)
+    scores, other = rng.normal(size=(2, 64, 16))
+    pair = scores, scores + apart * other
+    log_p, log_q = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in pair)
+    narrow = [jax.nn.log_softmax(jnp.asarray(x, jnp.float32)) for x in pair]
+    exact = (np.exp(log_p) * (log_p - log_q)).sum(-1)
+    np.testing.assert_allclose(divergences(*narrow).sum(-1), exact, rtol=tolerance)
+    of_scores = jax.grad(lambda y: divergences(narrow[0], jax.nn.log_softmax(y)).sum())
+    np.testing.assert_allclose(of_scores(jnp.asarray(pair[1], jnp.float32)), np.exp(log_q) - np.exp(log_p), atol=1e-6)

@@ -12,7 +12,11 @@ from transformer.layers.execution import OVERLAP, Execution
     [
         ("dtype", "float8", "unknown dtype 'float8'; choose from: float32, bfloat16, float16"),
         ("attention", "flash", "unknown attention 'flash'; choose from: auto, reference, xla, cudnn"),
-        ("remat", "everything", "unknown remat 'everything'; choose from: none, full, attention, projections, "),
+        (
+            "remat",
+            "everything",
+            "unknown remat 'everything'; choose from: auto, none, full, ",
+        ),
         ("unroll", -1, "unroll is -1"),
         ("microbatches", 0, "microbatches is 0"),
     ],

@@ -56,6 +56,10 @@ def hidden_loss(student_NBTD: jax.Array, teacher_NBTD: jax.Array, weights_BT: ja
     return (squared_NBT * weights_BT[None]).sum()
 
 
+_NEAR = -10.0
+"""Logarithm of a ratio from which on two probabilities are near each other."""
+
+
 def attention_loss(student: Mapping[str, Any], teacher: Mapping[str, Any], mask: Mask, weights_BT: Any) -> jax.Array:
     """Returns the weighted sum over layers and tokens, the mean over heads, of KL(teacher || student) of what is
     attended to.
@@ -67,8 +71,20 @@ def attention_loss(student: Mapping[str, Any], teacher: Mapping[str, Any], mask:
       weights_BT: what each query's token counts.
     """
     log_q_NBHTS, log_p_NBHTS = (_log_attended(seen["queries"], seen["keys"], mask) for seen in (student, teacher))
-    kl_NBT = (jnp.exp(log_p_NBHTS) * (log_p_NBHTS - log_q_NBHTS)).sum(axis=-1).mean(axis=2)
+    kl_NBT = divergences(log_p_NBHTS, log_q_NBHTS).sum(axis=-1).mean(axis=2)
     return (kl_NBT * weights_BT[None]).sum()
+
+
+def divergences(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
+    """Returns p log(p / q) - p + q, whose sum over a distribution is KL(p || q), since p and q sum to 1.
+
+    No term is below 0, and of two that are near each other it is the square of their difference: in p log(p / q), which
+    sums to the same, terms cancel to that, and what is left of float32 is the rounding of the logarithms.
+    """
+    above = log_p - log_q
+    near = above > _NEAR  # beyond that exp(-above) may overflow, and nothing cancels
+    of_near = above + jnp.expm1(-jnp.where(near, above, 0.0))
+    return jnp.where(near, jnp.exp(log_p) * of_near, jnp.exp(log_p) * (above - 1) + jnp.exp(log_q))
 
 
 def _log_attended(queries_NBTHK: jax.Array, keys_NBSGK: jax.Array, mask: Mask) -> jax.Array:
