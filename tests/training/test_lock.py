@@ -20,9 +20,12 @@ from etils import epath
 from transformer.training.lock import RunLock
 with RunLock(epath.Path(sys.argv[1])) as lock:
     lock.take()
+    reading, writing = os.pipe()
     if os.fork() == 0:  # a worker, which outlives a kill of its parent
+        os.write(writing, b"runs")
         time.sleep(60)
         os._exit(0)
+    os.read(reading, 4)
     print("held", flush=True)
     sys.stdin.readline()
 """
