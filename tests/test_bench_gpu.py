@@ -59,7 +59,11 @@ def test_without_a_gpu_it_says_what_to_do():
 
 
 @pytest.mark.parametrize(
-    "only", ["small separate none", pytest.param("", marks=pytest.mark.exhaustive)], ids=["a step", "all"]
+    "only",
+    [
+        "small separate none",
+        *(pytest.param(each, marks=pytest.mark.exhaustive) for each in ("parity", "pytorch", "packed")),
+    ],
 )
 def test_it_runs_whole_on_a_processor(only, tmp_path):
     path = tmp_path / "rows.json"
