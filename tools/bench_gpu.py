@@ -56,7 +56,7 @@ class Command:
     most: float = 90.0
     """Seconds for one case: loading, compiling and measuring."""
     seconds: float = 4.0
-    """Of a case, to measure in."""
+    """Seconds of a case, to measure in."""
     tiny: bool = False
     """Tiny models, on whatever device there is: to see that everything works."""
     case: str | None = None

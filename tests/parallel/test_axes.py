@@ -164,16 +164,18 @@ def test_a_kernel_that_the_devices_do_not_have_is_one_line(kernel):
         mesh_for(experiment)
 
 
+def mesh_of_one(kind, capability):
+    """A mesh of a GPU that is not here."""
+    device = SimpleNamespace(platform="gpu", device_kind=kind, compute_capability=capability)
+    return SimpleNamespace(devices=np.array([device]))
+
+
 def test_packed_rows_need_a_hopper():
     experiment = experiment_of(TINY["gpt"], execution=Execution(attention="packed", dtype="bfloat16"))
 
-    def mesh_of(kind, capability):
-        device = SimpleNamespace(platform="gpu", device_kind=kind, compute_capability=capability)
-        return SimpleNamespace(devices=np.array([device]))
-
     with pytest.raises(UserError, match="packed needs a GPU of Hopper's generation or newer, not NVIDIA A100"):
-        check_kernels(experiment, mesh_of("NVIDIA A100-SXM4-80GB", "8.0"))
-    check_kernels(experiment, mesh_of("NVIDIA H100 80GB HBM3", "9.0"))
+        check_kernels(experiment, mesh_of_one("NVIDIA A100-SXM4-80GB", "8.0"))
+    check_kernels(experiment, mesh_of_one("NVIDIA H100 80GB HBM3", "9.0"))
 
 
 @pytest.mark.parametrize(
@@ -210,14 +212,10 @@ def test_a_pipeline_keeps_nothing_in_the_hosts_memory():
 def test_eight_bits_need_an_ada_or_a_hopper_and_weights_that_are_trained():
     experiment = experiment_of(TINY["gpt"], execution=Execution(quantization="fp8"))
 
-    def mesh_of(kind, capability):
-        device = SimpleNamespace(platform="gpu", device_kind=kind, compute_capability=capability)
-        return SimpleNamespace(devices=np.array([device]))
-
     with pytest.raises(UserError, match="fp8 needs a GPU of Ada's or Hopper's generation or newer, not NVIDIA A100"):
-        check_kernels(experiment, mesh_of("NVIDIA A100-SXM4-80GB", "8.0"))
-    check_kernels(experiment, mesh_of("NVIDIA L4", "8.9"))
-    check_kernels(experiment, mesh_of("NVIDIA H100 80GB HBM3", "9.0"))
+        check_kernels(experiment, mesh_of_one("NVIDIA A100-SXM4-80GB", "8.0"))
+    check_kernels(experiment, mesh_of_one("NVIDIA L4", "8.9"))
+    check_kernels(experiment, mesh_of_one("NVIDIA H100 80GB HBM3", "9.0"))
     adapted = dataclasses.replace(experiment, adapter=AdapterConfig(rank=4), init=InitConfig(path="x"))
     with pytest.raises(UserError, match="is for weights that are trained, and --adapter.rank freezes them"):
-        check_kernels(adapted, mesh_of("NVIDIA H100 80GB HBM3", "9.0"))
+        check_kernels(adapted, mesh_of_one("NVIDIA H100 80GB HBM3", "9.0"))

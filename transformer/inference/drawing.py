@@ -38,6 +38,10 @@ class Rows(struct.PyTreeNode):
     """A PRNG key of each row's draws."""
     processors: Processors
 
+    def have_ended(self) -> bool:
+        """Whether all rows have; waits for them."""
+        return bool(np.asarray(self.has_ended_R).all())
+
     def scores(self, logits_RV: jax.Array) -> jax.Array:
         """Returns the scores of the next tokens, after all rules."""
         return self.processors.each(logits_RV, self.tokens_RL, self.said_R, self.end_R)
@@ -101,7 +105,7 @@ def draw(
         begin(model, params, inputs, keys_B, processors, places, sampling, num, stop_ids, scored, rolling),
         places,
         context,
-        has_ended=lambda state: bool(np.asarray(state[0].has_ended_R).all()),
+        has_ended=lambda state: state[0].have_ended(),
         go_on=lambda state: _go_on(model, params, *state, sampling, stop_ids),
         grown=lambda state, places: _grown(*state, places, rolling),
     )

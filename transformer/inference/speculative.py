@@ -18,7 +18,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from transformer import checks
 from transformer.errors import UserError
@@ -82,7 +81,7 @@ def draw(
         (rows, caches),
         places,
         context,
-        has_ended=lambda state: bool(np.asarray(state[0].has_ended_R).all()),
+        has_ended=lambda state: state[0].have_ended(),
         go_on=lambda state: _go_on(models, weights, *state, draft.tokens, sampling, stop_ids),
         grown=lambda state, places: _grown(*state, places),
     )

@@ -8,15 +8,16 @@ same with them and without.
 Shape letters: L stacked axes (layers, experts; perhaps none), I inputs, O outputs, R rank. I and O may be several axes.
 """
 
-import contextlib
 import contextvars
 import math
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from transformer.ops.tracing import within
 
 ADAPTER, SCALES = "adapter", "scales"
 """Collections of variables: an adapter's `a`, `b` and, with DoRA, `magnitude`; the `kernel`'s scales."""
@@ -119,14 +120,9 @@ def initial_a(key: jax.Array, shape: tuple[int, ...], stacked: int) -> jax.Array
 _dropout: contextvars.ContextVar[float] = contextvars.ContextVar("dropout", default=0.0)
 
 
-@contextlib.contextmanager
-def adapter_dropout(rate: float) -> Iterator[None]:
+def adapter_dropout(rate: float) -> AbstractContextManager[None]:
     """Within, what goes into A is dropped with this probability."""
-    token = _dropout.set(rate)
-    try:
-        yield
-    finally:
-        _dropout.reset(token)
+    return within(_dropout, rate)
 
 
 def dropout_rate() -> float:

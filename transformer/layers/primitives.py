@@ -5,10 +5,10 @@ in float32 whatever the compute dtype, and keep only their input for the backwar
 over an array that is read anyway.
 """
 
-import contextlib
 import contextvars
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import flax.linen as nn
@@ -20,6 +20,7 @@ from transformer.ops.eight_bits import BACKWARD, FORWARD, EightBits, eight_bits
 from transformer.ops.elementwise import dropout
 from transformer.ops.embedding import look_up
 from transformer.ops.outer import summed_outer
+from transformer.ops.tracing import within
 from transformer.parallel.rules import check_names, constrain, on_one_device
 
 Initializer = Callable[..., jax.Array]
@@ -180,27 +181,17 @@ def _vector(module: nn.Module, name: str, value: float, x: jax.Array) -> jax.Arr
 _recomputed: contextvars.ContextVar[bool] = contextvars.ContextVar("recomputed", default=False)
 
 
-@contextlib.contextmanager
-def recomputed(value: bool) -> Iterator[None]:
+def recomputed(value: bool) -> AbstractContextManager[None]:
     """Within, layers are called whose forward pass is computed again, in part or whole, for their backward pass."""
-    token = _recomputed.set(value)
-    try:
-        yield
-    finally:
-        _recomputed.reset(token)
+    return within(_recomputed, value)
 
 
 _eight_bits: contextvars.ContextVar[bool] = contextvars.ContextVar("eight_bits", default=False)
 
 
-@contextlib.contextmanager
-def in_eight_bits(value: bool) -> Iterator[None]:
+def in_eight_bits(value: bool) -> AbstractContextManager[None]:
     """Within, products with weights that are trained read 8-bit floats."""
-    token = _eight_bits.set(value)
-    try:
-        yield
-    finally:
-        _eight_bits.reset(token)
+    return within(_eight_bits, value)
 
 
 def _linear(

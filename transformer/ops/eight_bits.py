@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 
 FORWARD, BACKWARD = jnp.float8_e4m3fn, jnp.float8_e5m2
-"""Of activations and weights, which need digits; of gradients, which need range (section 3 of the paper)."""
+"""Formats of activations and weights, which need digits, and of gradients, which need range (the paper, section 3)."""
 _SMALLEST, _LARGEST = -100, 100
 """Exponents of scales: within the range of all dtypes of compute."""
 

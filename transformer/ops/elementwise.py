@@ -6,13 +6,15 @@ softmax, this is a sixth of a small model's step on a CPU, and half of its memor
 bfloat16 the constants of GELU's approximation would be off by 0.1 %.
 """
 
-import contextlib
 import contextvars
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import jax
 import jax.numpy as jnp
+
+from transformer.ops.tracing import within
 
 
 def _keep_input(function: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
@@ -38,14 +40,9 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 _ROWS: contextvars.ContextVar[jax.Array | None] = contextvars.ContextVar("rows", default=None)
 
 
-@contextlib.contextmanager
-def numbered(rows_B: jax.Array | None) -> Iterator[None]:
+def numbered(rows_B: jax.Array | None) -> AbstractContextManager[None]:
     """Numbers the rows of all that is traced within: int32 [B]; None: 0, 1, ... B - 1."""
-    token = _ROWS.set(rows_B)
-    try:
-        yield
-    finally:
-        _ROWS.reset(token)
+    return within(_ROWS, rows_B)
 
 
 def row_numbers(count: int) -> jax.Array:
