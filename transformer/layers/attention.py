@@ -9,10 +9,9 @@ import flax.linen as nn
 import jax
 
 from transformer.layers.cache import KeysValues, LayerCache
-from transformer.layers.execution import Execution
+from transformer.layers.execution import Execution, show
 from transformer.layers.positions import Rotary
 from transformer.layers.primitives import Initializer, Linear, RMSNorm
-from transformer.layers.showing import show
 from transformer.ops.attention import Mask, attention
 from transformer.parallel.context import attention_in_context
 from transformer.parallel.rules import constrain, on_one_device

@@ -171,7 +171,7 @@ class Stack(nn.Module):
                 block.scope.rng_counters = dict.fromkeys(block.scope.rngs, 0)
             with _products(self.execution):
                 x, output = block(x, per_layer, *shared, **static)
-            block.sow("intermediates", "hidden", x, reduce_fn=_last, init_fn=_nothing)
+            show(block, "intermediates", "hidden", x)
             return x, output
 
         unroll = self.execution.unroll or self.num_layers
@@ -192,7 +192,7 @@ class Stack(nn.Module):
             unroll=min(unroll, self.num_layers),
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        self.sow("intermediates", "embedded", x, reduce_fn=_last, init_fn=_nothing)
+        show(self, "intermediates", "embedded", x)
         return scan(self.make_block(name="layers"), x, per_layer, shared)
 
     def _pipelined(self, pipeline: Pipeline, x: Any, per_layer: Any, shared: Any, static: Any) -> tuple[Any, Any]:
@@ -227,7 +227,11 @@ class Stack(nn.Module):
 @contextlib.contextmanager
 def _products(execution: Execution) -> Iterator[None]:
     """Within, layers' products are as `execution` says."""
-    with recomputed(execution.recomputes), in_eight_bits(execution.quantization == "fp8"):
+    with contextlib.ExitStack() as settings:
+        if execution.recomputes:
+            settings.enter_context(recomputed(True))
+        if execution.quantization == "fp8":
+            settings.enter_context(in_eight_bits(True))
         yield
 
 
@@ -236,9 +240,9 @@ def _has_cache(per_layer: Any) -> bool:
     return any(map(is_cache, jax.tree.leaves(per_layer, is_leaf=is_cache)))
 
 
-def _nothing() -> None:
-    return None
-
-
-def _last(_: Any, value: Any) -> Any:
-    return value
+def show(module: nn.Module, collection: str, name: str, value: Any) -> None:
+    """Keeps a value in one of the module's collections, for whoever asks for it by making that mutable; for all others
+    it does nothing. Not while parameters are made.
+    """
+    if not module.is_initializing():
+        module.sow(collection, name, value, reduce_fn=lambda _, new: new, init_fn=lambda: None)

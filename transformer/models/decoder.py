@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from transformer import checks
 from transformer.layers.cache import KVCache, LayerCache
-from transformer.layers.execution import Execution
+from transformer.layers.execution import Execution, show
 from transformer.layers.heads import (
     BackboneOutput,
     ClassificationHead,
@@ -21,7 +21,6 @@ from transformer.layers.heads import (
     LanguageModelHead,
     LanguageModelOutput,
 )
-from transformer.layers.showing import show
 from transformer.models.architecture import Architecture
 from transformer.ops.attention import Mask
 from transformer.ops.elementwise import ACTIVATIONS

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from transformer import checks
 from transformer.layers.blocks import BlockSizes
-from transformer.layers.execution import Execution
+from transformer.layers.execution import Execution, show
 from transformer.layers.heads import (
     BackboneOutput,
     ClassificationHead,
@@ -25,7 +25,6 @@ from transformer.layers.heads import (
 )
 from transformer.layers.primitives import Initializer
 from transformer.layers.routing import Routers
-from transformer.layers.showing import show
 from transformer.models.architecture import Architecture
 from transformer.ops.elementwise import ACTIVATIONS
 

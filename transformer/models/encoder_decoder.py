@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from transformer import checks
 from transformer.layers.cache import DecoderLayerCache, EncoderDecoderCache, KVCache
-from transformer.layers.execution import Execution
+from transformer.layers.execution import Execution, show
 from transformer.layers.heads import (
     BackboneOutput,
     ClassificationHead,
@@ -26,7 +26,6 @@ from transformer.layers.heads import (
 )
 from transformer.layers.primitives import Embedding, Initializer
 from transformer.layers.routing import Routers
-from transformer.layers.showing import show
 from transformer.models.architecture import Architecture
 from transformer.models.decoder import causal_masks, last_token
 from transformer.ops.attention import Mask

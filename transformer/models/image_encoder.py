@@ -16,12 +16,11 @@ import jax.numpy as jnp
 
 from transformer import checks
 from transformer.layers.attention_pool import AttentionPool
-from transformer.layers.execution import Execution, Stack
+from transformer.layers.execution import Execution, Stack, show
 from transformer.layers.heads import BackboneOutput, ClassificationHead, ClassificationOutput, Pooler
 from transformer.layers.norm_first import NormFirstBlock, NormFirstSizes
 from transformer.layers.patches import LearnedTokens, PatchEmbedding, PatchPositions, joined
 from transformer.layers.primitives import Dropout, Initializer, LayerNorm
-from transformer.layers.showing import show
 from transformer.models.architecture import Architecture, FixedLength
 from transformer.models.counting import ImagePlaces
 from transformer.ops.attention import Mask

@@ -19,12 +19,11 @@ import numpy as np
 from flax import struct
 
 from transformer import checks
-from transformer.layers.execution import Execution, Stack
+from transformer.layers.execution import Execution, Stack, show
 from transformer.layers.heads import BackboneOutput, ClassificationHead, ClassificationOutput
 from transformer.layers.norm_first import NormFirstBlock
 from transformer.layers.patches import LearnedTokens, joined
 from transformer.layers.primitives import LayerNorm, Linear
-from transformer.layers.showing import show
 from transformer.models.architecture import FixedLength
 from transformer.models.counting import ImagePlaces, MaskedImagePlaces
 from transformer.models.image_encoder import ImageBackbone, ImageEncoder, ImageEncoderConfig, ImageHead, of_image
