@@ -53,6 +53,8 @@ class Command:
     """Whether --path, a .tsv file of pairs, begins with a line of column names; None: as that line looks."""
     cache_dir: Annotated[str | None, tyro.conf.arg(name="data.cache-dir")] = None
     """The folder that keeps prepared data; None: as in training."""
+    null_threshold: Annotated[float | None, tyro.conf.arg(name="objective.null-threshold")] = None
+    """Of questions: by how much no answer must be ahead of the best span to be told; None: as in training."""
     bleu_tokenize: BleuTokenizer = "13a"
     """How BLEU cuts text into words, by sacrebleu's names: zh for Chinese, ja-mecab for Japanese, ko-mecab for Korean,
     char or flores200 where words are not set apart by spaces."""
@@ -104,6 +106,15 @@ def main(args: list[str]) -> None:
     if experiment is None or {*flags.metric} == {*of_texts}:
         return
     experiment = dataclasses.replace(experiment, data=data_of(flags, experiment.data))
+    if flags.null_threshold is not None:
+        from transformer.objectives.question_answering import QuestionAnswering
+
+        if not isinstance(experiment.objective, QuestionAnswering):
+            raise UserError(
+                f"--objective.null-threshold is of questions, and the run's objective is {experiment.objective.name}"
+            )
+        objective = dataclasses.replace(experiment.objective, null_threshold=flags.null_threshold)
+        experiment = dataclasses.replace(experiment, objective=objective)
     if "loss" in flags.metric:
         show_loss(experiment, flags)
     if others := [metric for metric in flags.metric if metric not in ("loss", *of_texts)]:

@@ -2,6 +2,8 @@
 
 import itertools
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 
@@ -41,6 +43,20 @@ def test_texts_are_normalized(text, want):
 def test_squads_rules(told, right, exact, f1):
     assert answers.exact_match(told, right) == exact
     assert answers.f1(told, right) == pytest.approx(f1)
+
+
+@hypothesis.given(
+    st.lists(st.tuples(st.sampled_from([-2.0, -0.5, 0.0, 0.3, 4.0]), st.floats(0, 1), st.booleans()), min_size=1)
+)
+def test_the_best_threshold_is_the_best_of_all(rows):
+    margins, f1, has_none = (np.array(column) for column in zip(*rows, strict=True))
+
+    def mean(threshold):
+        return np.where(margins > threshold, has_none, f1).mean()
+
+    best, threshold = answers.best_threshold(margins, f1, has_none)
+    assert best == pytest.approx(mean(threshold))
+    assert best == pytest.approx(max(mean(each) for each in (-3.0, -1.0, -0.2, 0.1, 1.0, 5.0)))
 
 
 def window(seed, length=12, question=4):

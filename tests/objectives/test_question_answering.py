@@ -95,6 +95,22 @@ def test_sure_windows_answer_all_questions(data):
     assert table[2][-2:] == ["1.0000", "1.0000"]
 
 
+def test_a_threshold_tells_none_from_some(data):
+    """The threshold that is named makes F1 what is said of it; and each answer says which side of it it is on."""
+    made = session(data)
+    dataset, objective, model = made.dataset, made.experiment.objective, made.experiment.model
+    logits = np.random.default_rng(0).normal(size=right_logits(dataset.validation).shape).astype(np.float32)
+    scores = {"logits": logits * 3}
+    table = objective.table(scores, dataset, model).splitlines()
+    named = float(table[-1].split()[2].rstrip(","))
+    moved = dataclasses.replace(objective, null_threshold=named)
+    assert f"f1 of all would be {moved.score(scores, dataset, model)['f1']:.4f}" in table[-1]
+    assert moved.score(scores, dataset, model)["f1"] > objective.score(scores, dataset, model)["f1"]
+    margins = [answer["null_margin"] for answer in moved.answers(scores, dataset, model)]
+    told = [answer["told"] for answer in moved.answers(scores, dataset, model)]
+    assert [not text for text in told] == [margin > named for margin in margins]
+
+
 def test_a_question_whose_windows_were_not_all_read_is_not_scored(data):
     made = session(data)
     records, objective = made.dataset.validation, made.experiment.objective

@@ -71,15 +71,19 @@ def three_steps(mesh_config, dropout, accumulation=1, **execution):
     experiment = Experiment("tiny", model, optimizer=OPTIMIZER, train=train, execution=Execution(**execution))
     mesh = make_mesh(mesh_config)
     program = Program(experiment, mesh)
+
+    def update(state, batch):  # as `step` does, and the gradients: compiled once
+        loss_sum, sums, gradients = program.gradients(state, batch, {})
+        state, metrics = program.update(state, loss_sum, sums, gradients)
+        return state, metrics["loss"], gradients
+
     with jax.set_mesh(mesh):
-        state, losses = program.init(), []
-        batches = [jax.device_put(make_batch(seed), batch_sharding(mesh)) for seed in range(3)]
-        weights_alone = dataclasses.replace(state, opt_state=None)
-        gradients = jax.tree.map(np.asarray, jax.jit(program.gradients)(weights_alone, batches[0], {})[2])
-        for batch in batches:
-            state, metrics = program.step(state, batch)
-            losses.append(float(metrics["loss"]))
-    return losses, gradients, jax.tree.map(np.asarray, state.params)
+        state, compiled, updates = program.init(), jax.jit(update), []
+        for seed in range(3):
+            state, *made = compiled(state, jax.device_put(make_batch(seed), batch_sharding(mesh)))
+            updates.append(made)
+    losses = [float(loss) for loss, _ in updates]
+    return losses, jax.tree.map(np.asarray, updates[0][1]), jax.tree.map(np.asarray, state.params)
 
 
 one_device = functools.cache(functools.partial(three_steps, MeshConfig(data=1)))

@@ -119,7 +119,8 @@ def test_texts_are_answered_as_generate_does(tmp_path, kind):
                     ids = model.generate(**encoded, do_sample=False, **settings)[0]
                 answers.append({key: tokenizer.decode(ids, skip_special_tokens=True)})
             check_equal(ours(texts, **options), answers, f"{task} {options}")
-            check_equal(ours(texts[0], **options), answers[:1], f"{task} {options}")
+            if not options or "num_beams" in options:
+                check_equal(ours(texts[0], **options), answers[:1], f"{task} {options}")
 
 
 def test_a_source_that_is_too_long(tmp_path):

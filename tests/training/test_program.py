@@ -298,6 +298,7 @@ def test_accumulation_reduces_over_devices_once_a_step():
 
 
 @pytest.mark.parametrize("sizes", few([{"fsdp": 2}, {"tensor": 2}, {"pipeline": 2}], {"fsdp": 2}))
+@pytest.mark.usefixtures("compiled_soon")
 def test_products_in_eight_bits_are_one_devices_on_any_mesh(sizes):
     """A scale is that of the whole array, wherever its parts are; the steps are near those of wide products."""
     losses = {}

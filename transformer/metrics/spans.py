@@ -57,6 +57,26 @@ def best_answers(
 ) -> list[Answer]:
     """Returns the surest answers of all windows of a context, the surest first.
 
+    Args:
+      context, windows, most_tokens, spans, place: as `scored`'s.
+      may_be_none: whether no answer is one too.
+      top_k: answers, at most.
+    """
+    answers, null = scored(context, windows, most_tokens=most_tokens, spans=spans, place=place)
+    answers += [Answer(null, 0, 0, "")] if may_be_none else []
+    return sorted(answers, key=lambda each: each.score, reverse=True)[:top_k]
+
+
+def scored(
+    context: str,
+    windows: Iterable[Window],
+    *,
+    most_tokens: int,
+    spans: int = 20,
+    place: Callable[[int, Span], tuple[int, int]] | None = None,
+) -> tuple[list[Answer], float]:
+    """Returns the answers of all windows of a context, in no order, and the score of there being none.
+
     Scores of answers with the same text, whatever its case, are added up. No answer has the score of the window that
     is the least sure of there being none.
 
@@ -64,8 +84,6 @@ def best_answers(
       context: what answers are parts of.
       windows: one or more.
       most_tokens: tokens of an answer, at most.
-      may_be_none: whether no answer is one too.
-      top_k: answers, at most.
       spans: spans of a window that are looked at, at most.
       place: returns the characters that a span of a window, by its number, stands for; None: those of its tokens.
     """
@@ -82,8 +100,7 @@ def best_answers(
             text = context[start:end]
             earlier = found.get(text.lower(), Answer(0.0, start, end, text))
             found[text.lower()] = earlier._replace(score=earlier.score + span.score)
-    answers = [*found.values(), *([Answer(float(null), 0, 0, "")] if may_be_none else [])]
-    return sorted(answers, key=lambda each: each.score, reverse=True)[:top_k]
+    return [*found.values()], float(null)
 
 
 def best_spans(

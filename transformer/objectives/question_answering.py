@@ -4,8 +4,9 @@ Shape letters: B batch, T length, W windows.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from transformer.data.examples.dataset import ExamplesDataset
 from transformer.data.examples.questions import QuestionsReading, QuestionsRecords
 from transformer.data.records import Record
 from transformer.metrics import answers
-from transformer.metrics.spans import Answer, Window, best_answers
+from transformer.metrics.spans import Answer, Window, scored
 from transformer.objectives.examples import UnlabelledObjective, text_inputs
 from transformer.objectives.objective import ModelInputs
 
@@ -39,9 +40,12 @@ class QuestionAnswering(UnlabelledObjective):
 
     answer_tokens: int = 30
     """Tokens of an answer that an evaluation tells, at most."""
+    null_threshold: float = 0.0
+    """No answer is told where the logarithm of its score is above that of the best span's by more than this."""
 
     def __post_init__(self) -> None:
         checks.at_least(self, 1, "answer_tokens")
+        checks.rule(self, "null_threshold", math.isfinite(self.null_threshold), "give a number")
 
     @property
     def head(self) -> str:
@@ -88,7 +92,9 @@ class QuestionAnswering(UnlabelledObjective):
         return len(rights_N2), lambda chosen: dict(zip(_METRICS, rights_N2[chosen].mean(axis=0).tolist(), strict=True))
 
     def table(self, predictions: Mapping[str, np.ndarray], dataset: Dataset, model: ModelInputs) -> str | None:
-        """Returns the metrics of questions with and without an answer; None where there are no two kinds."""
+        """Returns the metrics of questions with and without an answer, and what any other `null_threshold` could make
+        of them; None where there are no two kinds.
+        """
         del model
         rights_N2, has_answer_N = self._judged(predictions, dataset)
         if has_answer_N.all() or not has_answer_N.any():
@@ -97,30 +103,35 @@ class QuestionAnswering(UnlabelledObjective):
         for name, those in (("with an answer", has_answer_N), ("without", ~has_answer_N)):
             exact, f1 = rights_N2[those].mean(axis=0)
             lines.append(f"{name:20}{those.sum():8,}{exact:13.4f}{f1:8.4f}")
+        told = self._told(predictions, dataset)
+        f1_N = [answers.f1(each.span.text, own) for each, own in zip(told, _right(dataset, len(told)), strict=True)]
+        margins_N = np.array([each.margin for each in told])
+        best, threshold = answers.best_threshold(margins_N, np.array(f1_N), ~has_answer_N)
+        lines.append(f"with --objective.null-threshold {threshold:.2f}, f1 of all would be {best:.4f}, its highest")
         return "\n".join(lines)
 
     def answers(
         self, predictions: Mapping[str, np.ndarray], dataset: Dataset, model: ModelInputs
     ) -> Iterator[dict[str, Any]]:
-        """Yields the fields of each row, with the answer that was `told`, empty where there is none, and its score."""
+        """Yields the fields of each row, with the answer that was `told`, empty where there is none, its score, and
+        the `null_margin` that `null_threshold` is held against, where there may be none.
+        """
         del model
         assert isinstance(dataset, ExamplesDataset)
-        for number, answer in enumerate(self._answers(predictions, dataset)):
-            yield {**dataset.held_out[number].values, "told": answer.text, "score": answer.score}
+        for number, told in enumerate(self._told(predictions, dataset)):
+            answer = told.answer(self.null_threshold)
+            margin = {"null_margin": told.margin} if told.null is not None else {}
+            yield {**dataset.held_out[number].values, "told": answer.text, "score": answer.score, **margin}
 
     def _judged(self, predictions: Mapping[str, np.ndarray], dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
         """Returns [N, 2], exact match and F1 of each question, and bool [N], whether it has an answer."""
-        assert isinstance(dataset.validation, QuestionsRecords)
-        told = self._answers(predictions, dataset)
-        right = [[text for text, _ in each.answers] for each in dataset.validation.questions[: len(told)]]
-        rows = [
-            (answers.exact_match(each.text, own), answers.f1(each.text, own))
-            for each, own in zip(told, right, strict=True)
-        ]
+        told = [each.answer(self.null_threshold).text for each in self._told(predictions, dataset)]
+        right = _right(dataset, len(told))
+        rows = [(answers.exact_match(text, own), answers.f1(text, own)) for text, own in zip(told, right, strict=True)]
         return np.array(rows).reshape(-1, 2), np.array([bool(own) for own in right])
 
-    def _answers(self, predictions: Mapping[str, np.ndarray], dataset: Dataset) -> list[Answer]:
-        """Returns the answer to each question whose windows were all read."""
+    def _told(self, predictions: Mapping[str, np.ndarray], dataset: Dataset) -> list["_Told"]:
+        """Returns what is told of each question whose windows were all read."""
         records = dataset.validation
         assert isinstance(records, QuestionsRecords)
         logits_WT2, told = predictions["logits"], []
@@ -129,14 +140,40 @@ class QuestionAnswering(UnlabelledObjective):
             if end > len(logits_WT2):
                 break
             windows = [_window(records, number, logits_WT2[number]) for number in range(first, end)]
-            [answer] = best_answers(
-                question.context, windows, most_tokens=self.answer_tokens, may_be_none=may_be_none
-            ) or [Answer(0.0, 0, 0, "")]
-            told.append(answer)
+            spans, null = scored(question.context, windows, most_tokens=self.answer_tokens)
+            best = max(spans, key=lambda each: each.score, default=Answer(0.0, 0, 0, ""))
+            told.append(_Told(best, null if may_be_none else None))
         return told
 
 
+class _Told(NamedTuple):
+    """What is told of a question."""
+
+    span: Answer
+    """The best part of the context."""
+    null: float | None
+    """The score of no answer; None where every question has one."""
+
+    @property
+    def margin(self) -> float:
+        """By how much the logarithm of the score of no answer is above the span's."""
+        least = np.finfo(np.float32).tiny
+        return -math.inf if self.null is None else math.log(max(self.null, least) / max(self.span.score, least))
+
+    def answer(self, null_threshold: float) -> Answer:
+        """Returns the span, or no answer."""
+        if self.null is None or self.margin <= null_threshold:
+            return self.span
+        return Answer(self.null, 0, 0, "")
+
+
 _METRICS = ("exact_match", "f1")
+
+
+def _right(dataset: Dataset, count: int) -> list[list[str]]:
+    """Returns the right answers to the first questions; none where the context does not say."""
+    assert isinstance(dataset.validation, QuestionsRecords)
+    return [[text for text, _ in each.answers] for each in dataset.validation.questions[:count]]
 
 
 def _window(records: QuestionsRecords, number: int, logits_T2: np.ndarray) -> Window:
