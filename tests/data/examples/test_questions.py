@@ -46,6 +46,8 @@ def write(folder, name, rows=ROWS):
     path = folder / name
     if name.startswith("squad"):
         path.write_text(json.dumps(squad(rows), indent=1))
+    elif name.startswith("flat"):
+        path.write_text(json.dumps({"version": 2.0, "data": rows}, indent=1))
     elif name.startswith("listed"):
         path.write_text("\n".join(json.dumps({**row, "answers": listed(row)}) for row in rows))
     else:
@@ -58,7 +60,7 @@ def contents(found):
     return [{name: values.tolist() for name, values in records[i].items()} for i in range(len(records))]
 
 
-@pytest.mark.parametrize("name", ["squad.json", "listed.jsonl", "rows.json"])
+@pytest.mark.parametrize("name", ["squad.json", "flat.json", "listed.jsonl", "rows.json"])
 def test_every_format_gives_the_same_windows(name, tmp_path):
     want, found = opened(write(tmp_path, "rows.jsonl")), opened(write(tmp_path, name))
     assert contents(found) == contents(want)

@@ -73,6 +73,16 @@ def test_columns_are_chosen_by_number(tmp_path):
     assert "word" in found.show(found.validation[0])[0]
 
 
+def test_numbered_words_may_have_comments_above(tmp_path):
+    """GermEval's files: a number, a word, its tag, and the tag of a name inside of it; a word may be `#`."""
+    (tmp_path / "a.tsv").write_text(
+        "#\ta paper, 2005\t[2005]\n1\tBree\tB-PER\tO\n2\t#\tO\tO\n\n#\tb\t[1]\n1\tLibanon\tB-LOC\tO\n"
+    )
+    found = opened(tmp_path / "a.tsv", word_column=2, tag_column=3, whole=True)
+    assert found.labels == ("B-LOC", "B-PER", "O")
+    assert [found.show(found.validation[number])[0] for number in (0, 1)] == ["Bree #", "Libanon"]
+
+
 def test_numbers_have_the_names_that_are_given(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(json.dumps({"tokens": ["a", f"b{i}"], "ner_tags": [0, 2]}) for i in range(9)))

@@ -1,8 +1,8 @@
 """Digits as chords of two tones, as telephones dial them: speech that needs no files, and that a tiny model learns."""
 
 import functools
+import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import xxhash
@@ -69,38 +69,45 @@ class Tones(SoundSource):
 
 def sounded(digits: str, rng: np.random.Generator) -> np.ndarray:
     """Returns float32 [samples] of some digits: tempo, gaps, loudness, phases and noise are drawn at random."""
-    drawn = rng.random(4 + 4 * len(digits))
-    each = drawn[4:].reshape(len(digits), 4)
-    count = round(_between(_LENGTH, drawn[0]) * RATE)
-    gaps = np.round(_between(_GAP, each[:, 0]) * RATE).astype(int)
-    ends = round(_between(_BEFORE, drawn[1]) * RATE) + np.cumsum(count + gaps)
-    assert ends[-1] <= FRAMES * HOP
+    # Numbers of Python's own: on arrays of so few, NumPy takes longer to begin than to compute.
+    tempo, before, loudness, noise, *each = rng.random(4 + 4 * len(digits)).tolist()
+    count, start = round(_between(_LENGTH, tempo) * RATE), round(_between(_BEFORE, before) * RATE)
+    starts, shares = [], []
+    for gap, *phases, share in zip(*(each[number::4] for number in range(4)), strict=True):
+        starts.append(start)
+        start += count + round(_between(_GAP, gap) * RATE)
+        amplitude = _between(_LOUDNESS, loudness) * (0.5 + 0.5 * share)
+        # The sine of a sum: any phase is made of a table's sine and cosine.
+        shares.append([amplitude * turn(math.tau * phase) for phase in phases for turn in (math.cos, math.sin)])
+    assert start <= FRAMES * HOP
     # White, and even: it takes a fifth of the time that bell-shaped noise does.
-    sound = rng.random(ends[-1], np.float32) - np.float32(0.5)
-    sound *= np.float32(12**0.5 * _between(_NOISE, drawn[3]))
-    # The sine of a sum: any phase is made of a table's sine and cosine.
-    phases = 2 * np.pi * each[:, 1:3]
-    loudness = _between(_LOUDNESS, drawn[2]) * (0.5 + 0.5 * each[:, 3:])
-    shares = np.empty((len(digits), 2, 2), np.float32)
-    np.multiply(np.cos(phases), loudness, out=shares[:, :, 0], casting="same_kind")
-    np.multiply(np.sin(phases), loudness, out=shares[:, :, 1], casting="same_kind")
-    ramp = np.arange(round(_RAMP * RATE), dtype=np.float32) / np.float32(_RAMP * RATE)
-    for digit, share, start in zip(digits, shares, (ends - gaps - count).tolist(), strict=True):
-        tone = np.einsum("kp,kpt->t", share, _waves(digit)[:, :, :count])
+    sound = rng.random(start, np.float32)
+    sound -= np.float32(0.5)
+    sound *= np.float32(12**0.5 * _between(_NOISE, noise))
+    ramp, falling = _ramps()
+    for digit, amounts, begin in zip(digits, np.array(shares, np.float32), starts, strict=True):
+        tone = np.einsum("p,pt->t", amounts, _waves(digit)[:, :count])
         tone[: len(ramp)] *= ramp
-        tone[-len(ramp) :] *= ramp[::-1]
-        sound[start : start + count] += tone
+        tone[-len(ramp) :] *= falling
+        sound[begin : begin + count] += tone
     return sound
 
 
-def _between(bounds: tuple[float, float], share: Any) -> Any:
+def _between(bounds: tuple[float, float], share: float) -> float:
     """Returns what lies at a share of the way from one bound to the other."""
     return bounds[0] + (bounds[1] - bounds[0]) * share
 
 
 @functools.cache
+def _ramps() -> tuple[np.ndarray, np.ndarray]:
+    """Returns float32 factors of the first and of the last samples of a tone."""
+    ramp = np.arange(round(_RAMP * RATE), dtype=np.float32) / np.float32(_RAMP * RATE)
+    return ramp, ramp[::-1].copy()
+
+
+@functools.cache
 def _waves(digit: str) -> np.ndarray:
-    """Returns float32 [2, 2, samples of the longest]: the sine and the cosine of each of a digit's two tones."""
+    """Returns float32 [4, samples of the longest]: the sine and the cosine of each of a digit's two tones."""
     time = np.arange(round(_LENGTH[1] * RATE)) / RATE
     angles = [2 * np.pi * hertz * time for hertz in CHORDS[digit]]
-    return np.array([[np.sin(angle), np.cos(angle)] for angle in angles], np.float32)
+    return np.array([turn(angle) for angle in angles for turn in (np.sin, np.cos)], np.float32)

@@ -53,8 +53,8 @@ def sentences_of(path: Path, columns: Columns, names: tuple[str, str]) -> Iterat
     for number, raw in enumerate(raw_lines(path), start=1):
         line = decode_utf8(raw, path, offset).removeprefix("\ufeff").strip("\r\n")
         offset += len(raw)
-        if universal and line.startswith("#"):
-            continue
+        if columns.word != 1 and line.startswith("#"):
+            continue  # a comment, where lines begin with a word's number, as in .conllu and in GermEval's files
         if not line.strip() or line.startswith("-DOCSTART-"):
             if sentence:
                 yield row()

@@ -45,6 +45,10 @@ class QuestionsReading(ExampleReading):
 
     def rows(self, path: Path, config: ExamplesConfig) -> Iterator[Row]:
         if is_json(path) and not is_json_array(path) and (articles := _squad(path)) is not None:
+            if all(
+                isinstance(each, dict) and config.text_field in each for each in articles
+            ):  # Transformers' examples'
+                return (Row(f"{path}: question {number}", row) for number, row in enumerate(articles, start=1))
             return _questions_of(articles, path)
         return rows_of(path, config.columns)
 
