@@ -76,15 +76,10 @@ def test_a_choice_by_name_is_kept():
     assert chosen(experiment, make_mesh(MeshConfig(data=1))).policy == "dots"
 
 
-def devices(kind="NVIDIA H100 80GB HBM3", platform="gpu", stats=None, process=0):
+def devices(kind="NVIDIA H100 80GB HBM3", platform="gpu", stats=None):
     """A mesh of 64 devices: with `stats`, they are there."""
-    device = types.SimpleNamespace(
-        device_kind=kind,
-        platform=platform,
-        process_index=process,
-        addressable_memories=lambda: [] if stats is None else ["device"],
-        memory_stats=lambda: stats,
-    )
+    client = type("CompileOnlyPyClient" if stats is None else "Client", (), {})()
+    device = types.SimpleNamespace(device_kind=kind, platform=platform, client=client, memory_stats=lambda: stats)
     shape = dict.fromkeys(MESH_AXES, 1) | {"fsdp": 64}
     flat = np.array([device] * 64, object)
     return types.SimpleNamespace(

@@ -8,7 +8,6 @@ import dataclasses
 import os
 from typing import NamedTuple
 
-import jax
 from jax.sharding import AbstractMesh, Mesh
 
 from transformer.cluster.agreement import exchange
@@ -83,7 +82,7 @@ def _first_that_fits(experiment: Experiment, devices: int, platform: str, of_jax
 def _of_devices(mesh: Mesh) -> float:
     """Returns the bytes that JAX has of each device, the least of all processes; 0 where nobody knows."""
     device = mesh.devices.flat[0]
-    if not device.addressable_memories() and device.process_index == jax.process_index():  # it is described only
+    if type(device.client).__name__ == "CompileOnlyPyClient":  # it is described only, as of `absent.devices_of`
         return _of_jax(memory_of(device.device_kind) or 0, device.platform)
     known = mesh.local_devices[0].memory_stats() or {}
     return min(exchange("how much memory devices have", float(known.get("bytes_limit", 0))))
