@@ -32,9 +32,9 @@ check: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-# Each of the two processes gets one half of the files, in order, and helps the other at the end: what a file's tests
-# share is made once.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal --durations=40 --durations-min=5
+# Each process gets its part of the files, in order, and helps the others at the end: what a file's tests share is made
+# once. Three on two cores, as tests of several processes wait for each other.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal --durations=40 --durations-min=5
 
 test: $(VENV)/.installed-test
 	$(PYTEST) -m "not exhaustive"

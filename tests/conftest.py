@@ -80,7 +80,22 @@ def shared_programs():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "Program", shared)
-        yield
+        yield made
+
+
+MAPS = Path("/proc/self/maps")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs(shared_programs):
+    """Compiled programs are let go of between files: the code of each has memory maps of its own, of which Linux gives
+    a process 65,530. Beyond these the next one is a segmentation fault, which half of `test-all` was near to.
+    """
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 16_000:
+        shared_programs.clear()
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

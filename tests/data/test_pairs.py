@@ -4,6 +4,8 @@ import gzip
 import json
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from tests.data.corpus import documents
@@ -93,6 +95,24 @@ def test_tsv_and_jsonl_have_a_pair_a_line(tmp_path, suffix):
         train, validation = list(pairs.pairs("train")), list(pairs.pairs("validation"))
         assert sorted(train + validation) == sorted(PAIRS)
         assert 1 <= len(validation) < 30
+
+
+def test_sides_may_be_fields_of_an_object(tmp_path):
+    """As the translations are that others share: JSON lines, an array, Parquet."""
+    rows = [{"id": i, "translation": {"en": a, "de": b}} for i, (a, b) in enumerate(PAIRS)]
+    write(tmp_path / "a.json", [json.dumps(row) for row in rows])
+    (tmp_path / "array.json").write_text(json.dumps(rows))
+    empty = {"id": 0, "translation": None}
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([*rows, empty]), tmp_path / "a.parquet")
+    for name in ("a.json", "array.json", "a.parquet"):
+        pairs = open_one(tmp_path / name, ("translation.en", "translation.de"))
+        assert sorted(pair for split in ("train", "validation") for pair in pairs.pairs(split)) == sorted(PAIRS), name
+        refused(
+            tmp_path / name,
+            "translation.de, translation.en" if "json" in name else "translation.en",
+            fields=("en", "de"),
+        )
+        refused(tmp_path / name, "'translation.fr'", fields=("translation.en", "translation.fr"))
 
 
 def test_bad_parallel_files_are_named(folder, tmp_path):

@@ -40,15 +40,28 @@ def parsed(line: str, where: str) -> Any:
 
 
 def field_text(record: Any, where: str, field: str, flag: str) -> str:
-    """Returns the text of a field of a parsed JSON object; UserError says `where` it has none."""
+    """Returns the text of a field of a parsed JSON object, or of an object in it (`translation.en`); UserError says
+    `where` it has none.
+    """
     if not isinstance(record, dict):
         raise UserError(f"{where}: a {type(record).__name__}, not an object: each must be one JSON object.")
-    if field not in record:
-        fields = ", ".join(sorted(record)) or "none"
-        raise UserError(f"{where}: no field {field!r}; its fields are: {fields}. Name one with {flag}.")
-    if not isinstance(record[field], str):
-        raise UserError(f"{where}: field {field!r} is a {type(record[field]).__name__}, not a string. Set {flag}.")
-    return utf8_text(record[field])
+    holder, name = record, field
+    while name not in holder:
+        outer, _, inner = name.partition(".")
+        if not (inner and isinstance(holder.get(outer), dict)):
+            raise UserError(f"{where}: no field {field!r}; its fields are: {_names(record)}. Name one with {flag}.")
+        holder, name = holder[outer], inner
+    if not isinstance(holder[name], str):
+        raise UserError(f"{where}: field {field!r} is a {type(holder[name]).__name__}, not a string. Set {flag}.")
+    return utf8_text(holder[name])
+
+
+def _names(record: dict[str, Any]) -> str:
+    """Returns the names of fields, and of those in objects."""
+    names = []
+    for name, value in record.items():
+        names += [f"{name}.{inner}" for inner in value] if isinstance(value, dict) and value else [name]
+    return ", ".join(sorted(names)) or "none"
 
 
 def utf8_text(text: str) -> str:

@@ -73,10 +73,20 @@ def texts(
                 continue
             row = group.row
             for batch in file.iter_batches(_ROWS, row_groups=[number], columns=list(dict.fromkeys(columns))):
-                sides = [_strings(batch.column(column), path, row) for column in columns]
+                sides = [_strings(_column(batch, column), path, row) for column in columns]
                 for values in zip(*sides, strict=True):
                     yield row, values
                     row += 1
+
+
+def _column(batch: Any, name: str) -> Any:
+    """Returns a column, or a field of one (`translation.en`)."""
+    if name in batch.schema.names:
+        return batch.column(name)
+    import pyarrow.compute
+
+    outer, _, inner = name.partition(".")
+    return pyarrow.compute.struct_field(batch.column(outer), inner.split("."))
 
 
 def _strings(column: Any, path: Path, row: int) -> list[str]:
@@ -95,15 +105,26 @@ def _check(file: Any, path: Path, columns: Sequence[str], flag: str) -> None:
     import pyarrow
 
     types = pyarrow.types
-    schema = file.schema_arrow
+    kinds = dict(_kinds(file.schema_arrow))
     for column in columns:
-        if column not in schema.names:
-            names = ", ".join(schema.names) or "none"
+        if column not in kinds:
+            names = ", ".join(kinds) or "none"
             raise UserError(f"{path}: no column {column!r}; its columns are: {names}. Name one with {flag}.")
-        kind = schema.field(column).type
+        kind = kinds[column]
         content = kind.value_type if types.is_dictionary(kind) else kind
         if not (types.is_string(content) or types.is_large_string(content) or types.is_string_view(content)):
             raise UserError(f"{path}: column {column!r} is of {kind}, not of strings. Set {flag}.")
+
+
+def _kinds(fields: Any, outer: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the names and types of columns, and of the fields of those that hold some (`translation.en`)."""
+    import pyarrow
+
+    for field in fields:
+        if pyarrow.types.is_struct(field.type):
+            yield from _kinds(field.type, f"{outer}{field.name}.")
+        else:
+            yield f"{outer}{field.name}", field.type
 
 
 class _Opened:
