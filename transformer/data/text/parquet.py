@@ -80,13 +80,13 @@ def texts(
 
 
 def _column(batch: Any, name: str) -> Any:
-    """Returns a column, or a field of one (`translation.en`)."""
-    if name in batch.schema.names:
-        return batch.column(name)
-    import pyarrow.compute
-
-    outer, _, inner = name.partition(".")
-    return pyarrow.compute.struct_field(batch.column(outer), inner.split("."))
+    """Returns a column, or a field of one (`translation.en`), which is null where the column is."""
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    while name not in columns:
+        outer, _, name = name.partition(".")
+        fields = [field.name for field in columns[outer].type]
+        columns = dict(zip(fields, columns[outer].flatten(), strict=True))
+    return columns[name]
 
 
 def _strings(column: Any, path: Path, row: int) -> list[str]:
