@@ -203,7 +203,7 @@ def test_a_cache_that_grows_says_the_same(name, how, module, monkeypatch):
         before = compiled(module)[1]
         options = {"max_new_tokens": [70, 30, 50], "how": how, "rules": PENALTY, "num": 1}
         said.append(generate(unstacked, params, TEXTS, **options))
-        assert compiled(module)[1] > before
+        assert fewest == 128 or compiled(module)[1] > before  # else another test may have compiled all
     assert said[0] == said[1]
     assert [len(generated.tokens) for [generated] in said[0]] == [70, 30, 50]
 

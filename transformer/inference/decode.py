@@ -74,19 +74,13 @@ def generate(
       UserError: an empty text, a text that leaves no room in the model's context, more continuations than beams, a
         rule about tokens that the model does not have, or a draft that cannot propose to it, or to a beam search.
     """
-    longest = max(len(text) for text in texts)
     max_new, min_new = _each(max_new_tokens, texts), _each(min_new_tokens, texts)
     _check_numbers(texts, min(max_new), num, how)
     if isinstance(how, BeamSearch) and how.beams == 1:
         how = Sampling(temperature=0)
     rules.check_ids(model.config.vocab_size)
     answers = model.config.kind == "encoder_decoder"
-    context = model.config.longest_input
-    if context is not None:
-        if longest > context - (not answers):
-            raise UserError(f"a text has {longest} tokens and the model's context holds {context}: shorten the text")
-        max_new = [min(number, context - (0 if answers else longest)) for number in max_new]
-    width = round_up(longest) if context is None else min(round_up(longest), context)
+    width, max_new = _fitting(texts, model.config.longest_input, max_new, answers)
     if answers:
         inputs: Any = _answered(texts, width, model.config.decoder_start_id if start_id is None else start_id)
     else:
@@ -130,6 +124,20 @@ def _check_numbers(texts: Sequence[Sequence[int]], max_new: int, num: int, how: 
         raise UserError(f"{num} continuations asked for: it must be at least 1")
     if isinstance(how, BeamSearch) and num > how.beams:
         raise UserError(f"{num} continuations asked for and {how.beams} beams: raise --beams to at least {num}")
+
+
+def _fitting(
+    texts: Sequence[Sequence[int]], context: int | None, max_new: list[int], answers: bool
+) -> tuple[int, list[int]]:
+    """Returns how wide the texts' rows are, and the most new tokens of each that the context has room for; UserError
+    where a text leaves none.
+    """
+    longest = max(len(text) for text in texts)
+    if context is None:
+        return round_up(longest), max_new
+    if longest > context - (not answers):
+        raise UserError(f"a text has {longest} tokens and the model's context holds {context}: shorten the text")
+    return min(round_up(longest), context), [min(number, context - (0 if answers else longest)) for number in max_new]
 
 
 def _answered(texts: Sequence[Sequence[int]], width: int, start_id: int) -> dict[str, np.ndarray]:
