@@ -17,7 +17,7 @@ from tests.inference.sharp_models import NEW, TEXTS, SharpModel
 from transformer.errors import UserError
 from transformer.inference import beam_search, drawing, slots
 from transformer.inference.beam_search import BeamSearch
-from transformer.inference.decode import _continued, generate
+from transformer.inference.decode import continued_inputs, generate
 from transformer.inference.drawing import _go_on, begin
 from transformer.inference.processors import Processors
 from transformer.inference.rules import DecodingRules
@@ -80,7 +80,7 @@ def test_a_loop_over_tokens_updates_its_cache_in_place():
     model, rows, slots = SharpModel("gpt1"), len(TEXTS), 160
     module, params = for_decoding(model.config, model.params, Execution())
     heads, width = model.config.cache_heads
-    inputs = _continued(TEXTS, 16, prefix=False)
+    inputs = continued_inputs(TEXTS, 16, prefix=False)
     read = {"stop_ids": (), "read": TEXTS, "prompt_lengths": [len(text) for text in TEXTS], "width": 16}
     processors = Processors.of(DecodingRules(), **read, min_new=[0] * rows, max_new=[slots - 16] * rows)
     keys_B = jax.random.split(jax.random.key(0), rows)
@@ -212,7 +212,7 @@ def test_a_cache_that_grows_says_the_same(name, how, module, monkeypatch):
 def test_a_cache_rolls_where_every_layer_sees_a_window(how, module, monkeypatch):
     """Its 32 slots are filled four times over, and what is said is what a cache of all tokens says."""
     model, prompts = SharpModel("llama", context_length=256), [[7] * 50, TEXTS[1]]
-    inputs: Any = _continued(prompts, 64, prefix=False)
+    inputs: Any = continued_inputs(prompts, 64, prefix=False)
     sizes = jax.eval_shape(lambda: slots.start(model.module, model.params, inputs, 128, 32)[1])
     assert (slots.rolling(model.config), sizes.positions_BS.shape) == (32, (2, 32))
     options = {"max_new_tokens": 100, "how": how, "rules": DecodingRules(no_repeat_ngram_size=2)}

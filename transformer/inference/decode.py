@@ -75,7 +75,7 @@ def generate(
         rule about tokens that the model does not have, or a draft that cannot propose to it, or to a beam search.
     """
     max_new, min_new = _each(max_new_tokens, texts), _each(min_new_tokens, texts)
-    _check_numbers(texts, min(max_new), num, how)
+    check_numbers(texts, min(max_new), num, how)
     if isinstance(how, BeamSearch) and how.beams == 1:
         how = Sampling(temperature=0)
     rules.check_ids(model.config.vocab_size)
@@ -84,7 +84,7 @@ def generate(
     if answers:
         inputs: Any = _answered(texts, width, model.config.decoder_start_id if start_id is None else start_id)
     else:
-        inputs = _continued(texts, width, prefix)
+        inputs = continued_inputs(texts, width, prefix)
     stops = tuple(sorted(set(stop_ids)))
     processors = Processors.of(
         rules,
@@ -114,7 +114,7 @@ def generate(
     return [drawn[first : first + num] for first in range(0, len(drawn), num)]
 
 
-def _check_numbers(texts: Sequence[Sequence[int]], max_new: int, num: int, how: Sampling | BeamSearch) -> None:
+def check_numbers(texts: Sequence[Sequence[int]], max_new: int, num: int, how: Sampling | BeamSearch) -> None:
     """Raises UserError for an empty text, or numbers of tokens and continuations that cannot be."""
     if min(len(text) for text in texts) == 0:
         raise UserError("a text has no token: give at least one")
@@ -148,7 +148,7 @@ def _answered(texts: Sequence[Sequence[int]], width: int, start_id: int) -> dict
     return inputs | {"source": source, "source_segment_ids": source_segment_ids}
 
 
-def _continued(texts: Sequence[Sequence[int]], width: int, prefix: bool) -> dict[str, np.ndarray]:
+def continued_inputs(texts: Sequence[Sequence[int]], width: int, prefix: bool) -> dict[str, np.ndarray]:
     """Returns the inputs of a decoder: the texts, read from both sides with `prefix`."""
     # Padded on the left, so that every row's next token goes to the same slot of the cache.
     prompt, prompt_segment_ids = padded(texts, width, left=True)

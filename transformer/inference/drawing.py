@@ -74,6 +74,12 @@ class Rows(struct.PyTreeNode):
             has_ended_R=self.has_ended_R | stops_R | (said_R >= self.processors.max_new_R),
         )
 
+    def put(self, other: "Rows", rows_K: jax.Array) -> "Rows":
+        """Returns the rows with others in place of those with the numbers int32 [K]; of none, they are left out."""
+        replaced = lambda mine, theirs: mine.at[rows_K].set(theirs, mode="drop")  # noqa: E731
+        of_rows = jax.tree.map(replaced, self.replace(processors=None), other.replace(processors=None))
+        return of_rows.replace(processors=self.processors.put(other.processors, rows_K))
+
     def resized(self, places: int) -> "Rows":
         """Returns the rows with more places."""
         more = ((0, 0), (0, places - self.tokens_RL.shape[1]))

@@ -130,6 +130,11 @@ class Processors(struct.PyTreeNode):
         """Returns the same for `num` rows in place of each."""
         return self.replace(**jax.tree.map(lambda array: jnp.repeat(array, num, axis=0), self._of_rows()))
 
+    def put(self, other: Self, rows_K: jax.Array) -> Self:
+        """Returns the same with another's rows in place of those with the numbers int32 [K]; of none: left out."""
+        replaced = lambda mine, theirs: mine.at[rows_K].set(theirs, mode="drop")  # noqa: E731
+        return self.replace(**jax.tree.map(replaced, self._of_rows(), other._of_rows()))
+
     def each(self, scores_RV: jax.Array, history_RL: jax.Array, index_R: jax.Array, end_R: jax.Array) -> jax.Array:
         """Returns what `__call__` does, for rows that have come unequally far: each has its own `index` and `end`."""
 

@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 from tqdm import tqdm
 
 from transformer.errors import UserError
+from transformer.inference import continuous
 from transformer.inference.beam_search import BeamSearch
 from transformer.inference.decode import generate
 from transformer.inference.restored import Restored
@@ -142,6 +143,13 @@ class TextGenerator:
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]), reverse=True)  # too long ones fail first
         generated: list[list[GeneratedText]] = [[] for _ in rows]
         with tqdm(total=len(rows), unit="text", desc="generate", disable=not progress) as bar:
+            if len(rows) > batch_size and self._goes_on_continuously(options):
+                waiting = [continuous.Text(first + index, rows[index], most[index], least[index]) for index in order]
+                chosen = {name: options[name] for name in ("how", "rules", "stop_ids", "seed")}
+                for place, tokens in continuous.continued(model, params, waiting, batch_size, **chosen):
+                    generated[order[place]] = [GeneratedText(self.decode(tokens), None, tokens)]
+                    bar.update()
+                return generated
             for chosen, filled in batches(order, batch_size):
                 outs = generate(
                     model,
@@ -156,6 +164,13 @@ class TextGenerator:
                     generated[index] = [GeneratedText(self.decode(row.tokens), row.score, row.tokens) for row in out]
                 bar.update(len(chosen))
         return generated
+
+    def _goes_on_continuously(self, options: dict[str, Any]) -> bool:
+        """Whether a text's row goes to the next text when it has ended."""
+        alone = options["num"] == 1 and options["draft"] is None and not options["prefix"]
+        return (
+            alone and isinstance(options["how"], Sampling) and continuous.applies(self.restored.model, options["rules"])
+        )
 
     @functools.cached_property
     def template(self) -> ChatTemplate:

@@ -169,6 +169,45 @@ class KVCache(struct.PyTreeNode):
             resized = lambda x: jax.lax.dynamic_slice_in_dim(x, first, slots, axis=x.ndim - 1)  # noqa: E731
         return jax.tree.map(resized, self.replace(index=None)).replace(index=jnp.minimum(self.index, slots))
 
+    def put(self, other: Self, rows_K: jax.Array, width: int) -> Self:
+        """Returns the cache with rows of another one, that of `width` tokens and no more, in place of its own.
+
+        Their newest tokens stand beside those of all other rows, and the rest of their slots is empty. Where fewer than
+        `width` slots are in use, the next ones become so, which in other rows are empty.
+
+        Args:
+          other: a cache whose rows' tokens are in its first `width` slots.
+          rows_K: int32 [K], the rows that `other`'s take the place of; those of none are left out.
+          width: tokens.
+        """
+        end = jnp.maximum(self.index, width)
+
+        def replaced(mine_BXS: jax.Array, theirs_KXS: jax.Array) -> jax.Array:
+            empty_KXS = jnp.zeros((rows_K.shape[0], *mine_BXS.shape[1:]), mine_BXS.dtype)
+            at = (*[0] * (empty_KXS.ndim - 1), end - width)
+            whole_KXS = jax.lax.dynamic_update_slice(empty_KXS, theirs_KXS[..., :width], at)
+            return mine_BXS.at[rows_K].set(whole_KXS, mode="drop")
+
+        def of_layers(mine: Any, theirs: Any) -> Any:
+            if isinstance(mine, tuple):
+                return tuple(map(replaced, mine, theirs))
+            return jax.vmap(replaced)(mine, theirs)
+
+        return self.replace(
+            key_NBGKS=of_layers(self.key_NBGKS, other.key_NBGKS),
+            value_NBGKS=of_layers(self.value_NBGKS, other.value_NBGKS),
+            positions_BS=replaced(self.positions_BS, other.positions_BS),
+            segment_ids_BS=replaced(self.segment_ids_BS, other.segment_ids_BS),
+            index=end,
+        )
+
+    def without_oldest(self, count: jax.Array) -> Self:
+        """Returns the cache with as many slots, of which the `count` oldest, int32 scalar, are free for new tokens."""
+        moved = jax.tree.map(lambda x: jnp.roll(x, -count, axis=-1), self.replace(index=None))
+        index = self.index - count
+        is_used_S = jnp.arange(self.positions_BS.shape[1]) < index
+        return moved.replace(segment_ids_BS=jnp.where(is_used_S, moved.segment_ids_BS, 0), index=index)
+
     def take(self, rows_R: jax.Array) -> Self:
         """Returns the cache of the rows with these numbers, int32 [R]; a row may be taken often, or never."""
         taken = lambda x: tuple(layer[rows_R] for layer in x) if isinstance(x, tuple) else x[:, rows_R]  # noqa: E731
