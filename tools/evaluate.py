@@ -54,7 +54,7 @@ class Command:
     cache_dir: Annotated[str | None, tyro.conf.arg(name="data.cache-dir")] = None
     """The folder that keeps prepared data; None: as in training."""
     null_threshold: Annotated[float | None, tyro.conf.arg(name="objective.null-threshold")] = None
-    """Of questions: by how much no answer must be ahead of the best span to be told; None: as in training."""
+    """By how much no answer to a question must be ahead of the best span to be told; None: as in training."""
     bleu_tokenize: BleuTokenizer = "13a"
     """How BLEU cuts text into words, by sacrebleu's names: zh for Chinese, ja-mecab for Japanese, ko-mecab for Korean,
     char or flores200 where words are not set apart by spaces."""

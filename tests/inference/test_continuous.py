@@ -29,9 +29,9 @@ STOPS = (5, 6)
 
 
 def texts_of(vocab_size, context):
-    """Prompts of 40 tokens to one, the most and the least new ones at random; one fills its context."""
+    """Prompts of one token to 40, the most and the least new ones at random; one fills its context."""
     rng = np.random.default_rng(0)
-    lengths = sorted([*rng.integers(1, 41, 13).tolist(), 1, 33], reverse=True)
+    lengths = [*rng.integers(1, 41, 3).tolist(), 40, *rng.integers(1, 41, 9).tolist(), 1, 33]
     return [
         continuous.Text(
             number=100 + place,

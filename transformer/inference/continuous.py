@@ -17,9 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer.errors import UserError
 from transformer.inference import incremental, slots
-from transformer.inference.decode import check_numbers, continued_inputs
+from transformer.inference.decode import check_numbers, continued_inputs, fitting
 from transformer.inference.drawing import Rows, begin
 from transformer.inference.processors import Processors, until_nothing
 from transformer.inference.rows import MULTIPLE, filled, round_up
@@ -64,7 +63,7 @@ def continued(
 
     Args:
       model, params: a decoder that `applies`, and its weights.
-      texts: more than `batch_size`; read in this order: the longest first share most programs.
+      texts: more than `batch_size`, in any order.
       batch_size: rows.
       how, rules, stop_ids, seed: as `decode.generate`'s.
 
@@ -75,14 +74,11 @@ def continued(
     context = any_model.config.longest_input
     check_numbers([text.tokens for text in texts], min(text.max_new for text in texts), 1, how)
     rules.check_ids(any_model.config.vocab_size)
-    for text in texts:
-        if context is not None and len(text.tokens) >= context:
-            length = len(text.tokens)
-            raise UserError(f"a text has {length} tokens and the model's context holds {context}: shorten the text")
-    if context is not None:
-        texts = [text._replace(max_new=min(text.max_new, context - len(text.tokens))) for text in texts]
+    rooms = [fitting([text.tokens], context, [text.max_new], False)[1] for text in texts]
+    texts = [text._replace(max_new=max_new) for text, [max_new] in zip(texts, rooms, strict=True)]
     reader = _Reader(model, params, texts, how, rules, tuple(sorted(set(stop_ids))), seed)
-    waiting = collections.deque(range(len(texts)))
+    # The longest first: a prompt then hardly needs more slots than are in use, which leave a gap in the rows beside it.
+    waiting = collections.deque(sorted(range(len(texts)), key=lambda place: len(texts[place].tokens), reverse=True))
     owners: list[int | None] = [waiting.popleft() for _ in range(batch_size)]
     width, places = reader.width(owners), reader.places
     rows, cache = reader.read(owners, places)
@@ -99,7 +95,8 @@ def continued(
         if len(free) == batch_size and not waiting:
             return
         if int(cache.index) >= places:  # before others come: what they are put beside may have to move
-            live = int(np.asarray(rows.position_R)[~has_ended].max(initial=0))
+            in_use_S = (np.asarray(cache.segment_ids_BS)[~has_ended] > 0).any(axis=0)
+            live = places - int(in_use_S.argmax()) if in_use_S.any() else 0  # slots, from the first that a row needs
             if 4 * live > 3 * places and (context is None or places < round_up(context) + MULTIPLE):
                 places = slots.enough(places + 1, context)
                 cache = _grown(cache, places)
@@ -143,8 +140,7 @@ class _Reader:
 
     def width(self, numbers: Sequence[Any]) -> int:
         """Returns the width of the rows of the texts with these numbers."""
-        longest = max(len(self._texts[number].tokens) for number in numbers)
-        return round_up(longest) if self._context is None else min(round_up(longest), self._context)
+        return fitting([self._texts[number].tokens for number in numbers], self._context, [], False)[0]
 
     def read(self, numbers: Sequence[Any], places: int) -> tuple[Rows, Any]:
         """Returns the texts' rows, with room for the tokens of any of all texts, and a cache of so many slots."""

@@ -80,7 +80,7 @@ def generate(
         how = Sampling(temperature=0)
     rules.check_ids(model.config.vocab_size)
     answers = model.config.kind == "encoder_decoder"
-    width, max_new = _fitting(texts, model.config.longest_input, max_new, answers)
+    width, max_new = fitting(texts, model.config.longest_input, max_new, answers)
     if answers:
         inputs: Any = _answered(texts, width, model.config.decoder_start_id if start_id is None else start_id)
     else:
@@ -126,7 +126,7 @@ def check_numbers(texts: Sequence[Sequence[int]], max_new: int, num: int, how: S
         raise UserError(f"{num} continuations asked for and {how.beams} beams: raise --beams to at least {num}")
 
 
-def _fitting(
+def fitting(
     texts: Sequence[Sequence[int]], context: int | None, max_new: list[int], answers: bool
 ) -> tuple[int, list[int]]:
     """Returns how wide the texts' rows are, and the most new tokens of each that the context has room for; UserError

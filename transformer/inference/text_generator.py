@@ -144,10 +144,11 @@ class TextGenerator:
         generated: list[list[GeneratedText]] = [[] for _ in rows]
         with tqdm(total=len(rows), unit="text", desc="generate", disable=not progress) as bar:
             if len(rows) > batch_size and self._goes_on_continuously(options):
-                waiting = [continuous.Text(first + index, rows[index], most[index], least[index]) for index in order]
+                numbers = range(first, first + len(rows))
+                waiting = [continuous.Text(*text) for text in zip(numbers, rows, most, least, strict=True)]
                 chosen = {name: options[name] for name in ("how", "rules", "stop_ids", "seed")}
                 for place, tokens in continuous.continued(model, params, waiting, batch_size, **chosen):
-                    generated[order[place]] = [GeneratedText(self.decode(tokens), None, tokens)]
+                    generated[place] = [GeneratedText(self.decode(tokens), None, tokens)]
                     bar.update()
                 return generated
             for chosen, filled in batches(order, batch_size):

@@ -88,7 +88,7 @@ class QuestionAnswering(UnlabelledObjective):
     ) -> tuple[int, Callable[[np.ndarray], dict[str, float]]]:
         """Returns how many questions were answered, and how well some of them were."""
         del model
-        rights_N2, _ = self._judged(predictions, dataset)
+        rights_N2, _ = self._judged(self._told(predictions, dataset), dataset)
         return len(rights_N2), lambda chosen: dict(zip(_METRICS, rights_N2[chosen].mean(axis=0).tolist(), strict=True))
 
     def table(self, predictions: Mapping[str, np.ndarray], dataset: Dataset, model: ModelInputs) -> str | None:
@@ -96,14 +96,14 @@ class QuestionAnswering(UnlabelledObjective):
         of them; None where there are no two kinds.
         """
         del model
-        rights_N2, has_answer_N = self._judged(predictions, dataset)
+        told = self._told(predictions, dataset)
+        rights_N2, has_answer_N = self._judged(told, dataset)
         if has_answer_N.all() or not has_answer_N.any():
             return None
         lines = [f"{'questions':20}{'count':>8}{'exact match':>13}{'f1':>8}"]
         for name, those in (("with an answer", has_answer_N), ("without", ~has_answer_N)):
             exact, f1 = rights_N2[those].mean(axis=0)
             lines.append(f"{name:20}{those.sum():8,}{exact:13.4f}{f1:8.4f}")
-        told = self._told(predictions, dataset)
         f1_N = [answers.f1(each.span.text, own) for each, own in zip(told, _right(dataset, len(told)), strict=True)]
         margins_N = np.array([each.margin for each in told])
         best, threshold = answers.best_threshold(margins_N, np.array(f1_N), ~has_answer_N)
@@ -123,11 +123,10 @@ class QuestionAnswering(UnlabelledObjective):
             margin = {"null_margin": told.margin} if told.null is not None else {}
             yield {**dataset.held_out[number].values, "told": answer.text, "score": answer.score, **margin}
 
-    def _judged(self, predictions: Mapping[str, np.ndarray], dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    def _judged(self, told: list["_Told"], dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
         """Returns [N, 2], exact match and F1 of each question, and bool [N], whether it has an answer."""
-        told = [each.answer(self.null_threshold).text for each in self._told(predictions, dataset)]
-        right = _right(dataset, len(told))
-        rows = [(answers.exact_match(text, own), answers.f1(text, own)) for text, own in zip(told, right, strict=True)]
+        texts, right = [each.answer(self.null_threshold).text for each in told], _right(dataset, len(told))
+        rows = [(answers.exact_match(text, own), answers.f1(text, own)) for text, own in zip(texts, right, strict=True)]
         return np.array(rows).reshape(-1, 2), np.array([bool(own) for own in right])
 
     def _told(self, predictions: Mapping[str, np.ndarray], dataset: Dataset) -> list["_Told"]:
