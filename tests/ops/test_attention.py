@@ -62,9 +62,9 @@ def test_blocks_equal_the_reference(case):
         np.testing.assert_allclose(have, expected, atol=3e-6)
 
 
-@pytest.mark.parametrize(("G", "S"), [(3, 256), (1, 301)], ids=["heads", "grouped, cross"])
+@pytest.mark.parametrize(("G", "S"), [(3, 512), (1, 601)], ids=["heads", "grouped, cross"])
 def test_a_head_at_a_time_equals_the_reference(G, S):
-    arrays = _arrays(2, 259, 3, G, 5, S)
+    arrays = _arrays(2, 515, 3, G, 5, S)
     want = _with_gradients(*arrays, Mask(), implementation="reference", scale=0.7)
     for have, expected in zip(_with_gradients(*arrays, Mask(), implementation="xla", scale=0.7), want, strict=True):
         np.testing.assert_allclose(have, expected, atol=2e-6 * np.abs(expected).max())
@@ -75,15 +75,15 @@ def test_a_head_at_a_time_is_for_long_sequences_of_one_cpu():
         run = functools.partial(attention, mask=mask, implementation="xla", **options)
         return "scan" in str(jax.make_jaxpr(run)(*_arrays(1, length, 2, 2, 4)[:3]))
 
-    assert loops(256)
-    assert not loops(255)
-    assert not loops(256, bias=jnp.ones((1, 1, 256, 256)))
-    assert not loops(256, _mask(1, 256, False, None, True))
-    assert not loops(256, _mask(1, 256, True, None, False))
+    assert loops(512)
+    assert not loops(511)
+    assert not loops(512, bias=jnp.ones((1, 1, 512, 512)))
+    assert not loops(512, _mask(1, 512, False, None, True))
+    assert not loops(512, _mask(1, 512, True, None, False))
     for device, count in (("NVIDIA A100-SXM4-80GB", 1), (None, 2)):
         described = None if device is None else AbstractDevice(device, None, platform="gpu")
         with jax.sharding.use_abstract_mesh(AbstractMesh((count,), ("data",), abstract_device=described)):
-            assert not loops(256)
+            assert not loops(512)
 
 
 def test_reference_is_the_equation():

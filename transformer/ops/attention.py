@@ -14,19 +14,17 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax.ad_checkpoint import checkpoint_name
 
 from transformer.errors import UserError
-from transformer.ops import kept
+from transformer.ops.averaged import MASKED, averaged
 from transformer.ops.cudnn import check_dtype, cudnn_attention, widest_head
-from transformer.ops.elementwise import dropout, scaled
+from transformer.ops.elementwise import draw_kept, scaled, without_dropped
+from transformer.ops.kept import kept
 from transformer.ops.packed import packed_attention, packs
 from transformer.parallel.local import splitting_axes, target_platform
 from transformer.parallel.rules import on_one_device
 
-# Finite, so that a row that sees nothing has a finite softmax and finite gradients; far below any score.
-MASKED = -1e30
-_LONG = 256
+_LONG = 512
 """Queries and keys from which on a CPU takes a head at a time."""
 
 
@@ -167,9 +165,7 @@ def attention(
         everything = jnp.arange(q_BTHK.shape[2], dtype=jnp.int32), jnp.arange(q_BTHK.shape[1], dtype=jnp.int32)
         heads_H, queries_T = dropout_numbers or everything
         dropping = _Dropping(dropout_rate, dropout_key, heads_H, queries_T)
-    out_BTHK = IMPLEMENTATIONS[implementation](q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropping)
-    # A kernel's gradient needs the kernel's own result: named as well, it would be kept twice.
-    return out_BTHK if implementation in ("cudnn", "packed") else checkpoint_name(out_BTHK, kept.NAME)
+    return IMPLEMENTATIONS[implementation](q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropping)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,8 +184,9 @@ class _Dropping:
         """Returns the dropout of a block of queries, over keys from `first_key` on."""
         return dataclasses.replace(self, queries_T=self.queries_T[queries], first_key=first_key)
 
-    def __call__(self, probs_BHTS: jax.Array) -> jax.Array:
-        return dropout(probs_BHTS, self.rate, self.key, self.heads_H, self.queries_T, first=self.first_key)
+    def draw(self, shape: tuple[int, ...]) -> tuple[jax.Array | None, float]:
+        """Returns what `draw_kept` does, of a block's probabilities [B, H, T, S]."""
+        return draw_kept(shape, self.rate, self.key, self.heads_H, self.queries_T, first=self.first_key)
 
 
 def check_implementation(name: str) -> None:
@@ -212,16 +209,16 @@ def _reference(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropping):
     if dense_B1TS is not None:
         probs_BHTS = jnp.where(dense_B1TS, probs_BHTS, jnp.float32(0))
     if dropping is not None:
-        probs_BHTS = dropping(probs_BHTS)
-    return jnp.einsum("BHTS,BSHK->BTHK", probs_BHTS, v_BSHK).astype(q_BTHK.dtype)
+        probs_BHTS = without_dropped(probs_BHTS, *dropping.draw(probs_BHTS.shape))
+    return kept(jnp.einsum("BHTS,BSHK->BTHK", probs_BHTS, v_BSHK).astype(q_BTHK.dtype))
 
 
 def _xla(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropping):
     """Blocks of queries, each against only the keys that the mask's order lets it see.
 
     Half of the work of causal attention is above the diagonal. A block's scores also stay in cache between the two
-    matrix products, where a whole [B, H, T, S] matrix goes to memory and back several times: with its gradients this
-    takes 0.6 to 0.8 of the dense form's time on a CPU. At most 16 blocks: each is compiled apart.
+    matrix products, where a whole [B, H, T, S] matrix goes to memory and back several times. At most 8 blocks: each is
+    compiled apart, and narrower ones make slower products.
     """
     length = q_BTHK.shape[1]
     if not mask.aligned or not (mask.causal or mask.window is not None):
@@ -229,7 +226,7 @@ def _xla(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropping):
         if is_long and mask.sees_all and bias is None and dropping is None and _loops_are_cheap():
             return _by_head(q_BTHK, k_BSGK, v_BSGK, scale)
         return _dense(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropping)
-    block = max(64, -(-length // 16))
+    block = max(64, -(-length // 8))
     outs = []
     for start in range(0, length, block):
         stop = min(start + block, length)
@@ -257,24 +254,23 @@ def _dense(q_BTHK, k_BSGK, v_BSGK, mask: Mask, bias, scale, dropping):
     # A group's R queries become rows of one product, Q = R * T of them: a product with the group as an axis of its own
     # takes 1.4 times as long on a CPU, even where R is 1.
     q_BTGRK = scaled(q_BTHK, scale).reshape(B, T, G, R, K)
-    q_BQGK = q_BTGRK.transpose(0, 3, 1, 2, 4).reshape(B, R * T, G, K)
-    scores_BGQS = jnp.einsum("BQGK,BSGK->BGQS", q_BQGK, k_BSGK, preferred_element_type=jnp.float32)
+    q_BGQK = q_BTGRK.transpose(0, 2, 3, 1, 4).reshape(B, G, R * T, K)
+    k_BGSK, v_BGSK = k_BSGK.swapaxes(1, 2), v_BSGK.swapaxes(1, 2)
+    scores_BGQS = jnp.einsum("BGQK,BGSK->BGQS", q_BGQK, k_BGSK, preferred_element_type=jnp.float32)
     scores_BHTS = scores_BGQS.reshape(B, H, T, S)
     if bias is not None:
         scores_BHTS += bias.astype(jnp.float32)
-    probs_BHTS = _softmax(scores_BHTS, mask.dense(T, S), v_BSGK.dtype)
-    if dropping is not None:
-        probs_BHTS = dropping(probs_BHTS)
-    out_BQGK = jnp.einsum("BGQS,BSGK->BQGK", probs_BHTS.reshape(B, G, R * T, S), v_BSGK)
-    return out_BQGK.reshape(B, R, T, G, -1).transpose(0, 2, 3, 1, 4).reshape(B, T, H, -1)
+    kept_BHTS, factor = (None, 1.0) if dropping is None else dropping.draw(scores_BHTS.shape)
+    out_BHTK: Any = averaged(scores_BHTS, v_BGSK, mask.dense(T, S), kept_BHTS, factor)
+    return out_BHTK.swapaxes(1, 2)
 
 
 def _by_head(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scale: Any) -> jax.Array:
     """`_dense` where every query sees every key, a row's head after the other.
 
     On a CPU a product of two matrices is faster than a product of stacks of them, and a head's scores are nearer than
-    those of all: at 1,500 tokens (Whisper's encoder) 0.4 of the dense form's time, 0.7 with its gradients; from 256
-    tokens on it gains.
+    those of all: at 1,500 tokens (Whisper's encoder) 0.4 of the dense form's time, 0.7 with its gradients; up to 512
+    tokens the dense form is faster. The gradient computes a head's scores again, and none are kept.
     """
     B, T, H, K = q_BTHK.shape
     S, G = k_BSGK.shape[1:3]
@@ -285,48 +281,16 @@ def _by_head(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scale: Any
     def attended(pair: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         q_QK, k_SK, v_SK = pair
         scores_QS = jnp.einsum("QK,SK->QS", q_QK, k_SK, preferred_element_type=jnp.float32)
-        return _softmax(scores_QS, None, v_SK.dtype) @ v_SK
+        out_1QK: Any = averaged(scores_QS[None], v_SK[None], keeps_result=True)
+        return out_1QK[0]
 
-    out_PQK = jax.lax.map(attended, (q_PQK, k_PSK, v_PSK))
+    out_PQK = kept(jax.lax.map(jax.checkpoint(attended, prevent_cse=False), (q_PQK, k_PSK, v_PSK)))
     return out_PQK.reshape(B, H, T, -1).swapaxes(1, 2)
 
 
 def _loops_are_cheap() -> bool:
     """Whether rows and heads may come one after the other: on one CPU, which computes no two products at once."""
     return target_platform() == "cpu" and on_one_device()
-
-
-def _softmax_of(scores: jax.Array, visible: jax.Array | None, dtype: Any) -> jax.Array:
-    """Returns the softmax over the last axis of the visible scores, computed in float32; all zero where none is.
-
-    Its gradient needs only its result, which the product with the values keeps anyway: automatic differentiation
-    would keep three arrays of that size, the largest of a layer.
-    """
-    if visible is not None:
-        scores = jnp.where(visible, scores, jnp.float32(MASKED))
-    # A row that sees nothing has its peak held above its scores, so that they vanish; any other row sums to at least 1.
-    peak = jnp.maximum(scores.max(axis=-1, keepdims=True), jnp.float32(MASKED / 2))
-    exp = jnp.exp(scores - peak)
-    return (exp / jnp.maximum(exp.sum(axis=-1, keepdims=True), jnp.float32(1))).astype(dtype)
-
-
-def _softmax_forward(scores, visible, dtype):
-    probs = _softmax_of(scores, visible, dtype)
-    return probs, probs
-
-
-def _softmax_backward(dtype, probs, cotangent):
-    probs, cotangent = probs.astype(jnp.float32), cotangent.astype(jnp.float32)
-    mean = (probs * cotangent).sum(axis=-1, keepdims=True)
-    if dtype != jnp.float32:
-        # Rounded probabilities do not quite sum to 1: what all cotangents of a row share would not quite cancel. Those
-        # of a row that sees nothing are 0.
-        mean /= jnp.maximum(probs.sum(axis=-1, keepdims=True), jnp.float32(0.5))
-    return probs * (cotangent - mean), None
-
-
-_softmax = jax.custom_vjp(_softmax_of, nondiff_argnums=(2,))
-_softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
 def _cudnn_can(

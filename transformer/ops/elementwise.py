@@ -62,7 +62,20 @@ def row_numbers(count: int) -> jax.Array:
 def dropout(x: jax.Array, rate: float, key: jax.Array, *numbers: jax.Array, first: int = 0) -> jax.Array:
     """Returns `x` [B, ...] with elements zeroed with probability `rate`, the others scaled to keep the mean.
 
-    Srivastava et al. 2014, in the inverted form, so that evaluation needs no rescaling.
+    Srivastava et al. 2014, in the inverted form, so that evaluation needs no rescaling. Arguments as `draw_kept`'s.
+    """
+    return without_dropped(x, *draw_kept(x.shape, rate, key, *numbers, first=first))
+
+
+def without_dropped(x: jax.Array, kept: jax.Array | None, factor: float) -> jax.Array:
+    """Returns `x` times `factor` where it is kept, and zeros; as it is where all of it is kept."""
+    return x if kept is None else jnp.where(kept, scaled(x, factor), jnp.zeros((), x.dtype))
+
+
+def draw_kept(
+    shape: tuple[int, ...], rate: float, key: jax.Array, *numbers: jax.Array, first: int = 0
+) -> tuple[jax.Array | None, float]:
+    """Returns which elements dropout keeps, bool [*shape], and what it multiplies them by; None: all of them.
 
     Sixteen random bits decide an element. The probability is rounded to 1/65536 and the scale is that of the rounded
     one, so the mean stays exact.
@@ -71,7 +84,7 @@ def dropout(x: jax.Array, rate: float, key: jax.Array, *numbers: jax.Array, firs
     change no mask.
 
     Args:
-      x: what is dropped of.
+      shape: of what is dropped of, [B, ...].
       rate: the probability, at least 0 and less than 1.
       key: a random key.
       numbers: int32, one array for each axis after the first that is a part of a longer one: the numbers of its
@@ -82,18 +95,17 @@ def dropout(x: jax.Array, rate: float, key: jax.Array, *numbers: jax.Array, firs
         raise ValueError(f"dropout rate {rate}: it must be in [0, 1)")
     dropped = round(rate * 65536)
     if dropped == 0:
-        return x
-    rest = x.shape[1 + len(numbers) :]
+        return None, 1.0
+    rest = shape[1 + len(numbers) :]
     if first:
         (last,) = rest
         rest = (first + last,)  # a key's bits are numbered: these are the first of as many as anybody asks for
     fold, draw = jax.vmap(jax.random.fold_in, (None, 0)), lambda key: jax.random.bits(key, rest, jnp.uint16)
     keys = key
-    for numbers_X in (row_numbers(x.shape[0]), *numbers):
+    for numbers_X in (row_numbers(shape[0]), *numbers):
         keys = fold(keys, numbers_X)
         fold, draw = jax.vmap(fold, (0, None)), jax.vmap(draw)
-    kept = draw(keys)[..., first:] >= jnp.uint16(dropped)
-    return jnp.where(kept, scaled(x, 65536 / (65536 - dropped)), jnp.zeros((), x.dtype))
+    return draw(keys)[..., first:] >= jnp.uint16(dropped), 65536 / (65536 - dropped)
 
 
 def scaled(x: jax.Array, factor: float | jax.Array) -> jax.Array:
