@@ -28,6 +28,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 import copy
 import gc
 import json
+import random
+import time
 from collections import OrderedDict
 
 import hypothesis
@@ -37,6 +39,9 @@ import pytest
 if TYPE_CHECKING:
     from transformer.training.experiment import Experiment
 
+DEADLINE = int(os.environ["TEST_DEADLINE"]) if "TEST_DEADLINE" in os.environ else None
+"""The Unix time after which no exhaustive test begins: CI ends what takes longer than it allows. None: never."""
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -45,6 +50,21 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # The same examples every time (a failure in CI can be repeated), and no deadline: the first example compiles.
 hypothesis.settings.register_profile("project", deadline=None, derandomize=True, max_examples=30)
 hypothesis.settings.load_profile("project")
+
+
+def pytest_collection_modifyitems(items):
+    """Where time may end before the tests do, other files come last each time."""
+    if DEADLINE is not None:
+        files = sorted({item.nodeid.partition("::")[0] for item in items})
+        random.Random(DEADLINE).shuffle(files)
+        place = {file: number for number, file in enumerate(files)}
+        items.sort(key=lambda item: place[item.nodeid.partition("::")[0]])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    if DEADLINE is not None and time.time() > DEADLINE and item.get_closest_marker("exhaustive"):
+        pytest.skip("the machine is slow: TEST_DEADLINE has passed, and no exhaustive test begins after it")
 
 
 def pytest_collection_finish(session):

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from transformer import checkpoint
 from transformer.errors import UserError
+from transformer.inference.narrow import narrowed
 from transformer.interop import convert, folder
 from transformer.layers.execution import Execution
 from transformer.models.architecture import Architecture
@@ -75,7 +76,7 @@ def restore(path: epath.PathLike, execution: Execution = Execution(), mesh: Mesh
 
     Args:
       path: a run, a checkpoint or a folder in the Hugging Face format.
-      execution: how the model is computed.
+      execution: how the model is computed; in 16 bits, its matrices are kept in 16 bits (`narrow`).
       mesh: the devices that the weights are laid out on; None: one.
 
     Raises:
@@ -89,6 +90,7 @@ def restore(path: epath.PathLike, execution: Execution = Execution(), mesh: Mesh
     objective = experiments.read(experiment).objective if experiment.exists() else None
     tokenizer = _tokenizer(saved, saved / "record", checkpoint.read_architecture(saved).vocab_size)
     architecture, params = checkpoint.restore_model(saved, make_mesh(MeshConfig(data=1)) if mesh is None else mesh)
+    params = narrowed(architecture, params, execution)
     return Restored(architecture, architecture.build(execution), params, execution, tokenizer, objective, saved)
 
 
@@ -108,7 +110,7 @@ def _imported(path: Path, execution: Execution, mesh: Mesh) -> Restored:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_on(architecture.abstract_params(), mesh))
-    params = jax.device_put(imported.params, shardings)
+    params = narrowed(architecture, jax.device_put(imported.params, shardings), execution)
     tokenizer = _tokenizer(epath.Path(path), scratch.path, architecture.vocab_size)
     model = architecture.build(execution)
     return Restored(architecture, model, params, execution, tokenizer, None, epath.Path(path), scratch)

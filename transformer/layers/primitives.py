@@ -76,7 +76,9 @@ class Linear(nn.Module):
         if added is not None and added.gain_O is not None:
             y = scaled_outputs(y, added.gain_O)
         if added is None or added.a_IR is None or added.b_RO is None:
-            return y if bias is None else (y.astype(jnp.float32) + bias).astype(y.dtype)
+            if bias is None or added is None:
+                return _biased(y, bias)  # rounded as beside a kernel that is trained
+            return _biased(y.astype(jnp.float32), bias).astype(y.dtype)
         if rate := dropout_rate():
             x = dropout(x, rate, self.make_rng("dropout"))
         narrow = linear(x, added.a_IR, None, num_inputs, (*self.names[:num_inputs], "rank"), recomputed)
@@ -223,10 +225,11 @@ def _linear(
 
 def _product(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, num_inputs: int) -> jax.Array:
     inputs = tuple(range(x.ndim - num_inputs, x.ndim)), tuple(range(num_inputs))
-    y = jax.lax.dot_general(x, kernel, (inputs, ((), ())))
-    if bias is not None:
-        y += jnp.expand_dims(bias.astype(y.dtype), tuple(range(y.ndim - bias.ndim)))
-    return y
+    return _biased(jax.lax.dot_general(x, kernel, (inputs, ((), ()))), bias)
+
+
+def _biased(y: jax.Array, bias: jax.Array | None) -> jax.Array:
+    return y if bias is None else y + jnp.expand_dims(bias.astype(y.dtype), tuple(range(y.ndim - bias.ndim)))
 
 
 def _gathered(kernel: jax.Array, dtype: Any, names: tuple[str, ...]) -> jax.Array:

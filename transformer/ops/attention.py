@@ -8,22 +8,25 @@ Shape letters: B batch, T query length, S key length, H query heads, G key-value
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.ad_checkpoint import checkpoint_name
 
 from transformer.errors import UserError
-from transformer.ops.averaged import MASKED, averaged
 from transformer.ops.cudnn import check_dtype, cudnn_attention, widest_head
 from transformer.ops.elementwise import draw_kept, scaled, without_dropped
-from transformer.ops.kept import kept
+from transformer.ops.kept import NAME
 from transformer.ops.packed import packed_attention, packs
 from transformer.parallel.local import splitting_axes, target_platform
 from transformer.parallel.rules import on_one_device
 
+# Finite, so that a row that sees nothing has a finite softmax and finite gradients; far below any score.
+MASKED = -1e30
 _LONG = 512
 """Queries and keys from which on a CPU takes a head at a time."""
 
@@ -210,7 +213,7 @@ def _reference(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropping):
         probs_BHTS = jnp.where(dense_B1TS, probs_BHTS, jnp.float32(0))
     if dropping is not None:
         probs_BHTS = without_dropped(probs_BHTS, *dropping.draw(probs_BHTS.shape))
-    return kept(jnp.einsum("BHTS,BSHK->BTHK", probs_BHTS, v_BSHK).astype(q_BTHK.dtype))
+    return checkpoint_name(jnp.einsum("BHTS,BSHK->BTHK", probs_BHTS, v_BSHK).astype(q_BTHK.dtype), NAME)
 
 
 def _xla(q_BTHK, k_BSGK, v_BSGK, mask, bias, scale, dropping):
@@ -261,7 +264,7 @@ def _dense(q_BTHK, k_BSGK, v_BSGK, mask: Mask, bias, scale, dropping):
     if bias is not None:
         scores_BHTS += bias.astype(jnp.float32)
     kept_BHTS, factor = (None, 1.0) if dropping is None else dropping.draw(scores_BHTS.shape)
-    out_BHTK: Any = averaged(scores_BHTS, v_BGSK, mask.dense(T, S), kept_BHTS, factor)
+    out_BHTK: Any = _averaged(scores_BHTS, v_BGSK, mask.dense(T, S), kept_BHTS, factor)
     return out_BHTK.swapaxes(1, 2)
 
 
@@ -281,16 +284,97 @@ def _by_head(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scale: Any
     def attended(pair: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         q_QK, k_SK, v_SK = pair
         scores_QS = jnp.einsum("QK,SK->QS", q_QK, k_SK, preferred_element_type=jnp.float32)
-        out_1QK: Any = averaged(scores_QS[None], v_SK[None], keeps_result=True)
+        out_1QK: Any = _averaged(scores_QS[None], v_SK[None], keeps_result=True)
         return out_1QK[0]
 
-    out_PQK = kept(jax.lax.map(jax.checkpoint(attended, prevent_cse=False), (q_PQK, k_PSK, v_PSK)))
+    out_PQK = jax.lax.map(jax.checkpoint(attended, prevent_cse=False), (q_PQK, k_PSK, v_PSK))
+    out_PQK = checkpoint_name(out_PQK, NAME)
     return out_PQK.reshape(B, H, T, -1).swapaxes(1, 2)
 
 
 def _loops_are_cheap() -> bool:
     """Whether rows and heads may come one after the other: on one CPU, which computes no two products at once."""
     return target_platform() == "cpu" and on_one_device()
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _averaged(
+    scores_PHTS: jax.Array,
+    v_PGSK: jax.Array,
+    visible: jax.Array | None = None,
+    kept: jax.Array | None = None,
+    factor: float = 1.0,
+    keeps_result: bool = False,
+) -> jax.Array:
+    """Returns the values, averaged by the softmax of the visible scores: [P, H, T, K], in their dtype.
+
+    The softmax is never written out. Values are weighed by exp(score - peak), and the sums are divided by the weights'
+    total, which are as many numbers as the result and not as many as the scores: one pass less over these. P are
+    leading axes.
+
+    Args:
+      scores_PHTS: float32.
+      v_PGSK: values; query heads [g * R, (g + 1) * R) share head g.
+      visible: bool, broadcastable to the scores; None: all are. A query that sees nothing gets zeros.
+      kept: bool, broadcastable to the scores: the probabilities that are not dropped; None: all.
+      factor: of those that are kept.
+      keeps_result: in float32, keep the result for the gradient, which then makes a pass less over the scores.
+    """
+    return _averaged_forward(scores_PHTS, v_PGSK, visible, kept, factor, keeps_result)[0]
+
+
+def _averaged_forward(scores_PHTS, v_PGSK, visible, kept, factor, keeps_result):
+    if visible is not None:
+        scores_PHTS = jnp.where(visible, scores_PHTS, jnp.float32(MASKED))
+    # A row that sees nothing has its peak held above its scores, so that they vanish.
+    peak_PHT1 = jnp.maximum(scores_PHTS.max(axis=-1, keepdims=True), jnp.float32(MASKED / 2))
+    exp_PHTS = jnp.exp(scores_PHTS - peak_PHT1).astype(v_PGSK.dtype)
+    # Of the rounded weights, so that these add up to 1; those of a row that sees something, to 1 at least before.
+    total_PHT1 = exp_PHTS.astype(jnp.float32).sum(axis=-1, keepdims=True)
+    share_PHT1 = 1 / jnp.maximum(total_PHT1, jnp.float32(1))
+    sums_PGQK = _product("QS,SK->QK", _by_group(_without(exp_PHTS, kept), v_PGSK), v_PGSK)
+    out_PHTK = sums_PGQK.reshape(*scores_PHTS.shape[:-1], -1) * (jnp.float32(factor) * share_PHT1)
+    out_PHTK = checkpoint_name(out_PHTK.astype(v_PGSK.dtype), NAME)
+    # Where it is rounded, what all cotangents of a row share would not quite cancel.
+    is_kept = keeps_result and out_PHTK.dtype == jnp.float32
+    return out_PHTK, (exp_PHTS, share_PHT1, v_PGSK, kept, out_PHTK if is_kept else None)
+
+
+def _averaged_backward(factor, keeps_result, residuals, dout_PHTK):
+    del keeps_result
+    exp_PHTS, share_PHT1, v_PGSK, kept, out_PHTK = residuals
+    weights_PHTS = exp_PHTS.astype(jnp.float32)
+    dsums_PHTK = (dout_PHTK.astype(jnp.float32) * (jnp.float32(factor) * share_PHT1)).astype(v_PGSK.dtype)
+    dsums_PGQK = _by_group(dsums_PHTK, v_PGSK)
+    # As [K, S], which turns the narrow side: a CPU turns what a product reads by columns.
+    dv_PGKS = _product("QK,QS->KS", dsums_PGQK, _by_group(_without(exp_PHTS, kept), v_PGSK))
+    dexp_PGQS = _product("QK,SK->QS", dsums_PGQK, v_PGSK)
+    dexp_PHTS = _without(dexp_PGQS.reshape(exp_PHTS.shape), kept)
+    if out_PHTK is None:
+        mean_PHT1 = (weights_PHTS * dexp_PHTS).sum(axis=-1, keepdims=True) * share_PHT1
+    else:
+        # What the weights average their cotangents to is the result's product with its own cotangent (Dao et al. 2022,
+        # FlashAttention, section B.2).
+        mean_PHT1 = (dsums_PHTK * out_PHTK).sum(axis=-1, keepdims=True) / jnp.float32(factor)
+    return weights_PHTS * (dexp_PHTS - mean_PHT1), dv_PGKS.mT.astype(v_PGSK.dtype), None, None
+
+
+_averaged.defvjp(_averaged_forward, _averaged_backward)
+
+
+def _without(x: jax.Array, kept: jax.Array | None) -> jax.Array:
+    return x if kept is None else jnp.where(kept, x, jnp.zeros((), x.dtype))
+
+
+def _by_group(x_PHTS: jax.Array, v_PGSK: jax.Array) -> jax.Array:
+    """Returns [P, G, R * T, S]: the queries of a group in rows of one product."""
+    return x_PHTS.reshape(*v_PGSK.shape[:-2], -1, x_PHTS.shape[-1])
+
+
+def _product(axes: str, x: jax.Array, y: jax.Array) -> Any:
+    """Returns the float32 product of stacks of matrices."""
+    left, right, result = axes.replace("->", ",").split(",")
+    return jnp.einsum(f"...{left},...{right}->...{result}", x, y, preferred_element_type=jnp.float32)
 
 
 def _cudnn_can(
