@@ -1,4 +1,4 @@
-"""Benchmarks, side by side in one process: python tools/bench.py [loop pipeline pytorch decode start] [--preset NAME].
+"""Benchmarks, side by side in one process: python tools/bench.py [loop pipeline pytorch ...] [--preset NAME].
 
 Each figure is the median over rounds in which the contenders take turns, so that a machine whose speed drifts gives
 both the same weather; what to quote is the ratio.
@@ -35,7 +35,7 @@ from transformer.training.metrics import read_rows
 from transformer.training.optimizer import OptimizerConfig
 
 ROOT = Path(__file__).resolve().parent.parent
-Part = Literal["loop", "pipeline", "pytorch", "decode", "start"]
+Part = Literal["loop", "pipeline", "pytorch", "decode", "continuous", "start"]
 PROMPT, NEW = 32, 64
 """Tokens that a decoder reads, and says, in `decode`."""
 
@@ -46,7 +46,8 @@ class Command:
 
     parts: tyro.conf.Positional[tuple[Part, ...]] = ("loop", "pipeline", "pytorch", "start")
     """loop: the whole loop against its bare compiled step. pipeline: the input alone, by one worker. pytorch: the step
-    against Transformers' GPT-2 in PyTorch. decode: greedy decoding against its `generate`, of 1 and of 8 rows. start:
+    against Transformers' GPT-2 in PyTorch. decode: greedy decoding against its `generate`, of 1 and of 8 rows.
+    continuous: texts of many lengths, of which the next takes a free row, against batches that end together. start:
     from the shell to the first step, the second time."""
     preset: str = configs.DEFAULT
     """The experiment whose shapes are measured."""
@@ -72,9 +73,8 @@ def main(args: list[str]) -> None:
     device = jax.devices()[0]
     print(f"{experiment.name}: batch {Amount.of(experiment).shown}, ", end="")
     print(f"{experiment.execution.dtype}, {device_name(device.device_kind)}, {os.cpu_count()} cores")
-    functions = {"loop": loop, "pipeline": pipeline, "pytorch": pytorch, "decode": decode, "start": start}
     for part in flags.parts:
-        functions[part](experiment, flags)
+        PARTS[part](experiment, flags)
 
 
 def shape(flags: Command) -> Experiment:
@@ -325,6 +325,51 @@ def decode(experiment: Experiment, flags: Command) -> None:
         compare(f"decoding, {rows} rows:", ours, "Transformers", theirs, flags.rounds)
 
 
+def continuous(experiment: Experiment, flags: Command) -> None:
+    """Texts of many lengths in the rows of a batch: the next text takes a free row, or all rows end together."""
+    import flax.linen as nn
+    import jax
+    import numpy as np
+
+    from transformer.inference.continuous import Text, applies, continued
+    from transformer.inference.decode import generate
+    from transformer.inference.rules import DecodingRules
+    from transformer.inference.sampling import Sampling
+    from transformer.inference.unstacked import for_decoding
+
+    architecture, rules, how = experiment.model, DecodingRules(), Sampling(temperature=0)
+    init = jax.jit(lambda: architecture.build(experiment.execution).init(jax.random.key(0), **inputs))
+    inputs = architecture.example_inputs()
+    model, params = for_decoding(architecture, nn.meta.unbox(init())["params"], experiment.execution)
+    words = architecture.vocab_size
+    if words is None or not applies(model, rules):
+        raise UserError(f"{experiment.name}: texts are continued in free rows by decoders that keep all tokens alone")
+    rng, rows = np.random.default_rng(0), flags.batch_size or 8
+    texts = [
+        Text(number, rng.integers(words, size=PROMPT).tolist(), int(rng.integers(8, 201)), 0)
+        for number in range(8 * rows)
+    ]
+    said = sum(text.max_new for text in texts)
+
+    def free_rows() -> float:
+        begun = time.perf_counter()
+        for _ in continued(model, params, texts, rows, how=how, rules=rules, stop_ids=(), seed=0):
+            pass
+        return said / (time.perf_counter() - begun)
+
+    def together() -> float:
+        begun = time.perf_counter()
+        for first in range(0, len(texts), rows):
+            batch = texts[first : first + rows]
+            new = [text.max_new for text in batch]
+            generate(model, params, [text.tokens for text in batch], max_new_tokens=new, how=how)
+        return said / (time.perf_counter() - begun)
+
+    free_rows()
+    together()
+    compare(f"{len(texts)} texts in {rows} rows:", free_rows, "batches that end together", together, flags.rounds)
+
+
 def start(experiment: Experiment, flags: Command) -> None:
     """Seconds from the shell to the first step of a run that is started for the second time."""
     del flags
@@ -364,6 +409,15 @@ def compare(
     spread = f"from {min(ratios):.3f} to {max(ratios):.3f}, {rounds} rounds"
     print(f"{a} {ours:,.0f} {unit}/s, {b} {theirs:,.0f} {unit}/s, ratio {ratio:.3f} ({spread})")
 
+
+PARTS: dict[Part, Callable[[Experiment, Command], None]] = {
+    "loop": loop,
+    "pipeline": pipeline,
+    "pytorch": pytorch,
+    "decode": decode,
+    "continuous": continuous,
+    "start": start,
+}
 
 if __name__ == "__main__":
     sys.exit(command.run(lambda: main(sys.argv[1:])))
