@@ -22,6 +22,7 @@ SETTINGS = {
     "ViTImageProcessor": {"size": SQUARE},
     "BitImageProcessor": {"size": {"shortest_edge": 30}, "crop_size": SQUARE, "image_mean": [0.4] * 3},
     "CLIPImageProcessor": {"size": {"shortest_edge": 24}, "crop_size": SQUARE},
+    "DeiTImageProcessor": {"size": {"height": 30, "width": 30}, "crop_size": SQUARE},
     "SiglipImageProcessor": {"size": SQUARE, "resample": 2},
 }
 CLIP_OF_2021 = {
@@ -58,6 +59,16 @@ def test_a_folders_processor_is_read(cls, photograph, tmp_path):
     cut = preprocessing.read(files(tmp_path), 3)
     assert cut is not None
     np.testing.assert_allclose(cut(photograph), pixels(processor, photograph), rtol=0, atol=2e-6)
+
+
+def test_the_first_deits_are_read_and_written_back(photograph):
+    config = CLIP_OF_2021 | {"feature_extractor_type": "DeiTFeatureExtractor", "size": 30}
+    cut = preprocessing.read({preprocessing.FILE: json.dumps(config).encode()}, 3)
+    assert cut is not None
+    settings = {"image_mean": config["image_mean"], "image_std": config["image_std"]}
+    processor = theirs("DeiTImageProcessor", **SETTINGS["DeiTImageProcessor"], **settings)
+    np.testing.assert_allclose(cut(photograph), pixels(processor, photograph), rtol=0, atol=2e-6)
+    assert preprocessing.read({preprocessing.FILE: preprocessing.write(cut, "vit")}, 3) == cut
 
 
 def test_the_first_clips_are_read(photograph):

@@ -20,11 +20,12 @@ _VISION = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, 
 
 
 def pictures(folder):
-    """Files of two pictures."""
-    rng = np.random.default_rng(0)
+    """Files of two pictures that are stored lying down."""
+    rng, exif = np.random.default_rng(0), Image.Exif()
+    exif[0x0112] = 6
     files = []
     for number, size in enumerate(((20, 31), (16, 16))):
-        Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(folder / f"{number}.png")
+        Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(folder / f"{number}.png", exif=exif)
         files.append(str(folder / f"{number}.png"))
     return files
 

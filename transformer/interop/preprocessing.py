@@ -67,22 +67,28 @@ def read(files: Mapping[str, bytes], channels: int) -> Preprocessing | None:
     shared = {"resample": _RESAMPLES[resample], "mean": mean, "std": std}
     if not crops:
         return Preprocessing(_side(size, "size"), channels, "squash", **shared)
+    cut = _side(config.get("crop_size", 224), "crop_size")
+    if name.startswith("DeiT"):  # both sides are resized, then the middle is cut out
+        edge = _side(config.get("size", 256), "size")
+        return Preprocessing(cut, channels, "squash", None if edge == cut else edge, **shared)
     edge = size.get("shortest_edge", None) if isinstance(size, dict) else size
     if not isinstance(edge, int):
         raise UserError(f"{FILE}: size = {size!r} before a centre crop is not supported: only shortest_edge")
-    cut = _side(config.get("crop_size", 224), "crop_size")
     return Preprocessing(cut, channels, "crop", None if edge == cut else edge, **shared)
 
 
 def write(preprocessing: Preprocessing, family: str) -> bytes:
     """Returns the preprocessor_config.json of how pictures are cut, for a family's processor."""
-    crops = preprocessing.resize == "crop"
-    kind = "CLIPImageProcessor" if crops and family in ("vit", "siglip") else _KINDS[family]
-    side = {"height": preprocessing.size, "width": preprocessing.size}
+    shrinks = preprocessing.resize == "crop"
+    crops = shrinks or preprocessing.edge not in (None, preprocessing.size)
+    kind = "CLIPImageProcessor" if shrinks and family in ("vit", "siglip") else _KINDS[family]
+    if crops and not shrinks:
+        kind = "DeiTImageProcessor"
+    side, edge = {"height": preprocessing.size, "width": preprocessing.size}, preprocessing.edge or preprocessing.size
     config = {
         "image_processor_type": kind,
         "do_resize": True,
-        "size": {"shortest_edge": preprocessing.edge or preprocessing.size} if crops else side,
+        "size": {"shortest_edge": edge} if shrinks else {"height": edge, "width": edge},
         "do_center_crop": crops,
         **({"crop_size": side} if crops else {}),
         "resample": next(number for number, name in _RESAMPLES.items() if name == preprocessing.resample),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from transformer.data.images.decoding import decode
+from transformer.data.images.decoding import decode, upright
 from transformer.data.images.folders import read
 from transformer.errors import UserError
 from transformer.inference.pictures import preprocessing_of
@@ -27,7 +27,7 @@ def picture(given: Any, channels: int, number: int) -> Image.Image:
     if isinstance(given, str) and given.startswith(("http://", "https://")):
         raise UserError(f"input {number} is an address, and nothing is fetched: give a file, or a PIL image")
     if isinstance(given, Image.Image):
-        return given.convert("RGB" if channels == 3 else "L")
+        return upright(given, f"input {number}", channels)
     try:
         path = expanded(given)
     except TypeError:

@@ -35,12 +35,19 @@ def decode(content: bytes, name: str, channels: int) -> Image.Image:
             warnings.simplefilter("ignore", UserWarning)  # of tags that nothing reads
             image = Image.open(io.BytesIO(content))
             image.load()
-            image = ImageOps.exif_transpose(image)
+            return upright(image, name, channels)
     except Image.UnidentifiedImageError:
         what = "it is empty" if not content else "it is no picture of a format that Pillow reads"
         raise DamagedImage(f"{name}: {what}") from None
+    except DamagedImage:
+        raise
     except Exception as error:  # each format of Pillow's raises its own where a file is damaged
         raise DamagedImage(f"{name}: the picture is damaged ({error})") from error
+
+
+def upright(image: Image.Image, name: str, channels: int) -> Image.Image:
+    """Returns an image as `decode` does, of one that Pillow has opened."""
+    image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise DamagedImage(f"{name}: its pixels are of floating point, which are no brightness")
     if image.mode == "I":

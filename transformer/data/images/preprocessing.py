@@ -34,9 +34,10 @@ class Preprocessing:
     channels: int = 3
     """3 of colour, 1 of grey."""
     resize: Literal["crop", "squash"] = "crop"
-    """Whether the shorter side is resized and the middle cut out, or both sides are resized."""
+    """Whether the shorter side is resized, or both sides are; of what is larger than `size` then, the middle is cut
+    out."""
     edge: int | None = None
-    """Pixels that the shorter side is resized to; None: `size`."""
+    """Pixels that the shorter side, or both sides, are resized to; None: `size`."""
     resample: str = "bicubic"
     """How pixels are resized: one of `RESAMPLES`."""
     mean: tuple[float, ...] = (0.5,)
@@ -58,13 +59,11 @@ class Preprocessing:
 
     def cut(self, image: Image.Image) -> np.ndarray:
         """Returns uint8 [size, size, C]: the image, resized and cut."""
-        resample = RESAMPLES[self.resample]
-        if self.resize == "squash":
-            return pixels_of(resized(image, (self.size, self.size), resample))
         edge, (width, height) = self.edge or self.size, image.size
         shorter = min(width, height)
         # The longer side is cut off, not rounded, as Transformers' `get_resize_output_image_size` has it.
-        image = resized(image, (edge * width // shorter, edge * height // shorter), resample)
+        sides = edge * width // shorter, edge * height // shorter
+        image = resized(image, (edge, edge) if self.resize == "squash" else sides, RESAMPLES[self.resample])
         left, top = (image.width - self.size) // 2, (image.height - self.size) // 2
         return pixels_of(image.crop((left, top, left + self.size, top + self.size)))
 
