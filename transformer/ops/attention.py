@@ -332,7 +332,7 @@ def _averaged_forward(scores_PHTS, v_PGSK, visible, kept, factor, keeps_result):
     # Of the rounded weights, so that these add up to 1; those of a row that sees something, to 1 at least before.
     total_PHT1 = exp_PHTS.astype(jnp.float32).sum(axis=-1, keepdims=True)
     share_PHT1 = 1 / jnp.maximum(total_PHT1, jnp.float32(1))
-    sums_PGQK = _product("QS,SK->QK", _by_group(_without(exp_PHTS, kept), v_PGSK), v_PGSK)
+    sums_PGQK = _product("...QS,...SK->...QK", _by_group(without_dropped(exp_PHTS, kept, 1.0), v_PGSK), v_PGSK)
     out_PHTK = sums_PGQK.reshape(*scores_PHTS.shape[:-1], -1) * (jnp.float32(factor) * share_PHT1)
     out_PHTK = checkpoint_name(out_PHTK.astype(v_PGSK.dtype), NAME)
     # Where it is rounded, what all cotangents of a row share would not quite cancel.
@@ -347,9 +347,9 @@ def _averaged_backward(factor, keeps_result, residuals, dout_PHTK):
     dsums_PHTK = (dout_PHTK.astype(jnp.float32) * (jnp.float32(factor) * share_PHT1)).astype(v_PGSK.dtype)
     dsums_PGQK = _by_group(dsums_PHTK, v_PGSK)
     # As [K, S], which turns the narrow side: a CPU turns what a product reads by columns.
-    dv_PGKS = _product("QK,QS->KS", dsums_PGQK, _by_group(_without(exp_PHTS, kept), v_PGSK))
-    dexp_PGQS = _product("QK,SK->QS", dsums_PGQK, v_PGSK)
-    dexp_PHTS = _without(dexp_PGQS.reshape(exp_PHTS.shape), kept)
+    dv_PGKS = _product("...QK,...QS->...KS", dsums_PGQK, _by_group(without_dropped(exp_PHTS, kept, 1.0), v_PGSK))
+    dexp_PGQS = _product("...QK,...SK->...QS", dsums_PGQK, v_PGSK)
+    dexp_PHTS = without_dropped(dexp_PGQS.reshape(exp_PHTS.shape), kept, 1.0)
     if out_PHTK is None:
         mean_PHT1 = (weights_PHTS * dexp_PHTS).sum(axis=-1, keepdims=True) * share_PHT1
     else:
@@ -362,19 +362,13 @@ def _averaged_backward(factor, keeps_result, residuals, dout_PHTK):
 _averaged.defvjp(_averaged_forward, _averaged_backward)
 
 
-def _without(x: jax.Array, kept: jax.Array | None) -> jax.Array:
-    return x if kept is None else jnp.where(kept, x, jnp.zeros((), x.dtype))
-
-
 def _by_group(x_PHTS: jax.Array, v_PGSK: jax.Array) -> jax.Array:
     """Returns [P, G, R * T, S]: the queries of a group in rows of one product."""
     return x_PHTS.reshape(*v_PGSK.shape[:-2], -1, x_PHTS.shape[-1])
 
 
 def _product(axes: str, x: jax.Array, y: jax.Array) -> Any:
-    """Returns the float32 product of stacks of matrices."""
-    left, right, result = axes.replace("->", ",").split(",")
-    return jnp.einsum(f"...{left},...{right}->...{result}", x, y, preferred_element_type=jnp.float32)
+    return jnp.einsum(axes, x, y, preferred_element_type=jnp.float32)
 
 
 def _cudnn_can(
